@@ -1,0 +1,168 @@
+"""The vocabulary of the student: what goes in, what is predicted per camera, what is rendered.
+
+Frames and units are those of the whole project: OpenCV camera axes, canonical ego frame (x forward,
+y left, z up) of the sample's reference time, pixel (0, 0) centred at (0.5, 0.5), metres.
+
+A *rig* is padded, never assumed: samples of one batch may have different numbers of cameras, and what
+``camera_is_present`` rules out is not computed at all.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Tensors = TypeVar("Tensors")
+
+
+def to_device(tensors: Tensors, device: torch.device | str) -> Tensors:
+    """Return a copy of one of this module's dataclasses with every tensor on ``device``."""
+    moved = {
+        field.name: value.to(device)
+        for field in fields(tensors)  # pyright: ignore[reportArgumentType]
+        if isinstance(value := getattr(tensors, field.name), Tensor)
+    }
+    return replace(tensors, **moved)  # pyright: ignore[reportArgumentType]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CameraInputs:
+    """What the student sees: one reference time, any number of cameras.
+
+    Attributes:
+        images: RGB in [0, 1].
+        intrinsics: In pixels of ``images``.
+        camera_to_reference_ego: Camera (OpenCV axes) at its own exposure to the ego frame at the
+            reference time.
+        camera_is_present: False marks padding, whose other entries are ignored.
+        depth_features: Frozen Depth Anything features on any grid that spans the image, or None for a
+            model configured without them.
+    """
+
+    images: Float[Tensor, "batch cameras 3 height width"]
+    intrinsics: Float[Tensor, "batch cameras 3 3"]
+    camera_to_reference_ego: Float[Tensor, "batch cameras 4 4"]
+    camera_is_present: Bool[Tensor, "batch cameras"]
+    depth_features: Float[Tensor, "batch cameras channels grid_height grid_width"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetCameras:
+    """The views to render.
+
+    Attributes:
+        intrinsics: In pixels of the render grid (``render_height`` by ``render_width``). The decoded
+            image is twice that size.
+        camera_to_reference_ego: Target camera to the ego frame of the *inputs'* reference time.
+        target_is_present: False marks padding: not rendered, opacity 0, depth NaN.
+        render_height: Rows of the render grid.
+        render_width: Columns of the render grid.
+    """
+
+    intrinsics: Float[Tensor, "batch targets 3 3"]
+    camera_to_reference_ego: Float[Tensor, "batch targets 4 4"]
+    target_is_present: Bool[Tensor, "batch targets"]
+    render_height: int
+    render_width: int
+
+    def __post_init__(self) -> None:
+        """Reject an empty render grid."""
+        if self.render_height < 1 or self.render_width < 1:
+            raise ValueError(f"render grid must not be empty, got {self.render_height}x{self.render_width}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaySamples:
+    """The samples of all rays that lie in occupied voxels, ray after ray, near to far.
+
+    Samples in empty space have no density and no weight, so they are not listed. A ray through nothing
+    but empty space has none. This is what line-of-sight losses read.
+
+    Attributes:
+        ray_index: Ray of each sample, ascending: ``(batch * targets + target) * height * width + pixel``.
+        distances: Distance along the unit ray, metres.
+        lengths: Length of ray that the sample stands for, metres.
+        weights: Compositing weight in [0, 1]; those of one ray sum to its opacity.
+    """
+
+    ray_index: Int[Tensor, " samples"]
+    distances: Float[Tensor, " samples"]
+    lengths: Float[Tensor, " samples"]
+    weights: Float[Tensor, " samples"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CameraDepth:
+    """The two depth estimates of every input camera, on the depth grid (the image, or a fraction of it).
+
+    Attributes:
+        coarse_termination_depth: Expectation over depth bins along the unit ray, metres. NaN at padding.
+        coarse_opacity: Sum of ``coarse_weights`` over bins, in [0, 1]. 0 at padding.
+        coarse_weights: Probability that the ray ends in each bin; sums to at most 1 over bins. 0 at padding.
+        coarse_distances: Bin midpoints, metres, ascending. The same for every pixel.
+        fine_termination_depth: Expectation over the fine candidates around the coarse depth, metres.
+            NaN at padding and where their opacity is below the configured minimum.
+        fine_opacity: Opacity over the candidates, in [0, 1]. 0 at padding.
+    """
+
+    coarse_termination_depth: Float[Tensor, "batch cameras depth_height depth_width"]
+    coarse_opacity: Float[Tensor, "batch cameras depth_height depth_width"]
+    coarse_weights: Float[Tensor, "batch cameras bins depth_height depth_width"]
+    coarse_distances: Float[Tensor, " bins"]
+    fine_termination_depth: Float[Tensor, "batch cameras depth_height depth_width"]
+    fine_opacity: Float[Tensor, "batch cameras depth_height depth_width"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendering:
+    """Target views rendered from a voxel field.
+
+    Attributes:
+        image: RGB around [0, 1], not clamped (losses need the gradient outside); None for a model
+            without an RGB decoder.
+        termination_depth: Expected distance along the unit ray given that it hits something, metres.
+            NaN where ``opacity`` is under the configured minimum, and at padding.
+        opacity: Sum of weights along the ray, in [0, 1]. ``1 - opacity`` is what the sky gets.
+        weight_entropy: ``-sum w log w`` over each ray's samples: 0 for a single hard surface.
+        features: Foundation features in [0, 1] by source name ("clip", "dinov2"), in the space of the
+            stored, basis-reduced targets.
+        samples: The weights behind the depth, for losses along rays.
+    """
+
+    image: Float[Tensor, "batch targets 3 image_height image_width"] | None
+    termination_depth: Float[Tensor, "batch targets height width"]
+    opacity: Float[Tensor, "batch targets height width"]
+    weight_entropy: Float[Tensor, "batch targets height width"]
+    features: Mapping[str, Float[Tensor, "batch targets _ height width"]]
+    samples: RaySamples
+
+    @property
+    def sky_probability(self) -> Float[Tensor, "batch targets height width"]:
+        """The share of each ray that ends at infinity."""
+        return 1.0 - self.opacity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentOutput(Rendering):
+    """A rendering together with the per-camera depths that its voxels were lifted from.
+
+    Attributes:
+        coarse_termination_depth: See :class:`CameraDepth`, as are the next five.
+        coarse_opacity: See :class:`CameraDepth`.
+        coarse_weights: See :class:`CameraDepth`.
+        coarse_distances: See :class:`CameraDepth`.
+        fine_termination_depth: See :class:`CameraDepth`.
+        fine_opacity: See :class:`CameraDepth`.
+        num_voxels: Occupied cells of the whole batch by level name ("coarse", "fine").
+    """
+
+    coarse_termination_depth: Float[Tensor, "batch cameras depth_height depth_width"]
+    coarse_opacity: Float[Tensor, "batch cameras depth_height depth_width"]
+    coarse_weights: Float[Tensor, "batch cameras bins depth_height depth_width"]
+    coarse_distances: Float[Tensor, " bins"]
+    fine_termination_depth: Float[Tensor, "batch cameras depth_height depth_width"]
+    fine_opacity: Float[Tensor, "batch cameras depth_height depth_width"]
+    num_voxels: Mapping[str, int]
