@@ -1,0 +1,1 @@
+"""What exists: one thin Dagster asset per product of the pipeline."""

@@ -1,0 +1,87 @@
+"""The pipeline's errors, grouped by what whoever catches them would do.
+
+Each carries the kind (for programs), the key of what failed (a file, a scene, a store) and a message with the value
+seen and the value wanted (for people).
+"""
+
+from enum import StrEnum
+
+
+class ErrorKind(StrEnum):
+    """What went wrong. Append only: the values are written into catalogues and run logs."""
+
+    FILE_MISSING = "file_missing"
+    FILE_CORRUPT = "file_corrupt"
+    FILE_UNSAFE = "file_unsafe"
+    TABLE_MISSING = "table_missing"
+    TABLE_INVALID = "table_invalid"
+    SCENE_UNKNOWN = "scene_unknown"
+    SCENE_DUPLICATE = "scene_duplicate"
+    NAME_INVALID = "name_invalid"
+    VERSION_UNKNOWN = "version_unknown"
+    CALIBRATION_INVALID = "calibration_invalid"
+    POSE_INVALID = "pose_invalid"
+    TIME_INVALID = "time_invalid"
+    IMAGE_INVALID = "image_invalid"
+    LIDAR_INVALID = "lidar_invalid"
+    STORE_MISSING = "store_missing"
+    STORE_CORRUPT = "store_corrupt"
+    SCHEMA_UNKNOWN = "schema_unknown"
+    DIGEST_MISMATCH = "digest_mismatch"
+    TARGET_MISSING = "target_missing"
+    TARGET_UNGATED = "target_ungated"
+    TARGET_FORBIDDEN = "target_forbidden"
+    WEIGHTS_MISSING = "weights_missing"
+    WEIGHTS_INVALID = "weights_invalid"
+    ENVIRONMENT_MISSING = "environment_missing"
+    DIVERGED = "diverged"
+    OUT_OF_CAPACITY = "out_of_capacity"
+
+
+class PipelineError(Exception):
+    """Base of every error that the pipeline raises on purpose.
+
+    Attributes:
+        kind: What went wrong, for programs.
+        key: The file, scene, store or weight that it went wrong with.
+        message: One line for people: the value seen and the value wanted.
+    """
+
+    def __init__(self, kind: ErrorKind, key: str, message: str) -> None:
+        super().__init__(kind, key, message)
+        self.kind = kind
+        self.key = key
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.message} [{self.kind}]"
+
+
+class SourceDataError(PipelineError, ValueError):
+    """Raw data is missing, broken or inconsistent: quarantine the scene, do not retry."""
+
+
+class MissingTargetError(PipelineError, KeyError):
+    """Something that should have been materialised upstream is not there, or did not pass its gate."""
+
+    __str__ = PipelineError.__str__  # KeyError would show the repr of its arguments
+
+
+class IntegrityError(PipelineError):
+    """What is stored does not hold what it should: delete it and build it again."""
+
+
+class ProvenanceMismatchError(IntegrityError):
+    """What is stored is sound but was made from something else than asked for."""
+
+
+class TeacherDivergedError(PipelineError):
+    """A teacher's fit broke down: retry with the next seed, then quarantine."""
+
+
+class OutOfCapacityError(PipelineError):
+    """Memory, disk or time ran out: retry on a larger machine."""
+
+
+class EnvironmentMissingError(PipelineError):
+    """A program, package or environment that the step runs in is not installed."""

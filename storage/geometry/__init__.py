@@ -1,0 +1,1 @@
+"""Frames, cameras and rays: one implementation for numpy and torch."""

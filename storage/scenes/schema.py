@@ -1,0 +1,84 @@
+"""What an ingested scene holds, whatever recording it came from.
+
+Frames are the reference instants (LiDAR sweeps at keyframe rate). Each image keeps the ego pose of its own exposure, so
+that a moving rig is not smeared. The world frame is the first reference ego pose: origin there, z up.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+SCENE_SCHEMA = "distillnerf.scene/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SceneBoxes:
+    """Annotated boxes of a scene, one row per box and frame; empty arrays where the source has none.
+
+    Attributes:
+        frame_index: The frame it was annotated in.
+        centre: In world, metres.
+        size: Length (x), width (y), height (z), metres.
+        quat_wxyz: Box-to-world rotation.
+        category: The source's own category name.
+        instance: Identity of the object through time.
+        num_lidar_points: LiDAR returns inside, or -1 where unknown.
+    """
+
+    frame_index: Int64[np.ndarray, " boxes"]
+    centre: Float[np.ndarray, "boxes 3"]
+    size: Float[np.ndarray, "boxes 3"]
+    quat_wxyz: Float[np.ndarray, "boxes 4"]
+    category: tuple[str, ...]
+    instance: tuple[str, ...]
+    num_lidar_points: Int64[np.ndarray, " boxes"]
+
+    @classmethod
+    def none(cls) -> "SceneBoxes":
+        """Return the boxes of a scene that has no annotations."""
+        empty = np.zeros(0, np.int64)
+        return cls(
+            frame_index=empty,
+            centre=np.zeros((0, 3)),
+            size=np.zeros((0, 3)),
+            quat_wxyz=np.zeros((0, 4)),
+            category=(),
+            instance=(),
+            num_lidar_points=empty,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SceneData:
+    """Everything that ``write_scene`` stores.
+
+    Attributes:
+        camera_names: In the order of every camera axis below.
+        image_sizes: Height and width of each camera's images, pixels.
+        intrinsics: Of the images as stored, pixels.
+        camera_to_ego: Fixed on the vehicle.
+        timestamp_us: Reference instant of each frame, strictly increasing.
+        ego_to_world: Ego pose at the reference instant.
+        camera_timestamp_us: Instant of each exposure.
+        camera_ego_to_world: Ego pose at each exposure.
+        jpegs: Encoded images, verbatim: ``jpegs[frame][camera]``.
+        lidar_points: Per frame, ``points 4``: x, y, z in the ego frame of the reference instant (metres), intensity.
+        lidar_to_ego: Where the sensor sat.
+        boxes: Annotations, never read in training.
+        attributes: JSON values worth keeping: location, description, world origin, missing optional tables.
+    """
+
+    camera_names: tuple[str, ...]
+    image_sizes: tuple[tuple[int, int], ...]
+    intrinsics: Float[np.ndarray, "cameras 3 3"]
+    camera_to_ego: Float[np.ndarray, "cameras 4 4"]
+    timestamp_us: Int64[np.ndarray, " frames"]
+    ego_to_world: Float[np.ndarray, "frames 4 4"]
+    camera_timestamp_us: Int64[np.ndarray, "frames cameras"]
+    camera_ego_to_world: Float[np.ndarray, "frames cameras 4 4"]
+    jpegs: tuple[tuple[bytes, ...], ...]
+    lidar_points: tuple[Float[np.ndarray, "_ 4"], ...]
+    lidar_to_ego: Float[np.ndarray, "4 4"]
+    boxes: SceneBoxes = field(default_factory=SceneBoxes.none)
+    attributes: dict[str, object] = field(default_factory=dict)

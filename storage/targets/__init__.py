@@ -1,0 +1,1 @@
+"""The target stores: what teachers write and the student reads."""

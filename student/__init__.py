@@ -1,0 +1,1 @@
+"""The feed-forward student: model, data, losses, training, evaluation and use."""

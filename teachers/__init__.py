@@ -1,0 +1,1 @@
+"""What produces training targets: per-scene neural fields and per-image foundation models."""
