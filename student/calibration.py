@@ -1,0 +1,211 @@
+"""Turn a raw score into a probability that means what it says, and measure how well it does.
+
+Calibration maps are fitted on training scenes and applied to held-out scenes; nothing here sees
+both at once.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+_EPSILON = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemperatureMap:
+    """Logistic recalibration: ``sigmoid(logit(p) / temperature + bias)``.
+
+    Attributes:
+        temperature: Positive; above 1 softens.
+        bias: Added to the softened logit; shifts the base rate.
+    """
+
+    temperature: float
+    bias: float
+
+    def __post_init__(self) -> None:
+        """Reject a temperature that would not keep the order of scores."""
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
+
+    def apply(self, probability: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+        """Return calibrated probabilities in [0, 1]."""
+        return _sigmoid(_logit(probability) / self.temperature + self.bias)
+
+    def to_json(self) -> Mapping[str, object]:
+        """Return the parameters as a JSON-able mapping."""
+        return {"method": "temperature", "temperature": self.temperature, "bias": self.bias}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IsotonicMap:
+    """A non-decreasing step function joined by straight lines.
+
+    Attributes:
+        knots: Ascending raw probabilities.
+        values: Calibrated probability at each knot; constant outside.
+    """
+
+    knots: tuple[float, ...]
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Reject knots that are not ascending or values that fall."""
+        if not self.knots or len(self.knots) != len(self.values):
+            raise ValueError("an isotonic map needs as many values as knots, at least one")
+        if np.any(np.diff(self.knots) <= 0) or np.any(np.diff(self.values) < 0):
+            raise ValueError("isotonic knots must ascend and values must not fall")
+
+    def apply(self, probability: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+        """Return calibrated probabilities in [0, 1]."""
+        return np.interp(probability.astype(np.float64), self.knots, self.values)
+
+    def to_json(self) -> Mapping[str, object]:
+        """Return the parameters as a JSON-able mapping."""
+        return {"method": "isotonic", "knots": list(self.knots), "values": list(self.values)}
+
+
+CalibrationMap = TemperatureMap | IsotonicMap
+
+
+def calibration_from_json(record: Mapping[str, object]) -> CalibrationMap:
+    """Read a map back from what its ``to_json`` returned.
+
+    Raises:
+        ValueError: If the method is unknown.
+    """
+    match record:
+        case {"method": "temperature", "temperature": float(temperature), "bias": float(bias)}:
+            return TemperatureMap(temperature=temperature, bias=bias)
+        case {"method": "isotonic", "knots": Sequence() as knots, "values": Sequence() as values}:
+            return IsotonicMap(knots=tuple(knots), values=tuple(values))
+        case _:
+            raise ValueError(f"unknown calibration record {record!r}")
+
+
+def fit_calibration(
+    probability: Float[np.ndarray, " n"],
+    is_true: Bool[np.ndarray, " n"],
+    *,
+    method: Literal["temperature", "isotonic"] = "isotonic",
+) -> CalibrationMap:
+    """Fit a calibration map on labelled scores.
+
+    Raises:
+        ValueError: If nothing was given, or only one outcome occurs (no map is identifiable).
+    """
+    if probability.size == 0 or is_true.all() or not is_true.any():
+        raise ValueError("calibration needs scores with both outcomes")
+    if method == "temperature":
+        return _fit_temperature(probability, is_true)
+    return _fit_isotonic(probability, is_true)
+
+
+def _fit_temperature(
+    probability: Float[np.ndarray, " n"], is_true: Bool[np.ndarray, " n"], *, steps: int = 50
+) -> TemperatureMap:
+    """Minimise the log loss over slope and bias by damped Newton steps on a convex objective."""
+    logit, outcome = _logit(probability), is_true.astype(np.float64)
+    design = np.stack([logit, np.ones_like(logit)], axis=1)
+    weights = np.array([1.0, 0.0])
+    # A slight pull of the slope towards 1 keeps separable data from running to infinity.
+    ridge = np.diag([1e-4, 1e-8])
+    prior = np.array([1.0, 0.0])
+    for _ in range(steps):
+        guess = _sigmoid(design @ weights)
+        gradient = design.T @ (guess - outcome) / len(outcome) + ridge @ (weights - prior)
+        curvature = (design * (guess * (1 - guess))[:, None]).T @ design / len(outcome) + ridge
+        step = np.linalg.solve(curvature, gradient)
+        weights = weights - step / max(1.0, float(np.abs(step).max()))
+        if float(np.abs(step).max()) < 1e-9:
+            break
+    slope = max(float(weights[0]), 1e-3)
+    return TemperatureMap(temperature=1.0 / slope, bias=float(weights[1]))
+
+
+def _fit_isotonic(probability: Float[np.ndarray, " n"], is_true: Bool[np.ndarray, " n"]) -> IsotonicMap:
+    """Pool adjacent violators over the distinct scores."""
+    knots, inverse = np.unique(probability.astype(np.float64), return_inverse=True)
+    count = np.bincount(inverse).astype(np.float64)
+    mean = np.bincount(inverse, weights=is_true.astype(np.float64)) / count
+    blocks: list[tuple[float, float, int]] = []  # mean, weight, number of knots
+    for value, weight in zip(mean.tolist(), count.tolist(), strict=True):
+        block = (value, weight, 1)
+        while blocks and blocks[-1][0] >= block[0]:
+            last = blocks.pop()
+            total = last[1] + block[1]
+            merged = (last[0] * last[1] + block[0] * block[1]) / total
+            block = (merged, total, last[2] + block[2])
+        blocks.append(block)
+    # Only the two ends of each level are kept: the map is the same and small enough to store.
+    kept_knots: list[float] = []
+    kept_values: list[float] = []
+    start = 0
+    for value, _, length in blocks:
+        for index in {start, start + length - 1}:
+            kept_knots.append(float(knots[index]))
+            kept_values.append(value)
+        start += length
+    order = np.argsort(kept_knots)
+    return IsotonicMap(knots=tuple(kept_knots[i] for i in order), values=tuple(kept_values[i] for i in order))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reliability:
+    """How stated probabilities compare with what happened, in equal-width bins.
+
+    Attributes:
+        expected_calibration_error: Mean gap between confidence and frequency, weighted by count.
+        brier: Mean squared difference between probability and outcome.
+        base_rate: Share of positives; ``base_rate * (1 - base_rate)`` is the Brier score of
+            always stating it.
+        confidence: Mean stated probability per bin, NaN in an empty one.
+        frequency: Share of positives per bin, NaN in an empty one.
+        count: Samples per bin.
+    """
+
+    expected_calibration_error: float
+    brier: float
+    base_rate: float
+    confidence: Float[np.ndarray, " bins"]
+    frequency: Float[np.ndarray, " bins"]
+    count: Int[np.ndarray, " bins"]
+
+
+def reliability(
+    probability: Float[np.ndarray, " n"], is_true: Bool[np.ndarray, " n"], *, num_bins: int = 15
+) -> Reliability:
+    """Measure calibration in ``num_bins`` equal-width bins of [0, 1].
+
+    Raises:
+        ValueError: If nothing was given.
+    """
+    if probability.size == 0:
+        raise ValueError("reliability needs at least one sample")
+    stated, outcome = probability.astype(np.float64), is_true.astype(np.float64)
+    index = np.minimum((stated * num_bins).astype(np.int64), num_bins - 1)
+    count = np.bincount(index, minlength=num_bins)
+    with np.errstate(invalid="ignore"):
+        confidence = np.bincount(index, weights=stated, minlength=num_bins) / count
+        frequency = np.bincount(index, weights=outcome, minlength=num_bins) / count
+    gap = np.where(count > 0, np.abs(confidence - frequency), 0.0)
+    return Reliability(
+        expected_calibration_error=float(np.sum(gap * count) / count.sum()),
+        brier=float(np.mean((stated - outcome) ** 2)),
+        base_rate=float(outcome.mean()),
+        confidence=confidence,
+        frequency=frequency,
+        count=count,
+    )
+
+
+def _logit(probability: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    clipped = np.clip(probability.astype(np.float64), _EPSILON, 1 - _EPSILON)
+    return np.log(clipped) - np.log1p(-clipped)
+
+
+def _sigmoid(logit: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    return 0.5 * (1.0 + np.tanh(0.5 * logit))

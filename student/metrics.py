@@ -1,0 +1,295 @@
+"""Score images, depth and text-query maps against a reference, in plain numpy.
+
+Two protocols are carried through the evaluation, and every figure names its own:
+
+* ``paper`` follows the definitions of the DistillNeRF evaluation: one PSNR per frame with the
+  error pooled over its cameras, predictions not clamped; depth clipped to 80 m and pooled per
+  frame.
+* ``untouched`` scores what a user would save to disk: predictions clamped to [0, 1], one PSNR
+  per image, depth neither clipped nor filled, rays that hit nothing counted apart.
+
+The reference itself is never edited: no sky fill, no clamping of the truth.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+MAXIMUM_EVALUATED_DEPTH = 80.0
+"""Range beyond which neither protocol scores depth, metres."""
+
+_MINIMUM_EVALUATED_DEPTH = 1e-3
+_SSIM_WINDOW = 7
+
+
+def peak_signal_to_noise(
+    predicted: Float[np.ndarray, "*shape"],
+    reference: Float[np.ndarray, "*shape"],
+) -> float:
+    """Return the PSNR in dB of values with a peak of 1, one mean error over everything given.
+
+    Args:
+        predicted: Values to score. Not clamped here.
+        reference: True values in [0, 1].
+
+    Returns:
+        ``-10 log10(MSE)``; infinite for identical inputs, NaN when nothing was given.
+    """
+    if predicted.size == 0:
+        return float("nan")
+    error = float(np.mean((predicted.astype(np.float64) - reference.astype(np.float64)) ** 2))
+    return float("inf") if error == 0.0 else float(-10.0 * np.log10(error))
+
+
+def structural_similarity(
+    predicted: Float[np.ndarray, "height width channels"],
+    reference: Float[np.ndarray, "height width channels"],
+    *,
+    window: int = _SSIM_WINDOW,
+) -> float:
+    """Return the mean SSIM of an image pair with a peak of 1.
+
+    Uniform window, sample covariance, windows that leave the image dropped: the definition of
+    scikit-image's default, against which it is tested.
+
+    Args:
+        predicted: Image to score.
+        reference: True image in [0, 1].
+        window: Odd side of the square window, pixels.
+
+    Raises:
+        ValueError: If the window is even, or larger than the image.
+    """
+    height, width, _ = predicted.shape
+    if window % 2 == 0 or window > min(height, width):
+        raise ValueError(f"SSIM window must be odd and fit {height}x{width}, got {window}")
+    x, y = predicted.astype(np.float64), reference.astype(np.float64)
+    mean_x, mean_y = _window_mean(x, window), _window_mean(y, window)
+    sample = window**2 / (window**2 - 1)
+    variance_x = sample * (_window_mean(x * x, window) - mean_x**2)
+    variance_y = sample * (_window_mean(y * y, window) - mean_y**2)
+    covariance = sample * (_window_mean(x * y, window) - mean_x * mean_y)
+    luminance_floor, contrast_floor = 0.01**2, 0.03**2
+    similarity = (
+        (2 * mean_x * mean_y + luminance_floor)
+        * (2 * covariance + contrast_floor)
+        / ((mean_x**2 + mean_y**2 + luminance_floor) * (variance_x + variance_y + contrast_floor))
+    )
+    return float(similarity.mean())
+
+
+def _window_mean(
+    values: Float[np.ndarray, "height width channels"], window: int
+) -> Float[np.ndarray, "inner_height inner_width channels"]:
+    """Average every whole window, by one summed-area table."""
+    table = np.zeros((values.shape[0] + 1, values.shape[1] + 1, values.shape[2]))
+    table[1:, 1:] = values.cumsum(axis=0).cumsum(axis=1)
+    total = table[window:, window:] - table[:-window, window:] - table[window:, :-window] + table[:-window, :-window]
+    return total / window**2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DepthScores:
+    """Error of a depth prediction over the pixels where the reference is defined.
+
+    Attributes:
+        abs_rel: Mean of ``|reference - predicted| / reference``.
+        sq_rel: Mean of ``(reference - predicted)^2 / reference``, metres.
+        rmse: Root mean squared error, metres.
+        rmse_log: Root mean squared difference of natural logarithms.
+        delta_1: Share of pixels with ``max(ratio, 1/ratio) < 1.25``.
+        delta_2: The same with ``1.25^2``.
+        delta_3: The same with ``1.25^3``.
+        coverage: Share of the reference pixels where the prediction is defined.
+        num_pixels: Reference pixels scored.
+    """
+
+    abs_rel: float
+    sq_rel: float
+    rmse: float
+    rmse_log: float
+    delta_1: float
+    delta_2: float
+    delta_3: float
+    coverage: float
+    num_pixels: int
+
+
+def depth_scores(
+    predicted: Float[np.ndarray, "*shape"],
+    reference: Float[np.ndarray, "*shape"],
+    *,
+    clip: bool,
+    maximum: float = MAXIMUM_EVALUATED_DEPTH,
+) -> DepthScores:
+    """Score termination depth wherever the reference lies in (0.001, ``maximum``) metres.
+
+    Args:
+        predicted: Distance along unit rays, metres. NaN where the ray hit nothing.
+        reference: True distance along the same rays, metres. NaN where undefined; those pixels
+            are never scored.
+        clip: True clips the prediction to the evaluated range, a ray that hit nothing counting
+            as the far end (the ``paper`` protocol: a model gains nothing by abstaining). False
+            leaves it as it is and scores the defined pixels only; read ``coverage`` beside it.
+        maximum: End of the evaluated range, metres.
+
+    Returns:
+        The scores, all NaN when no pixel could be scored.
+    """
+    with np.errstate(invalid="ignore"):
+        is_scored = (reference > _MINIMUM_EVALUATED_DEPTH) & (reference < maximum)
+    truth = reference[is_scored].astype(np.float64)
+    guess = predicted[is_scored].astype(np.float64)
+    is_defined = np.isfinite(guess) & (guess > 0)
+    coverage = float(is_defined.mean()) if truth.size else float("nan")
+    if clip:
+        guess = np.clip(np.where(is_defined, guess, maximum), _MINIMUM_EVALUATED_DEPTH, maximum)
+    else:
+        truth, guess = truth[is_defined], guess[is_defined]
+    if truth.size == 0:
+        nan = float("nan")
+        return DepthScores(
+            abs_rel=nan, sq_rel=nan, rmse=nan, rmse_log=nan, delta_1=nan, delta_2=nan,
+            delta_3=nan, coverage=coverage, num_pixels=int(is_scored.sum()),
+        )  # fmt: skip
+    error = truth - guess
+    ratio = np.maximum(truth / guess, guess / truth)
+    return DepthScores(
+        abs_rel=float(np.mean(np.abs(error) / truth)),
+        sq_rel=float(np.mean(error**2 / truth)),
+        rmse=float(np.sqrt(np.mean(error**2))),
+        rmse_log=float(np.sqrt(np.mean((np.log(truth) - np.log(guess)) ** 2))),
+        delta_1=float(np.mean(ratio < 1.25)),
+        delta_2=float(np.mean(ratio < 1.25**2)),
+        delta_3=float(np.mean(ratio < 1.25**3)),
+        coverage=coverage,
+        num_pixels=int(is_scored.sum()),
+    )
+
+
+def depth_error_by_range(
+    predicted: Float[np.ndarray, "*shape"],
+    reference: Float[np.ndarray, "*shape"],
+    edges: Float[np.ndarray, " edges"],
+) -> tuple[Float[np.ndarray, " bins"], Int[np.ndarray, " bins"]]:
+    """Sum the relative error of clipped predictions in bins of true range.
+
+    Sums, not means, so that frames add up without weighting a near-empty bin like a full one.
+
+    Args:
+        predicted: Distance along unit rays, metres, NaN where the ray hit nothing.
+        reference: True distance, metres, NaN where undefined.
+        edges: Ascending bin edges, metres.
+
+    Returns:
+        Sum of absolute relative error, and number of pixels, in each bin.
+    """
+    is_scored = np.isfinite(reference) & (reference >= edges[0]) & (reference < edges[-1])
+    truth = reference[is_scored].astype(np.float64)
+    guess = predicted[is_scored].astype(np.float64)
+    far = float(edges[-1])
+    guess = np.clip(np.where(np.isfinite(guess), guess, far), _MINIMUM_EVALUATED_DEPTH, far)
+    index = np.clip(np.searchsorted(edges, truth, side="right") - 1, 0, len(edges) - 2)
+    error = np.bincount(index, weights=np.abs(truth - guess) / truth, minlength=len(edges) - 1)
+    return error, np.bincount(index, minlength=len(edges) - 1)
+
+
+def average_precision(scores: Float[np.ndarray, " n"], is_positive: Bool[np.ndarray, " n"]) -> float:
+    """Return the area under the precision-recall curve, as a step function over ranks.
+
+    Equal scores enter together, so the value does not depend on the order of the input.
+
+    Returns:
+        Average precision in [0, 1]; NaN when there is no positive. Chance level is the share of
+        positives.
+    """
+    num_positive = int(is_positive.sum())
+    if num_positive == 0:
+        return float("nan")
+    order = np.argsort(-scores.astype(np.float64), kind="stable")
+    ranked = scores[order]
+    hits = np.cumsum(is_positive[order])
+    is_last_of_tie = np.append(ranked[1:] != ranked[:-1], True)
+    hits = hits[is_last_of_tie]
+    seen = np.flatnonzero(is_last_of_tie) + 1
+    recall_gain = np.diff(hits, prepend=0) / num_positive
+    return float(np.sum(recall_gain * hits / seen))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A mean with a bootstrap interval.
+
+    Attributes:
+        mean: Mean of the finite values, NaN when there is none.
+        low: Lower end of the interval, None when too few groups exist for one.
+        high: Upper end.
+        num_values: Finite values averaged.
+        resampled: What was resampled: ``"scene"``, ``"frame"`` or ``"none"``.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    num_values: int
+    resampled: str
+
+    def to_json(self) -> Mapping[str, float | int | str | None]:
+        """Return the fields as a plain mapping."""
+        return asdict(self)
+
+
+def bootstrap_mean(
+    values: Sequence[float],
+    scenes: Sequence[str],
+    *,
+    seed: int = 0,
+    num_resamples: int = 1000,
+    level: float = 0.95,
+    minimum_groups: int = 5,
+) -> Interval:
+    """Average values and give a percentile bootstrap interval of the mean.
+
+    Frames of one scene resemble each other, so whole scenes are resampled where there are enough
+    of them. With fewer scenes the frames are, which understates the spread between scenes; the
+    result says which was done. With too few frames there is no interval at all.
+
+    Args:
+        values: One value per frame. Values that are not finite are dropped.
+        scenes: The scene of each value.
+        seed: Of the resampling.
+        num_resamples: Bootstrap draws.
+        level: Coverage of the interval, in (0, 1).
+        minimum_groups: Fewest scenes, or frames, that may be resampled.
+
+    Raises:
+        ValueError: If the lengths differ.
+    """
+    if len(values) != len(scenes):
+        raise ValueError(f"got {len(values)} values for {len(scenes)} scenes")
+    data = np.asarray(values, dtype=np.float64)
+    names = np.asarray(scenes, dtype=object)
+    is_finite = np.isfinite(data)
+    data, names = data[is_finite], names[is_finite]
+    if data.size == 0:
+        return Interval(mean=float("nan"), low=None, high=None, num_values=0, resampled="none")
+    unique, group = np.unique(names.astype(str), return_inverse=True)
+    if len(unique) >= minimum_groups:
+        resampled = "scene"
+    elif data.size >= minimum_groups:
+        resampled, group = "frame", np.arange(data.size)
+    else:
+        return Interval(mean=float(data.mean()), low=None, high=None, num_values=data.size, resampled="none")
+    totals, counts = np.bincount(group, weights=data), np.bincount(group)
+    draws = np.random.default_rng(seed).integers(len(counts), size=(num_resamples, len(counts)))
+    means = totals[draws].sum(axis=1) / counts[draws].sum(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(
+        mean=float(data.mean()),
+        low=float(low),
+        high=float(high),
+        num_values=data.size,
+        resampled=resampled,
+    )

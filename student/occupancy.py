@@ -1,0 +1,222 @@
+"""Read the student's density field as a voxel grid, and score it inside a visibility mask.
+
+The grid is Occ3D's: the ego frame of the reference time, 0.4 m voxels, label 17 for free space.
+Geometric quality (is something there?) and semantic quality (is it the right thing?) are scored
+by separate types, so that neither can hide the other.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Integer, UInt8
+
+FREE_LABEL = 17
+"""Label of free space in the Occ3D convention; 0 to 16 are things and stuff."""
+
+NUM_SEMANTIC_CLASSES = 17
+
+CLASSES_15 = tuple(c for c in range(NUM_SEMANTIC_CLASSES) if c not in (0, 12))
+"""All but ``others`` and ``other_flat``: the mean some papers print as mIoU."""
+
+CLASSES_FOREGROUND = tuple(c for c in range(NUM_SEMANTIC_CLASSES) if c not in (0, 11, 12, 13, 14))
+"""The 12 classes of F-mIoU: no driveable surface, sidewalk, terrain, other flat, others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OccupancyGrid:
+    """An axis-aligned voxel grid in the ego frame.
+
+    Attributes:
+        minimum: Lower corner x, y, z, metres.
+        voxel_size: Side of a voxel, metres.
+        shape: Voxels along x, y, z.
+    """
+
+    minimum: tuple[float, float, float] = (-40.0, -40.0, -1.0)
+    voxel_size: float = 0.4
+    shape: tuple[int, int, int] = (200, 200, 16)
+
+    def __post_init__(self) -> None:
+        """Reject an empty grid."""
+        if not self.voxel_size > 0 or min(self.shape) < 1:
+            raise ValueError(f"a grid needs positive sizes, got {self.voxel_size} m and {self.shape}")
+
+    def centres(self, index: Integer[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+        """Return the centres of the voxels with the given x, y, z indices, metres."""
+        return np.asarray(self.minimum) + (index + 0.5) * self.voxel_size
+
+    def index_of(self, points: Float[np.ndarray, "n 3"]) -> tuple[Integer[np.ndarray, "n 3"], Bool[np.ndarray, " n"]]:
+        """Return the voxel index of each point, and whether it lies inside the grid.
+
+        Args:
+            points: Positions in the ego frame, metres. A point with a NaN is outside.
+
+        Returns:
+            Indices, meaningless where the second array is False.
+        """
+        scaled = (points.astype(np.float64) - self.minimum) / self.voxel_size
+        is_inside = np.all((scaled >= 0) & (scaled < self.shape), axis=1)
+        return np.floor(np.where(is_inside[:, None], scaled, 0.0)).astype(np.int64), is_inside
+
+    def sample_points(
+        self, index: Integer[np.ndarray, "n 3"], samples_per_axis: int
+    ) -> Float[np.ndarray, "n samples 3"]:
+        """Return a regular lattice of ``samples_per_axis ** 3`` points inside each voxel, metres."""
+        offset = (np.arange(samples_per_axis) + 0.5) / samples_per_axis - 0.5
+        lattice = np.stack(np.meshgrid(offset, offset, offset, indexing="ij"), axis=-1).reshape(-1, 3)
+        return self.centres(index)[:, None] + lattice * self.voxel_size
+
+
+OCC3D_GRID = OccupancyGrid()
+
+
+def occupancy_probability(density: Float[np.ndarray, "*shape"], voxel_size: float) -> Float[np.ndarray, "*shape"]:
+    """Return the raw probability that a ray crossing a voxel of this density ends inside it.
+
+    Args:
+        density: Per metre, non-negative.
+        voxel_size: Length of the crossing, metres.
+
+    Returns:
+        ``1 - exp(-density * voxel_size)``: monotone in density, not yet calibrated.
+    """
+    return -np.expm1(-density.astype(np.float64) * voxel_size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BinaryCounts:
+    """Voxels counted by prediction and truth; adds up over frames.
+
+    Attributes:
+        true_positive: Occupied in both.
+        false_positive: Occupied in the prediction only.
+        false_negative: Occupied in the truth only.
+        true_negative: Free in both.
+    """
+
+    true_positive: int = 0
+    false_positive: int = 0
+    false_negative: int = 0
+    true_negative: int = 0
+
+    @classmethod
+    def of(cls, predicted: Bool[np.ndarray, " n"], truth: Bool[np.ndarray, " n"]) -> "BinaryCounts":
+        """Count two flat arrays, already restricted to the visible voxels."""
+        return cls(
+            true_positive=int(np.sum(predicted & truth)),
+            false_positive=int(np.sum(predicted & ~truth)),
+            false_negative=int(np.sum(~predicted & truth)),
+            true_negative=int(np.sum(~predicted & ~truth)),
+        )
+
+    def __add__(self, other: "BinaryCounts") -> "BinaryCounts":
+        return BinaryCounts(
+            true_positive=self.true_positive + other.true_positive,
+            false_positive=self.false_positive + other.false_positive,
+            false_negative=self.false_negative + other.false_negative,
+            true_negative=self.true_negative + other.true_negative,
+        )
+
+    @property
+    def num_voxels(self) -> int:
+        """Voxels counted."""
+        return self.true_positive + self.false_positive + self.false_negative + self.true_negative
+
+    @property
+    def iou(self) -> float:
+        """Intersection over union of the occupied voxels; NaN when both are empty."""
+        return _ratio(self.true_positive, self.true_positive + self.false_positive + self.false_negative)
+
+    @property
+    def precision(self) -> float:
+        """Share of predicted voxels that are occupied; NaN when none is predicted."""
+        return _ratio(self.true_positive, self.true_positive + self.false_positive)
+
+    @property
+    def recall(self) -> float:
+        """Share of occupied voxels that are predicted; NaN when none is occupied."""
+        return _ratio(self.true_positive, self.true_positive + self.false_negative)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SemanticCounts:
+    """A confusion matrix over the 17 classes and free space; adds up over frames.
+
+    Attributes:
+        matrix: Voxels by true label (rows) and predicted label (columns).
+    """
+
+    matrix: Integer[np.ndarray, "18 18"]
+
+    @classmethod
+    def empty(cls) -> "SemanticCounts":
+        """Return a matrix of zeros."""
+        return cls(matrix=np.zeros((FREE_LABEL + 1, FREE_LABEL + 1), dtype=np.int64))
+
+    @classmethod
+    def of(cls, predicted: UInt8[np.ndarray, " n"], truth: UInt8[np.ndarray, " n"]) -> "SemanticCounts":
+        """Count two flat label arrays, already restricted to the visible voxels.
+
+        Raises:
+            ValueError: If a label is above 17.
+        """
+        if truth.size and max(int(predicted.max()), int(truth.max())) > FREE_LABEL:
+            raise ValueError(f"labels must be 0 to {FREE_LABEL}")
+        side = FREE_LABEL + 1
+        flat = truth.astype(np.int64) * side + predicted
+        return cls(matrix=np.bincount(flat, minlength=side * side).reshape(side, side))
+
+    def __add__(self, other: "SemanticCounts") -> "SemanticCounts":
+        return SemanticCounts(matrix=self.matrix + other.matrix)
+
+    def iou_per_class(self) -> Float[np.ndarray, " 17"]:
+        """Return each class's IoU; NaN where the class does not occur in the truth."""
+        hit = np.diag(self.matrix)[:FREE_LABEL].astype(np.float64)
+        in_truth = self.matrix.sum(axis=1)[:FREE_LABEL]
+        union = in_truth + self.matrix.sum(axis=0)[:FREE_LABEL] - hit
+        return np.where(in_truth > 0, hit / np.maximum(union, 1), np.nan)
+
+    def mean_iou(self, classes: Sequence[int]) -> tuple[float, int]:
+        """Return the mean IoU over those of ``classes`` that occur, and how many do.
+
+        The mean is NaN when none occurs. A class that never occurs is left out and not counted
+        as zero; the count tells how many the mean stands on.
+        """
+        values = self.iou_per_class()[list(classes)]
+        present = values[np.isfinite(values)]
+        return (float(present.mean()) if present.size else float("nan"), int(present.size))
+
+
+def best_iou_threshold(
+    probability: Float[np.ndarray, " n"], is_occupied: Bool[np.ndarray, " n"]
+) -> tuple[float, float]:
+    """Return the threshold with the largest IoU on the given voxels, and that IoU.
+
+    Give it training voxels only: a threshold chosen on what is scored flatters the score.
+
+    Args:
+        probability: Raw or calibrated probability of occupancy.
+        is_occupied: The truth.
+
+    Returns:
+        Threshold, to be used as ``probability >= threshold``, and the IoU it reaches here.
+
+    Raises:
+        ValueError: If no voxel is occupied.
+    """
+    num_occupied = int(is_occupied.sum())
+    if num_occupied == 0:
+        raise ValueError("a threshold needs at least one occupied voxel")
+    order = np.argsort(-probability.astype(np.float64), kind="stable")
+    ranked = probability[order].astype(np.float64)
+    hits = np.cumsum(is_occupied[order])
+    is_cut = np.append(ranked[1:] != ranked[:-1], True)
+    predicted = np.arange(1, len(ranked) + 1)
+    iou = np.where(is_cut, hits / (num_occupied + predicted - hits), -1.0)
+    best = int(np.argmax(iou))
+    return float(ranked[best]), float(iou[best])
+
+
+def _ratio(numerator: int, denominator: int) -> float:
+    return numerator / denominator if denominator else float("nan")

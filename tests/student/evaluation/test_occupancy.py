@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import jaccard_score, precision_score, recall_score
+
+from student.occupancy import (
+    CLASSES_15,
+    CLASSES_FOREGROUND,
+    FREE_LABEL,
+    OCC3D_GRID,
+    BinaryCounts,
+    OccupancyGrid,
+    SemanticCounts,
+    best_iou_threshold,
+    occupancy_probability,
+)
+
+SEEDS = st.integers(min_value=0, max_value=2**32 - 1)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=SEEDS)
+def test_a_voxels_centre_and_all_its_samples_lie_in_that_voxel(seed):
+    generator = np.random.default_rng(seed)
+    index = generator.integers(0, OCC3D_GRID.shape, size=(20, 3))
+    back, is_inside = OCC3D_GRID.index_of(OCC3D_GRID.centres(index))
+    assert is_inside.all()
+    np.testing.assert_array_equal(back, index)
+    samples = OCC3D_GRID.sample_points(index, 3)
+    assert samples.shape == (20, 27, 3)
+    back, is_inside = OCC3D_GRID.index_of(samples.reshape(-1, 3))
+    assert is_inside.all()
+    np.testing.assert_array_equal(back.reshape(20, 27, 3), np.repeat(index[:, None], 27, axis=1))
+    np.testing.assert_allclose(samples.mean(axis=1), OCC3D_GRID.centres(index))
+
+
+def test_the_grid_is_occ3ds():
+    top = OCC3D_GRID.centres(np.array([[199, 199, 15]]))[0] + 0.2
+    np.testing.assert_allclose(top, [40.0, 40.0, 5.4])
+    points = np.array([[-40.0, -40.0, -1.0], [40.0, 0.0, 0.0], [0.0, 0.0, -1.01], [np.nan, 0.0, 0.0]])
+    assert OCC3D_GRID.index_of(points)[1].tolist() == [True, False, False, False]
+    with pytest.raises(ValueError, match="positive"):
+        OccupancyGrid(voxel_size=0.0)
+
+
+def test_class_groups_have_the_published_sizes():
+    assert (len(CLASSES_15), len(CLASSES_FOREGROUND)) == (15, 12)
+
+
+def test_probability_of_density_is_the_opacity_of_one_voxel():
+    density = np.array([0.0, 1.0, 1e9])
+    expected = [0.0, 1 - np.exp(-0.4), 1.0]
+    np.testing.assert_allclose(occupancy_probability(density, 0.4), expected)
+    assert occupancy_probability(np.array([1e-12]), 0.4)[0] > 0  # expm1, not 1 - exp
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=SEEDS, split=st.integers(1, 199))
+def test_binary_counts_agree_with_scikit_learn_and_add_up(seed, split):
+    generator = np.random.default_rng(seed)
+    predicted, truth = generator.random(200) < 0.5, generator.random(200) < 0.3
+    predicted[0] = truth[0] = True
+    counts = BinaryCounts.of(predicted, truth)
+    assert counts.iou == pytest.approx(jaccard_score(truth, predicted))
+    assert counts.precision == pytest.approx(precision_score(truth, predicted))
+    assert counts.recall == pytest.approx(recall_score(truth, predicted))
+    assert counts.num_voxels == 200
+    parts = BinaryCounts.of(predicted[:split], truth[:split]) + BinaryCounts.of(predicted[split:], truth[split:])
+    assert parts == counts
+
+
+def test_empty_counts_are_undefined_and_not_zero():
+    assert np.isnan(BinaryCounts().iou)
+    assert np.isnan(BinaryCounts().precision)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=SEEDS)
+def test_class_iou_agrees_with_scikit_learn(seed):
+    generator = np.random.default_rng(seed)
+    truth = generator.choice([0, 4, 11, FREE_LABEL], size=300).astype(np.uint8)
+    predicted = np.where(generator.random(300) < 0.5, truth, generator.choice([4, 9, 17], size=300)).astype(np.uint8)
+    counts = SemanticCounts.of(predicted, truth)
+    expected = jaccard_score(truth, predicted, labels=[0, 4, 11], average=None)
+    iou = counts.iou_per_class()
+    np.testing.assert_allclose(iou[[0, 4, 11]], expected)
+    # Class 9 is predicted but never true: undefined, and left out of the mean.
+    assert np.isnan(iou[9])
+    mean, num_present = counts.mean_iou(range(17))
+    assert num_present == 3
+    assert mean == pytest.approx(expected.mean())
+    assert counts.mean_iou(CLASSES_FOREGROUND) == (pytest.approx(expected[1]), 1)
+    doubled = counts + counts + SemanticCounts.empty()
+    np.testing.assert_allclose(doubled.iou_per_class(), iou)
+
+
+def test_labels_outside_the_convention_are_refused():
+    with pytest.raises(ValueError, match="0 to 17"):
+        SemanticCounts.of(np.array([18], dtype=np.uint8), np.array([0], dtype=np.uint8))
+    assert np.isnan(SemanticCounts.empty().mean_iou(range(17))[0])
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=SEEDS, levels=st.integers(2, 40))
+def test_the_threshold_found_is_the_best_of_all(seed, levels):
+    generator = np.random.default_rng(seed)
+    is_occupied = generator.random(120) < 0.3
+    is_occupied[0] = True
+    probability = np.round(np.clip(0.4 * is_occupied + generator.random(120) * 0.6, 0, 1) * levels) / levels
+    threshold, iou = best_iou_threshold(probability, is_occupied)
+    assert BinaryCounts.of(probability >= threshold, is_occupied).iou == pytest.approx(iou)
+    for other in np.unique(probability):
+        assert BinaryCounts.of(probability >= other, is_occupied).iou <= iou + 1e-12
+
+
+def test_a_threshold_without_an_occupied_voxel_is_refused():
+    with pytest.raises(ValueError, match="occupied"):
+        best_iou_threshold(np.array([0.5]), np.array([False]))
