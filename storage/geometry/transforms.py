@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, device
 from jaxtyping import Float
 
 
@@ -111,7 +111,7 @@ def rotation_to_quat_wxyz(rotation: Float[Any, "*batch 3 3"]) -> Float[Any, "*ba
     )
     squares = xp.stack([products[..., i, i] for i in range(4)], axis=-1)
     largest = xp.argmax(squares, axis=-1)
-    one_hot = xp.astype(largest[..., None] == xp.arange(4, device=largest.device), rotation.dtype)
+    one_hot = xp.astype(largest[..., None] == xp.arange(4, device=device(largest)), rotation.dtype)
     row = xp.sum(products * one_hot[..., None], axis=-2)
     quat = row / xp.linalg.vector_norm(row, axis=-1, keepdims=True)
     return xp.where(quat[..., :1] < 0, -quat, quat)
@@ -120,6 +120,6 @@ def rotation_to_quat_wxyz(rotation: Float[Any, "*batch 3 3"]) -> Float[Any, "*ba
 def rotation_error(rotation: Float[Any, "*batch 3 3"]) -> Float[Any, "*batch"]:
     """Return how far a matrix is from a rotation: the largest entry of ``RᵀR - I``, or 2 for a reflection."""
     xp = array_namespace(rotation)
-    identity = xp.eye(3, dtype=rotation.dtype, device=rotation.device)
+    identity = xp.eye(3, dtype=rotation.dtype, device=device(rotation))
     defect = xp.max(xp.max(xp.abs(xp.matrix_transpose(rotation) @ rotation - identity), axis=-1), axis=-1)
     return xp.where(xp.linalg.det(rotation) < 0, 2.0 * xp.ones_like(defect), defect)

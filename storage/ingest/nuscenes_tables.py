@@ -1,0 +1,250 @@
+"""The nuScenes tables, loaded once per process by the official devkit, with its failures made readable.
+
+The devkit trusts its input: a missing file is an assertion, a dangling token a bare ``KeyError``. Tables are loaded by
+it as they are, and only when that fails, looked through for the reason.
+"""
+
+import difflib
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from storage.errors import ErrorKind, SourceDataError
+from storage.keys import check_name
+
+TABLES = (
+    "attribute",
+    "calibrated_sensor",
+    "category",
+    "ego_pose",
+    "instance",
+    "log",
+    "map",
+    "sample",
+    "sample_annotation",
+    "sample_data",
+    "scene",
+    "sensor",
+    "visibility",
+)
+# What the devkit adds to the rows in memory, and what therefore is no part of the files' content.
+_ADDED_BY_DEVKIT = {
+    "sample": {"data", "anns"},
+    "sample_data": {"sensor_modality", "channel"},
+    "sample_annotation": {"category_name"},
+}
+# (table, field, table that the field points into): every reference that the devkit follows while it loads.
+_REFERENCES = (
+    ("sample_annotation", "instance_token", "instance"),
+    ("sample_annotation", "sample_token", "sample"),
+    ("instance", "category_token", "category"),
+    ("sample_data", "calibrated_sensor_token", "calibrated_sensor"),
+    ("sample_data", "sample_token", "sample"),
+    ("calibrated_sensor", "sensor_token", "sensor"),
+)
+_MAX_CACHED = 2  # the tables of v1.0-trainval take gigabytes
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class NuScenesTables:
+    """Tables of one nuScenes release.
+
+    Attributes:
+        root: Folder that file names in the tables are relative to.
+        version: Release, the folder of the tables inside the root.
+        devkit: The devkit's ``NuScenes`` object.
+    """
+
+    root: Path
+    version: str
+    devkit: Any
+
+    def name(self, table: str) -> str:
+        """Return a table's file name relative to the root."""
+        return f"{self.version}/{table}.json"
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        """Return all rows of a table."""
+        return getattr(self.devkit, table)
+
+    def row(self, table: str, token: object, *, named_by: str) -> Row:
+        """Return the row of a token.
+
+        Raises:
+            SourceDataError: If the table has no such row; ``named_by`` says what asked for it.
+        """
+        try:
+            return self.devkit.get(table, token)
+        except (KeyError, TypeError) as error:
+            message = f"has no row with token {token!r}, which {named_by} names"
+            raise SourceDataError(ErrorKind.TABLE_INVALID, self.name(table), message) from error
+
+    def value(self, table: str, row: Row, column: str) -> Any:  # noqa: ANN401 - JSON
+        """Return one field of a row.
+
+        Raises:
+            SourceDataError: If the row has no such field.
+        """
+        if column not in row:
+            message = f"row {row.get('token')!r} has no field {column!r}, only {sorted(row)}"
+            raise SourceDataError(ErrorKind.TABLE_INVALID, self.name(table), message)
+        return row[column]
+
+
+def as_in_file(table: str, row: Row) -> dict[str, Any]:
+    """Return a row without what the devkit added to it in memory."""
+    added = _ADDED_BY_DEVKIT.get(table, set())
+    return {k: v for k, v in row.items() if k not in added}
+
+
+_cache: dict[tuple[Path, str], tuple[tuple[tuple[int, int], ...], NuScenesTables]] = {}
+_cache_lock = threading.Lock()
+
+
+def load_tables(root: Path, version: str) -> NuScenesTables:
+    """Return the tables of a release; within a process they are loaded again only after a file of them changed.
+
+    Raises:
+        SourceDataError: If root, version or a table is missing, or the tables are not valid nuScenes tables.
+    """
+    root = root.absolute()
+    stamp = tuple((s.st_mtime_ns, s.st_size) for s in (p.stat() for p in _table_paths(root, version)))
+    with _cache_lock:
+        cached = _cache.get((root, version))
+        if cached is not None and cached[0] == stamp:
+            return cached[1]
+        tables = NuScenesTables(root=root, version=version, devkit=_load_devkit(root, version))
+        _cache.pop((root, version), None)
+        while len(_cache) >= _MAX_CACHED:
+            _cache.pop(next(iter(_cache)))
+        _cache[root, version] = (stamp, tables)
+        return tables
+
+
+def scene_names(
+    tables: NuScenesTables, *, on_rejected: Callable[[SourceDataError], None] | None = None
+) -> Iterator[str]:
+    """Yield the names of the scenes that can be told apart and named, in the order of the table.
+
+    Args:
+        tables: Tables of the release.
+        on_rejected: Called once with the error of each other name. Without it the error is raised.
+
+    Raises:
+        SourceDataError: If a name is used twice or holds a reserved character, and nobody listens.
+    """
+    counts = Counter(repr(tables.value("scene", row, "name")) for row in tables.rows("scene"))
+    for row in tables.rows("scene"):
+        count = counts.pop(repr(row["name"]), 0)
+        try:
+            if count > 1:
+                raise _duplicate(tables, row["name"], count)
+            if count == 1:
+                yield _checked_name(row["name"])
+        except SourceDataError as error:
+            if on_rejected is None:
+                raise
+            on_rejected(error)
+
+
+def find_scene(tables: NuScenesTables, name: str) -> Row:
+    """Return the row of the scene with this name.
+
+    Raises:
+        SourceDataError: If there is none, or more than one.
+    """
+    found = [row for row in tables.rows("scene") if tables.value("scene", row, "name") == name]
+    if not found:
+        known = [str(row["name"]) for row in tables.rows("scene")]
+        near = difflib.get_close_matches(name, known, n=3) or sorted(known)[:3]
+        message = f"has no scene {name!r} among its {len(known)}; near it are {near}"
+        raise SourceDataError(ErrorKind.SCENE_UNKNOWN, tables.name("scene"), message)
+    if len(found) > 1:
+        raise _duplicate(tables, name, len(found))
+    return found[0]
+
+
+def _duplicate(tables: NuScenesTables, name: object, count: int) -> SourceDataError:
+    return SourceDataError(
+        ErrorKind.SCENE_DUPLICATE, tables.name("scene"), f"has {count} scenes named {name!r}, want one"
+    )
+
+
+def _checked_name(name: object) -> str:
+    if not isinstance(name, str):
+        raise SourceDataError(ErrorKind.NAME_INVALID, repr(name), "want a string as the name of a scene")
+    return check_name(name)
+
+
+def _table_paths(root: Path, version: str) -> list[Path]:
+    if not root.is_dir():
+        raise SourceDataError(ErrorKind.FILE_MISSING, str(root), "is no folder; want the root of a nuScenes data set")
+    folder = root / version
+    if not folder.is_dir():
+        there = sorted(p.parent.name for p in root.glob("*/scene.json"))
+        message = f"has no version {version!r}, only {there}"
+        raise SourceDataError(ErrorKind.VERSION_UNKNOWN, str(root), message)
+    paths = [folder / f"{table}.json" for table in TABLES]
+    for path in paths:
+        if not path.is_file():
+            message = f"is missing; nuScenes tables are {', '.join(TABLES)}"
+            raise SourceDataError(ErrorKind.TABLE_MISSING, f"{version}/{path.name}", message)
+    return paths
+
+
+def _load_devkit(root: Path, version: str) -> Any:  # noqa: ANN401 - the devkit is not typed
+    pillow_limit = Image.MAX_IMAGE_PIXELS
+    try:
+        from nuscenes.nuscenes import NuScenes  # seconds: it imports matplotlib and scikit-learn
+    finally:
+        Image.MAX_IMAGE_PIXELS = pillow_limit  # the devkit lifts Pillow's guard for the whole process
+    try:
+        return NuScenes(version=version, dataroot=str(root), verbose=False)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever broke inside: the tables are to blame, and are looked through for the reason
+        _explain(root, version)
+        message = f"nuscenes-devkit cannot load the tables: {type(error).__name__}: {error}"
+        raise SourceDataError(ErrorKind.TABLE_INVALID, version, message) from error
+
+
+def _explain(root: Path, version: str) -> None:
+    """Raise the typed error that says why these tables do not load, if it can be found."""
+    rows = {table: _read_table(root, version, table) for table in TABLES}
+    tokens = {table: {row["token"] for row in rows[table]} for table in TABLES}
+    for table, column, target in _REFERENCES:
+        for row in rows[table]:
+            if row.get(column) not in tokens[target]:
+                message = f"row {row['token']!r} has {column} {row.get(column)!r}, which {target}.json does not hold"
+                raise SourceDataError(ErrorKind.TABLE_INVALID, f"{version}/{table}.json", message)
+    mapped = {token for row in rows["map"] for token in row.get("log_tokens", ())}
+    for token in sorted(tokens["log"] - mapped):
+        message = f"no row has log {token!r} among its log_tokens"
+        raise SourceDataError(ErrorKind.TABLE_INVALID, f"{version}/map.json", message)
+    for row in rows["map"]:
+        if not (root / str(row.get("filename"))).is_file():
+            message = f"is named by row {row['token']!r} of {version}/map.json but is not there"
+            raise SourceDataError(ErrorKind.FILE_MISSING, str(row.get("filename")), message)
+
+
+def _read_table(root: Path, version: str, table: str) -> list[dict[str, Any]]:
+    key = f"{version}/{table}.json"
+    try:
+        rows = json.loads((root / key).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise SourceDataError(ErrorKind.TABLE_INVALID, key, f"is not JSON: {error}") from error
+    if not isinstance(rows, list):
+        raise SourceDataError(ErrorKind.TABLE_INVALID, key, f"holds a {type(rows).__name__}, want a list of rows")
+    for index, row in enumerate(rows):
+        if not isinstance(row, dict) or not isinstance(row.get("token"), str):
+            message = f"entry {index} is no row with a token: {str(row)[:80]}"
+            raise SourceDataError(ErrorKind.TABLE_INVALID, key, message)
+    return rows

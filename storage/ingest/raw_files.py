@@ -1,0 +1,126 @@
+"""Raw files, read with suspicion: a path may leave its root, an image may be cut short or be a bomb."""
+
+import io
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+from PIL import Image, UnidentifiedImageError
+
+from storage.errors import ErrorKind, SourceDataError
+
+NUSCENES_POINT_FIELDS = 5  # x, y, z, intensity, ring index: float32 each
+
+
+def resolve_inside(root: Path, relative: object) -> Path:
+    """Return the file that ``relative`` names under ``root``, and only under it.
+
+    Raises:
+        SourceDataError: If the path is absolute, climbs out with ``..`` or a link, or no file is there.
+    """
+    if not isinstance(relative, str) or not relative:
+        raise SourceDataError(ErrorKind.FILE_UNSAFE, repr(relative), "want a path relative to the source's root")
+    pure = PurePosixPath(relative)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in relative or "\0" in relative:
+        raise SourceDataError(
+            ErrorKind.FILE_UNSAFE, relative, "want a plain path below the source's root, without '..'"
+        )
+    path = root / pure
+    resolved = path.resolve()
+    if not resolved.is_relative_to(root.resolve()):
+        raise SourceDataError(ErrorKind.FILE_UNSAFE, relative, f"leads to {resolved}, outside the root {root}")
+    if not resolved.is_file():
+        raise SourceDataError(ErrorKind.FILE_MISSING, relative, f"is named by a table but is not a file under {root}")
+    return path
+
+
+def read_bytes(path: Path, key: str) -> bytes:
+    """Return a raw file's content; what the disk refuses is a fault of the source.
+
+    Raises:
+        SourceDataError: If the file cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SourceDataError(ErrorKind.FILE_CORRUPT, key, f"cannot be read: {error.strerror}") from error
+
+
+def check_jpeg(content: bytes, key: str, *, width: int, height: int, max_pixels: int) -> None:
+    """Decode a JPEG to its last line and check that it is what its table says.
+
+    Args:
+        content: The whole file.
+        key: Its name, for the error.
+        width: Columns that the table gives.
+        height: Rows that the table gives.
+        max_pixels: Area above which nothing is decoded.
+
+    Raises:
+        SourceDataError: If it is not a JPEG, not 8-bit RGB, of another size, larger than ``max_pixels``, or cut short.
+    """
+    try:
+        image = Image.open(io.BytesIO(content), formats=("JPEG",))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        # Pillow's own limit is process-wide, and importing nuscenes-devkit lifts it: ours is checked below.
+        raise SourceDataError(ErrorKind.IMAGE_INVALID, key, f"{error}; want <= {max_pixels} pixels") from error
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise SourceDataError(
+            ErrorKind.IMAGE_INVALID, key, f"is not a JPEG (begins with {content[:4].hex() or 'nothing'})"
+        ) from error
+    seen_width, seen_height = image.size
+    if seen_width * seen_height > max_pixels:
+        message = f"claims {seen_width} x {seen_height} pixels, want at most {max_pixels} in all"
+        raise SourceDataError(ErrorKind.IMAGE_INVALID, key, message)
+    if (seen_width, seen_height) != (width, height):
+        message = f"is {seen_width} x {seen_height} pixels, its table says {width} x {height}"
+        raise SourceDataError(ErrorKind.IMAGE_INVALID, key, message)
+    if image.mode != "RGB":
+        raise SourceDataError(ErrorKind.IMAGE_INVALID, key, f"has mode {image.mode}, want RGB")
+    try:
+        image.load()
+    except (OSError, SyntaxError) as error:
+        raise SourceDataError(ErrorKind.FILE_CORRUPT, key, f"{len(content)} bytes do not decode: {error}") from error
+
+
+def parse_nuscenes_lidar(content: bytes, key: str) -> Float32[np.ndarray, "points 4"]:
+    """Return the points of a ``.pcd.bin`` sweep: x, y, z in the sensor frame, metres, and intensity.
+
+    Raises:
+        SourceDataError: If the file is empty, is no whole number of points, or holds a value that is not finite.
+    """
+    point_bytes = NUSCENES_POINT_FIELDS * 4
+    if not content:
+        raise SourceDataError(ErrorKind.LIDAR_INVALID, key, "holds no point")
+    if len(content) % point_bytes:
+        message = (
+            f"has {len(content)} bytes, want a multiple of {point_bytes} ({NUSCENES_POINT_FIELDS} float32 a point)"
+        )
+        raise SourceDataError(ErrorKind.LIDAR_INVALID, key, message)
+    points = np.frombuffer(content, "<f4").reshape(-1, NUSCENES_POINT_FIELDS)[:, :4]
+    bad = ~np.isfinite(points).all(axis=1)
+    if bad.any():
+        first = int(np.flatnonzero(bad)[0])
+        message = (
+            f"{int(bad.sum())} of {len(points)} points are not finite, the first is number {first}: {points[first]}"
+        )
+        raise SourceDataError(ErrorKind.LIDAR_INVALID, key, message)
+    return np.ascontiguousarray(points, dtype=np.float32)
+
+
+def number_list(value: Any, shape: tuple[int, ...], kind: ErrorKind, key: str) -> np.ndarray:  # noqa: ANN401 - JSON
+    """Return a JSON value as a finite float64 array of exactly ``shape``.
+
+    Raises:
+        SourceDataError: Of the given kind, if it is anything else.
+    """
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise SourceDataError(kind, key, f"is {value!r}, want numbers of shape {shape}") from error
+    if array.shape != shape:
+        raise SourceDataError(kind, key, f"has shape {array.shape}, want {shape}")
+    if not np.isfinite(array).all():
+        raise SourceDataError(kind, key, f"is {array.tolist()}, want finite numbers")
+    return array

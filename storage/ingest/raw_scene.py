@@ -1,0 +1,150 @@
+"""A scene as its tables describe it, checked, before any of its image and LiDAR files has been opened."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from storage.errors import ErrorKind, SourceDataError
+from storage.geometry.transforms import rotation_error
+from storage.provenance import digest_of
+from storage.scenes.schema import SceneBoxes
+
+MAX_ROTATION_ERROR = 1e-6  # of a matrix built in float64 from a quaternion that was normalised
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestConfig:
+    """What to take from a recording, and what to refuse.
+
+    Attributes:
+        cameras: Channels to ingest, in this order; empty takes every camera of the rig.
+        lidar: Channel whose sweeps are the frames' reference instants.
+        max_frames: Stop after this many frames, or None for the whole scene.
+        max_image_pixels: Area above which an image is refused as a decompression bomb.
+        max_speed_mps: Ego speed between two frames above which a pose is taken to have jumped, metres a second.
+    """
+
+    cameras: tuple[str, ...] = ()
+    lidar: str = "LIDAR_TOP"
+    max_frames: int | None = None
+    max_image_pixels: int = 50_000_000
+    max_speed_mps: float = 100.0
+
+    def __post_init__(self) -> None:
+        if len(set(self.cameras)) != len(self.cameras):
+            raise ValueError(f"cameras are {self.cameras}, want each once")
+        if self.max_frames is not None and self.max_frames < 1:
+            raise ValueError(f"max_frames is {self.max_frames}, want at least 1 or None")
+        if self.max_image_pixels < 1:
+            raise ValueError(f"max_image_pixels is {self.max_image_pixels}, want at least 1")
+        if not self.max_speed_mps > 0:
+            raise ValueError(f"max_speed_mps is {self.max_speed_mps}, want more than 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawScene:
+    """Geometry, times, annotations and file names of one scene; arrays mean what they mean in ``SceneData``.
+
+    Attributes:
+        name: Scene name, for errors.
+        camera_names: In the order of every camera axis below.
+        image_sizes: Height and width that the tables give for each camera, pixels.
+        intrinsics: Of the images as stored, pixels.
+        camera_to_ego: Fixed on the vehicle.
+        lidar_to_ego: Fixed on the vehicle.
+        timestamp_us: Reference instant of each frame.
+        ego_to_world: Ego pose at the reference instant.
+        camera_timestamp_us: Instant of each exposure.
+        camera_ego_to_world: Ego pose at each exposure.
+        image_files: ``[frame][camera]``, relative to the source's root.
+        lidar_files: One for each frame, relative to the source's root.
+        boxes: Annotations.
+        attributes: JSON values worth keeping.
+        row_digests: SHA-256 of the table rows that were used, by ``<table file>#<scene>``.
+        pose_source: Where the ego poses came from.
+    """
+
+    name: str
+    camera_names: tuple[str, ...]
+    image_sizes: tuple[tuple[int, int], ...]
+    intrinsics: Float[np.ndarray, "cameras 3 3"]
+    camera_to_ego: Float[np.ndarray, "cameras 4 4"]
+    lidar_to_ego: Float[np.ndarray, "4 4"]
+    timestamp_us: Int64[np.ndarray, " frames"]
+    ego_to_world: Float[np.ndarray, "frames 4 4"]
+    camera_timestamp_us: Int64[np.ndarray, "frames cameras"]
+    camera_ego_to_world: Float[np.ndarray, "frames cameras 4 4"]
+    image_files: tuple[tuple[str, ...], ...]
+    lidar_files: tuple[str, ...]
+    boxes: SceneBoxes
+    attributes: dict[str, object]
+    row_digests: Mapping[str, str]
+    pose_source: str
+
+    @property
+    def calibration_digest(self) -> str:
+        """Return the SHA-256 of intrinsics and mounting of every sensor."""
+        return digest_of(
+            {
+                "cameras": self.camera_names,
+                "sizes": self.image_sizes,
+                "intrinsics": self.intrinsics.tolist(),
+                "camera_to_ego": self.camera_to_ego.tolist(),
+                "lidar_to_ego": self.lidar_to_ego.tolist(),
+            }
+        )
+
+
+def check_raw_scene(scene: RawScene, config: IngestConfig) -> None:
+    """Check what must hold in a recording of any format.
+
+    Raises:
+        SourceDataError: If intrinsics are singular, a pose is no rigid transform or jumps, or time does not advance.
+    """
+    for name, intrinsics in zip(scene.camera_names, scene.intrinsics, strict=True):
+        _check_intrinsics(intrinsics, f"{scene.name}/{name}")
+    _check_rigid(scene.camera_to_ego, ErrorKind.CALIBRATION_INVALID, f"{scene.name}: camera_to_ego")
+    _check_rigid(scene.lidar_to_ego, ErrorKind.CALIBRATION_INVALID, f"{scene.name}: lidar_to_ego")
+    _check_rigid(scene.ego_to_world, ErrorKind.POSE_INVALID, f"{scene.name}: ego_to_world")
+    _check_rigid(scene.camera_ego_to_world, ErrorKind.POSE_INVALID, f"{scene.name}: camera_ego_to_world")
+    _check_advances(scene.timestamp_us, f"{scene.name}/{config.lidar}")
+    for index, name in enumerate(scene.camera_names):
+        _check_advances(scene.camera_timestamp_us[:, index], f"{scene.name}/{name}")
+    _check_speed(scene, config.max_speed_mps)
+
+
+def _check_intrinsics(intrinsics: Float[np.ndarray, "3 3"], key: str) -> None:
+    pinhole = intrinsics[1, 0] == 0 and (intrinsics[2] == (0, 0, 1)).all()
+    if not (np.isfinite(intrinsics).all() and pinhole and intrinsics[0, 0] > 0 and intrinsics[1, 1] > 0):
+        message = f"intrinsics are {intrinsics.tolist()}, want [[fx, s, cx], [0, fy, cy], [0, 0, 1]] with fx, fy > 0"
+        raise SourceDataError(ErrorKind.CALIBRATION_INVALID, key, message)
+
+
+def _check_rigid(a_to_b: Float[np.ndarray, "*batch 4 4"], kind: ErrorKind, key: str) -> None:
+    finite = np.isfinite(a_to_b).all(axis=(-2, -1))
+    rigid = finite & (a_to_b[..., 3, :] == (0, 0, 0, 1)).all(axis=-1)
+    # NaN compares false, so what is not finite never counts as a small error.
+    rigid &= rotation_error(np.where(finite[..., None, None], a_to_b, 0.0)[..., :3, :3]) <= MAX_ROTATION_ERROR
+    if not rigid.all():
+        index = tuple(int(i) for i in np.argwhere(~rigid)[0])
+        message = f"is {a_to_b[index].tolist()}, want a rotation and a finite translation"
+        raise SourceDataError(kind, f"{key}{list(index)}", message)
+
+
+def _check_advances(timestamp_us: Int64[np.ndarray, " frames"], key: str) -> None:
+    backwards = np.flatnonzero(np.diff(timestamp_us) <= 0)
+    if len(backwards):
+        frame = int(backwards[0]) + 1
+        message = f"frame {frame} is at {timestamp_us[frame]} us, want later than {timestamp_us[frame - 1]}"
+        raise SourceDataError(ErrorKind.TIME_INVALID, key, message)
+
+
+def _check_speed(scene: RawScene, max_speed_mps: float) -> None:
+    distance = np.linalg.norm(np.diff(scene.ego_to_world[:, :3, 3], axis=0), axis=-1)
+    speed = distance / (np.diff(scene.timestamp_us) * 1e-6)
+    if (speed > max_speed_mps).any():
+        frame = int(np.argmax(speed)) + 1
+        message = f"pose jumps at {speed.max():.1f} m/s before frame {frame}, want at most {max_speed_mps} m/s"
+        raise SourceDataError(ErrorKind.POSE_INVALID, f"{scene.name}: ego_to_world[{frame}]", message)

@@ -1,0 +1,123 @@
+"""Sources: where a data set lies on disk, in which format, version and under which licence.
+
+A source is registered once per home, as ``<home>/sources/<dataset>.json``; every later stage names only the data set.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from storage.errors import ErrorKind, SourceDataError
+from storage.keys import SceneKey
+from storage.versioned import Home
+
+SOURCE_FORMATS = ("nuscenes",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceConfig:
+    """One raw data set on disk.
+
+    Attributes:
+        dataset: Name its scenes are known by, the first half of every scene key.
+        format: Layout of the files, one of ``SOURCE_FORMATS``.
+        root: Folder that holds the data; made absolute, so that a source means the same from any working directory.
+        version: Name of the release inside the root, for nuScenes the folder of the tables.
+        licence: Terms that go into the provenance of everything made from it.
+    """
+
+    dataset: str
+    format: str = "nuscenes"
+    root: Path
+    version: str
+    licence: str = "unspecified"
+
+    def __post_init__(self) -> None:
+        SceneKey(self.dataset, "any")  # raises on a name that cannot stand in a key
+        if self.format not in SOURCE_FORMATS:
+            raise ValueError(f"format is {self.format!r}, want one of {SOURCE_FORMATS}")
+        if not self.version or any(c in self.version for c in "/\\") or self.version.startswith("."):
+            raise ValueError(f"version is {self.version!r}, want the name of one folder inside the root")
+        if not self.licence:
+            raise ValueError("licence is empty, want the terms of use or 'unspecified'")
+        object.__setattr__(self, "root", Path(self.root).absolute())
+
+
+def register_source(home: Home, source: SourceConfig) -> Path:
+    """Write a source under the home, in place of any of the same name, and return the file written.
+
+    Raises:
+        SourceDataError: If its root is not a folder.
+    """
+    if not source.root.is_dir():
+        raise SourceDataError(ErrorKind.FILE_MISSING, str(source.root), "is no folder; want the root of the data set")
+    path = _source_path(home, source.dataset)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(f".{os.getpid()}.tmp")
+    aside.write_text(json.dumps({**asdict(source), "root": str(source.root)}, indent=2, sort_keys=True) + "\n")
+    aside.replace(path)
+    return path
+
+
+def load_source(home: Home, dataset: str) -> SourceConfig:
+    """Return the source registered under ``dataset``.
+
+    Raises:
+        SourceDataError: If none is, or its file is not a valid source.
+    """
+    path = _source_path(home, dataset)
+    if not path.is_file():
+        registered = sorted(p.stem for p in path.parent.glob("*.json"))
+        raise SourceDataError(
+            ErrorKind.FILE_MISSING, str(path), f"no source {dataset!r} is registered; registered are {registered}"
+        )
+    try:
+        raw = json.loads(path.read_text())
+        source = _from_json(raw)
+    except SourceDataError:
+        raise
+    except (ValueError, TypeError) as error:  # bad JSON, wrong types and values out of range alike
+        raise SourceDataError(ErrorKind.TABLE_INVALID, str(path), f"is not a valid source: {error}") from error
+    if source.dataset != dataset:
+        raise SourceDataError(ErrorKind.TABLE_INVALID, str(path), f"describes {source.dataset!r}, want {dataset!r}")
+    return source
+
+
+def list_scenes(
+    source: SourceConfig, *, on_rejected: Callable[[SourceDataError], None] | None = None
+) -> list[SceneKey]:
+    """Return the keys of all scenes of a source, in the order of its own index.
+
+    Args:
+        source: The source to look into.
+        on_rejected: Called with the error of each scene that cannot be named (reserved characters, duplicates), which
+            is then left out. Without it the first such error is raised.
+
+    Raises:
+        SourceDataError: If the source cannot be read, or a scene was rejected and nobody listens.
+    """
+    from storage.ingest.nuscenes_tables import load_tables, scene_names
+
+    keys = []
+    for name in scene_names(load_tables(source.root, source.version), on_rejected=on_rejected):
+        keys.append(SceneKey(source.dataset, name))
+    return keys
+
+
+def _source_path(home: Home, dataset: str) -> Path:
+    return home.root / "sources" / f"{SceneKey(dataset, 'any').dataset}.json"
+
+
+def _from_json(raw: Any) -> SourceConfig:  # noqa: ANN401 - whatever a file may hold
+    if not isinstance(raw, dict):
+        raise TypeError(f"holds a {type(raw).__name__}, want an object")
+    wanted = {f.name for f in fields(SourceConfig)}
+    if set(raw) != wanted:
+        raise ValueError(f"fields are {sorted(raw)}, want {sorted(wanted)}")
+    for name, value in raw.items():
+        if not isinstance(value, str):
+            raise TypeError(f"field {name!r} is {value!r}, want a string")
+    return SourceConfig(**{**raw, "root": Path(raw["root"])})
