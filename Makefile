@@ -1,0 +1,70 @@
+# One recipe per thing a user or CI does. `make help` lists them.
+PYTHON ?= python3.11
+PYTHON := $(shell command -v $(PYTHON) || command -v python3)
+VENV := .venv
+NERFSTUDIO_VENV := .venv-nerfstudio
+BIN := $(VENV)/bin
+DEMO_HOME ?= demo
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo ui test check environments lint types contracts tests golden wheel-check lock clean system-packages
+
+help: ## List the recipes
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+demo: environments ## Raw frames to an evaluated student, on procedural scenes
+	$(BIN)/distillnerf demo --home $(DEMO_HOME)
+
+ui: environments ## Open the Dagster UI on the demo's home
+	$(BIN)/distillnerf ui --home $(DEMO_HOME)
+
+test: environments check wheel-check ## Everything that CI runs
+
+check: lint types contracts tests ## Lint, types, import contracts and tests, in environments that exist
+
+environments: $(VENV)/.built $(NERFSTUDIO_VENV)/.built ## Build both Python environments
+
+# pip before 24 backtracks into source packages that no longer build: upgrade it first.
+$(VENV)/.built: pyproject.toml environments/main.txt
+	@echo "== main environment ($(VENV)), about 2 minutes"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --upgrade pip
+	$(BIN)/pip install -q --progress-bar off -c environments/main.txt -e '.[dev]'
+	$(BIN)/pip check
+	@touch $@
+
+$(NERFSTUDIO_VENV)/.built: pyproject.toml environments/nerfstudio.txt
+	@echo "== nerfstudio environment ($(NERFSTUDIO_VENV)), about 2 minutes"
+	$(PYTHON) -m venv $(NERFSTUDIO_VENV)
+	$(NERFSTUDIO_VENV)/bin/pip install -q --upgrade pip
+	$(NERFSTUDIO_VENV)/bin/pip install -q --progress-bar off -r environments/nerfstudio.txt
+	$(NERFSTUDIO_VENV)/bin/pip install -q --no-deps -e .
+	@touch $@
+
+lint: ## Format and lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: ## Static types
+	$(BIN)/pyright
+
+contracts: ## What may import what
+	$(BIN)/lint-imports
+
+tests: ## The default test suite
+	$(BIN)/python -m pytest
+
+golden: ## Make the golden files again; review the diff
+	$(BIN)/python -m pytest --regenerate-golden
+
+wheel-check: environments ## Build the wheel, install it in a clean environment and test it there
+	bash .ci/wheel-check
+
+lock: ## Record the versions of the main environment
+	@(sed -n '/^#/p' environments/main.txt; $(BIN)/pip list --format=freeze | grep -viE '^(distillnerf|pip|setuptools|wheel)' | sed 's/+cpu//' | sort -f) > environments/main.new && mv environments/main.new environments/main.txt
+
+system-packages: ## Debian packages that the browser test needs
+	command -v chromium >/dev/null || (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium)
+
+clean: ## Remove environments and caches, never data
+	rm -rf $(VENV) $(NERFSTUDIO_VENV) build dist *.egg-info .pytest_cache .ruff_cache
