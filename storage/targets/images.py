@@ -1,0 +1,89 @@
+"""Input images: every image of a scene at the size a model reads, with the intrinsics that go with it."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import zarr
+
+from storage.keys import SceneKey
+from storage.provenance import InputVersion, Provenance, code_digest, config_digest, config_json, package_versions
+from storage.scenes.store import SceneReader
+from storage.targets.schema import check_target, create_target, write_target
+from storage.versioned import Home, Materialized, materialize_arrays
+
+KIND = "input_images"
+_NUM_WORKERS = 2  # decoding and resizing release the interpreter lock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputImagesConfig:
+    """Size of the images that models read.
+
+    Attributes:
+        height: Rows, pixels.
+        width: Columns, pixels. Where the aspect differs from the camera's, fx and fy are scaled apart.
+    """
+
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"height and width are {self.height} and {self.width}, want at least 1")
+
+
+def resize_scene_images(
+    home: Home,
+    scene_key: SceneKey,
+    config: InputImagesConfig,
+    *,
+    on_progress: Callable[[str, float, Mapping[str, Any]], None] | None = None,
+) -> Materialized:
+    """Return the resized images of a scene's current version, making them if they do not exist.
+
+    Args:
+        home: Where the scene lies and the images go.
+        scene_key: The scene.
+        config: Size wanted.
+        on_progress: Called with a stage, the fraction done and numbers worth showing.
+
+    Raises:
+        MissingTargetError: If the scene was never ingested.
+        IntegrityError: If its store has lost data.
+    """
+    version = home.require("scene", str(scene_key))
+    scene = SceneReader(home.open_arrays(version), version)
+    upstream = home.provenance(version)
+    provenance = Provenance(
+        kind=KIND,
+        partition=str(scene_key),
+        inputs=(InputVersion(version.kind, version.partition, version.digest),),
+        config_digest=config_digest(config),
+        code_digest=code_digest("storage.targets.images", "storage.scenes.store", "storage.geometry.cameras"),
+        calibration_digest=upstream.calibration_digest,
+        licence=upstream.licence,
+        config=config_json(config),
+        packages=package_versions("icechunk", "numpy", "pillow", "zarr"),
+    )
+
+    def write(group: zarr.Group) -> dict[str, Any]:
+        size = (config.height, config.width)
+        cameras = range(scene.num_cameras)
+        intrinsics = np.stack([scene.intrinsics(camera, size=size) for camera in cameras])
+        write_target(group, KIND, "intrinsics", intrinsics.astype(np.float64))
+        images = create_target(group, KIND, "image", (scene.num_frames, scene.num_cameras, *size, 3))
+        group.attrs["camera_names"] = list(scene.camera_names)
+        with ThreadPoolExecutor(_NUM_WORKERS) as pool:
+            for frame in range(scene.num_frames):
+                resize = partial(scene.resized_image, frame, height=config.height, width=config.width)
+                images[frame] = np.stack(list(pool.map(resize, cameras)))
+                if on_progress is not None:
+                    on_progress("resize", (frame + 1) / scene.num_frames, {"frame": frame})
+        check_target(group, KIND)
+        return {"frames": scene.num_frames, "cameras": scene.num_cameras, **config_json(config)}
+
+    return materialize_arrays(home, provenance, write)
