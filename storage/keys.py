@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from typing import Self
 
 from storage.errors import ErrorKind, SourceDataError
 
@@ -44,7 +43,7 @@ class SceneKey:
         return f"{self.dataset}.{self.scene_name}"
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str) -> "SceneKey":
         """Read back what ``str`` wrote; the first dot separates dataset and scene."""
         dataset, dot, scene_name = text.partition(".")
         if not dot:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from storage.errors import ErrorKind, IntegrityError
 
@@ -89,7 +89,7 @@ class Provenance:
         }
         return digest_of(determining)
 
-    def finished(self, wall_time_s: float) -> Self:
+    def finished(self, wall_time_s: float) -> "Provenance":
         """Return the same provenance stamped with the time it took and the time it is now."""
         return dataclasses.replace(
             self, wall_time_s=wall_time_s, created_at=datetime.now(UTC).isoformat(timespec="seconds")
@@ -100,7 +100,7 @@ class Provenance:
         return canonical_json(self)
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str) -> "Provenance":
         """Read back what ``to_json`` wrote.
 
         Raises:
