@@ -27,6 +27,7 @@ import zarr
 
 from storage import catalog
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
+from storage.integrity import reading
 from storage.keys import check_name
 from storage.provenance import Provenance, canonical_json, file_digest
 from storage.targets.schema import TARGET_SCHEMAS, check_target
@@ -141,7 +142,8 @@ class Home:
         if self.store_url is None and not (self.root / "stores" / kind / partition).is_dir():
             return None  # opening would create the empty folder
         storage = self._storage(kind, partition)
-        return icechunk.Repository.open(storage) if icechunk.Repository.exists(storage) else None
+        with reading(f"{kind}/{partition}"):
+            return icechunk.Repository.open(storage) if icechunk.Repository.exists(storage) else None
 
     @contextmanager
     def lock(self, kind: str, partition: str) -> Iterator[None]:
@@ -223,13 +225,9 @@ class Home:
         repository = self.repository(version.kind, version.partition)
         if repository is None:
             raise MissingTargetError(ErrorKind.STORE_MISSING, str(version), f"no store at {self.url(version)}")
-        try:
+        with reading(str(version)):
             session = repository.readonly_session(snapshot_id=version.snapshot_id)
             group = zarr.open_group(session.store, mode="r")
-        except (icechunk.IcechunkError, FileNotFoundError) as error:
-            raise IntegrityError(
-                ErrorKind.STORE_CORRUPT, str(version), f"snapshot {version.snapshot_id}: {error}"
-            ) from error
         _check_schema(str(version), group.attrs.get("schema_version"))
         return group
 
@@ -270,12 +268,8 @@ class Home:
         repository = self.repository(version.kind, version.partition)
         if repository is None:
             raise MissingTargetError(ErrorKind.STORE_MISSING, str(version), f"no store at {self.url(version)}")
-        try:
+        with reading(str(version)):
             return repository.lookup_snapshot(version.snapshot_id).metadata
-        except icechunk.IcechunkError as error:
-            raise IntegrityError(
-                ErrorKind.STORE_CORRUPT, str(version), f"snapshot {version.snapshot_id}: {error}"
-            ) from error
 
 
 def materialize_arrays(

@@ -4,7 +4,9 @@ Images stay the verbatim JPEG bytes of the recording, so nothing is lost and eve
 """
 
 import io
-from typing import Any, Self
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import zarr
@@ -14,6 +16,7 @@ from PIL import Image
 from storage.errors import ErrorKind, IntegrityError
 from storage.geometry.cameras import scale_intrinsics
 from storage.geometry.transforms import invert_se3
+from storage.integrity import reading
 from storage.keys import SceneKey
 from storage.scenes.schema import SCENE_SCHEMA, SceneBoxes, SceneData
 from storage.versioned import Home, StoreVersion
@@ -91,7 +94,7 @@ class SceneReader:
         self.attributes: dict[str, object] = dict(attributes["scene_attributes"])
         self._sizes = [(int(h), int(w)) for h, w in attributes["image_sizes"]]
         self._arrays = {
-            name: _read(group, name)
+            name: self._read(name)
             for name in (
                 "intrinsics",
                 "camera_to_ego",
@@ -102,11 +105,19 @@ class SceneReader:
                 "lidar_to_ego",
             )
         }
-        self._lidar_offsets = _read(group, "lidar/offsets")
-        self._image_offsets = [_read(group, f"images/{camera}/offsets") for camera in self.camera_names]
+        self._lidar_offsets = self._read("lidar/offsets")
+        self._image_offsets = [self._read(f"images/{camera}/offsets") for camera in self.camera_names]
+
+    def _read(self, name: str, selection: slice | None = None) -> np.ndarray:
+        key = f"{self.version or 'scene'}/{name}"
+        with reading(key):
+            array = self.group.get(name)
+            if not isinstance(array, zarr.Array):
+                raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, key, f"is {array}, want an array")
+            return np.asarray(array[...] if selection is None else array[selection])
 
     @classmethod
-    def open(cls, home: Home, scene_key: SceneKey | str, digest: str | None = None) -> Self:
+    def open(cls, home: Home, scene_key: SceneKey | str, digest: str | None = None) -> "SceneReader":
         """Open the current version of a scene, or the one with this digest."""
         version = home.require("scene", str(scene_key), digest)
         return cls(home.open_arrays(version), version)
@@ -128,25 +139,33 @@ class SceneReader:
     def image_bytes(self, frame_index: int, camera_index: int) -> bytes:
         """Return the encoded image, verbatim."""
         start, stop = self._image_offsets[camera_index][frame_index : frame_index + 2]
-        data = _read(self.group, f"images/{self.camera_names[camera_index]}/bytes", slice(int(start), int(stop)))
+        data = self._read(f"images/{self.camera_names[camera_index]}/bytes", slice(int(start), int(stop)))
         return data.tobytes()
 
     def image(self, frame_index: int, camera_index: int) -> UInt8[np.ndarray, "height width 3"]:
         """Return the decoded image, RGB."""
-        return np.asarray(self._decode(frame_index, camera_index, None))
+        with self._decoding(frame_index, camera_index) as image:
+            return np.asarray(image.convert("RGB"))
 
     def resized_image(
         self, frame_index: int, camera_index: int, *, height: int, width: int
     ) -> UInt8[np.ndarray, "height width 3"]:
         """Return the image resized with an antialiasing (area-supported) filter, RGB."""
-        image = self._decode(frame_index, camera_index, (width, height))
-        return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0))
+        with self._decoding(frame_index, camera_index) as image:
+            # Decode at a reduced scale that still oversamples twice. Its last row and column may reach past the edge
+            # of the image, so only the box that the image really fills is resized.
+            drafted = image.draft("RGB", (2 * width, 2 * height))
+            box = None if drafted is None else drafted[1]
+            decoded = image.convert("RGB")
+        return np.asarray(decoded.resize((width, height), Image.Resampling.BICUBIC, box, reducing_gap=3.0))
 
-    def _decode(self, frame_index: int, camera_index: int, wanted: tuple[int, int] | None) -> Image.Image:
-        image = Image.open(io.BytesIO(self.image_bytes(frame_index, camera_index)))
-        if wanted is not None:
-            image.draft("RGB", (2 * wanted[0], 2 * wanted[1]))  # decode at a reduced scale that still oversamples twice
-        return image.convert("RGB")
+    @contextmanager
+    def _decoding(self, frame_index: int, camera_index: int) -> Iterator[Image.Image]:
+        with (
+            reading(f"{self.version or 'scene'}/images/{self.camera_names[camera_index]}[{frame_index}]"),
+            Image.open(io.BytesIO(self.image_bytes(frame_index, camera_index))) as image,
+        ):
+            yield image
 
     def intrinsics(self, camera_index: int, *, size: tuple[int, int] | None = None) -> Float[np.ndarray, "3 3"]:
         """Return the intrinsics of the stored image, or of the same image resized to ``size`` (height, width)."""
@@ -193,7 +212,7 @@ class SceneReader:
     def lidar_points(self, frame_index: int) -> Float[np.ndarray, "points 4"]:
         """Return x, y, z in the ego frame of the reference instant (metres) and intensity, float32."""
         start, stop = self._lidar_offsets[frame_index : frame_index + 2]
-        return _read(self.group, "lidar/points", slice(int(start), int(stop)))
+        return self._read("lidar/points", slice(int(start), int(stop)))
 
     @property
     def lidar_to_ego(self) -> Float[np.ndarray, "4 4"]:
@@ -203,15 +222,8 @@ class SceneReader:
     def boxes(self) -> SceneBoxes:
         """Return the annotations, for evaluation and dynamic masks; empty where the source has none."""
         arrays = {
-            name: _read(self.group, f"boxes/{name}")
+            name: self._read(f"boxes/{name}")
             for name in ("frame_index", "centre", "size", "quat_wxyz", "num_lidar_points")
         }
         categories, instances = self._box_names
         return SceneBoxes(category=categories, instance=instances, **arrays)
-
-
-def _read(group: zarr.Group, name: str, selection: slice | None = None) -> np.ndarray:
-    array = group[name]
-    if not isinstance(array, zarr.Array):
-        raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, name, "is a group, want an array")
-    return np.asarray(array[...] if selection is None else array[selection])

@@ -10,6 +10,7 @@ import numpy as np
 import zarr
 
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
+from storage.integrity import reading
 
 # One frame of all cameras is one chunk: a training sample reads whole frames, and a lost object costs one frame.
 _FRAME_AXES = ("frames",)
@@ -120,7 +121,8 @@ def read_target(group: zarr.Group, kind: str, name: str, selection: Any = ...) -
     array = group[name]
     if not isinstance(array, zarr.Array) or array.dtype != np.dtype(spec.dtype) or array.ndim != len(spec.axes):
         raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, f"{kind}/{name}", f"want {spec.dtype} over {spec.axes}")
-    return np.asarray(array[selection])
+    with reading(f"{kind}/{name}"):
+        return np.asarray(array[selection])
 
 
 def check_target(group: zarr.Group, kind: str) -> None:
