@@ -1,0 +1,255 @@
+"""Compare voxel and pixel features with words, in CLIP's own space.
+
+The student predicts features reduced by a basis (a shifted, scaled PCA). A cosine taken there is not
+CLIP's cosine, so each comparison is with the *reconstructed* feature ``mean + components @ z``. Since
+``z`` is short, its dot product with a text and its norm are quadratic forms in ``z``: exact, without
+ever building the long vector.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from jaxtyping import Float, Float32
+from scipy.optimize import minimize_scalar
+
+from storage.errors import ErrorKind, ProvenanceMismatchError, SourceDataError
+from storage.procedural.classes import CLASSES, NUM_OCC3D_CLASSES, SKY
+from storage.provenance import file_digest
+from storage.targets.schema import read_target
+
+DEFAULT_TEMPLATE = "a photo of a {}"
+
+OCC3D_NAMES: tuple[str, ...] = (
+    "others", "barrier", "bicycle", "bus", "car", "construction_vehicle", "motorcycle", "pedestrian", "traffic_cone",
+    "trailer", "truck", "driveable_surface", "other_flat", "sidewalk", "terrain", "manmade", "vegetation",
+)  # fmt: skip
+"""Names of the Occ3D-nuScenes classes 0 to 16, in order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptSet:
+    """Named classes and the words that stand for each.
+
+    Attributes:
+        names: One per class.
+        words: The words of each class, at least one; a class scores as its best word.
+        template: Sentence with one ``{}`` for the word.
+    """
+
+    names: tuple[str, ...]
+    words: tuple[tuple[str, ...], ...]
+    template: str = DEFAULT_TEMPLATE
+
+    def __post_init__(self) -> None:
+        """Reject a set that cannot be scored."""
+        if not self.names or len(self.names) != len(self.words) or not all(self.words):
+            raise ValueError("a prompt set needs at least one class and at least one word for each")
+        if self.template.count("{}") != 1:
+            raise ValueError(f"a template needs exactly one '{{}}', got {self.template!r}")
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Every prompt, class after class."""
+        return tuple(self.template.format(word) for words in self.words for word in words)
+
+    @property
+    def prompt_classes(self) -> tuple[int, ...]:
+        """The class index of each prompt."""
+        return tuple(index for index, words in enumerate(self.words) for _ in words)
+
+
+def occ3d_prompts(*, with_sky: bool, template: str = DEFAULT_TEMPLATE) -> PromptSet:
+    """Return the 17 Occ3D classes with the words of every finer class that belongs to them.
+
+    Args:
+        with_sky: Add the sky as the last class: for pixels. Voxels are never sky.
+        template: Sentence with one ``{}``.
+    """
+    words: list[list[str]] = [[] for _ in range(NUM_OCC3D_CLASSES)]
+    for entry in CLASSES:
+        words[entry.occ3d_index].extend(entry.words)
+    names = list(OCC3D_NAMES)
+    if with_sky:
+        names.append(SKY.name)
+        words.append(list(SKY.words))
+    return PromptSet(names=tuple(names), words=tuple(tuple(w) for w in words), template=template)
+
+
+def query_prompts(text: str, *, template: str = DEFAULT_TEMPLATE, negatives: Sequence[str] = ()) -> PromptSet:
+    """Return a two-sided set: the queried words first, and what they are told apart from.
+
+    Without declared negatives these are the classes of the vocabulary that do not know the text as
+    one of their own words: asking for "automobile" must not compete with "car".
+
+    Args:
+        text: The query, a word or a phrase.
+        template: Sentence with one ``{}``.
+        negatives: Words to tell it apart from.
+
+    Raises:
+        ValueError: If the text is blank, or one of the negatives.
+    """
+    query = " ".join(text.split())
+    if not query:
+        raise ValueError("a query needs at least one word")
+    if negatives:
+        if query.lower() in {word.lower() for word in negatives}:
+            raise ValueError(f"the query {query!r} is among its own negatives")
+        others = {word: (word,) for word in negatives}
+    else:
+        entries = [entry for entry in (*CLASSES, SKY) if query.lower() not in (entry.name, *entry.words)]
+        if len(entries) < len(CLASSES) + 1:  # a known word: its whole Occ3D class is no negative
+            own = {e.occ3d_index for e in (*CLASSES, SKY) if query.lower() in (e.name, *e.words)} - {0}
+            entries = [entry for entry in entries if entry.occ3d_index not in own]
+        others = {entry.name: entry.words for entry in entries}
+    return PromptSet(names=(query, *others), words=((query,), *others.values()), template=template)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureBasis:
+    """The affine map between stored, reduced features and the teacher's own.
+
+    Attributes:
+        mean: Of the teacher's features.
+        components: Principal directions, as columns.
+        minimum: Coordinate that is stored as 0, per component.
+        maximum: Coordinate that is stored as 1.
+    """
+
+    mean: Float32[np.ndarray, " dimension"]
+    components: Float32[np.ndarray, "dimension channels"]
+    minimum: Float32[np.ndarray, " channels"]
+    maximum: Float32[np.ndarray, " channels"]
+
+    @classmethod
+    def read(cls, group: zarr.Group) -> "FeatureBasis":
+        """Read a ``feature_basis`` store."""
+        names = ("mean", "components", "minimum", "maximum")
+        mean, components, minimum, maximum = (read_target(group, "feature_basis", name) for name in names)
+        return cls(mean=mean, components=components, minimum=minimum, maximum=maximum)
+
+    def reconstruct(self, reduced: Float[np.ndarray, "*batch channels"]) -> Float[np.ndarray, "*batch dimension"]:
+        """Return the teacher's features that the reduced ones stand for."""
+        return self.mean + self._coordinates(reduced) @ self.components.T
+
+    def cosine(
+        self, reduced: Float[np.ndarray, "n channels"], embeddings: Float[np.ndarray, "texts dimension"]
+    ) -> Float[np.ndarray, "n texts"]:
+        """Return the cosine of each reconstructed feature with each unit embedding.
+
+        Args:
+            reduced: As stored or predicted, about [0, 1]. A row with a NaN gives NaN.
+            embeddings: Unit length.
+        """
+        z = self._coordinates(reduced)
+        dot = z @ (self.components.T @ embeddings.T) + self.mean @ embeddings.T
+        gram = self.components.T @ self.components
+        squared = np.sum((z @ gram) * z, axis=1) + 2.0 * z @ (self.components.T @ self.mean) + self.mean @ self.mean
+        return dot / np.sqrt(np.maximum(squared, 1e-12))[:, None]
+
+    def _coordinates(self, reduced: Float[np.ndarray, "*batch channels"]) -> Float[np.ndarray, "*batch channels"]:
+        if reduced.shape[-1] != self.minimum.shape[0]:
+            raise ValueError(f"features have {reduced.shape[-1]} channels, the basis has {self.minimum.shape[0]}")
+        return self.minimum + reduced.astype(np.float32) * (self.maximum - self.minimum)
+
+
+class TextEncoder:
+    """CLIP's text tower, and the temperature it was trained with.
+
+    Args:
+        source: A local folder or a model hub id that ``from_pretrained`` takes.
+        expected_digest: SHA-256 that ``model.safetensors`` must have, or empty to accept any. It is
+            checked for folders; features of one checkpoint must not be read with another's words.
+
+    Raises:
+        SourceDataError: If the folder is not a CLIP checkpoint.
+        ProvenanceMismatchError: If its weights are not the expected ones.
+    """
+
+    def __init__(self, source: str, *, expected_digest: str = "") -> None:
+        from transformers import AutoTokenizer, CLIPModel  # heavy: only what reads text pays for it
+
+        weights = Path(source) / "model.safetensors"
+        if weights.is_file():
+            self.digest = file_digest(weights)
+            if expected_digest and self.digest != expected_digest:
+                raise ProvenanceMismatchError(
+                    ErrorKind.DIGEST_MISMATCH,
+                    str(weights),
+                    f"the features were made with weights {expected_digest[:12]}, these are {self.digest[:12]}",
+                )
+        else:
+            self.digest = expected_digest
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(source)
+            model = CLIPModel.from_pretrained(source).eval()
+        except (OSError, ValueError) as error:
+            raise SourceDataError(
+                ErrorKind.WEIGHTS_MISSING, source, f"no CLIP checkpoint can be loaded: {error}"
+            ) from error
+        self.source = source
+        self.temperature = float(torch.exp(-model.logit_scale.detach()))
+        del model.vision_model  # images are never encoded here
+        self._model = model
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str]) -> Float32[np.ndarray, "texts dimension"]:
+        """Return the unit embedding of each text."""
+        tokens = self._tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+        pooled = self._model.text_model(
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], return_dict=True
+        ).pooler_output
+        embeddings = self._model.text_projection(pooled)
+        return torch.nn.functional.normalize(embeddings.float(), dim=-1).numpy()
+
+
+def class_cosine(
+    prompt_cosine: Float[np.ndarray, "n prompts"], prompt_classes: Sequence[int]
+) -> Float[np.ndarray, "n classes"]:
+    """Return each class's cosine: that of its best word."""
+    owner = np.asarray(prompt_classes)
+    return np.stack([prompt_cosine[:, owner == index].max(axis=1) for index in range(int(owner.max()) + 1)], axis=1)
+
+
+def class_probability(cosine: Float[np.ndarray, "n classes"], temperature: float) -> Float[np.ndarray, "n classes"]:
+    """Return the softmax of the cosines at a temperature; rows with a NaN stay NaN."""
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    logit = (cosine - cosine.max(axis=1, keepdims=True)) / temperature
+    weight = np.exp(logit)
+    return weight / weight.sum(axis=1, keepdims=True)
+
+
+def fit_softmax_temperature(
+    cosine: Float[np.ndarray, "n classes"], labels: Sequence[int] | np.ndarray, *, low: float = 1e-3, high: float = 1.0
+) -> float:
+    """Return the temperature with the smallest log loss, found on training scenes.
+
+    Args:
+        cosine: Of labelled features with each class.
+        labels: True class of each row.
+        low: Smallest temperature tried.
+        high: Largest.
+
+    Raises:
+        ValueError: If there is nothing to fit.
+    """
+    target = np.asarray(labels, dtype=np.int64)
+    if target.size == 0 or target.size != len(cosine):
+        raise ValueError(f"want one label per row and at least one, got {target.size} for {len(cosine)}")
+    logits = cosine.astype(np.float64)
+    chosen = logits[np.arange(len(logits)), target]
+    peak = logits.max(axis=1)
+
+    def loss(log_temperature: float) -> float:
+        temperature = np.exp(log_temperature)
+        log_sum = peak / temperature + np.log(np.exp((logits - peak[:, None]) / temperature).sum(axis=1))
+        return float(np.mean(log_sum - chosen / temperature))
+
+    found: Any = minimize_scalar(loss, bounds=(np.log(low), np.log(high)), method="bounded")
+    return float(np.exp(found.x))
