@@ -1,0 +1,73 @@
+"""Parameterised space: ego space squeezed, axis by axis, into the cube (-1, 1)^3.
+
+Within the inner range R an axis is linear, ``s = alpha x / R``; outside, ``s = sign(x) (1 - R (1 - alpha) / |x|)``
+(Eq. 3 of the paper, per axis rather than by norm, so that a grid cell stays a box in ego space). Both
+pieces are one expression without a branch: with ``c = clamp(x, -R, R)``,
+``s = alpha c / R + (1 - alpha) (x - c) / max(|x|, R)``.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from student.model.config import ContractionConfig, DepthBinsConfig
+
+
+def _inner_ranges(config: ContractionConfig, like: Tensor) -> Float[Tensor, "3"]:
+    return like.new_tensor([config.inner_range_xy, config.inner_range_xy, config.inner_range_z])
+
+
+def contract(points_ego: Float[Tensor, "*shape 3"], config: ContractionConfig) -> Float[Tensor, "*shape 3"]:
+    """Map points in the ego frame, metres, to contracted coordinates in (-1, 1).
+
+    Strictly increasing in every axis, so boxes stay boxes. Differentiable everywhere.
+    """
+    inner_range = _inner_ranges(config, points_ego)
+    inner = torch.maximum(torch.minimum(points_ego, inner_range), -inner_range)
+    outer = (points_ego - inner) / torch.maximum(points_ego.abs(), inner_range)
+    return inner * (config.inner_ratio / inner_range) + outer * (1.0 - config.inner_ratio)
+
+
+def uncontract(contracted: Float[Tensor, "*shape 3"], config: ContractionConfig) -> Float[Tensor, "*shape 3"]:
+    """Invert :func:`contract`: contracted coordinates in (-1, 1) to the ego frame, metres.
+
+    The ends -1 and 1 are infinitely far away and map to infinity.
+    """
+    inner_range = _inner_ranges(config, contracted)
+    magnitude = contracted.abs()
+    is_inner = magnitude <= config.inner_ratio
+    # Inside, the outer formula may divide by nearly nothing; its denominator is replaced, not its result,
+    # so that no gradient becomes NaN.
+    headroom = torch.where(is_inner, torch.ones_like(magnitude), 1.0 - magnitude)
+    outer = inner_range * (1.0 - config.inner_ratio) / headroom
+    return contracted.sign() * torch.where(is_inner, magnitude * (inner_range / config.inner_ratio), outer)
+
+
+def contract_distance(
+    distances: Float[Tensor, "*shape"], *, inner_range: float, inner_ratio: float
+) -> Float[Tensor, "*shape"]:
+    """Contract a non-negative distance along a ray as :func:`contract` does a coordinate."""
+    inner = distances.clamp(max=inner_range)
+    outer = (distances - inner) / distances.clamp(min=inner_range)
+    return inner * (inner_ratio / inner_range) + outer * (1.0 - inner_ratio)
+
+
+def depth_bin_edges(bins: DepthBinsConfig, contraction: ContractionConfig) -> Float[Tensor, " edges"]:
+    """Return the ascending edges of depth bins along a unit ray, metres.
+
+    With the published values there are 286 "contracted" bins to 117.9 m, and 250 "linear" bins to 50 m.
+    """
+    if bins.spacing == "logarithmic":
+        exponents = torch.linspace(math.log(bins.near), math.log(bins.far), bins.num_bins + 1, dtype=torch.float64)
+        return exponents.exp().float()
+    end = min(bins.far, bins.linear_until) if bins.spacing == "contracted" else bins.far
+    inner = torch.arange(bins.near, end, bins.step, dtype=torch.float64)
+    if bins.spacing == "linear" or bins.far <= bins.linear_until:
+        return torch.cat([inner, inner.new_tensor([end])]).float()
+    ratio = contraction.inner_ratio
+    contracted_far = 1.0 - bins.linear_until * (1.0 - ratio) / bins.far
+    contracted_step = ratio * bins.step / bins.linear_until
+    outer = torch.arange(ratio, contracted_far, contracted_step, dtype=torch.float64)
+    return torch.cat([inner, bins.linear_until * (1.0 - ratio) / (1.0 - outer)]).float()

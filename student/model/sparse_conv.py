@@ -1,0 +1,281 @@
+"""Sparse convolution on occupied cells: gather, one matrix product per tap, and a sum by output.
+
+A *kernel map* lists, for every tap of the kernel, which input row meets which output row. Its pairs are
+kept in blocks of consecutive output rows, so that the buffers between gather, product and sum are small
+enough to stay in cache and are used again for the next block; on the CPU, touching fresh memory costs
+more than the arithmetic.
+
+The backward pass is the same walk over the transposed map: gathering the output's gradient once serves
+both the input's gradient and the weights'.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int32, Int64
+from torch import Tensor, nn
+from torch.nn.functional import embedding_bag
+
+from student.model.gather_sum import offsets_from_counts
+from student.model.sparse_voxels import CHILDREN_PER_AXIS, CHILDREN_PER_CELL, SparseGrid
+
+_BLOCK_ROWS = 4096
+_KERNEL_OFFSETS = tuple((x, y, z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1))
+NUM_NEIGHBOUR_TAPS = len(_KERNEL_OFFSETS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelMap:
+    """The pairs of rows that a sparse convolution multiplies, by block of output rows, then by tap.
+
+    Attributes:
+        input_row: Row gathered by each pair.
+        output_row: Row that each pair adds to.
+        pairs_by_output: Within each block, its pairs in the order of their output rows, counted from the
+            block's first pair.
+        output_offsets: Where the pairs of each output row start in ``pairs_by_output``.
+        counts: Number of pairs by block and tap.
+        num_outputs: Output rows.
+    """
+
+    input_row: Int64[Tensor, " pairs"]
+    output_row: Int64[Tensor, " pairs"]
+    pairs_by_output: Int64[Tensor, " pairs"]
+    output_offsets: Int64[Tensor, " outputs_and_one"]
+    counts: tuple[tuple[int, ...], ...]
+    num_outputs: int
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs in all: useful multiply-adds are this times input times output channels."""
+        return self.input_row.shape[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvolutionMap:
+    """A kernel map and its transpose.
+
+    Attributes:
+        forward: Inputs to outputs.
+        transposed: Outputs to inputs.
+        transposed_taps: Tap of the forward kernel that each tap of the transposed map stands for.
+    """
+
+    forward: KernelMap
+    transposed: KernelMap
+    transposed_taps: tuple[int, ...]
+
+
+def neighbour_map(grid: SparseGrid, *, level: str) -> ConvolutionMap:
+    """Map every occupied cell to its occupied neighbours in a 3^3 window (a submanifold convolution).
+
+    Args:
+        grid: Occupied cells.
+        level: "coarse" or "fine".
+
+    Raises:
+        ValueError: If ``level`` is neither.
+    """
+    coarse = _coarse_neighbours(grid)
+    if level == "coarse":
+        rows = coarse
+    elif level == "fine":
+        rows = _fine_neighbours(grid, coarse)
+    else:
+        raise ValueError(f"level must be 'coarse' or 'fine', got {level!r}")
+    # If b is a's neighbour at tap k, a is b's at the opposite one: the map is its own transpose.
+    kernel_map = _from_row_table(rows)
+    return ConvolutionMap(
+        forward=kernel_map, transposed=kernel_map, transposed_taps=tuple(reversed(range(NUM_NEIGHBOUR_TAPS)))
+    )
+
+
+def children_map(grid: SparseGrid) -> ConvolutionMap:
+    """Map the fine cells of each coarse cell to it, one tap per place: a convolution of size and stride 4."""
+    child = grid.fine_keys % CHILDREN_PER_CELL
+    to_parent = torch.full((CHILDREN_PER_CELL, grid.num_fine), -1, dtype=torch.int32, device=child.device)
+    fine_row = torch.arange(grid.num_fine, device=child.device)
+    to_parent[child, fine_row] = grid.parent_row.to(torch.int32)
+    return ConvolutionMap(
+        forward=_from_row_table(grid.child_table.T),
+        transposed=_from_row_table(to_parent),
+        transposed_taps=tuple(range(CHILDREN_PER_CELL)),
+    )
+
+
+def _coarse_neighbours(grid: SparseGrid) -> Int32[Tensor, "27 coarse"]:
+    """Return the row of each coarse cell's neighbours, -1 where unoccupied or outside."""
+    device = grid.coarse_keys.device
+    resolution = grid.shape.coarse_resolution
+    offsets = torch.tensor(_KERNEL_OFFSETS, device=device)
+    cells = grid.shape.coarse_cells(grid.coarse_keys)
+    neighbours = cells + offsets[:, None]
+    is_inside = ((neighbours >= 0) & (neighbours < resolution)).all(-1)
+    steps = (offsets * offsets.new_tensor([resolution**2, resolution, 1])).sum(-1)
+    # Outside the grid the key is of some other cell, possibly of no cell: look up the cell itself instead.
+    keys = torch.where(is_inside, grid.coarse_keys + steps[:, None], grid.coarse_keys)
+    return torch.where(is_inside, grid.coarse_table[keys], -1)
+
+
+def _fine_neighbours(grid: SparseGrid, coarse_neighbours: Int32[Tensor, "27 coarse"]) -> Int32[Tensor, "27 fine"]:
+    """Return the row of each fine cell's neighbours, through its parent's neighbours.
+
+    In which neighbour of the parent a fine neighbour lies, and where inside, depends only on the place
+    of the cell in its parent: 64 places times 27 taps, worked out once.
+    """
+    device = grid.fine_keys.device
+    place = torch.cartesian_prod(*[torch.arange(CHILDREN_PER_AXIS, device=device)] * 3)
+    moved = place + torch.tensor(_KERNEL_OFFSETS, device=device)[:, None]
+    block = torch.div(moved, CHILDREN_PER_AXIS, rounding_mode="floor") + 1
+    block_tap = (block[..., 0] * 3 + block[..., 1]) * 3 + block[..., 2]
+    inside = moved % CHILDREN_PER_AXIS
+    child = (inside[..., 0] * CHILDREN_PER_AXIS + inside[..., 1]) * CHILDREN_PER_AXIS + inside[..., 2]
+    own_child = grid.fine_keys % CHILDREN_PER_CELL
+    parent = coarse_neighbours.reshape(-1)[
+        block_tap.index_select(1, own_child) * grid.num_coarse + grid.parent_row
+    ].long()
+    row = grid.child_table.reshape(-1)[parent.clamp(min=0) * CHILDREN_PER_CELL + child.index_select(1, own_child)]
+    return torch.where(parent >= 0, row, -1)
+
+
+def _from_row_table(rows: Int32[Tensor, "taps outputs"]) -> KernelMap:
+    """List the pairs of a table that gives each tap's input row for each output row, -1 for none."""
+    num_taps, num_outputs = rows.shape
+    num_blocks = max(1, -(-num_outputs // _BLOCK_ROWS))
+    padded = rows.new_full((num_taps, num_blocks * _BLOCK_ROWS), -1)
+    padded[:, :num_outputs] = rows
+    by_block = padded.view(num_taps, num_blocks, _BLOCK_ROWS).transpose(0, 1)  # blocks, taps, rows
+    is_pair = by_block >= 0
+    counts = is_pair.sum(-1)
+    first_of_block = offsets_from_counts(counts.sum(-1))[:-1]
+    place = is_pair.reshape(-1).cumsum(0).view_as(is_pair) - 1 - first_of_block[:, None, None]
+    is_pair_by_output = is_pair.transpose(1, 2)
+    block, _, local_row = is_pair.nonzero(as_tuple=True)
+    return KernelMap(
+        input_row=by_block[is_pair].long(),
+        output_row=block * _BLOCK_ROWS + local_row,
+        pairs_by_output=place.transpose(1, 2)[is_pair_by_output],
+        output_offsets=offsets_from_counts((rows >= 0).sum(0)),
+        counts=tuple(tuple(row) for row in counts.tolist()),
+        num_outputs=num_outputs,
+    )
+
+
+@dataclass(slots=True)
+class _Buffers:
+    """Two matrices as large as the largest block, used for one block after the other."""
+
+    gathered: Tensor
+    product: Tensor
+
+    @classmethod
+    def of(cls, kernel_map: KernelMap, like: Tensor, gathered_width: int, product_width: int) -> "_Buffers":
+        rows = max(sum(counts) for counts in kernel_map.counts)
+        return cls(like.new_empty(rows, gathered_width), like.new_empty(rows, product_width))
+
+
+def _blocks(kernel_map: KernelMap) -> Iterator[tuple[slice, slice, list[tuple[int, int, int]]]]:
+    """Yield each block's pairs, its output rows, and (tap, first, last) of its taps that have pairs."""
+    start = 0
+    for index, counts in enumerate(kernel_map.counts):
+        edges = list(accumulate(counts, initial=0))
+        taps = [(tap, a, b) for tap, (a, b) in enumerate(pairwise(edges)) if b > a]
+        first_row = index * _BLOCK_ROWS
+        rows = slice(first_row, min(first_row + _BLOCK_ROWS, kernel_map.num_outputs))
+        yield slice(start, start + edges[-1]), rows, taps
+        start += edges[-1]
+
+
+def _sum_by_output(product: Tensor, kernel_map: KernelMap, pairs: slice, rows: slice) -> Tensor:
+    offsets = kernel_map.output_offsets[rows.start : rows.stop + 1]
+    return embedding_bag(
+        kernel_map.pairs_by_output[pairs], product, offsets - offsets[0], mode="sum", include_last_offset=True
+    )
+
+
+def _convolve(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
+    output = features.new_zeros(kernel_map.num_outputs, weight.shape[2])
+    buffers = _Buffers.of(kernel_map, features, weight.shape[1], weight.shape[2])
+    for pairs, rows, taps in _blocks(kernel_map):
+        count = pairs.stop - pairs.start
+        if count == 0:
+            continue
+        gathered, product = buffers.gathered[:count], buffers.product[:count]
+        torch.index_select(features, 0, kernel_map.input_row[pairs], out=gathered)
+        for tap, a, b in taps:
+            torch.mm(gathered[a:b], weight[tap], out=product[a:b])
+        output[rows] = _sum_by_output(product, kernel_map, pairs, rows)
+    return output
+
+
+class _SparseConvolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:  # noqa: ANN401 - autograd.Function is untyped
+        features, weight, convolution_map = inputs
+        ctx.save_for_backward(features, weight)
+        ctx.convolution_map = convolution_map
+        return _convolve(features, weight, convolution_map.forward)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        features, weight = ctx.saved_tensors
+        kernel_map, own_tap = ctx.convolution_map.transposed, ctx.convolution_map.transposed_taps
+        gradient = grad_outputs[0].contiguous()
+        needs_features, needs_weight, _ = ctx.needs_input_grad
+        grad_features = features.new_zeros(features.shape) if needs_features else None
+        grad_weight = weight.new_zeros(weight.shape) if needs_weight else None
+        buffers = _Buffers.of(kernel_map, features, weight.shape[2], weight.shape[1])
+        for pairs, rows, taps in _blocks(kernel_map):
+            count = pairs.stop - pairs.start
+            if count == 0:
+                continue
+            gathered, product = buffers.gathered[:count], buffers.product[:count]
+            torch.index_select(gradient, 0, kernel_map.input_row[pairs], out=gathered)
+            if grad_weight is not None:
+                torch.index_select(features, 0, kernel_map.output_row[pairs], out=product)
+                for tap, a, b in taps:
+                    grad_weight[own_tap[tap]].addmm_(product[a:b].T, gathered[a:b])
+            if grad_features is not None:
+                for tap, a, b in taps:
+                    torch.mm(gathered[a:b], weight[own_tap[tap]].T, out=product[a:b])
+                grad_features[rows] = _sum_by_output(product, kernel_map, pairs, rows)
+        return grad_features, grad_weight, None
+
+
+def sparse_convolution(
+    features: Float[Tensor, "inputs in_channels"],
+    weight: Float[Tensor, "taps in_channels out_channels"],
+    convolution_map: ConvolutionMap,
+) -> Float[Tensor, "outputs out_channels"]:
+    """Convolve features on occupied cells; an unoccupied cell counts as zero.
+
+    With :func:`neighbour_map` and taps in the order of ``weight.permute(2, 3, 4, 1, 0)``, equals
+    ``conv3d`` of the dense grid, padding 1, read at the occupied cells.
+    """
+    return _SparseConvolution.apply(features, weight, convolution_map)  # pyright: ignore[reportReturnType]
+
+
+class SparseConv(nn.Module):
+    """A sparse convolution with bias.
+
+    Args:
+        in_channels: Channels of the input rows.
+        out_channels: Channels of the output rows.
+        num_taps: 27 for a 3^3 window, 64 for the 4^3 strided one.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, num_taps: int = NUM_NEIGHBOUR_TAPS) -> None:
+        super().__init__()
+        # Cells lie on surfaces, so about a third of the taps meet an occupied cell: the fan-in that counts.
+        bound = (3.0 / (in_channels * num_taps / 3)) ** 0.5
+        self.weight = nn.Parameter(torch.empty(num_taps, in_channels, out_channels).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+
+    def forward(
+        self, features: Float[Tensor, "inputs in_channels"], convolution_map: ConvolutionMap
+    ) -> Float[Tensor, "outputs out_channels"]:
+        """Convolve along the given map."""
+        return sparse_convolution(features, self.weight, convolution_map) + self.bias

@@ -1,0 +1,110 @@
+"""The sparse convolution equals a dense one, forward and backward."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from student.model.sparse_conv import SparseConv, children_map, neighbour_map, sparse_convolution
+from student.model.sparse_voxels import GridShape, SparseGrid, build_grid
+
+# float32 sums of up to 64 * 8 products of unit normals, in another order than conv3d's.
+TOLERANCE = 1e-4
+
+
+def random_grid(*, num_points: int = 300, batch_size: int = 2, coarse_level: int = 2, seed: int = 0) -> SparseGrid:
+    generator = torch.Generator().manual_seed(seed)
+    shape = GridShape(batch_size=batch_size, coarse_level=coarse_level)
+    cells = torch.randint(0, shape.fine_resolution, (num_points, 3), generator=generator)
+    # Both faces of the grid are occupied, so that wrapping around an edge would show.
+    cells[:20, 2], cells[20:40, 2] = 0, shape.fine_resolution - 1
+    batch_index = torch.randint(0, batch_size, (num_points,), generator=generator)
+    return build_grid(shape, shape.fine_keys(cells, batch_index))[0]
+
+
+def scatter_dense(rows: Tensor, cells: Tensor, batch_index: Tensor, batch_size: int, resolution: int) -> Tensor:
+    dense = rows.new_zeros(batch_size, resolution, resolution, resolution, rows.shape[1])
+    x, y, z = cells.unbind(-1)
+    return dense.index_put((batch_index, x, y, z), rows).permute(0, 4, 1, 2, 3)
+
+
+def cells_of(grid: SparseGrid, level: str) -> tuple[Tensor, Tensor, int]:
+    bits = 3 * grid.shape.coarse_level
+    if level == "fine":
+        return grid.shape.fine_cells(grid.fine_keys), grid.fine_keys >> bits + 6, grid.shape.fine_resolution
+    return grid.shape.coarse_cells(grid.coarse_keys), grid.coarse_keys >> bits, grid.shape.coarse_resolution
+
+
+@pytest.mark.parametrize("level", ["coarse", "fine"])
+@pytest.mark.parametrize("num_points", [1, 300, 6000])
+def test_neighbour_convolution_equals_dense_conv3d(level, num_points):
+    torch.manual_seed(1)
+    grid = random_grid(num_points=num_points)
+    cells, batch_index, resolution = cells_of(grid, level)
+    features = torch.randn(len(cells), 8, requires_grad=True)
+    kernel = torch.randn(5, 8, 3, 3, 3, requires_grad=True)
+    weight = kernel.permute(2, 3, 4, 1, 0).reshape(27, 8, 5)
+    ours = sparse_convolution(features, weight, neighbour_map(grid, level=level))
+    probe = torch.randn_like(ours)
+    ours_gradients = torch.autograd.grad((ours * probe).sum(), [features, kernel])
+
+    dense = torch.nn.functional.conv3d(scatter_dense(features, cells, batch_index, 2, resolution), kernel, padding=1)
+    x, y, z = cells.unbind(-1)
+    expected = dense.permute(0, 2, 3, 4, 1)[batch_index, x, y, z]
+    expected_gradients = torch.autograd.grad((expected * probe).sum(), [features, kernel])
+    torch.testing.assert_close(ours, expected, atol=TOLERANCE, rtol=TOLERANCE)
+    for got, want in zip(ours_gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(got, want, atol=TOLERANCE * max(1.0, float(want.abs().max())), rtol=TOLERANCE)
+
+
+def test_down_convolution_sees_all_64_children_and_equals_dense():
+    torch.manual_seed(2)
+    grid = random_grid(num_points=4000)
+    cells, batch_index, resolution = cells_of(grid, "fine")
+    features = torch.randn(grid.num_fine, 8, requires_grad=True)
+    kernel = torch.randn(5, 8, 4, 4, 4, requires_grad=True)
+    weight = kernel.permute(2, 3, 4, 1, 0).reshape(64, 8, 5)
+    ours = sparse_convolution(features, weight, children_map(grid))
+    probe = torch.randn_like(ours)
+    ours_gradients = torch.autograd.grad((ours * probe).sum(), [features, kernel])
+
+    dense = torch.nn.functional.conv3d(scatter_dense(features, cells, batch_index, 2, resolution), kernel, stride=4)
+    coarse_cells, coarse_batch, _ = cells_of(grid, "coarse")
+    x, y, z = coarse_cells.unbind(-1)
+    expected = dense.permute(0, 2, 3, 4, 1)[coarse_batch, x, y, z]
+    expected_gradients = torch.autograd.grad((expected * probe).sum(), [features, kernel])
+    torch.testing.assert_close(ours, expected, atol=TOLERANCE, rtol=TOLERANCE)
+    for got, want in zip(ours_gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(got, want, atol=TOLERANCE * max(1.0, float(want.abs().max())), rtol=TOLERANCE)
+    assert (torch.autograd.grad(sparse_convolution(features, weight, children_map(grid)).sum(), features)[0] != 0).all()
+
+
+def test_double_precision_gradients_pass_gradcheck():
+    grid = random_grid(num_points=12)
+    features = torch.randn(grid.num_fine, 2, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(27, 2, 3, dtype=torch.float64, requires_grad=True)
+    neighbours = neighbour_map(grid, level="fine")
+    assert torch.autograd.gradcheck(lambda f, w: sparse_convolution(f, w, neighbours), (features, weight))
+
+
+def test_samples_of_a_batch_do_not_touch():
+    shape = GridShape(batch_size=2, coarse_level=2)
+    last = torch.tensor([[15, 15, 15]])
+    first = torch.tensor([[0, 0, 0]])
+    keys = torch.cat([shape.fine_keys(last, torch.tensor([0])), shape.fine_keys(first, torch.tensor([1]))])
+    grid, _ = build_grid(shape, keys)
+    assert neighbour_map(grid, level="fine").forward.num_pairs == 2
+    assert neighbour_map(grid, level="coarse").forward.num_pairs == 2
+
+
+def test_an_empty_grid_convolves_to_nothing():
+    shape = GridShape(batch_size=1, coarse_level=2)
+    grid, _ = build_grid(shape, torch.zeros(0, dtype=torch.long))
+    layer = SparseConv(4, 3)
+    assert layer(torch.zeros(0, 4), neighbour_map(grid, level="fine")).shape == (0, 3)
+    down = SparseConv(4, 3, num_taps=64)
+    assert down(torch.zeros(0, 4), children_map(grid)).shape == (0, 3)
+
+
+def test_an_unknown_level_is_named():
+    with pytest.raises(ValueError, match="medium"):
+        neighbour_map(random_grid(), level="medium")
