@@ -11,8 +11,9 @@ Two protocols are carried through the evaluation, and every figure names its own
 The reference itself is never edited: no sky fill, no clamping of the truth.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -220,13 +221,13 @@ def average_precision(scores: Float[np.ndarray, " n"], is_positive: Bool[np.ndar
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """A mean with a bootstrap interval.
+    """A statistic over frames with a bootstrap interval.
 
     Attributes:
-        mean: Mean of the finite values, NaN when there is none.
+        mean: The statistic, a mean unless said otherwise; NaN when undefined.
         low: Lower end of the interval, None when too few groups exist for one.
         high: Upper end.
-        num_values: Finite values averaged.
+        num_values: Frames it stands on.
         resampled: What was resampled: ``"scene"``, ``"frame"`` or ``"none"``.
     """
 
@@ -236,60 +237,65 @@ class Interval:
     num_values: int
     resampled: str
 
-    def to_json(self) -> Mapping[str, float | int | str | None]:
-        """Return the fields as a plain mapping."""
-        return asdict(self)
 
-
-def bootstrap_mean(
-    values: Sequence[float],
-    scenes: Sequence[str],
-    *,
-    seed: int = 0,
-    num_resamples: int = 1000,
-    level: float = 0.95,
-    minimum_groups: int = 5,
-) -> Interval:
-    """Average values and give a percentile bootstrap interval of the mean.
-
-    Frames of one scene resemble each other, so whole scenes are resampled where there are enough
-    of them. With fewer scenes the frames are, which understates the spread between scenes; the
-    result says which was done. With too few frames there is no interval at all.
+def bootstrap_mean(values: Sequence[float], scenes: Sequence[str], *, seed: int = 0) -> Interval:
+    """Average one value per frame, with an interval; values that are not finite are dropped.
 
     Args:
-        values: One value per frame. Values that are not finite are dropped.
+        values: One per frame.
         scenes: The scene of each value.
         seed: Of the resampling.
-        num_resamples: Bootstrap draws.
-        level: Coverage of the interval, in (0, 1).
-        minimum_groups: Fewest scenes, or frames, that may be resampled.
 
     Raises:
         ValueError: If the lengths differ.
     """
     if len(values) != len(scenes):
         raise ValueError(f"got {len(values)} values for {len(scenes)} scenes")
-    data = np.asarray(values, dtype=np.float64)
-    names = np.asarray(scenes, dtype=object)
-    is_finite = np.isfinite(data)
-    data, names = data[is_finite], names[is_finite]
-    if data.size == 0:
+    kept = [(value, scene) for value, scene in zip(values, scenes, strict=True) if math.isfinite(value)]
+    totals = np.array([[value, 1.0] for value, _ in kept]).reshape(-1, 2)
+    return bootstrap_statistic(totals, [scene for _, scene in kept], lambda total: total[0] / total[1], seed=seed)
+
+
+def bootstrap_statistic(
+    totals: Float[np.ndarray, "frames terms"],
+    scenes: Sequence[str],
+    statistic: Callable[[Float[np.ndarray, " terms"]], float],
+    *,
+    seed: int = 0,
+    num_resamples: int = 1000,
+    level: float = 0.95,
+    minimum_groups: int = 5,
+) -> Interval:
+    """Compute a statistic of summed terms, and a percentile bootstrap interval of it.
+
+    Frames of one scene resemble each other, so whole scenes are resampled where there are enough
+    of them. With fewer scenes the frames are, which understates the spread between scenes; the
+    result says which was done. With too few frames there is no interval at all.
+
+    Args:
+        totals: Terms that add up over frames: a value and a 1 for a mean, counts for an IoU.
+        scenes: The scene of each frame.
+        statistic: Of the summed terms.
+        seed: Of the resampling.
+        num_resamples: Bootstrap draws.
+        level: Coverage of the interval, in (0, 1).
+        minimum_groups: Fewest scenes, or frames, that may be resampled.
+    """
+    num_frames = len(totals)
+    if num_frames == 0:
         return Interval(mean=float("nan"), low=None, high=None, num_values=0, resampled="none")
-    unique, group = np.unique(names.astype(str), return_inverse=True)
+    value = float(statistic(totals.sum(axis=0)))
+    unique, group = np.unique(np.asarray(scenes, dtype=str), return_inverse=True)
     if len(unique) >= minimum_groups:
         resampled = "scene"
-    elif data.size >= minimum_groups:
-        resampled, group = "frame", np.arange(data.size)
+    elif num_frames >= minimum_groups:
+        resampled, group = "frame", np.arange(num_frames)
     else:
-        return Interval(mean=float(data.mean()), low=None, high=None, num_values=data.size, resampled="none")
-    totals, counts = np.bincount(group, weights=data), np.bincount(group)
-    draws = np.random.default_rng(seed).integers(len(counts), size=(num_resamples, len(counts)))
-    means = totals[draws].sum(axis=1) / counts[draws].sum(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(
-        mean=float(data.mean()),
-        low=float(low),
-        high=float(high),
-        num_values=data.size,
-        resampled=resampled,
-    )
+        return Interval(mean=value, low=None, high=None, num_values=num_frames, resampled="none")
+    by_group = np.zeros((int(group.max()) + 1, totals.shape[1]))
+    np.add.at(by_group, group, totals)
+    draws = np.random.default_rng(seed).integers(len(by_group), size=(num_resamples, len(by_group)))
+    drawn = np.array([statistic(by_group[draw].sum(axis=0)) for draw in draws])
+    drawn = drawn[np.isfinite(drawn)]  # a draw without any positive has no IoU
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) if drawn.size else (value, value)
+    return Interval(mean=value, low=float(low), high=float(high), num_values=num_frames, resampled=resampled)

@@ -75,6 +75,11 @@ def depth_bar(
     return depth_image(np.tile(distances, (height, 1)), minimum=minimum, maximum=maximum)
 
 
+def unit_bar(*, name: str = "viridis", width: int = 256, height: int = 12) -> UInt8[np.ndarray, "height width 3"]:
+    """Return the colour bar of :func:`unit_image`, 0 at the left."""
+    return unit_image(np.tile(np.linspace(0.0, 1.0, width), (height, 1)), name=name)
+
+
 def unit_image(
     values: Float[np.ndarray, "height width"], *, name: str = "viridis"
 ) -> UInt8[np.ndarray, "height width 3"]:
@@ -101,6 +106,12 @@ def heat_overlay(
 def label_image(labels: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width 3"]:
     """Colour semantic class ids; a finer class takes the colour of its Occ3D class."""
     return _palette()[labels]
+
+
+def label_colour(label: int) -> tuple[int, int, int]:
+    """Return the colour that :func:`label_image` gives a class id."""
+    red, green, blue = _palette()[label].tolist()
+    return red, green, blue
 
 
 def resize_nearest(

@@ -1,0 +1,150 @@
+"""Draw the report's plots as stand-alone SVG, deterministic and without a display."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+STUDENT_COLOUR = "#1f6feb"
+BASELINE_COLOUR = "#9aa4b2"
+TEACHER_COLOUR = "#d97706"
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text: small, sharp, selectable
+    "svg.hashsalt": "distillnerf",  # element ids, and so the file, do not change from run to run
+    "font.size": 9.0,
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#8b949e",
+    "axes.grid": True,
+    "grid.color": "#e6e9ee",
+    "legend.frameon": False,
+}
+
+
+def training_curves(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """Draw one panel per quantity over training steps.
+
+    Args:
+        curves: By quantity: ``{"step": [...], "value": [...]}``. Values that are not finite are gaps.
+    """
+    columns = min(3, max(1, len(curves)))
+    rows = -(-len(curves) // columns)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(3.6 * columns, 2.3 * rows), layout="constrained")
+        axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
+        for axis, (name, curve) in zip(axes, curves.items(), strict=False):
+            steps, values = np.asarray(curve["step"], float), np.asarray(curve["value"], float)
+            axis.plot(steps, values, color=STUDENT_COLOUR, linewidth=0.8, alpha=0.35)
+            axis.plot(steps, _smoothed(values), color=STUDENT_COLOUR, linewidth=1.6)
+            axis.set_title(name, fontsize=9, loc="left")
+            positive = values[np.isfinite(values)]
+            if positive.size and positive.min() > 0 and positive.max() > 20 * positive.min():
+                axis.set_yscale("log")
+            axis.set_xlabel("step")
+        for axis in axes[len(curves) :]:
+            axis.set_visible(False)
+        return _svg(figure)
+
+
+def reliability_diagram(series: Mapping[str, Mapping[str, Sequence[float | int | None]]]) -> str:
+    """Draw stated probability against observed frequency, and how many samples stand behind it.
+
+    Args:
+        series: By label: ``{"confidence": [...], "frequency": [...], "count": [...]}`` per bin, None
+            in an empty bin.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(4.2, 4.2), layout="constrained")
+        top, bottom = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
+        top.plot([0, 1], [0, 1], color="#8b949e", linestyle="--", linewidth=1, label="perfect")
+        for (label, bins), colour in zip(series.items(), (BASELINE_COLOUR, STUDENT_COLOUR), strict=False):
+            confidence, frequency, count = (_numbers(bins[key]) for key in ("confidence", "frequency", "count"))
+            top.plot(confidence, frequency, marker="o", markersize=4, color=colour, label=label)
+            centre = (np.arange(len(count)) + 0.5) / len(count)
+            bottom.step(centre, count, where="mid", color=colour)
+        top.set(ylabel="observed frequency", xlim=(0, 1), ylim=(0, 1))
+        top.legend(loc="upper left")
+        bottom.set(xlabel="stated probability of being occupied", ylabel="voxels")
+        bottom.set_yscale("symlog", linthresh=1.0)
+        return _svg(figure)
+
+
+def error_over_range(edges: Sequence[float], series: Mapping[str, Sequence[float | int | None]]) -> str:
+    """Draw relative depth error in bins of true range, one line per label.
+
+    Args:
+        edges: Bin edges, metres.
+        series: Mean relative error per bin by label, None in an empty bin.
+    """
+    centre = (np.asarray(edges[1:]) + np.asarray(edges[:-1])) / 2
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5.4, 3.0), layout="constrained")
+        axis = figure.subplots()
+        colours = (STUDENT_COLOUR, TEACHER_COLOUR, BASELINE_COLOUR, "#6e40c9", "#2da44e")
+        for (label, values), colour in zip(series.items(), colours, strict=False):
+            axis.plot(centre, _numbers(values), marker="o", markersize=4, color=colour, label=label)
+        axis.set(xlabel="true range (m)", ylabel="mean |error| / range", xlim=(0, edges[-1]))
+        axis.set_ylim(bottom=0)
+        axis.legend(loc="best")
+        return _svg(figure)
+
+
+def class_bars(names: Sequence[str], series: Mapping[str, Sequence[float | int | None]], *, quantity: str) -> str:
+    """Draw one group of horizontal bars per class; a class without a value is marked, not drawn as zero.
+
+    Args:
+        names: Classes, top to bottom.
+        series: Value per class by label; the first is the student.
+        quantity: Name of the horizontal axis.
+    """
+    height = 0.8 / max(1, len(series))
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5.4, 0.28 * len(names) + 1.0), layout="constrained")
+        axis = figure.subplots()
+        axis.grid(visible=False, axis="y")
+        position = np.arange(len(names))
+        for index, ((label, values), colour) in enumerate(
+            zip(series.items(), (STUDENT_COLOUR, BASELINE_COLOUR, TEACHER_COLOUR), strict=False)
+        ):
+            numbers = _numbers(values)
+            offset = (index - (len(series) - 1) / 2) * height
+            axis.barh(position + offset, np.nan_to_num(numbers), height=height, color=colour, label=label)
+            if index == 0:
+                _mark_undefined(axis, position, numbers)
+        axis.set_yticks(position, [name.replace("_", " ") for name in names])
+        axis.invert_yaxis()
+        axis.set(xlabel=quantity)
+        axis.set_xlim(left=0)
+        if len(series) > 1:
+            axis.legend(loc="lower right")
+        return _svg(figure)
+
+
+def _mark_undefined(axis: Axes, position: np.ndarray, numbers: np.ndarray) -> None:
+    for place in position[~np.isfinite(numbers)]:
+        axis.text(0.0, place, " not in the truth", va="center", fontsize=7, color="#8b949e")
+
+
+def _numbers(values: Sequence[float | int | None]) -> np.ndarray:
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def _smoothed(values: np.ndarray) -> np.ndarray:
+    """Return a running mean over a twentieth of the curve that skips gaps."""
+    width = max(1, len(values) // 20)
+    kernel = np.ones(width)
+    is_finite = np.isfinite(values)
+    total = np.convolve(np.where(is_finite, values, 0.0), kernel)[: len(values)]
+    count = np.convolve(is_finite.astype(float), kernel)[: len(values)]
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
