@@ -150,7 +150,7 @@ class _SceneRows:
         row = self._row("sample_data", sample["data"][channel], f"sample {sample['token']}")
         pose = self._row("ego_pose", self.tables.value("sample_data", row, "ego_pose_token"), f"row {row['token']}")
         return _Shot(
-            file=self.tables.value("sample_data", row, "filename"),
+            file=self._file(row),
             timestamp_us=self._integer("sample_data", row, "timestamp", ErrorKind.TIME_INVALID),
             ego_to_global=self._transform("ego_pose", pose, ErrorKind.POSE_INVALID),
             calibration_token=self.tables.value("sample_data", row, "calibrated_sensor_token"),
@@ -159,6 +159,13 @@ class _SceneRows:
                 self._integer("sample_data", row, "width", ErrorKind.TABLE_INVALID),
             ),
         )
+
+    def _file(self, row: Row) -> str:
+        value = self.tables.value("sample_data", row, "filename")
+        if not isinstance(value, str):
+            key = self._key("sample_data", row, "filename")
+            raise SourceDataError(ErrorKind.FILE_UNSAFE, key, f"is {value!r}, want a path relative to the root")
+        return value
 
     def _integer(self, table: str, row: Row, column: str, kind: ErrorKind) -> int:
         value = self.tables.value(table, row, column)

@@ -13,19 +13,16 @@ from storage.errors import ErrorKind, SourceDataError
 NUSCENES_POINT_FIELDS = 5  # x, y, z, intensity, ring index: float32 each
 
 
-def resolve_inside(root: Path, relative: object) -> Path:
+def resolve_inside(root: Path, relative: str) -> Path:
     """Return the file that ``relative`` names under ``root``, and only under it.
 
     Raises:
         SourceDataError: If the path is absolute, climbs out with ``..`` or a link, or no file is there.
     """
-    if not isinstance(relative, str) or not relative:
-        raise SourceDataError(ErrorKind.FILE_UNSAFE, repr(relative), "want a path relative to the source's root")
     pure = PurePosixPath(relative)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in relative or "\0" in relative:
-        raise SourceDataError(
-            ErrorKind.FILE_UNSAFE, relative, "want a plain path below the source's root, without '..'"
-        )
+    if not relative or pure.is_absolute() or ".." in pure.parts or "\\" in relative or "\0" in relative:
+        message = "want a plain path below the source's root, without '..'"
+        raise SourceDataError(ErrorKind.FILE_UNSAFE, repr(relative), message)
     path = root / pure
     resolved = path.resolve()
     if not resolved.is_relative_to(root.resolve()):
