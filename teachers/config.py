@@ -1,0 +1,197 @@
+"""Configuration of the image teachers: which weights, at which resolution, into which grid, behind which gate."""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+FeatureSource = Literal["dinov2", "clip"]
+Precision = Literal["float32", "float16", "bfloat16"]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsConfig:
+    """Where a pretrained model comes from.
+
+    Attributes:
+        source: ``"demo"`` for the tiny checkpoint this project ships, an existing folder, or a model hub id.
+        revision: Commit, tag or branch on the hub; None for its default branch. Ignored for folders.
+    """
+
+    source: str = "demo"
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        _require(bool(self.source.strip()), "weights source is empty: want 'demo', a folder or a hub id")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceConfig:
+    """How a model is run. Nothing here changes what is stored, so it is no part of a version's digest.
+
+    Attributes:
+        batch_size: Images per forward pass.
+        device: ``"auto"`` takes CUDA where there is one.
+    """
+
+    batch_size: int = 8
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size >= 1, f"batch_size {self.batch_size}: want >= 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """What every image teacher has.
+
+    Attributes:
+        weights: Where the model comes from.
+        input_short_side: The image is resized, aspect kept, until its shorter side has this many pixels; both sides
+            are then rounded to the model's patch size.
+        precision: Number format of the forward pass. Half formats need CUDA.
+        inference: How it is run.
+    """
+
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+    input_short_side: int = 224
+    precision: Precision = "float32"
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.input_short_side >= 16, f"input_short_side {self.input_short_side}: want >= 16 pixels")
+        _require(
+            self.precision == "float32" or self.inference.device != "cpu",
+            f"precision {self.precision} on the CPU: want float32 there",
+        )
+
+    def determining(self) -> "ModelConfig":
+        """Return the part that determines what is stored: the same with every ``inference`` at its default."""
+        return replace(self, inference=InferenceConfig())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SkyConfig(ModelConfig):
+    """Sky segmentation.
+
+    Attributes:
+        height: Rows of the stored masks.
+        width: Columns of the stored masks.
+        threshold: Probability above which a pixel is called sky, in (0, 1).
+        max_lidar_on_sky: Gate: largest fraction of LiDAR returns that may fall on sky, which returns nothing.
+    """
+
+    height: int = 112
+    width: int = 200
+    threshold: float = 0.5
+    max_lidar_on_sky: float = 0.05
+
+    def __post_init__(self) -> None:
+        ModelConfig.__post_init__(self)
+        _require(self.height >= 1 and self.width >= 1, f"mask size {self.height}x{self.width}: want >= 1x1")
+        _require(0 < self.threshold < 1, f"threshold {self.threshold}: want within (0, 1)")
+        _require(0 <= self.max_lidar_on_sky <= 1, f"max_lidar_on_sky {self.max_lidar_on_sky}: want within [0, 1]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DepthAnythingConfig(ModelConfig):
+    """Features of a monocular depth model.
+
+    Attributes:
+        grid_height: Rows of the stored feature maps.
+        grid_width: Columns of the stored feature maps.
+        min_lidar_rank_correlation: Gate: smallest Spearman correlation of predicted and LiDAR inverse depth.
+    """
+
+    grid_height: int = 32
+    grid_width: int = 56
+    min_lidar_rank_correlation: float = 0.3
+
+    def __post_init__(self) -> None:
+        ModelConfig.__post_init__(self)
+        _require(self.grid_height >= 1 and self.grid_width >= 1, "feature grid: want at least 1x1")
+        _require(-1 <= self.min_lidar_rank_correlation <= 1, "min_lidar_rank_correlation: want within [-1, 1]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PatchFeatureConfig(ModelConfig):
+    """Patch features of a foundation model (DINOv2 or CLIP), reduced by a feature basis.
+
+    Attributes:
+        grid_height: Rows of the stored feature maps.
+        grid_width: Columns of the stored feature maps.
+        min_retained_variance: Gate: smallest share of this scene's feature variance that the basis must keep.
+        max_clipped: Gate: largest share of reduced values that may lie outside the basis' range.
+    """
+
+    grid_height: int = 16
+    grid_width: int = 28
+    min_retained_variance: float = 0.5
+    max_clipped: float = 0.05
+
+    def __post_init__(self) -> None:
+        ModelConfig.__post_init__(self)
+        _require(self.grid_height >= 1 and self.grid_width >= 1, "feature grid: want at least 1x1")
+        for name in ("min_retained_variance", "max_clipped"):
+            _require(0 <= getattr(self, name) <= 1, f"{name} {getattr(self, name)}: want within [0, 1]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureBasisConfig:
+    """PCA of a foundation model's features.
+
+    Attributes:
+        extractor: The model and grid whose features are reduced; the same that extraction will use.
+        num_components: Channels kept, K, at most 64.
+        frames_per_scene: Frames sampled from each scene, all cameras; all frames where a scene has fewer.
+        seed: Of the choice of frames and of the sample that sets the range.
+        range_sample_size: Feature vectors kept to set the range of each channel; bounds memory, not the fit.
+        range_quantile: Share of the sample left outside the range at each end; 0 takes minimum and maximum.
+    """
+
+    extractor: PatchFeatureConfig = field(default_factory=PatchFeatureConfig)
+    num_components: int = 32
+    frames_per_scene: int = 4
+    seed: int = 0
+    range_sample_size: int = 65536
+    range_quantile: float = 0.001
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.num_components <= 64, f"num_components {self.num_components}: want within [1, 64]")
+        _require(self.frames_per_scene >= 1, f"frames_per_scene {self.frames_per_scene}: want >= 1")
+        _require(self.range_sample_size >= 2, f"range_sample_size {self.range_sample_size}: want >= 2")
+        _require(0 <= self.range_quantile < 0.5, f"range_quantile {self.range_quantile}: want within [0, 0.5)")
+
+    def determining(self) -> "FeatureBasisConfig":
+        """Return the part that determines what is stored."""
+        return replace(self, extractor=self.extractor.determining())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageTeachersConfig:
+    """All image teachers of one run.
+
+    Attributes:
+        sky: Sky segmentation.
+        depth_anything: Monocular depth features.
+        dinov2_basis: DINOv2 features and the basis that reduces them.
+        clip_basis: CLIP features and the basis that reduces them.
+    """
+
+    sky: SkyConfig = field(default_factory=SkyConfig)
+    depth_anything: DepthAnythingConfig = field(default_factory=DepthAnythingConfig)
+    dinov2_basis: FeatureBasisConfig = field(default_factory=FeatureBasisConfig)
+    clip_basis: FeatureBasisConfig = field(default_factory=FeatureBasisConfig)
+
+    @property
+    def dinov2(self) -> PatchFeatureConfig:
+        """Return how DINOv2 features are extracted: as their basis was fitted."""
+        return self.dinov2_basis.extractor
+
+    @property
+    def clip(self) -> PatchFeatureConfig:
+        """Return how CLIP features are extracted: as their basis was fitted."""
+        return self.clip_basis.extractor

@@ -1,0 +1,146 @@
+"""PCA of foundation features, fitted as a stream: memory does not grow with the number of frames.
+
+Mean and covariance are merged exactly (float64), so the result is that of a fit on everything at once, whatever the
+batches. Only the range of each channel comes from a bounded random sample.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import zarr
+from jaxtyping import Float
+
+from storage.targets.schema import read_target, write_target
+
+KIND = "feature_basis"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureBasis:
+    """An affine map from features to K channels in [0, 1].
+
+    Attributes:
+        mean: Of the features.
+        components: Orthonormal columns, by falling variance.
+        minimum: Of each projected channel: becomes 0.
+        maximum: Of each projected channel: becomes 1.
+        explained_variance_ratio: Share of the features' variance along each column.
+    """
+
+    mean: Float[np.ndarray, " features"]
+    components: Float[np.ndarray, "features channels"]
+    minimum: Float[np.ndarray, " channels"]
+    maximum: Float[np.ndarray, " channels"]
+    explained_variance_ratio: Float[np.ndarray, " channels"]
+
+    def project(self, features: Float[np.ndarray, "*batch features"]) -> Float[np.ndarray, "*batch channels"]:
+        """Return the coordinates along the components, before scaling."""
+        return (features - self.mean) @ self.components
+
+    def reduce(self, features: Float[np.ndarray, "*batch features"]) -> Float[np.ndarray, "*batch channels"]:
+        """Return the scaled coordinates; values outside the range leave [0, 1] and are the caller's to clip."""
+        return (self.project(features) - self.minimum) / (self.maximum - self.minimum)
+
+    def restore(self, reduced: Float[np.ndarray, "*batch channels"]) -> Float[np.ndarray, "*batch features"]:
+        """Return the features nearest to scaled coordinates: the way back into the space that text shares."""
+        return (reduced * (self.maximum - self.minimum) + self.minimum) @ self.components.T + self.mean
+
+    def write(self, group: zarr.Group) -> None:
+        """Store as a ``feature_basis``."""
+        for name in ("mean", "components", "minimum", "maximum", "explained_variance_ratio"):
+            write_target(group, KIND, name, np.asarray(getattr(self, name), np.float32))
+
+    @classmethod
+    def read(cls, group: zarr.Group) -> "FeatureBasis":
+        """Read back what ``write`` stored."""
+        names = ("mean", "components", "minimum", "maximum", "explained_variance_ratio")
+        return cls(**{name: read_target(group, KIND, name) for name in names})
+
+
+class StreamingPca:
+    """Fit a feature basis to vectors that come in batches.
+
+    Args:
+        num_features: Length of a vector.
+        num_components: Channels to keep, at most ``num_features``.
+        sample_size: Vectors kept, drawn uniformly from the whole stream, to set the range.
+        seed: Of that draw.
+    """
+
+    def __init__(self, num_features: int, num_components: int, *, sample_size: int, seed: int) -> None:
+        if not 1 <= num_components <= num_features:
+            raise ValueError(f"num_components {num_components}: want within [1, {num_features}], the features' length")
+        self._num_components = num_components
+        self._count = 0
+        self._mean = np.zeros(num_features)
+        self._scatter = np.zeros((num_features, num_features))
+        self._sample = np.zeros((sample_size, num_features), np.float32)
+        self._random = np.random.default_rng(seed)
+
+    @property
+    def count(self) -> int:
+        """Return the number of vectors seen."""
+        return self._count
+
+    @property
+    def total_variance(self) -> float:
+        """Return the squared distance of all vectors from their mean, summed over the stream."""
+        return float(np.trace(self._scatter))
+
+    def add(self, features: Float[np.ndarray, "batch features"]) -> None:
+        """Take a batch of finite vectors."""
+        if not len(features):
+            return
+        batch = features.astype(np.float64)
+        batch_mean = batch.mean(axis=0)
+        centred = batch - batch_mean
+        shift = batch_mean - self._mean
+        total = self._count + len(batch)
+        self._scatter += centred.T @ centred + np.outer(shift, shift) * (self._count * len(batch) / total)
+        self._mean += shift * (len(batch) / total)
+        self._keep_sample(features)
+        self._count = total
+
+    def _keep_sample(self, features: Float[np.ndarray, "batch features"]) -> None:
+        # Reservoir sampling, one draw per vector: the sample does not depend on how the stream is cut into batches.
+        size = len(self._sample)
+        first = max(0, min(len(features), size - self._count))
+        self._sample[self._count : self._count + first] = features[:first]
+        seen = np.arange(self._count + first + 1, self._count + len(features) + 1)
+        slots = (self._random.random(len(seen)) * seen).astype(np.int64)
+        kept = np.flatnonzero(slots < size)
+        self._sample[slots[kept]] = features[first + kept]  # of two that hit one slot the later stays, as one by one
+
+    def finish(self, *, range_quantile: float) -> FeatureBasis:
+        """Return the basis of everything seen.
+
+        Args:
+            range_quantile: Share of the sample left outside the range at each end.
+
+        Raises:
+            ValueError: If fewer vectors than components were seen, or they vary in fewer directions.
+        """
+        if self._count <= self._num_components:
+            raise ValueError(f"{self._count} feature vectors: want more than {self._num_components}, the components")
+        values, vectors = np.linalg.eigh(self._scatter / self._count)
+        order = np.argsort(values)[::-1][: self._num_components]
+        variance, components = np.maximum(values[order], 0.0), vectors[:, order]
+        # The eigenvectors' signs are arbitrary: making the largest entry positive gives equal data equal bases.
+        largest = components[np.abs(components).argmax(axis=0), np.arange(components.shape[1])]
+        components = components * np.where(largest < 0, -1.0, 1.0)
+        projected = (self._sample[: self._count] - self._mean) @ components
+        minimum, maximum = np.quantile(projected, [range_quantile, 1 - range_quantile], axis=0)
+        flat = maximum - minimum <= 1e-6 * max(float(np.sqrt(variance[0])), 1e-30)
+        if flat.any():
+            raise ValueError(
+                f"channel {int(flat.argmax())} does not vary: want at most {int((~flat).sum())} components"
+            )
+        return FeatureBasis(
+            mean=self._mean.astype(np.float32),
+            components=components.astype(np.float32),
+            minimum=minimum.astype(np.float32),
+            maximum=maximum.astype(np.float32),
+            explained_variance_ratio=(variance / max(float(np.trace(self._scatter)) / self._count, 1e-30)).astype(
+                np.float32
+            ),
+        )
