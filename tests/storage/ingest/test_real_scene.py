@@ -62,7 +62,7 @@ def test_images_are_the_recording_byte_for_byte(real):
 def test_lidar_lands_on_the_pixels_where_the_devkit_puts_it(real, frame, camera, monkeypatch):
     """Ours goes through our own frames, world and store; the devkit's through global coordinates in one go.
 
-    The devkit does so in float32, which at 1800 m from the map's origin is worth up to 0.2 pixels. It is given float64.
+    The devkit does so in float32, which at 1800 m from the map's origin costs up to 0.06 pixels; it is given float64.
     """
     from nuscenes.utils.data_classes import LidarPointCloud
 
@@ -112,7 +112,7 @@ def test_poses_bring_consecutive_sweeps_together(real):
         with_poses.append(np.median(tree.query(apply_se3(there_to_here, there))[0]))
         without.append(np.median(tree.query(there)[0]))
     ratio = np.mean(without) / np.mean(with_poses)
-    assert ratio >= 1.5, f"{np.mean(without):.3f} m apart without poses, {np.mean(with_poses):.3f} m with"
+    assert ratio >= 2.5, f"{np.mean(without):.3f} m apart without poses, {np.mean(with_poses):.3f} m with"
 
 
 def _static_points(scene: SceneReader, frame: int) -> np.ndarray:
