@@ -19,15 +19,25 @@ def _inner_ranges(config: ContractionConfig, like: Tensor) -> Float[Tensor, "3"]
     return like.new_tensor([config.inner_range_xy, config.inner_range_xy, config.inner_range_z])
 
 
+def contract_axis(
+    values: Float[Tensor, "*shape"], inner_range: float | Float[Tensor, "..."], inner_ratio: float
+) -> Float[Tensor, "*shape"]:
+    """Contract coordinates, or distances, metres, to (-1, 1). Odd and strictly increasing."""
+    if isinstance(inner_range, Tensor):
+        inner = torch.maximum(torch.minimum(values, inner_range), -inner_range)
+        outer = (values - inner) / torch.maximum(values.abs(), inner_range)
+    else:
+        inner = values.clamp(-inner_range, inner_range)
+        outer = (values - inner) / values.abs().clamp_(min=inner_range)
+    return inner * (inner_ratio / inner_range) + outer * (1.0 - inner_ratio)
+
+
 def contract(points_ego: Float[Tensor, "*shape 3"], config: ContractionConfig) -> Float[Tensor, "*shape 3"]:
     """Map points in the ego frame, metres, to contracted coordinates in (-1, 1).
 
     Strictly increasing in every axis, so boxes stay boxes. Differentiable everywhere.
     """
-    inner_range = _inner_ranges(config, points_ego)
-    inner = torch.maximum(torch.minimum(points_ego, inner_range), -inner_range)
-    outer = (points_ego - inner) / torch.maximum(points_ego.abs(), inner_range)
-    return inner * (config.inner_ratio / inner_range) + outer * (1.0 - config.inner_ratio)
+    return contract_axis(points_ego, _inner_ranges(config, points_ego), config.inner_ratio)
 
 
 def uncontract(contracted: Float[Tensor, "*shape 3"], config: ContractionConfig) -> Float[Tensor, "*shape 3"]:
@@ -43,15 +53,6 @@ def uncontract(contracted: Float[Tensor, "*shape 3"], config: ContractionConfig)
     headroom = torch.where(is_inner, torch.ones_like(magnitude), 1.0 - magnitude)
     outer = inner_range * (1.0 - config.inner_ratio) / headroom
     return contracted.sign() * torch.where(is_inner, magnitude * (inner_range / config.inner_ratio), outer)
-
-
-def contract_distance(
-    distances: Float[Tensor, "*shape"], *, inner_range: float, inner_ratio: float
-) -> Float[Tensor, "*shape"]:
-    """Contract a non-negative distance along a ray as :func:`contract` does a coordinate."""
-    inner = distances.clamp(max=inner_range)
-    outer = (distances - inner) / distances.clamp(min=inner_range)
-    return inner * (inner_ratio / inner_range) + outer * (1.0 - inner_ratio)
 
 
 def depth_bin_edges(bins: DepthBinsConfig, contraction: ContractionConfig) -> Float[Tensor, " edges"]:

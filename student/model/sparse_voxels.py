@@ -47,9 +47,14 @@ class GridShape:
         self, points_ego: Float[Tensor, "*shape 3"], contraction: ContractionConfig
     ) -> Int32[Tensor, "*shape 3"]:
         """Return the integer coordinates of the fine cell that each point lies in."""
-        scaled = contract(points_ego, contraction).add_(1.0).mul_(self.fine_resolution / 2)
         # The conversion truncates, which is floor for what is not negative.
-        return scaled.clamp_(0, self.fine_resolution - 1).to(torch.int32)
+        return self.grid_positions(points_ego, contraction).clamp_(0, self.fine_resolution - 1).to(torch.int32)
+
+    def grid_positions(
+        self, points_ego: Float[Tensor, "*shape 3"], contraction: ContractionConfig
+    ) -> Float[Tensor, "*shape 3"]:
+        """Return points in units of fine cells: cell ``i`` spans ``i`` to ``i + 1`` along each axis."""
+        return contract(points_ego, contraction).add_(1.0).mul_(self.fine_resolution / 2)
 
     def split(self, cells: Int[Tensor, "*shape 3"]) -> tuple[Int[Tensor, "*shape"], Int[Tensor, "*shape"]]:
         """Return each fine cell's coarse cell (without batch) and its place inside."""

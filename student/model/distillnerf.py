@@ -1,0 +1,225 @@
+"""DistillNeRF: surround images of one moment in, a renderable field out, in one forward pass.
+
+encode: images -> coarse depth -> fine candidates -> lifted points -> sparse voxels -> sparse convolutions.
+render: target cameras -> rays -> weights and features -> sky behind -> image and foundation features.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from storage.geometry.cameras import scale_intrinsics
+from student.model.config import ModelConfig
+from student.model.contraction import depth_bin_edges
+from student.model.decoder import FeatureHead, ImageDecoder, SkyHead
+from student.model.depth_head import CoarseDepth, CoarseDepthHead, FineDepth, FineDepthHead
+from student.model.lifting import camera_rays, points_on_candidates, pool_points
+from student.model.renderer import Rays, RenderedRays, render_rays
+from student.model.sparse_voxels import GridShape, build_grid
+from student.model.types import CameraDepth, CameraInputs, RaySamples, Rendering, StudentOutput, TargetCameras
+from student.model.voxel_field import VoxelField
+from student.model.voxel_network import VoxelNetwork
+
+_SKY_FLOOR = 1e-3
+"""Least share of sky in a pixel, so that a scene without sky still has a mean."""
+
+
+class DistillNeRF(nn.Module):
+    """The student.
+
+    Works on any number of cameras, any batch size, any image size that its encoder can halve often enough.
+    Permuting cameras changes nothing. Deterministic after ``eval()``.
+    """
+
+    ray_edges: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        coarse, voxels = config.coarse_depth, config.voxels
+        self.coarse_depth = CoarseDepthHead(coarse, config.contraction)
+        self.fine_depth = FineDepthHead(
+            config.fine_depth,
+            config.contraction,
+            mono_width=coarse.mono_width,
+            level_width=voxels.feature_width,
+            near=coarse.bins.near,
+            far=coarse.bins.far,
+        )
+        self.voxel_network = VoxelNetwork(voxels)
+        width = 2 * voxels.feature_width
+        self.sky = SkyHead(config.sky, width)
+        self.decoder = None if config.decoder is None else ImageDecoder(config.decoder, width)
+        self.feature_heads = nn.ModuleDict({head.source: FeatureHead(head, width) for head in config.feature_heads})
+        edges = depth_bin_edges(config.renderer.bins, config.contraction)
+        self.register_buffer("ray_edges", edges, persistent=False)
+
+    def forward(self, inputs: CameraInputs, targets: TargetCameras) -> StudentOutput:
+        """Encode the inputs and render the targets."""
+        field = self.encode(inputs)
+        rendering = self.render(field, targets)
+        return StudentOutput(
+            image=rendering.image,
+            termination_depth=rendering.termination_depth,
+            opacity=rendering.opacity,
+            weight_entropy=rendering.weight_entropy,
+            features=rendering.features,
+            samples=rendering.samples,
+            coarse_termination_depth=field.depth.coarse_termination_depth,
+            coarse_opacity=field.depth.coarse_opacity,
+            coarse_weights=field.depth.coarse_weights,
+            coarse_distances=field.depth.coarse_distances,
+            fine_termination_depth=field.depth.fine_termination_depth,
+            fine_opacity=field.depth.fine_opacity,
+            num_voxels={"coarse": field.grid.num_coarse, "fine": field.grid.num_fine},
+        )
+
+    def encode(self, inputs: CameraInputs) -> VoxelField:
+        """Lift images into a voxel field in the ego frame of their reference time.
+
+        Raises:
+            ValueError: If depth features are missing, unwanted or of the wrong width, or if images are too
+                small for the encoder.
+        """
+        is_present = inputs.camera_is_present
+        batch_index = is_present.nonzero()[:, 0]
+        images = inputs.images[is_present] * 2.0 - 1.0
+        depth_features = None if inputs.depth_features is None else inputs.depth_features[is_present].to(images.dtype)
+        coarse = self.coarse_depth(images, depth_features)
+        fine = self.fine_depth(
+            images, coarse.termination_depth, coarse.mono_features, min_opacity=self.config.renderer.min_opacity
+        )
+        points_ego = _candidate_points(inputs, fine.candidates)
+        shape = GridShape(batch_size=len(is_present), coarse_level=self.config.voxels.coarse_level)
+        cells = shape.cell_coordinates(points_ego, self.config.contraction)
+        point_batch = batch_index.repeat_interleave(len(points_ego) // max(1, len(batch_index)))
+        grid, order = build_grid(shape, shape.fine_keys(cells, point_batch))
+        # A candidate is believed as far as its score says, and as far as its ray ends anywhere at all.
+        opacity = fine.probability * coarse.opacity[:, None]
+        fine_level, coarse_level = self.voxel_network(
+            grid,
+            *pool_points(
+                grid,
+                order,
+                fine.lifted_features.movedim(1, -1).flatten(0, 2),
+                opacity.movedim(1, -1).reshape(-1),
+                fine.logits.movedim(1, -1).reshape(-1),
+                pooling=self.config.voxels.pooling,
+            ),
+        )
+        return VoxelField(
+            grid=grid,
+            contraction=self.config.contraction,
+            fine=fine_level,
+            coarse=coarse_level,
+            mean_sky=_mean_sky(fine.lifted_features, coarse.opacity, batch_index, len(is_present)),
+            depth=_camera_depth(coarse, fine, self.coarse_depth.midpoints, is_present),
+            lookup=self.config.renderer.lookup,
+            logit_limit=self.config.renderer.logit_limit,
+        )
+
+    def render(self, field: VoxelField, targets: TargetCameras) -> Rendering:
+        """Render target cameras from a field."""
+        is_present = targets.target_is_present
+        height, width = targets.render_height, targets.render_width
+        origins, directions = camera_rays(
+            targets.intrinsics[is_present],
+            targets.camera_to_reference_ego[is_present],
+            height=height,
+            width=width,
+        )
+        num_targets = len(origins)
+        pixels = height * width
+        rays = Rays(
+            origins.repeat_interleave(pixels, dim=0),
+            directions.reshape(-1, 3),
+            is_present.nonzero()[:, 0].repeat_interleave(pixels),
+        )
+        rendered = render_rays(field, rays, self.ray_edges, self.config.renderer, training=self.training)
+        sky = self.sky(rays.directions, field.mean_sky, rays.batch_index)
+        features = rendered.features + (1.0 - rendered.opacity)[:, None] * sky
+        maps = features.view(num_targets, height, width, -1)
+        image = None if self.decoder is None else self.decoder(maps.movedim(-1, 1))
+
+        def by_target(values: Tensor, padding: float) -> Tensor:
+            return _pad(values.view(num_targets, height, width), is_present, padding)
+
+        return Rendering(
+            image=None if image is None else _pad(image, is_present, 0.0),
+            termination_depth=by_target(rendered.termination_depth, torch.nan),
+            opacity=by_target(rendered.opacity, 0.0),
+            weight_entropy=by_target(rendered.weight_entropy, 0.0),
+            features={
+                source: _pad(head(maps).movedim(-1, 1), is_present, 0.0) for source, head in self.feature_heads.items()
+            },
+            samples=_renumber(rendered, is_present, pixels),
+        )
+
+    def foundation_features(
+        self, source: str, features: Float[Tensor, "*shape channels"]
+    ) -> Float[Tensor, "*shape source_channels"]:
+        """Read a foundation model's features, in [0, 1], from features of :meth:`VoxelField.query`.
+
+        Raises:
+            ValueError: If the model has no head for ``source``.
+        """
+        if source not in self.feature_heads:
+            raise ValueError(f"no feature head {source!r}; there are {sorted(self.feature_heads)}")
+        return self.feature_heads[source](features)
+
+
+def _candidate_points(inputs: CameraInputs, candidates: Float[Tensor, "n k height width"]) -> Float[Tensor, "points 3"]:
+    """Place the candidates of all present cameras in the ego frame."""
+    is_present = inputs.camera_is_present
+    height, width = candidates.shape[-2:]
+    image_size = (inputs.images.shape[-2], inputs.images.shape[-1])
+    intrinsics = scale_intrinsics(inputs.intrinsics[is_present], from_size=image_size, to_size=(height, width))
+    origins, directions = camera_rays(
+        intrinsics, inputs.camera_to_reference_ego[is_present], height=height, width=width
+    )
+    return points_on_candidates(origins, directions, candidates)
+
+
+def _mean_sky(
+    lifted_features: Float[Tensor, "n channels height width"],
+    opacity: Float[Tensor, "n height width"],
+    batch_index: Int64[Tensor, " n"],
+    batch_size: int,
+) -> Float[Tensor, "batch channels"]:
+    """Average what pixels carry over those whose rays leave the scene, by how far they do."""
+    transmittance = (1.0 - opacity).clamp(min=_SKY_FLOOR)
+    total = torch.einsum("nchw,nhw->nc", lifted_features, transmittance)
+    by_scene = total.new_zeros(batch_size, total.shape[1]).index_add(0, batch_index, total)
+    weight = total.new_zeros(batch_size).index_add(0, batch_index, transmittance.sum((-2, -1)))
+    return by_scene / weight.clamp(min=_SKY_FLOOR)[:, None]
+
+
+def _pad(values: Tensor, is_present: Bool[Tensor, "batch slots"], padding: float) -> Tensor:
+    """Put values of the present slots back among the padded ones."""
+    padded = values.new_full((*is_present.shape, *values.shape[1:]), padding)
+    padded[is_present] = values
+    return padded
+
+
+def _camera_depth(coarse: CoarseDepth, fine: FineDepth, midpoints: Tensor, is_present: Tensor) -> CameraDepth:
+    return CameraDepth(
+        coarse_termination_depth=_pad(coarse.termination_depth, is_present, torch.nan),
+        coarse_opacity=_pad(coarse.opacity, is_present, 0.0),
+        coarse_weights=_pad(coarse.weights, is_present, 0.0),
+        coarse_distances=midpoints,
+        fine_termination_depth=_pad(fine.termination_depth, is_present, torch.nan),
+        fine_opacity=_pad(fine.opacity, is_present, 0.0),
+    )
+
+
+def _renumber(rendered: RenderedRays, is_present: Tensor, pixels: int) -> RaySamples:
+    """Count rays over padded targets too."""
+    samples = rendered.samples
+    slot = is_present.reshape(-1).nonzero()[:, 0]
+    target, pixel = samples.ray_index // pixels, samples.ray_index % pixels
+    return RaySamples(
+        ray_index=slot[target] * pixels + pixel,
+        distances=samples.distances,
+        lengths=samples.lengths,
+        weights=samples.weights,
+    )
