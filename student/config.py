@@ -1,0 +1,323 @@
+"""Configuration of one student run: what is read, what is penalised, how it is fitted.
+
+The model's own sizes are in :mod:`student.model.config`; complete runs are functions in :mod:`student.presets`.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, Self
+
+from student.model.config import ModelConfig
+
+Variant = Literal[
+    "no_distillation", "depth", "depth_contracted", "depth_contracted_virtual", "clip", "dinov2", "clip_dinov2"
+]
+"""What a student is taught. The first four are the paper's ablation; the last three add foundation features to the
+fourth, rendered together with the image."""
+
+FEATURE_SOURCES = ("clip", "dinov2")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewsConfig:
+    """How many views one training sample renders, drawn anew each time it comes up.
+
+    Attributes:
+        same_frame: Views of the input frame; a rig with fewer cameras gives all it has.
+        neighbour: Views of the frames before and after, rendered from the input frame's field.
+        virtual: Teacher views from poses that the car never had.
+    """
+
+    same_frame: int = 6
+    neighbour: int = 0
+    virtual: int = 0
+
+    def __post_init__(self) -> None:
+        """Reject counts without meaning."""
+        _require(self.same_frame >= 1, f"same_frame must be at least 1, got {self.same_frame}")
+        _require(self.neighbour >= 0 and self.virtual >= 0, "numbers of views must not be negative")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """What a training sample holds and at which size.
+
+    Attributes:
+        image_height: Rows of the input images; the stored ``input_images`` must have them.
+        image_width: Columns of the input images.
+        render_height: Rows of the render grid. The decoded image has twice as many.
+        render_width: Columns of the render grid.
+        depth_height: Rows of the grid on which the model estimates the depth of its inputs.
+        depth_width: Columns of that grid.
+        views: Views rendered per sample.
+        depth_anything: Feed frozen Depth Anything features to the model.
+        teacher_depth: Supervise with the scene teacher's depth.
+        sky_masks: Supervise opacity with sky masks.
+        feature_sources: Foundation features to supervise, of "clip" and "dinov2".
+        min_camera_depth: LiDAR returns nearer to a camera plane than this are dropped, metres: they show the car.
+        max_lidar_range: LiDAR returns farther from a camera than this are dropped, metres.
+        batch_size: Frames per optimisation step.
+    """
+
+    image_height: int = 128
+    image_width: int = 228
+    render_height: int = 64
+    render_width: int = 114
+    depth_height: int = 128
+    depth_width: int = 228
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    depth_anything: bool = True
+    teacher_depth: bool = True
+    sky_masks: bool = True
+    feature_sources: tuple[str, ...] = ()
+    min_camera_depth: float = 1.0
+    max_lidar_range: float = 80.0
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        """Reject empty grids, unknown features and an empty LiDAR range."""
+        for name in ("image", "render", "depth"):
+            height, width = getattr(self, f"{name}_height"), getattr(self, f"{name}_width")
+            _require(height >= 1 and width >= 1, f"{name} grid must not be empty, got {height}x{width}")
+        unknown = set(self.feature_sources) - set(FEATURE_SOURCES)
+        _require(not unknown, f"feature_sources {sorted(unknown)}: want some of {FEATURE_SOURCES}")
+        _require(len(set(self.feature_sources)) == len(self.feature_sources), "feature_sources must differ")
+        _require(0 < self.min_camera_depth < self.max_lidar_range, "need 0 < min_camera_depth < max_lidar_range")
+        _require(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Return the kind of every store that such a run reads, per scene."""
+        wanted = {
+            "scene": True,
+            "input_images": True,
+            "teacher_depth": self.teacher_depth,
+            "virtual_views": self.views.virtual > 0,
+            "sky_mask": self.sky_masks,
+            "depth_anything_features": self.depth_anything,
+            **{f"{source}_features": source in self.feature_sources for source in FEATURE_SOURCES},
+        }
+        return tuple(kind for kind, is_read in wanted.items() if is_read)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossConfig:
+    """Coefficient of every loss; 0 switches one off. Defaults are the published ones unless said otherwise.
+
+    Attributes:
+        rgb: Absolute error of the image.
+        perceptual: LPIPS if ``lpips_weights`` is given; otherwise multi-scale structural dissimilarity, its declared
+            alternative, which needs no weights.
+        lpips_weights: Local safetensors file with the backbone and linear layers of VGG LPIPS.
+        feature: Absolute error of each foundation feature map.
+        lidar_depth: Error of termination depth against LiDAR.
+        teacher_depth: The same against the scene teacher.
+        absolute_share: Weight of the absolute error beside the squared one in both depth losses.
+        inner_range: Depths up to here are normalised by it, farther ones by ``max_depth``, metres.
+        max_depth: Teacher depth and predictions are clamped to it, metres.
+        max_lidar_range: The same for LiDAR, which is also normalised by it, metres.
+        log_depth: Absolute error of the logarithm of depth, against LiDAR and teacher alike. Ours, off in published
+            settings: an error of one metre weighs more near the car.
+        depth_likelihood: Negative log-probability of the coarse bin that holds the true depth. Ours, off in published
+            settings: unlike the error of an expectation, it does not reward spreading over two surfaces.
+        fine_depth: Share of every depth loss that the fine estimate takes part in; 0 in published settings.
+        weight_entropy: Entropy of the weights along a ray.
+        opacity: Cross-entropy of opacity against 1 where a ray is known to hit something, or where nothing is known.
+        sky: Cross-entropy of opacity against 0 where the mask says sky.
+        line_of_sight: Weights before and around the true depth; off in published settings.
+        line_of_sight_epsilon: Half width of the surface in it, metres.
+    """
+
+    rgb: float = 1.0
+    perceptual: float = 1.0
+    lpips_weights: Path | None = None
+    feature: float = 1.0
+    lidar_depth: float = 10.0
+    teacher_depth: float = 10.0
+    absolute_share: float = 0.1
+    inner_range: float = 50.0
+    max_depth: float = 120.0
+    max_lidar_range: float = 80.0
+    log_depth: float = 0.0
+    depth_likelihood: float = 0.0
+    fine_depth: float = 0.0
+    weight_entropy: float = 0.01
+    opacity: float = 0.1
+    sky: float = 0.1
+    line_of_sight: float = 0.0
+    line_of_sight_epsilon: float = 2.5
+
+    def __post_init__(self) -> None:
+        """Reject negative coefficients and empty ranges."""
+        for name in (
+            *("rgb", "perceptual", "feature", "lidar_depth", "teacher_depth", "absolute_share", "log_depth"),
+            *("depth_likelihood", "fine_depth", "weight_entropy", "opacity", "sky", "line_of_sight"),
+        ):
+            _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        _require(self.inner_range > 0, f"inner_range must be positive, got {self.inner_range}")
+        _require(self.max_depth > 0 and self.max_lidar_range > 0, "ranges must be positive")
+        _require(self.line_of_sight_epsilon > 0, "line_of_sight_epsilon must be positive")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerConfig:
+    """Adam with a warm-up, a schedule over the run's budget, and clipping.
+
+    Attributes:
+        learning_rate: Its peak.
+        betas: Of Adam; the published first one is 0.
+        weight_decay: Decoupled (AdamW); 0 is plain Adam.
+        schedule: How the rate falls after the warm-up; "step" is tenfold at two thirds and at nine tenths of the run.
+        warmup_steps: Steps over which the rate rises linearly.
+        final_share: Share of the peak at the end of a "cosine" schedule.
+        max_gradient_norm: Gradients are scaled down to it.
+        ema_decay: Decay of an exponential average of the weights, which is then what is validated and published;
+            None publishes the last weights.
+    """
+
+    learning_rate: float = 2e-4
+    betas: tuple[float, float] = (0.0, 0.99)
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine", "step"] = "constant"
+    warmup_steps: int = 0
+    final_share: float = 0.05
+    max_gradient_norm: float = 35.0
+    ema_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        """Reject what would not descend."""
+        _require(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
+        _require(all(0 <= beta < 1 for beta in self.betas), f"betas must lie in [0, 1), got {self.betas}")
+        _require(self.weight_decay >= 0 and self.warmup_steps >= 0, "weight_decay and warmup_steps: want >= 0")
+        _require(0 <= self.final_share <= 1, f"final_share must lie in [0, 1], got {self.final_share}")
+        _require(self.max_gradient_norm > 0, "max_gradient_norm must be positive")
+        _require(self.ema_decay is None or 0 < self.ema_decay < 1, f"ema_decay {self.ema_decay}: want within (0, 1)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitRuntime:
+    """How a fit is run and watched. Nothing here is part of a checkpoint's digest.
+
+    Attributes:
+        device: "auto" takes CUDA where there is one.
+        num_workers: Processes that read samples; 0 reads in the training process.
+        log_every: Steps between entries of the history and of TensorBoard.
+        save_every: Steps between resumable states.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    num_workers: int = 0
+    log_every: int = 10
+    save_every: int = 50
+
+    def __post_init__(self) -> None:
+        """Reject counts without meaning."""
+        _require(self.num_workers >= 0, f"num_workers must not be negative, got {self.num_workers}")
+        _require(self.log_every >= 1 and self.save_every >= 1, "log_every and save_every must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitConfig:
+    """The budget of a fit and how it is spent.
+
+    Attributes:
+        max_steps: Optimisation steps.
+        max_seconds: Wall-clock limit; the schedule then follows whichever budget is nearer to its end. A fit that
+            this limit ends is not reproducible to the bit, so leave it generous. None for no limit.
+        validate_every: Steps between validations; the last step is always validated.
+        max_validation_samples: Held-out frames per validation, evenly spaced.
+        seed: Of weights, order, views and every sample along rays.
+        optimizer: Descent.
+        runtime: How it is run and watched.
+    """
+
+    max_steps: int
+    max_seconds: float | None = None
+    validate_every: int = 1000
+    max_validation_samples: int = 8
+    seed: int = 0
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    runtime: FitRuntime = field(default_factory=FitRuntime)
+
+    def __post_init__(self) -> None:
+        """Reject an empty budget."""
+        _require(self.max_steps >= 1, f"max_steps must be at least 1, got {self.max_steps}")
+        _require(self.max_seconds is None or self.max_seconds > 0, "max_seconds must be positive")
+        _require(self.validate_every >= 1, f"validate_every must be at least 1, got {self.validate_every}")
+        _require(self.max_validation_samples >= 0, "max_validation_samples must not be negative")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentConfig:
+    """One complete student run.
+
+    Attributes:
+        model: Sizes of the student.
+        data: What it reads.
+        losses: What is penalised.
+        fit: Budget and descent.
+    """
+
+    model: ModelConfig
+    data: DataConfig
+    losses: LossConfig
+    fit: FitConfig
+
+    def __post_init__(self) -> None:
+        """Reject parts that do not fit together."""
+        heads = {head.source for head in self.model.feature_heads}
+        _require(
+            heads == set(self.data.feature_sources),
+            f"the model renders features {sorted(heads)}, the data supervise {sorted(self.data.feature_sources)}",
+        )
+        wants_depth_features = self.model.coarse_depth.depth_feature_channels > 0
+        _require(
+            wants_depth_features == self.data.depth_anything,
+            f"depth_feature_channels is {self.model.coarse_depth.depth_feature_channels}, "
+            f"but data.depth_anything is {self.data.depth_anything}",
+        )
+
+    def determining(self) -> Self:
+        """Return the part that determines the checkpoint.
+
+        The runtime is at its default and weights have no path: what they hold is a digest of its own.
+        """
+        return replace(
+            self, losses=replace(self.losses, lpips_weights=None), fit=replace(self.fit, runtime=FitRuntime())
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSetConfig:
+    """Which scenes and which of their stores make up a training set.
+
+    Attributes:
+        train_scenes: Keys of the scenes to learn from.
+        validation_scenes: Keys of held-out scenes; none may be in ``train_scenes``.
+        kinds: Kinds of stores to freeze for each scene, see :attr:`DataConfig.kinds`.
+        allow_ungated: Kinds that are taken although their quality gate failed or was never run.
+        held_out_stride: Where only one scene exists, every so many-th frame of each train scene is held out, as input
+            and as target. 0 holds none out.
+    """
+
+    train_scenes: tuple[str, ...]
+    validation_scenes: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ("scene", "input_images")
+    allow_ungated: tuple[str, ...] = ()
+    held_out_stride: int = 0
+
+    def __post_init__(self) -> None:
+        """Reject overlapping splits and sets without inputs."""
+        _require(len(self.train_scenes) > 0, "train_scenes is empty")
+        both = set(self.train_scenes) & set(self.validation_scenes)
+        _require(not both, f"scenes {sorted(both)} are in both splits")
+        scenes = (*self.train_scenes, *self.validation_scenes)
+        _require(len(set(scenes)) == len(scenes), "a scene is listed twice")
+        missing = {"scene", "input_images"} - set(self.kinds)
+        _require(not missing, f"kinds lack {sorted(missing)}, which every sample reads")
+        _require(self.held_out_stride == 0 or self.held_out_stride >= 2, "held_out_stride: want 0 or at least 2")

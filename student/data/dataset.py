@@ -1,0 +1,355 @@
+"""Frames of a training set as samples: one frame's inputs, some views to render, and all that is known about them."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch.utils.data import Dataset
+
+from storage.errors import ErrorKind, ProvenanceMismatchError
+from storage.geometry.cameras import scale_intrinsics
+from storage.keys import sample_key
+from storage.versioned import Home
+from student.config import DataConfig
+from student.data.frames import Frames, StoreFrames
+from student.data.lidar import rasterise_lidar
+from student.data.sample import InputTargets, TrainingBatch, ViewTargets
+from student.data.training_set import FrozenScene, TrainingSet
+from student.data.views import View, ViewChoice, all_views, draw_views
+from student.model.types import CameraInputs, TargetCameras
+
+# A teacher's ray counts as sky below the first opacity and as hitting something above the second.
+_VIRTUAL_SKY_OPACITY = 0.1
+_VIRTUAL_SOLID_OPACITY = 0.9
+
+
+class SampleRequest(NamedTuple):
+    """Which sample, and at which pass over the data, on which its random views depend."""
+
+    epoch: int
+    index: int
+
+
+class FrameDataset(Dataset[TrainingBatch]):
+    """Samples of one split, each as a batch of one.
+
+    Everything random about a sample is derived from the seed, the epoch and its index, so that it does not matter which
+    process makes it, in which order, or how often a run was stopped.
+
+    Args:
+        home: Where the stores lie.
+        training_set: What to read.
+        split: "train" draws views anew in each epoch; "validation" takes every camera of the input frame.
+        config: What a sample holds.
+        seed: Of the drawn views.
+        open_frames: How the frames of a scene are opened; another layout than the stores' is for benchmarks.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        training_set: TrainingSet,
+        split: Literal["train", "validation"],
+        config: DataConfig,
+        *,
+        seed: int = 0,
+        open_frames: Callable[[Home, FrozenScene], Frames] = StoreFrames,
+    ) -> None:
+        self.config = config
+        self.split: Literal["train", "validation"] = split
+        self.seed = seed
+        self._home = home
+        self._num_cameras = training_set.num_cameras
+        self._scenes = {scene.key: scene for scene in training_set.scenes}
+        self._open_frames = open_frames
+        self._frames: dict[str, Frames] = {}
+        self.samples: tuple[tuple[str, int], ...] = tuple(
+            (scene.key, frame)
+            for scene in training_set.scenes
+            for frame in (scene.train_frames if split == "train" else scene.validation_frames)
+        )
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def key(self, index: int) -> str:
+        """Return the identity of a sample."""
+        return sample_key(*self.samples[index])
+
+    def __getitem__(self, request: SampleRequest | int) -> TrainingBatch:
+        if isinstance(request, int):
+            request = SampleRequest(0, request)
+        scene_key, frame_index = self.samples[request.index]
+        scene = self._scenes[scene_key]
+        if self.split == "validation":
+            return self.sample(scene_key, frame_index, all_views(scene, frame_index))
+        frames = self._open(scene_key)
+        choice = draw_views(
+            scene,
+            frame_index,
+            self.config.views,
+            num_cameras=self._num_cameras,
+            num_virtual_views=len(frames.virtual_to_camera()) if self.config.views.virtual else 0,
+            generator=np.random.default_rng((self.seed, request.epoch, request.index)),
+        )
+        return self.sample(scene_key, frame_index, choice)
+
+    def _open(self, scene_key: str) -> Frames:
+        if scene_key not in self._frames:
+            frames = self._open_frames(self._home, self._scenes[scene_key])
+            if isinstance(frames, StoreFrames):
+                frames.check_geometry()
+            self._frames[scene_key] = frames
+        return self._frames[scene_key]
+
+    def sample(self, scene_key: str, frame_index: int, choice: ViewChoice) -> TrainingBatch:
+        """Return one frame as a batch of one, rendering the views that ``choice`` names.
+
+        Raises:
+            MissingTargetError: If a store that the configuration asks for is not in the training set.
+            IntegrityError: If a store lost data; its key names the kind, the scene and the frame.
+            ProvenanceMismatchError: If the stored images have another size than configured.
+        """
+        assembler = _Assembler(self._open(scene_key), self.config, frame_index)
+        return TrainingBatch(
+            keys=(sample_key(scene_key, frame_index),),
+            inputs=assembler.inputs(self._num_cameras),
+            cameras=assembler.cameras(choice),
+            input_targets=assembler.input_targets(self._num_cameras),
+            view_targets=assembler.view_targets(choice),
+        )
+
+
+class _Assembler:
+    """Builds one sample, reading each frame of each store at most once."""
+
+    def __init__(self, frames: Frames, config: DataConfig, frame_index: int) -> None:
+        self._frames = frames
+        self._config = config
+        self._frame_index = frame_index
+        self._cache: dict[tuple[str, int], np.ndarray] = {}
+        self._virtual: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def _once(self, name: str, frame_index: int, read: Callable[[int], np.ndarray]) -> np.ndarray:
+        key = (name, frame_index)
+        if key not in self._cache:
+            self._cache[key] = read(frame_index)
+        return self._cache[key]
+
+    def _images(self, frame_index: int) -> np.ndarray:
+        images = self._once("images", frame_index, self._frames.images)
+        wanted = (self._config.image_height, self._config.image_width)
+        if images.shape[1:3] != wanted:
+            raise ProvenanceMismatchError(
+                ErrorKind.TARGET_MISSING, "input_images", f"images are {images.shape[1:3]}, configured are {wanted}"
+            )
+        return images
+
+    def _poses(self, frame_index: int) -> np.ndarray:
+        read = partial(self._frames.camera_to_reference_ego, reference_frame_index=self._frame_index)
+        return self._once("poses", frame_index, read)
+
+    def _intrinsics(self, height: int, width: int) -> np.ndarray:
+        image_size = (self._config.image_height, self._config.image_width)
+        return scale_intrinsics(self._frames.intrinsics(), from_size=image_size, to_size=(height, width))
+
+    def _lidar(self, frame_index: int, camera_index: int, height: int, width: int) -> np.ndarray:
+        points = self._once("lidar", frame_index, self._frames.lidar_points)
+        # The returns are in the ego frame of *their* reference instant, so the camera must be too.
+        poses = self._once(
+            "own_poses",
+            frame_index,
+            lambda frame: self._frames.camera_to_reference_ego(frame, reference_frame_index=frame),
+        )
+        return rasterise_lidar(
+            points,
+            poses[camera_index],
+            self._intrinsics(height, width)[camera_index],
+            height=height,
+            width=width,
+            min_camera_depth=self._config.min_camera_depth,
+            max_range=self._config.max_lidar_range,
+        )
+
+    def _teacher_depth(self, frame_index: int, camera_index: int, height: int, width: int) -> np.ndarray:
+        if not self._config.teacher_depth:
+            return np.full((height, width), np.nan, np.float32)
+        depth = self._once("teacher_depth", frame_index, self._frames.teacher_depth)[camera_index]
+        return nearest(depth, height, width).astype(np.float32)
+
+    def _is_sky(
+        self, frame_index: int, camera_index: int, lidar_depth: Float[np.ndarray, "height width"]
+    ) -> tuple[Bool[np.ndarray, "height width"], Bool[np.ndarray, "height width"]]:
+        height, width = lidar_depth.shape
+        if not self._config.sky_masks:
+            return np.zeros((height, width), bool), np.zeros((height, width), bool)
+        mask = self._once("sky", frame_index, self._frames.is_sky)[camera_index]
+        is_sky = nearest(mask, height, width)
+        return is_sky, ~(is_sky & np.isfinite(lidar_depth))
+
+    def _features(self, frame_index: int, kind: str) -> np.ndarray:
+        return self._once(kind, frame_index, lambda frame: self._frames.features(frame, kind))
+
+    def _virtual_views(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if self._virtual is None:
+            self._virtual = self._frames.virtual_views(self._frame_index)
+        return self._virtual
+
+    # --- assembling ------------------------------------------------------------------------------------------------
+
+    def inputs(self, num_cameras: int) -> CameraInputs:
+        """Return the input images of the frame, padded to ``num_cameras``."""
+        padding = num_cameras - self._frames.num_cameras
+        features = None
+        if self._config.depth_anything:
+            features = _pad(self._features(self._frame_index, "depth_anything_features"), padding)
+            features = torch.from_numpy(features.transpose(0, 3, 1, 2).astype(np.float32))[None]
+        config = self._config
+        return CameraInputs(
+            images=_as_images(_pad(self._images(self._frame_index), padding)),
+            intrinsics=_as_matrices(self._intrinsics(config.image_height, config.image_width), padding),
+            camera_to_reference_ego=_as_matrices(self._poses(self._frame_index), padding),
+            camera_is_present=torch.arange(num_cameras)[None] < self._frames.num_cameras,
+            depth_features=features,
+        )
+
+    def input_targets(self, num_cameras: int) -> InputTargets:
+        """Return what is known about the inputs' depth, padded to ``num_cameras``."""
+        height, width = self._config.depth_height, self._config.depth_width
+        cameras = range(self._frames.num_cameras)
+        padding = num_cameras - self._frames.num_cameras
+        lidar = [self._lidar(self._frame_index, camera, height, width) for camera in cameras]
+        sky = [self._is_sky(self._frame_index, camera, lidar[camera]) for camera in cameras]
+        teacher = [self._teacher_depth(self._frame_index, camera, height, width) for camera in cameras]
+        unknown = np.full((height, width), np.nan, np.float32)
+        nowhere = np.zeros((height, width), bool)
+        return InputTargets(
+            lidar_depth=_stack([*lidar, *[unknown] * padding]),
+            teacher_depth=_stack([*teacher, *[unknown] * padding]),
+            is_sky=_stack([*[is_sky for is_sky, _ in sky], *[nowhere] * padding]),
+            is_sky_known=_stack([*[is_known for _, is_known in sky], *[nowhere] * padding]),
+        )
+
+    def cameras(self, choice: ViewChoice) -> TargetCameras:
+        """Return the cameras of the chosen views."""
+        height, width = self._config.render_height, self._config.render_width
+        intrinsics, poses, is_present = [], [], []
+        for view in (*choice.real, *choice.virtual):
+            is_present.append(view is not None)
+            intrinsics.append(np.eye(3) if view is None else self._intrinsics(height, width)[view.camera_index])
+            poses.append(np.eye(4) if view is None else self._view_pose(view))
+        return TargetCameras(
+            intrinsics=_as_matrices(np.stack(intrinsics)),
+            camera_to_reference_ego=_as_matrices(np.stack(poses)),
+            target_is_present=torch.tensor([is_present]),
+            render_height=height,
+            render_width=width,
+        )
+
+    def _view_pose(self, view: View) -> np.ndarray:
+        pose = self._poses(view.frame_index)[view.camera_index]
+        return pose if view.virtual_index is None else pose @ self._frames.virtual_to_camera()[view.virtual_index]
+
+    def view_targets(self, choice: ViewChoice) -> ViewTargets:
+        """Return what is known about the chosen views."""
+        size = (self._config.render_height, self._config.render_width)
+        image_size = (2 * size[0], 2 * size[1])
+        real = [self._real_maps(view, *size) for view in choice.real]
+        virtual = [self._virtual_maps(view, *size) for view in choice.virtual]
+        lidar, teacher, is_sky, is_known = zip(*real, *virtual, strict=True)
+        images = np.stack(
+            [
+                np.zeros((self._config.image_height, self._config.image_width, 3), np.uint8)
+                if view is None
+                else self._images(view.frame_index)[view.camera_index]
+                for view in choice.real
+            ]
+        )
+        return ViewTargets(
+            image=_resized(_as_images(images), image_size),
+            virtual_image=self._virtual_images(choice.virtual),
+            lidar_depth=_stack(lidar),
+            teacher_depth=_stack(teacher),
+            is_sky=_stack(is_sky),
+            is_sky_known=_stack(is_known),
+            features={source: self._view_features(choice.real, source) for source in self._config.feature_sources},
+        )
+
+    def _real_maps(self, view: View | None, height: int, width: int) -> tuple[np.ndarray, ...]:
+        if view is None:
+            return _unknown_maps(height, width)
+        lidar = self._lidar(view.frame_index, view.camera_index, height, width)
+        teacher = self._teacher_depth(view.frame_index, view.camera_index, height, width)
+        return lidar, teacher, *self._is_sky(view.frame_index, view.camera_index, lidar)
+
+    def _virtual_maps(self, view: View | None, height: int, width: int) -> tuple[np.ndarray, ...]:
+        if view is None:
+            return _unknown_maps(height, width)
+        _, depth, opacity = (array[view.camera_index, view.virtual_index] for array in self._virtual_views())
+        opacity = nearest(opacity, height, width)
+        is_sky = opacity < _VIRTUAL_SKY_OPACITY
+        lidar = np.full((height, width), np.nan, np.float32)
+        return (
+            lidar,
+            nearest(depth, height, width).astype(np.float32),
+            is_sky,
+            is_sky | (opacity > _VIRTUAL_SOLID_OPACITY),
+        )
+
+    def _virtual_images(self, views: Sequence[View | None]) -> Float[torch.Tensor, "1 virtual 3 height width"]:
+        if not views:
+            return torch.zeros((1, 0, 3, 1, 1))
+        image = self._virtual_views()[0]
+        blank = np.zeros(image.shape[2:], np.uint8)
+        chosen = [blank if view is None else image[view.camera_index, view.virtual_index] for view in views]
+        return _as_images(np.stack(chosen))
+
+    def _view_features(self, views: Sequence[View | None], source: str) -> Float[torch.Tensor, "1 real _ _ _"]:
+        kind = f"{source}_features"
+        blank = np.zeros_like(self._features(self._frame_index, kind)[0])
+        maps = [blank if view is None else self._features(view.frame_index, kind)[view.camera_index] for view in views]
+        return torch.from_numpy(np.stack(maps).transpose(0, 3, 1, 2).astype(np.float32))[None]
+
+
+def nearest(values: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return a map resampled to another grid over the same image by the nearest pixel centre.
+
+    Depth is never averaged over an edge, and a NaN never spreads.
+    """
+    rows = ((np.arange(height) + 0.5) * values.shape[0] / height).astype(np.int64)
+    columns = ((np.arange(width) + 0.5) * values.shape[1] / width).astype(np.int64)
+    return values[rows[:, None], columns]
+
+
+def _unknown_maps(height: int, width: int) -> tuple[np.ndarray, ...]:
+    unknown, nowhere = np.full((height, width), np.nan, np.float32), np.zeros((height, width), bool)
+    return unknown, unknown, nowhere, nowhere
+
+
+def _pad(values: np.ndarray, number: int) -> np.ndarray:
+    return np.concatenate([values, np.zeros((number, *values.shape[1:]), values.dtype)]) if number else values
+
+
+def _stack(maps: Sequence[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(maps))[None]
+
+
+def _as_images(images: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float().div_(255.0)[None]
+
+
+def _as_matrices(matrices: np.ndarray, padding: int = 0) -> torch.Tensor:
+    identity = np.broadcast_to(np.eye(matrices.shape[-1]), (padding, *matrices.shape[1:]))
+    return torch.from_numpy(np.concatenate([matrices, identity]).astype(np.float32))[None]
+
+
+def _resized(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    if images.shape[-2:] == size:
+        return images
+    flat = torch.nn.functional.interpolate(images[0], size=size, mode="bilinear", antialias=True)
+    return flat[None].clamp_(0.0, 1.0)

@@ -1,0 +1,194 @@
+"""Read whole frames of one frozen scene, from its stores and from nowhere else."""
+
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import zarr
+from jaxtyping import Bool, Float, Float16, UInt8
+
+from storage.errors import ErrorKind, IntegrityError, MissingTargetError
+from storage.geometry.cameras import scale_intrinsics
+from storage.scenes.store import SceneReader
+from storage.targets.schema import TARGET_SCHEMAS, read_target
+from storage.versioned import Home
+from student.data.training_set import FORBIDDEN_KINDS, FrozenScene
+
+
+class Frames(Protocol):
+    """Everything that a sample is made of, frame by frame, all cameras at once."""
+
+    num_frames: int
+    num_cameras: int
+
+    def images(self, frame_index: int) -> UInt8[np.ndarray, "cameras height width 3"]:
+        """Return the input images."""
+        ...
+
+    def intrinsics(self) -> Float[np.ndarray, "cameras 3 3"]:
+        """Return the intrinsics of the input images."""
+        ...
+
+    def camera_to_reference_ego(self, frame_index: int, reference_frame_index: int) -> Float[np.ndarray, "cameras 4 4"]:
+        """Return each camera at its own exposure in a frame, in the ego frame of another frame's reference time."""
+        ...
+
+    def lidar_points(self, frame_index: int) -> Float[np.ndarray, "points 3"]:
+        """Return the LiDAR returns of a frame in its own reference ego frame, metres."""
+        ...
+
+    def teacher_depth(self, frame_index: int) -> Float16[np.ndarray, "cameras height width"]:
+        """Return the teacher's termination depth, metres, NaN where undefined."""
+        ...
+
+    def is_sky(self, frame_index: int) -> Bool[np.ndarray, "cameras height width"]:
+        """Return the sky mask."""
+        ...
+
+    def features(self, frame_index: int, kind: str) -> Float16[np.ndarray, "cameras height width channels"]:
+        """Return a feature map of every camera."""
+        ...
+
+    def virtual_views(
+        self, frame_index: int
+    ) -> tuple[
+        UInt8[np.ndarray, "cameras views height width 3"],
+        Float16[np.ndarray, "cameras views height width"],
+        Float16[np.ndarray, "cameras views height width"],
+    ]:
+        """Return image, termination depth and opacity of the teacher's virtual views."""
+        ...
+
+    def virtual_to_camera(self) -> Float[np.ndarray, "views 4 4"]:
+        """Return where the virtual views stand."""
+        ...
+
+    def virtual_intrinsics(self) -> Float[np.ndarray, "cameras 3 3"]:
+        """Return the intrinsics of the virtual views, in pixels of their own grid."""
+        ...
+
+
+class StoreFrames:
+    """Frames of a scene in the versions that a training set froze. Stores are opened when first read.
+
+    Args:
+        home: Where the stores lie.
+        scene: The frozen scene.
+    """
+
+    def __init__(self, home: Home, scene: FrozenScene) -> None:
+        self.home = home
+        self.scene = scene
+        self.num_frames = scene.num_frames
+        self.num_cameras = scene.num_cameras
+        self._groups: dict[str, zarr.Group] = {}
+
+    def _group(self, kind: str) -> zarr.Group:
+        if kind not in self._groups:
+            if kind in FORBIDDEN_KINDS:
+                raise MissingTargetError(ErrorKind.TARGET_FORBIDDEN, f"{kind}/{self.scene.key}", "is never read here")
+            if kind not in self.scene.stores:
+                raise MissingTargetError(
+                    ErrorKind.TARGET_MISSING, f"{kind}/{self.scene.key}", "is not in the training set"
+                )
+            self._groups[kind] = self.home.open_arrays(self.scene.stores[kind])
+        return self._groups[kind]
+
+    def _read(self, kind: str, name: str, frame_index: int | None = None) -> np.ndarray:
+        try:
+            return read_target(self._group(kind), kind, name, ... if frame_index is None else frame_index)
+        except IntegrityError as error:  # say which scene and frame, not just which array
+            where = self.scene.key if frame_index is None else f"{self.scene.key}/{frame_index:06d}"
+            raise IntegrityError(error.kind, f"{kind}/{where}/{name}", error.message) from error
+
+    def _grid(self, kind: str, name: str) -> tuple[int, int]:
+        array = self._group(kind)[name]
+        assert isinstance(array, zarr.Array)
+        axes = TARGET_SCHEMAS[kind][name].axes
+        return array.shape[axes.index("height")], array.shape[axes.index("width")]
+
+    @cached_property
+    def reader(self) -> SceneReader:
+        """Return the reader of the scene itself."""
+        return SceneReader(self._group("scene"), self.scene.stores["scene"])
+
+    @cached_property
+    def _intrinsics(self) -> np.ndarray:
+        return self._read("input_images", "intrinsics")
+
+    @cached_property
+    def _virtual(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._read("virtual_views", "virtual_to_camera"), self._read("virtual_views", "intrinsics")
+
+    def images(self, frame_index: int) -> UInt8[np.ndarray, "cameras height width 3"]:
+        """See :class:`Frames`."""
+        return self._read("input_images", "image", frame_index)
+
+    def intrinsics(self) -> Float[np.ndarray, "cameras 3 3"]:
+        """See :class:`Frames`."""
+        return self._intrinsics
+
+    def camera_to_reference_ego(self, frame_index: int, reference_frame_index: int) -> Float[np.ndarray, "cameras 4 4"]:
+        """See :class:`Frames`."""
+        return np.stack(
+            [
+                self.reader.camera_to_reference_ego(frame_index, camera, reference_frame_index=reference_frame_index)
+                for camera in range(self.num_cameras)
+            ]
+        )
+
+    def lidar_points(self, frame_index: int) -> Float[np.ndarray, "points 3"]:
+        """See :class:`Frames`."""
+        return self.reader.lidar_points(frame_index)[:, :3]
+
+    def teacher_depth(self, frame_index: int) -> Float16[np.ndarray, "cameras height width"]:
+        """See :class:`Frames`."""
+        return self._read("teacher_depth", "termination_depth", frame_index)
+
+    def is_sky(self, frame_index: int) -> Bool[np.ndarray, "cameras height width"]:
+        """See :class:`Frames`."""
+        return self._read("sky_mask", "is_sky", frame_index)
+
+    def features(self, frame_index: int, kind: str) -> Float16[np.ndarray, "cameras height width channels"]:
+        """See :class:`Frames`."""
+        return self._read(kind, "features", frame_index)
+
+    def virtual_views(
+        self, frame_index: int
+    ) -> tuple[
+        UInt8[np.ndarray, "cameras views height width 3"],
+        Float16[np.ndarray, "cameras views height width"],
+        Float16[np.ndarray, "cameras views height width"],
+    ]:
+        """See :class:`Frames`."""
+        return (
+            self._read("virtual_views", "image", frame_index),
+            self._read("virtual_views", "termination_depth", frame_index),
+            self._read("virtual_views", "opacity", frame_index),
+        )
+
+    def virtual_to_camera(self) -> Float[np.ndarray, "views 4 4"]:
+        """See :class:`Frames`."""
+        return self._virtual[0]
+
+    def virtual_intrinsics(self) -> Float[np.ndarray, "cameras 3 3"]:
+        """See :class:`Frames`."""
+        return self._virtual[1]
+
+    def check_geometry(self) -> None:
+        """Check that every target grid shows the same cameras as the input images.
+
+        Raises:
+            IntegrityError: If the intrinsics of a target are not those of the images at its size: its pixels would
+                then lie on other rays.
+        """
+        image_size = self._grid("input_images", "image")
+        for kind in ("teacher_depth", "virtual_views"):
+            if kind not in self.scene.stores:
+                continue
+            size = self._grid(kind, "termination_depth")
+            wanted = scale_intrinsics(self._intrinsics, from_size=image_size, to_size=size)
+            if not np.allclose(self._read(kind, "intrinsics"), wanted, rtol=1e-4, atol=1e-2):
+                raise IntegrityError(
+                    ErrorKind.CALIBRATION_INVALID, f"{kind}/{self.scene.key}", "intrinsics differ from the images'"
+                )

@@ -1,0 +1,49 @@
+"""LiDAR returns as a sparse map of termination depth."""
+
+import numpy as np
+from jaxtyping import Float
+
+from storage.geometry.cameras import project
+from storage.geometry.transforms import apply_se3, invert_se3
+
+
+def rasterise_lidar(
+    points_ego: Float[np.ndarray, "points 3"],
+    camera_to_ego: Float[np.ndarray, "4 4"],
+    intrinsics: Float[np.ndarray, "3 3"],
+    *,
+    height: int,
+    width: int,
+    min_camera_depth: float,
+    max_range: float,
+) -> Float[np.ndarray, "height width"]:
+    """Return the distance from the camera centre to the nearest return in each pixel, float32 metres.
+
+    The value is the length of the ray, as everywhere in this project, and not the depth along the optical axis: at the
+    corner of a wide camera the two differ by half. Where several returns fall into one pixel the nearest wins, since a
+    return behind it was seen past an edge by a sensor that sits elsewhere.
+
+    Args:
+        points_ego: Returns in an ego frame, metres.
+        camera_to_ego: The camera at its own exposure, in the same ego frame.
+        intrinsics: In pixels of the map.
+        height: Rows of the map.
+        width: Columns of the map.
+        min_camera_depth: Returns nearer to the camera plane are dropped, metres.
+        max_range: Returns farther from the camera are dropped, metres.
+
+    Returns:
+        The map, NaN where no return fell.
+    """
+    points_camera = apply_se3(invert_se3(camera_to_ego), points_ego.astype(np.float64))
+    distances = np.linalg.norm(points_camera, axis=-1)
+    # A non-finite return fails every comparison, so it is dropped as well.
+    is_seen = (points_camera[:, 2] >= min_camera_depth) & (distances <= max_range)
+    points_camera, distances = points_camera[is_seen], distances[is_seen]
+    pixels, _ = project(points_camera, intrinsics)
+    columns, rows = np.floor(pixels).astype(np.int64).T
+    is_inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    nearest = np.full(height * width, np.inf, np.float32)
+    np.minimum.at(nearest, (rows * width + columns)[is_inside], distances[is_inside].astype(np.float32))
+    nearest[np.isinf(nearest)] = np.nan
+    return nearest.reshape(height, width)

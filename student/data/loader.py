@@ -1,0 +1,120 @@
+"""An endless, exactly repeatable stream of training batches that can be stopped and resumed anywhere."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from storage.errors import PipelineError
+from student.data.dataset import FrameDataset, SampleRequest
+from student.data.sample import TrainingBatch, concatenate
+
+# A process that forks after an Icechunk store was opened inherits its locks and hangs.
+_WORKER_CONTEXT = "forkserver"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoaderState:
+    """Where a stream stands.
+
+    Attributes:
+        samples_delivered: Samples handed out since the start, over all epochs. With worker processes more were read.
+    """
+
+    samples_delivered: int = 0
+
+
+class _EpochStream(Sampler[list[SampleRequest]]):
+    """Permutation after permutation of the samples, cut into batches that may span two epochs."""
+
+    def __init__(self, num_samples: int, batch_size: int, seed: int, state: LoaderState) -> None:
+        self._num_samples = num_samples
+        self._batch_size = batch_size
+        self._seed = seed
+        self._start = state.samples_delivered
+
+    def __iter__(self) -> Iterator[list[SampleRequest]]:
+        position = self._start
+        epoch, order = -1, np.zeros(0, np.int64)
+        while True:
+            batch = []
+            for number in range(position, position + self._batch_size):
+                if number // self._num_samples != epoch:
+                    epoch = number // self._num_samples
+                    order = np.random.default_rng((self._seed, epoch)).permutation(self._num_samples)
+                batch.append(SampleRequest(epoch, int(order[number % self._num_samples])))
+            position += self._batch_size
+            yield batch
+
+
+class _CarryErrors(Dataset[TrainingBatch | PipelineError]):
+    """Returns typed errors instead of raising them: a worker process would reduce them to their text."""
+
+    def __init__(self, dataset: FrameDataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, request: SampleRequest) -> TrainingBatch | PipelineError:
+        try:
+            return self._dataset[request]
+        except PipelineError as error:
+            return error
+
+
+def _collate(samples: list[TrainingBatch | PipelineError]) -> TrainingBatch | PipelineError:
+    batches = []
+    for sample in samples:
+        if isinstance(sample, PipelineError):
+            return sample
+        batches.append(sample)
+    return concatenate(batches)
+
+
+class TrainingLoader:
+    """Batches without end.
+
+    The order depends on the seed and the epoch alone, a sample's views on the seed, the epoch and its index; so the
+    stream is the same for any number of workers, and after any interruption.
+
+    Args:
+        dataset: Samples to draw from.
+        batch_size: Samples per batch.
+        seed: Of the order.
+        num_workers: Processes that read; 0 reads in this one.
+        state: Where to go on.
+
+    Raises:
+        ValueError: If the data set is empty.
+    """
+
+    def __init__(
+        self,
+        dataset: FrameDataset,
+        *,
+        batch_size: int,
+        seed: int,
+        num_workers: int = 0,
+        state: LoaderState | None = None,
+    ) -> None:
+        if len(dataset) == 0:
+            raise ValueError("the training set holds no samples to learn from")
+        self.num_samples = len(dataset)
+        self.batch_size = batch_size
+        self.state = state or LoaderState()
+        self._loader = DataLoader(
+            _CarryErrors(dataset),
+            batch_sampler=_EpochStream(len(dataset), batch_size, seed, self.state),
+            collate_fn=_collate,
+            num_workers=num_workers,
+            multiprocessing_context=_WORKER_CONTEXT if num_workers else None,
+        )
+
+    def __iter__(self) -> Iterator[TrainingBatch]:
+        """Yield batches for ever; ``state`` counts those that were taken."""
+        for batch in self._loader:
+            if isinstance(batch, PipelineError):
+                raise batch
+            delivered = self.state.samples_delivered + self.batch_size
+            self.state = dataclasses.replace(self.state, samples_delivered=delivered)
+            yield batch

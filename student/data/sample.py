@@ -1,0 +1,115 @@
+"""What a training batch holds: inputs, the views to render, and what is known about each of them.
+
+Undefined depth is NaN and unknown sky is marked unknown: nothing is filled in, so a loss that forgets a mask gives NaN
+and not a plausible number.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from student.model.types import CameraInputs, TargetCameras, Tensors, to_device
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputTargets:
+    """What is known about the depth of the input images, on the model's depth grid.
+
+    Attributes:
+        lidar_depth: Termination depth of LiDAR returns, metres. NaN where none fell.
+        teacher_depth: Termination depth by the scene teacher, metres. NaN where it is undefined.
+        is_sky: True where the pixel shows sky; meaningless where unknown.
+        is_sky_known: True where a mask exists and no return contradicts it.
+    """
+
+    lidar_depth: Float[Tensor, "batch cameras depth_height depth_width"]
+    teacher_depth: Float[Tensor, "batch cameras depth_height depth_width"]
+    is_sky: Bool[Tensor, "batch cameras depth_height depth_width"]
+    is_sky_known: Bool[Tensor, "batch cameras depth_height depth_width"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewTargets:
+    """What the rendered views should show. Camera views come first, virtual views after them.
+
+    Attributes:
+        image: RGB in [0, 1] of the camera views, twice the render grid.
+        virtual_image: RGB in [0, 1] of the virtual views, at the teacher's own resolution.
+        lidar_depth: Termination depth of LiDAR returns on the render grid, metres. NaN where none fell, and in virtual
+            views, whose pose the sensor never had.
+        teacher_depth: Termination depth by the scene teacher, metres. NaN where it is undefined.
+        is_sky: True where the pixel shows sky; meaningless where unknown.
+        is_sky_known: True where a mask exists and no return contradicts it.
+        features: Reduced foundation features in [0, 1] of the camera views by source, each on its own grid, which
+            spans the image.
+    """
+
+    image: Float[Tensor, "batch real 3 image_height image_width"]
+    virtual_image: Float[Tensor, "batch virtual 3 virtual_height virtual_width"]
+    lidar_depth: Float[Tensor, "batch real+virtual height width"]
+    teacher_depth: Float[Tensor, "batch real+virtual height width"]
+    is_sky: Bool[Tensor, "batch real+virtual height width"]
+    is_sky_known: Bool[Tensor, "batch real+virtual height width"]
+    features: Mapping[str, Float[Tensor, "batch real _ _ _"]]
+
+    @property
+    def num_real(self) -> int:
+        """Return the number of camera views per sample, padding included."""
+        return self.image.shape[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingBatch:
+    """Some frames with everything known about them.
+
+    Attributes:
+        keys: Identity of each frame, ``<scene key>/<frame index>``.
+        inputs: What the student sees.
+        cameras: The views to render.
+        input_targets: What is known about the inputs' depth.
+        view_targets: What is known about the views.
+    """
+
+    keys: tuple[str, ...]
+    inputs: CameraInputs
+    cameras: TargetCameras
+    input_targets: InputTargets
+    view_targets: ViewTargets
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the same batch with every tensor on ``device``."""
+        features = {source: values.to(device) for source, values in self.view_targets.features.items()}
+        return replace(
+            self,
+            inputs=to_device(self.inputs, device),
+            cameras=to_device(self.cameras, device),
+            input_targets=to_device(self.input_targets, device),
+            view_targets=replace(to_device(self.view_targets, device), features=features),
+        )
+
+
+def concatenate(batches: Sequence[TrainingBatch]) -> TrainingBatch:
+    """Return one batch of several whose grids and numbers of cameras and views agree."""
+    return TrainingBatch(
+        keys=tuple(key for batch in batches for key in batch.keys),
+        inputs=_concatenate_fields([batch.inputs for batch in batches]),
+        cameras=_concatenate_fields([batch.cameras for batch in batches]),
+        input_targets=_concatenate_fields([batch.input_targets for batch in batches]),
+        view_targets=_concatenate_fields([batch.view_targets for batch in batches]),
+    )
+
+
+def _concatenate_fields(parts: Sequence[Tensors]) -> Tensors:
+    first = parts[0]
+    joined = {}
+    for name in (field.name for field in fields(first)):  # pyright: ignore[reportArgumentType]
+        values = [getattr(part, name) for part in parts]
+        if isinstance(values[0], Tensor):
+            joined[name] = torch.cat(values)
+        elif isinstance(values[0], Mapping):
+            joined[name] = {key: torch.cat([value[key] for value in values]) for key in values[0]}
+    return replace(first, **joined)  # pyright: ignore[reportArgumentType]

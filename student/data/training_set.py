@@ -1,0 +1,262 @@
+"""The training set: a frozen list of the exact version of every store that a run will read, and of its samples.
+
+Freezing is where everything that could spoil a run is refused: a store that is missing, that did not pass its quality
+gate, that was made from another version of the scene than the images beside it, or that holds the truth.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import zarr
+
+from storage.errors import ErrorKind, MissingTargetError, ProvenanceMismatchError
+from storage.provenance import InputVersion, Provenance, canonical_json, code_digest, config_json, digest_of
+from storage.targets.schema import TARGET_SCHEMAS
+from storage.versioned import Home, Materialized, StoreForm, StoreVersion, materialize_arrays
+from student.config import TrainingSetConfig
+
+KIND = "training_set"
+
+FORBIDDEN_KINDS = frozenset({"scene_truth", "weak_labels"})
+"""Kinds that a run must never learn from: the truth is for evaluation, weak labels are the student's own output."""
+
+GATED_KINDS = frozenset(
+    {"teacher_depth", "virtual_views", "sky_mask", "depth_anything_features", "clip_features", "dinov2_features"}
+)
+"""Kinds made by a model, which must have passed a quality gate."""
+
+_FORMAT = "distillnerf.training_set/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrozenScene:
+    """One scene of a training set.
+
+    Attributes:
+        key: The scene.
+        num_frames: Its reference instants.
+        num_cameras: Its cameras.
+        train_frames: Frames to learn from.
+        validation_frames: Frames held out, as input and as target.
+        stores: The exact version to read, by kind.
+    """
+
+    key: str
+    num_frames: int
+    num_cameras: int
+    train_frames: tuple[int, ...]
+    validation_frames: tuple[int, ...]
+    stores: Mapping[str, StoreVersion]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSet:
+    """A frozen training set.
+
+    Attributes:
+        version: The store it was read from.
+        scenes: Its scenes, train scenes first.
+    """
+
+    version: StoreVersion
+    scenes: tuple[FrozenScene, ...]
+
+    @property
+    def num_cameras(self) -> int:
+        """Return the number of cameras of the largest rig."""
+        return max(scene.num_cameras for scene in self.scenes)
+
+    @property
+    def num_train_samples(self) -> int:
+        """Return the number of frames to learn from."""
+        return sum(len(scene.train_frames) for scene in self.scenes)
+
+    @property
+    def num_validation_samples(self) -> int:
+        """Return the number of held-out frames."""
+        return sum(len(scene.validation_frames) for scene in self.scenes)
+
+
+def freeze_training_set(home: Home, name: str, config: TrainingSetConfig) -> Materialized:
+    """Return the training set of the current version of every store that ``config`` names, freezing it if need be.
+
+    Snapshots are part of its digest: a teacher that was deleted and fitted again is never bit-equal, even from the same
+    provenance, so it makes another training set.
+
+    Args:
+        home: Where the stores lie.
+        name: Partition of the training set, usually the variant that will read it.
+        config: Scenes, splits and kinds.
+
+    Raises:
+        MissingTargetError: If a store is missing, did not pass its gate, or must not be learned from; its key is
+            ``<kind>/<scene>``.
+        ProvenanceMismatchError: If two stores descend from different versions of the same thing.
+        IntegrityError: If the frames or cameras of a store differ from its scene's.
+    """
+    _refuse_forbidden(config.kinds)
+    scenes = [_freeze_scene(home, key, config) for key in (*config.train_scenes, *config.validation_scenes)]
+    versions = [version for scene in scenes for version in scene.stores.values()]
+    check_consistent(home, versions)
+    manifest = {"format": _FORMAT, "scenes": [_scene_json(scene) for scene in scenes]}
+    provenance = Provenance(
+        kind=KIND,
+        partition=name,
+        inputs=tuple(InputVersion(version.kind, version.partition, version.digest) for version in versions),
+        config_digest=digest_of({"config": config, "manifest": manifest}),
+        code_digest=code_digest("student.data.training_set"),
+        licence=_joined_licences(home, versions),
+        config=config_json(config),
+    )
+
+    def write(group: zarr.Group) -> dict[str, Any]:
+        group.attrs["manifest"] = manifest
+        return {
+            "scenes": len(scenes),
+            "stores": len(versions),
+            "train_samples": sum(len(scene.train_frames) for scene in scenes),
+            "validation_samples": sum(len(scene.validation_frames) for scene in scenes),
+            "kinds": list(config.kinds),
+            "ungated_kinds": list(config.allow_ungated),
+        }
+
+    return materialize_arrays(home, provenance, write)
+
+
+def load_training_set(home: Home, name: str, digest: str | None = None) -> TrainingSet:
+    """Read a frozen training set: the current one of this name, or the one with this digest.
+
+    Raises:
+        MissingTargetError: If there is none.
+        ProvenanceMismatchError: If it was written in another format.
+    """
+    version = home.require(KIND, name, digest)
+    manifest: Any = home.open_arrays(version).attrs["manifest"]
+    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
+        raise ProvenanceMismatchError(ErrorKind.SCHEMA_UNKNOWN, str(version), f"manifest: want format {_FORMAT!r}")
+    return TrainingSet(version=version, scenes=tuple(_scene_from_json(scene) for scene in manifest["scenes"]))
+
+
+def check_consistent(home: Home, versions: Iterable[StoreVersion]) -> None:
+    """Check that stores which are read together descend from one version of everything they share.
+
+    A depth map of one ingest beside the images of another, or features that two scenes reduced with different bases,
+    would train without a warning.
+
+    Raises:
+        ProvenanceMismatchError: Naming the ancestor, its two digests and their descendants.
+    """
+    seen: dict[tuple[str, str], tuple[str, str]] = {}
+    for version in versions:
+        pending = [InputVersion(version.kind, version.partition, version.digest)]
+        while pending:
+            ancestor = pending.pop()
+            key = (ancestor.kind, ancestor.partition)
+            if key in seen:
+                other_digest, descendant = seen[key]
+                if other_digest != ancestor.digest:
+                    raise ProvenanceMismatchError(
+                        ErrorKind.DIGEST_MISMATCH,
+                        "/".join(key),
+                        f"{version} was made from {ancestor.digest[:12]}, {descendant} from {other_digest[:12]}",
+                    )
+                continue
+            seen[key] = (ancestor.digest, str(version))
+            found = home.find(*key, ancestor.digest)
+            if found is not None:  # an ancestor may have been deleted; its own ancestors are then unknown
+                pending += home.provenance(found).inputs
+
+
+def _refuse_forbidden(kinds: Iterable[str]) -> None:
+    for kind in kinds:
+        if kind in FORBIDDEN_KINDS:
+            raise MissingTargetError(ErrorKind.TARGET_FORBIDDEN, kind, "is never a training target")
+        if kind != "scene" and kind not in TARGET_SCHEMAS:
+            raise ValueError(f"kind {kind!r} is no target store")
+
+
+def _freeze_scene(home: Home, key: str, config: TrainingSetConfig) -> FrozenScene:
+    stores = {}
+    num_frames, num_cameras = 0, 0
+    for kind in sorted(set(config.kinds), key=lambda kind: (kind != "scene", kind)):
+        version = home.require(kind, key)
+        _check_gate(home, version, is_allowed=kind in config.allow_ungated)
+        if version.form is not StoreForm.ARRAYS:
+            raise MissingTargetError(ErrorKind.TARGET_MISSING, f"{kind}/{key}", "is no array store")
+        frames, cameras = _count(home.open_arrays(version), kind)
+        if kind == "scene":
+            num_frames, num_cameras = frames, cameras
+        elif (frames, cameras) != (num_frames, num_cameras):
+            raise ProvenanceMismatchError(
+                ErrorKind.STORE_CORRUPT,
+                f"{kind}/{key}",
+                f"holds {frames} frames of {cameras} cameras, its scene {num_frames} of {num_cameras}",
+            )
+        stores[kind] = version
+    is_training = key in config.train_scenes
+    stride = config.held_out_stride
+    held_out = {f for f in range(num_frames) if stride and f % stride == stride // 2} if is_training else set()
+    train = tuple(f for f in range(num_frames) if f not in held_out) if is_training else ()
+    return FrozenScene(
+        key=key,
+        num_frames=num_frames,
+        num_cameras=num_cameras,
+        train_frames=train,
+        validation_frames=tuple(f for f in range(num_frames) if f not in train),
+        stores=stores,
+    )
+
+
+def _check_gate(home: Home, version: StoreVersion, *, is_allowed: bool) -> None:
+    if is_allowed:
+        return
+    key = f"{version.kind}/{version.partition}"
+    quality = home.metrics(version).get("quality")
+    if quality is None:
+        if version.kind in GATED_KINDS:
+            raise MissingTargetError(ErrorKind.TARGET_UNGATED, key, "no quality gate was run on it")
+        return
+    if not quality["passed"]:
+        failed = [
+            f"{name} is {check['value']}, want {check['threshold']}"
+            for name, check in quality.get("checks", {}).items()
+            if not check["passed"]
+        ]
+        raise MissingTargetError(
+            ErrorKind.TARGET_UNGATED, key, f"did not pass its quality gate: {'; '.join(failed) or 'no reason recorded'}"
+        )
+
+
+def _count(group: zarr.Group, kind: str) -> tuple[int, int]:
+    name = (
+        "camera_ego_to_world"
+        if kind == "scene"
+        else next(name for name, spec in TARGET_SCHEMAS[kind].items() if spec.axes[:2] == ("frames", "cameras"))
+    )
+    array = group[name]
+    assert isinstance(array, zarr.Array)
+    return array.shape[0], array.shape[1]
+
+
+def _joined_licences(home: Home, versions: Iterable[StoreVersion]) -> str:
+    return "; ".join(sorted({licence for v in versions if (licence := home.provenance(v).licence)}))
+
+
+def _scene_json(scene: FrozenScene) -> dict[str, Any]:
+    return json.loads(canonical_json(scene))
+
+
+def _scene_from_json(raw: Mapping[str, Any]) -> FrozenScene:
+    stores = {
+        kind: StoreVersion(**{**version, "form": StoreForm(version["form"])}) for kind, version in raw["stores"].items()
+    }
+    return FrozenScene(
+        key=raw["key"],
+        num_frames=raw["num_frames"],
+        num_cameras=raw["num_cameras"],
+        train_frames=tuple(raw["train_frames"]),
+        validation_frames=tuple(raw["validation_frames"]),
+        stores=stores,
+    )

@@ -1,0 +1,85 @@
+"""Which views a sample renders."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from student.config import ViewsConfig
+from student.data.training_set import FrozenScene
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """One view to render.
+
+    Attributes:
+        frame_index: The frame whose images and exposure poses it has.
+        camera_index: The camera, or the camera that a virtual view is shifted from.
+        virtual_index: Which of the teacher's shifts, or None for the camera itself.
+    """
+
+    frame_index: int
+    camera_index: int
+    virtual_index: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewChoice:
+    """The views of one sample.
+
+    Attributes:
+        real: Camera views; None is padding.
+        virtual: Virtual views; None is padding.
+    """
+
+    real: tuple[View | None, ...]
+    virtual: tuple[View | None, ...] = ()
+
+
+def all_views(scene: FrozenScene, frame_index: int) -> ViewChoice:
+    """Return every camera of one frame, the choice of validation."""
+    return ViewChoice(real=tuple(View(frame_index=frame_index, camera_index=c) for c in range(scene.num_cameras)))
+
+
+def draw_views(
+    scene: FrozenScene,
+    frame_index: int,
+    config: ViewsConfig,
+    *,
+    num_cameras: int,
+    num_virtual_views: int,
+    generator: np.random.Generator,
+) -> ViewChoice:
+    """Draw the views of a training sample without repetition, padded to the same numbers for every sample.
+
+    Args:
+        scene: The sample's scene.
+        frame_index: The sample's frame.
+        config: How many of each.
+        num_cameras: Cameras of the largest rig, which decides the padding.
+        num_virtual_views: Shifts that the teacher rendered per camera.
+        generator: Source of randomness.
+    """
+    cameras = range(scene.num_cameras)
+    same = [View(frame_index=frame_index, camera_index=camera) for camera in cameras]
+    # A held-out frame is never a target either.
+    frames = [f for f in (frame_index - 1, frame_index + 1) if f in scene.train_frames]
+    neighbour = [View(frame_index=frame, camera_index=camera) for frame in frames for camera in cameras]
+    virtual = [
+        View(frame_index=frame_index, camera_index=camera, virtual_index=index)
+        for camera in cameras
+        for index in range(num_virtual_views)
+    ]
+    return ViewChoice(
+        real=(
+            *_draw(same, min(config.same_frame, num_cameras), generator),
+            *_draw(neighbour, config.neighbour, generator),
+        ),
+        virtual=_draw(virtual, config.virtual, generator),
+    )
+
+
+def _draw(candidates: Sequence[View], number: int, generator: np.random.Generator) -> tuple[View | None, ...]:
+    chosen = generator.permutation(len(candidates))[:number]
+    return tuple(candidates[index] for index in chosen) + (None,) * (number - len(chosen))

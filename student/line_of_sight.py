@@ -1,0 +1,66 @@
+"""Line-of-sight losses: no weight before the surface, a narrow peak at it, nothing opaque behind.
+
+The published form compares a sample's weight with a Gaussian *density*; ours with the Gaussian's mass over the length
+of ray that the sample stands for, so that it does not depend on how finely a ray is sampled.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from student.model.types import RaySamples
+
+
+def bin_edges(midpoints: Float[Tensor, " bins"]) -> Float[Tensor, " bins+1"]:
+    """Return edges halfway between midpoints; the outermost bins are symmetric."""
+    inner = (midpoints[1:] + midpoints[:-1]) / 2
+    return torch.cat([2 * midpoints[:1] - inner[:1], inner, 2 * midpoints[-1:] - inner[-1:]])
+
+
+def line_of_sight_error(
+    weights: Float[Tensor, "*rays bins"],
+    edges: Float[Tensor, " bins+1"],
+    target: Float[Tensor, "*rays"],
+    *,
+    epsilon: float,
+) -> tuple[Tensor, int]:
+    """Return the error of dense weights along rays, and the number of rays with a known depth.
+
+    Args:
+        weights: Probability of ending in each bin.
+        edges: Bin edges, metres, ascending.
+        target: Known termination depth, metres; NaN where unknown.
+        epsilon: Half width of the surface, three standard deviations of the wanted peak, metres.
+    """
+    is_defined = torch.isfinite(target)
+    chosen, depth = weights[is_defined], target[is_defined]
+    middle = (edges[1:] + edges[:-1]) / 2
+    error = _error(chosen, middle - depth[:, None], (edges[1:] - edges[:-1]).expand_as(chosen), epsilon)
+    return error, int(is_defined.sum())
+
+
+def sample_line_of_sight_error(
+    samples: RaySamples, target: Float[Tensor, "*rays"], *, epsilon: float
+) -> tuple[Tensor, int]:
+    """Return the error of a renderer's samples, and the number of samples on rays with a known depth.
+
+    Samples in empty space are not listed, so weight can be taken away before a surface but not created at it.
+    """
+    depth = target.flatten()[samples.ray_index]
+    is_defined = torch.isfinite(depth)
+    offsets = samples.distances[is_defined] - depth[is_defined]
+    error = _error(samples.weights[is_defined], offsets, samples.lengths[is_defined], epsilon)
+    return error, int(is_defined.sum())
+
+
+def _error(
+    weights: Float[Tensor, "*n"], offsets: Float[Tensor, "*n"], lengths: Float[Tensor, "*n"], epsilon: float
+) -> Tensor:
+    is_before, is_behind = offsets < -epsilon, offsets > epsilon
+    is_near = ~(is_before | is_behind)
+    spread = epsilon / 3 * math.sqrt(2.0)
+    wanted = 0.5 * (torch.erf((offsets + lengths / 2) / spread) - torch.erf((offsets - lengths / 2) / spread))
+    parts = (weights[is_before].square(), (weights - wanted)[is_near].square(), weights[is_behind].square())
+    return torch.stack([part.sum() / max(part.numel(), 1) for part in parts]).sum()

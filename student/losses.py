@@ -1,0 +1,307 @@
+"""Everything the student is penalised for.
+
+Every term is a mean over the pixels where its target is defined, and reports how many these were: a term without any is
+zero, not NaN, and is seen to be empty. Depth is selected before it is compared, never multiplied by a mask, because NaN
+times zero is NaN in the backward pass too.
+
+Differences from the published losses: targets are ranges like the predictions (upstream mixes in ``camera_depth``); the
+far set of the teacher term may be empty; sky lowers opacity instead of pulling depth to a made-up distance.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from student.config import LossConfig
+from student.data.sample import InputTargets, TrainingBatch, ViewTargets
+from student.line_of_sight import bin_edges, line_of_sight_error, sample_line_of_sight_error
+from student.model.types import StudentOutput
+from student.perceptual import PerceptualDistance
+
+_MIN_DEPTH = 1e-5
+_TINY = 1e-10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Losses:
+    """The losses of one batch.
+
+    Attributes:
+        total: Their weighted sum, what is descended.
+        terms: Each term with its coefficient, detached.
+        counts: Over how many pixels, rays or views each term was averaged.
+    """
+
+    total: Float[Tensor, ""]
+    terms: Mapping[str, Float[Tensor, ""]]
+    counts: Mapping[str, int]
+
+
+class _Sum:
+    """Weighted terms on their way to :class:`Losses`; what has no coefficient is not computed."""
+
+    def __init__(self, zero: Float[Tensor, ""]) -> None:
+        self.total = zero
+        self.terms: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, name: str, coefficient: float, value: Float[Tensor, ""], count: int) -> None:
+        weighted = coefficient * value
+        self.total = self.total + weighted
+        self.terms[name] = weighted.detach()
+        self.counts[name] = count
+
+
+def student_losses(
+    output: StudentOutput,
+    batch: TrainingBatch,
+    config: LossConfig,
+    *,
+    perceptual: PerceptualDistance | None = None,
+) -> Losses:
+    """Return every loss of a batch.
+
+    Args:
+        output: What the student rendered.
+        batch: What it should have.
+        config: Coefficients.
+        perceptual: Image distance; needed if its coefficient is not zero and the model renders images.
+
+    Raises:
+        ValueError: If the output's grids are not those of the targets, or ``perceptual`` is missing.
+    """
+    _check_grids(output, batch)
+    total = _Sum(output.opacity.sum() * 0.0)
+    is_present = batch.cameras.target_is_present
+    if output.image is not None:
+        _add_image_terms(total, output.image, is_present, batch.view_targets, config, perceptual)
+    if config.feature:
+        num_real = batch.view_targets.num_real
+        for source, predicted in output.features.items():
+            target = batch.view_targets.features[source]
+            error, count = feature_error(predicted[:, :num_real], target, is_present[:, :num_real])
+            total.add(f"feature_{source}", config.feature, error, count)
+    _add_depth_terms(total, output, batch, config)
+    _add_ray_terms(total, output, batch, config)
+    return Losses(total=total.total, terms=total.terms, counts=total.counts)
+
+
+def _check_grids(output: StudentOutput, batch: TrainingBatch) -> None:
+    pairs = {
+        "render": (output.termination_depth.shape, batch.view_targets.lidar_depth.shape),
+        "depth": (output.coarse_termination_depth.shape, batch.input_targets.lidar_depth.shape),
+    }
+    for name, (seen, wanted) in pairs.items():
+        if seen != wanted:
+            raise ValueError(f"the model's {name} grid is {tuple(seen)}, its targets' is {tuple(wanted)}")
+
+
+# --- images and features -------------------------------------------------------------------------------------------
+
+
+def _add_image_terms(
+    total: _Sum,
+    image: Float[Tensor, "batch targets 3 image_height image_width"],
+    is_present: Bool[Tensor, "batch targets"],
+    targets: ViewTargets,
+    config: LossConfig,
+    perceptual: PerceptualDistance | None,
+) -> None:
+    num_real = targets.num_real
+    predicted, wanted = image[:, :num_real][is_present[:, :num_real]], targets.image[is_present[:, :num_real]]
+    is_virtual = is_present[:, num_real:]
+    # The teacher's views are coarser than the student's: compare at the teacher's size, its pixels are areas.
+    size = targets.virtual_image.shape[-2:]
+    virtual_wanted = targets.virtual_image[is_virtual]
+    virtual_predicted = image[:, num_real:][is_virtual]
+    if len(virtual_predicted) and virtual_predicted.shape[-2:] != size:
+        virtual_predicted = F.interpolate(virtual_predicted, size=size, mode="bilinear", antialias=True)
+    if config.rgb:
+        total.add("rgb", config.rgb, *absolute_error(predicted, wanted))
+        if targets.virtual_image.shape[1]:
+            total.add("rgb_virtual", config.rgb, *absolute_error(virtual_predicted, virtual_wanted))
+    if config.perceptual:
+        if perceptual is None:
+            raise ValueError("config.perceptual is not zero, but no perceptual distance was given")
+        value = perceptual(predicted, wanted).mean() if len(predicted) else predicted.sum()
+        total.add("perceptual", config.perceptual, value, len(predicted))
+
+
+def absolute_error(predicted: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> tuple[Tensor, int]:
+    """Return the mean absolute error and the number of values; 0 of none."""
+    return (predicted - target).abs().sum() / max(predicted.numel(), 1), predicted.numel()
+
+
+def feature_error(
+    predicted: Float[Tensor, "batch real channels height width"],
+    target: Float[Tensor, "batch real channels grid_height grid_width"],
+    is_present: Bool[Tensor, "batch real"],
+) -> tuple[Tensor, int]:
+    """Return the mean absolute error of feature maps, the target resized bilinearly to the render grid."""
+    wanted = target[is_present]
+    if len(wanted):
+        wanted = F.interpolate(wanted, size=predicted.shape[-2:], mode="bilinear", antialias=True)
+    else:
+        wanted = predicted[is_present]
+    return absolute_error(predicted[is_present], wanted)
+
+
+# --- depth ---------------------------------------------------------------------------------------------------------
+
+
+def _add_depth_terms(total: _Sum, output: StudentOutput, batch: TrainingBatch, config: LossConfig) -> None:
+    estimates: dict[str, tuple[Tensor, InputTargets | ViewTargets, float]] = {
+        "coarse": (output.coarse_termination_depth, batch.input_targets, 1.0),
+        "fine": (output.fine_termination_depth, batch.input_targets, config.fine_depth),
+        "rendered": (output.termination_depth, batch.view_targets, 1.0),
+    }
+    for name, (predicted, targets, share) in estimates.items():
+        if not share:
+            continue
+        if config.lidar_depth:
+            value, count = lidar_depth_error(predicted, targets.lidar_depth, config)
+            total.add(f"lidar_{name}", share * config.lidar_depth, value, count)
+        if config.teacher_depth:
+            value, count = teacher_depth_error(predicted, targets.teacher_depth, config)
+            total.add(f"teacher_{name}", share * config.teacher_depth, value, count)
+        if config.log_depth:
+            value, count = log_depth_error(predicted, reference_depth(targets), maximum=config.max_depth)
+            total.add(f"log_{name}", share * config.log_depth, value, count)
+    if config.depth_likelihood:
+        value, count = depth_likelihood_error(
+            output.coarse_weights, output.coarse_distances, reference_depth(batch.input_targets)
+        )
+        total.add("depth_likelihood", config.depth_likelihood, value, count)
+
+
+def reference_depth(targets: InputTargets | ViewTargets) -> Tensor:
+    """Return the best known depth: LiDAR where there is a return, the teacher elsewhere, NaN where neither is."""
+    return torch.where(torch.isfinite(targets.lidar_depth), targets.lidar_depth, targets.teacher_depth)
+
+
+def lidar_depth_error(
+    predicted: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"], config: LossConfig
+) -> tuple[Tensor, int]:
+    """Return the error against LiDAR over the pixels with a return, and their number.
+
+    Both depths are clamped to ``max_lidar_range`` and divided by it; squared plus a share of absolute error.
+    """
+    is_defined = torch.isfinite(predicted) & torch.isfinite(target)
+    scale = config.max_lidar_range
+    return _normalised_error(predicted[is_defined], target[is_defined], scale, scale, config), int(is_defined.sum())
+
+
+def teacher_depth_error(
+    predicted: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"], config: LossConfig
+) -> tuple[Tensor, int]:
+    """Return the error against the teacher, and the number of pixels.
+
+    Targets nearer than ``inner_range`` are divided by it, farther ones by ``max_depth``; the two means are added. An
+    empty set adds nothing.
+    """
+    is_defined = torch.isfinite(predicted) & torch.isfinite(target)
+    total = predicted.new_zeros(())
+    for is_in_set, scale in (
+        (target < config.inner_range, config.inner_range),
+        (target >= config.inner_range, config.max_depth),
+    ):
+        chosen = is_defined & is_in_set
+        total = total + _normalised_error(predicted[chosen], target[chosen], config.max_depth, scale, config)
+    return total, int(is_defined.sum())
+
+
+def _normalised_error(
+    predicted: Float[Tensor, " n"], target: Float[Tensor, " n"], maximum: float, scale: float, config: LossConfig
+) -> Tensor:
+    difference = (predicted.clamp(_MIN_DEPTH, maximum) - target.clamp(_MIN_DEPTH, maximum)) / scale
+    per_pixel = difference.square() + config.absolute_share * difference.abs()
+    return per_pixel.sum() / max(per_pixel.numel(), 1)
+
+
+def log_depth_error(
+    predicted: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"], *, maximum: float
+) -> tuple[Tensor, int]:
+    """Return the mean absolute difference of natural logarithms, and the number of pixels."""
+    is_defined = torch.isfinite(predicted) & torch.isfinite(target)
+    guess, truth = predicted[is_defined].clamp(0.1, maximum), target[is_defined].clamp(0.1, maximum)
+    return absolute_error(guess.log(), truth.log())
+
+
+def depth_likelihood_error(
+    weights: Float[Tensor, "batch cameras bins height width"],
+    distances: Float[Tensor, " bins"],
+    target: Float[Tensor, "batch cameras height width"],
+) -> tuple[Tensor, int]:
+    """Return the mean negative log-probability that the ray ends where it does, and the number of pixels.
+
+    The true depth lies between two bin midpoints and is shared between their bins in proportion.
+    """
+    is_defined = torch.isfinite(target)
+    truth = target[is_defined].clamp(distances[0], distances[-1])
+    per_pixel = weights.movedim(2, -1)[is_defined]
+    upper = torch.searchsorted(distances, truth).clamp(1, len(distances) - 1)
+    share = (truth - distances[upper - 1]) / (distances[upper] - distances[upper - 1])
+    log_weights = torch.stack([upper - 1, upper], dim=-1)
+    log_weights = (per_pixel.gather(-1, log_weights) + 1e-6).log()
+    error = -((1 - share) * log_weights[:, 0] + share * log_weights[:, 1])
+    return error.sum() / max(error.numel(), 1), error.numel()
+
+
+# --- along rays ----------------------------------------------------------------------------------------------------
+
+
+def _add_ray_terms(total: _Sum, output: StudentOutput, batch: TrainingBatch, config: LossConfig) -> None:
+    is_camera = _expand(batch.inputs.camera_is_present, output.coarse_opacity)
+    is_view = _expand(batch.cameras.target_is_present, output.opacity)
+    if config.weight_entropy:
+        weights = output.coarse_weights + _TINY
+        coarse = -(weights * weights.log()).sum(dim=2)
+        total.add("entropy_coarse", config.weight_entropy, *_masked_mean(coarse, is_camera))
+        total.add("entropy_rendered", config.weight_entropy, *_masked_mean(output.weight_entropy, is_view))
+    estimates = {
+        "coarse": (output.coarse_opacity, is_camera, batch.input_targets),
+        "fine": (output.fine_opacity, is_camera, batch.input_targets),
+        "rendered": (output.opacity, is_view, batch.view_targets),
+    }
+    for name, (opacity, is_present, targets) in estimates.items():
+        is_sky = is_present & targets.is_sky & targets.is_sky_known
+        # Unknown pixels of a masked view say nothing; without any mask the published loss makes every ray opaque.
+        has_mask = _expand(targets.is_sky_known.flatten(2).any(dim=2), opacity)
+        is_solid = is_present & torch.where(has_mask, targets.is_sky_known & ~targets.is_sky, True)
+        if config.opacity:
+            total.add(f"opacity_{name}", config.opacity, *_cross_entropy(opacity, is_solid, 1.0))
+        if config.sky:
+            total.add(f"sky_{name}", config.sky, *_cross_entropy(opacity, is_sky, 0.0))
+    if config.line_of_sight:
+        epsilon = config.line_of_sight_epsilon
+        error, count = line_of_sight_error(
+            output.coarse_weights.movedim(2, -1),
+            bin_edges(output.coarse_distances),
+            reference_depth(batch.input_targets),
+            epsilon=epsilon,
+        )
+        total.add("line_of_sight_coarse", config.line_of_sight, error, count)
+        error, count = sample_line_of_sight_error(output.samples, reference_depth(batch.view_targets), epsilon=epsilon)
+        total.add("line_of_sight_rendered", config.line_of_sight, error, count)
+
+
+def _expand(is_present: Bool[Tensor, "batch views"], like: Tensor) -> Bool[Tensor, "batch views height width"]:
+    return is_present[:, :, None, None].expand(like.shape)
+
+
+def _masked_mean(values: Float[Tensor, "*shape"], is_counted: Bool[Tensor, "*shape"]) -> tuple[Tensor, int]:
+    chosen = values[is_counted]
+    return chosen.sum() / max(chosen.numel(), 1), chosen.numel()
+
+
+def _cross_entropy(
+    opacity: Float[Tensor, "*shape"], is_counted: Bool[Tensor, "*shape"], wanted: float
+) -> tuple[Tensor, int]:
+    chosen = opacity[is_counted].clamp(0.0, 1.0)
+    # Rounding may leave an opacity a hair outside [0, 1]; the logarithm inside is bounded at -100 by torch.
+    error = F.binary_cross_entropy(chosen, torch.full_like(chosen, wanted), reduction="sum")
+    return error / max(chosen.numel(), 1), chosen.numel()
