@@ -230,7 +230,7 @@ def car(rng: np.random.Generator, kind: str | None = None) -> Mesh:
     )
 
 
-def _cab(x: float, length: float, width: float, height: float, paint: Colour, class_name: str) -> list[Mesh]:
+def cab(x: float, length: float, width: float, height: float, paint: Colour, class_name: str) -> list[Mesh]:
     """Return a truck's cab from 0.55 m up, its front at ``x``."""
     back, wide = x - length, width / 2
     profile = [(back, 0.55), (x, 0.55), (x, 1.45), (x - 0.25, height), (back, height)]
@@ -290,7 +290,7 @@ def truck(rng: np.random.Generator) -> Mesh:
     )  # fmt: skip
     lamps = [box((-half + 0.05, s * 1.0, 0.62), (0.08, 0.3, 0.14), material="lamp_red", class_name="truck") for s in (1, -1)]
     return concatenate(
-        [cargo, doors, *lamps, *_cab(half, 1.75, width, 2.6, paint, "truck"),
+        [cargo, doors, *lamps, *cab(half, 1.75, width, 2.6, paint, "truck"),
          *chassis(length, width, (half - 1.0, -half + 1.6), 0.48, "truck")]
     )  # fmt: skip
 
