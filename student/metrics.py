@@ -5,8 +5,8 @@ Two protocols are carried through the evaluation, and every figure names its own
 * ``paper`` follows the definitions of the DistillNeRF evaluation: one PSNR per frame with the
   error pooled over its cameras, predictions not clamped; depth clipped to 80 m and pooled per
   frame.
-* ``untouched`` scores what a user would save to disk: predictions clamped to [0, 1], one PSNR
-  per image, depth neither clipped nor filled, rays that hit nothing counted apart.
+* ``untouched`` scores what a user would save to disk, on every frame: predictions clamped to
+  [0, 1], one PSNR per image, depth as predicted.
 
 The reference itself is never edited: no sky fill, no clamping of the truth.
 """
@@ -127,13 +127,13 @@ def depth_scores(
 ) -> DepthScores:
     """Score termination depth wherever the reference lies in (0.001, ``maximum``) metres.
 
+    A ray that hit nothing is scored as if it ended at ``maximum``: a model gains nothing by abstaining.
+
     Args:
         predicted: Distance along unit rays, metres. NaN where the ray hit nothing.
         reference: True distance along the same rays, metres. NaN where undefined; those pixels
             are never scored.
-        clip: True clips the prediction to the evaluated range, a ray that hit nothing counting
-            as the far end (the ``paper`` protocol: a model gains nothing by abstaining). False
-            leaves it as it is and scores the defined pixels only; read ``coverage`` beside it.
+        clip: Clip the prediction to the evaluated range first, as the paper does.
         maximum: End of the evaluated range, metres.
 
     Returns:
@@ -145,10 +145,9 @@ def depth_scores(
     guess = predicted[is_scored].astype(np.float64)
     is_defined = np.isfinite(guess) & (guess > 0)
     coverage = float(is_defined.mean()) if truth.size else float("nan")
+    guess = np.where(is_defined, guess, maximum)
     if clip:
-        guess = np.clip(np.where(is_defined, guess, maximum), _MINIMUM_EVALUATED_DEPTH, maximum)
-    else:
-        truth, guess = truth[is_defined], guess[is_defined]
+        guess = np.clip(guess, _MINIMUM_EVALUATED_DEPTH, maximum)
     if truth.size == 0:
         nan = float("nan")
         return DepthScores(

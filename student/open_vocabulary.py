@@ -6,7 +6,7 @@ CLIP's cosine, so each comparison is with the *reconstructed* feature ``mean + c
 ever building the long vector.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ import zarr
 from jaxtyping import Float, Float32
 from scipy.optimize import minimize_scalar
 
-from storage.errors import ErrorKind, ProvenanceMismatchError, SourceDataError
+from storage.errors import ErrorKind, MissingTargetError, ProvenanceMismatchError
 from storage.procedural.classes import CLASSES, NUM_OCC3D_CLASSES, SKY
-from storage.provenance import file_digest
+from storage.provenance import digest_of, file_digest
 from storage.targets.schema import read_target
 
 DEFAULT_TEMPLATE = "a photo of a {}"
+_CHECKED = {".json", ".safetensors", ".txt"}
 
 OCC3D_NAMES: tuple[str, ...] = (
     "others", "barrier", "bicycle", "bus", "car", "construction_vehicle", "motorcycle", "pedestrian", "traffic_cone",
@@ -162,37 +163,43 @@ class TextEncoder:
     """CLIP's text tower, and the temperature it was trained with.
 
     Args:
-        source: A local folder or a model hub id that ``from_pretrained`` takes.
-        expected_digest: SHA-256 that ``model.safetensors`` must have, or empty to accept any. It is
-            checked for folders; features of one checkpoint must not be read with another's words.
+        source: Folder or model hub id that ``from_pretrained`` takes.
+        expected_digests: SHA-256 by file name that the folder's files must have; empty to accept any.
+            Features of one checkpoint must not be read with another's words.
+
+    Attributes:
+        source: As given.
+        digest: SHA-256 over the digests of ``model.safetensors`` and the tokenizer's files.
+        temperature: What CLIP divided cosines by before its softmax.
 
     Raises:
-        SourceDataError: If the folder is not a CLIP checkpoint.
-        ProvenanceMismatchError: If its weights are not the expected ones.
+        MissingTargetError: If no CLIP checkpoint can be loaded from there.
+        ProvenanceMismatchError: If a file is not the expected one.
     """
 
-    def __init__(self, source: str, *, expected_digest: str = "") -> None:
+    def __init__(self, source: str, *, expected_digests: Mapping[str, str] | None = None) -> None:
         from transformers import AutoTokenizer, CLIPModel  # heavy: only what reads text pays for it
 
-        weights = Path(source) / "model.safetensors"
-        if weights.is_file():
-            self.digest = file_digest(weights)
-            if expected_digest and self.digest != expected_digest:
-                raise ProvenanceMismatchError(
-                    ErrorKind.DIGEST_MISMATCH,
-                    str(weights),
-                    f"the features were made with weights {expected_digest[:12]}, these are {self.digest[:12]}",
-                )
-        else:
-            self.digest = expected_digest
+        digests = dict(expected_digests or {})
+        if Path(source).is_dir():
+            for name, wanted in digests.items():
+                path = Path(source) / name
+                seen = file_digest(path) if path.is_file() else "no file"
+                if seen != wanted:
+                    message = f"the features were made with {wanted[:12]}, here is {seen[:12]}"
+                    raise ProvenanceMismatchError(ErrorKind.DIGEST_MISMATCH, str(path), message)
+            digests = digests or {
+                path.name: file_digest(path) for path in sorted(Path(source).iterdir()) if path.suffix in _CHECKED
+            }
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(source)
-            model = CLIPModel.from_pretrained(source).eval()
+            model = CLIPModel.from_pretrained(source, use_safetensors=True).eval()
         except (OSError, ValueError) as error:
-            raise SourceDataError(
+            raise MissingTargetError(
                 ErrorKind.WEIGHTS_MISSING, source, f"no CLIP checkpoint can be loaded: {error}"
             ) from error
         self.source = source
+        self.digest = digest_of(digests)
         self.temperature = float(torch.exp(-model.logit_scale.detach()))
         del model.vision_model  # images are never encoded here
         self._model = model

@@ -21,6 +21,7 @@ _STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.edgecolor": "#8b949e",
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.color": "#e6e9ee",
     "legend.frameon": False,
 }

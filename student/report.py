@@ -183,18 +183,13 @@ def _plots(section: Section, card: Scorecard) -> list[dict[str, str]]:
         )
     if curve is not None and section.quality == "calibration":
         drawn.append((plots.reliability_diagram(curve), "Reliability: on the diagonal, 70 % means 7 in 10"))
-    bars = [figure for figure in section.figures if figure.group == "per class"]
-    if bars:
+    for group in dict.fromkeys(f.group for f in section.figures if f.group.endswith("per class")):
+        bars = [figure for figure in section.figures if figure.group == group]
         series: dict[str, list[float | None]] = {"student": [figure.value for figure in bars]}
-        labels = {baseline.label for figure in bars for baseline in figure.baselines}
-        for label in sorted(labels):
+        for label in dict.fromkeys(baseline.label for figure in bars for baseline in figure.baselines):
             series[label] = [next((b.value for b in f.baselines if b.label == label), None) for f in bars]
-        drawn.append((plots.class_bars([f.label for f in bars], series, quantity=_quantity_name(bars)), "Per class"))
+        drawn.append((plots.class_bars([f.label for f in bars], series, quantity=group.split()[0]), group))
     return [{"image": _svg_uri(svg), "caption": caption} for svg, caption in drawn]
-
-
-def _quantity_name(bars: list[Figure]) -> str:
-    return bars[0].name.split(".", maxsplit=1)[0].replace("_", " ")
 
 
 def _training_plot(home: Home, lineage: Lineage) -> str:

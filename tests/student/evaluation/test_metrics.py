@@ -66,13 +66,17 @@ def test_depth_scores_of_a_scaled_truth_have_closed_forms(seed, factor):
 def test_depth_is_scored_only_where_the_reference_is_defined_and_in_range():
     reference = np.array([10.0, np.nan, 90.0, 0.0, 20.0])
     predicted = np.array([10.0, 1.0, 1.0, 1.0, np.nan])
-    open_scores = depth_scores(predicted, reference, clip=False)
-    assert open_scores.num_pixels == 2
-    assert open_scores.coverage == 0.5
-    assert open_scores.abs_rel == 0.0
+    scores = depth_scores(predicted, reference, clip=False)
+    assert scores.num_pixels == 2
+    assert scores.coverage == 0.5
     # A ray that hit nothing counts as the far end: abstaining must not pay.
-    clipped = depth_scores(predicted, reference, clip=True)
-    assert clipped.abs_rel == pytest.approx((80 - 20) / 20 / 2)
+    assert scores.abs_rel == pytest.approx((80 - 20) / 20 / 2)
+
+
+def test_only_the_papers_protocol_clips_predictions():
+    reference, predicted = np.array([40.0]), np.array([120.0])
+    assert depth_scores(predicted, reference, clip=True).abs_rel == pytest.approx(1.0)
+    assert depth_scores(predicted, reference, clip=False).abs_rel == pytest.approx(2.0)
 
 
 def test_depth_scores_without_a_reference_are_undefined_and_not_zero():

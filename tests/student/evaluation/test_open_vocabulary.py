@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.errors import ProvenanceMismatchError, SourceDataError
+from storage.errors import MissingTargetError, ProvenanceMismatchError
+from storage.provenance import file_digest
 from student.open_vocabulary import (
     FeatureBasis,
     PromptSet,
@@ -157,11 +158,12 @@ def test_text_embeddings_are_unit_and_belong_to_known_weights(tiny_clip):
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1.0, atol=1e-5)
     np.testing.assert_allclose(encoder.embed(["tree"])[0], embeddings[1], atol=1e-5)  # padding does not matter
     assert encoder.temperature == pytest.approx(1 / np.exp(2.6592), rel=1e-3)
-    assert TextEncoder(str(tiny_clip), expected_digest=encoder.digest).digest == encoder.digest
-    with pytest.raises(ProvenanceMismatchError, match="made with weights"):
-        TextEncoder(str(tiny_clip), expected_digest="0" * 64)
+    digests = {name: file_digest(tiny_clip / name) for name in ("model.safetensors", "tokenizer.json")}
+    assert TextEncoder(str(tiny_clip), expected_digests=digests).embed(["tree"]).shape == (1, 6)
+    with pytest.raises(ProvenanceMismatchError, match=r"tokenizer.json.*made with"):
+        TextEncoder(str(tiny_clip), expected_digests={**digests, "tokenizer.json": "0" * 64})
 
 
 def test_a_folder_without_a_checkpoint_is_named(tmp_path):
-    with pytest.raises(SourceDataError, match=tmp_path.name):
+    with pytest.raises(MissingTargetError, match=tmp_path.name):
         TextEncoder(str(tmp_path))

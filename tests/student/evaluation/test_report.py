@@ -27,7 +27,7 @@ def make_card(panels=()):
     depth = figure(
         "abs_rel", 0.21, label="AbsRel", better="lower", baselines=(Baseline(label="flat ground", value=0.9),)
     )
-    classes = [figure(f"iou.{n}", v, label=n, group="per class") for n, v in (("car", 0.4), ("bus", None))]
+    classes = [figure(f"iou.{n}", v, label=n, group="IoU per class") for n, v in (("car", 0.4), ("bus", None))]
     bins = {"confidence": [0.1, None, 0.9], "frequency": [0.2, None, 0.8], "count": [10, 0, 20]}
     return Scorecard(
         variant="depth",

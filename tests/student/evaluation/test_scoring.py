@@ -1,0 +1,167 @@
+import numpy as np
+import pytest
+
+from student.baselines import RunningMean, VoxelPrior, ground_plane_depth
+from student.occupancy import FREE_LABEL, OccupancyGrid
+from student.open_vocabulary import OCC3D_NAMES
+from student.scoring.depth import DepthReference
+from student.scoring.images import FeatureScores, ImageScores
+from student.scoring.occupancy import OccupancySample, OccupancyScores
+from student.scoring.queries import QueryScores
+from student.scoring.semantics import SemanticScores
+
+
+def test_image_scores_name_both_protocols_and_tell_them_apart():
+    scores = ImageScores(name="reconstruction", title="t", reference="r", note="n", unavailable="u")
+    generator = np.random.default_rng(0)
+    for frame in range(3):
+        reference = generator.random((2, 12, 14, 3))
+        # One camera is far off and too bright: pooling and clamping both matter.
+        predicted = reference + np.array([0.05, 0.6])[:, None, None, None]
+        black = {"black": np.zeros_like(reference)}
+        scores.add("s", predicted, reference, baselines=black, is_paper_frame=frame == 1)
+    section = scores.section()
+    assert section.quality == "image"
+    assert section.figure("psnr").count == 3
+    assert section.figure("paper_psnr").count == 1
+    pooled = -10 * np.log10((0.05**2 + 0.6**2) / 2)
+    assert section.figure("paper_psnr").value == pytest.approx(pooled)
+    assert section.figure("psnr").value > pooled + 5
+    assert section.figure("psnr").beats_baselines
+    assert section.figure("psnr").baselines[0].label == "black"
+
+
+def test_a_section_nothing_was_fed_to_says_why():
+    images = ImageScores(name="x", title="t", reference="r", note="n", unavailable="no truth").section()
+    assert (images.unavailable, images.figures) == ("no truth", ())
+    depth = DepthReference(name="x", title="t", reference="r", unavailable="no returns").section()
+    assert depth.unavailable == "no returns"
+    assert SemanticScores().section(unavailable="no words").unavailable == "no words"
+    assert FeatureScores().section(unavailable="no head").unavailable == "no head"
+
+
+def test_feature_scores_are_kept_by_source():
+    scores = FeatureScores()
+    reference = np.full((2, 4, 5, 3), 0.5)
+    scores.add("s", "clip", reference + 0.1, reference, mean_feature=np.full(3, 0.8))
+    scores.add("s", "dinov2", reference + 0.01, reference, mean_feature=None)
+    section = scores.section(unavailable="")
+    assert section.figure("psnr_clip").value == pytest.approx(20.0)
+    assert section.figure("psnr_clip").baselines[0].value == pytest.approx(-10 * np.log10(0.09))
+    assert section.figure("psnr_dinov2").value == pytest.approx(40.0)
+
+
+def test_depth_scores_count_pixels_and_skip_frames_without_reference():
+    scores = DepthReference(name="depth_lidar", title="t", reference="LiDAR", unavailable="u")
+    reference = np.full((2, 3, 4), np.nan)
+    scores.add("s", np.ones((2, 3, 4)), reference, baselines={"far": np.full((2, 3, 4), 80.0)}, is_paper_frame=True)
+    assert scores.section().unavailable == "u"
+    reference[:, 1] = 20.0
+    for frame in range(2):
+        predicted = np.full((2, 3, 4), 22.0)
+        scores.add("s", predicted, reference, baselines={"far": np.full((2, 3, 4), 80.0)}, is_paper_frame=frame == 0)
+    section = scores.section()
+    assert section.figure("abs_rel").value == pytest.approx(0.1)
+    assert section.figure("abs_rel").count == 16
+    assert section.figure("paper_abs_rel").count == 8
+    assert section.figure("abs_rel").baselines[0].value == pytest.approx(3.0)
+    assert section.figure("coverage").value == 1.0
+    curve = scores.curve()
+    assert sum(curve["count"]) == 16
+    assert np.nanmax(curve["series"]["student"]) == pytest.approx(0.1)
+
+
+def test_ground_plane_depth_is_where_the_ray_meets_the_ground():
+    directions = np.array([[0.6, 0.0, -0.8], [1.0, 0.0, 0.0], [0.0, 0.6, 0.8], [1.0, 0.0, -0.001]])
+    origins = np.tile([0.0, 0.0, 1.6], (4, 1))
+    np.testing.assert_allclose(ground_plane_depth(origins, directions, elsewhere=30.0), [2.0, 30.0, 30.0, 30.0])
+
+
+def test_a_running_mean_is_the_mean_and_has_no_value_before_the_first():
+    mean = RunningMean()
+    assert mean.value is None
+    for value in (1.0, 2.0, 6.0):
+        mean.add(np.full((2, 2), value))
+    np.testing.assert_allclose(mean.value, 3.0)
+    with pytest.raises(ValueError, match="differs"):
+        mean.add(np.zeros(3))
+
+
+def test_the_voxel_prior_is_the_majority_of_what_was_seen():
+    prior = VoxelPrior(grid=OccupancyGrid(shape=(2, 2, 1)))
+    assert prior.commonest_label == FREE_LABEL
+    for labels in ([4, 17], [4, 17], [11, 16]):
+        prior.add(np.array([0, 1]), np.array(labels, dtype=np.uint8))
+    index = np.array([0, 1, 3])
+    assert prior.label(index).tolist() == [4, 17, 17]
+    np.testing.assert_allclose(prior.occupied_share(index), [1.0, 1 / 3, 0.0])
+    assert prior.commonest_label == 4
+
+
+def test_occupancy_threshold_and_calibration_come_from_training_voxels():
+    generator = np.random.default_rng(0)
+
+    def voxels(size):
+        is_occupied = generator.random(size) < 0.3
+        return np.clip(generator.normal(0.2 + 0.4 * is_occupied, 0.1), 0, 1), is_occupied
+
+    training = OccupancySample(max_per_frame=4000, seed=0)
+    training.add(*voxels(20_000))
+    assert len(training.probability) == 4000
+    fit = training.fit("isotonic")
+    assert 0.3 < fit.threshold < 0.5
+    assert fit.density_threshold(0.4) == pytest.approx(-np.log(1 - fit.threshold) / 0.4)
+
+    scores = OccupancyScores(fit=fit, sample=OccupancySample(max_per_frame=4000, seed=1))
+    for _ in range(6):
+        probability, is_occupied = voxels(5000)
+        scores.add("s", probability, is_occupied, baselines={"all occupied": np.ones(5000, dtype=bool)})
+    section, calibration = scores.section(), scores.calibration_section()
+    assert section.figure("iou").value == pytest.approx(fit.training_iou, abs=0.03)
+    assert section.figure("iou").baselines[0].value == pytest.approx(0.3, abs=0.02)
+    assert section.figure("iou").low <= section.figure("iou").value <= section.figure("iou").high
+    assert section.figure("iou").count == 30_000
+    assert calibration.figure("ece").value < 0.02
+    assert calibration.figure("ece").beats_baselines
+    assert sum(scores.calibration_curve()["raw"]["count"]) == 24_000
+
+
+def test_a_world_without_both_outcomes_gives_no_threshold():
+    sample = OccupancySample(max_per_frame=10, seed=0)
+    assert sample.fit("isotonic") is None
+    sample.add(np.array([0.5, 0.6]), np.array([False, False]))
+    assert sample.fit("isotonic") is None
+
+
+def test_semantics_and_geometry_are_scored_apart():
+    scores = SemanticScores()
+    truth = np.array([4, 4, 4, 11, 11, 17, 17, 17], dtype=np.uint8)
+    words = np.array([4, 4, 4, 11, 4, 4, 11, 4], dtype=np.uint8)
+    nothing = np.full(8, FREE_LABEL, dtype=np.uint8)
+    for _ in range(5):
+        scores.add("s", nothing, words, truth, baselines={"training majority": np.full(8, 4, dtype=np.uint8)})
+    section = scores.section(unavailable="")
+    # Blind geometry: nothing is called occupied, yet the words are right for four voxels of five.
+    assert section.figure("miou_17").value == 0.0
+    assert section.figure("accuracy_where_occupied").value == pytest.approx(0.8)
+    assert section.figure("accuracy_where_occupied").baselines[0].value == pytest.approx(0.6)
+    assert section.figure("miou_17").count == 2
+    assert section.figure("iou.bus").value is None
+    assert section.figure("iou.car").count == 15
+    assert len([f for f in section.figures if f.group]) == len(OCC3D_NAMES)
+
+
+def test_queries_are_scored_per_class_and_unknown_pixels_are_left_out():
+    scores = QueryScores(names=("car", "tree", "sky"), max_pixels_per_frame=100)
+    truth = np.array([0, 0, 1, 1, 255], dtype=np.uint8)
+    good = np.array([[0.9, 0.1, 0], [0.8, 0.2, 0], [0.1, 0.9, 0], [0.6, 0.4, 0], [0, 0, 1.0]])
+    teacher = np.array([[0.9, 0.1, 0], [0.8, 0.2, 0], [0.1, 0.9, 0], [0.1, 0.9, 0], [np.nan] * 3])
+    scores.add(good, truth, teacher=teacher)
+    section = scores.section(unavailable="")
+    assert section.figure("ap.car").value == pytest.approx(1.0)
+    assert section.figure("ap.car").baselines[0].value == pytest.approx(0.5)
+    assert section.figure("iou.tree").value == pytest.approx(0.5)
+    assert section.figure("iou.tree").baselines[0].value == pytest.approx(1.0)
+    assert section.figure("ap.sky").value is None
+    assert section.figure("mean_average_precision").count == 2
+    assert QueryScores(names=("car",), max_pixels_per_frame=1).section(unavailable="no clip").unavailable == "no clip"
