@@ -79,6 +79,10 @@ class TeacherDivergedError(PipelineError):
     """A teacher's fit broke down: retry with the next seed, then quarantine."""
 
 
+class StudentDivergedError(PipelineError):
+    """A student's loss or gradient is not finite: look at the named samples, or fit with another rate or seed."""
+
+
 class OutOfCapacityError(PipelineError):
     """Memory, disk or time ran out: retry on a larger machine."""
 

@@ -1,0 +1,108 @@
+"""Everything that a stopped fit needs to go on as if it had not been stopped, as safetensors and JSON.
+
+A state is a folder named for its step. It is written aside and renamed, and the one before it is kept, so that a kill
+at any moment leaves a whole one.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from student.optimization import WeightAverage
+
+_NUM_KEPT = 2
+
+
+@dataclass(kw_only=True)
+class FitProgress:
+    """How far a fit has come.
+
+    Attributes:
+        step: Optimisation steps taken.
+        samples_delivered: Samples taken from the loader.
+        elapsed_s: Wall-clock time spent, over all of its starts.
+        history: One entry per logged step: step, elapsed_s, learning_rate, and each loss.
+        validations: One entry per validation.
+    """
+
+    step: int = 0
+    samples_delivered: int = 0
+    elapsed_s: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    validations: list[dict[str, float | None]] = field(default_factory=list)
+
+
+def save_state(
+    folder: Path,
+    progress: FitProgress,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None,
+) -> None:
+    """Write the state of this step, then drop all but the last two."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    state = optimizer.state_dict()
+    for index, entries in state["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in entries.items()}
+    if average is not None:
+        tensors |= {f"average.{name}": value for name, value in average.tensors().items()}
+    tensors["random.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    content = {
+        "progress": asdict(progress),
+        "param_groups": state["param_groups"],
+        "average_updates": None if average is None else average.num_updates,
+    }
+    target = folder / f"step-{progress.step:09d}"
+    aside = folder / f".{target.name}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, aside / "state.safetensors")
+    (aside / "state.json").write_text(json.dumps(content))
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(aside, target)
+    for old in _states(folder)[:-_NUM_KEPT]:
+        shutil.rmtree(old)
+
+
+def restore_state(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None
+) -> FitProgress | None:
+    """Load the last state into the given objects and the random generators; return None where there is none."""
+    states = _states(folder)
+    if not states:
+        return None
+    content: dict[str, Any] = json.loads((states[-1] / "state.json").read_text())
+    tensors = load_file(states[-1] / "state.safetensors")
+    model.load_state_dict(_below(tensors, "model."))
+    entries: dict[int, dict[str, Tensor]] = {}
+    for name, value in _below(tensors, "optimizer.").items():
+        index, _, entry = name.partition(".")
+        entries.setdefault(int(index), {})[entry] = value
+    groups = [{**group, "betas": tuple(group["betas"])} for group in content["param_groups"]]
+    optimizer.load_state_dict({"state": entries, "param_groups": groups})
+    if average is not None:
+        average.num_updates = int(content["average_updates"])
+        for name, value in _below(tensors, "average.").items():
+            average.average[name].copy_(value)
+    torch.set_rng_state(tensors["random.cpu"])
+    if "random.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"])
+    return FitProgress(**content["progress"])
+
+
+def _states(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"))
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,82 @@
+"""A quick look at held-out frames while training: is the student better than knowing nothing?
+
+The full evaluation is :mod:`student.evaluate`; this one is cheap enough to run often, and its two baselines (the mean
+colour and the median depth of the very frame that is scored) are what a quality gate can be set against.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from student.data.dataset import FrameDataset
+from student.metrics import depth_scores, peak_signal_to_noise
+from student.model.distillnerf import DistillNeRF
+
+
+def validate(
+    model: DistillNeRF, dataset: FrameDataset, *, max_samples: int, device: torch.device
+) -> dict[str, float | None]:
+    """Return mean figures over evenly spaced held-out frames; the model's mode and the random state are left alone.
+
+    Returns:
+        ``psnr`` and ``psnr_mean_colour`` (dB), ``depth_abs_rel`` of the rendered depth, ``coarse_depth_abs_rel`` and
+        ``depth_abs_rel_median`` against LiDAR; None where nothing could be scored.
+
+    Raises:
+        PipelineError: If a held-out sample cannot be read.
+    """
+    indices = np.linspace(0, len(dataset) - 1, min(max_samples, len(dataset))).round().astype(int)
+    was_training = model.training
+    model.eval()
+    try:
+        figures = [_validate_sample(model, dataset, int(index), device) for index in indices]
+    finally:
+        model.train(was_training)
+    return {name: _mean([figure[name] for figure in figures]) for name in figures[0]} if figures else {}
+
+
+@torch.no_grad()
+def _validate_sample(model: DistillNeRF, dataset: FrameDataset, index: int, device: torch.device) -> dict[str, float]:
+    batch = dataset[index].to(device)
+    output = model(batch.inputs, batch.cameras)
+    is_present = batch.cameras.target_is_present
+    figures: dict[str, float] = {}
+    if output.image is not None:
+        image = batch.view_targets.image[is_present].cpu().numpy()
+        figures["psnr"] = peak_signal_to_noise(output.image[is_present].cpu().numpy(), image)
+        mean_colour = np.broadcast_to(image.mean(axis=(0, 2, 3), keepdims=True), image.shape)
+        figures["psnr_mean_colour"] = peak_signal_to_noise(mean_colour, image)
+    lidar = batch.view_targets.lidar_depth.cpu().numpy()
+    figures["depth_abs_rel"] = _abs_rel(output.termination_depth.cpu().numpy(), lidar)
+    coarse_lidar = batch.input_targets.lidar_depth.cpu().numpy()
+    figures["coarse_depth_abs_rel"] = _abs_rel(output.coarse_termination_depth.cpu().numpy(), coarse_lidar)
+    returns = lidar[np.isfinite(lidar)]
+    median = np.full_like(lidar, np.median(returns) if returns.size else np.nan)
+    figures["depth_abs_rel_median"] = _abs_rel(median, lidar)
+    return figures
+
+
+def quality_gate(figures: Mapping[str, float | None]) -> dict[str, Any] | None:
+    """Return the gate of a checkpoint, or None where nothing was held out: it must beat both baselines.
+
+    A figure that is undefined does not pass.
+    """
+    pairs = {"psnr": ("psnr_mean_colour", 1), "depth_abs_rel": ("depth_abs_rel_median", -1)}
+    checks = {}
+    for name, (baseline_name, sign) in pairs.items():
+        if baseline_name in figures:
+            value, baseline = figures[name], figures[baseline_name]
+            passed = value is not None and baseline is not None and sign * value > sign * baseline
+            checks[name] = {"value": value, "threshold": baseline, "passed": passed}
+    return {"passed": all(check["passed"] for check in checks.values()), "checks": checks} if checks else None
+
+
+def _abs_rel(predicted: np.ndarray, lidar: np.ndarray) -> float:
+    return depth_scores(predicted, lidar, clip=True).abs_rel
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    finite = [value for value in values if np.isfinite(value)]
+    return float(np.mean(finite)) if finite else None
