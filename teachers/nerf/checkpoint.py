@@ -1,0 +1,91 @@
+"""Fields at rest and fits under way, as safetensors with JSON beside or inside: nothing here needs unpickling."""
+
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from storage.errors import ErrorKind, IntegrityError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingState:
+    """Everything that a resumed fit needs to continue as if it had not stopped.
+
+    Attributes:
+        step: The last finished step.
+        model: The model's tensors.
+        optimizers: Per optimizer and parameter number, Adam's tensors.
+        random_states: Generator states, by name.
+        counters: Integers of the sampler's schedule.
+    """
+
+    step: int
+    model: Mapping[str, Tensor]
+    optimizers: Mapping[str, Mapping[int, Mapping[str, Tensor]]]
+    random_states: Mapping[str, Tensor]
+    counters: Mapping[str, int]
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, object]) -> None:
+    """Write tensors and a JSON description into one safetensors file, atomically."""
+    aside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    save_file(plain, aside, metadata={"description": json.dumps(description, sort_keys=True)})
+    os.replace(aside, path)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """Read back what ``save_tensors`` wrote.
+
+    Raises:
+        IntegrityError: If the file is not a whole safetensors file with a description.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            description = json.loads((file.metadata() or {})["description"])
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+        raise IntegrityError(ErrorKind.STORE_CORRUPT, str(path), f"not a checkpoint of ours: {error}") from error
+    return tensors, description
+
+
+def save_training_state(path: Path, state: TrainingState) -> None:
+    """Write a fit under way, atomically."""
+    tensors = {f"model/{name}": t for name, t in state.model.items()}
+    for optimizer, parameters in state.optimizers.items():
+        for number, values in parameters.items():
+            tensors |= {f"optimizer/{optimizer}/{number}/{name}": torch.as_tensor(t) for name, t in values.items()}
+    tensors |= {f"random/{name}": t for name, t in state.random_states.items()}
+    save_tensors(path, tensors, {"step": state.step, "counters": dict(state.counters)})
+
+
+def load_training_state(path: Path) -> TrainingState:
+    """Read back what ``save_training_state`` wrote.
+
+    Raises:
+        IntegrityError: If the file is broken.
+    """
+    tensors, description = load_tensors(path)
+    model, random_states = {}, {}
+    optimizers: dict[str, dict[int, dict[str, Tensor]]] = {}
+    for key, tensor in tensors.items():
+        part, _, rest = key.partition("/")
+        if part == "model":
+            model[rest] = tensor
+        elif part == "random":
+            random_states[rest] = tensor
+        else:
+            optimizer, number, name = rest.split("/")
+            optimizers.setdefault(optimizer, {}).setdefault(int(number), {})[name] = tensor
+    step, counters = description["step"], description["counters"]
+    assert isinstance(step, int)
+    assert isinstance(counters, dict)
+    return TrainingState(step=step, model=model, optimizers=optimizers, random_states=random_states, counters=counters)

@@ -1,0 +1,28 @@
+"""Unbounded space in a bounded grid: linear inside the scene's box, projective outside it.
+
+EmerNeRF's (arXiv 2311.02077) infinity-norm variant of mip-NeRF 360's contraction: the box maps to the cube [-1, 1]^3
+unchanged, so grid cells keep one metric size where LiDAR has seen, and the rest of the world goes to [-2, 2]^3.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def contract(points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
+    """Map points, in units of the box's half-extents from its centre, into the open cube (-2, 2)^3."""
+    norm = points.abs().amax(dim=-1, keepdim=True).clamp_min(1.0)
+    return points * ((2.0 - 1.0 / norm) / norm)
+
+
+def uncontract(contracted: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
+    """Invert ``contract``; points on the cube's surface come from infinity.
+
+    Raises:
+        ValueError: If a point lies outside the open cube (-2, 2)^3.
+    """
+    norm = contracted.abs().amax(dim=-1, keepdim=True)
+    if bool((norm >= 2.0).any()):
+        raise ValueError(f"contracted coordinate {norm.max().item():.6g}, want under 2")
+    outside = norm > 1.0
+    return torch.where(outside, contracted / (norm * (2.0 - norm)).where(outside, torch.ones_like(norm)), contracted)

@@ -1,0 +1,125 @@
+"""What the per-scene field is fitted to, as pure functions of compositing weights.
+
+Distances are in one unit throughout (the caller's: scene units or metres); weights along the sample axis sum to at
+most one and their sum is the opacity. A ray without a LiDAR return has NaN as its depth and takes no part.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def composite_weights(
+    density: Float[Tensor, "rays samples"], interval_lengths: Float[Tensor, "rays samples"]
+) -> Float[Tensor, "rays samples"]:
+    """Return the compositing weights ``T_i (1 - exp(-sigma_i delta_i))``."""
+    optical = density * interval_lengths
+    transmittance = torch.exp(-(torch.cumsum(optical, dim=-1) - optical))
+    return transmittance * -torch.expm1(-optical)
+
+
+def composite_termination_depth(
+    weights: Float[Tensor, "rays samples"],
+    sample_distances: Float[Tensor, "rays samples"],
+    *,
+    min_opacity: float,
+) -> Float[Tensor, " rays"]:
+    """Return the expected distance along unit rays; NaN where the opacity is under ``min_opacity``."""
+    opacity = weights.sum(dim=-1)
+    depth = (weights * sample_distances).sum(dim=-1) / opacity.clamp_min(1e-6)
+    return torch.where(opacity >= min_opacity, depth, torch.full_like(depth, torch.nan))
+
+
+def depth_loss(
+    termination_depth: Float[Tensor, " rays"], lidar_depth: Float[Tensor, " rays"], *, max_depth: float
+) -> Float[Tensor, ""]:
+    """Return the mean Huber loss of range against LiDAR range, both in parts of ``max_depth``.
+
+    EmerNeRF uses the square; Huber keeps the few returns that a camera cannot see from pulling surfaces apart.
+    Returns beyond ``max_depth`` are clamped to it, as are predictions. Zero where no ray has a return.
+    """
+    has_return = torch.isfinite(lidar_depth)
+    wanted = torch.where(has_return, lidar_depth, torch.zeros_like(lidar_depth)).clamp(max=max_depth)
+    loss = F.smooth_l1_loss(
+        termination_depth.clamp(max=max_depth) / max_depth, wanted / max_depth, beta=0.02, reduction="none"
+    )
+    return _masked_mean(loss, has_return)
+
+
+def line_of_sight_loss(
+    weights: Float[Tensor, "rays samples"],
+    interval_edges: Float[Tensor, "rays edges"],
+    lidar_depth: Float[Tensor, " rays"],
+    *,
+    margin: float,
+) -> Float[Tensor, ""]:
+    """Return how far weights are from a narrow peak at the LiDAR return (Urban Radiance Fields, Eqs. 13-15).
+
+    Every interval's weight should be the mass of a normal distribution, centred on the return with deviation
+    ``margin / 3``, that falls into the interval: none before it, all around it. Comparing masses instead of densities
+    at midpoints makes the loss independent of how finely a ray happens to be sampled. Intervals that lie wholly behind
+    ``depth + margin`` are free: the sensor has not seen there.
+    """
+    has_return = torch.isfinite(lidar_depth)
+    centre = torch.where(has_return, lidar_depth, torch.zeros_like(lidar_depth))[:, None]
+    mass_below = 0.5 * (1.0 + torch.erf((interval_edges - centre) * (3.0 / (margin * math.sqrt(2.0)))))
+    wanted = mass_below[:, 1:] - mass_below[:, :-1]
+    is_seen = interval_edges[:, :-1] < centre + margin
+    error = torch.where(is_seen, (weights - wanted).square(), torch.zeros_like(weights)).sum(dim=-1)
+    return _masked_mean(error, has_return)
+
+
+def sky_loss(opacity: Float[Tensor, " rays"], is_sky: Bool[Tensor, " rays"]) -> Float[Tensor, ""]:
+    """Return the binary cross-entropy of opacity against "not sky"."""
+    bounded = opacity.clamp(1e-3, 1.0 - 1e-3)
+    return F.binary_cross_entropy(bounded, (~is_sky).to(bounded.dtype))
+
+
+def distortion_loss(
+    weights: Float[Tensor, "rays samples"], interval_edges: Float[Tensor, "rays edges"]
+) -> Float[Tensor, ""]:
+    """Return mip-NeRF 360's distortion (Eq. 15) of weights over normalised distances, in linear time.
+
+    Samples are sorted, so the double sum over pairs becomes prefix sums of weight and weighted midpoint.
+    """
+    midpoints = 0.5 * (interval_edges[:, 1:] + interval_edges[:, :-1])
+    lengths = interval_edges[:, 1:] - interval_edges[:, :-1]
+    weighted = weights * midpoints
+    weight_before = torch.cumsum(weights, dim=-1) - weights
+    weighted_before = torch.cumsum(weighted, dim=-1) - weighted
+    between = 2.0 * (weights * (midpoints * weight_before - weighted_before)).sum(dim=-1)
+    within = (weights.square() * lengths).sum(dim=-1) / 3.0
+    return (between + within).mean()
+
+
+def opacity_entropy_loss(opacity: Float[Tensor, " rays"]) -> Float[Tensor, ""]:
+    """Return the mean binary entropy of opacity: a ray should hit something or the sky, not half of each."""
+    p = opacity.clamp(1e-4, 1.0 - 1e-4)
+    return -(p * p.log() + (1.0 - p) * (1.0 - p).log()).mean()
+
+
+def proposal_loss(
+    weights: Float[Tensor, "rays samples"],
+    interval_edges: Float[Tensor, "rays edges"],
+    proposal_weights: Float[Tensor, "rays coarse_samples"],
+    proposal_edges: Float[Tensor, "rays coarse_edges"],
+) -> Float[Tensor, ""]:
+    """Return by how much the field's weights exceed what the proposal allows (mip-NeRF 360, Eq. 13).
+
+    The bound of an interval is the mass of every proposal interval that it touches. No gradient reaches ``weights``.
+    """
+    weights, interval_edges = weights.detach(), interval_edges.detach().contiguous()
+    mass = torch.cat([torch.zeros_like(proposal_weights[:, :1]), torch.cumsum(proposal_weights, dim=-1)], dim=-1)
+    edges = proposal_edges.detach().contiguous()
+    last = edges.shape[-1] - 1
+    first = (torch.searchsorted(edges, interval_edges[:, :-1].contiguous(), right=True) - 1).clamp(0, last)
+    end = torch.searchsorted(edges, interval_edges[:, 1:].contiguous(), right=False).clamp(0, last)
+    bound = torch.take_along_dim(mass, end, dim=-1) - torch.take_along_dim(mass, first, dim=-1)
+    return ((weights - bound).clamp_min(0.0).square() / (weights + 1e-6)).sum(dim=-1).mean()
+
+
+def _masked_mean(values: Float[Tensor, " rays"], is_valid: Bool[Tensor, " rays"]) -> Float[Tensor, ""]:
+    return torch.where(is_valid, values, torch.zeros_like(values)).sum() / is_valid.sum().clamp_min(1)

@@ -1,0 +1,195 @@
+"""The nerfstudio model: sample rays by proposal, composite, add the sky, and compare with what was seen."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.rays import RayBundle, RaySamples
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.model_components.ray_samplers import ProposalNetworkSampler, SpacedSampler
+from nerfstudio.models.base_model import Model, ModelConfig
+from torch import Tensor
+from torch.nn import Parameter
+
+from teachers.nerf.config import NerfConfig
+from teachers.nerf.field import DrivingField, ProposalDensity
+from teachers.nerf.losses import (
+    composite_weights,
+    depth_loss,
+    distortion_loss,
+    line_of_sight_loss,
+    opacity_entropy_loss,
+    proposal_loss,
+    sky_loss,
+)
+from teachers.nerf.scene_rays import RayBatch, SceneBounds
+
+
+@dataclass
+class DrivingFieldModelConfig(ModelConfig):
+    """nerfstudio's hook; what the model is made of comes with the scene, as ``metadata``."""
+
+    _target: type = field(default_factory=lambda: DrivingFieldModel)
+    enable_collider: bool = False
+    eval_num_rays_per_chunk: int = 8192
+
+
+class DrivingFieldModel(Model):
+    """Render and fit one scene.
+
+    nerfstudio builds it with ``metadata`` holding ``nerf_config`` (NerfConfig), ``bounds`` (SceneBounds) and
+    ``num_cameras``. No perceptual metric is built: nerfstudio's stock models download one at construction.
+    """
+
+    config: DrivingFieldModelConfig
+
+    def populate_modules(self) -> None:
+        """Build field, proposal and sampler."""
+        super().populate_modules()
+        metadata: dict[str, Any] = self.kwargs["metadata"]
+        self.nerf: NerfConfig = metadata["nerf_config"]
+        self.bounds: SceneBounds = metadata["bounds"]
+        sampling, scale = self.nerf.sampling, self.bounds.metres_per_unit
+        self.field = DrivingField(self.nerf.field, self.bounds, metadata["num_cameras"])
+        self.proposal = ProposalDensity(sampling, self.nerf.field, self.bounds)
+        spacing = sampling.spacing_m / scale
+        self.sampler = ProposalNetworkSampler(
+            num_nerf_samples_per_ray=sampling.num_field_samples,
+            num_proposal_samples_per_ray=(sampling.num_proposal_samples,),
+            num_proposal_network_iterations=1,
+            single_jitter=True,
+            update_sched=lambda step: sampling.proposal_update_every - 1 if step > 50 else 0,
+            initial_sampler=SpacedSampler(
+                spacing_fn=lambda distance: torch.log1p(distance / spacing),
+                spacing_fn_inv=lambda s: torch.expm1(s) * spacing,
+                single_jitter=True,
+            ),
+        )
+        self.step = 0
+
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
+        """Return grids and networks apart: grids learn five times faster."""
+        grids = [p for name, p in self.named_parameters() if name.endswith("table")]
+        networks = [p for n, p in self.named_parameters() if not n.endswith("table") and p.numel() > 0]
+        return {"grids": grids, "networks": networks}
+
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
+        """Tell the sampler and the loss schedules which step it is."""
+
+        def before(step: int) -> None:
+            self.step = step
+            # Weights are softened at first, so that a proposal that is still wrong cannot hide surfaces.
+            fraction = min(1.0, step / 100.0)
+            self.sampler.set_anneal((10.0 * fraction) / (9.0 * fraction + 1.0))
+
+        return [
+            TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], before, update_every_num_iters=1),
+            TrainingCallback(
+                [TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self.sampler.step_cb, update_every_num_iters=1
+            ),
+        ]
+
+    def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:  # type: ignore[override]
+        """Return ``rgb``, ``opacity`` and ``depth`` (scene units) of rays, and what the losses need."""
+        samples, proposal_weights, proposal_samples = self.sampler(ray_bundle, density_fns=[self.proposal])
+        density, features, dynamic_density = self.field.density_and_features(samples)
+        edges = interval_edges(samples)
+        weights = composite_weights(density[..., 0], edges[:, 1:] - edges[:, :-1])
+        opacity = weights.sum(dim=-1, keepdim=True)
+        midpoints = 0.5 * (edges[:, 1:] + edges[:, :-1])
+        depth = (weights * midpoints).sum(dim=-1, keepdim=True) / opacity.clamp_min(1e-6)
+        cameras = ray_bundle.camera_indices[:, 0]  # type: ignore[index]
+        if self.nerf.field.shading == "deferred":
+            geometry = (weights[..., None] * features).sum(dim=-2)
+            surface = opacity * self.field.colour(geometry, ray_bundle.directions, cameras)
+        else:
+            colours = self.field.get_outputs(samples, features)
+            surface = (weights[..., None] * next(iter(colours.values()))).sum(dim=-2)
+        rgb = surface + (1.0 - opacity) * self.field.sky_colour(ray_bundle.directions, cameras)
+        outputs: dict[str, Any] = {"rgb": rgb, "opacity": opacity, "accumulation": opacity, "depth": depth}
+        if self.training:
+            outputs |= {
+                "weights": weights,
+                "edges": edges,
+                "normalised_edges": normalised_edges(samples),
+                "proposal_weights": proposal_weights[0][..., 0],
+                "proposal_edges": normalised_edges(proposal_samples[0]),
+                "dynamic_density": dynamic_density,
+            }
+        return outputs
+
+    def get_metrics_dict(self, outputs: dict[str, Any], batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Return the PSNR of the batch's camera rays."""
+        rays: RayBatch = batch["rays"]
+        error = (outputs["rgb"].detach()[: rays.num_camera_rays] - rays.rgb).square().mean()
+        return {"psnr": -10.0 * torch.log10(error.clamp_min(1e-10))}
+
+    def get_loss_dict(
+        self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Return every weighted term."""
+        rays: RayBatch = batch["rays"]
+        config, scale = self.nerf.losses, self.bounds.metres_per_unit
+        num_camera_rays = rays.num_camera_rays
+        opacity = outputs["opacity"][:, 0]
+        progress = min(1.0, self.step / max(1, self.nerf.num_steps))
+        first, last = config.line_of_sight_margin_m
+        margin = first * (last / first) ** progress
+        losses = {
+            "rgb": config.rgb * (outputs["rgb"][:num_camera_rays] - rays.rgb).square().mean(),
+            "depth": config.depth
+            * depth_loss(outputs["depth"][:, 0], rays.lidar_depth, max_depth=config.max_depth_m / scale),
+            "line_of_sight": config.line_of_sight
+            * line_of_sight_loss(outputs["weights"], outputs["edges"], rays.lidar_depth, margin=margin / scale),
+            "distortion": config.distortion * distortion_loss(outputs["weights"], outputs["normalised_edges"]),
+            "opacity_entropy": config.opacity_entropy * opacity_entropy_loss(opacity[:num_camera_rays]),
+            "proposal": config.proposal
+            * proposal_loss(
+                outputs["weights"], outputs["normalised_edges"], outputs["proposal_weights"], outputs["proposal_edges"]
+            ),
+        }
+        if rays.is_sky is not None:
+            losses["sky"] = config.sky * sky_loss(opacity[:num_camera_rays], rays.is_sky)
+        if outputs["dynamic_density"] is not None:
+            losses["dynamic"] = config.dynamic * outputs["dynamic_density"].mean() / scale
+        return losses
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Tensor], batch: dict[str, Any]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Return the PSNR of one image, and the image beside the render, for nerfstudio's own viewers."""
+        image = batch["image"].to(self.device)
+        error = (outputs["rgb"] - image).square().mean()
+        return {"psnr": float(-10.0 * torch.log10(error.clamp_min(1e-10)))}, {
+            "img": torch.cat([image, outputs["rgb"]], dim=1)
+        }
+
+
+def to_ray_bundle(batch: RayBatch, nerf: NerfConfig, bounds: SceneBounds) -> RayBundle:
+    """Return rays as nerfstudio's bundle, with near and far planes set."""
+    ones = torch.ones_like(batch.origins[:, :1])
+    return RayBundle(
+        origins=batch.origins,
+        directions=batch.directions,
+        pixel_area=ones,
+        camera_indices=batch.camera_index[:, None],
+        nears=ones * (nerf.sampling.near_m / bounds.metres_per_unit),
+        fars=ones * (nerf.sampling.far_m / bounds.metres_per_unit),
+        times=batch.time[:, None],
+    )
+
+
+def interval_edges(samples: RaySamples) -> Float[Tensor, "rays edges"]:
+    """Return where the sampled intervals of each ray begin and end, scene units."""
+    frustums = samples.frustums
+    return torch.cat([frustums.starts[..., 0], frustums.ends[:, -1:, 0]], dim=-1)
+
+
+def normalised_edges(samples: RaySamples) -> Float[Tensor, "rays edges"]:
+    """Return the same edges in the sampler's normalised distance, [0, 1]."""
+    assert samples.spacing_starts is not None
+    assert samples.spacing_ends is not None
+    return torch.cat([samples.spacing_starts[..., 0], samples.spacing_ends[:, -1:, 0]], dim=-1)

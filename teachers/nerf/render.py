@@ -1,0 +1,289 @@
+"""Render a fitted field into target stores: depth at every camera, and views the car never had."""
+
+import logging
+import time
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from storage.geometry.transforms import apply_se3
+from storage.provenance import InputVersion, Provenance, code_digest, config_digest, config_json, package_versions
+from storage.scenes.store import SceneReader
+from storage.targets.schema import create_target, write_target
+from storage.versioned import Home, Materialized, materialize_arrays
+from teachers.nerf.config import (
+    ExecutionConfig,
+    TeacherDepthConfig,
+    TeacherFeaturesConfig,
+    VirtualViewsConfig,
+    determining,
+)
+from teachers.nerf.progress import Progress
+from teachers.nerf.quality import RenderedRays, depth_errors
+from teachers.nerf.scene_rays import RayBatch, camera_directions, project_lidar, read_sky_mask, resize_nearest
+from teachers.nerf.teacher import NerfTeacher
+from teachers.quality import at_least, at_most, gate
+
+logger = logging.getLogger(__name__)
+
+_CODE = (
+    "storage.geometry",
+    *(
+        f"teachers.nerf.{module}"
+        for module in ("config", "contraction", "encoding", "field", "model", "render", "scene_rays", "teacher")
+    ),
+)
+_PACKAGES = ("nerfstudio", "torch", "numpy", "zarr", "icechunk")
+
+
+class RenderSource:
+    """A fitted field with the very inputs that it was fitted to.
+
+    Attributes:
+        teacher: The field.
+        scene: The version of the scene that it was fitted to.
+        is_sky: The version of the sky mask that it was fitted with, or None.
+        inputs: All of them, for provenance.
+        fit_passed: Outcome of the fit's quality gate.
+    """
+
+    def __init__(self, home: Home, scene_key: str, execution: ExecutionConfig) -> None:
+        self.home = home
+        self.teacher = NerfTeacher.load(home, scene_key, execution)
+        assert self.teacher.version is not None
+        fitted = home.provenance(self.teacher.version)
+        digests = {i.kind: i.digest for i in fitted.inputs}
+        self.fitted = fitted
+        self.scene = SceneReader.open(home, scene_key, digests["scene"])
+        self.is_sky = read_sky_mask(home, scene_key, digests["sky_mask"]) if "sky_mask" in digests else None
+        version = self.teacher.version
+        self.inputs = (*fitted.inputs, InputVersion(version.kind, version.partition, version.digest))
+        self.fit_passed = bool(home.metrics(version)["quality"]["passed"])
+        self.frame_time = torch.linspace(0.0, 1.0, max(2, self.scene.num_frames))
+        self._directions: dict[tuple[int, tuple[int, int]], Tensor] = {}
+
+    def provenance(
+        self,
+        kind: str,
+        config: TeacherDepthConfig | VirtualViewsConfig | TeacherFeaturesConfig,
+        *,
+        inputs: tuple[InputVersion, ...] = (),
+        code: tuple[str, ...] = _CODE,
+        seed: int | None = None,
+    ) -> Provenance:
+        """Return the provenance of something rendered from this field."""
+        return Provenance(
+            kind=kind,
+            partition=self.fitted.partition,
+            inputs=(*self.inputs, *inputs),
+            config_digest=config_digest(determining(config)),
+            code_digest=code_digest(*code),
+            seed=seed,
+            calibration_digest=self.fitted.calibration_digest,
+            pose_source=self.fitted.pose_source,
+            licence=self.fitted.licence,
+            config=config_json(config),
+            packages=package_versions(*_PACKAGES),
+            device=self.teacher.device,
+        )
+
+    def rays(
+        self, frame: int, camera: int, camera_to_world: Float[np.ndarray, "4 4"], size: tuple[int, int]
+    ) -> RayBatch:
+        """Return the rays of every pixel, row-major, of a camera's image of that size from any pose."""
+        if (camera, size) not in self._directions:
+            self._directions[camera, size] = camera_directions(self.scene, camera, size)
+        in_camera = self._directions[camera, size]
+        rotation = torch.tensor(camera_to_world[:3, :3], dtype=torch.float32)
+        origin = torch.tensor(self.teacher.bounds.to_scene_units(camera_to_world[:3, 3]), dtype=torch.float32)
+        count = len(in_camera)
+        return RayBatch(
+            origins=origin.expand(count, 3),
+            directions=in_camera @ rotation.T,
+            camera_index=torch.full((count,), camera),
+            time=self.frame_time[frame].expand(count),
+            rgb=torch.zeros(0, 3),
+            is_sky=None,
+            lidar_depth=torch.full((count,), torch.nan),
+        )
+
+    def intrinsics(self, size: tuple[int, int]) -> Float[np.ndarray, "cameras 3 3"]:
+        """Return the intrinsics of every camera's image of that size."""
+        return np.stack([self.scene.intrinsics(c, size=size) for c in range(self.scene.num_cameras)])
+
+
+def render_teacher_depth(
+    home: Home, scene_key: str, config: TeacherDepthConfig, on_progress: Progress | None = None
+) -> Materialized:
+    """Return the depth of every camera of every frame, rendering it first if it does not exist.
+
+    Depth is the termination depth along unit rays, metres; NaN where the opacity is under ``min_opacity``, beyond
+    ``max_depth_m``, and where the sky mask that the field was fitted with says sky.
+
+    Args:
+        home: Where the field is read from and the depth is published.
+        scene_key: The scene.
+        config: Grid and limits.
+        on_progress: Told after every frame.
+
+    Raises:
+        MissingTargetError: If the scene was not fitted.
+    """
+    source = RenderSource(home, str(scene_key), config.execution)
+    scene, size = source.scene, (config.height, config.width)
+    is_sky = None if source.is_sky is None else resize_nearest(source.is_sky, size)
+
+    def write(group: zarr.Group) -> dict[str, Any]:
+        shape = (scene.num_frames, scene.num_cameras, *size)
+        depths = create_target(group, "teacher_depth", "termination_depth", shape)
+        opacities = create_target(group, "teacher_depth", "opacity", shape)
+        write_target(group, "teacher_depth", "intrinsics", source.intrinsics(size))
+        tally = _DepthTally(source, size)
+        for frame in range(scene.num_frames):
+            rendered = [
+                source.teacher.render(source.rays(frame, camera, scene.camera_to_world(frame, camera), size))
+                for camera in range(scene.num_cameras)
+            ]
+            depth = np.stack([_defined_depth(r, config).reshape(size) for r in rendered])
+            opacity = np.stack([r.opacity.numpy().reshape(size) for r in rendered])
+            tally.add(frame, depth, None if is_sky is None else is_sky[frame])
+            if is_sky is not None:
+                depth[is_sky[frame]] = np.nan
+            depths[frame] = depth.astype(np.float16)
+            opacities[frame] = opacity.astype(np.float16)
+            _report(on_progress, "render_depth", frame, scene.num_frames, tally.started, shape[1:])
+        return tally.metrics(config)
+
+    return materialize_arrays(home, source.provenance("teacher_depth", config), write)
+
+
+def render_virtual_views(
+    home: Home, scene_key: str, config: VirtualViewsConfig, on_progress: Progress | None = None
+) -> Materialized:
+    """Return images and depth at shifted cameras, rendering them first if they do not exist.
+
+    A view keeps its camera's orientation, intrinsics, time and appearance code; only its centre moves, in the camera's
+    own axes. Depth is as in ``render_teacher_depth``, but no sky mask exists there: opacity alone decides.
+
+    Args:
+        home: Where the field is read from and the views are published.
+        scene_key: The scene.
+        config: Shifts, grid and limits.
+        on_progress: Told after every frame.
+
+    Raises:
+        MissingTargetError: If the scene was not fitted.
+    """
+    source = RenderSource(home, str(scene_key), config.execution)
+    scene, size = source.scene, (config.height, config.width)
+    virtual_to_camera = np.tile(np.eye(4), (len(config.camera_shifts_m), 1, 1))
+    virtual_to_camera[:, :3, 3] = np.asarray(config.camera_shifts_m)
+
+    def write(group: zarr.Group) -> dict[str, Any]:
+        shape = (scene.num_frames, scene.num_cameras, len(virtual_to_camera), *size)
+        images = create_target(group, "virtual_views", "image", (*shape, 3))
+        depths = create_target(group, "virtual_views", "termination_depth", shape)
+        opacities = create_target(group, "virtual_views", "opacity", shape)
+        write_target(group, "virtual_views", "virtual_to_camera", virtual_to_camera)
+        write_target(group, "virtual_views", "intrinsics", source.intrinsics(size))
+        group.attrs["view_names"] = list(config.view_names)
+        defined, started = 0.0, time.perf_counter()
+        for frame in range(scene.num_frames):
+            rendered = [
+                source.teacher.render(source.rays(frame, c, scene.camera_to_world(frame, c) @ shift, size))
+                for c in range(scene.num_cameras)
+                for shift in virtual_to_camera
+            ]
+            depth = np.stack([_defined_depth(r, config) for r in rendered])
+            defined += float(np.isfinite(depth).mean()) / scene.num_frames
+            rgb = np.stack([(r.rgb.numpy() * 255.0).round().clip(0, 255) for r in rendered])
+            images[frame] = rgb.astype(np.uint8).reshape(*shape[1:], 3)
+            depths[frame] = depth.astype(np.float16).reshape(shape[1:])
+            opacities[frame] = np.stack([r.opacity.numpy() for r in rendered]).astype(np.float16).reshape(shape[1:])
+            _report(on_progress, "render_virtual_views", frame, scene.num_frames, started, shape[1:])
+        checks = {
+            "fit_passed": at_least(int(source.fit_passed), 1),
+            "coverage": at_least(defined, config.min_coverage),
+        }
+        rays_per_s = np.prod(shape) / max(1e-6, time.perf_counter() - started)
+        return {"coverage": defined, "rays_per_s": float(rays_per_s), "quality": gate(checks)}
+
+    return materialize_arrays(home, source.provenance("virtual_views", config), write)
+
+
+class _DepthTally:
+    """Compare rendered depth with the LiDAR of all frames, frame by frame."""
+
+    def __init__(self, source: RenderSource, size: tuple[int, int]) -> None:
+        self.source, self.size = source, size
+        self.started = time.perf_counter()
+        self._predicted: list[np.ndarray] = []
+        self._measured: list[np.ndarray] = []
+        self._defined = self._pixels = self._sky_hits = self._sky = 0
+
+    def add(
+        self,
+        frame: int,
+        depth: Float[np.ndarray, "cameras height width"],
+        is_sky: Bool[np.ndarray, "cameras height width"] | None,
+    ) -> None:
+        scene = self.source.scene
+        points = apply_se3(scene.ego_to_world(frame), scene.lidar_points(frame)[:, :3].astype(np.float64))
+        for camera in range(scene.num_cameras):
+            pixel, measured = project_lidar(
+                points,
+                scene.camera_to_world(frame, camera),
+                scene.intrinsics(camera, size=self.size),
+                image_size=self.size,
+            )
+            near = measured <= self.source.teacher.nerf.losses.max_depth_m
+            self._predicted.append(depth[camera].reshape(-1)[pixel[near]])
+            self._measured.append(measured[near])
+        self._pixels += depth.size
+        self._defined += int(np.isfinite(depth).sum())
+        if is_sky is not None:
+            self._sky += int(is_sky.sum())
+            self._sky_hits += int(np.isfinite(depth[is_sky]).sum())
+
+    def metrics(self, config: TeacherDepthConfig) -> dict[str, Any]:
+        predicted, measured = np.concatenate(self._predicted), np.concatenate(self._measured)
+        defined = np.isfinite(predicted)
+        errors = depth_errors(
+            torch.tensor(predicted[defined], dtype=torch.float32), torch.tensor(measured[defined], dtype=torch.float32)
+        )
+        coverage = float(defined.mean()) if len(defined) else 0.0
+        checks = {
+            "fit_passed": at_least(int(self.source.fit_passed), 1),
+            "lidar_abs_rel": at_most(errors["abs_rel"], config.max_abs_rel),
+            "lidar_coverage": at_least(coverage, config.min_coverage),
+        }
+        metrics: dict[str, Any] = {f"lidar_{name}": value for name, value in errors.items()}
+        metrics |= {
+            "lidar_coverage": coverage,
+            "defined_share": self._defined / self._pixels,
+            "rays_per_s": self._pixels / max(1e-6, time.perf_counter() - self.started),
+        }
+        if self._sky:
+            metrics["surface_in_sky_share"] = self._sky_hits / self._sky
+        return {**metrics, "quality": gate(checks)}
+
+
+def _defined_depth(
+    rendered: RenderedRays, config: TeacherDepthConfig | VirtualViewsConfig
+) -> Float[np.ndarray, " rays"]:
+    depth = rendered.termination_depth.numpy().copy()
+    depth[(rendered.opacity.numpy() < config.min_opacity) | (depth > config.max_depth_m)] = np.nan
+    return depth
+
+
+def _report(
+    on_progress: Progress | None, stage: str, frame: int, frames: int, started: float, frame_shape: tuple[int, ...]
+) -> None:
+    rays_per_s = (frame + 1) * float(np.prod(frame_shape)) / max(1e-6, time.perf_counter() - started)
+    logger.debug("%s: frame %d of %d, %.0f rays/s", stage, frame + 1, frames, rays_per_s)
+    if on_progress is not None:
+        on_progress(stage, (frame + 1) / frames, {"frame": float(frame + 1), "rays_per_s": rays_per_s})

@@ -1,0 +1,300 @@
+"""A scene as rays: what the field is fitted to and judged by, read from its store once and kept in memory.
+
+Everything here is OpenCV axes and metres of the scene's world frame, except that rays are handed out in *scene units*:
+the world shifted to the box's centre and divided by ``SceneBounds.metres_per_unit``, so that the box lies in
+[-1, 1]^3. Distances along unit rays scale by the same number.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor
+
+from storage.errors import ErrorKind, SourceDataError
+from storage.geometry.cameras import project, unproject
+from storage.geometry.rays import pixel_grid
+from storage.geometry.transforms import apply_se3, invert_se3
+from storage.scenes.store import SceneReader
+from storage.targets.schema import read_target
+from storage.versioned import Home
+
+_MIN_LIDAR_POINTS = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SceneBounds:
+    """The box that the field spends its resolution on.
+
+    Attributes:
+        centre_m: Its centre in world, metres.
+        half_extent_m: Half its size along each world axis, metres.
+    """
+
+    centre_m: tuple[float, float, float]
+    half_extent_m: tuple[float, float, float]
+
+    @property
+    def metres_per_unit(self) -> float:
+        """Return the metric scale of scene units."""
+        return max(self.half_extent_m)
+
+    @property
+    def half_extent(self) -> tuple[float, float, float]:
+        """Return the box's half size in scene units."""
+        x, y, z = (e / self.metres_per_unit for e in self.half_extent_m)
+        return x, y, z
+
+    def to_scene_units(self, points_world: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3"]:
+        """Return world points (metres) in scene units."""
+        return (points_world - np.asarray(self.centre_m)) / self.metres_per_unit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameSplit:
+    """Which frames are fitted and which judge the fit."""
+
+    train: tuple[int, ...]
+    held_out: tuple[int, ...]
+
+
+def split_frames(num_frames: int, *, holdout_every: int) -> FrameSplit:
+    """Hold out the middle frame of every ``holdout_every``, so that neighbours on both sides are fitted.
+
+    Raises:
+        SourceDataError: If the scene is too short to hold out any frame.
+    """
+    held_out = tuple(i for i in range(num_frames) if i % holdout_every == holdout_every // 2)
+    if not held_out or len(held_out) == num_frames:
+        raise SourceDataError(
+            ErrorKind.TABLE_INVALID, "frames", f"{num_frames} frames are too few to hold out 1 in {holdout_every}"
+        )
+    return FrameSplit(train=tuple(i for i in range(num_frames) if i not in held_out), held_out=held_out)
+
+
+def measure_bounds(scene: SceneReader, frames: tuple[int, ...], *, margin_m: float = 2.0) -> SceneBounds:
+    """Return the box of 2 to 98 percent of the LiDAR returns of ``frames``, widened to hold every camera.
+
+    Raises:
+        SourceDataError: If there are too few returns.
+    """
+    points = np.concatenate([_lidar_points_world(scene, f)[::4] for f in frames])
+    if len(points) < _MIN_LIDAR_POINTS:
+        raise SourceDataError(
+            ErrorKind.LIDAR_INVALID, "lidar", f"{4 * len(points)} returns, want at least {4 * _MIN_LIDAR_POINTS}"
+        )
+    cameras = np.stack([scene.camera_to_world(f, c)[:3, 3] for f in frames for c in range(scene.num_cameras)])
+    low = np.minimum(np.percentile(points, 2, axis=0), cameras.min(axis=0)) - margin_m
+    high = np.maximum(np.percentile(points, 98, axis=0), cameras.max(axis=0)) + margin_m
+    centre, half = 0.5 * (low + high), 0.5 * (high - low)
+    return SceneBounds(centre_m=tuple(centre.tolist()), half_extent_m=tuple(half.tolist()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RayBatch:
+    """Rays in scene units with what is known about each; camera rays come first.
+
+    Attributes:
+        origins: Scene units.
+        directions: Unit vectors, world axes.
+        camera_index: Camera of the ray; 0 for LiDAR rays, whose colour is never read.
+        time: Of the frame, from 0 (first) to 1 (last).
+        rgb: Colour of the leading camera rays, [0, 1].
+        is_sky: Of the leading camera rays; None without a sky mask.
+        lidar_depth: Termination depth in scene units, NaN where no return is known.
+    """
+
+    origins: Float[Tensor, "rays 3"]
+    directions: Float[Tensor, "rays 3"]
+    camera_index: Int64[Tensor, " rays"]
+    time: Float[Tensor, " rays"]
+    rgb: Float[Tensor, "camera_rays 3"]
+    is_sky: Bool[Tensor, " camera_rays"] | None
+    lidar_depth: Float[Tensor, " rays"]
+
+    @property
+    def num_camera_rays(self) -> int:
+        """Return how many leading rays have a colour."""
+        return len(self.rgb)
+
+    def to(self, device: str) -> Self:
+        """Return the batch on a device."""
+        moved = {f.name: value.to(device) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+        return replace(self, **moved)
+
+
+class SceneRays:
+    """Images, LiDAR returns and sky mask of some frames, ready to be drawn from.
+
+    Args:
+        scene: The ingested scene.
+        frames: Frames to read.
+        bounds: The field's box.
+        image_size: Height and width that images are resized to.
+        is_sky: Sky mask of *all* frames at any resolution, or None.
+    """
+
+    def __init__(
+        self,
+        scene: SceneReader,
+        frames: tuple[int, ...],
+        bounds: SceneBounds,
+        *,
+        image_size: tuple[int, int],
+        is_sky: Bool[np.ndarray, "frames cameras height width"] | None = None,
+    ) -> None:
+        self.frames = frames
+        self.bounds = bounds
+        self.height, self.width = image_size
+        self.num_cameras = scene.num_cameras
+        images = [(f, c) for f in frames for c in range(scene.num_cameras)]
+        self.image_frame = torch.tensor([f for f, _ in images])
+        self.image_camera = torch.tensor([c for _, c in images])
+        self.camera_directions = torch.stack(
+            [camera_directions(scene, c, image_size) for c in range(scene.num_cameras)]
+        )
+        poses = np.stack([scene.camera_to_world(f, c) for f, c in images])
+        self.rotations = torch.tensor(poses[:, :3, :3], dtype=torch.float32)
+        self.origins = torch.tensor(bounds.to_scene_units(poses[:, :3, 3]), dtype=torch.float32)
+        self.frame_time = torch.linspace(0.0, 1.0, max(2, scene.num_frames))
+        self.pixels: UInt8[Tensor, "images pixels 3"] = torch.stack(
+            [
+                torch.from_numpy(scene.resized_image(f, c, height=self.height, width=self.width).reshape(-1, 3).copy())
+                for f, c in images
+            ]
+        )
+        self.is_sky: Bool[Tensor, "images pixels"] | None = None
+        if is_sky is not None:
+            resized = resize_nearest(is_sky[list(frames)], image_size)
+            self.is_sky = torch.from_numpy(resized.reshape(len(images), -1))
+        self._read_lidar(scene, images)
+
+    def _read_lidar(self, scene: SceneReader, images: list[tuple[int, int]]) -> None:
+        points = {f: _lidar_points_world(scene, f) for f in self.frames}
+        columns: list[tuple[np.ndarray, ...]] = []
+        for index, (frame, camera) in enumerate(images):
+            pixel, depth = project_lidar(
+                points[frame],
+                scene.camera_to_world(frame, camera),
+                scene.intrinsics(camera, size=(self.height, self.width)),
+                image_size=(self.height, self.width),
+            )
+            columns.append((np.full(len(pixel), index), pixel, depth))
+        image, pixel, depth = (np.concatenate(c) for c in zip(*columns, strict=True))
+        scale = self.bounds.metres_per_unit
+        self.lidar_pixel_image = torch.from_numpy(image)
+        self.lidar_pixel = torch.from_numpy(pixel)
+        self.lidar_pixel_depth = torch.tensor(depth / scale, dtype=torch.float32)
+        origins, directions, distances, frame_of = [], [], [], []
+        for frame in self.frames:
+            origin = (scene.ego_to_world(frame) @ scene.lidar_to_ego)[:3, 3]
+            offset = points[frame] - origin
+            distance = np.linalg.norm(offset, axis=-1)
+            seen = distance > 1.0  # closer returns are the vehicle itself
+            directions.append(offset[seen] / distance[seen, None])
+            distances.append(distance[seen] / scale)
+            origins.append(self.bounds.to_scene_units(origin))
+            frame_of.append(np.full(int(seen.sum()), frame))
+        self.lidar_frame = torch.from_numpy(np.concatenate(frame_of))
+        row_of_frame = torch.zeros(max(self.frames) + 1, dtype=torch.int64)
+        row_of_frame[list(self.frames)] = torch.arange(len(self.frames))
+        self.lidar_origins = torch.tensor(np.stack(origins), dtype=torch.float32)[row_of_frame[self.lidar_frame]]
+        self.lidar_directions = torch.tensor(np.concatenate(directions), dtype=torch.float32)
+        self.lidar_distances = torch.tensor(np.concatenate(distances), dtype=torch.float32)
+
+    def draw(self, generator: torch.Generator, *, pixel_rays: int, lidar_pixel_rays: int, lidar_rays: int) -> RayBatch:
+        """Draw uniformly, with replacement, from pixels, pixels with a LiDAR return, and LiDAR returns."""
+        image = torch.randint(len(self.pixels), (pixel_rays,), generator=generator)
+        pixel = torch.randint(self.pixels.shape[1], (pixel_rays,), generator=generator)
+        nothing = torch.full((pixel_rays,), torch.nan)
+        returns = torch.randint(len(self.lidar_pixel), (lidar_pixel_rays,), generator=generator)
+        beams = torch.randint(len(self.lidar_distances), (lidar_rays,), generator=generator)
+        image = torch.cat([image, self.lidar_pixel_image[returns]])
+        pixel = torch.cat([pixel, self.lidar_pixel[returns]])
+        lidar_depth = torch.cat([nothing, self.lidar_pixel_depth[returns], self.lidar_distances[beams]])
+        return self._batch(image, pixel, beams, lidar_depth)
+
+    def pixel_rays(self, image: Int64[Tensor, " rays"], pixel: Int64[Tensor, " rays"]) -> RayBatch:
+        """Return the rays through given pixels, without LiDAR."""
+        nothing = torch.zeros(0, dtype=torch.int64)
+        return self._batch(image, pixel, nothing, torch.full((len(image),), torch.nan))
+
+    def lidar_beams(self, beams: Int64[Tensor, " rays"]) -> RayBatch:
+        """Return the rays of given LiDAR returns."""
+        nothing = torch.zeros(0, dtype=torch.int64)
+        return self._batch(nothing, nothing, beams, self.lidar_distances[beams])
+
+    def _batch(self, image: Tensor, pixel: Tensor, beams: Tensor, lidar_depth: Tensor) -> RayBatch:
+        camera = self.image_camera[image]
+        directions = torch.einsum("rij,rj->ri", self.rotations[image], self.camera_directions[camera, pixel])
+        return RayBatch(
+            origins=torch.cat([self.origins[image], self.lidar_origins[beams]]),
+            directions=torch.cat([directions, self.lidar_directions[beams]]),
+            camera_index=torch.cat([camera, torch.zeros(len(beams), dtype=torch.int64)]),
+            time=self.frame_time[torch.cat([self.image_frame[image], self.lidar_frame[beams]])],
+            rgb=self.pixels[image, pixel].to(torch.float32) / 255.0,
+            is_sky=None if self.is_sky is None else self.is_sky[image, pixel],
+            lidar_depth=lidar_depth,
+        )
+
+
+def read_sky_mask(home: Home, scene_key: str, digest: str | None) -> Bool[np.ndarray, "frames cameras height width"]:
+    """Return a scene's sky mask.
+
+    Raises:
+        MissingTargetError: If it was never materialised.
+    """
+    return read_target(home.open_arrays(home.require("sky_mask", scene_key, digest)), "sky_mask", "is_sky")
+
+
+def camera_directions(scene: SceneReader, camera_index: int, image_size: tuple[int, int]) -> Float[Tensor, "pixels 3"]:
+    """Return the unit directions, in camera axes, through the pixel centres of an image of that size, row-major."""
+    intrinsics = scene.intrinsics(camera_index, size=image_size)
+    return torch.tensor(unproject(pixel_grid(*image_size), intrinsics).reshape(-1, 3), dtype=torch.float32)
+
+
+def project_lidar(
+    points_world: Float[np.ndarray, "points 3"],
+    camera_to_world: Float[np.ndarray, "4 4"],
+    intrinsics: Float[np.ndarray, "3 3"],
+    *,
+    image_size: tuple[int, int],
+    occlusion_window: int = 2,
+    occlusion_ratio: float = 1.15,
+) -> tuple[Int64[np.ndarray, " pixels"], Float[np.ndarray, " pixels"]]:
+    """Return the pixels (row-major) that LiDAR returns project to, and the termination depth at each, metres.
+
+    The LiDAR sits above the cameras and sees over what hides a return from them. A return is dropped where another,
+    within ``occlusion_window`` pixels, is nearer by more than ``occlusion_ratio``; of several in one pixel the nearest
+    is kept.
+    """
+    height, width = image_size
+    points = apply_se3(invert_se3(camera_to_world), points_world)
+    points = points[points[:, 2] > 0.5]
+    uv, _ = project(points, intrinsics)
+    column, row = np.floor(uv[:, 0]).astype(np.int64), np.floor(uv[:, 1]).astype(np.int64)
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    depth = np.full((height, width), np.inf)
+    np.minimum.at(depth, (row[inside], column[inside]), np.linalg.norm(points[inside], axis=-1))
+    nearest = depth
+    for axis in (0, 1):
+        padded = np.pad(nearest, [(occlusion_window,) * 2 if a == axis else (0, 0) for a in (0, 1)], mode="edge")
+        windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * occlusion_window + 1, axis=axis)
+        nearest = windows.min(axis=-1)
+    pixel = np.flatnonzero(np.isfinite(depth) & (depth <= occlusion_ratio * nearest))
+    return pixel, depth.reshape(-1)[pixel]
+
+
+def _lidar_points_world(scene: SceneReader, frame: int) -> Float[np.ndarray, "points 3"]:
+    return apply_se3(scene.ego_to_world(frame), scene.lidar_points(frame)[:, :3].astype(np.float64))
+
+
+def resize_nearest(
+    mask: Bool[np.ndarray, "frames cameras height width"], image_size: tuple[int, int]
+) -> Bool[np.ndarray, "frames cameras rows columns"]:
+    """Return a mask at another resolution: each pixel takes the value at its centre."""
+    rows = ((np.arange(image_size[0]) + 0.5) * mask.shape[2] / image_size[0]).astype(np.int64)
+    columns = ((np.arange(image_size[1]) + 0.5) * mask.shape[3] / image_size[1]).astype(np.int64)
+    return mask[:, :, rows][:, :, :, columns]

@@ -1,0 +1,128 @@
+"""A fitted field, loaded from its artifact and ready to be rendered."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from nerfstudio.data.scene_box import SceneBox
+
+from storage.errors import ErrorKind, IntegrityError
+from storage.versioned import Home, StoreVersion
+from teachers.nerf.checkpoint import load_tensors, save_tensors
+from teachers.nerf.config import ExecutionConfig, NerfConfig
+from teachers.nerf.model import DrivingFieldModel, DrivingFieldModelConfig, to_ray_bundle
+from teachers.nerf.quality import RenderedRays
+from teachers.nerf.scene_rays import RayBatch, SceneBounds
+from teachers.nerf.task import decode
+
+KIND = "nerf_teacher"
+_TENSORS_FILE = "field.safetensors"
+_DESCRIPTION_FILE = "field.json"
+_SCHEMA = "distillnerf.driving-field/1"
+
+
+class NerfTeacher:
+    """A field and everything needed to render it.
+
+    Attributes:
+        model: The nerfstudio model, in evaluation mode.
+        nerf: Configuration of its fit.
+        bounds: The scene's box.
+        version: The artifact it was loaded from, or None.
+    """
+
+    def __init__(
+        self,
+        model: DrivingFieldModel,
+        nerf: NerfConfig,
+        bounds: SceneBounds,
+        *,
+        execution: ExecutionConfig,
+        version: StoreVersion | None = None,
+    ) -> None:
+        self.nerf = nerf
+        self.bounds = bounds
+        self.version = version
+        self.execution = execution
+        self.device = resolve_device(execution)
+        self.model = model.to(self.device).eval()
+
+    @classmethod
+    def load(cls, home: Home, scene_key: str, execution: ExecutionConfig, digest: str | None = None) -> Self:
+        """Load the current fit of a scene, or the one with this digest.
+
+        Raises:
+            MissingTargetError: If the scene was never fitted.
+            IntegrityError: If the artifact is broken or of an unknown schema.
+        """
+        version = home.require(KIND, scene_key, digest)
+        folder = home.open_files(version)
+        description = json.loads((folder / _DESCRIPTION_FILE).read_text())
+        if description.get("schema") != _SCHEMA:
+            raise IntegrityError(
+                ErrorKind.SCHEMA_UNKNOWN, str(version), f"schema {description.get('schema')!r}, want {_SCHEMA!r}"
+            )
+        nerf = decode(NerfConfig, description["config"])
+        bounds = decode(SceneBounds, description["bounds"])
+        model = build_model(nerf, bounds, num_cameras=int(description["num_cameras"]))
+        tensors, _ = load_tensors(folder / _TENSORS_FILE)
+        model.load_state_dict(tensors)
+        return cls(model, nerf, bounds, execution=execution, version=version)
+
+    @torch.no_grad()
+    def render(self, batch: RayBatch) -> RenderedRays:
+        """Return colour, depth (metres) and opacity of rays."""
+        parts = []
+        for start in range(0, len(batch.origins), self.execution.rays_per_chunk):
+            stop = start + self.execution.rays_per_chunk
+            chunk = dataclasses.replace(
+                batch,
+                origins=batch.origins[start:stop],
+                directions=batch.directions[start:stop],
+                camera_index=batch.camera_index[start:stop],
+                time=batch.time[start:stop],
+            ).to(self.device)
+            outputs = self.model(to_ray_bundle(chunk, self.nerf, self.bounds))
+            parts.append((outputs["rgb"].cpu(), outputs["depth"][:, 0].cpu(), outputs["opacity"][:, 0].cpu()))
+        rgb, depth, opacity = (torch.cat(column) for column in zip(*parts, strict=True))
+        return RenderedRays(rgb=rgb, termination_depth=depth * self.bounds.metres_per_unit, opacity=opacity)
+
+
+def save_teacher(folder: Path, model: DrivingFieldModel, *, num_cameras: int, details: dict[str, Any]) -> None:
+    """Write a field's tensors, and as JSON what they mean."""
+    save_tensors(folder / _TENSORS_FILE, model.state_dict(), {"schema": _SCHEMA})
+    description = {
+        "schema": _SCHEMA,
+        "config": dataclasses.asdict(model.nerf),
+        "bounds": dataclasses.asdict(model.bounds),
+        "metres_per_unit": model.bounds.metres_per_unit,
+        "num_cameras": num_cameras,
+        **details,
+    }
+    (folder / _DESCRIPTION_FILE).write_text(json.dumps(description, indent=2, sort_keys=True))
+
+
+def build_model(nerf: NerfConfig, bounds: SceneBounds, *, num_cameras: int) -> DrivingFieldModel:
+    """Return an untrained model, without nerfstudio's trainer."""
+    half = torch.tensor(bounds.half_extent)
+    return DrivingFieldModel(
+        DrivingFieldModelConfig(),
+        scene_box=SceneBox(aabb=torch.stack([-half, half])),
+        num_train_data=0,
+        metadata={"nerf_config": nerf, "bounds": bounds, "num_cameras": num_cameras},
+    )
+
+
+def resolve_device(execution: ExecutionConfig) -> str:
+    """Return the device to run on.
+
+    Raises:
+        ValueError: If CUDA was asked for and there is none.
+    """
+    if execution.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if execution.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device 'cuda' was asked for, but torch finds none")
+    return execution.device
