@@ -53,9 +53,7 @@ REGIONAL = AircraftShape(length=29.0, radius=1.55, span=26.0, axle=3.0, fin=9.6)
 def _aerofoil(root: Point, chord: float, thickness: float) -> np.ndarray:
     """Return a section in the x-z plane whose leading edge is at ``root``."""
     x, y, z = root
-    outline = [
-        (0, 0), (-0.12, 0.55), (-0.4, 0.75), (-1.0, 0.05), (-1.0, -0.05), (-0.4, -0.35), (-0.12, -0.35)
-    ]
+    outline = [(0, 0), (-0.12, 0.55), (-0.4, 0.75), (-1.0, 0.05), (-1.0, -0.05), (-0.4, -0.35), (-0.12, -0.35)]
     return np.array([(x + chord * a, y, z + thickness * b) for a, b in outline])
 
 
@@ -70,10 +68,7 @@ def _fuselage(shape: AircraftShape) -> list[Mesh]:
         (0.0, 1, 0), (0.70, 1, 0), (0.82, 0.93, -0.05), (0.91, 0.72, -0.14), (0.97, 0.42, -0.24),
         (1.0, 0.06, -0.30),
     ]  # fmt: skip
-    rings = [
-        ring((half * x, 0, shape.axle + lift * r), r * share, 20, axis="x")
-        for x, share, lift in stations
-    ]
+    rings = [ring((half * x, 0, shape.axle + lift * r), r * share, 20, axis="x") for x, share, lift in stations]
     parts = [tube(np.stack(rings), material="fuselage", class_name="aircraft", unit=True)]
     for side in (1.0, -1.0):
         x, z = half * 0.895, shape.axle + 0.42 * r
@@ -124,15 +119,31 @@ def airliner(rng: np.random.Generator, shape: AircraftShape | None = None) -> Me
         end = (-half * 0.20, side * tip, axle + 0.10 * r)
         wing = [_aerofoil(root, 7.2, 0.85), _aerofoil(kink, 4.2, 0.5), _aerofoil(end, 1.5, 0.18)]
         parts.append(_surface(wing if side < 0 else wing[::-1], "metal_panels", _GREY))
-        fence = [(end[0], end[1], end[2]), (end[0] - 1.5, end[1], end[2]), (end[0] - 1.9, end[1] + side * 0.35, end[2] + 1.7), (end[0] - 1.0, end[1] + side * 0.3, end[2] + 1.7)]
+        fence = [
+            (end[0], end[1], end[2]),
+            (end[0] - 1.5, end[1], end[2]),
+            (end[0] - 1.9, end[1] + side * 0.35, end[2] + 1.7),
+            (end[0] - 1.0, end[1] + side * 0.3, end[2] + 1.7),
+        ]
         parts.append(panel(fence, material="livery", class_name="aircraft", tint=colour, unit=True))
         tail_root = (-half * 0.80, side * 0.1, axle + 0.55 * r)
         tail_end = (-half * 0.95, side * tip * 0.36, axle + 0.8 * r)
         stabiliser = [_aerofoil(tail_root, 3.6, 0.35), _aerofoil(tail_end, 1.5, 0.14)]
         parts.append(_surface(stabiliser if side < 0 else stabiliser[::-1], "metal_panels", _GREY))
-        parts += _engine(half * 0.16, side * tip * 0.34, axle - 1.12 * r, r * 0.52, colour if rng.random() < 0.4 else (0.9, 0.9, 0.92))
+        parts += _engine(
+            half * 0.16,
+            side * tip * 0.34,
+            axle - 1.12 * r,
+            r * 0.52,
+            colour if rng.random() < 0.4 else (0.9, 0.9, 0.92),
+        )
     base, top = axle + 0.7 * r, shape.fin
-    fin: list[Point] = [(-half * 0.66, 0.0, base), (-half * 0.97, 0.0, base + 0.2), (-half * 1.06, 0.0, top), (-half * 0.92, 0.0, top)]
+    fin: list[Point] = [
+        (-half * 0.66, 0.0, base),
+        (-half * 0.97, 0.0, base + 0.2),
+        (-half * 1.06, 0.0, top),
+        (-half * 0.92, 0.0, top),
+    ]
     for y in (0.14, -0.14):
         points = [(px, y * (1 if pz < top else 0.4), pz) for px, _, pz in fin]
         parts.append(panel(points, material="livery", class_name="aircraft", tint=colour, unit=True))

@@ -36,19 +36,34 @@ _GAIT_PHASES = 8
 
 
 def _marking(layout: Layout, s: tuple[float, float], d: tuple[float, float], tint: Colour) -> None:
-    layout.stuff.append(
-        ground.patch(layout.road, s, d, tint=tint, class_name="apron_marking")
-    )
+    layout.stuff.append(ground.patch(layout.road, s, d, tint=tint, class_name="apron_marking"))
 
 
 def _surfaces(layout: Layout, ends: tuple[float, float]) -> None:
     road, rng = layout.road, layout.rng
     shade = float(rng.uniform(0.85, 1.08))
     layout.stuff.append(
-        ground.strip(road, ends, (_TERMINAL - 2, _TAXIWAY + 16), 0.0, material="apron", class_name="driveable_surface", tint=(shade, shade, shade * 0.98), step=12.0)
+        ground.strip(
+            road,
+            ends,
+            (_TERMINAL - 2, _TAXIWAY + 16),
+            0.0,
+            material="apron",
+            class_name="driveable_surface",
+            tint=(shade, shade, shade * 0.98),
+            step=12.0,
+        )
     )
     layout.stuff.append(
-        ground.strip(road, ends, (-_LANE / 2 - 0.6, _LANE * 1.5 + 0.6), 0.003, material="asphalt", class_name="driveable_surface", tint=(1.05, 1.05, 1.05))
+        ground.strip(
+            road,
+            ends,
+            (-_LANE / 2 - 0.6, _LANE * 1.5 + 0.6),
+            0.003,
+            material="asphalt",
+            class_name="driveable_surface",
+            tint=(1.05, 1.05, 1.05),
+        )
     )
     for offset in (-_LANE / 2, _LANE * 1.5):
         layout.stuff.append(ground.line(road, ends, offset, width=0.18, class_name="lane_marking"))
@@ -58,7 +73,17 @@ def _surfaces(layout: Layout, ends: tuple[float, float]) -> None:
     for _ in range(24):
         s, d = float(rng.uniform(-60, ends[1] - 40)), float(rng.uniform(6, _TAXIWAY))
         dark = float(rng.uniform(0.35, 0.6))
-        layout.stuff.append(ground.disc(road, s, d, float(rng.uniform(0.3, 1.1)), material="apron", tint=(dark, dark, dark), class_name="driveable_surface"))
+        layout.stuff.append(
+            ground.disc(
+                road,
+                s,
+                d,
+                float(rng.uniform(0.3, 1.1)),
+                material="apron",
+                tint=(dark, dark, dark),
+                class_name="driveable_surface",
+            )
+        )
 
 
 def _jet_bridge(layout: Layout, s: float, reach: float) -> None:
@@ -93,9 +118,22 @@ def _terminal(layout: Layout, ends: tuple[float, float]) -> None:
         if kind < 0.45:
             door = [(-0.72, y - 2, 0), (-0.72, y + 2, 0), (-0.72, y + 2, 3.3), (-0.72, y - 2, 3.3)]
             tint: Colour = (0.8, 0.85, 0.9) if kind < 0.25 else (0.85, 0.6, 0.25)
-            parts.append(panel([(float(a), float(b), float(c)) for a, b, c in door], material="corrugated", tint=tint, **options))
+            parts.append(
+                panel([(float(a), float(b), float(c)) for a, b, c in door], material="corrugated", tint=tint, **options)
+            )
         elif kind < 0.7:
-            parts.append(panel([(-0.72, float(y) - 1.5, 0.9), (-0.72, float(y) + 1.5, 0.9), (-0.72, float(y) + 1.5, 2.4), (-0.72, float(y) - 1.5, 2.4)], material="glass_facade", **options))
+            parts.append(
+                panel(
+                    [
+                        (-0.72, float(y) - 1.5, 0.9),
+                        (-0.72, float(y) + 1.5, 0.9),
+                        (-0.72, float(y) + 1.5, 2.4),
+                        (-0.72, float(y) - 1.5, 2.4),
+                    ],
+                    material="glass_facade",
+                    **options,
+                )
+            )
         parts.append(box((-0.3, float(y) + 4.5, 0), (0.7, 0.7, 3.8), material="concrete", **options))
     layout.put(concatenate(parts), (ends[0] + ends[1]) / 2, _TERMINAL, 0.0, np.pi / 2)
     for s in np.arange(ends[0] + 20, ends[1] - 20, 30.0):
@@ -107,7 +145,13 @@ def _stand_markings(layout: Layout, s: float) -> None:
     for k in range(9):  # a curve that leads in from the taxiway
         angle = k * np.pi / 18
         arc = (s - 9 + 9 * np.cos(angle), _TAXIWAY - 9 + 9 * np.sin(angle))
-        layout.put(box((0, 0, 0), (0.24, 1.62, 0.005), material="road_paint", class_name="apron_marking", tint=_YELLOW), float(arc[0]), float(arc[1]), 0.001, float(angle))
+        layout.put(
+            box((0, 0, 0), (0.24, 1.62, 0.005), material="road_paint", class_name="apron_marking", tint=_YELLOW),
+            float(arc[0]),
+            float(arc[1]),
+            0.001,
+            float(angle),
+        )
     _marking(layout, (s - 1.2, s + 1.2), (_NOSE + 4.9, _NOSE + 5.2), _YELLOW)
     wide = _STAND_WIDTH / 2 - 2
     for side in (-1, 1):
@@ -138,13 +182,17 @@ def _service(layout: Layout, s: float, nose: float, half: float) -> None:
     if rng.random() < 0.7:
         layout.park("belt_loader", gse.belt_loader(rng), *spot(7.2, half * 0.72), 0.0, np.pi)
         for k in range(int(rng.integers(1, 4))):
-            layout.park("baggage_dolly", gse.baggage_dolly(rng), s + 12.2, nose + half * 0.62 - 3.1 * k, 0.0, -np.pi / 2)
+            layout.park(
+                "baggage_dolly", gse.baggage_dolly(rng), s + 12.2, nose + half * 0.62 - 3.1 * k, 0.0, -np.pi / 2
+            )
     if rng.random() < 0.6:
         layout.park("fuel_truck", gse.fuel_truck(rng), *spot(11.0, half * 1.0), 0.0, -np.pi / 2)
     if rng.random() < 0.55:
         layout.park("catering_truck", gse.catering_truck(rng), *spot(8.4, half * 1.62), 0.0, np.pi)
     if rng.random() < 0.65:
-        layout.park("ground_power_unit", gse.ground_power_unit(rng), *spot(-4.0, -2.2), 0.0, float(rng.uniform(-0.3, 0.3)))
+        layout.park(
+            "ground_power_unit", gse.ground_power_unit(rng), *spot(-4.0, -2.2), 0.0, float(rng.uniform(-0.3, 0.3))
+        )
     if rng.random() < 0.6:
         layout.park("tow_bar", gse.tow_bar(rng), *spot(0.0, -1.6), 0.0, np.pi / 2)
         if rng.random() < 0.6:
@@ -152,7 +200,13 @@ def _service(layout: Layout, s: float, nose: float, half: float) -> None:
     if rng.random() < 0.4:
         layout.park("truck", gse.passenger_stairs(rng), *spot(-7.4, half * 0.30), 0.0, 0.0)
     for _ in range(int(rng.integers(0, 4))):
-        layout.park("cargo_container", gse.cargo_container(rng), *spot(float(rng.uniform(13, 17)), float(rng.uniform(-2, 9))), 0.0, float(rng.uniform(-0.2, 0.2)))
+        layout.park(
+            "cargo_container",
+            gse.cargo_container(rng),
+            *spot(float(rng.uniform(13, 17)), float(rng.uniform(-2, 9))),
+            0.0,
+            float(rng.uniform(-0.2, 0.2)),
+        )
     for _ in range(int(rng.integers(1, 4))):
         where = spot(float(rng.uniform(-7, 11)), float(rng.uniform(-3, half)))
         layout.park("pedestrian", people.pedestrian(rng, None, hi_vis=True), *where, 0.0, float(rng.uniform(0, 6.28)))
@@ -231,8 +285,12 @@ def _traffic(layout: Layout, lead: SpeedProfile, gap: float) -> None:
     if rng.random() < 0.6:
         _train(layout, gap + 12.0, 0.0, 1, lead)
     else:
-        layout.drive("bus", (vehicles.bus(rng),), AlongRoad(road=road, start=gap + 3.0, offset=0.0, direction=1, profile=lead))
-    layout.drive("car", (vehicles.car(rng, "van"),), AlongRoad(road=road, start=-18.0, offset=0.0, direction=1, profile=lead))
+        layout.drive(
+            "bus", (vehicles.bus(rng),), AlongRoad(road=road, start=gap + 3.0, offset=0.0, direction=1, profile=lead)
+        )
+    layout.drive(
+        "car", (vehicles.car(rng, "van"),), AlongRoad(road=road, start=-18.0, offset=0.0, direction=1, profile=lead)
+    )
     s = float(rng.uniform(14, 28))
     for _ in range(4):
         profile = constant_speed(float(rng.uniform(4.0, 5.5)), layout.duration_s)
@@ -241,29 +299,63 @@ def _traffic(layout: Layout, lead: SpeedProfile, gap: float) -> None:
             _train(layout, s, _LANE, -1, profile)
             s += 14.0
         elif kind < 0.7:
-            layout.drive("fuel_truck", (gse.fuel_truck(rng),), AlongRoad(road=road, start=s, offset=_LANE, direction=-1, profile=profile))
+            layout.drive(
+                "fuel_truck",
+                (gse.fuel_truck(rng),),
+                AlongRoad(road=road, start=s, offset=_LANE, direction=-1, profile=profile),
+            )
         else:
-            layout.drive("car", (vehicles.car(rng, "van"),), AlongRoad(road=road, start=s, offset=_LANE, direction=-1, profile=profile))
+            layout.drive(
+                "car",
+                (vehicles.car(rng, "van"),),
+                AlongRoad(road=road, start=s, offset=_LANE, direction=-1, profile=profile),
+            )
         s += float(rng.uniform(24, 40))
     for _ in range(2):
         direction = int(rng.choice([-1, 1]))
         profile = constant_speed(float(rng.uniform(5, 8)), layout.duration_s)
-        layout.drive("aircraft", (aircraft.airliner(rng),), AlongRoad(road=road, start=float(rng.uniform(-50, 90)), offset=_TAXIWAY, direction=direction, profile=profile))
+        layout.drive(
+            "aircraft",
+            (aircraft.airliner(rng),),
+            AlongRoad(
+                road=road, start=float(rng.uniform(-50, 90)), offset=_TAXIWAY, direction=direction, profile=profile
+            ),
+        )
         break
 
 
 def _beyond(layout: Layout, ends: tuple[float, float]) -> None:
     """Add the far side of the field: grass, a runway, hangars, a tower, trees, masts."""
     road, rng = layout.road, layout.rng
-    layout.stuff.append(ground.strip(road, ends, (_TAXIWAY + 45, _TAXIWAY + 75), -0.04, material="asphalt", class_name="driveable_surface", step=20.0))
+    layout.stuff.append(
+        ground.strip(
+            road,
+            ends,
+            (_TAXIWAY + 45, _TAXIWAY + 75),
+            -0.04,
+            material="asphalt",
+            class_name="driveable_surface",
+            step=20.0,
+        )
+    )
     for s in np.arange(ends[0] + 5, ends[1] - 40, 38.0):
         shed = transformed(warehouse(rng, 34.0), placement(0, 0, 0))
         shed.corners[..., 2] *= 1.9
         layout.put(shed, float(s) + 17, _TAXIWAY + 105 + float(rng.uniform(0, 20)), -0.05, -np.pi / 2)
     tower = concatenate(
         [
-            cylinder((0, 0, 0), (0, 0, 32), 3.2, end_radius=2.4, material="concrete", class_name="manmade", segments=14),
-            cylinder((0, 0, 32), (0, 0, 36.5), 4.0, end_radius=5.4, material="glass_facade", class_name="manmade", segments=14),
+            cylinder(
+                (0, 0, 0), (0, 0, 32), 3.2, end_radius=2.4, material="concrete", class_name="manmade", segments=14
+            ),
+            cylinder(
+                (0, 0, 32),
+                (0, 0, 36.5),
+                4.0,
+                end_radius=5.4,
+                material="glass_facade",
+                class_name="manmade",
+                segments=14,
+            ),
             cylinder((0, 0, 36.5), (0, 0, 37.6), 5.8, material="metal_panels", class_name="manmade", segments=14),
         ]
     )
@@ -273,7 +365,15 @@ def _beyond(layout: Layout, ends: tuple[float, float]) -> None:
     for s in np.arange(ends[0] + 25, ends[1], 70.0):
         mast = concatenate(
             [
-                cylinder((0, 0, 0), (0, 0, 20), 0.32, end_radius=0.18, material="dark_metal", class_name="pole", tint=(0.8, 0.8, 0.82)),
+                cylinder(
+                    (0, 0, 0),
+                    (0, 0, 20),
+                    0.32,
+                    end_radius=0.18,
+                    material="dark_metal",
+                    class_name="pole",
+                    tint=(0.8, 0.8, 0.82),
+                ),
                 box((0, 0, 19.4), (0.7, 3.4, 0.9), material="lamp_white", class_name="pole"),
             ]
         )
@@ -299,6 +399,12 @@ def build_airside(rng: np.random.Generator, duration_s: float) -> Layout:
     _traffic(layout, lead, gap)
     _beyond(layout, ends)
     layout.stuff.append(
-        ground.countryside(rng, ((ends[0] + ends[1]) / 2, 60.0), flat_radius=(ends[1] - ends[0]) / 2 + 40, hills=float(rng.uniform(6, 25)), tint=(1.1, 1.0, 0.8))
+        ground.countryside(
+            rng,
+            ((ends[0] + ends[1]) / 2, 60.0),
+            flat_radius=(ends[1] - ends[0]) / 2 + 40,
+            hills=float(rng.uniform(6, 25)),
+            tint=(1.1, 1.0, 0.8),
+        )
     )
     return layout

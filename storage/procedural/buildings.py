@@ -51,14 +51,24 @@ def house(rng: np.random.Generator, width: float) -> Mesh:
     facade = str(rng.choice(["shutter_facade", "plaster_facade", "brick_facade"]))
     upper_tint = WHITE if facade == "brick_facade" else tint
     eaves = 3.0 * storeys
-    parts = [
-        box((-depth / 2, 0, 0), (depth, width, 3.0), material="house_door", class_name="manmade", tint=tint)
-    ]
+    parts = [box((-depth / 2, 0, 0), (depth, width, 3.0), material="house_door", class_name="manmade", tint=tint)]
     if storeys > 1:
         parts.append(
-            box((-depth / 2, 0, 3.0), (depth, width, eaves - 3.0), material=facade, class_name="manmade", tint=upper_tint)
+            box(
+                (-depth / 2, 0, 3.0),
+                (depth, width, eaves - 3.0),
+                material=facade,
+                class_name="manmade",
+                tint=upper_tint,
+            )
         )
-    parts += _gable_roof(width, depth, eaves, float(rng.uniform(2.2, 3.6)), _pick(rng, ((1.0, 1.0, 1.0), (0.7, 0.6, 0.6), (0.55, 0.6, 0.68))))
+    parts += _gable_roof(
+        width,
+        depth,
+        eaves,
+        float(rng.uniform(2.2, 3.6)),
+        _pick(rng, ((1.0, 1.0, 1.0), (0.7, 0.6, 0.6), (0.55, 0.6, 0.68))),
+    )
     parts.append(_stone((-depth * 0.35, width * 0.25, eaves + 0.6), (0.7, 0.6, 2.4), material="brick", tint=WHITE))
     parts.append(_stone((0.6, 0, 0), (1.2, 1.8, 0.18)))
     return concatenate(parts)
@@ -67,7 +77,12 @@ def house(rng: np.random.Generator, width: float) -> Mesh:
 def _parapet(depth: float, width: float, height: float, tint: Colour) -> list[Mesh]:
     return [
         _stone((-depth / 2 + 0.0, 0, height), (depth + 0.36, width + 0.1, 0.28), tint),
-        box((-depth / 2, 0, height + 0.28), (depth - 0.4, width - 0.4, 0.02), material="gravel_roof", class_name="manmade"),
+        box(
+            (-depth / 2, 0, height + 0.28),
+            (depth - 0.4, width - 0.4, 0.02),
+            material="gravel_roof",
+            class_name="manmade",
+        ),
     ]
 
 
@@ -104,7 +119,12 @@ def town_house(rng: np.random.Generator, width: float) -> Mesh:
             if rng.random() < 0.6:
                 y = -width / 2 + 4.0 * (bay + 0.5)
                 colour = _pick(rng, ((0.75, 0.16, 0.14), (0.15, 0.40, 0.26), (0.92, 0.90, 0.84), (0.16, 0.26, 0.5)))
-                awning: list[Point] = [(1.3, y - 1.6, 2.45), (1.3, y + 1.6, 2.45), (0.02, y + 1.6, 3.05), (0.02, y - 1.6, 3.05)]
+                awning: list[Point] = [
+                    (1.3, y - 1.6, 2.45),
+                    (1.3, y + 1.6, 2.45),
+                    (0.02, y + 1.6, 3.05),
+                    (0.02, y - 1.6, 3.05),
+                ]
                 parts.append(panel(awning, material="shirt", class_name="manmade", tint=colour))
     if facade != "brick_facade" and rng.random() < 0.6:
         for level in range(storeys):
@@ -112,7 +132,15 @@ def town_house(rng: np.random.Generator, width: float) -> Mesh:
                 if (bay + level) % 2 == 0:
                     y, z = -width / 2 + 3.0 * (bay + 0.5), ground + level * storey + 0.55
                     parts.append(_stone((0.45, y, z), (0.9, 2.0, 0.14)))
-                    parts.append(box((0.88, y, z + 0.14), (0.05, 2.0, 0.85), material="corrugated", class_name="manmade", tint=(0.25, 0.26, 0.28)))
+                    parts.append(
+                        box(
+                            (0.88, y, z + 0.14),
+                            (0.05, 2.0, 0.85),
+                            material="corrugated",
+                            class_name="manmade",
+                            tint=(0.25, 0.26, 0.28),
+                        )
+                    )
     return concatenate(parts)
 
 
@@ -127,7 +155,9 @@ def office(rng: np.random.Generator, width: float) -> Mesh:
     facade = "glass_facade" if is_glass else "office_facade"
     tint = _pick(rng, ((1.0, 1.0, 1.0), (0.85, 0.95, 1.05), (1.1, 1.0, 0.85)))
     parts = [
-        box((-depth / 2 - 1.0, 0, 0), (depth - 2.0, width - 1.0, 4.0), material="terminal_facade", class_name="manmade"),
+        box(
+            (-depth / 2 - 1.0, 0, 0), (depth - 2.0, width - 1.0, 4.0), material="terminal_facade", class_name="manmade"
+        ),
         box((-depth / 2, 0, 4.0), (depth, width, top - 4.0), material=facade, class_name="manmade", tint=tint),
         *_parapet(depth, width, top, _TRIM),
         *_roof_plant(rng, depth, width, top),
@@ -144,8 +174,19 @@ def warehouse(rng: np.random.Generator, width: float) -> Mesh:
     parts = [
         box((-depth / 2, 0, 1.0), (depth, width, height - 1.0), material="corrugated", class_name="manmade", tint=tint),
         _stone((-depth / 2, 0, 0), (depth + 0.1, width + 0.1, 1.0)),
-        box((-depth / 2, 0, height - 0.9), (depth + 0.1, width + 0.1, 0.9), material="metal_panels", class_name="manmade", tint=_pick(rng, ((0.7, 0.2, 0.16), (0.16, 0.3, 0.6), (0.2, 0.45, 0.3)))),
-        panel([(0.06, -2.2, 0), (0.06, 2.2, 0), (0.06, 2.2, 4.2), (0.06, -2.2, 4.2)], material="metal_panels", class_name="manmade", tint=(0.9, 0.9, 0.9)),
+        box(
+            (-depth / 2, 0, height - 0.9),
+            (depth + 0.1, width + 0.1, 0.9),
+            material="metal_panels",
+            class_name="manmade",
+            tint=_pick(rng, ((0.7, 0.2, 0.16), (0.16, 0.3, 0.6), (0.2, 0.45, 0.3))),
+        ),
+        panel(
+            [(0.06, -2.2, 0), (0.06, 2.2, 0), (0.06, 2.2, 4.2), (0.06, -2.2, 4.2)],
+            material="metal_panels",
+            class_name="manmade",
+            tint=(0.9, 0.9, 0.9),
+        ),
         *_roof_plant(rng, depth, width, height),
     ]
     return concatenate(parts)

@@ -21,7 +21,9 @@ _STEEL: Colour = (0.50, 0.52, 0.54)
 
 
 def _post(height: float, radius: float, tint: Colour = _STEEL) -> Mesh:
-    return cylinder((0, 0, 0), (0, 0, height), radius, end_radius=radius * 0.75, material="dark_metal", class_name="pole", tint=tint)
+    return cylinder(
+        (0, 0, 0), (0, 0, height), radius, end_radius=radius * 0.75, material="dark_metal", class_name="pole", tint=tint
+    )
 
 
 def street_lamp(rng: np.random.Generator) -> Mesh:
@@ -32,7 +34,15 @@ def street_lamp(rng: np.random.Generator) -> Mesh:
         [
             _post(height, 0.10, tint),
             cylinder((0, 0, 0), (0, 0, 0.9), 0.15, material="dark_metal", class_name="pole", tint=tint),
-            cylinder((0, 0, height), (1.8, 0, height + 0.35), 0.05, material="dark_metal", class_name="pole", tint=tint, segments=6),
+            cylinder(
+                (0, 0, height),
+                (1.8, 0, height + 0.35),
+                0.05,
+                material="dark_metal",
+                class_name="pole",
+                tint=tint,
+                segments=6,
+            ),
             box((1.95, 0, height + 0.26), (0.8, 0.26, 0.14), material="plain", class_name="pole", tint=(0.7, 0.7, 0.7)),
         ]
     )
@@ -88,11 +98,28 @@ def traffic_signal(arm: float) -> Mesh:
     """Return a signal with one head on the post and one on an arm along -y over the road."""
     parts = [_post(5.8, 0.11, (0.3, 0.32, 0.32))]
     if arm > 0:
-        parts.append(cylinder((0, 0, 5.5), (0, -arm, 5.7), 0.06, material="dark_metal", class_name="pole", tint=(0.3, 0.32, 0.32), segments=6))
+        parts.append(
+            cylinder(
+                (0, 0, 5.5),
+                (0, -arm, 5.7),
+                0.06,
+                material="dark_metal",
+                class_name="pole",
+                tint=(0.3, 0.32, 0.32),
+                segments=6,
+            )
+        )
     for y, z in ((0.0, 2.6), *(((-arm, 5.0),) if arm > 0 else ())):
-        head = box((0.16, y, z), (0.22, 0.34, 0.95), material="plain", class_name="traffic_light", tint=(0.14, 0.15, 0.14))
+        head = box(
+            (0.16, y, z), (0.22, 0.34, 0.95), material="plain", class_name="traffic_light", tint=(0.14, 0.15, 0.14)
+        )
         x = 0.275
-        face = panel([(x, y - 0.16, z + 0.02), (x, y + 0.16, z + 0.02), (x, y + 0.16, z + 0.93), (x, y - 0.16, z + 0.93)], material="traffic_light", class_name="traffic_light", unit=True)
+        face = panel(
+            [(x, y - 0.16, z + 0.02), (x, y + 0.16, z + 0.02), (x, y + 0.16, z + 0.93), (x, y - 0.16, z + 0.93)],
+            material="traffic_light",
+            class_name="traffic_light",
+            unit=True,
+        )
         parts += [head, face]
     return concatenate(parts)
 
@@ -135,7 +162,15 @@ def bench() -> Mesh:
         box((-0.22, 0, 0.50), (0.05, 1.8, 0.42), material="wood", class_name="street_furniture"),
     ]
     for y in (-0.7, 0.7):
-        parts.append(box((0, y, 0), (0.42, 0.07, 0.42), material="dark_metal", class_name="street_furniture", tint=(0.3, 0.3, 0.3)))
+        parts.append(
+            box(
+                (0, y, 0),
+                (0.42, 0.07, 0.42),
+                material="dark_metal",
+                class_name="street_furniture",
+                tint=(0.3, 0.3, 0.3),
+            )
+        )
     return concatenate(parts)
 
 
@@ -143,8 +178,19 @@ def bin_() -> Mesh:
     """Return a litter bin."""
     return concatenate(
         [
-            cylinder((0, 0, 0), (0, 0, 0.9), 0.24, end_radius=0.28, material="corrugated", class_name="street_furniture", tint=(0.22, 0.36, 0.28), segments=10),
-            cylinder((0, 0, 0.9), (0, 0, 1.02), 0.30, material="dark_metal", class_name="street_furniture", segments=10),
+            cylinder(
+                (0, 0, 0),
+                (0, 0, 0.9),
+                0.24,
+                end_radius=0.28,
+                material="corrugated",
+                class_name="street_furniture",
+                tint=(0.22, 0.36, 0.28),
+                segments=10,
+            ),
+            cylinder(
+                (0, 0, 0.9), (0, 0, 1.02), 0.30, material="dark_metal", class_name="street_furniture", segments=10
+            ),
         ]
     )
 
@@ -181,7 +227,12 @@ def bus_shelter() -> Mesh:
 def billboard() -> Mesh:
     """Return an advertising board on two posts, facing +x."""
     posts = [box((0, y, 0), (0.2, 0.2, 3.0), material="dark_metal", class_name="pole") for y in (-1.6, 1.6)]
-    board = panel([(0.12, -2.4, 2.2), (0.12, 2.4, 2.2), (0.12, 2.4, 4.8), (0.12, -2.4, 4.8)], material="billboard", class_name="manmade", unit=True)
+    board = panel(
+        [(0.12, -2.4, 2.2), (0.12, 2.4, 2.2), (0.12, 2.4, 4.8), (0.12, -2.4, 4.8)],
+        material="billboard",
+        class_name="manmade",
+        unit=True,
+    )
     back = box((0, 0, 2.15), (0.2, 4.9, 2.7), material="wood", class_name="manmade")
     return concatenate([*posts, board, back])
 
@@ -191,9 +242,14 @@ def fence(length: float, *, is_brick: bool) -> Mesh:
     if is_brick:
         wall = box((0, 0, 0), (length, 0.28, 1.1), material="brick", class_name="wall")
         return concatenate([wall, box((0, 0, 1.1), (length, 0.4, 0.1), material="concrete", class_name="wall")])
-    parts = [box((0, 0, z), (length, 0.04, 0.10), material="wood", class_name="wall", tint=(1.3, 1.25, 1.2)) for z in (0.3, 0.8)]
+    parts = [
+        box((0, 0, z), (length, 0.04, 0.10), material="wood", class_name="wall", tint=(1.3, 1.25, 1.2))
+        for z in (0.3, 0.8)
+    ]
     for x in np.arange(-length / 2 + 0.1, length / 2, 0.25):
-        parts.append(box((float(x), 0.03, 0.05), (0.12, 0.03, 1.05), material="wood", class_name="wall", tint=(1.3, 1.25, 1.2)))
+        parts.append(
+            box((float(x), 0.03, 0.05), (0.12, 0.03, 1.05), material="wood", class_name="wall", tint=(1.3, 1.25, 1.2))
+        )
     return concatenate(parts)
 
 

@@ -133,5 +133,3 @@ def countryside(
     points = np.stack([centre[0] + grid_r * np.cos(grid_a), centre[1] + grid_r * np.sin(grid_a), z], -1)
     uv = points[..., :2].copy()
     return quads(_cells(points), _cells(uv), material="grass", class_name="terrain", tint=tint)
-
-

@@ -39,7 +39,11 @@ def baggage_tractor(rng: np.random.Generator) -> Mesh:
         box((-0.55, 0, 0.28), (1.5, 1.35, 0.34), **skin),
         box((-1.15, 0, 0.62), (0.25, 1.3, 0.55), **skin),
         box((-0.25, 0, 1.85), (1.5, 1.35, 0.07), material="metal_panels", class_name=name, tint=tint),
-        panel([(0.32, -0.62, 1.0), (0.32, 0.62, 1.0), (0.2, 0.6, 1.84), (0.2, -0.6, 1.84)], material="vehicle_glass", class_name=name),
+        panel(
+            [(0.32, -0.62, 1.0), (0.32, 0.62, 1.0), (0.2, 0.6, 1.84), (0.2, -0.6, 1.84)],
+            material="vehicle_glass",
+            class_name=name,
+        ),
         box((1.46, 0, 0.34), (0.08, 1.35, 0.28), material="hazard_stripes", class_name=name),
         box((-1.36, 0, 0.34), (0.12, 0.3, 0.2), material="dark_metal", class_name=name, tint=_DARK),
         cylinder((-0.25, 0, 1.92), (-0.25, 0, 2.05), 0.08, material="lamp_red", class_name=name, tint=(1.0, 0.8, 0.2)),
@@ -47,7 +51,11 @@ def baggage_tractor(rng: np.random.Generator) -> Mesh:
         *_wheels((0.85, -0.85), 0.69, 0.3, name),
     ]
     for x, y in ((0.3, 0.62), (0.3, -0.62), (-0.95, 0.62), (-0.95, -0.62)):
-        parts.append(cylinder((x, y, 0.62), (x * 0.92, y, 1.86), 0.03, material="dark_metal", class_name=name, tint=_DARK, segments=5))
+        parts.append(
+            cylinder(
+                (x, y, 0.62), (x * 0.92, y, 1.86), 0.03, material="dark_metal", class_name=name, tint=_DARK, segments=5
+            )
+        )
     for y in (0.45, -0.45):
         parts.append(box((1.46, y, 0.72), (0.06, 0.24, 0.16), material="lamp_white", class_name=name))
     return concatenate(parts)
@@ -79,7 +87,15 @@ def fuel_truck(rng: np.random.Generator) -> Mesh:
     """Return a refuelling tanker."""
     name, half = "fuel_truck", 4.4
     tint = _FLEET[int(rng.integers(len(_FLEET)))]
-    tank = cylinder((-half + 0.4, 0, 1.95), (half - 2.2, 0, 1.95), 1.12, material="metal_panels", class_name=name, segments=18, tint=(0.95, 0.95, 0.95))
+    tank = cylinder(
+        (-half + 0.4, 0, 1.95),
+        (half - 2.2, 0, 1.95),
+        1.12,
+        material="metal_panels",
+        class_name=name,
+        segments=18,
+        tint=(0.95, 0.95, 0.95),
+    )
     tank.corners[..., 2] = (tank.corners[..., 2] - 1.95) * 0.85 + 1.95
     parts = [
         tank,
@@ -100,18 +116,37 @@ def belt_loader(rng: np.random.Generator) -> Mesh:
     reach = float(rng.uniform(2.2, 2.9))
     parts = [
         box((-0.4, 0, 0.3), (4.4, 1.9, 0.55), material="car_paint", class_name=name, tint=tint),
-        box((-1.6, 0.62, 0.85), (1.0, 0.6, 0.8), material="vehicle_glass", class_name=name, top="metal_panels", top_tint=tint),
+        box(
+            (-1.6, 0.62, 0.85),
+            (1.0, 0.6, 0.8),
+            material="vehicle_glass",
+            class_name=name,
+            top="metal_panels",
+            top_tint=tint,
+        ),
         *_wheels((1.2, -1.9), 0.98, 0.38, name),
     ]
     low, high, half = (-3.6, 0.85), (4.2, reach), 0.42
-    belt: list[Point] = [(low[0], -half, low[1]), (high[0], -half, high[1]), (high[0], half, high[1]), (low[0], half, low[1])]
+    belt: list[Point] = [
+        (low[0], -half, low[1]),
+        (high[0], -half, high[1]),
+        (high[0], half, high[1]),
+        (low[0], half, low[1]),
+    ]
     parts.append(panel(belt, material="belt", class_name=name))
     parts.append(panel([(x, y, z - 0.2) for x, y, z in belt[::-1]], material="dark_metal", class_name=name))
     for side in (1.0, -1.0):
         y = side * (half + 0.03)
-        rail: list[Point] = [(low[0], y, low[1] - 0.2), (high[0], y, high[1] - 0.2), (high[0], y, high[1] + 0.14), (low[0], y, low[1] + 0.14)]
+        rail: list[Point] = [
+            (low[0], y, low[1] - 0.2),
+            (high[0], y, high[1] - 0.2),
+            (high[0], y, high[1] + 0.14),
+            (low[0], y, low[1] + 0.14),
+        ]
         parts.append(panel(rail, material="hazard_stripes", class_name=name))
-    parts.append(cylinder((0.6, 0, 0.8), (2.2, 0, reach * 0.72), 0.09, material="dark_metal", class_name=name, tint=_DARK))
+    parts.append(
+        cylinder((0.6, 0, 0.8), (2.2, 0, reach * 0.72), 0.09, material="dark_metal", class_name=name, tint=_DARK)
+    )
     for k in range(int(rng.integers(1, 4))):
         share = 0.25 + 0.22 * k
         x, z = low[0] + share * (high[0] - low[0]), low[1] + share * (high[1] - low[1])
@@ -133,7 +168,17 @@ def catering_truck(rng: np.random.Generator) -> Mesh:
     ]
     for side in (0.8, -0.8):
         for a, b in ((-2.6, 0.8), (0.8, -2.6)):
-            parts.append(cylinder((a, side, 1.0), (b, side, floor), 0.09, material="dark_metal", class_name=name, tint=(0.9, 0.7, 0.2), segments=6))
+            parts.append(
+                cylinder(
+                    (a, side, 1.0),
+                    (b, side, floor),
+                    0.09,
+                    material="dark_metal",
+                    class_name=name,
+                    tint=(0.9, 0.7, 0.2),
+                    segments=6,
+                )
+            )
     return concatenate(parts)
 
 
@@ -146,7 +191,9 @@ def ground_power_unit(rng: np.random.Generator) -> Mesh:
         box((0, 0, 0.33), (2.7, 1.55, 0.14), material="hazard_stripes", class_name=name),
         box((0.6, 0.76, 0.85), (0.8, 0.04, 0.5), material="belt", class_name=name),
         cylinder((1.3, 0, 0.45), (2.1, 0, 0.35), 0.05, material="dark_metal", class_name=name, tint=_DARK, segments=6),
-        cylinder((-0.8, 0.3, 1.6), (-0.8, 0.3, 1.95), 0.07, material="dark_metal", class_name=name, tint=_DARK, segments=6),
+        cylinder(
+            (-0.8, 0.3, 1.6), (-0.8, 0.3, 1.95), 0.07, material="dark_metal", class_name=name, tint=_DARK, segments=6
+        ),
         *_wheels((0.9, -0.9), 0.78, 0.27, name),
     ]
     return concatenate(parts)
@@ -160,7 +207,15 @@ def pushback_tug(rng: np.random.Generator) -> Mesh:
     return concatenate(
         [
             box((0, 0, 0.4), (5.6, 2.5, 0.8), taper=(0.96, 0.92), **skin),
-            box((1.6, 0, 1.2), (1.4, 2.0, 0.75), material="vehicle_glass", class_name=name, top="metal_panels", top_tint=tint, taper=(0.85, 0.85)),
+            box(
+                (1.6, 0, 1.2),
+                (1.4, 2.0, 0.75),
+                material="vehicle_glass",
+                class_name=name,
+                top="metal_panels",
+                top_tint=tint,
+                taper=(0.85, 0.85),
+            ),
             box((2.82, 0, 0.45), (0.06, 2.4, 0.3), material="hazard_stripes", class_name=name),
             box((-2.82, 0, 0.45), (0.06, 2.4, 0.3), material="hazard_stripes", class_name=name),
             *_wheels((1.7, -1.7), 1.26, 0.5, name),
@@ -174,7 +229,14 @@ def passenger_stairs(rng: np.random.Generator) -> Mesh:
     tint = _FLEET[int(rng.integers(len(_FLEET)))]
     parts = [
         box((-1.0, 0, 0.45), (6.0, 2.0, 0.5), material="car_paint", class_name=name, tint=tint),
-        box((-3.2, 0.0, 0.95), (1.5, 1.9, 1.2), material="vehicle_glass", class_name=name, top="metal_panels", top_tint=tint),
+        box(
+            (-3.2, 0.0, 0.95),
+            (1.5, 1.9, 1.2),
+            material="vehicle_glass",
+            class_name=name,
+            top="metal_panels",
+            top_tint=tint,
+        ),
         *_wheels((0.8, -2.8), 1.02, 0.42, name),
     ]
     for step in range(12):
@@ -184,7 +246,11 @@ def passenger_stairs(rng: np.random.Generator) -> Mesh:
     for side in (0.78, -0.78):
         rail: list[Point] = [(-2.4, side, 1.0), (2.2, side, 3.3), (2.2, side, 4.3), (-2.4, side, 2.0)]
         parts.append(panel(rail, material="metal_panels", class_name=name, tint=WHITE))
-        parts.append(cylinder((0.5, side, 0.8), (1.9, side, 3.1), 0.08, material="dark_metal", class_name=name, tint=tint, segments=6))
+        parts.append(
+            cylinder(
+                (0.5, side, 0.8), (1.9, side, 3.1), 0.08, material="dark_metal", class_name=name, tint=tint, segments=6
+            )
+        )
     return concatenate(parts)
 
 
@@ -194,7 +260,14 @@ def tow_bar(rng: np.random.Generator) -> Mesh:
     colour: Colour = (0.85, 0.2, 0.15) if rng.random() < 0.5 else (0.95, 0.75, 0.15)
     return concatenate(
         [
-            cylinder((-2.2, 0, 0.32), (2.0, 0, 0.32), 0.06, material="barrier_stripes" if rng.random() < 0.5 else "plain", class_name=name, tint=colour if rng.random() < 0.7 else WHITE),
+            cylinder(
+                (-2.2, 0, 0.32),
+                (2.0, 0, 0.32),
+                0.06,
+                material="barrier_stripes" if rng.random() < 0.5 else "plain",
+                class_name=name,
+                tint=colour if rng.random() < 0.7 else WHITE,
+            ),
             box((2.15, 0, 0.22), (0.4, 0.5, 0.18), material="dark_metal", class_name=name, tint=_DARK),
             cylinder((-2.2, -0.12, 0.32), (-2.2, 0.12, 0.32), 0.14, material="dark_metal", class_name=name, tint=_DARK),
             cylinder((-0.4, -0.3, 0.2), (-0.4, 0.3, 0.2), 0.03, material="dark_metal", class_name=name, segments=6),

@@ -32,16 +32,10 @@ class Layout:
         """Add surroundings at road coordinates."""
         self.stuff.append(transformed(mesh, self.road.place(s, d, z, yaw)))
 
-    def park(
-        self, class_name: str, mesh: Mesh, s: float, d: float, z: float = 0.0, yaw: float = 0.0
-    ) -> None:
+    def park(self, class_name: str, mesh: Mesh, s: float, d: float, z: float = 0.0, yaw: float = 0.0) -> None:
         """Add a still object with an identity at road coordinates."""
         self.drive(class_name, (mesh,), Still(pose=self.road.place(s, d, z, yaw)))
 
-    def drive(
-        self, class_name: str, meshes: tuple[Mesh, ...], motion: Motion, *, cycle: float = 1.0
-    ) -> None:
+    def drive(self, class_name: str, meshes: tuple[Mesh, ...], motion: Motion, *, cycle: float = 1.0) -> None:
         """Add an object with an identity and a motion."""
-        self.actors.append(
-            make_actor(len(self.actors) + 1, class_name, meshes, motion, cycle=cycle)
-        )
+        self.actors.append(make_actor(len(self.actors) + 1, class_name, meshes, motion, cycle=cycle))

@@ -41,9 +41,7 @@ class Lighting:
     cloud_cover: float
     dome: Float[np.ndarray, "3 rows columns"]
 
-    def sky_colour(
-        self, directions: Float[np.ndarray, "3 rays"]
-    ) -> Float[np.ndarray, "3 rays"]:
+    def sky_colour(self, directions: Float[np.ndarray, "3 rays"]) -> Float[np.ndarray, "3 rays"]:
         """Return the sky in unit ``directions``; those below the horizon see the horizon."""
         x, y, z = directions
         z = np.maximum(z, np.float32(0.0))
@@ -101,9 +99,7 @@ def make_lighting(rng: np.random.Generator, name: str | None = None) -> Lighting
         horizon=colours[4],
         haze=haze,
         cloud_cover=float(cover),
-        dome=_bake_dome(
-            towards_sun, colours[0], colours[3], colours[4], float(cover), int(rng.integers(1 << 30))
-        ),
+        dome=_bake_dome(towards_sun, colours[0], colours[3], colours[4], float(cover), int(rng.integers(1 << 30))),
     )
 
 

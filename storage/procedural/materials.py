@@ -31,12 +31,8 @@ class Material:
     reflectivity: float
 
 
-def _material(
-    painter: Callable[[], Canvas], width: float, height: float, reflectivity: float
-) -> Material:
-    return Material(
-        name=painter.__name__, paint=painter, tile=(width, height), reflectivity=reflectivity
-    )
+def _material(painter: Callable[[], Canvas], width: float, height: float, reflectivity: float) -> Material:
+    return Material(name=painter.__name__, paint=painter, tile=(width, height), reflectivity=reflectivity)
 
 
 MATERIALS: tuple[Material, ...] = (

@@ -50,9 +50,7 @@ def face_normals(corners: Float[np.ndarray, "faces 3 3"]) -> Float[np.ndarray, "
     """Return unit face normals; a degenerate face gets (0, 0, 1)."""
     normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     length = np.linalg.norm(normal, axis=1, keepdims=True)
-    return np.where(length > 1e-12, normal / np.maximum(length, 1e-12), (0.0, 0.0, 1.0)).astype(
-        np.float32
-    )
+    return np.where(length > 1e-12, normal / np.maximum(length, 1e-12), (0.0, 0.0, 1.0)).astype(np.float32)
 
 
 def soup(
@@ -118,9 +116,7 @@ def with_class(mesh: Mesh, class_name: str) -> Mesh:
 def placement(x: float, y: float, z: float, yaw: float = 0.0) -> Float[np.ndarray, "4 4"]:
     """Return ``local_to_parent`` of an upright object."""
     cos, sin = np.cos(yaw), np.sin(yaw)
-    return np.array(
-        [[cos, -sin, 0, x], [sin, cos, 0, y], [0, 0, 1, z], [0, 0, 0, 1]], dtype=np.float64
-    )
+    return np.array([[cos, -sin, 0, x], [sin, cos, 0, y], [0, 0, 1, z], [0, 0, 0, 1]], dtype=np.float64)
 
 
 def quads(
@@ -140,9 +136,7 @@ def quads(
         material=material,
         class_name=class_name,
         tint=tint,
-        normals=None
-        if normals is None
-        else np.asarray(normals, np.float32)[:, order].reshape(-1, 3, 3),
+        normals=None if normals is None else np.asarray(normals, np.float32)[:, order].reshape(-1, 3, 3),
     )
 
 
@@ -199,9 +193,7 @@ def box(
     sides = np.stack([low, low[following], high[following], high], 1)
     run = np.concatenate([[0.0], np.cumsum([width, length, width, length])])
     rise = 1.0 if unit else height
-    uvs = np.array(
-        [[(run[i], 0), (run[i + 1], 0), (run[i + 1], rise), (run[i], rise)] for i in range(4)]
-    )
+    uvs = np.array([[(run[i], 0), (run[i + 1], 0), (run[i + 1], rise), (run[i], rise)] for i in range(4)])
     parts = [quads(sides, uvs, material=material, class_name=class_name, tint=tint)]
     flat_uv = np.array([[(0, 0), (width, 0), (width, length), (0, length)]])
     lids = [high[None]] + ([low[None, ::-1]] if bottom else [])
@@ -374,9 +366,7 @@ def blob(
     shells = []
     for angle in polar:
         radius = 1.0 + (
-            roughness * (rng.random(segments) * 2 - 1)
-            if rng is not None and roughness > 0
-            else np.zeros(segments)
+            roughness * (rng.random(segments) * 2 - 1) if rng is not None and roughness > 0 else np.zeros(segments)
         )
         if angle in (polar[0], polar[-1]):
             radius[:] = radius[0]

@@ -5,7 +5,11 @@ import numpy as np
 from storage.procedural.mesh import Colour, Mesh, blob, box, concatenate, cylinder, tube
 
 _GREENS: tuple[Colour, ...] = (
-    (0.95, 1.0, 0.85), (0.75, 0.88, 0.62), (1.15, 1.08, 0.62), (0.62, 0.78, 0.66), (1.3, 0.92, 0.48)
+    (0.95, 1.0, 0.85),
+    (0.75, 0.88, 0.62),
+    (1.15, 1.08, 0.62),
+    (0.62, 0.78, 0.66),
+    (1.3, 0.92, 0.48),
 )
 
 
@@ -98,6 +102,4 @@ def bush(rng: np.random.Generator) -> Mesh:
 
 def hedge(length: float, height: float) -> Mesh:
     """Return a clipped hedge along x."""
-    return box(
-        (0, 0, 0), (length, 0.7, height), material="hedge", class_name="vegetation", taper=(1.0, 0.9)
-    )
+    return box((0, 0, 0), (length, 0.7, height), material="hedge", class_name="vegetation", taper=(1.0, 0.9))

@@ -57,9 +57,7 @@ def modulate(canvas: Canvas, field: Field, amount: float) -> None:
     canvas[..., :3] *= np.clip(1.0 + amount * field, 0.15, 2.5)[..., None]
 
 
-def paint(
-    canvas: Canvas, area: Area, colour: Colour, *, gloss: float | None = None, opacity: float = 1.0
-) -> None:
+def paint(canvas: Canvas, area: Area, colour: Colour, *, gloss: float | None = None, opacity: float = 1.0) -> None:
     """Paint the texels in ``area`` with an sRGB colour, in place."""
     canvas[area, :3] += opacity * (linear(colour) - canvas[area, :3])
     if gloss is not None:
@@ -87,9 +85,7 @@ def joints(u: Field, v: Field, columns: int, rows: int, width: float, *, bond: f
     return across | along
 
 
-def cell_values(
-    seed: int, u: Field, v: Field, columns: int, rows: int, *, bond: float = 0.0
-) -> Field:
+def cell_values(seed: int, u: Field, v: Field, columns: int, rows: int, *, bond: float = 0.0) -> Field:
     """Return one uniform random value in [0, 1) per tile of the grid of ``joints``."""
     values = np.random.default_rng(seed).random((rows, columns), dtype=np.float32)
     row = np.floor(v * rows).astype(np.int64) % rows

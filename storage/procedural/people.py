@@ -11,9 +11,7 @@ _CLOTHES: tuple[Colour, ...] = (
     (0.75, 0.18, 0.16), (0.16, 0.26, 0.48), (0.85, 0.83, 0.78), (0.12, 0.12, 0.13),
     (0.30, 0.42, 0.26), (0.86, 0.66, 0.22), (0.45, 0.26, 0.42), (0.25, 0.50, 0.55),
 )  # fmt: skip
-_TROUSERS: tuple[Colour, ...] = (
-    (0.16, 0.19, 0.28), (0.13, 0.13, 0.14), (0.42, 0.36, 0.28), (0.30, 0.31, 0.33)
-)
+_TROUSERS: tuple[Colour, ...] = ((0.16, 0.19, 0.28), (0.13, 0.13, 0.14), (0.42, 0.36, 0.28), (0.30, 0.31, 0.33))
 _SKINS: tuple[Colour, ...] = ((1.0, 0.92, 0.86), (0.86, 0.70, 0.58), (0.62, 0.45, 0.36), (0.42, 0.30, 0.25))
 _HAIR: tuple[Colour, ...] = ((0.12, 0.09, 0.07), (0.35, 0.22, 0.12), (0.72, 0.58, 0.32), (0.5, 0.5, 0.5))
 
@@ -47,13 +45,13 @@ def _head(rng: np.random.Generator, x: float, z: float, *, helmet: Colour | None
     return [
         _limb((x, 0, z - 0.12), (x, 0, z), 0.055, "skin", skin),
         blob((x, 0, z + 0.08), (0.095, 0.08, 0.12), material="skin", tint=skin, **options),
-        blob((x - 0.02, 0, z + 0.13), (0.10, 0.092, 0.09), material="plain" if helmet else "cloth", tint=hair, **options),
+        blob(
+            (x - 0.02, 0, z + 0.13), (0.10, 0.092, 0.09), material="plain" if helmet else "cloth", tint=hair, **options
+        ),
     ]
 
 
-def pedestrian(
-    rng: np.random.Generator, phase: float | None = None, *, hi_vis: bool = False
-) -> Mesh:
+def pedestrian(rng: np.random.Generator, phase: float | None = None, *, hi_vis: bool = False) -> Mesh:
     """Return a person walking at gait ``phase`` (radians), or standing when it is None."""
     scale = float(rng.uniform(0.92, 1.06))
     trousers = _TROUSERS[int(rng.integers(len(_TROUSERS)))]
@@ -71,7 +69,15 @@ def pedestrian(
         foot = (knee[0] + 0.42 * np.sin(shin), 0.10 * side, max(knee[2] - 0.42 * np.cos(shin), 0.05))
         parts.append(_limb((0, 0.09 * side, hip), knee, 0.085, "cloth", trousers))
         parts.append(_limb(knee, foot, 0.065, "cloth", trousers))
-        parts.append(box((foot[0] + 0.05, foot[1], foot[2] - 0.05), (0.26, 0.10, 0.09), material="plain", class_name="pedestrian", tint=(0.15, 0.13, 0.12)))
+        parts.append(
+            box(
+                (foot[0] + 0.05, foot[1], foot[2] - 0.05),
+                (0.26, 0.10, 0.09),
+                material="plain",
+                class_name="pedestrian",
+                tint=(0.15, 0.13, 0.12),
+            )
+        )
         arm = -0.8 * turn
         shoulder: Point = (0, 0.21 * side, 1.40)
         elbow = (0.28 * np.sin(arm), 0.25 * side, 1.40 - 0.28 * np.cos(arm))
@@ -79,7 +85,14 @@ def pedestrian(
         parts.append(_limb(shoulder, elbow, 0.052, sleeve, top))
         parts.append(_limb(elbow, hand, 0.042, sleeve, top))
     tint = (1.0, 1.0, 1.0) if hi_vis else top
-    parts.append(_torso([(0, 0.84, 0.11, 0.16), (0, 1.05, 0.10, 0.15), (0, 1.30, 0.12, 0.19), (0, 1.46, 0.08, 0.16)], top_material, tint, unit=hi_vis))
+    parts.append(
+        _torso(
+            [(0, 0.84, 0.11, 0.16), (0, 1.05, 0.10, 0.15), (0, 1.30, 0.12, 0.19), (0, 1.46, 0.08, 0.16)],
+            top_material,
+            tint,
+            unit=hi_vis,
+        )
+    )
     if has_bag and not hi_vis:
         colour = _CLOTHES[int(rng.integers(len(_CLOTHES)))]
         parts.append(box((-0.19, 0, 1.02), (0.16, 0.28, 0.40), material="cloth", class_name="pedestrian", tint=colour))
@@ -101,7 +114,14 @@ def rider(rng: np.random.Generator, phase: float) -> Mesh:
         parts.append(_limb((-0.2, 0.09 * side, 0.98), knee, 0.085, "cloth", trousers))
         parts.append(_limb(knee, foot, 0.06, "cloth", trousers))
         parts.append(_limb((0.12, 0.19 * side, 1.38), (0.36, 0.25 * side, 1.02), 0.05, "cloth", top))
-    parts.append(_torso([(-0.24, 0.92, 0.12, 0.16), (-0.1, 1.15, 0.11, 0.15), (0.1, 1.38, 0.11, 0.18), (0.16, 1.48, 0.07, 0.12)], "cloth", top, unit=False))
+    parts.append(
+        _torso(
+            [(-0.24, 0.92, 0.12, 0.16), (-0.1, 1.15, 0.11, 0.15), (0.1, 1.38, 0.11, 0.18), (0.16, 1.48, 0.07, 0.12)],
+            "cloth",
+            top,
+            unit=False,
+        )
+    )
     helmet = _CLOTHES[int(rng.integers(len(_CLOTHES)))] if rng.random() < 0.6 else None
     parts += _head(rng, 0.22, 1.56, helmet=helmet)
     return concatenate(parts)

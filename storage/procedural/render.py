@@ -136,11 +136,7 @@ def _trace(
         directions = rays.astype(np.float32)
         origins = np.broadcast_to(origin.astype(np.float32), directions.shape).copy()
         found = snapshot.first_hits(origins, directions)
-        radiance[:, part] = shade(
-            snapshot.table, snapshot, world.lighting, origin, directions, found, pixel_angle
-        )
+        radiance[:, part] = shade(snapshot.table, snapshot, world.lighting, origin, directions, found, pixel_angle)
         hits.distance[part], hits.face[part] = found.distance, found.face
         hits.u[part], hits.v[part] = found.u, found.v
     return radiance, hits
-
-

@@ -67,9 +67,7 @@ def face_table(mesh: Mesh) -> FaceTable:
     uv_area = np.abs(edges[:, 1, 0] * edges[:, 2, 1] - edges[:, 1, 1] * edges[:, 2, 0])
     texels = SIZE * np.sqrt(np.maximum(uv_area, 1e-12) / np.maximum(area, 1e-12))
     rows[_DENSITY] = np.log2(np.maximum(texels, 1e-3))
-    return FaceTable(
-        rows=rows, material=mesh.material, class_id=mesh.class_id, instance=mesh.instance
-    )
+    return FaceTable(rows=rows, material=mesh.material, class_id=mesh.class_id, instance=mesh.instance)
 
 
 def joined(first: FaceTable, second: FaceTable) -> FaceTable:
@@ -101,9 +99,7 @@ def sample_texture(
     bits = _LOG_SIZE - mip
     size = np.left_shift(1, bits)
     mask = size - 1
-    base = np.asarray(atlas.level_offset, np.int64).take(mip) + (
-        material.astype(np.int64) << (2 * bits)
-    )
+    base = np.asarray(atlas.level_offset, np.int64).take(mip) + (material.astype(np.int64) << (2 * bits))
     x = u * size - np.float32(0.5)
     y = v * size - np.float32(0.5)
     x_floor, y_floor = np.floor(x), np.floor(y)

@@ -94,16 +94,22 @@ def _road_surface(layout: Layout, plan: StreetPlan) -> None:
             layout.stuff.append(ground.strip(road, plan.crossing, span, 0.0, tint=asphalt, **surface))
             middle = (plan.crossing[0] + plan.crossing[1]) / 2
             for offset in np.arange(span[0] + 6, span[1] - 6, 6.0):
-                layout.stuff.append(ground.patch(road, (middle - 0.07, middle + 0.07), (float(offset), float(offset) + 2.5)))
+                layout.stuff.append(
+                    ground.patch(road, (middle - 0.07, middle + 0.07), (float(offset), float(offset) + 2.5))
+                )
     for _ in range(14):
         s, d = float(rng.uniform(-60, plan.ends[1] - 40)), float(rng.uniform(*plan.edges))
-        layout.stuff.append(ground.disc(road, s, d, 0.38, material="dark_metal", tint=(0.55, 0.5, 0.45), class_name="driveable_surface"))
+        layout.stuff.append(
+            ground.disc(road, s, d, 0.38, material="dark_metal", tint=(0.55, 0.5, 0.45), class_name="driveable_surface")
+        )
     for _ in range(8):
         s, d = float(rng.uniform(-50, plan.ends[1] - 40)), float(rng.uniform(*plan.edges))
         size = rng.uniform(0.6, 3.0, 2)
         dark = float(rng.uniform(0.5, 0.75))
         layout.stuff.append(
-            ground.patch(road, (s, s + float(size[0]) * 2), (d, d + float(size[1])), tint=(dark, dark, dark), z=0.003, **surface)
+            ground.patch(
+                road, (s, s + float(size[0]) * 2), (d, d + float(size[1])), tint=(dark, dark, dark), z=0.003, **surface
+            )
         )
 
 
@@ -128,7 +134,8 @@ def _markings(layout: Layout, plan: StreetPlan) -> None:
                 layout.stuff += ground.dashes(road, inner, edge, on=1.0, off=1.0)
                 span = (min(edge, kerb), max(edge, kerb))
                 layout.stuff += [
-                    ground.patch(road, (float(s), float(s) + 0.12), span) for s in np.arange(inner[0] + 3, inner[1] - 3, 6.2)
+                    ground.patch(road, (float(s), float(s) + 0.12), span)
+                    for s in np.arange(inner[0] + 3, inner[1] - 3, 6.2)
                 ]
             else:
                 layout.stuff.append(ground.line(road, inner, edge + np.sign(kerb - edge) * 0.1))
@@ -155,15 +162,32 @@ def _sides(layout: Layout, plan: StreetPlan) -> None:
         walk, back = kerb + side * plan.walk, kerb + side * (plan.walk + plan.setback)
         far = kerb + side * 90.0
         for piece in plan.pieces():
+
             def span(a: float, b: float) -> tuple[float, float]:
                 return (min(a, b), max(a, b))
 
             layout.stuff.append(ground.kerb(road, piece, kerb, faces_left=side < 0))
             layout.stuff.append(
-                ground.strip(road, piece, span(kerb + side * 0.16, walk), KERB_HEIGHT, material="pavers", class_name="sidewalk", tint=(tint, tint, tint))
+                ground.strip(
+                    road,
+                    piece,
+                    span(kerb + side * 0.16, walk),
+                    KERB_HEIGHT,
+                    material="pavers",
+                    class_name="sidewalk",
+                    tint=(tint, tint, tint),
+                )
             )
-            layout.stuff.append(ground.strip(road, piece, span(walk, back + side * 2.0), KERB_HEIGHT, material=lot, class_name=lot_class))
-            layout.stuff.append(ground.strip(road, piece, span(back + side * 2.0, far), KERB_HEIGHT, material="grass", class_name="terrain"))
+            layout.stuff.append(
+                ground.strip(
+                    road, piece, span(walk, back + side * 2.0), KERB_HEIGHT, material=lot, class_name=lot_class
+                )
+            )
+            layout.stuff.append(
+                ground.strip(
+                    road, piece, span(back + side * 2.0, far), KERB_HEIGHT, material="grass", class_name="terrain"
+                )
+            )
             for end in piece:
                 if end not in plan.ends:
                     layout.stuff.append(ground.kerb_across(road, end, span(kerb, far), faces_forward=end == piece[1]))
@@ -181,7 +205,9 @@ def _buildings(layout: Layout, plan: StreetPlan) -> None:
             s = piece[0] + 1.5
             while s < piece[1] - 8:
                 width = float(rng.uniform(9, 22))
-                gap = {"residential": rng.uniform(2.5, 6), "urban": rng.choice([0.0, 0.0, 3.0])}.get(plan.style, rng.uniform(3, 9))
+                gap = {"residential": rng.uniform(2.5, 6), "urban": rng.choice([0.0, 0.0, 3.0])}.get(
+                    plan.style, rng.uniform(3, 9)
+                )
                 if rng.random() < (0.06 if plan.style == "urban" else 0.12):
                     _park_lot(layout, s, front, side, width)
                     s += width
@@ -208,17 +234,31 @@ def _front_garden(layout: Layout, plan: StreetPlan, s: float, width: float, kerb
         mesh = nature.hedge(length, 1.0) if kind < 0.4 else furniture.fence(length, is_brick=kind < 0.7)
         layout.put(mesh, s + width * (0.5 + offset), line, KERB_HEIGHT)
     layout.stuff.append(
-        ground.strip(layout.road, (s + width / 2 - 0.8, s + width / 2 + 0.8), tuple(sorted((line, line + side * 5.0))), KERB_HEIGHT + 0.01, material="pavers", class_name="other_flat")
+        ground.strip(
+            layout.road,
+            (s + width / 2 - 0.8, s + width / 2 + 0.8),
+            tuple(sorted((line, line + side * 5.0))),
+            KERB_HEIGHT + 0.01,
+            material="pavers",
+            class_name="other_flat",
+        )
     )
     for _ in range(int(rng.integers(1, 4))):
-        layout.put(nature.bush(rng), s + float(rng.uniform(0.1, 0.9)) * width, line + side * float(rng.uniform(1.2, 3.5)), KERB_HEIGHT)
+        layout.put(
+            nature.bush(rng),
+            s + float(rng.uniform(0.1, 0.9)) * width,
+            line + side * float(rng.uniform(1.2, 3.5)),
+            KERB_HEIGHT,
+        )
 
 
 def _park_lot(layout: Layout, s: float, front: float, side: int, width: float) -> None:
     rng = layout.rng
     for _ in range(int(rng.integers(3, 6))):
         mesh = nature.broadleaf(rng) if rng.random() < 0.7 else nature.conifer(rng)
-        layout.put(mesh, s + float(rng.uniform(0.1, 0.9)) * width, front + side * float(rng.uniform(1.5, 12)), KERB_HEIGHT)
+        layout.put(
+            mesh, s + float(rng.uniform(0.1, 0.9)) * width, front + side * float(rng.uniform(1.5, 12)), KERB_HEIGHT
+        )
     if rng.random() < 0.4:
         layout.put(furniture.billboard(), s + width / 2, front + side * 1.0, KERB_HEIGHT, -side * np.pi / 2)
 
@@ -252,7 +292,10 @@ def _along_the_kerb(layout: Layout, plan: StreetPlan) -> None:
                         layout.put(small(), s, line, KERB_HEIGHT)
     if plan.crossing is None:
         return
-    for s, direction, d in ((plan.crossing[0] - 5.2, 1, plan.kerbs[0] - 0.5), (plan.crossing[1] + 5.2, -1, plan.kerbs[1] + 0.5)):
+    for s, direction, d in (
+        (plan.crossing[0] - 5.2, 1, plan.kerbs[0] - 0.5),
+        (plan.crossing[1] + 5.2, -1, plan.kerbs[1] + 0.5),
+    ):
         arm = 4.5 if len(plan.same) > 1 else 3.0
         # The head faces oncoming drivers (local +x) and the arm (local -y) reaches over the road.
         layout.put(furniture.traffic_signal(arm), s, d, KERB_HEIGHT, np.pi if direction > 0 else 0.0)
@@ -277,7 +320,14 @@ def _parked(layout: Layout, plan: StreetPlan) -> None:
     for _ in range(int(rng.integers(0, 4))):
         side = int(rng.choice([-1, 1]))
         kerb = plan.kerbs[0] if side < 0 else plan.kerbs[1]
-        layout.park("bicycle", vehicles.bicycle(rng), float(rng.uniform(-20, 60)), kerb + side * (plan.walk - 0.5), KERB_HEIGHT, float(rng.choice([0, np.pi])))
+        layout.park(
+            "bicycle",
+            vehicles.bicycle(rng),
+            float(rng.uniform(-20, 60)),
+            kerb + side * (plan.walk - 0.5),
+            KERB_HEIGHT,
+            float(rng.choice([0, np.pi])),
+        )
 
 
 def _works(layout: Layout, plan: StreetPlan) -> None:
@@ -295,7 +345,14 @@ def _works(layout: Layout, plan: StreetPlan) -> None:
     for k in range(4):
         layout.park("barrier", furniture.plastic_barrier(), start + 15.0 + 2.1 * k, inner)
     if rng.random() < 0.7:
-        layout.park("construction_vehicle", vehicles.excavator(rng), start + 30.0, kerb + side * (plan.walk + 3.0), KERB_HEIGHT, float(rng.uniform(0, 6)))
+        layout.park(
+            "construction_vehicle",
+            vehicles.excavator(rng),
+            start + 30.0,
+            kerb + side * (plan.walk + 3.0),
+            KERB_HEIGHT,
+            float(rng.uniform(0, 6)),
+        )
 
 
 def _vehicle(rng: np.random.Generator) -> tuple[str, tuple]:
@@ -312,7 +369,11 @@ def _traffic(layout: Layout, plan: StreetPlan, lead: SpeedProfile, gap: float) -
     name, mesh = _vehicle(rng)
     layout.drive(name, mesh, AlongRoad(road=road, start=gap, offset=0.0, direction=1, profile=lead))
     name, mesh = _vehicle(rng)
-    layout.drive(name, mesh, AlongRoad(road=road, start=-float(rng.uniform(16, 24)), offset=0.0, direction=1, profile=layout.ego.profile))  # type: ignore[attr-defined]
+    layout.drive(
+        name,
+        mesh,
+        AlongRoad(road=road, start=-float(rng.uniform(16, 24)), offset=0.0, direction=1, profile=layout.ego.profile),
+    )  # type: ignore[attr-defined]
     for lanes, direction in ((plan.same, 1), (plan.opposite, -1)):
         for offset in lanes:
             if offset == 0.0:
@@ -321,13 +382,28 @@ def _traffic(layout: Layout, plan: StreetPlan, lead: SpeedProfile, gap: float) -
             s = float(rng.uniform(-30, 0)) if direction > 0 else float(rng.uniform(15, 30))
             for _ in range(5):
                 name, mesh = _vehicle(rng)
-                layout.drive(name, mesh, AlongRoad(road=road, start=s, offset=offset + float(rng.normal(0, 0.12)), direction=direction, profile=profile))
+                layout.drive(
+                    name,
+                    mesh,
+                    AlongRoad(
+                        road=road,
+                        start=s,
+                        offset=offset + float(rng.normal(0, 0.12)),
+                        direction=direction,
+                        profile=profile,
+                    ),
+                )
                 s += float(rng.uniform(18, 34))
     for _ in range(int(rng.integers(1, 3))):
         phases = _phases(rng, "bicycle")
         offset = plan.edges[0] + 0.7
         profile = constant_speed(float(rng.uniform(3.2, 5.0)), layout.duration_s)
-        layout.drive("bicycle", phases, AlongRoad(road=road, start=float(rng.uniform(8, 45)), offset=offset - 0.9, direction=1, profile=profile), cycle=4.0)
+        layout.drive(
+            "bicycle",
+            phases,
+            AlongRoad(road=road, start=float(rng.uniform(8, 45)), offset=offset - 0.9, direction=1, profile=profile),
+            cycle=4.0,
+        )
 
 
 def _phases(rng: np.random.Generator, kind: str) -> tuple:
@@ -360,7 +436,12 @@ def _people(layout: Layout, plan: StreetPlan) -> None:
             start = plan.kerbs[0] + 1.0 if direction > 0 else plan.kerbs[1] - 1.0
             profile = constant_speed(float(rng.uniform(0.9, 1.3)), layout.duration_s)
             s = plan.crossing[1] + 2.8 + float(rng.uniform(-0.9, 0.9))
-            layout.drive("pedestrian", _phases(rng, "pedestrian"), AcrossRoad(road=road, s=s, start=start, direction=direction, profile=profile), cycle=1.45)
+            layout.drive(
+                "pedestrian",
+                _phases(rng, "pedestrian"),
+                AcrossRoad(road=road, s=s, start=start, direction=direction, profile=profile),
+                cycle=1.45,
+            )
 
 
 def build_street(rng: np.random.Generator, duration_s: float) -> Layout:
@@ -388,6 +469,12 @@ def build_street(rng: np.random.Generator, duration_s: float) -> Layout:
     middle = road.to_world(np.array((plan.ends[0] + plan.ends[1]) / 2), np.array(0.0))
     tint: Colour = (float(rng.uniform(0.8, 1.3)), 1.0, float(rng.uniform(0.7, 1.0)))
     layout.stuff.append(
-        ground.countryside(rng, (float(middle[0]), float(middle[1])), flat_radius=(plan.ends[1] - plan.ends[0]) / 2, hills=float(rng.uniform(10, 38)), tint=tint)
+        ground.countryside(
+            rng,
+            (float(middle[0]), float(middle[1])),
+            flat_radius=(plan.ends[1] - plan.ends[0]) / 2,
+            hills=float(rng.uniform(10, 38)),
+            tint=tint,
+        )
     )
     return layout

@@ -24,9 +24,7 @@ _BAYS = 4
 _GLASS: Colour = (0.17, 0.21, 0.25)
 
 
-def _window(
-    canvas: Canvas, u: Field, v: Field, area: Area, seed: int, *, gloss: float = 0.85
-) -> None:
+def _window(canvas: Canvas, u: Field, v: Field, area: Area, seed: int, *, gloss: float = 0.85) -> None:
     """Paint glass in ``area`` with a different blind, curtain or darkness behind each bay."""
     draw = cell_values(seed, u, v, _BAYS, _BAYS)
     height = (v * _BAYS) % 1.0

@@ -64,8 +64,7 @@ class SpeedProfile:
         if not 0 <= index < len(self.distance) - 1:
             last = (len(self.distance) - 1) * _STEP_S - LEAD_IN_S
             raise ValueError(
-                f"time {time_us * 1e-6:.3f} s is outside the world's span "
-                f"[{-LEAD_IN_S:.1f}, {last:.1f}) s"
+                f"time {time_us * 1e-6:.3f} s is outside the world's span [{-LEAD_IN_S:.1f}, {last:.1f}) s"
             )
         f = position - index
         p0, p1 = self.distance[index], self.distance[index + 1]
@@ -102,9 +101,7 @@ def varying_speed(rng: np.random.Generator, mean: float, duration_s: float) -> S
     return SpeedProfile(distance=distance, speed=speed)
 
 
-def follow(
-    leader: SpeedProfile, *, gap: float, desired: float, leader_length: float
-) -> tuple[SpeedProfile, float]:
+def follow(leader: SpeedProfile, *, gap: float, desired: float, leader_length: float) -> tuple[SpeedProfile, float]:
     """Return the travel of a car that follows ``leader``, and its gap to it at time 0.
 
     Args:
@@ -297,5 +294,3 @@ def make_actor(
         size=(length, width, height),
         box_centre=(x, y, z),
     )
-
-

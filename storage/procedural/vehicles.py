@@ -225,9 +225,7 @@ def car(rng: np.random.Generator, kind: str | None = None) -> Mesh:
     )  # fmt: skip
     paint = _CAR_COLOURS[int(rng.integers(len(_CAR_COLOURS)))]
     taxi = bool(rng.random() < 0.08)
-    return concatenate(
-        [_car_body(shape, paint), *_greenhouse(shape, paint), *_car_details(shape, taxi=taxi)]
-    )
+    return concatenate([_car_body(shape, paint), *_greenhouse(shape, paint), *_car_details(shape, taxi=taxi)])
 
 
 def cab(x: float, length: float, width: float, height: float, paint: Colour, class_name: str) -> list[Mesh]:
@@ -254,17 +252,35 @@ def cab(x: float, length: float, width: float, height: float, paint: Colour, cla
             (x - 0.32, y, height - 0.25), (x - length * 0.78, y, height - 0.25),
         ]  # fmt: skip
         parts.append(panel(window, material="vehicle_glass", class_name=class_name))
-        parts.append(box((x, side * wide * 0.78, 0.72), (0.06, 0.34, 0.2), material="lamp_white", class_name=class_name))
-        parts.append(box((x - 0.15, side * (wide + 0.14), 1.6), (0.1, 0.2, 0.4), material="plain", class_name=class_name, tint=_DARK))
+        parts.append(
+            box((x, side * wide * 0.78, 0.72), (0.06, 0.34, 0.2), material="lamp_white", class_name=class_name)
+        )
+        parts.append(
+            box(
+                (x - 0.15, side * (wide + 0.14), 1.6),
+                (0.1, 0.2, 0.4),
+                material="plain",
+                class_name=class_name,
+                tint=_DARK,
+            )
+        )
     parts.append(box((x, 0, 0.9), (0.05, width * 0.62, 0.36), material="belt", class_name=class_name))
-    parts.append(box((x - 0.02, 0, 0.4), (0.12, width * 0.98, 0.26), material="plain", class_name=class_name, tint=_DARK))
+    parts.append(
+        box((x - 0.02, 0, 0.4), (0.12, width * 0.98, 0.26), material="plain", class_name=class_name, tint=_DARK)
+    )
     return parts
 
 
 def chassis(length: float, width: float, axles: tuple[float, ...], radius: float, class_name: str) -> list[Mesh]:
     """Return frame rails, bumper and wheels of a heavy vehicle."""
     parts = [
-        box((0, 0, radius * 0.9), (length * 0.96, width * 0.5, 0.25), material="dark_metal", class_name=class_name, tint=_DARK),
+        box(
+            (0, 0, radius * 0.9),
+            (length * 0.96, width * 0.5, 0.25),
+            material="dark_metal",
+            class_name=class_name,
+            tint=_DARK,
+        ),
         box((-length / 2 + 0.06, 0, 0.45), (0.1, width * 0.9, 0.15), material="hazard_stripes", class_name=class_name),
     ]
     for x in axles:
@@ -288,7 +304,9 @@ def truck(rng: np.random.Generator) -> Mesh:
         [(-half + 0.09, 1.1, 1.05), (-half + 0.09, -1.1, 1.05), (-half + 0.09, -1.1, height - 0.1), (-half + 0.09, 1.1, height - 0.1)],
         material="corrugated", class_name="truck",
     )  # fmt: skip
-    lamps = [box((-half + 0.05, s * 1.0, 0.62), (0.08, 0.3, 0.14), material="lamp_red", class_name="truck") for s in (1, -1)]
+    lamps = [
+        box((-half + 0.05, s * 1.0, 0.62), (0.08, 0.3, 0.14), material="lamp_red", class_name="truck") for s in (1, -1)
+    ]
     return concatenate(
         [cargo, doors, *lamps, *cab(half, 1.75, width, 2.6, paint, "truck"),
          *chassis(length, width, (half - 1.0, -half + 1.6), 0.48, "truck")]
@@ -318,9 +336,16 @@ def bus(rng: np.random.Generator) -> Mesh:
         for x in (half - 2.6, -half + 3.0):
             parts.append(_arch(x, side * (wide + 0.006), 0.48, "bus"))
             parts.append(wheel(x, side * (wide + 0.015), 0.48, "bus", width=0.3))
-    parts.append(box((half - 0.02, 0, 2.78), (0.08, 1.6, 0.24), material="plain", class_name="bus", tint=(0.95, 0.6, 0.1)))
+    parts.append(
+        box((half - 0.02, 0, 2.78), (0.08, 1.6, 0.24), material="plain", class_name="bus", tint=(0.95, 0.6, 0.1))
+    )
     for x in (1.2, 4.6):
-        door = [(x, -wide - 0.012, 0.42), (x + 1.15, -wide - 0.012, 0.42), (x + 1.15, -wide * 0.955 - 0.012, 2.6), (x, -wide * 0.955 - 0.012, 2.6)]
+        door = [
+            (x, -wide - 0.012, 0.42),
+            (x + 1.15, -wide - 0.012, 0.42),
+            (x + 1.15, -wide * 0.955 - 0.012, 2.6),
+            (x, -wide * 0.955 - 0.012, 2.6),
+        ]
         parts.append(panel(door, material="vehicle_glass", class_name="bus"))
     return concatenate(parts)
 
@@ -335,11 +360,28 @@ def excavator(rng: np.random.Generator) -> Mesh:
         rings = [np.stack([profile[:, 0], np.full(6, side * y), profile[:, 1]], 1) for y in (0.75, 1.3)]
         parts.append(tube(np.array(rings), material="belt", class_name="construction_vehicle", smooth=False))
     parts.append(box((-0.3, 0, 0.85), (2.9, 2.4, 1.0), tint=yellow, **options))
-    parts.append(box((0.35, 0.65, 1.85), (1.3, 0.95, 1.05), material="vehicle_glass", class_name="construction_vehicle", top="metal_panels", top_tint=yellow))
+    parts.append(
+        box(
+            (0.35, 0.65, 1.85),
+            (1.3, 0.95, 1.05),
+            material="vehicle_glass",
+            class_name="construction_vehicle",
+            top="metal_panels",
+            top_tint=yellow,
+        )
+    )
     reach = float(rng.uniform(-0.3, 0.3))
     parts.append(cylinder((0.8, -0.2, 1.4), (2.6, -0.2, 3.3 + reach), 0.24, tint=yellow, segments=6, **options))
     parts.append(cylinder((2.6, -0.2, 3.3 + reach), (3.8, -0.2, 1.4), 0.18, tint=yellow, segments=6, **options))
-    parts.append(box((3.8, -0.2, 0.75), (0.7, 0.9, 0.7), material="dark_metal", class_name="construction_vehicle", taper=(0.5, 1.0)))
+    parts.append(
+        box(
+            (3.8, -0.2, 0.75),
+            (0.7, 0.9, 0.7),
+            material="dark_metal",
+            class_name="construction_vehicle",
+            taper=(0.5, 1.0),
+        )
+    )
     return concatenate(parts)
 
 

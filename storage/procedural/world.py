@@ -35,9 +35,7 @@ class Snapshot:
     table: FaceTable
     moving_mesh: Mesh | None
 
-    def first_hits(
-        self, origins: Float[np.ndarray, "rays 3"], directions: Float[np.ndarray, "rays 3"]
-    ) -> Hits:
+    def first_hits(self, origins: Float[np.ndarray, "rays 3"], directions: Float[np.ndarray, "rays 3"]) -> Hits:
         """Return the first hits of rays; directions are unit vectors."""
         return first_hits_of_both(self.static, self.moving, origins, directions)
 
@@ -110,9 +108,7 @@ class World:
             moving = RayCaster(mesh.corners)
         else:
             mesh, table, moving = None, self._table, RayCaster(np.zeros((0, 3, 3), np.float32))
-        self._latest = Snapshot(
-            time_us=time_us, static=self._caster, moving=moving, table=table, moving_mesh=mesh
-        )
+        self._latest = Snapshot(time_us=time_us, static=self._caster, moving=moving, table=table, moving_mesh=mesh)
         return self._latest
 
 
@@ -137,9 +133,7 @@ def build_world(
     theme = Theme(theme)
     if seed < 0 or duration_s <= 0:
         raise ValueError(f"need seed >= 0 and duration_s > 0, got {seed} and {duration_s}")
-    place_rng, light_rng = (
-        np.random.default_rng(s) for s in np.random.SeedSequence([seed, len(theme)]).spawn(2)
-    )
+    place_rng, light_rng = (np.random.default_rng(s) for s in np.random.SeedSequence([seed, len(theme)]).spawn(2))
     builder = {Theme.STREET: build_street, Theme.AIRSIDE: build_airside}[theme]
     layout = builder(place_rng, duration_s)
     return World(

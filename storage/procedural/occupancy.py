@@ -1,0 +1,146 @@
+"""Dense semantic occupancy in Occ3D's grid, from the surfaces themselves, and what the cameras can see of it."""
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, UInt8
+
+from storage.geometry.transforms import invert_se3
+from storage.procedural.classes import OCC3D_FREE, occ3d_table
+from storage.procedural.mesh import Mesh
+from storage.procedural.world import Snapshot, World
+
+GRID_SHAPE = (200, 200, 16)
+GRID_ORIGIN = (-40.0, -40.0, -1.0)
+VOXEL_SIZE = 0.4
+_SPACING = 0.19
+_HALF_DIAGONAL = VOXEL_SIZE * np.sqrt(3) / 2
+# Where several classes share a voxel the most specific wins: things, then plants and buildings, then flat ground, and
+# last the land that runs on beneath everything.
+_PRIORITY = np.array([13, 20, 21, 16, 17, 18, 22, 24, 25, 14, 15, 2, 3, 4, 1, 6, 5], np.int64)
+
+Grid = UInt8[np.ndarray, "200 200 16"]
+Visibility = Bool[np.ndarray, "200 200 16"]
+
+
+def sample_surface(mesh: Mesh) -> tuple[Float32[np.ndarray, "points 3"], UInt8[np.ndarray, " points"]]:
+    """Return points spread evenly over every face, at most ``_SPACING`` apart on average, and their Occ3D classes."""
+    first, second = mesh.corners[:, 1] - mesh.corners[:, 0], mesh.corners[:, 2] - mesh.corners[:, 0]
+    area = 0.5 * np.linalg.norm(np.cross(first, second), axis=1)
+    counts = np.ceil(area / _SPACING**2).astype(np.int64) + 1
+    face = np.repeat(np.arange(len(mesh)), counts)
+    index = np.arange(len(face)) - np.repeat(np.cumsum(counts) - counts, counts)
+    # The R2 sequence fills a parallelogram evenly; folding its far half gives the triangle.
+    u = ((index + 0.5) * 0.7548776662466927 % 1.0).astype(np.float32)
+    v = ((index + 0.5) * 0.5698402909980532 % 1.0).astype(np.float32)
+    outside = u + v > 1.0
+    u, v = np.where(outside, 1.0 - u, u), np.where(outside, 1.0 - v, v)
+    points = mesh.corners[face, 0] + u[:, None] * first[face] + v[:, None] * second[face]
+    return points.astype(np.float32), occ3d_table()[mesh.class_id[face]]
+
+
+def voxel_centres() -> Float[np.ndarray, "200 200 16 3"]:
+    """Return the centre of every voxel in the ego frame, metres."""
+    axes = [low + VOXEL_SIZE * (np.arange(n) + 0.5) for low, n in zip(GRID_ORIGIN, GRID_SHAPE, strict=True)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), -1)
+
+
+class OccupancyBuilder:
+    """Voxelises one world at many times: the static surfaces are sampled once."""
+
+    def __init__(self, world: World) -> None:
+        """Sample every static face that can fall into a grid along the ego's way."""
+        self._world = world
+        mesh = world.static_mesh
+        low, high = mesh.corners.min(1), mesh.corners.max(1)
+        path = np.array([world.ego_to_world(int(t * 1e6))[:3, 3] for t in np.arange(0.0, world.duration_s + 0.5, 0.5)])
+        reach = 58.0
+        near = np.ones(len(mesh), bool)
+        for axis in (0, 1):
+            near &= (high[:, axis] > path[:, axis].min() - reach) & (low[:, axis] < path[:, axis].max() + reach)
+        near &= (low[:, 2] < 6.0) & (high[:, 2] > -1.5)
+        chosen = np.flatnonzero(near)
+        part = Mesh(
+            corners=mesh.corners[chosen],
+            normals=mesh.normals[chosen],
+            uvs=mesh.uvs[chosen],
+            material=mesh.material[chosen],
+            tint=mesh.tint[chosen],
+            class_id=mesh.class_id[chosen],
+            instance=mesh.instance[chosen],
+        )
+        points, classes = sample_surface(part)
+        kept = np.abs(points[:, 2] - 2.2) < 3.8
+        # Sorted by priority once, so that plain assignment lets the most specific class win.
+        order = np.argsort(_PRIORITY[classes[kept]], kind="stable")
+        self._points, self._classes = points[kept][order], classes[kept][order]
+
+    def occupancy(self, time_us: int) -> Grid:
+        """Return the Occ3D classes, 17 where free, in the grid of the ego frame at a time.
+
+        A voxel is occupied when a surface passes through it. Closed objects are hollow.
+        """
+        snapshot = self._world.snapshot(time_us)
+        world_to_ego = invert_se3(self._world.ego_to_world(time_us))
+        grid = np.full(GRID_SHAPE, OCC3D_FREE, np.uint8)
+        _fill(grid, self._points, self._classes, world_to_ego)
+        if snapshot.moving_mesh is not None:
+            points, classes = sample_surface(snapshot.moving_mesh)
+            order = np.argsort(_PRIORITY[classes], kind="stable")
+            _fill(grid, points[order], classes[order], world_to_ego)
+        return grid
+
+
+def _fill(
+    grid: Grid,
+    points: Float32[np.ndarray, "points 3"],
+    classes: UInt8[np.ndarray, " points"],
+    world_to_ego: Float[np.ndarray, "4 4"],
+) -> None:
+    """Assign classes in order: later points overwrite earlier ones of the same voxel."""
+    scaled = world_to_ego.astype(np.float32)
+    scaled[:3, 3] -= np.asarray(GRID_ORIGIN, np.float32)
+    scaled[:3] /= np.float32(VOXEL_SIZE)
+    index = np.empty((3, len(points)), np.int32)
+    inside = np.ones(len(points), bool)
+    for axis in range(3):
+        coordinate = points @ scaled[axis, :3] + scaled[axis, 3]
+        inside &= (coordinate >= 0) & (coordinate < GRID_SHAPE[axis])
+        index[axis] = coordinate
+    x, y, z = index[:, inside]
+    flat = (x.astype(np.int64) * GRID_SHAPE[1] + y) * GRID_SHAPE[2] + z
+    new = classes[inside]
+    target = grid.reshape(-1)
+    held = target[flat]
+    # A moving thing may stand on ground that is already there; less specific classes never overwrite.
+    stronger = (held == OCC3D_FREE) | (_PRIORITY[np.minimum(held, 16)] <= _PRIORITY[new])
+    target[flat[stronger]] = new[stronger]
+
+
+def camera_visibility(
+    snapshot: Snapshot,
+    ego_to_world: Float[np.ndarray, "4 4"],
+    cameras: list[tuple[Float[np.ndarray, "4 4"], Float[np.ndarray, "3 3"], int, int]],
+) -> Visibility:
+    """Return which voxels at least one camera sees: its centre is in the image and nothing stands well before it.
+
+    Args:
+        snapshot: The world at the reference time.
+        ego_to_world: Ego pose at the reference time, the grid's frame.
+        cameras: ``camera_to_world``, intrinsics, height and width of each camera.
+    """
+    centres = voxel_centres().reshape(-1, 3) @ ego_to_world[:3, :3].T + ego_to_world[:3, 3]
+    visible = np.zeros(len(centres), bool)
+    for camera_to_world, intrinsics, height, width in cameras:
+        todo = np.flatnonzero(~visible)
+        local = (centres[todo] - camera_to_world[:3, 3]) @ camera_to_world[:3, :3]
+        depth = np.maximum(local[:, 2], 1e-6)
+        u = intrinsics[0, 0] * local[:, 0] / depth + intrinsics[0, 2]
+        v = intrinsics[1, 1] * local[:, 1] / depth + intrinsics[1, 2]
+        seen = np.flatnonzero((local[:, 2] > 0.1) & (u >= 0) & (u < width) & (v >= 0) & (v < height))
+        towards = centres[todo[seen]] - camera_to_world[:3, 3]
+        distance = np.linalg.norm(towards, axis=1)
+        directions = (towards / distance[:, None]).astype(np.float32)
+        origins = np.broadcast_to(camera_to_world[:3, 3].astype(np.float32), directions.shape).copy()
+        limit = np.maximum(distance - _HALF_DIAGONAL, 0.0).astype(np.float32)
+        blocked = snapshot.is_occluded(origins, directions, limit)
+        visible[todo[seen[~blocked]]] = True
+    return visible.reshape(GRID_SHAPE)
