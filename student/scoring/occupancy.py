@@ -15,6 +15,7 @@ from student.metrics import bootstrap_statistic
 from student.occupancy import BinaryCounts, best_iou_threshold
 from student.scorecard import NO_GROUND_TRUTH, Baseline, Figure, Section, figure_of, finite_or_none
 
+_REFERENCE = "the true occupancy of the procedural world"
 _INSIDE = "Voxels of the Occ3D grid that some input camera can see."
 _DEFINITIONS: dict[str, tuple[str, str]] = {
     "iou": ("IoU", "Occupied in both, over occupied in either."),
@@ -137,37 +138,20 @@ class OccupancyScores:
             self._counts.setdefault(label, []).append(BinaryCounts.of(predicted, is_occupied))
         self.sample.add(probability, is_occupied)
 
-    def section(self) -> Section:
-        """Return the binary occupancy section."""
-        figures = tuple(self._figure(name) for name in _DEFINITIONS) if self._scenes else ()
-        return Section(
-            name="occupancy",
-            title="Binary occupancy",
-            quality="occupancy",
-            reference="the true occupancy of the procedural world",
-            note=f"{_INSIDE} The threshold was chosen on training scenes, where it reached an IoU of "
-            f"{self.fit.training_iou:.3f}.",
-            unavailable="" if figures else NO_GROUND_TRUTH,
-            figures=figures,
-        )
+    @property
+    def num_frames(self) -> int:
+        """Frames scored."""
+        return len(self._scenes)
 
-    def calibration_section(self) -> Section:
-        """Return the section on how far stated probabilities can be believed."""
-        return Section(
-            name="calibration",
-            title="Calibration of occupancy",
-            quality="calibration",
-            reference="the true occupancy of the procedural world",
-            note=f"{_INSIDE} The calibration map was fitted on training scenes.",
-            unavailable="" if self._scenes else NO_GROUND_TRUTH,
-            figures=self._calibration_figures() if self._scenes else (),
-        )
+    def figures(self) -> tuple[Figure, ...]:
+        """Return the figures of binary occupancy."""
+        return tuple(self._figure(name) for name in _DEFINITIONS)
 
     def calibration_curve(self) -> dict[str, Any] | None:
         """Return the reliability diagram's bins, raw and calibrated, None when there is nothing."""
         if not self._scenes:
             return None
-        bins = {}
+        bins: dict[str, Any] = {}
         for label, probability in (("raw", self.sample.probability), ("calibrated", self._calibrated())):
             found = reliability(probability, self.sample.is_occupied)
             bins[label] = {
@@ -203,7 +187,8 @@ class OccupancyScores:
             baselines=() if name == "recall" else rivals,
         )
 
-    def _calibration_figures(self) -> tuple[Figure, ...]:
+    def calibration_figures(self) -> tuple[Figure, ...]:
+        """Return how far stated probabilities can be believed, raw and calibrated."""
         truth = self.sample.is_occupied
         raw, calibrated = reliability(self.sample.probability, truth), reliability(self._calibrated(), truth)
         ece = "Expected calibration error: mean gap between stated probability and frequency over 15 bins."
@@ -231,6 +216,35 @@ class OccupancyScores:
                 ("brier", "Brier, calibrated", calibrated.brier, brier, (base, Baseline(label="raw", value=raw.brier))),
             )
         )
+
+
+def occupancy_sections(scores: OccupancyScores | None) -> tuple[Section, Section]:
+    """Return the sections on binary occupancy and on its calibration, None where there is no truth to score."""
+    figures: tuple[Figure, ...] = ()
+    calibration_figures: tuple[Figure, ...] = ()
+    chosen = ""
+    if scores is not None and scores.num_frames > 0:
+        figures, calibration_figures = scores.figures(), scores.calibration_figures()
+        chosen = f" It reached an IoU of {scores.fit.training_iou:.3f} there."
+    binary = Section(
+        name="occupancy",
+        title="Binary occupancy",
+        quality="occupancy",
+        reference=_REFERENCE,
+        note=f"{_INSIDE} The density threshold was chosen on training scenes.{chosen}",
+        unavailable="" if figures else NO_GROUND_TRUTH,
+        figures=figures,
+    )
+    calibration = Section(
+        name="calibration",
+        title="Calibration of occupancy",
+        quality="calibration",
+        reference=_REFERENCE,
+        note=f"{_INSIDE} The calibration map was fitted on training scenes.",
+        unavailable="" if figures else NO_GROUND_TRUTH,
+        figures=calibration_figures,
+    )
+    return binary, calibration
 
 
 def _terms(counts: BinaryCounts) -> list[float]:

@@ -6,7 +6,7 @@ from student.occupancy import FREE_LABEL, OccupancyGrid
 from student.open_vocabulary import OCC3D_NAMES
 from student.scoring.depth import DepthReference
 from student.scoring.images import FeatureScores, ImageScores
-from student.scoring.occupancy import OccupancySample, OccupancyScores
+from student.scoring.occupancy import OccupancySample, OccupancyScores, occupancy_sections
 from student.scoring.queries import QueryScores
 from student.scoring.semantics import SemanticScores
 
@@ -116,7 +116,7 @@ def test_occupancy_threshold_and_calibration_come_from_training_voxels():
     for _ in range(6):
         probability, is_occupied = voxels(5000)
         scores.add("s", probability, is_occupied, baselines={"all occupied": np.ones(5000, dtype=bool)})
-    section, calibration = scores.section(), scores.calibration_section()
+    section, calibration = occupancy_sections(scores)
     assert section.figure("iou").value == pytest.approx(fit.training_iou, abs=0.03)
     assert section.figure("iou").baselines[0].value == pytest.approx(0.3, abs=0.02)
     assert section.figure("iou").low <= section.figure("iou").value <= section.figure("iou").high
@@ -129,6 +129,7 @@ def test_occupancy_threshold_and_calibration_come_from_training_voxels():
 def test_a_world_without_both_outcomes_gives_no_threshold():
     sample = OccupancySample(max_per_frame=10, seed=0)
     assert sample.fit("isotonic") is None
+    assert [s.unavailable for s in occupancy_sections(None)] == ["not available: no ground truth"] * 2
     sample.add(np.array([0.5, 0.6]), np.array([False, False]))
     assert sample.fit("isotonic") is None
 

@@ -1,0 +1,344 @@
+"""Score a student frame by frame: first choose on training frames, then measure on held-out ones."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+
+from storage.procedural.classes import SKY_ID, occ3d_table
+from student.data.dataset import nearest
+from student.data.sample import TrainingBatch
+from student.evaluation_config import EvaluationConfig
+from student.evaluation_data import EvaluationFrames, FrameTruth, channels_last, select_views, view_images
+from student.lateral import LateralTruth
+from student.model.voxel_field import VoxelField
+from student.occupancy import FREE_LABEL, OCC3D_GRID, occupancy_probability
+from student.predictor import Predictor, RenderedViews
+from student.scorecard import NO_GROUND_TRUTH, Section
+from student.scoring.depth import DepthReference
+from student.scoring.images import FeatureScores, ImageScores
+from student.scoring.occupancy import OccupancySample, OccupancyScores, occupancy_sections
+from student.scoring.queries import QueryScores
+from student.scoring.semantics import SemanticScores
+from student.training_evidence import TrainingEvidence
+from student.vocabulary import best_voxel_class, pixel_truth
+
+_NO_CLIP = "not available: this variant renders no CLIP features"
+_MAX_TEMPERATURE_PIXELS = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredFrame:
+    """What scoring a frame read and rendered, for pictures.
+
+    Attributes:
+        batch: Inputs, and every camera of the frame as target.
+        views: The same cameras as the student renders them.
+        truth: The true world, None for a recording.
+    """
+
+    batch: TrainingBatch
+    views: RenderedViews
+    truth: FrameTruth | None
+
+
+class Evaluator:
+    """Feeds every score with the held-out frames of one evaluation.
+
+    Args:
+        predictor: The student.
+        config: What to measure.
+        evidence: What training frames gave; nothing is added to it here.
+        clip_temperature: That CLIP was trained with; used where no truth allowed fitting one.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        config: EvaluationConfig,
+        evidence: TrainingEvidence,
+        *,
+        clip_temperature: float | None,
+    ) -> None:
+        self.predictor, self.config, self.evidence = predictor, config, evidence
+        self.vocabulary = evidence.vocabulary
+        self.occupancy_fit = evidence.fit_occupancy()
+        fitted = evidence.fit_temperature()
+        self.temperature = clip_temperature if fitted is None else fitted
+        self.temperature_source = "CLIP checkpoint" if fitted is None else "fitted on training frames"
+        self.masked: dict[str, int] = {}
+        self.timings: dict[str, float] = {}
+        self._seconds_ahead: list[float] = []
+        self._make_scores()
+
+    def _make_scores(self) -> None:
+        seed, no_images = self.config.seed, "not available: this variant renders no images"
+        self._reconstruction = ImageScores(
+            name="reconstruction",
+            title="Reconstruction",
+            reference="the input images",
+            note="The cameras of frame t rendered from the field that frame t was lifted into.",
+            unavailable=no_images,
+            seed=seed,
+        )
+        self._next_frame = ImageScores(
+            name="next_frame",
+            title="Novel view, next frame",
+            reference="the images of the next frame",
+            note="Frame t is lifted, the cameras of frame t+1 are rendered; what moved in between counts as error.",
+            unavailable=no_images,
+            seed=seed,
+        )
+        self._lateral_truth = ImageScores(
+            name="lateral_truth",
+            title="Novel view, moved sideways and up",
+            reference="the procedural world rendered at poses the car never had",
+            note=f"Each camera moved by {self.config.lateral_shift_m} m to the left, to the right and up.",
+            seed=seed,
+            unavailable=NO_GROUND_TRUTH,
+        )
+        self._lateral_teacher = ImageScores(
+            name="lateral_teacher",
+            title="Imitation of the teacher's virtual views",
+            reference="the scene teacher's renders, which are no truth",
+            note="Tells how well the teacher is imitated where no camera ever was, not whether either is right.",
+            seed=seed,
+            unavailable="not available: the teacher rendered no virtual views of these scenes",
+        )
+        self._depths = {
+            name: DepthReference(name=name, title=title, reference=reference, unavailable=reason, seed=seed)
+            for name, title, reference, reason in (
+                (
+                    "depth_lidar",
+                    "Depth against LiDAR",
+                    "LiDAR returns of the frame, by range",
+                    "not available: no LiDAR",
+                ),
+                ("depth_truth", "Depth against the true world", "the procedural world's exact depth", NO_GROUND_TRUTH),
+                (
+                    "depth_teacher",
+                    "Depth against the teacher",
+                    "the scene teacher's depth, which is no truth",
+                    "not available: no teacher depth of these scenes",
+                ),
+            )
+        }
+        self._features = FeatureScores(seed=seed)
+        self._semantics = SemanticScores(seed=seed)
+        self._occupancy: OccupancyScores | None = None
+        if self.occupancy_fit is not None:
+            sample = OccupancySample(max_per_frame=self.config.max_voxels_per_frame, seed=seed + 1)
+            self._occupancy = OccupancyScores(fit=self.occupancy_fit, sample=sample, seed=seed)
+        names = () if self.vocabulary is None else self.vocabulary.prompts.names
+        self._queries = QueryScores(names=names, max_pixels_per_frame=self.config.max_pixels_per_frame, seed=seed)
+
+    # --- held-out frames -------------------------------------------------------------------------------------------
+
+    def score(
+        self, frames: EvaluationFrames, frame: int, *, is_paper_frame: bool, lateral: LateralTruth | None
+    ) -> ScoredFrame:
+        """Score one held-out frame in every way there is a reference for.
+
+        Args:
+            frames: Of the scene.
+            frame: Its index.
+            is_paper_frame: Whether the paper's protocol scores it too.
+            lateral: Renders the true world at poses the car never had, None to leave those out.
+        """
+        batch = frames.camera_views(frame)
+        with self._timed("encode"):
+            field = self.predictor.encode(batch.inputs)
+        with self._timed("render"):
+            views = self.predictor.render(field, batch.cameras)
+        truth = frames.truth(frame)
+        with self._timed("score views"):
+            self._score_images(self._reconstruction, frames.key, views, view_images(batch), None, is_paper_frame)
+            self._score_depth(frames.key, views, batch, truth, is_paper_frame)
+            self._score_features(frames.key, views, batch)
+        with self._timed("other poses"):
+            self._score_other_poses(frames, frame, field, batch, is_paper_frame, lateral)
+        if truth is not None:
+            with self._timed("voxels and words"):
+                self._score_voxels(frames.key, field, truth)
+                self._score_queries(views, batch, truth)
+        return ScoredFrame(batch=batch, views=views, truth=truth)
+
+    def _score_images(
+        self,
+        scores: ImageScores,
+        scene: str,
+        views: RenderedViews,
+        reference: Float32[np.ndarray, "views height width 3"],
+        still: Float32[np.ndarray, "views height width 3"] | None,
+        is_paper_frame: bool,
+    ) -> None:
+        """Score images; ``still`` is what the input cameras saw, where the view is another one."""
+        if views.image is None:
+            return
+        predicted = resized(views.image, reference.shape[1:3])
+        baselines = {} if still is None else {"repeating the input": resized(still, reference.shape[1:3])}
+        mean = self.evidence.mean_image(reference.shape)
+        if mean is not None:
+            baselines["mean training image"] = mean
+        scores.add(scene, predicted, reference, baselines=baselines, is_paper_frame=is_paper_frame)
+
+    def _score_depth(
+        self, scene: str, views: RenderedViews, batch: TrainingBatch, truth: FrameTruth | None, is_paper_frame: bool
+    ) -> None:
+        references = {
+            "depth_lidar": batch.view_targets.lidar_depth[0].numpy(),
+            "depth_teacher": batch.view_targets.teacher_depth[0].numpy(),
+        }
+        if truth is not None:
+            references["depth_truth"] = truth.termination_depth
+        baselines = self.evidence.depths(batch.cameras)
+        for name, reference in references.items():
+            reason = f"{name}: pixels without a reference"
+            self.masked[reason] = self.masked.get(reason, 0) + int(np.sum(~np.isfinite(reference)))
+            self._depths[name].add(
+                scene, views.termination_depth, reference, baselines=baselines, is_paper_frame=is_paper_frame
+            )
+
+    def _score_features(self, scene: str, views: RenderedViews, batch: TrainingBatch) -> None:
+        for source, rendered in views.features.items():
+            if source not in batch.view_targets.features:
+                continue
+            reference = batch.view_targets.features[source][0].permute(0, 2, 3, 1).numpy()
+            height, width = reference.shape[1:3]
+            predicted = np.stack([nearest(view, height, width) for view in rendered])
+            mean = self.evidence.mean_feature(source)
+            self._features.add(scene, source, predicted, reference, mean_feature=mean)
+
+    def _score_other_poses(
+        self,
+        frames: EvaluationFrames,
+        frame: int,
+        field: VoxelField,
+        batch: TrainingBatch,
+        is_paper_frame: bool,
+        lateral: LateralTruth | None,
+    ) -> None:
+        own = channels_last(batch.inputs.images[0, : frames.scene.frozen.num_cameras])
+        if frame + 1 < frames.scene.frozen.num_frames:
+            ahead = frames.camera_views(frame, target_frame=frame + 1)
+            self._seconds_ahead.append(frames.seconds_between(frame, frame + 1))
+            views = self.predictor.render(field, ahead.cameras)
+            self._score_images(self._next_frame, frames.key, views, view_images(ahead), own, is_paper_frame)
+        if frames.has_virtual_views:
+            shifted = frames.virtual_views(frame)
+            views = self.predictor.render(
+                field, select_views(shifted.cameras, slice(shifted.view_targets.num_real, None))
+            )
+            reference = channels_last(shifted.view_targets.virtual_image[0])
+            still = own.repeat(len(reference) // len(own), axis=0)
+            self._score_images(self._lateral_teacher, frames.key, views, reference, still, is_paper_frame)
+        if lateral is not None:
+            for shift in self.config.lateral_shifts:
+                cameras, images = lateral.views(frame, batch.cameras, shift)
+                views = self.predictor.render(field, cameras)
+                self._score_images(self._lateral_truth, frames.key, views, images, own, is_paper_frame)
+
+    def _score_voxels(self, scene: str, field: VoxelField, truth: FrameTruth) -> None:
+        if self._occupancy is None or self.occupancy_fit is None:
+            return
+        visible = np.flatnonzero(truth.is_visible)
+        labels = truth.occupancy.reshape(-1)[visible]
+        density, points = self._density(field, visible)
+        probability = occupancy_probability(density, OCC3D_GRID.voxel_size)
+        baselines = {
+            "all occupied": np.ones(len(labels), dtype=bool),
+            "training prior per voxel": self.evidence.prior.occupied_share(visible) > 0.5,
+        }
+        self._occupancy.add(scene, probability, labels != FREE_LABEL, baselines=baselines)
+        if self.vocabulary is None:
+            return
+        words = np.full(len(labels), FREE_LABEL, np.uint8)
+        held = np.flatnonzero(density > 0)
+        clip = self.predictor.point_features(field, "clip", points[held])
+        words[held] = best_voxel_class(self.vocabulary.cosine(clip))
+        predicted = np.where(probability >= self.occupancy_fit.threshold, words, np.uint8(FREE_LABEL))
+        self._semantics.add(
+            scene, predicted, words, labels, baselines={"training prior per voxel": self.evidence.prior.label(visible)}
+        )
+
+    def _score_queries(self, views: RenderedViews, batch: TrainingBatch, truth: FrameTruth) -> None:
+        if self.vocabulary is None or self.temperature is None:
+            return
+        labels = pixel_truth(truth.semantics, occ3d_table(), SKY_ID)
+        teacher = batch.view_targets.features.get("clip")
+        height, width = labels.shape[1:]
+        student = self.vocabulary.probability(views.features["clip"], self.temperature)
+        if teacher is None:
+            rival = np.full_like(student, np.nan)
+        else:
+            maps = teacher[0].permute(0, 2, 3, 1).numpy()
+            rival = self.vocabulary.probability(np.stack([nearest(m, height, width) for m in maps]), self.temperature)
+        self._queries.add(
+            student.reshape(-1, student.shape[-1]), labels.reshape(-1), teacher=rival.reshape(-1, rival.shape[-1])
+        )
+
+    def _density(
+        self, field: VoxelField, flat_index: Int64[np.ndarray, " n"]
+    ) -> tuple[Float32[np.ndarray, " n"], Float32[np.ndarray, "n 3"]]:
+        return self.predictor.voxel_density(
+            field, OCC3D_GRID, flat_index, samples_per_axis=self.config.voxel_samples_per_axis
+        )
+
+    # --- results ---------------------------------------------------------------------------------------------------
+
+    def sections(self) -> tuple[Section, ...]:
+        """Return every section in reading order."""
+        if self._seconds_ahead:
+            mean = float(np.mean(self._seconds_ahead))
+            self._next_frame.note += f" The next frame is {mean:.2f} s ahead on average."
+        no_voxels = NO_GROUND_TRUTH if self.vocabulary is not None else _NO_CLIP
+        occupancy = occupancy_sections(self._occupancy)
+        return (
+            self._reconstruction.section(),
+            self._next_frame.section(),
+            self._lateral_truth.section(),
+            self._lateral_teacher.section(),
+            *(scores.section() for scores in self._depths.values()),
+            *occupancy,
+            self._semantics.section(unavailable=no_voxels),
+            self._queries.section(unavailable=no_voxels),
+            self._features.section(unavailable="not available: this variant renders no foundation features"),
+        )
+
+    def curves(self) -> dict[str, Any]:
+        """Return the series that the report plots, by section."""
+        found = {name: scores.curve() for name, scores in self._depths.items()}
+        found["calibration"] = None if self._occupancy is None else self._occupancy.calibration_curve()
+        return {name: curve for name, curve in found.items() if curve is not None}
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that was chosen on training frames."""
+        settings: dict[str, Any] = {"voxel_size_m": OCC3D_GRID.voxel_size}
+        if self.occupancy_fit is not None:
+            settings["occupancy"] = self.occupancy_fit.to_json(OCC3D_GRID.voxel_size)
+        if self.vocabulary is not None:
+            settings["prompt_template"] = self.vocabulary.prompts.template
+            settings["temperature"] = self.temperature
+            settings["temperature_source"] = self.temperature_source
+        return settings
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - started
+
+
+def resized(
+    images: Float32[np.ndarray, "views height width channels"], size: tuple[int, ...]
+) -> Float32[np.ndarray, "views new_height new_width channels"]:
+    """Return images resampled with antialiasing to (height, width), not clamped."""
+    if images.shape[1:3] == size:
+        return images
+    tensor = torch.from_numpy(images).permute(0, 3, 1, 2)
+    return channels_last(torch.nn.functional.interpolate(tensor, size=list(size), mode="bilinear", antialias=True))
