@@ -21,8 +21,8 @@ from storage.errors import ErrorKind, MissingTargetError, ProvenanceMismatchErro
 from storage.procedural.classes import CLASSES, NUM_OCC3D_CLASSES, SKY
 from storage.provenance import digest_of, file_digest
 from storage.targets.schema import read_target
+from student.evaluation_config import DEFAULT_TEMPLATE
 
-DEFAULT_TEMPLATE = "a photo of a {}"
 _CHECKED = {".json", ".safetensors", ".txt"}
 
 OCC3D_NAMES: tuple[str, ...] = (

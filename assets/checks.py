@@ -1,0 +1,138 @@
+"""Asset checks: what the stores hold is read back and judged, per partition.
+
+Gates were measured by whoever built a version and are stored with it; audits are measured here, anew, from the arrays.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import dagster as dg
+
+from assets.metadata import spell
+from pipeline.partitions import feature_sources, scenes, variants
+from pipeline.resources import HomeResource
+from storage.audits import Finding, audit_calibration, audit_depth, audit_numbers, audit_sky
+from storage.versioned import Home, StoreVersion
+
+
+class Verdict(NamedTuple):
+    """One line of a check, as people read it."""
+
+    name: str
+    value: str
+    wanted: str
+    where: str
+    passed: bool
+
+
+Judge = Callable[[Home, StoreVersion], Sequence[Verdict] | None]
+"""Judge one version; None where there is nothing to judge."""
+
+GATED: dict[str, dg.PartitionsDefinition] = {
+    "nerf_teacher": scenes,
+    "teacher_depth": scenes,
+    "virtual_views": scenes,
+    "teacher_features": scenes,
+    "sky_mask": scenes,
+    "depth_anything_features": scenes,
+    "dinov2_features": scenes,
+    "clip_features": scenes,
+    "feature_basis": feature_sources,
+    "student_checkpoint": variants,
+}
+"""Assets whose builder measures a quality gate, and their partitions."""
+
+
+def read_gate(home: Home, version: StoreVersion) -> list[Verdict] | None:
+    """Return the stored outcome of a version's quality gate, or None where it has none."""
+    quality: Any = home.metrics(version).get("quality")
+    if quality is None:
+        return None
+    return [
+        Verdict(name, spell(check["value"]), spell(check["threshold"]), "", bool(check["passed"]))
+        for name, check in quality["checks"].items()
+    ]
+
+
+def by_audit(audit: Callable[[Home, StoreVersion], Sequence[Finding]]) -> Judge:
+    """Return the judge that measures anew."""
+
+    def judge(home: Home, version: StoreVersion) -> list[Verdict]:
+        return [
+            Verdict(f.name, spell(f.value), f"{_SIGNS[f.wanted]} {spell(f.threshold)}", f.where, f.passed)
+            for f in audit(home, version)
+        ]
+
+    return judge
+
+
+_SIGNS = {"at_least": "≥", "at_most": "≤"}
+
+AUDITS: tuple[tuple[str, str, Judge, str], ...] = (
+    ("scene", "calibration", by_audit(audit_calibration), "Rig rigid, LiDAR inside the images, exposures in time."),
+    ("sky_mask", "sky_is_above", by_audit(audit_sky), "Not everywhere, hardly any in the lowest quarter."),
+    ("teacher_depth", "depth_is_sound", by_audit(audit_depth), "Positive or NaN, much defined, opacity in [0, 1]."),
+    ("virtual_views", "depth_is_sound", by_audit(audit_depth), "The same for views the car never had."),
+    *(
+        (kind, "numbers_are_finite", by_audit(audit_numbers), "No NaN and no infinity.")
+        for kind in ("depth_anything_features", "dinov2_features", "clip_features")
+    ),
+)
+"""Asset, check, judge and description."""
+
+
+def define_check(asset: str, name: str, judge: Judge, partitions: dg.PartitionsDefinition, description: str) -> Any:  # noqa: ANN401
+    """Return an asset check that judges the current version of each partition of the run."""
+
+    @dg.asset_check(asset=asset, name=name, partitions_def=partitions, description=description)
+    def check(context: dg.AssetCheckExecutionContext, home: HomeResource) -> dg.AssetCheckResult:
+        opened, of_run = home.open(), context.op_execution_context
+        judged = {
+            key: _judge_partition(opened, asset, key, judge)
+            for key in of_run.partition_keys
+            if opened.latest(asset, key) is not None  # a partition that failed has its own error
+        }
+        if of_run.has_partition_key_range:
+            for event in _one_event_each(asset, name, judged):
+                context.log_event(event)
+        passed = all(ok for ok, _ in judged.values())
+        metadata = {key: table for key, (_, table) in judged.items()} or {"note": "nothing was materialised"}
+        return dg.AssetCheckResult(passed=passed, severity=dg.AssetCheckSeverity.WARN, metadata=metadata)
+
+    return check
+
+
+def all_checks() -> list[Any]:
+    """Return every asset check."""
+    gates = [
+        define_check(
+            asset, "quality_gate", read_gate, partitions, "What its builder measured; training sets refuse a failure."
+        )
+        for asset, partitions in GATED.items()
+    ]
+    audits = [define_check(asset, name, judge, scenes, description) for asset, name, judge, description in AUDITS]
+    return [*gates, *audits]
+
+
+def _judge_partition(home: Home, kind: str, partition: str, judge: Judge) -> tuple[bool, dg.MetadataValue]:
+    verdicts = judge(home, home.require(kind, partition))
+    if verdicts is None:
+        return True, dg.MetadataValue.text("no gate was measured")
+    rows = [f"| {v.name} | {v.value} | {v.wanted} | {v.where} | {'✓' if v.passed else '✗'} |" for v in verdicts]
+    table = "\n".join(["| figure | value | wanted | where | passed |", "|---|---|---|---|---|", *rows])
+    return all(v.passed for v in verdicts), dg.MetadataValue.md(table)
+
+
+def _one_event_each(
+    asset: str, name: str, judged: dict[str, tuple[bool, dg.MetadataValue]]
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """Yield one outcome per partition of a run over several: the check's own result counts for all of them at once."""
+    for key, (passed, table) in judged.items():
+        yield dg.AssetCheckEvaluation(
+            asset_key=dg.AssetKey(asset),
+            check_name=name,
+            passed=passed,
+            metadata={key: table},
+            severity=dg.AssetCheckSeverity.WARN,
+            partition=key,
+        )

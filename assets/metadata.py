@@ -1,0 +1,66 @@
+"""What the UI shows of a materialised version: a picture, its figures, its gate, and where to find it."""
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from storage.errors import IntegrityError
+from storage.targets.thumbnails import thumbnail_jpeg
+from storage.versioned import Home, Materialized
+
+_MAX_TABLE_ROWS = 60
+
+
+def describe(home: Home, materialized: Materialized) -> dict[str, Any]:
+    """Return Dagster metadata of a version.
+
+    Numbers are entries of their own, so that the UI draws their trend; nested figures are one JSON entry each.
+    """
+    version, provenance = materialized.version, home.provenance(materialized.version)
+    described: dict[str, Any] = {
+        "store": dg.MetadataValue.path(home.url(version)),
+        "snapshot": version.snapshot_id,
+        "digest": version.digest,
+        "reused": materialized.reused,
+        "wall_time_s": provenance.wall_time_s,
+        "licence": provenance.licence,
+        "inputs": dg.MetadataValue.json([f"{i.kind}/{i.partition}@{i.digest[:12]}" for i in provenance.inputs]),
+    }
+    described |= _preview(home, materialized)
+    described |= _gate_table(materialized.metrics)
+    for name, value in materialized.metrics.items():
+        if name != "quality" and value is not None:
+            described[f"figure/{name}"] = dg.MetadataValue.json(value) if isinstance(value, list | dict) else value
+    return described
+
+
+def _preview(home: Home, materialized: Materialized) -> dict[str, Any]:
+    try:
+        picture = thumbnail_jpeg(home, materialized.version)
+    except IntegrityError as error:  # the version is published and its reader will refuse it: say so, do not fail here
+        return {"preview": f"cannot be drawn: {error}"}
+    if picture is None:
+        return {}
+    data = base64.b64encode(picture).decode()
+    return {"preview": dg.MetadataValue.md(f"![{materialized.version.kind}](data:image/jpeg;base64,{data})")}
+
+
+def _gate_table(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    quality = metrics.get("quality")
+    if not quality:
+        return {}
+    rows = [
+        f"| {name} | {spell(check['value'])} | {spell(check['threshold'])} | {'✓' if check['passed'] else '✗'} |"
+        for name, check in list(quality["checks"].items())[:_MAX_TABLE_ROWS]
+    ]
+    table = "\n".join(["| check | value | wanted | passed |", "|---|---|---|---|", *rows])
+    return {"quality_gate": dg.MetadataValue.md(table), "gate_passed": bool(quality["passed"])}
+
+
+def spell(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    """Return a figure for people: four significant digits, or a hyphen where it is undefined."""
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

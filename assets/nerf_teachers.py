@@ -1,0 +1,169 @@
+"""The per-scene field and what is rendered from it, made by nerfstudio in its own environment.
+
+One worker process does all the selected steps of a scene, because starting nerfstudio takes as long as a render.
+"""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster._core.errors import DagsterPipesExecutionError  # not exported, but what PipesSubprocessClient raises
+
+from assets.declarations import GPU_POOL, declare
+from assets.failures import INFRASTRUCTURE_RETRIES, stops_retries
+from assets.metadata import describe
+from pipeline.partitions import scenes
+from pipeline.presets import PipelineConfig
+from pipeline.progress import ProgressLog
+from pipeline.resources import HomeResource, NerfstudioEnvironment
+from pipeline.run_config import RunSelector
+from storage.versioned import Home, Materialized
+from teachers.nerf.task import KIND_OF, Action, NerfStep, NerfTask, read_result
+
+ONE_SCENE_A_RUN = dg.BackfillPolicy.multi_run(max_partitions_per_run=1)
+"""A fit takes minutes to hours: one scene that fails, or a machine that dies, must cost no other scene."""
+
+_FIELD = ("teachers.nerf", "storage.geometry", "storage.scenes")
+_EXIT_CODE = re.compile(r"code (-?\d+)")
+
+
+def _declare(kinds: set[str]) -> dict[str, Any]:
+    declared = declare(group="scene_teacher", kinds=kinds, modules=_FIELD, partitions_def=scenes)
+    return {name: value for name, value in declared.items() if name not in ("retry_policy",)}
+
+
+@dg.multi_asset(
+    specs=[
+        dg.AssetSpec(
+            "nerf_teacher",
+            deps=["scene", "sky_mask"],
+            description=(
+                "A neural field of one scene, fitted by nerfstudio to images, LiDAR and sky masks. Its gate holds "
+                "PSNR of held-out frames, depth against held-out LiDAR and opacity of the sky."
+            ),
+            **_declare({"pytorch", "nerfstudio"}),
+        ),
+        dg.AssetSpec(
+            "teacher_depth",
+            deps=["nerf_teacher"],
+            description="Termination depth and opacity at every training camera, rendered from the field.",
+            **_declare({"nerfstudio", "zarr"}),
+        ),
+        dg.AssetSpec(
+            "virtual_views",
+            deps=["nerf_teacher"],
+            description="Images and depth at poses the car never had: 1 m to the left, to the right and above.",
+            **_declare({"nerfstudio", "zarr"}),
+        ),
+    ],
+    name="scene_teacher",
+    can_subset=True,
+    pool=GPU_POOL,
+    backfill_policy=ONE_SCENE_A_RUN,
+    retry_policy=INFRASTRUCTURE_RETRIES,
+)
+def scene_teacher(
+    context: dg.AssetExecutionContext,
+    config: RunSelector,
+    home: HomeResource,
+    progress: dg.ResourceParam[ProgressLog],
+    nerfstudio: NerfstudioEnvironment,
+    pipes: dg.PipesSubprocessClient,
+) -> Iterator[dg.MaterializeResult]:
+    """Fit the field of a scene and render depth and virtual views from it, as far as selected."""
+    settings = config.resolve(home.open().root)
+    selected = {key.path[-1] for key in context.selected_asset_keys}
+    actions: list[Action] = ["fit", "render_depth", "render_virtual_views"]
+    steps = tuple(_step(action, settings) for action in actions if KIND_OF[action] in selected)
+    results = run_worker(context, home.open(), steps, nerfstudio, pipes, progress)
+    for action, materialized in results.items():
+        yield _result(home.open(), KIND_OF[action], materialized)
+
+
+@dg.asset(
+    **declare(
+        group="scene_teacher",
+        kinds={"nerfstudio", "zarr"},
+        modules=_FIELD,
+        pool=GPU_POOL,
+        partitions_def=scenes,
+        backfill_policy=ONE_SCENE_A_RUN,
+    ),
+    deps=["nerf_teacher", "dinov2_features", "clip_features"],
+    description="Foundation features lifted into the scene's field and rendered back: consistent between views.",
+)
+def teacher_features(
+    context: dg.AssetExecutionContext,
+    config: RunSelector,
+    home: HomeResource,
+    progress: dg.ResourceParam[ProgressLog],
+    nerfstudio: NerfstudioEnvironment,
+    pipes: dg.PipesSubprocessClient,
+) -> Iterator[dg.MaterializeResult]:
+    """Distil image features into the field of a scene and render them."""
+    steps = (_step("render_features", config.resolve(home.open().root)),)
+    results = run_worker(context, home.open(), steps, nerfstudio, pipes, progress)
+    yield _result(home.open(), "teacher_features", results["render_features"])
+
+
+def run_worker(
+    context: dg.AssetExecutionContext,
+    home: Home,
+    steps: tuple[NerfStep, ...],
+    nerfstudio: NerfstudioEnvironment,
+    pipes: dg.PipesSubprocessClient,
+    progress: ProgressLog,
+) -> dict[str, Materialized]:
+    """Run steps on the scene of this run in nerfstudio's environment, and return what they made, by action.
+
+    Raises:
+        dagster.Failure: For the worker's typed errors, and if the environment is missing; no retry helps there.
+        DagsterPipesExecutionError: If the worker died without saying why.
+    """
+    scene_key = context.partition_key
+    with stops_retries(home, scene_key), tempfile.TemporaryDirectory() as folder:
+        result_file = Path(folder) / "result.json"
+        task = NerfTask(
+            home_root=str(home.root),
+            store_url=home.store_url,
+            scene_key=scene_key,
+            steps=steps,
+            result_file=str(result_file),
+        )
+        progress.reporter(context.log, KIND_OF[steps[0].action], scene_key)("start", 0.0, {})
+        try:
+            pipes.run(context=context, command=nerfstudio.command(), env=nerfstudio.variables(), extras=task.to_json())
+        except DagsterPipesExecutionError as error:
+            if result_file.is_file():
+                read_result(result_file)  # raises the worker's own error, where it left one
+            if not _was_killed(error):
+                raise RuntimeError(f"{error}; its traceback is in the step's stderr") from error
+            raise
+        return read_result(result_file)
+
+
+def _was_killed(error: DagsterPipesExecutionError) -> bool:
+    """Return whether a worker ended by a signal: the machine's doing, not its own."""
+    code = _EXIT_CODE.search(str(error))
+    return code is not None and (int(code.group(1)) < 0 or int(code.group(1)) > 128)
+
+
+def _step(action: Action, settings: PipelineConfig) -> NerfStep:
+    configs = {
+        "fit": settings.nerf,
+        "render_depth": settings.teacher_depth,
+        "render_virtual_views": settings.virtual_views,
+        "render_features": settings.teacher_features,
+    }
+    return NerfStep(action=action, config=configs[action])
+
+
+def _result(home: Home, asset: str, materialized: Materialized) -> dg.MaterializeResult:
+    return dg.MaterializeResult(
+        asset_key=asset,
+        metadata=describe(home, materialized),
+        data_version=dg.DataVersion(materialized.version.digest),
+    )

@@ -1,0 +1,112 @@
+"""Recordings and scenes: what everything else is made from."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from assets.declarations import declare
+from assets.partition_runs import materialize_each
+from pipeline.partitions import add_scene_partitions, scenes
+from pipeline.progress import ProgressLog
+from pipeline.resources import HomeResource
+from pipeline.run_config import RunSelector
+from storage.keys import SceneKey
+
+LIGHT_BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=8)
+"""Short steps: starting a process for each scene would cost more than the step."""
+
+
+@dg.asset(
+    **declare(group="recordings", kinds={"python", "nuscenes"}, modules=["storage.procedural"]),
+    description=(
+        "Procedural drives in the nuScenes v1.0 layout with their exact ground truth, and the partitions of their "
+        "scenes. Not needed for real recordings, which `distillnerf ingest` registers."
+    ),
+)
+def procedural_recordings(
+    context: dg.AssetExecutionContext,
+    config: RunSelector,
+    home: HomeResource,
+    progress: dg.ResourceParam[ProgressLog],
+) -> dg.MaterializeResult:
+    """Generate drives, register them as a source and add a partition for each scene."""
+    from storage.procedural.run import generate_dataset
+
+    procedural = config.resolve(home.open().root).procedural
+    report = progress.reporter(context.log, "procedural_recordings", procedural.dataset)
+    root = home.open().root / "recordings" / procedural.dataset
+    keys = generate_dataset(home.open(), root, procedural, on_progress=report)
+    add_scene_partitions(context.instance, [str(key) for key in keys])
+    metadata = {"root": dg.MetadataValue.path(str(root)), "scenes": dg.MetadataValue.json([str(key) for key in keys])}
+    return dg.MaterializeResult(metadata=metadata)
+
+
+scene_truth = dg.AssetSpec(
+    "scene_truth",
+    group_name="recordings",
+    kinds={"zarr", "icechunk"},
+    owners=["team:perception-data"],
+    partitions_def=scenes,
+    deps=["procedural_recordings"],
+    description=(
+        "Exact depth, semantics, instances and occupancy of procedural scenes. Written by `procedural_recordings`; "
+        "read by evaluation alone, the training loader refuses it."
+    ),
+)
+
+
+@dg.asset(
+    **declare(
+        group="scenes",
+        kinds={"zarr", "icechunk", "nuscenes"},
+        modules=["storage.ingest", "storage.scenes"],
+        partitions_def=scenes,
+        backfill_policy=LIGHT_BACKFILL,
+    ),
+    description=(
+        "One recorded scene: images as recorded, intrinsics, rig, ego poses at every exposure, LiDAR in the ego frame, "
+        "timestamps, boxes, and the SHA-256 of every raw file."
+    ),
+)
+def scene(
+    context: dg.AssetExecutionContext,
+    config: RunSelector,
+    home: HomeResource,
+    progress: dg.ResourceParam[ProgressLog],
+) -> Iterator[dg.MaterializeResult]:
+    """Ingest scenes from their registered source."""
+    from storage.ingest.run import ingest_scene
+
+    settings = config.resolve(home.open().root).ingest
+    yield from materialize_each(
+        context, home, progress, lambda at, key, tell: ingest_scene(at, SceneKey.parse(key), settings, on_progress=tell)
+    )
+
+
+@dg.asset(
+    **declare(
+        group="scenes",
+        kinds={"zarr", "icechunk"},
+        modules=["storage.targets.images"],
+        partitions_def=scenes,
+        backfill_policy=LIGHT_BACKFILL,
+    ),
+    deps=["scene"],
+    description="Every image of a scene at the size that the student reads, with intrinsics scaled to it.",
+)
+def input_images(
+    context: dg.AssetExecutionContext,
+    config: RunSelector,
+    home: HomeResource,
+    progress: dg.ResourceParam[ProgressLog],
+) -> Iterator[dg.MaterializeResult]:
+    """Resize the images of scenes."""
+    from storage.targets.images import resize_scene_images
+
+    size = config.resolve(home.open().root).input_images
+    yield from materialize_each(
+        context,
+        home,
+        progress,
+        lambda at, key, tell: resize_scene_images(at, SceneKey.parse(key), size, on_progress=tell),
+    )

@@ -1,0 +1,96 @@
+"""Dagster resources, and the one place that reads environment variables."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from pipeline.environments import nerf_worker_command, nerf_worker_environment, nerfstudio_python
+from pipeline.progress import ProgressLog
+from storage.versioned import Home
+
+HOME_VARIABLE = "DISTILLNERF_HOME"
+STORE_URL_VARIABLE = "DISTILLNERF_STORE_URL"
+NERFSTUDIO_PYTHON_VARIABLE = "DISTILLNERF_NERFSTUDIO_PYTHON"
+NERF_THREADS_VARIABLE = "DISTILLNERF_NERF_THREADS"
+
+
+class HomeResource(dg.ConfigurableResource):
+    """Where everything that a run writes lives."""
+
+    root: str = Field(description="Local folder of the home: stores, artifacts, catalogue, locks.")
+    store_url: str = Field(default="", description="Where array stores live instead, as s3://bucket/prefix.")
+
+    def open(self) -> Home:
+        """Return the home."""
+        return Home(Path(self.root), store_url=self.store_url or None)
+
+
+class NerfstudioEnvironment(dg.ConfigurableResource):
+    """The second Python environment, in which scene fields are fitted and rendered."""
+
+    python: str = Field(default="", description="Its interpreter; empty for .venv-nerfstudio of the project.")
+    threads: int | None = Field(default=None, description="Threads that a worker may take; empty for all cores.")
+
+    def command(self) -> list[str]:
+        """Return the worker's command line.
+
+        Raises:
+            EnvironmentMissingError: If the environment is not built.
+        """
+        return nerf_worker_command(nerfstudio_python(self.python))
+
+    def variables(self) -> dict[str, str]:
+        """Return the environment variables that a worker gets beside those of this process."""
+        return nerf_worker_environment(self.threads)
+
+
+def default_resources(progress: ProgressLog | None = None) -> dict[str, Any]:
+    """Return the resources of a process that Dagster started: everything comes from the environment.
+
+    The home has no default: materialising into a forgotten folder would be a silent mistake. It is resolved when an
+    asset runs, so that loading the definitions needs no variable.
+    """
+    threads = os.environ.get(NERF_THREADS_VARIABLE)
+    progress = progress or ProgressLog()
+    return {
+        "home": HomeResource(root=dg.EnvVar(HOME_VARIABLE), store_url=os.environ.get(STORE_URL_VARIABLE, "")),
+        "nerfstudio": NerfstudioEnvironment(
+            python=os.environ.get(NERFSTUDIO_PYTHON_VARIABLE, ""), threads=int(threads) if threads else None
+        ),
+        "progress": progress,
+        "pipes": dg.PipesSubprocessClient(message_reader=progress.message_reader()),
+    }
+
+
+def home_from_environment(home: Path | None) -> Path:
+    """Return the home that a command was given, or that of the environment.
+
+    Raises:
+        ValueError: If neither names one.
+    """
+    if home is not None:
+        return home.expanduser().absolute()
+    named = os.environ.get(HOME_VARIABLE)
+    if not named:
+        raise ValueError(f"no home: give --home DIR or set {HOME_VARIABLE}")
+    return Path(named).expanduser().absolute()
+
+
+def store_url_from_environment() -> str | None:
+    """Return where array stores live, if not under the home."""
+    return os.environ.get(STORE_URL_VARIABLE) or None
+
+
+def dagster_environment(home: Path, *, nerf_threads: int | None = None) -> dict[str, str]:
+    """Return the environment of a Dagster process that works on one home."""
+    own: Mapping[str, str] = {
+        "DAGSTER_HOME": str(home / "dagster"),
+        HOME_VARIABLE: str(home),
+        "DAGSTER_DISABLE_TELEMETRY": "1",
+    }
+    threads = {} if nerf_threads is None else {NERF_THREADS_VARIABLE: str(nerf_threads)}
+    return {**os.environ, **own, **threads}
