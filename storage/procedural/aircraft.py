@@ -7,23 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from storage.procedural.mesh import (
-    Colour,
-    Mesh,
-    Point,
-    box,
-    concatenate,
-    cylinder,
-    panel,
-    ring,
-    tube,
-)
+from storage.procedural.mesh import Colour, Mesh, Point, Surface, concatenate
+from storage.procedural.solids import box, cylinder, panel, ring, tube
 from storage.procedural.vehicles import wheel
 
 _LIVERIES: tuple[Colour, ...] = (
-    (0.75, 0.16, 0.18), (0.12, 0.26, 0.58), (0.10, 0.48, 0.46), (0.92, 0.62, 0.12), (0.36, 0.20, 0.50),
+    (0.75, 0.16, 0.18),
+    (0.12, 0.26, 0.58),
+    (0.10, 0.48, 0.46),
+    (0.92, 0.62, 0.12),
+    (0.36, 0.20, 0.50),
     (0.16, 0.42, 0.24),
-)  # fmt: skip
+)
 _GREY: Colour = (0.72, 0.73, 0.75)
 
 
@@ -58,25 +53,35 @@ def _aerofoil(root: Point, chord: float, thickness: float) -> np.ndarray:
 
 
 def _surface(sections: list[np.ndarray], material: str, tint: Colour) -> Mesh:
-    return tube(np.array(sections), material=material, class_name="aircraft", tint=tint, smooth=False)
+    return tube(np.array(sections), Surface(material, "aircraft", tint), smooth=False)
 
 
 def _fuselage(shape: AircraftShape) -> list[Mesh]:
     half, r = shape.length / 2, shape.radius
     stations = [  # share of the half length, radius share, axis lift
-        (-1.0, 0.08, 0.62), (-0.93, 0.22, 0.55), (-0.75, 0.58, 0.32), (-0.55, 0.88, 0.1), (-0.42, 1, 0),
-        (0.0, 1, 0), (0.70, 1, 0), (0.82, 0.93, -0.05), (0.91, 0.72, -0.14), (0.97, 0.42, -0.24),
+        (-1.0, 0.08, 0.62),
+        (-0.93, 0.22, 0.55),
+        (-0.75, 0.58, 0.32),
+        (-0.55, 0.88, 0.1),
+        (-0.42, 1, 0),
+        (0.0, 1, 0),
+        (0.70, 1, 0),
+        (0.82, 0.93, -0.05),
+        (0.91, 0.72, -0.14),
+        (0.97, 0.42, -0.24),
         (1.0, 0.06, -0.30),
-    ]  # fmt: skip
+    ]
     rings = [ring((half * x, 0, shape.axle + lift * r), r * share, 20, axis="x") for x, share, lift in stations]
-    parts = [tube(np.stack(rings), material="fuselage", class_name="aircraft", unit=True)]
+    parts = [tube(np.stack(rings), Surface("fuselage", "aircraft"), unit=True)]
     for side in (1.0, -1.0):
         x, z = half * 0.895, shape.axle + 0.42 * r
         glass: list[Point] = [
-            (x, side * 0.62 * r, z), (x + 0.35 * r, side * 0.08 * r, z - 0.02 * r),
-            (x + 0.10 * r, side * 0.06 * r, z + 0.28 * r), (x - 0.10 * r, side * 0.52 * r, z + 0.28 * r),
-        ]  # fmt: skip
-        parts.append(panel(glass, material="vehicle_glass", class_name="aircraft"))
+            (x, side * 0.62 * r, z),
+            (x + 0.35 * r, side * 0.08 * r, z - 0.02 * r),
+            (x + 0.10 * r, side * 0.06 * r, z + 0.28 * r),
+            (x - 0.10 * r, side * 0.52 * r, z + 0.28 * r),
+        ]
+        parts.append(panel(glass, Surface("vehicle_glass", "aircraft")))
     return parts
 
 
@@ -84,10 +89,9 @@ def _engine(x: float, y: float, z: float, radius: float, tint: Colour) -> list[M
     stations = ((-2.3, 0.55), (-1.2, 0.85), (0.2, 1.0), (1.1, 1.0), (1.4, 0.90))
     rings = [ring((x + dx, y, z), radius * share, 14, axis="x") for dx, share in stations]
     nacelle = tube(
-        np.stack(rings), material="metal_panels", class_name="aircraft", tint=tint,
-        cap_material="wheel", cap_tint=(0.35, 0.35, 0.38),
-    )  # fmt: skip
-    pylon = box((x - 0.9, y, z + radius * 0.7), (2.6, 0.25, 0.8), material="metal_panels", class_name="aircraft")
+        np.stack(rings), Surface("metal_panels", "aircraft", tint), cap=Surface("wheel", "aircraft", (0.35, 0.35, 0.38))
+    )
+    pylon = box((x - 0.9, y, z + radius * 0.7), (2.6, 0.25, 0.8), Surface("metal_panels", "aircraft"))
     return [nacelle, pylon]
 
 
@@ -96,10 +100,12 @@ def _gear(shape: AircraftShape) -> list[Mesh]:
     for x, y, radius in ((shape.length * 0.36, 0.0, 0.38), (-1.2, 2.9, 0.55), (-1.2, -2.9, 0.55)):
         parts.append(
             cylinder(
-                (x, y, radius), (x, y, shape.axle - 0.4 * shape.radius), 0.13,
-                material="dark_metal", class_name="aircraft", tint=(0.85, 0.85, 0.86),
+                (x, y, radius),
+                (x, y, shape.axle - 0.4 * shape.radius),
+                0.13,
+                Surface("dark_metal", "aircraft", (0.85, 0.85, 0.86)),
             )
-        )  # fmt: skip
+        )
         for side in (0.42, -0.42):
             parts.append(wheel(x, side + 0.0, radius, "aircraft", width=0.3))
             parts[-1].corners[..., 1] += y
@@ -125,7 +131,7 @@ def airliner(rng: np.random.Generator, shape: AircraftShape | None = None) -> Me
             (end[0] - 1.9, end[1] + side * 0.35, end[2] + 1.7),
             (end[0] - 1.0, end[1] + side * 0.3, end[2] + 1.7),
         ]
-        parts.append(panel(fence, material="livery", class_name="aircraft", tint=colour, unit=True))
+        parts.append(panel(fence, Surface("livery", "aircraft", colour), unit=True))
         tail_root = (-half * 0.80, side * 0.1, axle + 0.55 * r)
         tail_end = (-half * 0.95, side * tip * 0.36, axle + 0.8 * r)
         stabiliser = [_aerofoil(tail_root, 3.6, 0.35), _aerofoil(tail_end, 1.5, 0.14)]
@@ -146,6 +152,6 @@ def airliner(rng: np.random.Generator, shape: AircraftShape | None = None) -> Me
     ]
     for y in (0.14, -0.14):
         points = [(px, y * (1 if pz < top else 0.4), pz) for px, _, pz in fin]
-        parts.append(panel(points, material="livery", class_name="aircraft", tint=colour, unit=True))
+        parts.append(panel(points, Surface("livery", "aircraft", colour), unit=True))
     parts += _gear(shape)
     return concatenate(parts)

@@ -4,18 +4,10 @@ import numpy as np
 
 from storage.procedural import aircraft, furniture, ground, nature, people, vehicles
 from storage.procedural import ground_support as gse
-from storage.procedural.layout import Layout
-from storage.procedural.mesh import (
-    Colour,
-    Mesh,
-    box,
-    concatenate,
-    cylinder,
-    panel,
-    placement,
-    transformed,
-)
 from storage.procedural.buildings import warehouse
+from storage.procedural.layout import Layout
+from storage.procedural.mesh import Colour, Mesh, Surface, concatenate, placement, transformed
+from storage.procedural.solids import box, cylinder, panel
 from storage.procedural.traffic import (
     AlongRoad,
     Road,
@@ -36,7 +28,7 @@ _GAIT_PHASES = 8
 
 
 def _marking(layout: Layout, s: tuple[float, float], d: tuple[float, float], tint: Colour) -> None:
-    layout.stuff.append(ground.patch(layout.road, s, d, tint=tint, class_name="apron_marking"))
+    layout.stuff.append(ground.patch(layout.road, s, d, Surface("road_paint", "apron_marking", tint)))
 
 
 def _surfaces(layout: Layout, ends: tuple[float, float]) -> None:
@@ -48,9 +40,7 @@ def _surfaces(layout: Layout, ends: tuple[float, float]) -> None:
             ends,
             (_TERMINAL - 2, _TAXIWAY + 16),
             0.0,
-            material="apron",
-            class_name="driveable_surface",
-            tint=(shade, shade, shade * 0.98),
+            Surface("apron", "driveable_surface", (shade, shade, shade * 0.98)),
             step=12.0,
         )
     )
@@ -60,13 +50,11 @@ def _surfaces(layout: Layout, ends: tuple[float, float]) -> None:
             ends,
             (-_LANE / 2 - 0.6, _LANE * 1.5 + 0.6),
             0.003,
-            material="asphalt",
-            class_name="driveable_surface",
-            tint=(1.05, 1.05, 1.05),
+            Surface("asphalt", "driveable_surface", (1.05, 1.05, 1.05)),
         )
     )
     for offset in (-_LANE / 2, _LANE * 1.5):
-        layout.stuff.append(ground.line(road, ends, offset, width=0.18, class_name="lane_marking"))
+        layout.stuff.append(ground.line(road, ends, offset, width=0.18))
     layout.stuff += ground.dashes(road, ends, _LANE / 2, on=2.0, off=4.0)
     for offset in (_TAXIWAY - 0.1, _TAXIWAY + 12.0, _TAXIWAY + 12.4):
         _marking(layout, ends, (offset, offset + 0.22), _YELLOW)
@@ -75,43 +63,40 @@ def _surfaces(layout: Layout, ends: tuple[float, float]) -> None:
         dark = float(rng.uniform(0.35, 0.6))
         layout.stuff.append(
             ground.disc(
-                road,
-                s,
-                d,
-                float(rng.uniform(0.3, 1.1)),
-                material="apron",
-                tint=(dark, dark, dark),
-                class_name="driveable_surface",
+                road, s, d, float(rng.uniform(0.3, 1.1)), Surface("apron", "driveable_surface", (dark, dark, dark))
             )
         )
 
 
 def _jet_bridge(layout: Layout, s: float, reach: float) -> None:
     """Add a covered bridge from the terminal to an aircraft's door, high over the road."""
-    options = {"class_name": "jet_bridge"}
     length = reach - _TERMINAL
     middle = (reach + _TERMINAL) / 2
     tunnel = concatenate(
         [
-            box((0, 0, 3.9), (length, 2.6, 2.7), material="metal_panels", **options),
-            box((0, 0, 4.8), (length * 0.96, 2.64, 1.0), material="vehicle_glass", **options),
-            box((length / 2, 0, 3.5), (2.8, 3.4, 3.4), material="metal_panels", tint=(0.7, 0.75, 0.8), **options),
-            cylinder((length / 2 - 2.6, 0, 0.6), (length / 2 - 2.6, 0, 3.9), 0.32, material="dark_metal", tint=(0.85, 0.85, 0.87), **options),
-            box((length / 2 - 2.6, 0, 0.0), (1.0, 2.4, 0.8), material="hazard_stripes", **options),
-            box((-length / 2 + 1.2, 0, 0), (1.4, 1.8, 3.9), material="concrete", **options),
+            box((0, 0, 3.9), (length, 2.6, 2.7), Surface("metal_panels", "jet_bridge")),
+            box((0, 0, 4.8), (length * 0.96, 2.64, 1.0), Surface("vehicle_glass", "jet_bridge")),
+            box((length / 2, 0, 3.5), (2.8, 3.4, 3.4), Surface("metal_panels", "jet_bridge", (0.7, 0.75, 0.8))),
+            cylinder(
+                (length / 2 - 2.6, 0, 0.6),
+                (length / 2 - 2.6, 0, 3.9),
+                0.32,
+                Surface("dark_metal", "jet_bridge", (0.85, 0.85, 0.87)),
+            ),
+            box((length / 2 - 2.6, 0, 0.0), (1.0, 2.4, 0.8), Surface("hazard_stripes", "jet_bridge")),
+            box((-length / 2 + 1.2, 0, 0), (1.4, 1.8, 3.9), Surface("concrete", "jet_bridge")),
         ]
-    )  # fmt: skip
+    )
     layout.put(tunnel, s, middle, 0.0, np.pi / 2)
 
 
 def _terminal(layout: Layout, ends: tuple[float, float]) -> None:
     rng = layout.rng
     length, height = ends[1] - ends[0], float(rng.uniform(10, 14))
-    options = {"class_name": "terminal"}
     parts: list[Mesh] = [
-        box((-14, 0, 3.8), (28, length, height - 3.8), material="terminal_facade", **options),
-        box((-14, 0, 0), (26.5, length, 3.8), material="concrete", **options),
-        box((-13, 0, height), (32, length, 0.8), material="metal_panels", **options),
+        box((-14, 0, 3.8), (28, length, height - 3.8), Surface("terminal_facade", "terminal")),
+        box((-14, 0, 0), (26.5, length, 3.8), Surface("concrete", "terminal")),
+        box((-13, 0, height), (32, length, 0.8), Surface("metal_panels", "terminal")),
     ]
     for y in np.arange(-length / 2 + 6, length / 2 - 6, 9.0):
         kind = rng.random()
@@ -119,7 +104,7 @@ def _terminal(layout: Layout, ends: tuple[float, float]) -> None:
             door = [(-0.72, y - 2, 0), (-0.72, y + 2, 0), (-0.72, y + 2, 3.3), (-0.72, y - 2, 3.3)]
             tint: Colour = (0.8, 0.85, 0.9) if kind < 0.25 else (0.85, 0.6, 0.25)
             parts.append(
-                panel([(float(a), float(b), float(c)) for a, b, c in door], material="corrugated", tint=tint, **options)
+                panel([(float(a), float(b), float(c)) for a, b, c in door], Surface("corrugated", "terminal", tint))
             )
         elif kind < 0.7:
             parts.append(
@@ -130,11 +115,10 @@ def _terminal(layout: Layout, ends: tuple[float, float]) -> None:
                         (-0.72, float(y) + 1.5, 2.4),
                         (-0.72, float(y) - 1.5, 2.4),
                     ],
-                    material="glass_facade",
-                    **options,
+                    Surface("glass_facade", "terminal"),
                 )
             )
-        parts.append(box((-0.3, float(y) + 4.5, 0), (0.7, 0.7, 3.8), material="concrete", **options))
+        parts.append(box((-0.3, float(y) + 4.5, 0), (0.7, 0.7, 3.8), Surface("concrete", "terminal")))
     layout.put(concatenate(parts), (ends[0] + ends[1]) / 2, _TERMINAL, 0.0, np.pi / 2)
     for s in np.arange(ends[0] + 20, ends[1] - 20, 30.0):
         layout.put(furniture.street_lamp(rng), float(s), _TERMINAL + 5.0, 0.0, np.pi / 2)
@@ -146,7 +130,7 @@ def _stand_markings(layout: Layout, s: float) -> None:
         angle = k * np.pi / 18
         arc = (s - 9 + 9 * np.cos(angle), _TAXIWAY - 9 + 9 * np.sin(angle))
         layout.put(
-            box((0, 0, 0), (0.24, 1.62, 0.005), material="road_paint", class_name="apron_marking", tint=_YELLOW),
+            box((0, 0, 0), (0.24, 1.62, 0.005), Surface("road_paint", "apron_marking", _YELLOW)),
             float(arc[0]),
             float(arc[1]),
             0.001,
@@ -217,9 +201,12 @@ def _service(layout: Layout, s: float, nose: float, half: float) -> None:
             for a in np.arange(_GAIT_PHASES) * (2 * np.pi / _GAIT_PHASES)
         )
         motion = AlongRoad(
-            road=layout.road, start=s + float(rng.uniform(-10, 10)), offset=_NOSE - 4.8, direction=direction,
+            road=layout.road,
+            start=s + float(rng.uniform(-10, 10)),
+            offset=_NOSE - 4.8,
+            direction=direction,
             profile=constant_speed(float(rng.uniform(1.0, 1.5)), layout.duration_s),
-        )  # fmt: skip
+        )
         layout.drive("pedestrian", phases, motion, cycle=1.45)
 
 
@@ -329,13 +316,7 @@ def _beyond(layout: Layout, ends: tuple[float, float]) -> None:
     road, rng = layout.road, layout.rng
     layout.stuff.append(
         ground.strip(
-            road,
-            ends,
-            (_TAXIWAY + 45, _TAXIWAY + 75),
-            -0.04,
-            material="asphalt",
-            class_name="driveable_surface",
-            step=20.0,
+            road, ends, (_TAXIWAY + 45, _TAXIWAY + 75), -0.04, Surface("asphalt", "driveable_surface"), step=20.0
         )
     )
     for s in np.arange(ends[0] + 5, ends[1] - 40, 38.0):
@@ -344,19 +325,9 @@ def _beyond(layout: Layout, ends: tuple[float, float]) -> None:
         layout.put(shed, float(s) + 17, _TAXIWAY + 105 + float(rng.uniform(0, 20)), -0.05, -np.pi / 2)
     tower = concatenate(
         [
-            cylinder(
-                (0, 0, 0), (0, 0, 32), 3.2, end_radius=2.4, material="concrete", class_name="manmade", segments=14
-            ),
-            cylinder(
-                (0, 0, 32),
-                (0, 0, 36.5),
-                4.0,
-                end_radius=5.4,
-                material="glass_facade",
-                class_name="manmade",
-                segments=14,
-            ),
-            cylinder((0, 0, 36.5), (0, 0, 37.6), 5.8, material="metal_panels", class_name="manmade", segments=14),
+            cylinder((0, 0, 0), (0, 0, 32), 3.2, Surface("concrete", "manmade"), end_radius=2.4, segments=14),
+            cylinder((0, 0, 32), (0, 0, 36.5), 4.0, Surface("glass_facade", "manmade"), end_radius=5.4, segments=14),
+            cylinder((0, 0, 36.5), (0, 0, 37.6), 5.8, Surface("metal_panels", "manmade"), segments=14),
         ]
     )
     layout.put(tower, float(rng.uniform(20, 110)), _TAXIWAY + 92, -0.05)
@@ -365,16 +336,8 @@ def _beyond(layout: Layout, ends: tuple[float, float]) -> None:
     for s in np.arange(ends[0] + 25, ends[1], 70.0):
         mast = concatenate(
             [
-                cylinder(
-                    (0, 0, 0),
-                    (0, 0, 20),
-                    0.32,
-                    end_radius=0.18,
-                    material="dark_metal",
-                    class_name="pole",
-                    tint=(0.8, 0.8, 0.82),
-                ),
-                box((0, 0, 19.4), (0.7, 3.4, 0.9), material="lamp_white", class_name="pole"),
+                cylinder((0, 0, 0), (0, 0, 20), 0.32, Surface("dark_metal", "pole", (0.8, 0.8, 0.82)), end_radius=0.18),
+                box((0, 0, 19.4), (0.7, 3.4, 0.9), Surface("lamp_white", "pole")),
             ]
         )
         layout.put(mast, float(s), _NOSE + 44.0, 0.0, -np.pi / 2)

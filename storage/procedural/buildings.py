@@ -8,12 +8,18 @@ from collections.abc import Callable
 
 import numpy as np
 
-from storage.procedural.mesh import WHITE, Colour, Mesh, Point, box, concatenate, panel, soup
+from storage.procedural.mesh import WHITE, Colour, Mesh, Point, Surface, concatenate, soup
+from storage.procedural.solids import box, panel
 
 _WALLS: tuple[Colour, ...] = (
-    (0.95, 0.93, 0.88), (0.92, 0.80, 0.62), (0.86, 0.66, 0.55), (0.70, 0.78, 0.80), (0.80, 0.84, 0.70),
-    (0.93, 0.86, 0.70), (0.78, 0.70, 0.66),
-)  # fmt: skip
+    (0.95, 0.93, 0.88),
+    (0.92, 0.80, 0.62),
+    (0.86, 0.66, 0.55),
+    (0.70, 0.78, 0.80),
+    (0.80, 0.84, 0.70),
+    (0.93, 0.86, 0.70),
+    (0.78, 0.70, 0.66),
+)
 _TRIM: Colour = (0.86, 0.84, 0.80)
 
 
@@ -22,7 +28,7 @@ def _pick(rng: np.random.Generator, options: tuple[Colour, ...]) -> Colour:
 
 
 def _stone(centre: Point, size: Point, tint: Colour = _TRIM, material: str = "concrete") -> Mesh:
-    return box(centre, size, material=material, class_name="manmade", tint=tint)
+    return box(centre, size, Surface(material, "manmade", tint))
 
 
 def _gable_roof(width: float, depth: float, eaves: float, rise: float, tint: Colour) -> list[Mesh]:
@@ -33,13 +39,13 @@ def _gable_roof(width: float, depth: float, eaves: float, rise: float, tint: Col
     slopes = [
         [(front, -side, drop), (front, side, drop), (ridge, side, eaves + rise), (ridge, -side, eaves + rise)],
         [(back, side, drop), (back, -side, drop), (ridge, -side, eaves + rise), (ridge, side, eaves + rise)],
-    ]  # fmt: skip
-    parts = [panel(points, material="roof_tiles", class_name="manmade", tint=tint) for points in slopes]
+    ]
+    parts = [panel(points, Surface("roof_tiles", "manmade", tint)) for points in slopes]
     for sign in (1.0, -1.0):
         y = sign * width / 2
         triangle = np.array([[(0, y, eaves), (-depth, y, eaves), (ridge, y, eaves + rise)]])
         uvs = np.array([[(0, 0), (depth, 0), (depth / 2, rise)]])
-        parts.append(soup(triangle, uvs, material="plaster", class_name="manmade"))
+        parts.append(soup(triangle, uvs, Surface("plaster", "manmade")))
     return parts
 
 
@@ -51,17 +57,9 @@ def house(rng: np.random.Generator, width: float) -> Mesh:
     facade = str(rng.choice(["shutter_facade", "plaster_facade", "brick_facade"]))
     upper_tint = WHITE if facade == "brick_facade" else tint
     eaves = 3.0 * storeys
-    parts = [box((-depth / 2, 0, 0), (depth, width, 3.0), material="house_door", class_name="manmade", tint=tint)]
+    parts = [box((-depth / 2, 0, 0), (depth, width, 3.0), Surface("house_door", "manmade", tint))]
     if storeys > 1:
-        parts.append(
-            box(
-                (-depth / 2, 0, 3.0),
-                (depth, width, eaves - 3.0),
-                material=facade,
-                class_name="manmade",
-                tint=upper_tint,
-            )
-        )
+        parts.append(box((-depth / 2, 0, 3.0), (depth, width, eaves - 3.0), Surface(facade, "manmade", upper_tint)))
     parts += _gable_roof(
         width,
         depth,
@@ -69,7 +67,7 @@ def house(rng: np.random.Generator, width: float) -> Mesh:
         float(rng.uniform(2.2, 3.6)),
         _pick(rng, ((1.0, 1.0, 1.0), (0.7, 0.6, 0.6), (0.55, 0.6, 0.68))),
     )
-    parts.append(_stone((-depth * 0.35, width * 0.25, eaves + 0.6), (0.7, 0.6, 2.4), material="brick", tint=WHITE))
+    parts.append(_stone((-depth * 0.35, width * 0.25, eaves + 0.6), (0.7, 0.6, 2.4), WHITE, "brick"))
     parts.append(_stone((0.6, 0, 0), (1.2, 1.8, 0.18)))
     return concatenate(parts)
 
@@ -77,12 +75,7 @@ def house(rng: np.random.Generator, width: float) -> Mesh:
 def _parapet(depth: float, width: float, height: float, tint: Colour) -> list[Mesh]:
     return [
         _stone((-depth / 2 + 0.0, 0, height), (depth + 0.36, width + 0.1, 0.28), tint),
-        box(
-            (-depth / 2, 0, height + 0.28),
-            (depth - 0.4, width - 0.4, 0.02),
-            material="gravel_roof",
-            class_name="manmade",
-        ),
+        box((-depth / 2, 0, height + 0.28), (depth - 0.4, width - 0.4, 0.02), Surface("gravel_roof", "manmade")),
     ]
 
 
@@ -91,7 +84,7 @@ def _roof_plant(rng: np.random.Generator, depth: float, width: float, height: fl
     for _ in range(int(rng.integers(1, 4))):
         size = (float(rng.uniform(1.2, 3.0)), float(rng.uniform(1.2, 3.0)), float(rng.uniform(0.9, 2.2)))
         centre = (-depth * float(rng.uniform(0.3, 0.7)), width * float(rng.uniform(-0.3, 0.3)), height + 0.28)
-        parts.append(box(centre, size, material="corrugated", class_name="manmade"))
+        parts.append(box(centre, size, Surface("corrugated", "manmade")))
     return parts
 
 
@@ -108,8 +101,8 @@ def town_house(rng: np.random.Generator, width: float) -> Mesh:
     base = "shop_front" if has_shop else "house_door"
     base_tint = WHITE if has_shop else tint
     parts = [
-        box((-depth / 2, 0, 0), (depth, width, ground), material=base, class_name="manmade", tint=base_tint),
-        box((-depth / 2, 0, ground), (depth, width, top - ground), material=facade, class_name="manmade", tint=tint),
+        box((-depth / 2, 0, 0), (depth, width, ground), Surface(base, "manmade", base_tint)),
+        box((-depth / 2, 0, ground), (depth, width, top - ground), Surface(facade, "manmade", tint)),
         _stone((-depth / 2, 0, ground - 0.12), (depth + 0.3, width + 0.02, 0.24)),
         *_parapet(depth, width, top, _TRIM),
         *_roof_plant(rng, depth, width, top),
@@ -125,7 +118,7 @@ def town_house(rng: np.random.Generator, width: float) -> Mesh:
                     (0.02, y + 1.6, 3.05),
                     (0.02, y - 1.6, 3.05),
                 ]
-                parts.append(panel(awning, material="shirt", class_name="manmade", tint=colour))
+                parts.append(panel(awning, Surface("shirt", "manmade", colour)))
     if facade != "brick_facade" and rng.random() < 0.6:
         for level in range(storeys):
             for bay in range(bays):
@@ -134,11 +127,7 @@ def town_house(rng: np.random.Generator, width: float) -> Mesh:
                     parts.append(_stone((0.45, y, z), (0.9, 2.0, 0.14)))
                     parts.append(
                         box(
-                            (0.88, y, z + 0.14),
-                            (0.05, 2.0, 0.85),
-                            material="corrugated",
-                            class_name="manmade",
-                            tint=(0.25, 0.26, 0.28),
+                            (0.88, y, z + 0.14), (0.05, 2.0, 0.85), Surface("corrugated", "manmade", (0.25, 0.26, 0.28))
                         )
                     )
     return concatenate(parts)
@@ -155,10 +144,8 @@ def office(rng: np.random.Generator, width: float) -> Mesh:
     facade = "glass_facade" if is_glass else "office_facade"
     tint = _pick(rng, ((1.0, 1.0, 1.0), (0.85, 0.95, 1.05), (1.1, 1.0, 0.85)))
     parts = [
-        box(
-            (-depth / 2 - 1.0, 0, 0), (depth - 2.0, width - 1.0, 4.0), material="terminal_facade", class_name="manmade"
-        ),
-        box((-depth / 2, 0, 4.0), (depth, width, top - 4.0), material=facade, class_name="manmade", tint=tint),
+        box((-depth / 2 - 1.0, 0, 0), (depth - 2.0, width - 1.0, 4.0), Surface("terminal_facade", "manmade")),
+        box((-depth / 2, 0, 4.0), (depth, width, top - 4.0), Surface(facade, "manmade", tint)),
         *_parapet(depth, width, top, _TRIM),
         *_roof_plant(rng, depth, width, top),
     ]
@@ -172,20 +159,16 @@ def warehouse(rng: np.random.Generator, width: float) -> Mesh:
     depth, height = float(rng.uniform(12, 18)), float(rng.uniform(5.5, 8))
     tint = _pick(rng, ((0.75, 0.80, 0.86), (0.86, 0.82, 0.72), (0.62, 0.70, 0.64), (0.80, 0.80, 0.80)))
     parts = [
-        box((-depth / 2, 0, 1.0), (depth, width, height - 1.0), material="corrugated", class_name="manmade", tint=tint),
+        box((-depth / 2, 0, 1.0), (depth, width, height - 1.0), Surface("corrugated", "manmade", tint)),
         _stone((-depth / 2, 0, 0), (depth + 0.1, width + 0.1, 1.0)),
         box(
             (-depth / 2, 0, height - 0.9),
             (depth + 0.1, width + 0.1, 0.9),
-            material="metal_panels",
-            class_name="manmade",
-            tint=_pick(rng, ((0.7, 0.2, 0.16), (0.16, 0.3, 0.6), (0.2, 0.45, 0.3))),
+            Surface("metal_panels", "manmade", _pick(rng, ((0.7, 0.2, 0.16), (0.16, 0.3, 0.6), (0.2, 0.45, 0.3)))),
         ),
         panel(
             [(0.06, -2.2, 0), (0.06, 2.2, 0), (0.06, 2.2, 4.2), (0.06, -2.2, 4.2)],
-            material="metal_panels",
-            class_name="manmade",
-            tint=(0.9, 0.9, 0.9),
+            Surface("metal_panels", "manmade", (0.9, 0.9, 0.9)),
         ),
         *_roof_plant(rng, depth, width, height),
     ]
@@ -193,5 +176,8 @@ def warehouse(rng: np.random.Generator, width: float) -> Mesh:
 
 
 BUILDERS: dict[str, Callable[[np.random.Generator, float], Mesh]] = {
-    "house": house, "town_house": town_house, "office": office, "warehouse": warehouse,
-}  # fmt: skip
+    "house": house,
+    "town_house": town_house,
+    "office": office,
+    "warehouse": warehouse,
+}

@@ -5,25 +5,14 @@ Local frame: origin on the ground; signs and signals face +x.
 
 import numpy as np
 
-from storage.procedural.mesh import (
-    WHITE,
-    Colour,
-    Mesh,
-    box,
-    concatenate,
-    cylinder,
-    panel,
-    ring,
-    tube,
-)
+from storage.procedural.mesh import WHITE, Colour, Mesh, Surface, concatenate, soup
+from storage.procedural.solids import box, cylinder, panel, ring, tube
 
 _STEEL: Colour = (0.50, 0.52, 0.54)
 
 
 def _post(height: float, radius: float, tint: Colour = _STEEL) -> Mesh:
-    return cylinder(
-        (0, 0, 0), (0, 0, height), radius, end_radius=radius * 0.75, material="dark_metal", class_name="pole", tint=tint
-    )
+    return cylinder((0, 0, 0), (0, 0, height), radius, Surface("dark_metal", "pole", tint), end_radius=radius * 0.75)
 
 
 def street_lamp(rng: np.random.Generator) -> Mesh:
@@ -33,17 +22,9 @@ def street_lamp(rng: np.random.Generator) -> Mesh:
     return concatenate(
         [
             _post(height, 0.10, tint),
-            cylinder((0, 0, 0), (0, 0, 0.9), 0.15, material="dark_metal", class_name="pole", tint=tint),
-            cylinder(
-                (0, 0, height),
-                (1.8, 0, height + 0.35),
-                0.05,
-                material="dark_metal",
-                class_name="pole",
-                tint=tint,
-                segments=6,
-            ),
-            box((1.95, 0, height + 0.26), (0.8, 0.26, 0.14), material="plain", class_name="pole", tint=(0.7, 0.7, 0.7)),
+            cylinder((0, 0, 0), (0, 0, 0.9), 0.15, Surface("dark_metal", "pole", tint)),
+            cylinder((0, 0, height), (1.8, 0, height + 0.35), 0.05, Surface("dark_metal", "pole", tint), segments=6),
+            box((1.95, 0, height + 0.26), (0.8, 0.26, 0.14), Surface("plain", "pole", (0.7, 0.7, 0.7))),
         ]
     )
 
@@ -63,12 +44,11 @@ def _plate(kind: str, size: tuple[float, float], z: float, tint: Colour = WHITE)
     front = np.stack([np.full(len(places), 0.06), places[:, 0], places[:, 1] + z], 1)
     triangles = np.stack([np.broadcast_to(front[0], (len(front) - 2, 3)), front[1:-1], front[2:]], 1)
     uvs = np.stack([np.broadcast_to(turned[0], (len(front) - 2, 2)), turned[1:-1], turned[2:]], 1)
-    from storage.procedural.mesh import soup
 
     back = triangles[:, ::-1] - np.array([0.02, 0, 0])
     return [
-        soup(triangles, uvs, material=kind, class_name="traffic_sign", tint=tint),
-        soup(back, uvs, material="dark_metal", class_name="traffic_sign", tint=(0.8, 0.8, 0.8)),
+        soup(triangles, uvs, Surface(kind, "traffic_sign", tint)),
+        soup(back, uvs, Surface("dark_metal", "traffic_sign", (0.8, 0.8, 0.8))),
     ]
 
 
@@ -99,25 +79,14 @@ def traffic_signal(arm: float) -> Mesh:
     parts = [_post(5.8, 0.11, (0.3, 0.32, 0.32))]
     if arm > 0:
         parts.append(
-            cylinder(
-                (0, 0, 5.5),
-                (0, -arm, 5.7),
-                0.06,
-                material="dark_metal",
-                class_name="pole",
-                tint=(0.3, 0.32, 0.32),
-                segments=6,
-            )
+            cylinder((0, 0, 5.5), (0, -arm, 5.7), 0.06, Surface("dark_metal", "pole", (0.3, 0.32, 0.32)), segments=6)
         )
     for y, z in ((0.0, 2.6), *(((-arm, 5.0),) if arm > 0 else ())):
-        head = box(
-            (0.16, y, z), (0.22, 0.34, 0.95), material="plain", class_name="traffic_light", tint=(0.14, 0.15, 0.14)
-        )
+        head = box((0.16, y, z), (0.22, 0.34, 0.95), Surface("plain", "traffic_light", (0.14, 0.15, 0.14)))
         x = 0.275
         face = panel(
             [(x, y - 0.16, z + 0.02), (x, y + 0.16, z + 0.02), (x, y + 0.16, z + 0.93), (x, y - 0.16, z + 0.93)],
-            material="traffic_light",
-            class_name="traffic_light",
+            Surface("traffic_light", "traffic_light"),
             unit=True,
         )
         parts += [head, face]
@@ -126,51 +95,43 @@ def traffic_signal(arm: float) -> Mesh:
 
 def cone() -> Mesh:
     """Return a traffic cone 0.75 m high."""
-    base = box((0, 0, 0), (0.42, 0.42, 0.04), material="plain", class_name="traffic_cone", tint=(0.2, 0.2, 0.2))
+    base = box((0, 0, 0), (0.42, 0.42, 0.04), Surface("plain", "traffic_cone", (0.2, 0.2, 0.2)))
     rings = np.stack([ring((0, 0, z), r, 12) for z, r in ((0.04, 0.16), (0.40, 0.095), (0.75, 0.035))])
-    body = tube(rings, material="cone", class_name="traffic_cone", unit=True)
+    body = tube(rings, Surface("cone", "traffic_cone"), unit=True)
     body.uvs[:] = body.uvs[..., ::-1]  # the texture wants v along the height
     return concatenate([base, body])
 
 
 def plastic_barrier() -> Mesh:
     """Return a water-filled road barrier 2 m long along x."""
-    return box((0, 0, 0), (2.0, 0.5, 0.95), material="plastic_barrier", class_name="barrier", taper=(0.98, 0.4))
+    return box((0, 0, 0), (2.0, 0.5, 0.95), Surface("plastic_barrier", "barrier"), taper=(0.98, 0.4))
 
 
 def board_barrier() -> Mesh:
     """Return a striped board on two feet, 2 m long along y, facing +x."""
     parts = [
-        box((0, 0, 0.62), (0.05, 2.0, 0.30), material="barrier_stripes", class_name="barrier"),
-        box((0, 0, 0.22), (0.05, 2.0, 0.18), material="barrier_stripes", class_name="barrier"),
+        box((0, 0, 0.62), (0.05, 2.0, 0.30), Surface("barrier_stripes", "barrier")),
+        box((0, 0, 0.22), (0.05, 2.0, 0.18), Surface("barrier_stripes", "barrier")),
     ]
     for y in (-0.75, 0.75):
-        parts.append(box((0, y, 0), (0.5, 0.12, 0.08), material="plain", class_name="barrier", tint=(0.2, 0.2, 0.2)))
-        parts.append(box((0, y, 0.08), (0.05, 0.06, 0.9), material="dark_metal", class_name="barrier"))
+        parts.append(box((0, y, 0), (0.5, 0.12, 0.08), Surface("plain", "barrier", (0.2, 0.2, 0.2))))
+        parts.append(box((0, y, 0.08), (0.05, 0.06, 0.9), Surface("dark_metal", "barrier")))
     return concatenate(parts)
 
 
 def jersey_barrier(length: float = 4.0) -> Mesh:
     """Return a concrete barrier along x."""
-    return box((0, 0, 0), (length, 0.6, 0.85), material="concrete", class_name="barrier", taper=(1.0, 0.3))
+    return box((0, 0, 0), (length, 0.6, 0.85), Surface("concrete", "barrier"), taper=(1.0, 0.3))
 
 
 def bench() -> Mesh:
     """Return a wooden bench facing +x."""
     parts = [
-        box((0, 0, 0.42), (0.45, 1.8, 0.06), material="wood", class_name="street_furniture"),
-        box((-0.22, 0, 0.50), (0.05, 1.8, 0.42), material="wood", class_name="street_furniture"),
+        box((0, 0, 0.42), (0.45, 1.8, 0.06), Surface("wood", "street_furniture")),
+        box((-0.22, 0, 0.50), (0.05, 1.8, 0.42), Surface("wood", "street_furniture")),
     ]
     for y in (-0.7, 0.7):
-        parts.append(
-            box(
-                (0, y, 0),
-                (0.42, 0.07, 0.42),
-                material="dark_metal",
-                class_name="street_furniture",
-                tint=(0.3, 0.3, 0.3),
-            )
-        )
+        parts.append(box((0, y, 0), (0.42, 0.07, 0.42), Surface("dark_metal", "street_furniture", (0.3, 0.3, 0.3))))
     return concatenate(parts)
 
 
@@ -182,15 +143,11 @@ def bin_() -> Mesh:
                 (0, 0, 0),
                 (0, 0, 0.9),
                 0.24,
+                Surface("corrugated", "street_furniture", (0.22, 0.36, 0.28)),
                 end_radius=0.28,
-                material="corrugated",
-                class_name="street_furniture",
-                tint=(0.22, 0.36, 0.28),
                 segments=10,
             ),
-            cylinder(
-                (0, 0, 0.9), (0, 0, 1.02), 0.30, material="dark_metal", class_name="street_furniture", segments=10
-            ),
+            cylinder((0, 0, 0.9), (0, 0, 1.02), 0.30, Surface("dark_metal", "street_furniture"), segments=10),
         ]
     )
 
@@ -198,58 +155,51 @@ def bin_() -> Mesh:
 def hydrant() -> Mesh:
     """Return a fire hydrant."""
     red: Colour = (0.75, 0.14, 0.12)
-    options = {"material": "dark_metal", "class_name": "street_furniture", "tint": red}
+    iron = Surface("dark_metal", "street_furniture", red)
     return concatenate(
         [
-            cylinder((0, 0, 0), (0, 0, 0.62), 0.12, segments=10, **options),
-            cylinder((0, 0, 0.62), (0, 0, 0.78), 0.13, end_radius=0.04, segments=10, **options),
-            cylinder((0, -0.2, 0.45), (0, 0.2, 0.45), 0.06, segments=8, **options),
+            cylinder((0, 0, 0), (0, 0, 0.62), 0.12, iron, segments=10),
+            cylinder((0, 0, 0.62), (0, 0, 0.78), 0.13, iron, end_radius=0.04, segments=10),
+            cylinder((0, -0.2, 0.45), (0, 0.2, 0.45), 0.06, iron, segments=8),
         ]
     )
 
 
 def bus_shelter() -> Mesh:
     """Return a glazed bus stop with an advertisement, open towards +x."""
-    options = {"class_name": "street_furniture"}
     parts = [
-        box((0.0, 0, 2.3), (1.7, 4.2, 0.12), material="metal_panels", **options),
-        box((-0.75, 0, 0.25), (0.04, 4.0, 1.9), material="vehicle_glass", **options),
-        box((0.0, -2.0, 0.25), (1.3, 0.10, 1.8), material="billboard", unit=True, **options),
-        box((-0.4, 0.3, 0.45), (0.4, 2.4, 0.06), material="wood", **options),
+        box((0.0, 0, 2.3), (1.7, 4.2, 0.12), Surface("metal_panels", "street_furniture")),
+        box((-0.75, 0, 0.25), (0.04, 4.0, 1.9), Surface("vehicle_glass", "street_furniture")),
+        box((0.0, -2.0, 0.25), (1.3, 0.10, 1.8), Surface("billboard", "street_furniture"), unit=True),
+        box((-0.4, 0.3, 0.45), (0.4, 2.4, 0.06), Surface("wood", "street_furniture")),
     ]
     for x, y in ((-0.75, -2.0), (-0.75, 2.0), (0.65, 2.0), (0.65, -2.0)):
-        parts.append(cylinder((x, y, 0), (x, y, 2.3), 0.05, material="dark_metal", segments=6, **options))
+        parts.append(cylinder((x, y, 0), (x, y, 2.3), 0.05, Surface("dark_metal", "street_furniture"), segments=6))
     for y in (-0.6, 1.2):
-        parts.append(box((-0.4, y, 0), (0.3, 0.08, 0.45), material="dark_metal", **options))
+        parts.append(box((-0.4, y, 0), (0.3, 0.08, 0.45), Surface("dark_metal", "street_furniture")))
     return concatenate(parts)
 
 
 def billboard() -> Mesh:
     """Return an advertising board on two posts, facing +x."""
-    posts = [box((0, y, 0), (0.2, 0.2, 3.0), material="dark_metal", class_name="pole") for y in (-1.6, 1.6)]
+    posts = [box((0, y, 0), (0.2, 0.2, 3.0), Surface("dark_metal", "pole")) for y in (-1.6, 1.6)]
     board = panel(
         [(0.12, -2.4, 2.2), (0.12, 2.4, 2.2), (0.12, 2.4, 4.8), (0.12, -2.4, 4.8)],
-        material="billboard",
-        class_name="manmade",
+        Surface("billboard", "manmade"),
         unit=True,
     )
-    back = box((0, 0, 2.15), (0.2, 4.9, 2.7), material="wood", class_name="manmade")
+    back = box((0, 0, 2.15), (0.2, 4.9, 2.7), Surface("wood", "manmade"))
     return concatenate([*posts, board, back])
 
 
 def fence(length: float, *, is_brick: bool) -> Mesh:
     """Return a garden wall or a picket fence along x."""
     if is_brick:
-        wall = box((0, 0, 0), (length, 0.28, 1.1), material="brick", class_name="wall")
-        return concatenate([wall, box((0, 0, 1.1), (length, 0.4, 0.1), material="concrete", class_name="wall")])
-    parts = [
-        box((0, 0, z), (length, 0.04, 0.10), material="wood", class_name="wall", tint=(1.3, 1.25, 1.2))
-        for z in (0.3, 0.8)
-    ]
+        wall = box((0, 0, 0), (length, 0.28, 1.1), Surface("brick", "wall"))
+        return concatenate([wall, box((0, 0, 1.1), (length, 0.4, 0.1), Surface("concrete", "wall"))])
+    parts = [box((0, 0, z), (length, 0.04, 0.10), Surface("wood", "wall", (1.3, 1.25, 1.2))) for z in (0.3, 0.8)]
     for x in np.arange(-length / 2 + 0.1, length / 2, 0.25):
-        parts.append(
-            box((float(x), 0.03, 0.05), (0.12, 0.03, 1.05), material="wood", class_name="wall", tint=(1.3, 1.25, 1.2))
-        )
+        parts.append(box((float(x), 0.03, 0.05), (0.12, 0.03, 1.05), Surface("wood", "wall", (1.3, 1.25, 1.2))))
     return concatenate(parts)
 
 
@@ -257,7 +207,7 @@ def bollard() -> Mesh:
     """Return a steel bollard with a reflective band."""
     return concatenate(
         [
-            cylinder((0, 0, 0), (0, 0, 0.95), 0.07, material="dark_metal", class_name="pole", tint=(0.2, 0.22, 0.24)),
-            cylinder((0, 0, 0.72), (0, 0, 0.82), 0.075, material="road_paint", class_name="pole"),
+            cylinder((0, 0, 0), (0, 0, 0.95), 0.07, Surface("dark_metal", "pole", (0.2, 0.22, 0.24))),
+            cylinder((0, 0, 0.72), (0, 0, 0.82), 0.075, Surface("road_paint", "pole")),
         ]
     )

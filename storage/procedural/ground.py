@@ -2,11 +2,13 @@
 
 import numpy as np
 
-from storage.procedural.mesh import WHITE, Colour, Mesh, quads, soup
+from storage.procedural.mesh import Colour, Mesh, Surface, soup
+from storage.procedural.solids import quads
 from storage.procedural.traffic import Road
 
 PAINT_HEIGHT = 0.006
 KERB_HEIGHT = 0.15
+LANE_PAINT = Surface("road_paint", "lane_marking")
 
 
 def strip(
@@ -14,10 +16,8 @@ def strip(
     s: tuple[float, float],
     d: tuple[float, float],
     z: float,
+    surface: Surface,
     *,
-    material: str,
-    class_name: str,
-    tint: Colour = WHITE,
     step: float = 4.0,
 ) -> Mesh:
     """Return a flat strip between two arc lengths and two offsets (right one first)."""
@@ -27,7 +27,7 @@ def strip(
     x, y = road.to_world(grid_s, grid_d)
     points = np.stack([x, y, np.full_like(x, z)], -1)
     uv = np.stack([grid_s, grid_d], -1)
-    return quads(_cells(points), _cells(uv), material=material, class_name=class_name, tint=tint)
+    return quads(_cells(points), _cells(uv), surface)
 
 
 def _cells(grid: np.ndarray) -> np.ndarray:
@@ -45,7 +45,7 @@ def kerb(road: Road, s: tuple[float, float], d: float, *, faces_left: bool) -> M
         x, y = road.to_world(along, np.full_like(along, offset))
         points[:, index] = np.stack([x, y, np.full_like(x, z)], -1)
     uv = np.stack(np.broadcast_arrays(along[:, None], np.array([0.0, 0.17, 0.33])), -1)
-    return quads(_cells(points + [0, 0, 0.002]), _cells(uv), material="kerb", class_name="sidewalk")
+    return quads(_cells(points + np.array([0.0, 0.0, 0.002])), _cells(uv), Surface("kerb", "sidewalk"))
 
 
 def kerb_across(road: Road, s: float, d: tuple[float, float], *, faces_forward: bool) -> Mesh:
@@ -57,7 +57,7 @@ def kerb_across(road: Road, s: float, d: tuple[float, float], *, faces_forward: 
         x, y = road.to_world(np.full_like(across, arc), across)
         points[:, index] = np.stack([x, y, np.full_like(x, z)], -1)
     uv = np.stack(np.broadcast_arrays(across[:, None], np.array([0.0, 0.17, 0.33])), -1)
-    return quads(_cells(points + [0, 0, 0.002]), _cells(uv), material="kerb", class_name="sidewalk")
+    return quads(_cells(points + np.array([0.0, 0.0, 0.002])), _cells(uv), Surface("kerb", "sidewalk"))
 
 
 def line(
@@ -66,31 +66,31 @@ def line(
     d: float,
     *,
     width: float = 0.14,
-    tint: Colour = WHITE,
-    class_name: str = "lane_marking",
+    paint: Surface = LANE_PAINT,
 ) -> Mesh:
     """Return a painted line along the road."""
-    return strip(
-        road, s, (d - width / 2, d + width / 2), PAINT_HEIGHT,
-        material="road_paint", class_name=class_name, tint=tint,
-    )  # fmt: skip
+    return strip(road, s, (d - width / 2, d + width / 2), PAINT_HEIGHT, paint)
 
 
 def dashes(
-    road: Road, s: tuple[float, float], d: float, *, on: float = 3.0, off: float = 6.0, tint: Colour = WHITE
+    road: Road, s: tuple[float, float], d: float, *, on: float = 3.0, off: float = 6.0, paint: Surface = LANE_PAINT
 ) -> list[Mesh]:
     """Return a dashed line along the road; the dashes lie on a grid fixed to the road."""
     first = np.ceil(s[0] / (on + off)) * (on + off)
     starts = np.arange(first, s[1] - on, on + off)
-    return [line(road, (float(a), float(a) + on), d, tint=tint) for a in starts]
+    return [line(road, (float(a), float(a) + on), d, paint=paint) for a in starts]
 
 
 def patch(
-    road: Road, s: tuple[float, float], d: tuple[float, float], *, tint: Colour = WHITE,
-    class_name: str = "lane_marking", material: str = "road_paint", z: float = PAINT_HEIGHT,
-) -> Mesh:  # fmt: skip
+    road: Road,
+    s: tuple[float, float],
+    d: tuple[float, float],
+    surface: Surface = LANE_PAINT,
+    *,
+    z: float = PAINT_HEIGHT,
+) -> Mesh:
     """Return a painted rectangle."""
-    return strip(road, s, d, z, material=material, class_name=class_name, tint=tint)
+    return strip(road, s, d, z, surface)
 
 
 def arrow(road: Road, s: float, d: float, direction: int) -> list[Mesh]:
@@ -104,17 +104,17 @@ def arrow(road: Road, s: float, d: float, direction: int) -> list[Mesh]:
     if direction > 0:
         points = points[:, [0, 1, 2]]
     uv = np.stack([arcs, offsets], -1)[None]
-    return [shaft, soup(points, uv, material="road_paint", class_name="lane_marking")]
+    return [shaft, soup(points, uv, LANE_PAINT)]
 
 
-def disc(road: Road, s: float, d: float, radius: float, *, material: str, tint: Colour, class_name: str) -> Mesh:
+def disc(road: Road, s: float, d: float, radius: float, surface: Surface) -> Mesh:
     """Return a flat disc on the ground: a manhole cover, an oil stain."""
     angle = np.arange(15) * (2 * np.pi / 14)
     x0, y0 = (float(v) for v in road.to_world(np.array(s), np.array(d)))
     rim = np.stack([x0 + radius * np.cos(angle), y0 + radius * np.sin(angle), np.full(15, PAINT_HEIGHT)], -1)
     centre = np.broadcast_to((x0, y0, PAINT_HEIGHT), (14, 3))
     points = np.stack([centre, rim[:-1], rim[1:]], 1)
-    return soup(points, points[..., :2], material=material, class_name=class_name, tint=tint)
+    return soup(points, points[..., :2], surface)
 
 
 def countryside(
@@ -132,4 +132,4 @@ def countryside(
     z = -0.07 + hills * rise * np.clip(0.6 + 0.7 * ripple, 0.0, 2.0)
     points = np.stack([centre[0] + grid_r * np.cos(grid_a), centre[1] + grid_r * np.sin(grid_a), z], -1)
     uv = points[..., :2].copy()
-    return quads(_cells(points), _cells(uv), material="grass", class_name="terrain", tint=tint)
+    return quads(_cells(points), _cells(uv), Surface("grass", "terrain", tint))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from storage.procedural.mesh import Mesh, transformed
-from storage.procedural.traffic import Actor, Motion, Road, Still, make_actor
+from storage.procedural.traffic import Actor, AlongRoad, Motion, Road, Still, make_actor
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class Layout:
     duration_s: float
     stuff: list[Mesh] = field(default_factory=list)
     actors: list[Actor] = field(default_factory=list)
-    ego: Motion
+    ego: AlongRoad
 
     def put(self, mesh: Mesh, s: float, d: float, z: float = 0.0, yaw: float = 0.0) -> None:
         """Add surroundings at road coordinates."""

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from storage.procedural.mesh import Colour, Mesh, blob, box, concatenate, cylinder, tube
+from storage.procedural.mesh import Colour, Mesh, Surface, concatenate
+from storage.procedural.solids import blob, box, cylinder, tube
 
 _GREENS: tuple[Colour, ...] = (
     (0.95, 1.0, 0.85),
@@ -28,7 +29,7 @@ def _trunk(rng: np.random.Generator, height: float, radius: float) -> Mesh:
         )
         for i, z in enumerate(heights)
     ]
-    return tube(np.array(rings), material="bark", class_name="vegetation")
+    return tube(np.array(rings), Surface("bark", "vegetation"))
 
 
 def broadleaf(rng: np.random.Generator, height: float | None = None) -> Mesh:
@@ -48,17 +49,26 @@ def broadleaf(rng: np.random.Generator, height: float | None = None) -> Mesh:
         shade = float(rng.uniform(0.85, 1.12))
         parts.append(
             blob(
-                centre, (size, size, size * 0.85), material="foliage", class_name="vegetation",
-                tint=tuple(np.array(tint) * shade), roughness=0.22, rng=rng, segments=11, rings=8,
+                centre,
+                (size, size, size * 0.85),
+                Surface("foliage", "vegetation", tuple(np.array(tint) * shade)),
+                roughness=0.22,
+                rng=rng,
+                segments=11,
+                rings=8,
             )
-        )  # fmt: skip
+        )
         if index < 4:
             parts.append(
                 cylinder(
-                    (0, 0, trunk_height), centre, radius * 0.5, end_radius=radius * 0.2,
-                    material="bark", class_name="vegetation", segments=5,
+                    (0, 0, trunk_height),
+                    centre,
+                    radius * 0.5,
+                    Surface("bark", "vegetation"),
+                    end_radius=radius * 0.2,
+                    segments=5,
                 )
-            )  # fmt: skip
+            )
     return concatenate(parts)
 
 
@@ -77,10 +87,9 @@ def conifer(rng: np.random.Generator) -> Mesh:
         tip = np.stack([0.05 * np.cos(angle), 0.05 * np.sin(angle), np.full(14, high)], 1)
         parts.append(
             tube(
-                np.stack([skirt, tip]), material="foliage", class_name="vegetation",
-                tint=(tint * 0.8, tint, tint * 0.85), smooth=False,
+                np.stack([skirt, tip]), Surface("foliage", "vegetation", (tint * 0.8, tint, tint * 0.85)), smooth=False
             )
-        )  # fmt: skip
+        )
     return concatenate(parts)
 
 
@@ -93,13 +102,18 @@ def bush(rng: np.random.Generator) -> Mesh:
         centre = (float(rng.normal(0, 0.4)), float(rng.normal(0, 0.4)), size * 0.7)
         parts.append(
             blob(
-                centre, (size, size, size * 0.9), material="foliage", class_name="vegetation",
-                tint=tint, roughness=0.2, rng=rng, segments=9, rings=6,
+                centre,
+                (size, size, size * 0.9),
+                Surface("foliage", "vegetation", tint),
+                roughness=0.2,
+                rng=rng,
+                segments=9,
+                rings=6,
             )
-        )  # fmt: skip
+        )
     return concatenate(parts)
 
 
 def hedge(length: float, height: float) -> Mesh:
     """Return a clipped hedge along x."""
-    return box((0, 0, 0), (length, 0.7, height), material="hedge", class_name="vegetation", taper=(1.0, 0.9))
+    return box((0, 0, 0), (length, 0.7, height), Surface("hedge", "vegetation"), taper=(1.0, 0.9))

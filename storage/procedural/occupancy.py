@@ -5,8 +5,8 @@ from jaxtyping import Bool, Float, Float32, UInt8
 
 from storage.geometry.transforms import invert_se3
 from storage.procedural.classes import OCC3D_FREE, occ3d_table
-from storage.procedural.mesh import Mesh
-from storage.procedural.world import Snapshot, World
+from storage.procedural.mesh import Mesh, cross
+from storage.procedural.world import World
 
 GRID_SHAPE = (200, 200, 16)
 GRID_ORIGIN = (-40.0, -40.0, -1.0)
@@ -24,7 +24,7 @@ Visibility = Bool[np.ndarray, "200 200 16"]
 def sample_surface(mesh: Mesh) -> tuple[Float32[np.ndarray, "points 3"], UInt8[np.ndarray, " points"]]:
     """Return points spread evenly over every face, at most ``_SPACING`` apart on average, and their Occ3D classes."""
     first, second = mesh.corners[:, 1] - mesh.corners[:, 0], mesh.corners[:, 2] - mesh.corners[:, 0]
-    area = 0.5 * np.linalg.norm(np.cross(first, second), axis=1)
+    area = 0.5 * np.linalg.norm(cross(first, second), axis=1)
     counts = np.ceil(area / _SPACING**2).astype(np.int64) + 1
     face = np.repeat(np.arange(len(mesh)), counts)
     index = np.arange(len(face)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -116,31 +116,30 @@ def _fill(
 
 
 def camera_visibility(
-    snapshot: Snapshot,
     ego_to_world: Float[np.ndarray, "4 4"],
-    cameras: list[tuple[Float[np.ndarray, "4 4"], Float[np.ndarray, "3 3"], int, int]],
+    cameras: list[tuple[Float[np.ndarray, "4 4"], Float[np.ndarray, "3 3"], Float32[np.ndarray, "height width"]]],
 ) -> Visibility:
-    """Return which voxels at least one camera sees: its centre is in the image and nothing stands well before it.
+    """Return which voxels at least one camera sees.
+
+    A camera sees a voxel whose centre lies in its image, no further than half a voxel's diagonal behind the first
+    surface on that pixel's ray.
 
     Args:
-        snapshot: The world at the reference time.
         ego_to_world: Ego pose at the reference time, the grid's frame.
-        cameras: ``camera_to_world``, intrinsics, height and width of each camera.
+        cameras: ``camera_to_world``, intrinsics and termination depth (NaN = sky) of each camera.
     """
-    centres = voxel_centres().reshape(-1, 3) @ ego_to_world[:3, :3].T + ego_to_world[:3, 3]
+    centres = voxel_centres().reshape(-1, 3).astype(np.float32)
     visible = np.zeros(len(centres), bool)
-    for camera_to_world, intrinsics, height, width in cameras:
-        todo = np.flatnonzero(~visible)
-        local = (centres[todo] - camera_to_world[:3, 3]) @ camera_to_world[:3, :3]
-        depth = np.maximum(local[:, 2], 1e-6)
-        u = intrinsics[0, 0] * local[:, 0] / depth + intrinsics[0, 2]
-        v = intrinsics[1, 1] * local[:, 1] / depth + intrinsics[1, 2]
-        seen = np.flatnonzero((local[:, 2] > 0.1) & (u >= 0) & (u < width) & (v >= 0) & (v < height))
-        towards = centres[todo[seen]] - camera_to_world[:3, 3]
-        distance = np.linalg.norm(towards, axis=1)
-        directions = (towards / distance[:, None]).astype(np.float32)
-        origins = np.broadcast_to(camera_to_world[:3, 3].astype(np.float32), directions.shape).copy()
-        limit = np.maximum(distance - _HALF_DIAGONAL, 0.0).astype(np.float32)
-        blocked = snapshot.is_occluded(origins, directions, limit)
-        visible[todo[seen[~blocked]]] = True
+    for camera_to_world, intrinsics, termination_depth in cameras:
+        height, width = termination_depth.shape
+        ego_to_camera = (invert_se3(camera_to_world) @ ego_to_world).astype(np.float32)
+        depth = centres @ ego_to_camera[2, :3] + ego_to_camera[2, 3]
+        ahead = np.flatnonzero((depth > 0.1) & ~visible)
+        local = centres[ahead] @ ego_to_camera[:3, :3].T + ego_to_camera[:3, 3]
+        column = np.floor(intrinsics[0, 0] * local[:, 0] / local[:, 2] + intrinsics[0, 2]).astype(np.int64)
+        row = np.floor(intrinsics[1, 1] * local[:, 1] / local[:, 2] + intrinsics[1, 2]).astype(np.int64)
+        inside = np.flatnonzero((column >= 0) & (column < width) & (row >= 0) & (row < height))
+        distance = np.linalg.norm(local[inside], axis=1)
+        surface = np.nan_to_num(termination_depth, nan=np.inf)[row[inside], column[inside]]
+        visible[ahead[inside[distance - _HALF_DIAGONAL <= surface]]] = True
     return visible.reshape(GRID_SHAPE)

@@ -6,6 +6,7 @@ v = 0, the bottom or near edge of a tile; column 0 is u = 0. Everything wraps ar
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy import fft
 
 SIZE = 512
 Canvas = Float[np.ndarray, "size size 4"]
@@ -35,13 +36,13 @@ def noise(seed: int, smoothness: float, *, stretch: tuple[float, float] = (1.0, 
         stretch: Bandwidth along (u, v); 0.2 along v draws streaks that run along v.
     """
     rng = np.random.default_rng(seed)
-    spectrum = np.fft.rfft2(rng.standard_normal((SIZE, SIZE)))
-    fv = np.fft.fftfreq(SIZE)[:, None] * SIZE / stretch[1]
-    fu = np.fft.rfftfreq(SIZE)[None, :] * SIZE / stretch[0]
-    radius = np.maximum(np.hypot(fu, fv), 1.0)
-    field = np.fft.irfft2(spectrum / radius**smoothness, s=(SIZE, SIZE))
+    spectrum = np.asarray(fft.rfft2(rng.standard_normal((SIZE, SIZE), dtype=np.float32)))
+    fv = (fft.fftfreq(SIZE)[:, None] * SIZE / stretch[1]).astype(np.float32)
+    fu = (fft.rfftfreq(SIZE)[None, :] * SIZE / stretch[0]).astype(np.float32)
+    radius_2 = np.maximum(fu * fu + fv * fv, np.float32(1.0))
+    field = np.asarray(fft.irfft2(spectrum * radius_2 ** np.float32(-0.5 * smoothness), s=(SIZE, SIZE)))
     field -= field.mean()
-    return (field / field.std()).astype(np.float32)
+    return field / field.std()
 
 
 def fill(colour: Colour, *, gloss: float = 0.0) -> Canvas:

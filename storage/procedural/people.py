@@ -5,22 +5,26 @@ Local frame: x forward, z up, origin on the ground under the body.
 
 import numpy as np
 
-from storage.procedural.mesh import Colour, Mesh, Point, blob, box, concatenate, cylinder, tube
+from storage.procedural.mesh import Colour, Mesh, Point, Surface, concatenate
+from storage.procedural.solids import blob, box, cylinder, tube
 
 _CLOTHES: tuple[Colour, ...] = (
-    (0.75, 0.18, 0.16), (0.16, 0.26, 0.48), (0.85, 0.83, 0.78), (0.12, 0.12, 0.13),
-    (0.30, 0.42, 0.26), (0.86, 0.66, 0.22), (0.45, 0.26, 0.42), (0.25, 0.50, 0.55),
-)  # fmt: skip
+    (0.75, 0.18, 0.16),
+    (0.16, 0.26, 0.48),
+    (0.85, 0.83, 0.78),
+    (0.12, 0.12, 0.13),
+    (0.30, 0.42, 0.26),
+    (0.86, 0.66, 0.22),
+    (0.45, 0.26, 0.42),
+    (0.25, 0.50, 0.55),
+)
 _TROUSERS: tuple[Colour, ...] = ((0.16, 0.19, 0.28), (0.13, 0.13, 0.14), (0.42, 0.36, 0.28), (0.30, 0.31, 0.33))
 _SKINS: tuple[Colour, ...] = ((1.0, 0.92, 0.86), (0.86, 0.70, 0.58), (0.62, 0.45, 0.36), (0.42, 0.30, 0.25))
 _HAIR: tuple[Colour, ...] = ((0.12, 0.09, 0.07), (0.35, 0.22, 0.12), (0.72, 0.58, 0.32), (0.5, 0.5, 0.5))
 
 
 def _limb(start: Point, end: Point, radius: float, material: str, tint: Colour) -> Mesh:
-    return cylinder(
-        start, end, radius, end_radius=radius * 0.75, material=material, class_name="pedestrian",
-        tint=tint, segments=6,
-    )  # fmt: skip
+    return cylinder(start, end, radius, Surface(material, "pedestrian", tint), end_radius=radius * 0.75, segments=6)
 
 
 def _torso(sections: list[tuple[float, float, float, float]], material: str, tint: Colour, *, unit: bool) -> Mesh:
@@ -32,7 +36,7 @@ def _torso(sections: list[tuple[float, float, float, float]], material: str, tin
             for x, z, depth, wide in sections
         ]
     )
-    body = tube(rings, material=material, class_name="pedestrian", tint=tint, unit=unit)
+    body = tube(rings, Surface(material, "pedestrian", tint), unit=unit)
     if unit:  # a vest's texture wants v along the height, which a tube calls u
         body.uvs[:] = body.uvs[..., ::-1]
     return body
@@ -41,12 +45,15 @@ def _torso(sections: list[tuple[float, float, float, float]], material: str, tin
 def _head(rng: np.random.Generator, x: float, z: float, *, helmet: Colour | None) -> list[Mesh]:
     skin = _SKINS[int(rng.integers(len(_SKINS)))]
     hair = helmet or _HAIR[int(rng.integers(len(_HAIR)))]
-    options = {"class_name": "pedestrian", "segments": 8, "rings": 5}
     return [
         _limb((x, 0, z - 0.12), (x, 0, z), 0.055, "skin", skin),
-        blob((x, 0, z + 0.08), (0.095, 0.08, 0.12), material="skin", tint=skin, **options),
+        blob((x, 0, z + 0.08), (0.095, 0.08, 0.12), Surface("skin", "pedestrian", skin), segments=8, rings=5),
         blob(
-            (x - 0.02, 0, z + 0.13), (0.10, 0.092, 0.09), material="plain" if helmet else "cloth", tint=hair, **options
+            (x - 0.02, 0, z + 0.13),
+            (0.10, 0.092, 0.09),
+            Surface("plain" if helmet else "cloth", "pedestrian", hair),
+            segments=8,
+            rings=5,
         ),
     ]
 
@@ -73,9 +80,7 @@ def pedestrian(rng: np.random.Generator, phase: float | None = None, *, hi_vis: 
             box(
                 (foot[0] + 0.05, foot[1], foot[2] - 0.05),
                 (0.26, 0.10, 0.09),
-                material="plain",
-                class_name="pedestrian",
-                tint=(0.15, 0.13, 0.12),
+                Surface("plain", "pedestrian", (0.15, 0.13, 0.12)),
             )
         )
         arm = -0.8 * turn
@@ -95,7 +100,7 @@ def pedestrian(rng: np.random.Generator, phase: float | None = None, *, hi_vis: 
     )
     if has_bag and not hi_vis:
         colour = _CLOTHES[int(rng.integers(len(_CLOTHES)))]
-        parts.append(box((-0.19, 0, 1.02), (0.16, 0.28, 0.40), material="cloth", class_name="pedestrian", tint=colour))
+        parts.append(box((-0.19, 0, 1.02), (0.16, 0.28, 0.40), Surface("cloth", "pedestrian", colour)))
     parts += _head(rng, 0.0, 1.56, helmet=(0.95, 0.95, 0.9) if hi_vis and rng.random() < 0.4 else None)
     mesh = concatenate(parts)
     mesh.corners[:] *= np.float32(scale)

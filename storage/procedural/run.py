@@ -269,7 +269,8 @@ class _Recorder:
             writer.add_annotation(sample, annotation)
         self._views.append(views)
         self._grids.append(self._occupancy.occupancy(time_us))
-        self._visible.append(camera_visibility(world.snapshot(time_us), ego_to_world, poses))
+        seen = [(p[0], p[1], v.termination_depth) for p, v in zip(poses, views, strict=True)]
+        self._visible.append(camera_visibility(ego_to_world, seen))
 
     def truth(self) -> SceneTruth:
         """Return the ground truth of all recorded keyframes."""

@@ -256,7 +256,7 @@ def _tone_curve() -> UInt8[np.ndarray, " steps"]:
 _TONE = _tone_curve()
 
 
-def to_display(radiance: Float[np.ndarray, "3 *rays"]) -> UInt8[np.ndarray, "*rays 3"]:
+def to_display(radiance: Float[np.ndarray, "3 rays"]) -> UInt8[np.ndarray, "rays 3"]:
     """Return radiance as 8-bit sRGB, channels last."""
     step = np.clip(radiance, 0, _CURVE_MAX) * np.float32(_CURVE_STEPS / _CURVE_MAX)
-    return np.ascontiguousarray(np.moveaxis(_TONE.take(step.astype(np.int32)), 0, -1))
+    return np.ascontiguousarray(_TONE.take(step.astype(np.int32)).T)

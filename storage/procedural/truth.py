@@ -1,6 +1,7 @@
 """Exact ground truth of a scene, as a store apart from everything that training reads."""
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import zarr
@@ -91,7 +92,7 @@ def read_recipe(home: Home, scene_key: SceneKey) -> WorldRecipe:
     Raises:
         MissingTargetError: If the scene has no published truth.
     """
-    attributes = home.open_arrays(home.require(KIND, str(scene_key))).attrs["world"]
+    attributes: Any = home.open_arrays(home.require(KIND, str(scene_key))).attrs["world"]
     return WorldRecipe(
         theme=Theme(attributes["theme"]),
         seed=int(attributes["seed"]),
