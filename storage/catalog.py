@@ -19,7 +19,7 @@ from storage.errors import ErrorKind, MissingTargetError, PipelineError
 from storage.provenance import InputVersion, Provenance, canonical_json
 
 if TYPE_CHECKING:
-    from storage.versioned import Home
+    from storage.versioned import Home, StoreVersion
 
 RAW_FILE = "raw_file"
 WEIGHTS_FILE = "weights_file"
@@ -83,6 +83,20 @@ def record(root: Path, provenance: Provenance, *, snapshot_id: str, form: str, m
         provenance.digest,
         [_version_row(provenance, snapshot_id, form, metrics)],
         _edge_rows(provenance),
+    )
+
+
+def ensure(home: "Home", version: "StoreVersion") -> None:
+    """Add a version that exists but is not listed: its writer died between publishing and recording it."""
+    part = home.root / "catalog" / "versions" / f"{version.digest}.parquet"
+    if part.is_file() or version.digest in versions(home.root)["digest"].to_pylist():
+        return
+    record(
+        home.root,
+        home.provenance(version),
+        snapshot_id=version.snapshot_id,
+        form=version.form,
+        metrics=home.metrics(version),
     )
 
 
@@ -222,8 +236,8 @@ def _edge_rows(provenance: Provenance) -> list[dict[str, str]]:
 
 
 def _write_part(base: Path, name: str, rows: list[dict[str, Any]], edge_rows: list[dict[str, str]]) -> None:
-    _write(base / "versions" / f"{name}.parquet", rows, _VERSIONS)
     _write(base / "edges" / f"{name}.parquet", edge_rows, _EDGES)
+    _write(base / "versions" / f"{name}.parquet", rows, _VERSIONS)  # last: who finds it listed finds its edges too
 
 
 def _write(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> None:

@@ -290,6 +290,7 @@ def materialize_arrays(
         found = home.find(kind, partition, digest)
         if found is not None and found.form is StoreForm.ARRAYS:
             _point_branch(home, found)
+            catalog.ensure(home, found)
             return Materialized(found, True, home.metrics(found))
         started = time.perf_counter()
         repository = icechunk.Repository.open_or_create(home._storage(kind, partition))
@@ -334,6 +335,7 @@ def materialize_files(home: Home, provenance: Provenance, write: Callable[[Path]
         found = home.find(kind, partition, digest)
         if found is not None and found.form is StoreForm.FILES:
             _replace_text(folder / _CURRENT, digest)
+            catalog.ensure(home, found)
             return Materialized(found, True, home.metrics(found))
         started = time.perf_counter()
         aside = folder / f".partial-{uuid.uuid4().hex}"
