@@ -45,7 +45,7 @@ def tiny_model(*, depth_feature_channels: int = 0, feature_heads: tuple[FeatureH
     """
     bins = DepthBinsConfig(near=0.5, far=120.0, spacing="logarithmic", num_bins=64)
     return ModelConfig(
-        contraction=ContractionConfig(inner_range_z=10.0),
+        contraction=ContractionConfig(inner_range_z=20.0),
         coarse_depth=CoarseDepthConfig(
             pyramid=PyramidConfig(
                 stem_width=16,

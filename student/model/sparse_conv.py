@@ -22,9 +22,11 @@ from torch.nn.functional import embedding_bag
 from student.model.gather_sum import offsets_from_counts
 from student.model.sparse_voxels import CHILDREN_PER_AXIS, CHILDREN_PER_CELL, SparseGrid
 
-_BLOCK_ROWS = 4096
+_BLOCK_VALUES = 2**21
+"""Values that a block gathers, about: enough for efficient products, few enough to stay in cache."""
 _KERNEL_OFFSETS = tuple((x, y, z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1))
 NUM_NEIGHBOUR_TAPS = len(_KERNEL_OFFSETS)
+_CENTRE_TAP = NUM_NEIGHBOUR_TAPS // 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,7 @@ class KernelMap:
             block's first pair.
         output_offsets: Where the pairs of each output row start in ``pairs_by_output``.
         counts: Number of pairs by block and tap.
+        block_rows: Output rows of a block; the last may have fewer.
         num_outputs: Output rows.
     """
 
@@ -46,6 +49,7 @@ class KernelMap:
     pairs_by_output: Int64[Tensor, " pairs"]
     output_offsets: Int64[Tensor, " outputs_and_one"]
     counts: tuple[tuple[int, ...], ...]
+    block_rows: int
     num_outputs: int
 
     @property
@@ -69,39 +73,57 @@ class ConvolutionMap:
     transposed_taps: tuple[int, ...]
 
 
-def neighbour_map(grid: SparseGrid, *, level: str) -> ConvolutionMap:
+def neighbour_map(grid: SparseGrid, *, level: str, width: int = 64) -> ConvolutionMap:
     """Map every occupied cell to its occupied neighbours in a 3^3 window (a submanifold convolution).
+
+    If b is a's neighbour at some tap, a is b's at the opposite one. So only half the taps are searched,
+    and the map is its own transpose.
 
     Args:
         grid: Occupied cells.
         level: "coarse" or "fine".
+        width: Channels, roughly, of the convolutions that will use the map. Only speed depends on it.
 
     Raises:
         ValueError: If ``level`` is neither.
     """
     coarse = _coarse_neighbours(grid)
     if level == "coarse":
-        rows = coarse
+        rows = coarse[:_CENTRE_TAP]
     elif level == "fine":
         rows = _fine_neighbours(grid, coarse)
     else:
         raise ValueError(f"level must be 'coarse' or 'fine', got {level!r}")
-    # If b is a's neighbour at tap k, a is b's at the opposite one: the map is its own transpose.
-    kernel_map = _from_row_table(rows)
+    tap, output_row = (rows >= 0).nonzero(as_tuple=True)
+    input_row = rows[tap, output_row].long()
+    own = torch.arange(rows.shape[1], device=rows.device)
+    kernel_map = _from_pairs(
+        input_row=torch.cat([input_row, own, output_row]),
+        output_row=torch.cat([output_row, own, input_row]),
+        tap=torch.cat([tap, torch.full_like(own, _CENTRE_TAP), 2 * _CENTRE_TAP - tap]),
+        num_outputs=len(own),
+        num_taps=NUM_NEIGHBOUR_TAPS,
+        width=width,
+    )
     return ConvolutionMap(
         forward=kernel_map, transposed=kernel_map, transposed_taps=tuple(reversed(range(NUM_NEIGHBOUR_TAPS)))
     )
 
 
-def children_map(grid: SparseGrid) -> ConvolutionMap:
-    """Map the fine cells of each coarse cell to it, one tap per place: a convolution of size and stride 4."""
+def children_map(grid: SparseGrid, *, width: int = 64) -> ConvolutionMap:
+    """Map the fine cells of each coarse cell to it, one tap per place: a convolution of size and stride 4.
+
+    Args:
+        grid: Occupied cells.
+        width: As for :func:`neighbour_map`.
+    """
     child = grid.fine_keys % CHILDREN_PER_CELL
-    to_parent = torch.full((CHILDREN_PER_CELL, grid.num_fine), -1, dtype=torch.int32, device=child.device)
     fine_row = torch.arange(grid.num_fine, device=child.device)
-    to_parent[child, fine_row] = grid.parent_row.to(torch.int32)
+    down = {"input_row": fine_row, "output_row": grid.parent_row, "num_outputs": grid.num_coarse, "width": width}
+    up = {"input_row": grid.parent_row, "output_row": fine_row, "num_outputs": grid.num_fine, "width": width}
     return ConvolutionMap(
-        forward=_from_row_table(grid.child_table.T),
-        transposed=_from_row_table(to_parent),
+        forward=_from_pairs(**down, tap=child, num_taps=CHILDREN_PER_CELL),
+        transposed=_from_pairs(**up, tap=child, num_taps=CHILDREN_PER_CELL),
         transposed_taps=tuple(range(CHILDREN_PER_CELL)),
     )
 
@@ -111,55 +133,62 @@ def _coarse_neighbours(grid: SparseGrid) -> Int32[Tensor, "27 coarse"]:
     device = grid.coarse_keys.device
     resolution = grid.shape.coarse_resolution
     offsets = torch.tensor(_KERNEL_OFFSETS, device=device)
-    cells = grid.shape.coarse_cells(grid.coarse_keys)
-    neighbours = cells + offsets[:, None]
-    is_inside = ((neighbours >= 0) & (neighbours < resolution)).all(-1)
+    # One plane per axis: each comparison then runs over contiguous memory.
+    neighbours = grid.shape.coarse_cells(grid.coarse_keys).T[:, None] + offsets.T[..., None]
+    is_inside = ((neighbours >= 0) & (neighbours < resolution)).all(0)
     steps = (offsets * offsets.new_tensor([resolution**2, resolution, 1])).sum(-1)
     # Outside the grid the key is of some other cell, possibly of no cell: look up the cell itself instead.
     keys = torch.where(is_inside, grid.coarse_keys + steps[:, None], grid.coarse_keys)
     return torch.where(is_inside, grid.coarse_table[keys], -1)
 
 
-def _fine_neighbours(grid: SparseGrid, coarse_neighbours: Int32[Tensor, "27 coarse"]) -> Int32[Tensor, "27 fine"]:
-    """Return the row of each fine cell's neighbours, through its parent's neighbours.
+def _fine_neighbours(grid: SparseGrid, coarse_neighbours: Int32[Tensor, "27 coarse"]) -> Int32[Tensor, "13 fine"]:
+    """Return the row of each fine cell's neighbours at the first half of the taps, via its parent's neighbours.
 
     In which neighbour of the parent a fine neighbour lies, and where inside, depends only on the place
-    of the cell in its parent: 64 places times 27 taps, worked out once.
+    of the cell in its parent: 64 places times 13 taps, worked out once.
     """
     device = grid.fine_keys.device
     place = torch.cartesian_prod(*[torch.arange(CHILDREN_PER_AXIS, device=device)] * 3)
-    moved = place + torch.tensor(_KERNEL_OFFSETS, device=device)[:, None]
+    moved = place + torch.tensor(_KERNEL_OFFSETS[:_CENTRE_TAP], device=device)[:, None]
     block = torch.div(moved, CHILDREN_PER_AXIS, rounding_mode="floor") + 1
-    block_tap = (block[..., 0] * 3 + block[..., 1]) * 3 + block[..., 2]
+    parent_tap = (block[..., 0] * 3 + block[..., 1]) * 3 + block[..., 2]
     inside = moved % CHILDREN_PER_AXIS
     child = (inside[..., 0] * CHILDREN_PER_AXIS + inside[..., 1]) * CHILDREN_PER_AXIS + inside[..., 2]
-    own_child = grid.fine_keys % CHILDREN_PER_CELL
-    parent = coarse_neighbours.reshape(-1)[
-        block_tap.index_select(1, own_child) * grid.num_coarse + grid.parent_row
-    ].long()
-    row = grid.child_table.reshape(-1)[parent.clamp(min=0) * CHILDREN_PER_CELL + child.index_select(1, own_child)]
-    return torch.where(parent >= 0, row, -1)
+    own_child = (grid.fine_keys % CHILDREN_PER_CELL).to(torch.int32)
+    first_of_tap = (parent_tap * grid.num_coarse).to(torch.int32)
+    parent = coarse_neighbours.reshape(-1)[first_of_tap.index_select(1, own_child) + grid.parent_row.to(torch.int32)]
+    # A missing parent, row -1, finds the row of -1 that is put before the table.
+    table = torch.cat([grid.child_table.new_full((1, CHILDREN_PER_CELL), -1), grid.child_table]).reshape(-1)
+    return table[(parent + 1) * CHILDREN_PER_CELL + child.to(torch.int32).index_select(1, own_child)]
 
 
-def _from_row_table(rows: Int32[Tensor, "taps outputs"]) -> KernelMap:
-    """List the pairs of a table that gives each tap's input row for each output row, -1 for none."""
-    num_taps, num_outputs = rows.shape
-    num_blocks = max(1, -(-num_outputs // _BLOCK_ROWS))
-    padded = rows.new_full((num_taps, num_blocks * _BLOCK_ROWS), -1)
-    padded[:, :num_outputs] = rows
-    by_block = padded.view(num_taps, num_blocks, _BLOCK_ROWS).transpose(0, 1)  # blocks, taps, rows
-    is_pair = by_block >= 0
-    counts = is_pair.sum(-1)
-    first_of_block = offsets_from_counts(counts.sum(-1))[:-1]
-    place = is_pair.reshape(-1).cumsum(0).view_as(is_pair) - 1 - first_of_block[:, None, None]
-    is_pair_by_output = is_pair.transpose(1, 2)
-    block, _, local_row = is_pair.nonzero(as_tuple=True)
+def _from_pairs(
+    *,
+    input_row: Int64[Tensor, " pairs"],
+    output_row: Int64[Tensor, " pairs"],
+    tap: Int64[Tensor, " pairs"],
+    num_outputs: int,
+    num_taps: int,
+    width: int,
+) -> KernelMap:
+    """Arrange pairs, given in any order, by block and tap; two radix sorts."""
+    block_rows = max(1, min(num_outputs, _BLOCK_VALUES // width * num_outputs // max(1, len(tap))))
+    num_blocks = max(1, -(-num_outputs // block_rows))
+    bucket = torch.div(output_row, block_rows, rounding_mode="floor") * num_taps + tap
+    order = torch.argsort(bucket, stable=True)
+    counts = torch.bincount(bucket, minlength=num_blocks * num_taps).view(num_blocks, num_taps)
+    output_row = output_row[order]
+    by_output = torch.argsort(output_row, stable=True)
+    pairs_of_block = counts.sum(1)
+    first_of_block = offsets_from_counts(pairs_of_block)[:-1].repeat_interleave(pairs_of_block)
     return KernelMap(
-        input_row=by_block[is_pair].long(),
-        output_row=block * _BLOCK_ROWS + local_row,
-        pairs_by_output=place.transpose(1, 2)[is_pair_by_output],
-        output_offsets=offsets_from_counts((rows >= 0).sum(0)),
+        input_row=input_row[order],
+        output_row=output_row,
+        pairs_by_output=by_output - first_of_block,
+        output_offsets=offsets_from_counts(torch.bincount(output_row, minlength=num_outputs)),
         counts=tuple(tuple(row) for row in counts.tolist()),
+        block_rows=block_rows,
         num_outputs=num_outputs,
     )
 
@@ -183,8 +212,8 @@ def _blocks(kernel_map: KernelMap) -> Iterator[tuple[slice, slice, list[tuple[in
     for index, counts in enumerate(kernel_map.counts):
         edges = list(accumulate(counts, initial=0))
         taps = [(tap, a, b) for tap, (a, b) in enumerate(pairwise(edges)) if b > a]
-        first_row = index * _BLOCK_ROWS
-        rows = slice(first_row, min(first_row + _BLOCK_ROWS, kernel_map.num_outputs))
+        first_row = index * kernel_map.block_rows
+        rows = slice(first_row, min(first_row + kernel_map.block_rows, kernel_map.num_outputs))
         yield slice(start, start + edges[-1]), rows, taps
         start += edges[-1]
 

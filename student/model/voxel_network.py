@@ -43,11 +43,13 @@ class VoxelNetwork(nn.Module):
         self, grid: SparseGrid, fine: LevelFeatures, coarse: LevelFeatures
     ) -> tuple[LevelFeatures, LevelFeatures]:
         """Return the corrected fine and coarse level; logits bounded by +-30."""
-        fine_map, coarse_map = neighbour_map(grid, level="fine"), neighbour_map(grid, level="coarse")
+        width = self.fine_output.in_features
+        fine_map = neighbour_map(grid, level="fine", width=width)
+        coarse_map = neighbour_map(grid, level="coarse", width=width)
         fine_hidden = leaky_relu(self.fine_input(_network_input(fine), fine_map), LEAKY_SLOPE)
         for block in self.fine_blocks:
             fine_hidden = block(fine_hidden, fine_map)
-        from_children = leaky_relu(self.down(fine_hidden, children_map(grid)), LEAKY_SLOPE)
+        from_children = leaky_relu(self.down(fine_hidden, children_map(grid, width=width)), LEAKY_SLOPE)
         own = leaky_relu(self.coarse_input(_network_input(coarse), coarse_map), LEAKY_SLOPE)
         coarse_hidden = torch.cat([from_children, own], dim=1)
         for block in self.coarse_blocks:
