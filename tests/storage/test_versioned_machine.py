@@ -151,5 +151,5 @@ def _rows(home: Home) -> list:
 
 TestHome = HomeMachine.TestCase
 TestHome.settings = settings(
-    max_examples=15, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=10, stateful_step_count=15, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
