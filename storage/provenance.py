@@ -179,24 +179,25 @@ def code_digest(*modules: str) -> str:
     """
     digest = hashlib.sha256()
     for name in sorted(set(modules)):
-        for path in _source_files(name):
-            digest.update(path.name.encode())
+        for dotted, path in _source_files(name):
+            digest.update(dotted.encode())
             digest.update(path.read_bytes().replace(b"\r\n", b"\n"))
     return digest.hexdigest()
 
 
-def _source_files(name: str) -> Iterable[Path]:
+def _source_files(name: str) -> Iterable[tuple[str, Path]]:
+    """Yield each source file with its place below ``name``, so that moving a file changes the digest."""
     top, _, rest = name.partition(".")
     spec = importlib.util.find_spec(top)  # a top-level package: finding it imports nothing
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(f"no package {top!r} to digest")
     base = Path(next(iter(spec.submodule_search_locations))).joinpath(*rest.split(".") if rest else ())
     if base.is_dir():
-        return sorted(base.rglob("*.py"))
+        return [(f"{name}/{path.relative_to(base).as_posix()}", path) for path in sorted(base.rglob("*.py"))]
     module = base.with_suffix(".py")
     if not module.is_file():
         raise ValueError(f"no module {name!r} to digest at {module}")
-    return [module]
+    return [(name, module)]
 
 
 def package_versions(*names: str) -> dict[str, str]:
