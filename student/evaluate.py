@@ -6,7 +6,6 @@ with the protocol in its definition. What has no ground truth is said to have no
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,37 @@ from student.evaluation_config import EvaluationConfig
 from student.evaluation_data import EvaluationFrames, EvaluationScene, evaluation_scenes, evenly_spaced, paper_frame
 from student.evaluator import Evaluator
 from student.lateral import LateralTruth
-from student.open_vocabulary import query_prompts
 from student.panels import Painter, Words
 from student.predictor import Predictor
+from student.prompts import query_prompts
 from student.scorecard import Panel, Scorecard
 from student.training_evidence import TrainingEvidence
 from student.vocabulary import ClipSpace, Vocabulary, clip_space_of, occ3d_vocabulary, training_set_of
 
 KIND = "student_evaluation"
+
+_MODULES = (
+    "storage.geometry",
+    "student.baselines",
+    "student.calibration",
+    "student.data",
+    "student.evaluate",
+    "student.evaluation_data",
+    "student.evaluator",
+    "student.lateral",
+    "student.metrics",
+    "student.model",
+    "student.occupancy",
+    "student.open_vocabulary",
+    "student.panels",
+    "student.predictor",
+    "student.prompts",
+    "student.scorecard",
+    "student.scoring",
+    "student.training_evidence",
+    "student.visualise",
+    "student.vocabulary",
+)
 
 ProgressCallback = Callable[[str, float, Mapping[str, Any]], None]
 """Called with a stage, the share done in [0, 1], and running figures."""
@@ -59,7 +81,7 @@ def evaluate_checkpoint(
     space = None
     if "clip" in predictor.feature_sources:
         space = clip_space_of(home, training_set, text_encoder=config.text_encoder)
-    determining = replace(config, device="auto", checkpoint_digest="", text_encoder="")
+    determining = config.determining()
     upstream = home.provenance(checkpoint)
     stores = {version for scene in scenes for version in scene.versions}
     provenance = Provenance(
@@ -71,7 +93,7 @@ def evaluate_checkpoint(
             *(() if space is None else space.inputs),
         ),
         config_digest=config_digest(determining),
-        code_digest=code_digest("student"),
+        code_digest=code_digest(*_MODULES),
         seed=config.seed,
         weights_digests={} if space is None else {"text_encoder": space.encoder.digest},
         licence=upstream.licence,

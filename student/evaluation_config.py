@@ -1,12 +1,12 @@
-"""What an evaluation measures, and on how much."""
+"""What an evaluation measures and how a student labels: configurations that need no torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
-DEFAULT_TEMPLATE = "a photo of a {}"
+from student.prompts import DEFAULT_TEMPLATE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +68,10 @@ class EvaluationConfig:
         if self.prompt_template.count("{}") != 1:
             raise ValueError(f"prompt_template needs exactly one '{{}}', got {self.prompt_template!r}")
 
+    def determining(self) -> "EvaluationConfig":
+        """Return the part that determines the figures; which weights were used is recorded by their digests."""
+        return replace(self, device="auto", checkpoint_digest="", text_encoder="")
+
     @property
     def lateral_shifts(self) -> tuple[Float[np.ndarray, "4 4"], ...]:
         """Left, right and up, as ``virtual_to_camera``."""
@@ -77,3 +81,41 @@ class EvaluationConfig:
             shift[:3, 3] = np.array(direction) * self.lateral_shift_m
             shifts.append(shift)
         return tuple(shifts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeakLabelConfig:
+    """How a student labels a scene.
+
+    Attributes:
+        prompt_template: Sentence with one ``{}`` for a class's word.
+        text_encoder: Folder or hub id of the CLIP checkpoint where it moved since the features were
+            made; empty for where it was.
+        default_threshold: Raw probability from which a voxel is called occupied where no evaluation of
+            the checkpoint chose one; the labels then say that they are uncalibrated.
+        voxel_samples_per_axis: Density is read on a lattice of this many points per voxel and axis.
+        pixel_labels: Also label every rendered pixel.
+        device: Where the student runs; no part of the digest.
+        checkpoint_digest: Exact checkpoint, or empty for the variant's current one.
+    """
+
+    prompt_template: str = DEFAULT_TEMPLATE
+    text_encoder: str = ""
+    default_threshold: float = 0.5
+    voxel_samples_per_axis: int = 2
+    pixel_labels: bool = True
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    checkpoint_digest: str = ""
+
+    def __post_init__(self) -> None:
+        """Reject what would label nothing or everything."""
+        if not 0 < self.default_threshold < 1:
+            raise ValueError(f"default_threshold must lie in (0, 1), got {self.default_threshold}")
+        if self.voxel_samples_per_axis < 1:
+            raise ValueError(f"voxel_samples_per_axis must be at least 1, got {self.voxel_samples_per_axis}")
+        if self.prompt_template.count("{}") != 1:
+            raise ValueError(f"prompt_template needs exactly one '{{}}', got {self.prompt_template!r}")
+
+    def determining(self) -> "WeakLabelConfig":
+        """Return the part that determines the labels; which weights were used is recorded by their digests."""
+        return replace(self, device="auto", checkpoint_digest="", text_encoder="")

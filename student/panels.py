@@ -20,6 +20,7 @@ from student.visualise import (
     heat_overlay,
     label_image,
     resize_nearest,
+    resize_smoothly,
     to_uint8,
     unit_image,
 )
@@ -126,7 +127,8 @@ class Painter:
         picture, caption = pictures[column]
         path = Path("panels") / f"{name}-{column}.jpg"
         (self.folder / path).parent.mkdir(exist_ok=True)
-        (self.folder / path).write_bytes(encode_image(resize_nearest(picture, height, self.width)))
+        resize = resize_smoothly if column in {"image", "query"} else resize_nearest
+        (self.folder / path).write_bytes(encode_image(resize(picture, height, self.width)))
         return Tile(column=column, path=str(path), caption=caption)
 
     def _word_pictures(

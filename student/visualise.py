@@ -123,6 +123,13 @@ def resize_nearest(
     return image[rows[:, None], columns]
 
 
+def resize_smoothly(
+    image: UInt8[np.ndarray, "height width 3"], height: int, width: int
+) -> UInt8[np.ndarray, "new_height new_width 3"]:
+    """Resample a photograph with antialiasing."""
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureColours:
     """A projection of features onto three colours, shared by everything that is compared.

@@ -13,14 +13,8 @@ from storage.provenance import InputVersion
 from storage.versioned import Home, StoreVersion
 from student.data.training_set import TrainingSet, load_training_set
 from student.occupancy import NUM_SEMANTIC_CLASSES
-from student.open_vocabulary import (
-    FeatureBasis,
-    PromptSet,
-    TextEncoder,
-    class_cosine,
-    class_probability,
-    occ3d_prompts,
-)
+from student.open_vocabulary import FeatureBasis, TextEncoder, class_cosine, class_probability
+from student.prompts import PromptSet, occ3d_prompts
 
 _FEATURES_KIND, _BASIS_KIND = "clip_features", "feature_basis"
 

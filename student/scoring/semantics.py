@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 
 from student.metrics import bootstrap_statistic
 from student.occupancy import CLASSES_15, CLASSES_FOREGROUND, FREE_LABEL, NUM_SEMANTIC_CLASSES, SemanticCounts
-from student.open_vocabulary import OCC3D_NAMES
+from student.prompts import OCC3D_NAMES
 from student.scorecard import Baseline, Figure, Section, figure_of, finite_or_none
 
 _SIDE = FREE_LABEL + 1

@@ -5,16 +5,8 @@ from hypothesis import strategies as st
 
 from storage.errors import MissingTargetError, ProvenanceMismatchError
 from storage.provenance import file_digest
-from student.open_vocabulary import (
-    FeatureBasis,
-    PromptSet,
-    TextEncoder,
-    class_cosine,
-    class_probability,
-    fit_softmax_temperature,
-    occ3d_prompts,
-    query_prompts,
-)
+from student.open_vocabulary import FeatureBasis, TextEncoder, class_cosine, class_probability, fit_softmax_temperature
+from student.prompts import PromptSet, occ3d_prompts, query_prompts
 
 SEEDS = st.integers(min_value=0, max_value=2**32 - 1)
 

@@ -3,7 +3,7 @@ import pytest
 
 from student.baselines import RunningMean, VoxelPrior, ground_plane_depth
 from student.occupancy import FREE_LABEL, OccupancyGrid
-from student.open_vocabulary import OCC3D_NAMES
+from student.prompts import OCC3D_NAMES
 from student.scoring.depth import DepthReference
 from student.scoring.images import FeatureScores, ImageScores
 from student.scoring.occupancy import OccupancySample, OccupancyScores, occupancy_sections
