@@ -1,7 +1,8 @@
 """What the UI shows of a materialised version: a picture, its figures, its gate, and where to find it."""
 
 import base64
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
@@ -11,6 +12,7 @@ from storage.targets.thumbnails import thumbnail_jpeg
 from storage.versioned import Home, Materialized
 
 _MAX_TABLE_ROWS = 60
+_MAX_JSON_CHARACTERS = 4000
 
 
 def describe(home: Home, materialized: Materialized) -> dict[str, Any]:
@@ -30,10 +32,21 @@ def describe(home: Home, materialized: Materialized) -> dict[str, Any]:
     }
     described |= _preview(home, materialized)
     described |= _gate_table(materialized.metrics)
-    for name, value in materialized.metrics.items():
-        if name != "quality" and value is not None:
-            described[f"figure/{name}"] = dg.MetadataValue.json(value) if isinstance(value, list | dict) else value
-    return described
+    return described | dict(_figures(materialized.metrics))
+
+
+def _figures(metrics: Mapping[str, Any], prefix: str = "figure/") -> Iterator[tuple[str, Any]]:
+    """Yield stored figures: numbers and words one by one, the members of a flat group too, longer values as JSON."""
+    for name, value in metrics.items():
+        if name == "quality" or value is None:
+            continue
+        if isinstance(value, Mapping) and all(isinstance(v, int | float | str | None) for v in value.values()):
+            yield from _figures(value, f"{prefix}{name}.")
+        elif isinstance(value, list | Mapping):
+            if len(json.dumps(value)) <= _MAX_JSON_CHARACTERS:  # a whole scorecard is read in the report, not here
+                yield f"{prefix}{name}", dg.MetadataValue.json(value)
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _preview(home: Home, materialized: Materialized) -> dict[str, Any]:

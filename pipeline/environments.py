@@ -46,10 +46,9 @@ def nerf_worker_command(python: Path) -> list[str]:
     return [str(python), "-m", NERF_WORKER_MODULE]
 
 
-def nerf_worker_environment(threads: int | None) -> dict[str, str]:
-    """Return environment variables of the worker: where the packages are, and how many threads it may take."""
-    limits = {} if threads is None else dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    return {"PYTHONPATH": str(project_root()), "PYTHONUNBUFFERED": "1", **limits}
+def nerf_worker_environment() -> dict[str, str]:
+    """Return what the worker's environment has beside that of the process that starts it."""
+    return {"PYTHONPATH": str(project_root()), "PYTHONUNBUFFERED": "1"}
 
 
 def installed_version(python: Path, distribution: str) -> str | None:

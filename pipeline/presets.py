@@ -13,6 +13,7 @@ from storage.procedural.config import ProceduralConfig
 from storage.targets.images import InputImagesConfig
 from student.config import StudentConfig, Variant
 from student.evaluation_config import EvaluationConfig
+from student.presets import demo_student, tiny_student
 from teachers.config import ImageTeachersConfig
 from teachers.nerf.config import NerfConfig, TeacherDepthConfig, TeacherFeaturesConfig, VirtualViewsConfig
 
@@ -92,15 +93,12 @@ def build_preset(name: PresetName, *, variant: Variant, seed: int | None = None)
 
 def demo(variant: Variant) -> PipelineConfig:
     """Return the run of ``distillnerf demo``: procedural scenes, two CPU cores, minutes."""
-    from student.presets import demo_student
-    from teachers.presets import demo_image_teachers
-
     student = demo_student(variant)
     return PipelineConfig(
         procedural=ProceduralConfig(),
         ingest=IngestConfig(),
         input_images=InputImagesConfig(height=student.data.image_height, width=student.data.image_width),
-        image_teachers=demo_image_teachers(),
+        image_teachers=ImageTeachersConfig(),
         nerf=NerfConfig(),
         teacher_depth=TeacherDepthConfig(),
         virtual_views=VirtualViewsConfig(),
@@ -113,7 +111,12 @@ def demo(variant: Variant) -> PipelineConfig:
 
 def tiny(variant: Variant) -> PipelineConfig:
     """Return a run of real scenes on two CPU cores."""
-    return demo(variant)
+    student = tiny_student(variant)
+    return dataclasses.replace(
+        demo(variant),
+        input_images=InputImagesConfig(height=student.data.image_height, width=student.data.image_width),
+        student=student,
+    )
 
 
 def reseed(config: Any, seed: int) -> Any:  # noqa: ANN401 - any nested dataclass; returns the same type

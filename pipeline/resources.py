@@ -15,7 +15,6 @@ from storage.versioned import Home
 HOME_VARIABLE = "DISTILLNERF_HOME"
 STORE_URL_VARIABLE = "DISTILLNERF_STORE_URL"
 NERFSTUDIO_PYTHON_VARIABLE = "DISTILLNERF_NERFSTUDIO_PYTHON"
-NERF_THREADS_VARIABLE = "DISTILLNERF_NERF_THREADS"
 
 
 class HomeResource(dg.ConfigurableResource):
@@ -33,7 +32,6 @@ class NerfstudioEnvironment(dg.ConfigurableResource):
     """The second Python environment, in which scene fields are fitted and rendered."""
 
     python: str = Field(default="", description="Its interpreter; empty for .venv-nerfstudio of the project.")
-    threads: int | None = Field(default=None, description="Threads that a worker may take; empty for all cores.")
 
     def command(self) -> list[str]:
         """Return the worker's command line.
@@ -45,7 +43,7 @@ class NerfstudioEnvironment(dg.ConfigurableResource):
 
     def variables(self) -> dict[str, str]:
         """Return the environment variables that a worker gets beside those of this process."""
-        return nerf_worker_environment(self.threads)
+        return nerf_worker_environment()
 
 
 def default_resources(progress: ProgressLog | None = None) -> dict[str, Any]:
@@ -54,13 +52,10 @@ def default_resources(progress: ProgressLog | None = None) -> dict[str, Any]:
     The home has no default: materialising into a forgotten folder would be a silent mistake. It is resolved when an
     asset runs, so that loading the definitions needs no variable.
     """
-    threads = os.environ.get(NERF_THREADS_VARIABLE)
     progress = progress or ProgressLog()
     return {
         "home": HomeResource(root=dg.EnvVar(HOME_VARIABLE), store_url=os.environ.get(STORE_URL_VARIABLE, "")),
-        "nerfstudio": NerfstudioEnvironment(
-            python=os.environ.get(NERFSTUDIO_PYTHON_VARIABLE, ""), threads=int(threads) if threads else None
-        ),
+        "nerfstudio": NerfstudioEnvironment(python=os.environ.get(NERFSTUDIO_PYTHON_VARIABLE, "")),
         "progress": progress,
         "pipes": dg.PipesSubprocessClient(message_reader=progress.message_reader()),
     }
@@ -85,12 +80,11 @@ def store_url_from_environment() -> str | None:
     return os.environ.get(STORE_URL_VARIABLE) or None
 
 
-def dagster_environment(home: Path, *, nerf_threads: int | None = None) -> dict[str, str]:
+def dagster_environment(home: Path) -> dict[str, str]:
     """Return the environment of a Dagster process that works on one home."""
     own: Mapping[str, str] = {
         "DAGSTER_HOME": str(home / "dagster"),
         HOME_VARIABLE: str(home),
         "DAGSTER_DISABLE_TELEMETRY": "1",
     }
-    threads = {} if nerf_threads is None else {NERF_THREADS_VARIABLE: str(nerf_threads)}
-    return {**os.environ, **own, **threads}
+    return {**os.environ, **own}

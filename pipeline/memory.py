@@ -1,0 +1,58 @@
+"""Peak memory of a command and everything it started, measured while it runs."""
+
+import threading
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+_SECONDS_BETWEEN_SAMPLES = 1.0
+
+
+class PeakMemory:
+    """Sample the memory of this process and its descendants until the block ends.
+
+    Memory that processes share, such as libraries, counts once: proportional set sizes are summed where the system has
+    them, resident sizes elsewhere.
+
+    Attributes:
+        peak_bytes: Largest sum seen so far.
+    """
+
+    def __init__(self) -> None:
+        self.peak_bytes = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="peak-memory", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while True:
+            self.peak_bytes = max(self.peak_bytes, tree_memory())
+            if self._ended.wait(_SECONDS_BETWEEN_SAMPLES):
+                return
+
+
+def tree_memory() -> int:
+    """Return the bytes that this process and its descendants take now."""
+    root = psutil.Process()
+    total = 0
+    for process in [root, *root.children(recursive=True)]:
+        try:
+            total += _memory(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue  # it ended meanwhile
+    return total
+
+
+def _memory(process: psutil.Process) -> int:
+    full = process.memory_full_info()
+    return int(getattr(full, "pss", 0) or full.rss)

@@ -1,0 +1,195 @@
+"""Drive a whole run: every task through Dagster on a few workers, with progress, until all is done or nothing more can.
+
+A scene that fails stops what depends on it and nothing else. Because every asset finds what exists, a run that was
+interrupted goes on where it was, and one that is complete costs look-ups.
+"""
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from pipeline.display import Display
+from pipeline.resources import dagster_environment
+from pipeline.tasks import Task, Work, blocked, ready
+
+_GRACE_S = 15.0
+_PREFERENCE: dict[int, tuple[Work, ...]] = {0: ("models", "student", "scene_teacher"), 1: ("scene_teacher", "models")}
+"""Which work a worker takes first. The first one keeps torch; a student is alone and has all cores."""
+
+
+@dataclass(kw_only=True)
+class RunOutcome:
+    """What came of a run.
+
+    Attributes:
+        outcomes: Each task's outcome, by name, as ``pipeline.outcomes.read_outcome`` gives it.
+        blocked: Tasks that never started because something before them failed.
+        wall_time_s: From first task to last.
+    """
+
+    outcomes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    blocked: list[str] = field(default_factory=list)
+    wall_time_s: float = 0.0
+
+    @property
+    def succeeded(self) -> bool:
+        """Return whether every task did what it should."""
+        return not self.blocked and all(outcome["succeeded"] for outcome in self.outcomes.values())
+
+    @property
+    def failures(self) -> list[dict[str, Any]]:
+        """Return every failure, with the task it occurred in."""
+        return [
+            {"task": name, **failure}
+            for name, outcome in self.outcomes.items()
+            for failure in outcome.get("failures", [])
+        ]
+
+
+class WorkerDiedError(RuntimeError):
+    """A worker process ended while it executed a task."""
+
+
+class _Worker:
+    """One worker process and the thread that listens to it."""
+
+    def __init__(self, index: int, home: Path, inbox: "queue.Queue[tuple[int, Mapping[str, Any]]]") -> None:
+        self.index = index
+        self.task: Task | None = None
+        self.log = home / "logs" / f"worker-{index}.log"
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.worker", str(home), str(self.log)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            env=dagster_environment(home),
+        )
+        threading.Thread(target=self._listen, args=(inbox,), name=f"worker-{index}", daemon=True).start()
+
+    def assign(self, task: Task, threads: int) -> None:
+        """Send a task."""
+        self.task = task
+        message = {"name": task.name, "assets": task.assets, "partition": task.partition, "threads": threads}
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(message) + "\n")
+        self._process.stdin.flush()
+
+    def _listen(self, inbox: "queue.Queue[tuple[int, Mapping[str, Any]]]") -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            inbox.put((self.index, json.loads(line)))
+        inbox.put((self.index, {"event": "died", "code": self._process.wait()}))
+
+    def stop(self) -> None:
+        """End the process: kindly when idle, with a signal when busy."""
+        if self._process.poll() is not None:
+            return
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        if self.task is not None:
+            self._process.terminate()
+        try:
+            self._process.wait(timeout=_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def run_tasks(tasks: Sequence[Task], home: Path, console: Console, *, num_workers: int = 2) -> RunOutcome:
+    """Execute tasks in the order that their predecessors allow.
+
+    Args:
+        tasks: Each after its predecessors.
+        home: Whose instance and stores they work on.
+        console: Where progress is shown.
+        num_workers: Processes; one and the student's need no second.
+
+    Raises:
+        WorkerDiedError: If a worker process died; what it had finished is stored.
+    """
+    outcome = RunOutcome()
+    started_at = time.perf_counter()
+    inbox: queue.Queue[tuple[int, Mapping[str, Any]]] = queue.Queue()
+    count = max(1, min(num_workers, len(tasks)))
+    with _workers(count, home, inbox) as workers, Display(console, len(tasks)) as display:
+        finished: dict[str, bool] = {}
+        begun: list[str] = []
+        while True:
+            for worker, task, threads in _assign(workers, tasks, finished, begun):
+                begun.append(task.name)
+                worker.assign(task, threads)
+                display.begin(task.name)
+            if all(worker.task is None for worker in workers):
+                break
+            index, message = inbox.get()
+            worker = workers[index]
+            if message["event"] == "progress" and worker.task is not None:
+                display.advance(worker.task.name, message)
+            elif message["event"] == "outcome" and worker.task is not None:
+                finished[worker.task.name] = message["succeeded"]
+                outcome.outcomes[worker.task.name] = dict(message)
+                display.finish(worker.task.name, succeeded=message["succeeded"], note=_note(message))
+                worker.task = None
+            elif message["event"] == "died":
+                busy = worker.task.name if worker.task else "nothing"
+                raise WorkerDiedError(f"a worker ended with code {message['code']} at {busy}; see {worker.log}")
+        outcome.blocked = [task.name for task in blocked(tasks, finished)]
+    outcome.wall_time_s = time.perf_counter() - started_at
+    return outcome
+
+
+def _assign(
+    workers: Sequence[_Worker], tasks: Sequence[Task], finished: Mapping[str, bool], begun: Sequence[str]
+) -> Iterator[tuple[_Worker, Task, int]]:
+    """Yield what idle workers should do now, and with how many threads."""
+    idle = [worker for worker in workers if worker.task is None]
+    if any(worker.task is not None and worker.task.work == "student" for worker in workers):
+        return  # the student has every core
+    waiting = ready(tasks, finished, begun)
+    cores = os.cpu_count() or 1
+    num_busy = len(workers) - len(idle)
+    for worker in idle:
+        order = _PREFERENCE.get(worker.index, ("scene_teacher", "models"))
+        able = [task for task in waiting if task.work in order and (task.work != "student" or num_busy == 0)]
+        if not able:
+            continue
+        task = min(able, key=lambda task: order.index(task.work))  # the first of its work, as planned
+        waiting.remove(task)
+        num_busy += 1
+        shares = 1 if task.work == "student" else min(len(workers), num_busy + len(waiting))
+        yield worker, task, max(1, cores // shares)
+        if task.work == "student":
+            return
+
+
+@contextmanager
+def _workers(count: int, home: Path, inbox: "queue.Queue[tuple[int, Mapping[str, Any]]]") -> Iterator[list[_Worker]]:
+    workers = [_Worker(index, home, inbox) for index in range(count)]
+    try:
+        yield workers
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+def _note(outcome: Mapping[str, Any]) -> str:
+    if not outcome["succeeded"]:
+        return outcome["failures"][0]["message"].splitlines()[0] if outcome["failures"] else "failed"
+    made = outcome["materializations"]
+    reused = sum(bool(m["reused"]) for m in made)
+    what = "already there" if made and reused == len(made) else f"{len(made) - reused} built"
+    failed = [f"{c['asset']}:{c['check']}" for c in outcome["checks"] if not c["passed"]]
+    warning = f", failed checks: {', '.join(failed)}" if failed else ""
+    return f"{outcome.get('wall_time_s', 0.0):.1f} s, {what}{warning}"

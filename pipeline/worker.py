@@ -1,0 +1,95 @@
+"""A worker: a process that executes Dagster runs one after another for a command, and says how they go.
+
+Dagster's in-process executor sets up logging for the whole process, so two runs cannot share one (seen: a deadlock);
+and torch costs seconds to import, so a process per run would be wasteful. A command therefore keeps a few workers. They
+speak JSON lines: a task on standard input; events and outcomes on standard output. What anybody prints goes to a log.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    """Serve tasks until standard input ends."""
+    home, log = Path(sys.argv[1]), Path(sys.argv[2])
+    _end_with_parent()
+    tasks, replies = _take_standard_streams(log)
+
+    import dagster as dg
+
+    from pipeline.definitions import build_definitions
+    from pipeline.instance import open_instance
+    from pipeline.progress import ProgressLog
+
+    progress = ProgressLog(lambda event: _send(replies, {"event": "progress", **event}))
+    with open_instance(home) as instance:
+        definitions = build_definitions(progress)
+        job = definitions.resolve_implicit_global_asset_job_def()
+        _send(replies, {"event": "ready"})
+        for line in tasks:
+            _send(replies, {"event": "outcome", **_execute(dg, job, instance, json.loads(line))})
+    return 0
+
+
+def _execute(dg: Any, job: Any, instance: Any, task: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - Dagster is imported late
+    from pipeline.instance import DRIVER_TAG, this_process
+    from pipeline.outcomes import read_outcome
+
+    _limit_threads(int(task["threads"]))
+    started = time.perf_counter()
+    try:
+        result = job.execute_in_process(
+            instance=instance,
+            partition_key=task["partition"],
+            asset_selection=[dg.AssetKey(name) for name in task["assets"]],
+            raise_on_error=False,
+            tags={DRIVER_TAG: this_process(), "distillnerf/task": task["name"]},
+        )
+    except dg.DagsterError as error:  # before any step: an unknown partition, a configuration that does not fit
+        failure = {"asset": task["assets"][0], "error": type(error).__name__, "message": str(error)}
+        return {"task": task["name"], "succeeded": False, "failures": [failure], "materializations": [], "checks": []}
+    return {"task": task["name"], "wall_time_s": time.perf_counter() - started, **read_outcome(result)}
+
+
+def _limit_threads(threads: int) -> None:
+    """Let numeric libraries use so many threads, here and in processes started from here."""
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = str(threads)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(threads)
+
+
+def _take_standard_streams(log: Path) -> tuple[IO[str], IO[str]]:
+    """Return what standard input and output were; processes started from here get an empty one and the log."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    tasks, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", buffering=1)
+    with log.open("ab") as file, Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    return tasks, replies
+
+
+def _send(replies: IO[str], message: Mapping[str, Any]) -> None:
+    replies.write(json.dumps(message, default=str) + "\n")
+    replies.flush()
+
+
+def _end_with_parent() -> None:
+    """Ask Linux for a SIGTERM when the command dies, however it dies: nobody would read the outcome."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""What ``distillnerf demo`` and ``distillnerf run`` do, from a source of scenes to a summary."""
+
+import dataclasses
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from rich.console import Console
+
+from pipeline.environments import installed_version, nerfstudio_python
+from pipeline.instance import end_abandoned_runs, open_instance, set_pool_limit
+from pipeline.memory import PeakMemory
+from pipeline.partitions import add_scene_partitions
+from pipeline.run import RunOutcome, run_tasks
+from pipeline.run_config import HomeSelection, choose_split
+from pipeline.summary import build_summary, report_page, write_summary
+from pipeline.tasks import Task, plan_scene_tasks, plan_student_tasks
+from storage.errors import ErrorKind, SourceDataError
+from storage.ingest.source import SourceConfig, list_scenes, register_source
+from storage.keys import SceneKey
+from storage.versioned import Home
+from teachers.config import FeatureSource
+
+_NUM_WORKERS = 2
+_GPU_POOL = "gpu"
+
+
+def generate_recordings(home: Home, selection: HomeSelection, console: Console) -> list[str]:
+    """Make the procedural drives that a selection describes, through Dagster, and return their scene keys.
+
+    Raises:
+        PipelineError: If they cannot be made.
+    """
+    selection.save(home.root)
+    task = Task(name="procedural recordings", assets=("procedural_recordings",), partition=None)
+    outcome = run_tasks([task], home.root, console, num_workers=1)
+    if not outcome.succeeded:
+        raise SourceDataError(ErrorKind.FILE_CORRUPT, "procedural_recordings", outcome.failures[0]["message"])
+    procedural = selection.resolve().procedural
+    return [str(SceneKey(procedural.dataset, procedural.scene_name(i))) for i in range(procedural.num_scenes)]
+
+
+def register_scenes(home: Home, source: SourceConfig, wanted: Sequence[str]) -> list[str]:
+    """Register a source and return the keys of the scenes wanted, all of them where none are named.
+
+    Raises:
+        SourceDataError: If the source cannot be read or has no such scene; nothing is registered then.
+    """
+    keys = {key.scene_name: str(key) for key in list_scenes(source)}
+    unknown = [name for name in wanted if name not in keys]
+    if unknown:
+        raise SourceDataError(
+            ErrorKind.SCENE_UNKNOWN, f"{source.dataset}.{unknown[0]}", f"not in {source.version}; it has {', '.join(keys)}"
+        )
+    register_source(home, source)
+    return [keys[name] for name in wanted] if wanted else list(keys.values())
+
+
+def add_partitions(home: Home, scene_keys: Sequence[str]) -> None:
+    """Make scenes known to Dagster, and clear what a killed command left behind."""
+    with open_instance(home.root) as instance:
+        end_abandoned_runs(instance)
+        set_pool_limit(instance, _GPU_POOL, accelerator_slots())
+        add_scene_partitions(instance, scene_keys)
+
+
+def accelerator_slots() -> int:
+    """Return how many heavy steps may run at once: one per accelerator, or per worker where the CPU does the work."""
+    devices = len(list(Path("/dev").glob("nvidia[0-9]*")))  # asking torch would cost its import
+    return devices or _NUM_WORKERS
+
+
+def with_split(selection: HomeSelection, scene_keys: Sequence[str], held_out: Sequence[str]) -> HomeSelection:
+    """Return the selection with its scenes divided into those to learn from and those to be judged on."""
+    train, validation = choose_split(list(scene_keys), selection.resolve(), tuple(held_out))
+    return dataclasses.replace(selection, train_scenes=train, validation_scenes=validation)
+
+
+def plan_everything(selection: HomeSelection) -> list[Task]:
+    """Return the tasks from raw frames to report, for the scenes and the student of a selection."""
+    keys = [*selection.train_scenes, *selection.validation_scenes]
+    targets = plan_scene_tasks(keys, selection.train_scenes, get_args(FeatureSource))
+    labelled = selection.validation_scenes or selection.train_scenes
+    return [*targets, *plan_student_tasks(selection.variant, targets, labelled)]
+
+
+def run_everything(home: Home, selection: HomeSelection, console: Console) -> tuple[RunOutcome, dict[str, Any]]:
+    """Run everything for a selection, write ``summary.json``, and return the outcome and the summary."""
+    started = time.perf_counter()
+    selection.save(home.root)
+    tasks = plan_everything(selection)
+    with PeakMemory() as memory:
+        outcome = run_tasks(tasks, home.root, console, num_workers=_NUM_WORKERS)
+    publish_report(home, selection.variant)
+    summary = build_summary(
+        home,
+        selection,
+        outcome,
+        command=shlex.join(["distillnerf", *sys.argv[1:]]),
+        wall_time_s=time.perf_counter() - started,
+        peak_memory_bytes=memory.peak_bytes,
+        nerfstudio_version=installed_version(nerfstudio_python(), "nerfstudio"),
+    )
+    write_summary(home.root / "summary.json", summary)
+    return outcome, summary
+
+
+def publish_report(home: Home, variant: str) -> Path | None:
+    """Copy the current report to ``<home>/report/index.html``, where people look for it, and return that path."""
+    page = report_page(home, variant)
+    if page is None:
+        return None
+    folder = home.root / "report"
+    folder.mkdir(exist_ok=True)
+    shutil.copyfile(page, folder / "index.html")  # self-contained: nothing beside it is needed
+    return folder / "index.html"
