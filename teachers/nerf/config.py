@@ -175,7 +175,7 @@ class NerfConfig:
         pixel_rays: Rays per step through random pixels.
         lidar_pixel_rays: Rays per step through pixels that a LiDAR return projects to.
         lidar_rays: Rays per step from the LiDAR itself.
-        learning_rate: Of grids at the first step; networks take a fifth. Decays exponentially.
+        learning_rate: Of grids at the first step; networks take half. Decays exponentially.
         final_learning_rate_ratio: Learning rate at the last step over that at the first.
         seed: Of initialisation and ray order.
         max_attempts: A fit that diverges is repeated with the next seed, at most so many fits in all.
@@ -292,9 +292,11 @@ class TeacherFeaturesConfig:
         rays_per_step: Rays per step.
         learning_rate: Of the feature grid.
         num_levels: Levels of the feature grid.
+        features_per_level: Channels of each level.
         log2_table_size: Rows per level.
         finest_cell_m: Its finest cell.
         hidden_width: Width of the decoder.
+        min_psnr: Gate: PSNR of features on held-out frames, dB.
         seed: Of initialisation and ray order.
         execution: How it is run.
     """
@@ -306,9 +308,11 @@ class TeacherFeaturesConfig:
     rays_per_step: int = 2048
     learning_rate: float = 0.02
     num_levels: int = 4
+    features_per_level: int = 8
     log2_table_size: int = 15
     finest_cell_m: float = 0.5
     hidden_width: int = 64
+    min_psnr: float = 14.0
     seed: int = 0
     execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
 

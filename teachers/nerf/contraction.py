@@ -11,7 +11,8 @@ from torch import Tensor
 
 def contract(points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
     """Map points, in units of the box's half-extents from its centre, into the open cube (-2, 2)^3."""
-    norm = points.abs().amax(dim=-1, keepdim=True).clamp_min(1.0)
+    x, y, z = points.abs().unbind(dim=-1)  # a reduction over an axis of three is several times slower
+    norm = torch.maximum(torch.maximum(x, y), z).clamp_min(1.0)[..., None]
     return points * ((2.0 - 1.0 / norm) / norm)
 
 

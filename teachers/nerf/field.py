@@ -42,18 +42,18 @@ class DrivingField(Field):
         self.register_buffer("half_extent", torch.tensor(bounds.half_extent), persistent=False)
         self.static_grid = _static_grid(config, bounds)
         grid_width = self.static_grid.output_width
-        self.density_network = _network(grid_width, config.hidden_width, 1 + config.geometry_width)
+        self.density_network = network(grid_width, config.hidden_width, 1 + config.geometry_width)
         self.dynamic_grid: GridEncoding | None = None
         if config.dynamic:
             self.dynamic_grid = _dynamic_grid(config, bounds)
-            self.dynamic_network = _network(
+            self.dynamic_network = network(
                 self.dynamic_grid.output_width, config.hidden_width, 1 + config.geometry_width
             )
         self.appearance = nn.Embedding(num_cameras, config.appearance_width)
         nn.init.zeros_(self.appearance.weight)
         view_width = 3 + 6 * _DIRECTION_OCTAVES + config.appearance_width
-        self.colour_network = _network(config.geometry_width + view_width, 2 * config.hidden_width, 3, layers=3)
-        self.sky_network = _network(view_width, config.hidden_width, 3)
+        self.colour_network = network(config.geometry_width + view_width, 2 * config.hidden_width, 3, layers=3)
+        self.sky_network = network(view_width, config.hidden_width, 3)
 
     def get_density(self, ray_samples: RaySamples) -> tuple[Float[Tensor, "*batch 1"], Float[Tensor, "*batch width"]]:
         """Return density per scene unit, and geometry features."""
@@ -136,6 +136,7 @@ class ProposalDensity(nn.Module):
                 num_levels=config.proposal_levels,
             ),
             features_per_level=1,
+            interpolation="nearest",
             log2_table_size=config.proposal_log2_table_size,
         )
 
@@ -153,7 +154,8 @@ def encode_directions(directions: Float[Tensor, "points 3"]) -> Float[Tensor, "p
     return torch.cat([directions, torch.sin(octaves), torch.cos(octaves)], dim=-1)
 
 
-def _network(width_in: int, hidden: int, width_out: int, *, layers: int = 2) -> nn.Sequential:
+def network(width_in: int, hidden: int, width_out: int, *, layers: int = 2) -> nn.Sequential:
+    """Return a perceptron with rectified hidden layers."""
     widths = [width_in, *([hidden] * (layers - 1)), width_out]
     modules: list[nn.Module] = []
     for a, b in itertools.pairwise(widths):

@@ -69,7 +69,7 @@ class DrivingFieldModel(Model):
         self.step = 0
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
-        """Return grids and networks apart: grids learn five times faster."""
+        """Return grids and networks apart: grids learn faster."""
         grids = [p for name, p in self.named_parameters() if name.endswith("table")]
         networks = [p for n, p in self.named_parameters() if not n.endswith("table") and p.numel() > 0]
         return {"grids": grids, "networks": networks}

@@ -32,7 +32,7 @@ from teachers.nerf.progress import Progress
 METHOD_NAME = "driving-field"
 
 _PROGRESS_EVERY_S = 2.0
-_NETWORK_LEARNING_RATE_RATIO = 0.2
+_NETWORK_LEARNING_RATE_RATIO = 0.5
 
 
 @dataclass

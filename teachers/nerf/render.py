@@ -30,7 +30,7 @@ from teachers.quality import at_least, at_most, gate
 
 logger = logging.getLogger(__name__)
 
-_CODE = (
+CODE = (
     "storage.geometry",
     *(
         f"teachers.nerf.{module}"
@@ -72,7 +72,7 @@ class RenderSource:
         config: TeacherDepthConfig | VirtualViewsConfig | TeacherFeaturesConfig,
         *,
         inputs: tuple[InputVersion, ...] = (),
-        code: tuple[str, ...] = _CODE,
+        code: tuple[str, ...] = CODE,
         seed: int | None = None,
     ) -> Provenance:
         """Return the provenance of something rendered from this field."""

@@ -6,7 +6,6 @@ the world shifted to the box's centre and divided by ``SceneBounds.metres_per_un
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Self
 
 import numpy as np
 import torch
@@ -119,7 +118,7 @@ class RayBatch:
         """Return how many leading rays have a colour."""
         return len(self.rgb)
 
-    def to(self, device: str) -> Self:
+    def to(self, device: str) -> "RayBatch":
         """Return the batch on a device."""
         moved = {f.name: value.to(device) for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
         return replace(self, **moved)

@@ -2,17 +2,21 @@
 
 import dataclasses
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from nerfstudio.data.scene_box import SceneBox
+from torch import Tensor
 
 from storage.errors import ErrorKind, IntegrityError
 from storage.versioned import Home, StoreVersion
 from teachers.nerf.checkpoint import load_tensors, save_tensors
 from teachers.nerf.config import ExecutionConfig, NerfConfig
-from teachers.nerf.model import DrivingFieldModel, DrivingFieldModelConfig, to_ray_bundle
+from teachers.nerf.losses import composite_weights
+from teachers.nerf.model import DrivingFieldModel, DrivingFieldModelConfig, interval_edges, to_ray_bundle
 from teachers.nerf.quality import RenderedRays
 from teachers.nerf.scene_rays import RayBatch, SceneBounds
 from teachers.nerf.task import decode
@@ -50,7 +54,7 @@ class NerfTeacher:
         self.model = model.to(self.device).eval()
 
     @classmethod
-    def load(cls, home: Home, scene_key: str, execution: ExecutionConfig, digest: str | None = None) -> Self:
+    def load(cls, home: Home, scene_key: str, execution: ExecutionConfig, digest: str | None = None) -> "NerfTeacher":
         """Load the current fit of a scene, or the one with this digest.
 
         Raises:
@@ -88,6 +92,42 @@ class NerfTeacher:
             parts.append((outputs["rgb"].cpu(), outputs["depth"][:, 0].cpu(), outputs["opacity"][:, 0].cpu()))
         rgb, depth, opacity = (torch.cat(column) for column in zip(*parts, strict=True))
         return RenderedRays(rgb=rgb, termination_depth=depth * self.bounds.metres_per_unit, opacity=opacity)
+
+    @torch.no_grad()
+    def surface(self, batch: RayBatch, *, num_samples: int) -> "RaySurface":
+        """Return the samples of each ray that weigh most: its frozen geometry.
+
+        Weights are those of the samples kept, scaled so that they still sum to the ray's opacity.
+        """
+        bundle = to_ray_bundle(batch.to(self.device), self.nerf, self.bounds)
+        samples, _, _ = self.model.sampler(bundle, density_fns=[self.model.proposal])
+        density, _, _ = self.model.field.density_and_features(samples)
+        edges = interval_edges(samples)
+        weights, kept = composite_weights(density[..., 0], edges[:, 1:] - edges[:, :-1]).sort(dim=-1, descending=True)
+        opacity = weights.sum(dim=-1, keepdim=True)
+        weights, kept = weights[:, :num_samples], kept[:, :num_samples, None]
+        weights = weights * (opacity / weights.sum(dim=-1, keepdim=True).clamp_min(1e-6))
+        positions = torch.take_along_dim(samples.frustums.get_positions(), kept, dim=1)
+        cube = self.model.field.unit_cube(positions.reshape(-1, 3)).view(positions.shape)
+        return RaySurface(positions=cube, weights=weights, directions=bundle.directions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaySurface:
+    """Where rays end, whatever is rendered there.
+
+    Attributes:
+        positions: In the grids' unit cube.
+        weights: Compositing weights; they sum to the opacity.
+        directions: Unit vectors, world axes.
+    """
+
+    positions: Float[Tensor, "rays samples 3"]
+    weights: Float[Tensor, "rays samples"]
+    directions: Float[Tensor, "rays 3"]
+
+    def __getitem__(self, rays: Tensor | slice) -> "RaySurface":
+        return RaySurface(positions=self.positions[rays], weights=self.weights[rays], directions=self.directions[rays])
 
 
 def save_teacher(folder: Path, model: DrivingFieldModel, *, num_cameras: int, details: dict[str, Any]) -> None:

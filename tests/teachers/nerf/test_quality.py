@@ -1,0 +1,89 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from teachers.nerf.config import FitGateConfig, NerfConfig
+from teachers.nerf.quality import RenderedRays, depth_errors, judge_fit
+from teachers.nerf.scene_rays import RayBatch, SceneRays, measure_bounds, read_sky_mask
+
+CONFIG = NerfConfig(image_height=18, image_width=32, gate=FitGateConfig(min_psnr=25.0, max_abs_rel=0.1))
+
+
+@pytest.fixture(scope="module")
+def held_out(wall_home, wall_scene) -> SceneRays:
+    mask = read_sky_mask(wall_home, "test.wall", None)
+    return SceneRays(wall_scene, (2,), measure_bounds(wall_scene, (0, 4)), image_size=(18, 32), is_sky=mask)
+
+
+def oracle(rays: SceneRays, *, depth_factor: float = 1.0, opacity_in_sky: float = 0.0):
+    """A renderer that knows the analytic scene."""
+
+    def render(batch: RayBatch) -> RenderedRays:
+        scale = rays.bounds.metres_per_unit
+        origin = batch.origins * scale + torch.tensor(rays.bounds.centre_m)
+        ground = torch.where(batch.directions[:, 2] < -1e-6, -origin[:, 2] / batch.directions[:, 2], math.inf)
+        wall = torch.where(batch.directions[:, 1] > 1e-6, (6.0 - origin[:, 1]) / batch.directions[:, 1], math.inf)
+        wall = torch.where(origin[:, 2] + wall * batch.directions[:, 2] <= 4.0, wall, math.inf)
+        depth = torch.minimum(ground, wall)
+        hit = depth < 60.0
+        rgb = batch.rgb if batch.num_camera_rays == len(batch.origins) else torch.zeros(len(batch.origins), 3)
+        return RenderedRays(
+            rgb=rgb + 0.01,
+            termination_depth=torch.where(hit, depth * depth_factor, 60.0),
+            opacity=torch.where(hit, 1.0, opacity_in_sky),
+        )
+
+    return render
+
+
+def test_a_right_field_passes(held_out):
+    metrics = judge_fit(oracle(held_out), held_out, CONFIG)
+    assert metrics["psnr"] == pytest.approx(40.0, abs=0.1)
+    assert metrics["lidar_abs_rel"] < 0.05
+    assert metrics["lidar_beam_abs_rel"] < 1e-3
+    assert metrics["lidar_coverage"] > 0.97
+    assert metrics["sky_opacity"] == 0.0
+    assert metrics["quality"]["passed"]
+
+
+def test_wrong_depth_fails_by_as_much_as_it_is_wrong(held_out):
+    metrics = judge_fit(oracle(held_out, depth_factor=1.3), held_out, CONFIG)
+    assert metrics["lidar_beam_abs_rel"] == pytest.approx(0.3, abs=0.01)
+    assert not metrics["quality"]["passed"]
+    assert not metrics["quality"]["checks"]["lidar_abs_rel"]["passed"]
+
+
+def test_a_solid_sky_fails(held_out):
+    metrics = judge_fit(oracle(held_out, opacity_in_sky=0.9), held_out, CONFIG)
+    assert metrics["sky_opacity"] == pytest.approx(0.9, abs=0.05)
+    assert not metrics["quality"]["checks"]["sky_opacity"]["passed"]
+
+
+def test_an_undefined_score_never_passes(held_out):
+    def nothing(batch: RayBatch) -> RenderedRays:
+        rays = len(batch.origins)
+        return RenderedRays(
+            rgb=torch.full((rays, 3), math.nan), termination_depth=torch.zeros(rays), opacity=torch.zeros(rays)
+        )
+
+    metrics = judge_fit(nothing, held_out, CONFIG)
+    assert not metrics["quality"]["passed"]
+    assert not metrics["quality"]["checks"]["psnr"]["passed"]
+    assert not metrics["quality"]["checks"]["lidar_abs_rel"]["passed"]
+
+
+def test_without_a_mask_the_sky_is_not_judged(wall_scene):
+    rays = SceneRays(wall_scene, (2,), measure_bounds(wall_scene, (0, 4)), image_size=(18, 32))
+    metrics = judge_fit(oracle(rays), rays, dataclasses.replace(CONFIG, use_sky_mask=False))
+    assert "sky_opacity" not in metrics
+    assert "sky_opacity" not in metrics["quality"]["checks"]
+
+
+def test_depth_errors_by_hand():
+    errors = depth_errors(torch.tensor([2.0, 12.0]), torch.tensor([1.0, 10.0]))
+    assert errors["abs_rel"] == pytest.approx(0.6)
+    assert errors["rmse_m"] == pytest.approx(math.sqrt(2.5))
+    assert errors["delta_1"] == pytest.approx(0.5)
+    assert math.isnan(depth_errors(torch.zeros(0), torch.zeros(0))["abs_rel"])

@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+import torch
+
+from storage.errors import SourceDataError
+from teachers.nerf.scene_rays import (
+    SceneBounds,
+    SceneRays,
+    measure_bounds,
+    project_lidar,
+    read_sky_mask,
+    resize_nearest,
+    split_frames,
+)
+
+SCENE_KEY = "test.wall"
+
+
+@pytest.fixture(scope="module")
+def rays(wall_home, wall_scene) -> SceneRays:
+    frames = (0, 2, 4)
+    return SceneRays(
+        wall_scene,
+        frames,
+        measure_bounds(wall_scene, frames),
+        image_size=(18, 32),
+        is_sky=read_sky_mask(wall_home, SCENE_KEY, None),
+    )
+
+
+def world_points(batch, bounds: SceneBounds, distance: torch.Tensor) -> torch.Tensor:
+    return (batch.origins + batch.directions * distance[:, None]) * bounds.metres_per_unit + torch.tensor(
+        bounds.centre_m
+    )
+
+
+def on_a_surface(points: torch.Tensor, tolerance: float) -> torch.Tensor:
+    ground = points[:, 2].abs() < tolerance
+    wall = (points[:, 1] - 6.0).abs() < tolerance
+    return ground | wall
+
+
+def test_beams_end_on_surfaces(rays):
+    beams = torch.arange(len(rays.lidar_distances))
+    batch = rays.lidar_beams(beams)
+    assert batch.num_camera_rays == 0
+    points = world_points(batch, rays.bounds, batch.lidar_depth)
+    assert bool(on_a_surface(points, 0.01).all())
+    assert torch.allclose(batch.directions.norm(dim=1), torch.ones(len(beams)), atol=1e-5)
+
+
+def test_projected_returns_agree_with_the_surfaces_that_pixels_see(rays):
+    batch = rays.pixel_rays(rays.lidar_pixel_image, rays.lidar_pixel)
+    points = world_points(batch, rays.bounds, rays.lidar_pixel_depth)
+    # A return lies anywhere in its pixel, the ray through the centre: at grazing angles that is decimetres.
+    assert float(on_a_surface(points, 0.5).to(torch.float32).mean()) > 0.97
+    assert not bool(rays.is_sky[rays.lidar_pixel_image, rays.lidar_pixel].to(torch.float32).mean() > 0.02)
+
+
+def test_a_drawn_batch_is_camera_rays_then_beams(rays):
+    batch = rays.draw(torch.Generator().manual_seed(0), pixel_rays=50, lidar_pixel_rays=20, lidar_rays=30)
+    assert len(batch.origins) == 100
+    assert batch.num_camera_rays == 70
+    assert bool(torch.isnan(batch.lidar_depth[:50]).all())
+    assert bool(torch.isfinite(batch.lidar_depth[50:]).all())
+    assert batch.is_sky is not None
+    blue = batch.rgb[batch.is_sky]
+    assert bool((blue[:, 2] > blue[:, 0]).all()), "colour and sky mask are of the same pixels"
+    assert set(batch.time.unique().tolist()) <= {0.0, 0.5, 1.0}
+    again = rays.draw(torch.Generator().manual_seed(0), pixel_rays=50, lidar_pixel_rays=20, lidar_rays=30)
+    assert torch.equal(batch.origins, again.origins)
+
+
+def test_box_holds_cameras_and_lies_in_the_unit_cube(wall_scene):
+    bounds = measure_bounds(wall_scene, (0, 4))
+    assert max(bounds.half_extent) == 1.0
+    centres = np.stack([wall_scene.camera_to_world(f, c)[:3, 3] for f in (0, 4) for c in (0, 1)])
+    assert bool((np.abs(bounds.to_scene_units(centres)) <= np.asarray(bounds.half_extent)).all())
+
+
+def test_returns_that_a_nearer_surface_hides_are_dropped():
+    intrinsics = np.array([[20.0, 0, 16], [0, 20.0, 12], [0, 0, 1]])
+    columns = np.linspace(-0.5, 0.5, 60)
+    near = np.stack([columns * 5, np.zeros(60), np.full(60, 5.0)], axis=1)
+    far = np.stack([columns * 20, np.full(60, 0.8), np.full(60, 20.0)], axis=1)  # one pixel lower, four times as far
+    alone, _ = project_lidar(far, np.eye(4), intrinsics, image_size=(24, 32))
+    pixel, depth = project_lidar(np.concatenate([near, far]), np.eye(4), intrinsics, image_size=(24, 32))
+    assert len(alone) > 10
+    assert depth.max() < 6.0
+    assert len(pixel) == len(set(pixel.tolist()))
+
+
+def test_frames_are_held_out_from_the_middle():
+    split = split_frames(10, holdout_every=4)
+    assert split.held_out == (2, 6)
+    assert split.train == (0, 1, 3, 4, 5, 7, 8, 9)
+    with pytest.raises(SourceDataError, match="too few"):
+        split_frames(2, holdout_every=4)
+
+
+def test_masks_keep_the_value_at_pixel_centres():
+    mask = np.zeros((1, 1, 4, 8), bool)
+    mask[..., :2, :] = True
+    small = resize_nearest(mask, (2, 4))
+    assert small.shape == (1, 1, 2, 4)
+    assert small[0, 0, 0].all()
+    assert not small[0, 0, 1].any()
+    assert np.array_equal(resize_nearest(small, (4, 8)), mask)
