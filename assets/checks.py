@@ -94,7 +94,7 @@ def define_check(asset: str, name: str, judge: Judge, partitions: dg.PartitionsD
         }
         if of_run.has_partition_key_range:
             for event in _one_event_each(asset, name, judged):
-                context.log_event(event)
+                of_run.log_event(event)
         passed = all(ok for ok, _ in judged.values())
         metadata = {key: table for key, (_, table) in judged.items()} or {"note": "nothing was materialised"}
         return dg.AssetCheckResult(passed=passed, severity=dg.AssetCheckSeverity.WARN, metadata=metadata)

@@ -22,7 +22,7 @@ from student.config import Variant
     **declare(
         group="results",
         kinds={"pytorch", "json"},
-        modules=["student.evaluator", "student.scoring", "student.metrics", "student.occupancy"],
+        modules=["student.evaluate", "student.evaluator", "student.scoring", "student.metrics", "student.occupancy"],
         partitions_def=variants,
         backfill_policy=ONE_VARIANT_A_RUN,
     ),
@@ -89,7 +89,7 @@ class WeakLabelSelector(RunSelector):
     **declare(
         group="results",
         kinds={"pytorch", "zarr"},
-        modules=["student.calibration", "student.open_vocabulary"],
+        modules=["student.weak_labels", "student.calibration", "student.open_vocabulary"],
         partitions_def=scenes,
         backfill_policy=LIGHT_BACKFILL,
     ),

@@ -5,6 +5,7 @@ one seed and a list of overrides describe a run from raw frames to report.
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -12,13 +13,26 @@ from storage.ingest.raw_scene import IngestConfig
 from storage.procedural.config import ProceduralConfig
 from storage.targets.images import InputImagesConfig
 from student.config import StudentConfig, Variant
-from student.evaluation_config import EvaluationConfig
-from student.presets import demo_student, tiny_student
+from student.evaluation_config import EvaluationConfig, WeakLabelConfig
+from student.presets import demo_student, paper_student, small_student, tiny_student
 from teachers.config import ImageTeachersConfig
-from teachers.nerf.config import NerfConfig, TeacherDepthConfig, TeacherFeaturesConfig, VirtualViewsConfig
+from teachers.nerf.config import (
+    FieldConfig,
+    NerfConfig,
+    TeacherDepthConfig,
+    TeacherFeaturesConfig,
+    VirtualViewsConfig,
+)
+from teachers.presets import (
+    demo_image_teachers,
+    paper_image_teachers,
+    small_image_teachers,
+    tiny_image_teachers,
+)
 
-PresetName = Literal["demo", "tiny"]
-"""``demo`` runs procedural scenes in minutes on two CPU cores, ``tiny`` a real scene on the same machine."""
+PresetName = Literal["demo", "tiny", "small", "paper"]
+"""``demo`` runs procedural scenes in minutes on two CPU cores, ``tiny`` a real scene on the same machine, ``small`` and
+``paper`` need an accelerator and published checkpoints."""
 
 PRESET_NAMES: tuple[PresetName, ...] = get_args(PresetName)
 
@@ -58,6 +72,7 @@ class PipelineConfig:
         split: Which scenes are held out.
         student: The student, its data, losses and budget.
         evaluation: What is measured, and on how much.
+        weak_labels: How scenes are labelled with the student.
     """
 
     procedural: ProceduralConfig
@@ -71,6 +86,7 @@ class PipelineConfig:
     split: SplitConfig
     student: StudentConfig
     evaluation: EvaluationConfig
+    weak_labels: WeakLabelConfig
 
 
 def build_preset(name: PresetName, *, variant: Variant, seed: int | None = None) -> PipelineConfig:
@@ -84,39 +100,69 @@ def build_preset(name: PresetName, *, variant: Variant, seed: int | None = None)
     Raises:
         ValueError: If there is no such preset.
     """
-    builders = {"demo": demo, "tiny": tiny}
-    if name not in builders:
-        raise ValueError(f"preset {name!r}, want one of {', '.join(builders)}")
-    config = builders[name](variant)
+    if name not in _PRESETS:
+        raise ValueError(f"preset {name!r}, want one of {', '.join(_PRESETS)}")
+    config = _PRESETS[name](variant)
     return config if seed is None else reseed(config, seed)
 
 
 def demo(variant: Variant) -> PipelineConfig:
     """Return the run of ``distillnerf demo``: procedural scenes, two CPU cores, minutes."""
-    student = demo_student(variant)
-    return PipelineConfig(
-        procedural=ProceduralConfig(),
-        ingest=IngestConfig(),
-        input_images=InputImagesConfig(height=student.data.image_height, width=student.data.image_width),
-        image_teachers=ImageTeachersConfig(),
-        nerf=NerfConfig(),
-        teacher_depth=TeacherDepthConfig(),
-        virtual_views=VirtualViewsConfig(),
-        teacher_features=TeacherFeaturesConfig(),
-        split=SplitConfig(),
-        student=student,
-        evaluation=EvaluationConfig(),
-    )
+    return _assemble(demo_student(variant), demo_image_teachers(), NerfConfig())
 
 
 def tiny(variant: Variant) -> PipelineConfig:
     """Return a run of real scenes on two CPU cores."""
-    student = tiny_student(variant)
-    return dataclasses.replace(
-        demo(variant),
-        input_images=InputImagesConfig(height=student.data.image_height, width=student.data.image_width),
-        student=student,
+    return _assemble(tiny_student(variant), tiny_image_teachers(), NerfConfig())
+
+
+def small(variant: Variant) -> PipelineConfig:
+    """Return a run for one accelerator: published image size, the smallest published checkpoints."""
+    nerf = NerfConfig(
+        image_height=225,
+        image_width=400,
+        num_steps=4000,
+        pixel_rays=8192,
+        lidar_pixel_rays=2048,
+        lidar_rays=2048,
+        field=FieldConfig(num_levels=10, log2_table_size=20, dynamic=True),
     )
+    return _assemble(small_student(variant), small_image_teachers(), nerf)
+
+
+def paper(variant: Variant) -> PipelineConfig:
+    """Return the published run: its image size, its teachers' checkpoints, a field as long as EmerNeRF's."""
+    config = small(variant)
+    nerf = dataclasses.replace(config.nerf, image_height=450, image_width=800, num_steps=25_000)
+    return _assemble(paper_student(variant), paper_image_teachers(), nerf)
+
+
+def _assemble(student: StudentConfig, teachers: ImageTeachersConfig, nerf: NerfConfig) -> PipelineConfig:
+    """Put stages together whose sizes follow from the student: it reads no more than it renders."""
+    data = student.data
+    height, width = max(56, data.render_height), max(100, data.render_width)
+    return PipelineConfig(
+        procedural=ProceduralConfig(),
+        ingest=IngestConfig(),
+        input_images=InputImagesConfig(height=data.image_height, width=data.image_width),
+        image_teachers=teachers,
+        nerf=nerf,
+        teacher_depth=TeacherDepthConfig(height=height, width=width),
+        virtual_views=VirtualViewsConfig(height=height, width=width),
+        teacher_features=TeacherFeaturesConfig(),
+        split=SplitConfig(),
+        student=student,
+        evaluation=EvaluationConfig(),
+        weak_labels=WeakLabelConfig(),
+    )
+
+
+_PRESETS: dict[PresetName, Callable[[Variant], PipelineConfig]] = {
+    "demo": demo,
+    "tiny": tiny,
+    "small": small,
+    "paper": paper,
+}
 
 
 def reseed(config: Any, seed: int) -> Any:  # noqa: ANN401 - any nested dataclass; returns the same type

@@ -118,7 +118,7 @@ class HomeSelection:
 class RunSelector(dg.Config):
     """Which configuration a materialisation uses. Fields of the stages are never declared a second time here."""
 
-    preset: Literal["of_home", "demo", "tiny"] = Field(
+    preset: Literal["of_home", "demo", "tiny", "small", "paper"] = Field(
         default="of_home", description="Named configuration; 'of_home' is what the home's own runs use."
     )
     seed: int | None = Field(default=None, description="Of every random choice; empty keeps the preset's.")

@@ -17,7 +17,17 @@ from storage.versioned import Home, StoreVersion
 
 SCHEMA = "distillnerf.summary/1"
 
-_PACKAGES = ("distillnerf-pipeline", "dagster", "torch", "transformers", "zarr", "icechunk", "numpy", "trimesh", "embreex")
+_PACKAGES = (
+    "distillnerf-pipeline",
+    "dagster",
+    "torch",
+    "transformers",
+    "zarr",
+    "icechunk",
+    "numpy",
+    "trimesh",
+    "embreex",
+)
 
 
 def build_summary(

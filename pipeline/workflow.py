@@ -54,17 +54,24 @@ def register_scenes(home: Home, source: SourceConfig, wanted: Sequence[str]) -> 
     unknown = [name for name in wanted if name not in keys]
     if unknown:
         raise SourceDataError(
-            ErrorKind.SCENE_UNKNOWN, f"{source.dataset}.{unknown[0]}", f"not in {source.version}; it has {', '.join(keys)}"
+            ErrorKind.SCENE_UNKNOWN,
+            f"{source.dataset}.{unknown[0]}",
+            f"not in {source.version}; it has {', '.join(keys)}",
         )
     register_source(home, source)
     return [keys[name] for name in wanted] if wanted else list(keys.values())
 
 
-def add_partitions(home: Home, scene_keys: Sequence[str]) -> None:
-    """Make scenes known to Dagster, and clear what a killed command left behind."""
+def prepare_home(home: Home) -> None:
+    """Make a home's Dagster instance, and clear what a killed command left behind."""
     with open_instance(home.root) as instance:
         end_abandoned_runs(instance)
         set_pool_limit(instance, _GPU_POOL, accelerator_slots())
+
+
+def add_partitions(home: Home, scene_keys: Sequence[str]) -> None:
+    """Make scenes known to Dagster."""
+    with open_instance(home.root) as instance:
         add_scene_partitions(instance, scene_keys)
 
 

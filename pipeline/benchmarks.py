@@ -1,0 +1,39 @@
+"""Benchmarks by name: where each lives, and the one form that all results have."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from storage.errors import EnvironmentMissingError, ErrorKind
+from storage.provenance import config_json
+
+BENCHMARKS: dict[str, str] = {
+    "loader": "student.benchmarks.loader:bench_loader",
+    "pooling": "student.benchmarks.pooling:bench_pooling",
+    "sparse-conv": "student.benchmarks.sparse_conv:bench_sparse_conv",
+    "render": "student.benchmarks.render:bench_render",
+}
+"""Function that runs each benchmark, as ``module:function``."""
+
+RESULT_FIELDS = ("name", "ratio", "ours", "reference", "unit", "runs")
+
+
+def run_benchmark(name: str) -> dict[str, Any]:
+    """Run a benchmark and return its result: ``ratio`` is the reference's time over ours, unless its unit says else.
+
+    Raises:
+        ValueError: If there is no such benchmark.
+        EnvironmentMissingError: If it is not part of this installation.
+    """
+    if name not in BENCHMARKS:
+        raise ValueError(f"benchmark {name!r}, want one of {', '.join(BENCHMARKS)}")
+    try:
+        module, _, function = BENCHMARKS[name].partition(":")
+        measure = getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as error:
+        raise EnvironmentMissingError(ErrorKind.ENVIRONMENT_MISSING, BENCHMARKS[name], str(error)) from error
+    result: Mapping[str, Any] = config_json(measure())
+    missing = [field for field in RESULT_FIELDS if field not in result]
+    if missing:
+        raise ValueError(f"benchmark {name!r} returned no {', '.join(missing)}")
+    return dict(result)

@@ -1,0 +1,108 @@
+"""``distillnerf``: the pipeline on the command line.
+
+Exit codes: 0 done; 1 the pipeline failed, with one line that says what and where; 2 the command was misspelt.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from pipeline.commands.catalog import CatalogCommand
+from pipeline.commands.evaluation import Evaluate, Query, Train, View
+from pipeline.commands.lineage import Lineage
+from pipeline.commands.machine import Bench, Doctor, Plan, Ui
+from pipeline.commands.options import Command, ConfiguredCommand, flags_to_overrides
+from pipeline.commands.runs import Demo, Ingest, Run
+from pipeline.run import WorkerDiedError
+from storage.errors import PipelineError
+
+_PROGRAM = "distillnerf"
+_DESCRIPTION = (
+    "Turn driving logs into versioned teacher targets, and train, evaluate and serve a feed-forward student on them."
+)
+
+
+def _named(command: type, name: str) -> Any:  # noqa: ANN401 - an annotation
+    return Annotated[command, tyro.conf.subcommand(name=name)]
+
+
+_COMMANDS: Any = (
+    _named(Demo, "demo")
+    | _named(Run, "run")
+    | _named(Ingest, "ingest")
+    | _named(Train, "train")
+    | _named(Evaluate, "evaluate")
+    | _named(Query, "query")
+    | _named(Lineage, "lineage")
+    | _named(CatalogCommand, "catalog")
+    | _named(Bench, "bench")
+    | _named(Plan, "plan")
+    | _named(Ui, "ui")
+    | _named(View, "view")
+    | _named(Doctor, "doctor")
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    console = Console(highlight=False)
+    errors = Console(stderr=True, highlight=False)
+    debug = "--debug" in given
+    try:
+        command = parse(given)
+        return command.run(console)
+    except SystemExit as stop:  # tyro has said what is wrong
+        return stop.code if isinstance(stop.code, int) else 2
+    except (PipelineError, WorkerDiedError) as error:
+        if debug:
+            raise
+        errors.print(f"[red]error:[/red] {escape(_one_line(error))}", soft_wrap=True)
+        return 1
+    except ValueError as error:
+        if debug:
+            raise
+        errors.print(f"[red]error:[/red] {escape(_one_line(error))}", soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        errors.print("interrupted; the same command goes on from here", soft_wrap=True)
+        return 130
+
+
+def parse(arguments: Sequence[str]) -> Command:
+    """Return the command that arguments stand for, configuration flags turned into overrides.
+
+    Raises:
+        SystemExit: With code 2 and a message, if they stand for none.
+        ValueError: If a configuration flag does not apply.
+    """
+    parsed: Any
+    parsed, unknown = tyro.cli(
+        _COMMANDS,
+        args=list(arguments),
+        prog=_PROGRAM,
+        description=_DESCRIPTION,
+        return_unknown_args=True,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    if unknown and not isinstance(parsed, ConfiguredCommand):
+        Console(stderr=True).print(f"[red]error:[/red] unrecognized arguments: {escape(' '.join(unknown))}")
+        raise SystemExit(2)
+    if not unknown:
+        return parsed
+    base = parsed.base_config()
+    overrides = flags_to_overrides(base, unknown, f"{_PROGRAM} {arguments[0]}")
+    return replace(parsed, set=(*parsed.set, *overrides))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The commands of ``distillnerf``, one module for each group of them."""

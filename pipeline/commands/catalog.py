@@ -1,0 +1,164 @@
+"""The command about what a home holds."""
+
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline.commands.options import HomeCommand
+from pipeline.commands.references import find_version
+from storage import catalog
+from storage.errors import PipelineError
+from storage.verification import verify_version
+from storage.versioned import Home
+
+
+@dataclass(frozen=True, kw_only=True)
+class List(HomeCommand):
+    """List every version that the catalogue knows.
+
+    Attributes:
+        kind: Of this kind alone.
+        partition: Of this partition alone.
+        quarantined: List what was refused, and why, instead.
+        json: Print JSON.
+    """
+
+    kind: str | None = None
+    partition: str | None = None
+    quarantined: bool = False
+    json: bool = False
+
+    def run(self, console: Console) -> int:
+        """Print the list."""
+        home = self.open_home(must_exist=True)
+        rows = (catalog.quarantined(home.root) if self.quarantined else catalog.versions(home.root)).to_pylist()
+        rows = [
+            row
+            for row in rows
+            if self.partition in (None, row["partition"]) and (self.quarantined or self.kind in (None, row["kind"]))
+        ]
+        if self.json:
+            console.print_json(json.dumps(rows))
+        else:
+            console.print(_quarantine_table(rows) if self.quarantined else _version_table(rows))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show(HomeCommand):
+    """Show one version: where it is, what made it, its figures and its gate.
+
+    Attributes:
+        version: kind/partition[@digest], a student's variant, or the folder of an artifact.
+    """
+
+    version: Annotated[str, tyro.conf.Positional]
+
+    def run(self, console: Console) -> int:
+        """Print it as JSON."""
+        home = self.open_home(must_exist=True)
+        found = find_version(home, self.version)
+        record = {
+            "version": str(found),
+            "url": home.url(found),
+            "snapshot": found.snapshot_id,
+            "form": str(found.form),
+            "provenance": json.loads(home.provenance(found).to_json()),
+            "metrics": home.metrics(found),
+        }
+        console.print_json(json.dumps(record))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rebuild(HomeCommand):
+    """Make the catalogue again from the stores: it is only their index."""
+
+    def run(self, console: Console) -> int:
+        """Rebuild it."""
+        count = catalog.rebuild(self.open_home(must_exist=True))
+        console.print(f"{count} versions")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify(HomeCommand):
+    """Read every byte of every version, and say which ones are damaged.
+
+    Attributes:
+        kind: Of this kind alone.
+        partition: Of this partition alone.
+    """
+
+    kind: str | None = None
+    partition: str | None = None
+
+    def run(self, console: Console) -> int:
+        """Verify, and return 1 if anything is damaged."""
+        home = self.open_home(must_exist=True)
+        return _verify(home, self.kind, self.partition, console)
+
+
+def _verify(home: Home, kind: str | None, partition: str | None, console: Console) -> int:
+    damaged, count = 0, 0
+    for version in home.versions(kind, partition):
+        count += 1
+        try:
+            verify_version(home, version)
+        except PipelineError as error:
+            damaged += 1
+            console.print(f"[red]damaged[/red] {escape(str(version))}: {escape(error.message)}", soft_wrap=True)
+    console.print(f"{count} versions, {damaged} damaged")
+    return 1 if damaged else 0
+
+
+def _version_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table("kind", "partition", "digest", "made", "seconds", "gate", "licence")
+    gates = {True: "passed", False: "[red]failed[/red]", None: ""}
+    for row in sorted(rows, key=lambda row: (row["kind"], row["partition"], row["created_at"])):
+        table.add_row(
+            row["kind"],
+            escape(row["partition"]),
+            row["digest"][:12],
+            row["created_at"],
+            f"{row['wall_time_s']:.1f}",
+            gates[row["gate_passed"]],
+            escape(row["licence"]),
+        )
+    return table
+
+
+def _quarantine_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table("partition", "error", "key", "message", "at")
+    for row in sorted(rows, key=lambda row: row["at"]):
+        table.add_row(*(escape(str(row[name])) for name in ("partition", "error_kind", "key", "message", "at")))
+    return table
+
+
+Action = (
+    Annotated[List, tyro.conf.subcommand(name="list")]
+    | Annotated[Show, tyro.conf.subcommand(name="show")]
+    | Annotated[Rebuild, tyro.conf.subcommand(name="rebuild")]
+    | Annotated[Verify, tyro.conf.subcommand(name="verify")]
+)
+"""What can be done with a catalogue."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogCommand:
+    """List, show, rebuild and verify what a home holds.
+
+    Attributes:
+        action: What to do.
+    """
+
+    action: Action
+
+    def run(self, console: Console) -> int:
+        """Do it."""
+        return self.action.run(console)

@@ -1,0 +1,158 @@
+"""Commands about one student: train, evaluate, query, view."""
+
+import re
+import webbrowser
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from pipeline.commands.options import ConfiguredCommand
+from pipeline.commands.runs import tell_failures
+from pipeline.run import run_tasks
+from pipeline.tasks import Task
+from pipeline.workflow import prepare_home, publish_report
+from storage.scenes.store import SceneReader
+
+_NUM_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(ConfiguredCommand):
+    """Freeze a training set from the targets of a home, and fit a student on it.
+
+    Attributes:
+        train_scenes: Scenes to learn from; those of the home's last run where none is given.
+        held_out_scenes: Scenes held out, likewise.
+    """
+
+    train_scenes: tuple[str, ...] = ()
+    held_out_scenes: tuple[str, ...] = ()
+
+    def run(self, console: Console) -> int:
+        """Fit the student through Dagster."""
+        home = self.open_home(must_exist=True)
+        selection = self.selection(home).with_scenes(self.train_scenes, self.held_out_scenes)
+        selection.scenes_to_learn_from()
+        selection.save(home.root)
+        prepare_home(home)
+        variant = selection.variant
+        task = Task(
+            name=f"student {variant}", assets=("training_set", "student_checkpoint"), partition=variant, work="student"
+        )
+        outcome = run_tasks([task], home.root, console, num_workers=1)
+        tell_failures(outcome, console)
+        if outcome.succeeded:
+            version = home.require("student_checkpoint", variant)
+            console.print(f"checkpoint  {escape(home.url(version))}", soft_wrap=True)
+        return 0 if outcome.succeeded else 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(ConfiguredCommand):
+    """Score a student on held-out frames and write its report."""
+
+    def run(self, console: Console) -> int:
+        """Evaluate through Dagster."""
+        home = self.open_home(must_exist=True)
+        selection = self.selection(home)
+        home.require("student_checkpoint", selection.variant)
+        selection.save(home.root)
+        prepare_home(home)
+        task = Task(
+            name=f"evaluation {selection.variant}",
+            assets=("student_evaluation", "report"),
+            partition=selection.variant,
+            work="student",
+        )
+        outcome = run_tasks([task], home.root, console, num_workers=1)
+        tell_failures(outcome, console)
+        page = publish_report(home, selection.variant) if outcome.succeeded else None
+        if page is not None:
+            metrics = home.metrics(home.require("student_evaluation", selection.variant))
+            for name, value in metrics.get("headline", {}).items():
+                console.print(f"{name:<40} {value:.4g}")
+            console.print(f"report  {escape(str(page))}", soft_wrap=True)
+        return 0 if outcome.succeeded else 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class View(ConfiguredCommand):
+    """Open the report of a student in the browser.
+
+    Attributes:
+        browser: Open a browser; otherwise only say where the page is.
+    """
+
+    browser: bool = True
+
+    def run(self, console: Console) -> int:
+        """Find the page and open it."""
+        home = self.open_home(must_exist=True)
+        variant = self.selection(home).variant
+        home.require("report", variant)
+        page = publish_report(home, variant)
+        console.print(str(page), soft_wrap=True)
+        if self.browser and page is not None:
+            webbrowser.open(page.as_uri())
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query(ConfiguredCommand):
+    """Ask a student where something is, in words: a heat map per camera, and the voxels that answer best.
+
+    Attributes:
+        text: What to look for: "a red car".
+        scene: Key of the scene to look in; the first held-out one where none is given.
+        frame: Index of the frame; the middle one where none is given.
+        out: Folder for the answer; below the home where none is given.
+        negatives: What the text is told apart from; the whole vocabulary where none is given.
+    """
+
+    text: Annotated[str, tyro.conf.Positional]
+    scene: str | None = None
+    frame: int | None = None
+    out: Path | None = None
+    negatives: tuple[str, ...] = ()
+
+    def run(self, console: Console) -> int:
+        """Render the answer and say where it is."""
+        home = self.open_home(must_exist=True)
+        selection = self.selection(home)
+        scene = self.scene or next(iter((*selection.validation_scenes, *selection.train_scenes)), None)
+        if scene is None:
+            raise ValueError("no scene to look in: give --scene")
+        reader = SceneReader.open(home, scene)
+        frame = reader.num_frames // 2 if self.frame is None else self.frame
+        if not 0 <= frame < reader.num_frames:
+            raise ValueError(f"frame {frame}, want 0 to {reader.num_frames - 1}")
+        home.require("student_checkpoint", selection.variant)
+        folder = self.out or home.root / "queries" / f"{scene}-{frame:04d}-{_file_name(self.text)}"
+        from student.query import query_scene
+
+        evaluation = selection.resolve().evaluation
+        answer = query_scene(
+            home,
+            scene,
+            frame,
+            self.text,
+            selection.variant,
+            folder,
+            negatives=self.negatives,
+            template=evaluation.prompt_template,
+            text_encoder=evaluation.text_encoder,
+            device=evaluation.device,
+        )
+        for probability, position in list(zip(answer.probability, answer.positions, strict=True))[:_NUM_SHOWN]:
+            x, y, z = position
+            console.print(f"{probability:.3f}  x {x:+7.2f}  y {y:+7.2f}  z {z:+6.2f} m")
+        console.print(f"{len(answer.positions)} voxels, {len(answer.heat_maps)} heat maps in {escape(str(folder))}")
+        return 0
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "query"

@@ -1,0 +1,145 @@
+"""The command that tells where a version came from, and what came of it."""
+
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.tree import Tree
+
+from pipeline.commands.options import HomeCommand
+from pipeline.commands.references import find_version
+from storage import catalog
+from storage.catalog import RAW_FILE, WEIGHTS_FILE, LineageNode
+from storage.errors import ErrorKind, MissingTargetError
+from storage.provenance import InputVersion
+from storage.versioned import Home
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lineage(HomeCommand):
+    """Show everything that a version was made from, down to the SHA-256 of raw files; or everything made from it.
+
+    Attributes:
+        version: A student's variant, kind/partition[@digest], or the folder of an artifact. With --dependents also
+            raw_file/PATH and weights_file/NAME.
+        dependents: Show what was made from it instead.
+        json: Print JSON.
+    """
+
+    version: Annotated[str, tyro.conf.Positional]
+    dependents: bool = False
+    json: bool = False
+
+    def run(self, console: Console) -> int:
+        """Print the tree, or the list of dependents."""
+        home = self.open_home(must_exist=True)
+        if self.dependents:
+            self._tell_dependents(home, console)
+            return 0
+        found = find_version(home, self.version)
+        root = catalog.lineage(home.root, InputVersion(found.kind, found.partition, found.digest))
+        if self.json:
+            console.print_json(json.dumps(lineage_json(root)))
+            return 0
+        tree = Tree(_label(root.version))
+        _grow(tree, root, set())
+        console.print(tree, soft_wrap=True)
+        files = _files(root)
+        console.print(f"{len(files)} raw and weights files in all", soft_wrap=True)
+        return 0
+
+    def _tell_dependents(self, home: Home, console: Console) -> None:
+        kind, partition, digest = _source(home, self.version)
+        found = catalog.dependents(home.root, kind=kind, partition=partition, digest=digest)
+        if not found and not _is_known(home, kind, partition):
+            raise MissingTargetError(ErrorKind.STORE_MISSING, self.version, "the catalogue knows nothing of this name")
+        if self.json:
+            console.print_json(json.dumps([_version_json(version) for version in found]))
+            return
+        for version in found:
+            console.print(_label(version), soft_wrap=True)
+        console.print(f"{len(found)} versions were made from it", soft_wrap=True)
+
+
+def lineage_json(root: LineageNode) -> dict[str, Any]:
+    """Return the lineage as JSON values: every version once with its inputs, every file with its SHA-256."""
+    versions: dict[InputVersion, list[InputVersion]] = {}
+    pending = [root]
+    while pending:
+        node = pending.pop()
+        if node.version not in versions and not _is_file(node.version):
+            versions[node.version] = [child.version for child in node.inputs]
+            pending += node.inputs
+    return {
+        "root": _version_json(root.version),
+        "versions": [
+            {
+                **_version_json(version),
+                "inputs": [_version_json(item) for item in inputs if not _is_file(item)],
+                "files": [
+                    {"kind": item.kind, "path": item.partition, "sha256": item.digest}
+                    for item in inputs
+                    if _is_file(item)
+                ],
+            }
+            for version, inputs in versions.items()
+        ],
+    }
+
+
+def _source(home: Home, text: str) -> tuple[str, str, str | None]:
+    for kind in (RAW_FILE, WEIGHTS_FILE):
+        if text.startswith(f"{kind}/"):
+            return kind, text.removeprefix(f"{kind}/"), None
+    if "@" in text or "/" not in text:
+        found = find_version(home, text)
+        return found.kind, found.partition, found.digest
+    kind, _, partition = text.partition("/")
+    return kind, partition, None
+
+
+def _is_known(home: Home, kind: str, partition: str) -> bool:
+    if kind in (RAW_FILE, WEIGHTS_FILE):
+        return False
+    rows = catalog.versions(home.root).select(["kind", "partition"]).to_pylist()
+    return {"kind": kind, "partition": partition} in rows
+
+
+def _grow(tree: Tree, node: LineageNode, seen: set[InputVersion]) -> None:
+    """Add inputs below a node; what was shown before is named, not shown again."""
+    for child in node.inputs:
+        known = child.version in seen
+        branch = tree.add(_label(child.version) + (" [dim](above)[/dim]" if known and child.inputs else ""))
+        if not known:
+            seen.add(child.version)
+            _grow(branch, child, seen)
+
+
+def _files(root: LineageNode) -> set[InputVersion]:
+    found, pending, seen = set(), [root], set()
+    while pending:
+        node = pending.pop()
+        if node.version in seen:
+            continue
+        seen.add(node.version)
+        if _is_file(node.version):
+            found.add(node.version)
+        pending += node.inputs
+    return found
+
+
+def _is_file(version: InputVersion) -> bool:
+    return version.kind in (RAW_FILE, WEIGHTS_FILE)
+
+
+def _label(version: InputVersion) -> str:
+    if _is_file(version):
+        return f"[dim]{version.kind}[/dim] {escape(version.partition)} [dim]sha256:{version.digest}[/dim]"
+    return f"[bold]{version.kind}[/bold]/{escape(version.partition)}[dim]@{version.digest[:12]}[/dim]"
+
+
+def _version_json(version: InputVersion) -> dict[str, str]:
+    return {"kind": version.kind, "partition": version.partition, "digest": version.digest}

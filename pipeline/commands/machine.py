@@ -1,0 +1,153 @@
+"""Commands about the machine: bench, doctor, plan, ui."""
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Annotated, ClassVar, Literal
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline.commands.options import Command, ConfiguredCommand, HomeCommand
+from pipeline.environments import project_root
+from pipeline.instance import prepare_instance
+from pipeline.presets import PresetName
+from pipeline.resources import dagster_environment
+
+_GRACE_S = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench(Command):
+    """Measure one fast path against its reference, in this process and on this machine.
+
+    Attributes:
+        name: What to measure.
+        json: Print one JSON object: name, ratio, ours, reference, unit, runs.
+    """
+
+    name: Annotated[Literal["loader", "pooling", "sparse-conv", "render"], tyro.conf.Positional]
+    json: bool = False
+
+    def run(self, console: Console) -> int:
+        """Run the benchmark."""
+        from pipeline.benchmarks import run_benchmark
+
+        result = run_benchmark(self.name)
+        if self.json:
+            sys.stdout.write(json.dumps(result) + "\n")
+        else:
+            console.print(
+                f"{result['name']}: {result['ratio']:.2f} x  (ours {result['ours']:.4g} {result['unit']}, "
+                f"reference {result['reference']:.4g} {result['unit']}, {result['runs']} runs)"
+            )
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor(HomeCommand):
+    """Look at this machine and say what is missing and how to get it.
+
+    Attributes:
+        json: Print JSON.
+    """
+
+    json: bool = False
+
+    def run(self, console: Console) -> int:
+        """Examine everything, and return 1 if something that is needed is missing."""
+        from pipeline.doctor import examine
+
+        findings = examine(self.home)
+        if self.json:
+            console.print_json(json.dumps([finding.as_json() for finding in findings]))
+        else:
+            marks = {"good": "[green]✓[/green]", "absent": "[yellow]-[/yellow]", "bad": "[red]✗[/red]"}
+            for finding in findings:
+                console.print(f"{marks[finding.state]} {finding.name:<24} {escape(finding.found)}", soft_wrap=True)
+                if finding.fix:
+                    console.print(f"  {'':<24} [dim]{escape(finding.fix)}[/dim]", soft_wrap=True)
+        return 1 if any(finding.state == "bad" for finding in findings) else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(ConfiguredCommand):
+    """Price a run before it starts: samples, bytes of every kind, hours.
+
+    Attributes:
+        scenes: Number of scenes.
+        frames: Frames of each.
+        cameras: Cameras of the rig.
+        json: Print JSON.
+    """
+
+    default_preset: ClassVar[PresetName | None] = "tiny"
+    scenes: int = 1
+    frames: int = 40
+    cameras: int = 6
+    json: bool = False
+
+    def run(self, console: Console) -> int:
+        """Print the price list."""
+        from pipeline.pricing import price_run
+
+        home = None if self.home is None else self.open_home(must_exist=True)
+        selection = self.selection(home)
+        prices = price_run(
+            selection.resolve(), scenes=self.scenes, frames=self.frames, cameras=self.cameras, measured_in=home
+        )
+        if self.json:
+            console.print_json(json.dumps([price.as_json() for price in prices]))
+            return 0
+        table = Table("asset", "bytes", "hours here", "basis")
+        for price in prices:
+            hours = "?" if price.hours is None else f"{price.hours:.3f}"
+            table.add_row(price.kind, f"{price.stored_bytes / 1e6:,.1f} MB", hours, price.basis)
+        known = [price.hours for price in prices if price.hours is not None]
+        total = sum(price.stored_bytes for price in prices)
+        table.add_row("all", f"{total / 1e6:,.1f} MB", f"{sum(known):.3f}" if known else "?", "", style="bold")
+        console.print(f"{self.scenes} scenes x {self.frames} frames x {self.cameras} cameras")
+        console.print(table)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ui(HomeCommand):
+    """Open the Dagster UI of a home: web server and daemon on this machine alone, until interrupted.
+
+    Attributes:
+        home: Folder of everything that runs write.
+        port: Of the web server, on 127.0.0.1.
+    """
+
+    port: int = 3000
+
+    def run(self, console: Console) -> int:
+        """Start Dagster and wait for it."""
+        home = self.open_home()
+        prepare_instance(home.root)
+        console.print(f"Dagster {version('dagster')} on http://127.0.0.1:{self.port} for {escape(str(home.root))}")
+        process = subprocess.Popen(ui_command(self.port), env=dagster_environment(home.root), cwd=project_root())
+        previous = signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGTERM))
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # the terminal has told Dagster too
+            process.wait(timeout=_GRACE_S)
+            return 0
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+            if process.poll() is None:
+                process.kill()
+
+
+def ui_command(port: int) -> list[str]:
+    """Return the command line of web server and daemon: by the workspace file, or by module where it is not there."""
+    workspace = project_root() / "dagster_workspace.yaml"
+    where = ["-w", str(workspace)] if workspace.is_file() else ["-m", "pipeline.definitions"]
+    program = [sys.executable, "-m", "dagster", "dev"]
+    return [*program, *where, "-h", "127.0.0.1", "-p", str(port), "--log-level", "warning"]

@@ -1,0 +1,131 @@
+"""What commands share: their base, where they work, and how they are told what to run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import tyro
+from rich.console import Console
+
+from pipeline.overrides import apply_overrides, differences
+from pipeline.presets import PipelineConfig, PresetName
+from pipeline.resources import home_from_environment, store_url_from_environment
+from pipeline.run_config import HomeSelection
+from storage.versioned import Home
+from student.config import Variant
+
+DEFAULT_VARIANT: Variant = "clip"
+"""Everything that the paper distils, and CLIP features, so that the student answers words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """Base of all commands.
+
+    Attributes:
+        debug: Show the traceback of an error instead of one line.
+    """
+
+    debug: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+
+    def run(self, console: Console) -> int:
+        """Do it, and return the exit code."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class HomeCommand(Command):
+    """Base of commands that work on a home.
+
+    Attributes:
+        home: Folder of everything that runs write; DISTILLNERF_HOME where it is not given.
+    """
+
+    home: Path | None = None
+
+    def open_home(self, *, must_exist: bool = False) -> Home:
+        """Return the home.
+
+        Raises:
+            ValueError: If none is named, or it must exist and does not.
+        """
+        root = home_from_environment(self.home)
+        if must_exist and not root.is_dir():
+            raise ValueError(f"no home at {root}: 'distillnerf run' or 'distillnerf demo' makes one")
+        return Home(root, store_url=store_url_from_environment())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfiguredCommand(HomeCommand):
+    """Base of commands that run stages. Every field of the configuration is a flag too: --nerf.num-steps 300.
+
+    Attributes:
+        preset: Named configuration; the home's own where it is not given.
+        seed: Of every random choice; the preset's own seeds where it is not given.
+        variant: What the student is taught; the home's own where it is not given.
+        set: Changes of single fields as dotted.name=value: the same as flags, and as overrides in Dagster.
+    """
+
+    preset: PresetName | None = None
+    seed: int | None = None
+    variant: Variant | None = None
+    set: tuple[str, ...] = ()
+
+    default_preset: ClassVar[PresetName | None] = None
+
+    def base_config(self) -> PipelineConfig:
+        """Return the configuration that this command would run without configuration flags.
+
+        Raises:
+            ValueError: If no preset is known, or a change does not apply.
+        """
+        return self.selection(None if self.home is None else self.open_home()).resolve()
+
+    def selection(self, home: Home | None) -> HomeSelection:
+        """Return what to run: what the home keeps, if there is one, with what was asked for on top.
+
+        Raises:
+            ValueError: If no preset is known, or a change does not apply.
+        """
+        kept = None if home is None else HomeSelection.load(home.root)
+        preset = self.preset or (kept.preset if kept else self.default_preset)
+        if preset is None:
+            raise ValueError("the home keeps no configuration yet: give --preset")
+        same = kept is not None and kept.preset == preset
+        variant = self.variant or (kept.variant if kept else DEFAULT_VARIANT)
+        seed = self.seed if self.seed is not None else (kept.seed if same and kept else None)
+        overrides = (*(kept.overrides if same and kept else ()), *self.set)
+        selection = HomeSelection(
+            preset=preset,
+            seed=seed,
+            overrides=tuple(dict.fromkeys(overrides)),
+            variant=variant,
+            train_scenes=kept.train_scenes if kept else (),
+            validation_scenes=kept.validation_scenes if kept else (),
+        )
+        selection.resolve()
+        return selection
+
+
+def flags_to_overrides(base: PipelineConfig, flags: list[str], program: str) -> list[str]:
+    """Return the overrides that configuration flags stand for.
+
+    Args:
+        base: The preset that they change.
+        flags: What the command itself did not know: ``--nerf.num-steps 300``.
+        program: Name of the command, for its usage message.
+
+    Raises:
+        SystemExit: With code 2, if a flag is unknown or its value of the wrong type.
+    """
+    parsed: Any = tyro.cli(
+        type(base),
+        args=flags,
+        default=base,
+        prog=program,
+        description="Fields of the configuration.",
+        config=(tyro.conf.FlagConversionOff, tyro.conf.SuppressFixed),
+    )
+    overrides = list(differences(base, parsed))
+    apply_overrides(base, overrides)
+    return overrides

@@ -1,0 +1,151 @@
+"""Commands that make things: demo, run, ingest."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline.commands.options import ConfiguredCommand
+from pipeline.presets import PresetName
+from pipeline.run import RunOutcome, run_tasks
+from pipeline.run_config import HomeSelection
+from pipeline.tasks import Task
+from pipeline.workflow import (
+    add_partitions,
+    generate_recordings,
+    prepare_home,
+    register_scenes,
+    run_everything,
+    with_split,
+)
+from storage.ingest.source import SourceConfig
+from storage.keys import SceneKey
+from storage.versioned import Home
+
+_MAX_FIGURES = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo(ConfiguredCommand):
+    """Raw frames to an evaluated student, on procedural drives that it makes itself.
+
+    Attributes:
+        home: Folder of everything that it writes.
+    """
+
+    default_preset: ClassVar[PresetName | None] = "demo"
+    home: Path | None = Path("demo")
+
+    def run(self, console: Console) -> int:
+        """Generate drives, then run everything on them."""
+        home = self.open_home()
+        prepare_home(home)
+        selection = self.selection(home)
+        console.print(f"[bold]demo[/bold] in {escape(str(home.root))}")
+        keys = generate_recordings(home, dataclasses.replace(selection, train_scenes=(), validation_scenes=()), console)
+        return run_and_tell(home, with_split(selection, keys, ()), keys, console)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SourceCommand(ConfiguredCommand):
+    """Base of commands that register a source.
+
+    Attributes:
+        format: Layout of the recording.
+        root: Folder of the recording.
+        version: Release inside the folder: the folder of its tables.
+        scenes: Names of the scenes wanted; all where none is given.
+        dataset: Name that the scenes are known by here.
+        licence: Terms that go into the provenance of everything made from it.
+    """
+
+    format: Annotated[Literal["nuscenes"], tyro.conf.Positional]
+    root: Annotated[Path, tyro.conf.Positional]
+    version: str = "v1.0-mini"
+    scenes: tuple[str, ...] = ()
+    dataset: str = "nuscenes"
+    licence: str = "unspecified"
+
+    def register(self, home: Home) -> list[str]:
+        """Register the source and return the keys of the scenes wanted."""
+        source = SourceConfig(
+            dataset=self.dataset, format=self.format, root=self.root, version=self.version, licence=self.licence
+        )
+        prepare_home(home)
+        return register_scenes(home, source, self.scenes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(_SourceCommand):
+    """The same on a recording: ingest, teachers, student, evaluation and report, all through Dagster.
+
+    Attributes:
+        held_out: Names of scenes to judge the student on; the last ones where none is given. With a single scene,
+            frames of it are held out instead.
+    """
+
+    default_preset: ClassVar[PresetName | None] = "tiny"
+    held_out: tuple[str, ...] = ()
+
+    def run(self, console: Console) -> int:
+        """Register the recording, then run everything on its scenes."""
+        home = self.open_home()
+        selection = self.selection(home)
+        keys = self.register(home)
+        held_out = [str(SceneKey(self.dataset, name)) for name in self.held_out]
+        console.print(f"[bold]{len(keys)} scenes[/bold] of {escape(str(self.root))} in {escape(str(home.root))}")
+        return run_and_tell(home, with_split(selection, keys, held_out), keys, console)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ingest(_SourceCommand):
+    """Register a recording and read its scenes into stores, nothing more."""
+
+    default_preset: ClassVar[PresetName | None] = "tiny"
+
+    def run(self, console: Console) -> int:
+        """Register the recording and ingest its scenes."""
+        home = self.open_home()
+        selection = self.selection(home)
+        keys = self.register(home)
+        if HomeSelection.load(home.root) is None:
+            selection.save(home.root)
+        add_partitions(home, keys)
+        tasks = [Task(name=f"scene {key}", assets=("scene", "input_images"), partition=key) for key in keys]
+        outcome = run_tasks(tasks, home.root, console)
+        tell_failures(outcome, console)
+        return 0 if outcome.succeeded else 1
+
+
+def run_and_tell(home: Home, selection: HomeSelection, scene_keys: list[str], console: Console) -> int:
+    """Run everything for a selection, say what came of it, and return the exit code."""
+    add_partitions(home, scene_keys)
+    outcome, summary = run_everything(home, selection, console)
+    tell_failures(outcome, console)
+    if summary["metrics"]:
+        table = Table("figure", "value", title=f"student {selection.variant} on held-out frames", title_justify="left")
+        for name, value in list(summary["metrics"].items())[:_MAX_FIGURES]:
+            table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+        console.print(table)
+    peak = summary["peak_memory_bytes"] / 2**30
+    console.print(f"{summary['wall_time_s']:.0f} s, peak memory {peak:.1f} GiB over all processes")
+    console.print(f"summary  {escape(str(home.root / 'summary.json'))}", soft_wrap=True)
+    if summary["report"] is not None:
+        console.print(f"report   {escape(str(home.root / 'report' / 'index.html'))}", soft_wrap=True)
+    console.print(f"Dagster  distillnerf ui --home {escape(str(home.root))}", soft_wrap=True)
+    return 0 if outcome.succeeded else 1
+
+
+def tell_failures(outcome: RunOutcome, console: Console) -> None:
+    """Print one line for each failure, what to do about it, and what could not start."""
+    for failure in outcome.failures:
+        console.print(f"[red]failed[/red] {escape(failure['asset'])}: {escape(failure['message'])}", soft_wrap=True)
+        if failure.get("advice"):
+            console.print(f"       {escape(failure['advice'])}", soft_wrap=True)
+    if outcome.blocked:
+        console.print(f"[yellow]not started[/yellow] {escape(', '.join(outcome.blocked))}", soft_wrap=True)

@@ -1,0 +1,152 @@
+"""What this machine has and lacks, each with the command that mends it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from pipeline.environments import installed_version, nerfstudio_python, project_root
+from storage.errors import EnvironmentMissingError
+
+State = Literal["good", "absent", "bad"]
+"""``absent`` is something that can be done without."""
+
+_GIB = 2**30
+_MIN_DISK_GIB, _MIN_MEMORY_GIB = 10, 8
+_PACKAGES = ("dagster", "torch", "transformers", "zarr", "icechunk", "trimesh", "embreex", "nuscenes-devkit")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis:
+    """One thing that was looked at.
+
+    Attributes:
+        name: What.
+        state: Good, absent, or bad.
+        found: What was found.
+        fix: What to do about it; empty where nothing needs doing.
+    """
+
+    name: str
+    state: State
+    found: str
+    fix: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+
+def examine(home: Path | None = None) -> list[Diagnosis]:
+    """Look at everything, and return what was found.
+
+    Args:
+        home: Home whose disk is looked at; the working directory's where it is None.
+    """
+    looks: list[Callable[[], Iterator[Diagnosis]]] = [
+        _python,
+        _packages,
+        _accelerator,
+        _nerfstudio,
+        _demo_weights,
+        lambda: _disk(home or Path.cwd()),
+        _memory,
+    ]
+    return [diagnosis for look in looks for diagnosis in look()]
+
+
+def _python() -> Iterator[Diagnosis]:
+    supported = (3, 11) <= sys.version_info[:2] < (3, 13)
+    found = f"{sys.version.split()[0]} at {sys.executable}"
+    yield Diagnosis(
+        name="python",
+        state="good" if supported else "bad",
+        found=found,
+        fix="" if supported else "install Python 3.11, then 'make environments'",
+    )
+
+
+def _packages() -> Iterator[Diagnosis]:
+    for name in _PACKAGES:
+        try:
+            yield Diagnosis(name=name, state="good", found=version(name))
+        except PackageNotFoundError:
+            yield Diagnosis(name=name, state="bad", found="not installed", fix="make environments")
+
+
+def _accelerator() -> Iterator[Diagnosis]:
+    # In a process of its own: importing torch takes seconds and memory, and a broken driver may end the process.
+    question = "import torch as t; n = t.cuda.device_count(); print(n, t.cuda.get_device_name(0) if n else '')"
+    answer = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, check=False, timeout=120)
+    if answer.returncode != 0:
+        reason = (answer.stderr.strip().splitlines() or ["no output"])[-1]
+        yield Diagnosis(name="torch", state="bad", found=f"cannot be imported: {reason}", fix="make environments")
+        return
+    count, _, device = answer.stdout.strip().partition(" ")
+    if count == "0":
+        found = f"none; {os.cpu_count()} CPU cores do the work"
+        yield Diagnosis(name="accelerator", state="absent", found=found, fix="presets 'demo' and 'tiny' need none")
+    else:
+        yield Diagnosis(name="accelerator", state="good", found=f"{count} x {device}")
+
+
+def _nerfstudio() -> Iterator[Diagnosis]:
+    try:
+        python = nerfstudio_python()
+    except EnvironmentMissingError as error:
+        yield Diagnosis(name="nerfstudio", state="bad", found=error.message, fix="make environments")
+        return
+    found = installed_version(python, "nerfstudio")
+    if found is None:
+        yield Diagnosis(name="nerfstudio", state="bad", found=f"not installed at {python}", fix="make environments")
+        return
+    yield Diagnosis(name="nerfstudio", state="good", found=f"{found} at {python}")
+    fast = installed_version(python, "tinycudann")
+    yield Diagnosis(
+        name="tiny-cuda-nn",
+        state="good" if fast else "absent",
+        found=fast or "not installed; fields use this project's own grids",
+    )
+
+
+def _demo_weights() -> Iterator[Diagnosis]:
+    folders = sorted(
+        path for path in (project_root() / "teachers" / "demo_weights").glob("*") if (path / "config.json").is_file()
+    )
+    size = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
+    yield Diagnosis(
+        name="demo weights",
+        state="good" if folders else "bad",
+        found=f"{', '.join(f.name for f in folders) or 'none'} ({size / 2**20:.1f} MiB)",
+        fix="" if folders else "they are part of the checkout: 'git status teachers/demo_weights'",
+    )
+
+
+def _disk(folder: Path) -> Iterator[Diagnosis]:
+    existing = next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+    free = shutil.disk_usage(existing).free / _GIB
+    enough = free >= _MIN_DISK_GIB
+    yield Diagnosis(
+        name="disk",
+        state="good" if enough else "bad",
+        found=f"{free:.0f} GiB free at {existing}",
+        fix="" if enough else f"free some: the demo and both environments take about {_MIN_DISK_GIB} GiB",
+    )
+
+
+def _memory() -> Iterator[Diagnosis]:
+    total = psutil.virtual_memory().total / _GIB
+    enough = total >= _MIN_MEMORY_GIB - 0.5  # a machine sold as 8 GiB shows a little less
+    yield Diagnosis(
+        name="memory",
+        state="good" if enough else "bad",
+        found=f"{total:.0f} GiB",
+        fix="" if enough else f"the demo needs {_MIN_MEMORY_GIB} GiB",
+    )
