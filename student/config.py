@@ -5,7 +5,7 @@ The model's own sizes are in :mod:`student.model.config`; complete runs are func
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 from student.model.config import ModelConfig
 
@@ -128,7 +128,7 @@ class LossConfig:
         fine_depth: Share of every depth loss that the fine estimate takes part in; 0 in published settings.
         weight_entropy: Entropy of the weights along a ray.
         opacity: Cross-entropy of opacity against 1 where a ray is known to hit something, or where nothing is known.
-        sky: Cross-entropy of opacity against 0 where the mask says sky.
+        sky: ``log(1 + optical depth)`` where the mask says sky.
         line_of_sight: Weights before and around the true depth; off in published settings.
         line_of_sight_epsilon: Half width of the surface in it, metres.
     """
@@ -282,7 +282,7 @@ class StudentConfig:
             f"but data.depth_anything is {self.data.depth_anything}",
         )
 
-    def determining(self) -> Self:
+    def determining(self) -> "StudentConfig":
         """Return the part that determines the checkpoint.
 
         The runtime is at its default and weights have no path: what they hold is a digest of its own.

@@ -24,6 +24,7 @@ from student.perceptual import PerceptualDistance
 
 _MIN_DEPTH = 1e-5
 _TINY = 1e-10
+_OPACITY_FLOOR = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,11 +116,11 @@ def _add_image_terms(
     predicted, wanted = image[:, :num_real][is_present[:, :num_real]], targets.image[is_present[:, :num_real]]
     is_virtual = is_present[:, num_real:]
     # The teacher's views are coarser than the student's: compare at the teacher's size, its pixels are areas.
-    size = targets.virtual_image.shape[-2:]
+    size = (targets.virtual_image.shape[-2], targets.virtual_image.shape[-1])
     virtual_wanted = targets.virtual_image[is_virtual]
     virtual_predicted = image[:, num_real:][is_virtual]
-    if len(virtual_predicted) and virtual_predicted.shape[-2:] != size:
-        virtual_predicted = F.interpolate(virtual_predicted, size=size, mode="bilinear", antialias=True)
+    if virtual_predicted.shape[-2:] != size:
+        virtual_predicted = _resized(virtual_predicted, size)
     if config.rgb:
         total.add("rgb", config.rgb, *absolute_error(predicted, wanted))
         if targets.virtual_image.shape[1]:
@@ -142,12 +143,14 @@ def feature_error(
     is_present: Bool[Tensor, "batch real"],
 ) -> tuple[Tensor, int]:
     """Return the mean absolute error of feature maps, the target resized bilinearly to the render grid."""
-    wanted = target[is_present]
-    if len(wanted):
-        wanted = F.interpolate(wanted, size=predicted.shape[-2:], mode="bilinear", antialias=True)
-    else:
-        wanted = predicted[is_present]
-    return absolute_error(predicted[is_present], wanted)
+    size = (predicted.shape[-2], predicted.shape[-1])
+    return absolute_error(predicted[is_present], _resized(target[is_present], size))
+
+
+def _resized(images: Float[Tensor, "n channels _ _"], size: tuple[int, int]) -> Float[Tensor, "n channels _ _"]:
+    if len(images) == 0:  # interpolate refuses it
+        return images.new_zeros((0, images.shape[1], *size))
+    return F.interpolate(images, size=size, mode="bilinear", antialias=True)
 
 
 # --- depth ---------------------------------------------------------------------------------------------------------
@@ -273,9 +276,9 @@ def _add_ray_terms(total: _Sum, output: StudentOutput, batch: TrainingBatch, con
         has_mask = _expand(targets.is_sky_known.flatten(2).any(dim=2), opacity)
         is_solid = is_present & torch.where(has_mask, targets.is_sky_known & ~targets.is_sky, True)
         if config.opacity:
-            total.add(f"opacity_{name}", config.opacity, *_cross_entropy(opacity, is_solid, 1.0))
+            total.add(f"opacity_{name}", config.opacity, *solid_error(opacity, is_solid))
         if config.sky:
-            total.add(f"sky_{name}", config.sky, *_cross_entropy(opacity, is_sky, 0.0))
+            total.add(f"sky_{name}", config.sky, *sky_error(opacity, is_sky))
     if config.line_of_sight:
         epsilon = config.line_of_sight_epsilon
         error, count = line_of_sight_error(
@@ -298,10 +301,19 @@ def _masked_mean(values: Float[Tensor, "*shape"], is_counted: Bool[Tensor, "*sha
     return chosen.sum() / max(chosen.numel(), 1), chosen.numel()
 
 
-def _cross_entropy(
-    opacity: Float[Tensor, "*shape"], is_counted: Bool[Tensor, "*shape"], wanted: float
-) -> tuple[Tensor, int]:
-    chosen = opacity[is_counted].clamp(0.0, 1.0)
-    # Rounding may leave an opacity a hair outside [0, 1]; the logarithm inside is bounded at -100 by torch.
-    error = F.binary_cross_entropy(chosen, torch.full_like(chosen, wanted), reduction="sum")
-    return error / max(chosen.numel(), 1), chosen.numel()
+def solid_error(opacity: Float[Tensor, "*shape"], is_solid: Bool[Tensor, "*shape"]) -> tuple[Tensor, int]:
+    """Return the cross-entropy of opacity against 1, and the number of rays that should hit something."""
+    chosen = opacity[is_solid].clamp(min=_OPACITY_FLOOR)
+    return -chosen.log().sum() / max(chosen.numel(), 1), chosen.numel()
+
+
+def sky_error(opacity: Float[Tensor, "*shape"], is_sky: Bool[Tensor, "*shape"]) -> tuple[Tensor, int]:
+    """Return ``log(1 + optical depth)`` of the rays that should leave the scene, and their number.
+
+    Optical depth, ``-log(1 - opacity)``, is the cross-entropy of opacity against 0. Its gradient with respect to the
+    logarithm of density is the optical depth itself, a hundred or more for an untrained field, which would drown every
+    other loss in the clipped gradient; with the logarithm it is at most 1, and the same near 0.
+    """
+    transmittance = (1.0 - opacity[is_sky]).clamp(min=_OPACITY_FLOOR)
+    error = torch.log1p(-transmittance.log().clamp(max=0.0))
+    return error.sum() / max(error.numel(), 1), error.numel()

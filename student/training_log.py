@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from student.config import FitConfig
 from student.losses import Losses
@@ -39,7 +39,7 @@ class TrainingLog:
         self._num_summed = 0
         self._first_step, self._first_s = progress.step, progress.elapsed_s
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "TrainingLog":
         return self
 
     def __exit__(

@@ -10,6 +10,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--regenerate-golden", action="store_true", help="write the golden files again")
+
+
 @pytest.fixture(scope="session")
 def repository_root() -> Path:
     return REPOSITORY

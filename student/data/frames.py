@@ -1,7 +1,7 @@
 """Read whole frames of one frozen scene, from its stores and from nowhere else."""
 
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import zarr
@@ -15,6 +15,7 @@ from storage.versioned import Home
 from student.data.training_set import FORBIDDEN_KINDS, FrozenScene
 
 
+@runtime_checkable
 class Frames(Protocol):
     """Everything that a sample is made of, frame by frame, all cameras at once."""
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from storage.errors import PipelineError
@@ -108,6 +109,8 @@ class TrainingLoader:
             collate_fn=_collate,
             num_workers=num_workers,
             multiprocessing_context=_WORKER_CONTEXT if num_workers else None,
+            # Starting to iterate draws a number: from here, not from the stream that the model draws from.
+            generator=torch.Generator().manual_seed(seed),
         )
 
     def __iter__(self) -> Iterator[TrainingBatch]:

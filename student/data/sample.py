@@ -6,7 +6,6 @@ and not a plausible number.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self
 
 import torch
 from jaxtyping import Bool, Float
@@ -80,7 +79,7 @@ class TrainingBatch:
     input_targets: InputTargets
     view_targets: ViewTargets
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "TrainingBatch":
         """Return the same batch with every tensor on ``device``."""
         features = {source: values.to(device) for source, values in self.view_targets.features.items()}
         return replace(
