@@ -1,0 +1,113 @@
+"""A street made of planes and cylinders, seen by six cameras: points that cluster as real ones do.
+
+Random points would fall one to a cell and have no neighbours; a benchmark on them would say nothing.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from student.model.config import ContractionConfig
+from student.model.lifting import camera_rays, points_on_candidates, pool_points
+from student.model.sparse_voxels import GridShape, build_grid
+from student.model.types import CameraDepth
+from student.model.voxel_field import VoxelField
+
+NUM_CAMERAS = 6
+_EYE_HEIGHT = 1.5
+_WALL_HALF_WIDTH = 15.0
+
+
+class Street(NamedTuple):
+    """Rays of six cameras in the ego frame, and where they end.
+
+    Attributes:
+        origins: Camera centres.
+        directions: Unit directions through the pixels.
+        termination_depth: Metres.
+    """
+
+    origins: Float[Tensor, "6 3"]
+    directions: Float[Tensor, "6 height width 3"]
+    termination_depth: Float[Tensor, "6 height width"]
+
+
+def street(height: int, width: int) -> Street:
+    """Look at a street from its middle."""
+    intrinsics = torch.tensor([[0.8 * width, 0.0, width / 2], [0.0, 0.8 * width, height / 2], [0.0, 0.0, 1.0]])
+    angles = [2 * math.pi * index / NUM_CAMERAS for index in range(NUM_CAMERAS)]
+    poses = torch.stack([_outward(angle) for angle in angles])
+    origins, directions = camera_rays(intrinsics.expand(NUM_CAMERAS, 3, 3), poses, height=height, width=width)
+    x, y, z = directions.unbind(-1)
+    ground = torch.where(z < -1e-3, -_EYE_HEIGHT / z.clamp(max=-1e-3), 110.0)
+    wall = _WALL_HALF_WIDTH / y.abs().clamp(min=1e-3)
+    bearing = torch.atan2(y, x)
+    parked = torch.where((torch.sin(7 * bearing) > 0.6) & (z.abs() < 0.15), 8.0 + 3 * torch.cos(3 * bearing), 110.0)
+    return Street(origins, directions, torch.minimum(torch.minimum(ground, wall), parked).clamp(1.0, 110.0))
+
+
+def candidates_around(
+    depth: Float[Tensor, "n height width"], num_candidates: int
+) -> Float[Tensor, "n candidates height width"]:
+    """Place candidates as stage two of the published model does."""
+    step = (0.025 * depth).clamp(0.05, 0.3)[:, None]
+    half = num_candidates // 2
+    return depth[:, None] + torch.arange(-half, half + 1)[:, None, None] * step
+
+
+def candidate_points(view: Street, num_candidates: int) -> Float[Tensor, "points 3"]:
+    """Return the ego-frame points of all candidates, pixel after pixel."""
+    candidates = candidates_around(view.termination_depth, num_candidates)
+    return points_on_candidates(view.origins, view.directions, candidates)
+
+
+def lifted_field(view: Street, *, num_candidates: int, coarse_level: int, feature_width: int) -> VoxelField:
+    """Lift random features to the street's surfaces, as a trained model would: sure of the middle candidate."""
+    contraction = ContractionConfig()
+    shape = GridShape(batch_size=1, coarse_level=coarse_level)
+    grid, order = build_grid(shape, point_keys(candidate_points(view, num_candidates), shape, contraction))
+    num_pixels = view.termination_depth.numel()
+    generator = torch.Generator().manual_seed(0)
+    offset = torch.arange(num_candidates) - num_candidates // 2
+    logits = (8.0 - 4.0 * offset.abs()).clamp(min=-20.0).repeat(num_pixels)
+    features = torch.randn(num_pixels, 2 * feature_width, generator=generator)
+    fine, coarse = pool_points(grid, order, features, torch.sigmoid(logits), logits, pooling="opacity")
+    return VoxelField(
+        grid=grid,
+        contraction=contraction,
+        fine=fine,
+        coarse=coarse,
+        mean_sky=torch.zeros(1, 2 * feature_width),
+        depth=_NO_DEPTH,
+        lookup="nearest",
+        logit_limit=10.0,
+    )
+
+
+def point_keys(
+    points: Float[Tensor, "points 3"], shape: GridShape, contraction: ContractionConfig
+) -> Int64[Tensor, " points"]:
+    """Return the fine keys of points of a single scene."""
+    batch_index = torch.zeros(len(points), dtype=torch.long)
+    return shape.fine_keys(shape.cell_coordinates(points, contraction), batch_index)
+
+
+def _outward(angle: float) -> Float[Tensor, "4 4"]:
+    forward, up = torch.tensor([math.cos(angle), math.sin(angle), 0.0]), torch.tensor([0.0, 0.0, 1.0])
+    camera_to_ego = torch.eye(4)
+    camera_to_ego[:3, :3] = torch.stack([torch.linalg.cross(forward, up), -up, forward], dim=1)
+    camera_to_ego[:3, 3] = _EYE_HEIGHT * up
+    return camera_to_ego
+
+
+_NO_DEPTH = CameraDepth(
+    coarse_termination_depth=torch.zeros(1, 0, 1, 1),
+    coarse_opacity=torch.zeros(1, 0, 1, 1),
+    coarse_weights=torch.zeros(1, 0, 2, 1, 1),
+    coarse_distances=torch.zeros(2),
+    fine_termination_depth=torch.zeros(1, 0, 1, 1),
+    fine_opacity=torch.zeros(1, 0, 1, 1),
+)
