@@ -19,6 +19,7 @@ from teachers.config import PatchFeatureConfig
 from teachers.image_batches import normalise, resolve_device
 from teachers.weights import TeacherModel, WeightsFolder, load_model, resolve_weights, square_patch_size
 
+_NUM_BYTES = 256
 PROMPT_TEMPLATE = "a photo of a {word}"
 
 
@@ -38,7 +39,7 @@ class ClipFeatures:
         self._device, self._dtype = resolve_device(config.inference, config.precision)
         self._model = load_model(CLIPModel, weights, device=self._device, dtype=self._dtype)
         self._processor = CLIPImageProcessorPil.from_pretrained(weights.path, local_files_only=True)
-        self._tokenizer = _load_tokenizer(weights)
+        self._tokenizer = _load_tokenizer(weights, num_tokens=self._model.text_model.config.vocab_size)
 
     @classmethod
     def from_config(cls, config: PatchFeatureConfig) -> "ClipFeatures":
@@ -101,10 +102,18 @@ def dense_embeddings(
     return embeddings.unflatten(1, (pixels.shape[-2] // patch, pixels.shape[-1] // patch)).permute(0, 3, 1, 2)
 
 
-def _load_tokenizer(weights: WeightsFolder) -> CLIPTokenizer:
+def _load_tokenizer(weights: WeightsFolder, *, num_tokens: int) -> CLIPTokenizer:
+    # transformers makes an empty tokenizer of a folder without one, and every word would become "unknown".
     try:
-        return CLIPTokenizer.from_pretrained(weights.path, local_files_only=True)
+        tokenizer = CLIPTokenizer.from_pretrained(weights.path, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise IntegrityError(
             ErrorKind.WEIGHTS_INVALID, str(weights.path), f"its tokenizer cannot be loaded: {error}"
         ) from error
+    if not _NUM_BYTES < len(tokenizer) <= num_tokens:
+        raise IntegrityError(
+            ErrorKind.WEIGHTS_INVALID,
+            str(weights.path),
+            f"its tokenizer has {len(tokenizer)} tokens, the model has {num_tokens}",
+        )
+    return tokenizer

@@ -78,12 +78,14 @@ class SkyConfig(ModelConfig):
     """Sky segmentation.
 
     Attributes:
+        segmenter: A Segformer through transformers, or PointRend where detectron2 is installed.
         height: Rows of the stored masks.
         width: Columns of the stored masks.
         threshold: Probability above which a pixel is called sky, in (0, 1).
         max_lidar_on_sky: Gate: largest fraction of LiDAR returns that may fall on sky, which returns nothing.
     """
 
+    segmenter: Literal["segformer", "pointrend"] = "segformer"
     height: int = 112
     width: int = 200
     threshold: float = 0.5

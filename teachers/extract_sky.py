@@ -13,12 +13,25 @@ from teachers.extraction import Progress, provenance_of, version_of
 from teachers.frame_writer import FrameWriter
 from teachers.image_batches import iterate_batches, to_float16
 from teachers.lidar_evidence import lidar_pixels
+from teachers.pointrend import PointRendSegmenter
 from teachers.quality import at_most, gate
 from teachers.sky import SkySegmenter
-from teachers.weights import TeacherModel, resolve_weights
+from teachers.weights import TeacherModel, WeightsFolder, resolve_weights
 
 KIND = "sky_mask"
 _MODULES = ("teachers.extract_sky", "teachers.sky", "teachers.lidar_evidence", "teachers.quality")
+
+
+_MODELS = {"segformer": TeacherModel.SKY, "pointrend": TeacherModel.SKY_POINTREND}
+
+
+def load_segmenter(config: SkyConfig) -> SkySegmenter | PointRendSegmenter:
+    """Resolve the weights and load the segmenter that a config names."""
+    return _build(config, resolve_weights(config.weights, _MODELS[config.segmenter]))
+
+
+def _build(config: SkyConfig, weights: WeightsFolder) -> SkySegmenter | PointRendSegmenter:
+    return (SkySegmenter if config.segmenter == "segformer" else PointRendSegmenter)(config, weights)
 
 
 def extract(
@@ -28,7 +41,7 @@ def extract(
     on_progress: Callable[[str, float, Mapping[str, float]], None] | None = None,
 ) -> Materialized:
     """Find or build the sky masks of a scene."""
-    weights = resolve_weights(config.weights, TeacherModel.SKY)
+    weights = resolve_weights(config.weights, _MODELS[config.segmenter])
     scene = version_of(reader)
     provenance = provenance_of(
         home,
@@ -37,11 +50,11 @@ def extract(
         inputs=(scene,),
         config=config,
         weights=weights,
-        modules=_MODULES,
+        modules=(*_MODULES, "teachers.pointrend") if config.segmenter == "pointrend" else _MODULES,
     )
 
     def write(group: zarr.Group) -> Mapping[str, Any]:
-        return _write(group, reader, SkySegmenter(config, weights), on_progress)
+        return _write(group, reader, _build(config, weights), on_progress)
 
     return materialize_arrays(home, provenance, write)
 
@@ -49,7 +62,7 @@ def extract(
 def _write(
     group: zarr.Group,
     reader: SceneReader,
-    segmenter: SkySegmenter,
+    segmenter: SkySegmenter | PointRendSegmenter,
     on_progress: Callable[[str, float, Mapping[str, float]], None] | None,
 ) -> Mapping[str, Any]:
     config = segmenter.config

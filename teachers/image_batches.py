@@ -84,6 +84,15 @@ def normalise(
     return inputs["pixel_values"]
 
 
+def normalised(
+    images: Float[Tensor, "batch 3 height width"], processor: BaseImageProcessor
+) -> Float[Tensor, "batch 3 height width"]:
+    """Return images in [0, 1] scaled as a processor scales them, differentiably: what training feeds to a model."""
+    settings = processor.to_dict()
+    mean, std = (torch.tensor(settings[name])[:, None, None] for name in ("image_mean", "image_std"))
+    return (images - mean) / std
+
+
 def resample(
     maps: Float[Tensor, "batch channels _ _"], *, height: int, width: int
 ) -> Float[Tensor, "batch channels height width"]:

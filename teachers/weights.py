@@ -26,15 +26,19 @@ from teachers.config import WeightsConfig
 logger = logging.getLogger(__name__)
 
 DEMO_WEIGHTS = Path(__file__).resolve().parent / "demo_weights"
-_READ_PATTERNS = ("*.json", "*.safetensors", "*.txt", "README.md")
+_READ_PATTERNS = ("*.json", "*.yaml", "*.safetensors", "*.txt", "README.md")
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
 
 class TeacherModel(StrEnum):
-    """The image teachers; the value is the model type that their ``config.json`` must state."""
+    """The image teachers; the value is the model type that their ``config.json`` must state.
+
+    PointRend is no transformers model: its folder holds detectron2's ``config.yaml`` in place of that file.
+    """
 
     SKY = "segformer"
+    SKY_POINTREND = "pointrend"
     DEPTH_ANYTHING = "depth_anything"
     DINOV2 = "dinov2"
     CLIP = "clip"
@@ -156,17 +160,12 @@ def _download(config: WeightsConfig) -> Path:
 def _check_files(path: Path, model: TeacherModel) -> None:
     if not path.is_dir():
         raise MissingTargetError(ErrorKind.WEIGHTS_MISSING, str(path), "no such folder")
-    config_file = path / "config.json"
+    is_pointrend = model is TeacherModel.SKY_POINTREND
+    config_file = path / ("config.yaml" if is_pointrend else "config.json")
     if not config_file.is_file():
         raise MissingTargetError(ErrorKind.WEIGHTS_MISSING, str(config_file), "a checkpoint needs it")
-    try:
-        model_type = json.loads(config_file.read_text()).get("model_type")
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(config_file), f"is no JSON object: {error}") from error
-    if model_type != model.value:
-        raise IntegrityError(
-            ErrorKind.WEIGHTS_INVALID, str(config_file), f"model_type {model_type!r}, want {model.value!r}"
-        )
+    if not is_pointrend:
+        _check_model_type(config_file, model)
     tensors = sorted(path.glob("*.safetensors"))
     if not tensors:
         raise MissingTargetError(
@@ -178,6 +177,17 @@ def _check_files(path: Path, model: TeacherModel) -> None:
                 opened.keys()
         except SafetensorError as error:
             raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(file), f"is no safetensors file: {error}") from error
+
+
+def _check_model_type(config_file: Path, model: TeacherModel) -> None:
+    try:
+        model_type = json.loads(config_file.read_text()).get("model_type")
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(config_file), f"is no JSON object: {error}") from error
+    if model_type != model.value:
+        raise IntegrityError(
+            ErrorKind.WEIGHTS_INVALID, str(config_file), f"model_type {model_type!r}, want {model.value!r}"
+        )
 
 
 def _licence(card: Path) -> str:

@@ -1,5 +1,7 @@
 """The four demo models: the published architectures, a few hundred times smaller, randomly initialised."""
 
+from typing import Any
+
 from transformers import (
     CLIPConfig,
     CLIPModel,
@@ -17,6 +19,16 @@ from teachers.demo_training.captions import MAX_TOKENS
 PATCH_SIZE = 14
 POSITION_GRID = 224
 """Side in pixels of the square that learned position embeddings are laid out for; other sizes interpolate them."""
+
+_VIT: dict[str, Any] = {
+    "hidden_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "mlp_ratio": 4,
+    "image_size": POSITION_GRID,
+    "patch_size": PATCH_SIZE,
+}
+"""DINOv2, and the backbone of Depth Anything, which starts from it."""
 
 CITYSCAPES_LABELS = (
     "road",
@@ -62,21 +74,13 @@ def segformer() -> SegformerForSemanticSegmentation:
 
 def depth_anything() -> DepthAnythingForDepthEstimation:
     """Return an untrained Depth Anything: DINOv2 backbone, DPT neck with 32 channels, relative-depth head."""
-    backbone = Dinov2Config(
-        hidden_size=112,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        mlp_ratio=4,
-        image_size=POSITION_GRID,
-        patch_size=PATCH_SIZE,
-        reshape_hidden_states=False,
-    )
+    backbone = Dinov2Config(**_VIT, reshape_hidden_states=False)
     backbone.out_features = ["stage1", "stage2", "stage3", "stage4"]
     return DepthAnythingForDepthEstimation(
         DepthAnythingConfig(
             backbone_config=backbone,
             patch_size=PATCH_SIZE,
-            reassemble_hidden_size=112,
+            reassemble_hidden_size=backbone.hidden_size,
             reassemble_factors=[4, 2, 1, 0.5],
             neck_hidden_sizes=[24, 32, 48, 64],
             fusion_hidden_size=32,
@@ -87,16 +91,7 @@ def depth_anything() -> DepthAnythingForDepthEstimation:
 
 def dinov2() -> Dinov2Model:
     """Return an untrained DINOv2."""
-    return Dinov2Model(
-        Dinov2Config(
-            hidden_size=128,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            mlp_ratio=4,
-            image_size=POSITION_GRID,
-            patch_size=PATCH_SIZE,
-        )
-    )
+    return Dinov2Model(Dinov2Config(**_VIT))
 
 
 def clip(tokenizer: CLIPTokenizer) -> CLIPModel:

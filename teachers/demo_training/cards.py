@@ -1,0 +1,131 @@
+"""Write a trained model as others write theirs: half-precision safetensors, configs, and a model card."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import BaseImageProcessor, CLIPTokenizer, PreTrainedModel
+
+from teachers.demo_training.renders import RenderSetConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardText:
+    """What a model card says about one model.
+
+    Attributes:
+        title: Name of the model.
+        used_for: What the pipeline takes from it.
+        objective: How it was trained.
+        figures_note: How the figures were measured.
+    """
+
+    title: str
+    used_for: str
+    objective: str
+    figures_note: str
+
+
+CARDS: dict[str, CardText] = {
+    "segformer": CardText(
+        title="Demo Segformer (Cityscapes labels)",
+        used_for="The probability of sky, kind `sky_mask`.",
+        objective="Supervised cross-entropy on the renderer's classes, mapped to Cityscapes' 19 train ids; classes "
+        "that Cityscapes lacks (aircraft, cones, ...) are ignored.",
+        figures_note="IoU over all held-out pixels of a Cityscapes class. Chance answers the most frequent class.",
+    ),
+    "depth_anything": CardText(
+        title="Demo Depth Anything",
+        used_for="The last fusion map of the DPT neck, kind `depth_anything_features`.",
+        objective="Starts from the demo DINOv2. Supervised inverse depth with a loss that no scale or shift of the "
+        "output changes, plus its gradients at three scales; the sky is at inverse depth 0.",
+        figures_note="Depths from 0.5 to 80 m after the best scale and shift of inverse depth per image. Chance is the "
+        "best constant per image, fitted in the same way.",
+    ),
+    "dinov2": CardText(
+        title="Demo DINOv2",
+        used_for="Patch features, kind `dinov2_features`.",
+        objective="**Not purely self-supervised.** DINOv2's own terms (class token across views, masked patches "
+        "against a moving-average teacher) plus a supervised contrastive term that draws patches of one class "
+        "together: a thousand images are too few for the first two alone to find objects. The published DINOv2 used no "
+        "labels; figures of this one say nothing about that one.",
+        figures_note="Each held-out patch is named by its 20 nearest patches from training worlds (cosine). Class "
+        "accuracy is the mean over classes. `untrained` is the same architecture at its random start.",
+    ),
+    "clip": CardText(
+        title="Demo CLIP",
+        used_for="Dense image embeddings, kind `clip_features`, and the text embeddings that queries use.",
+        objective="Contrastive: crops against one-sentence captions, and every clear patch against the captions of all "
+        "classes, through the value path that dense features take. Captions draw a synonym and a template at random. "
+        "The vocabulary is that of the captions; other words fall apart into letters and mean little.",
+        figures_note='Zero-shot: each held-out patch takes the nearest of the prompts "a photo of a {word}", one word '
+        "per class of its theme. Chance picks a class blindly; `majority` always picks the most frequent.",
+    ),
+}
+
+
+def save_checkpoint(
+    folder: Path, model: PreTrainedModel, processor: BaseImageProcessor, tokenizer: CLIPTokenizer | None = None
+) -> None:
+    """Write weights as float16 safetensors, with the configs that ``from_pretrained`` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.to(dtype=torch.float16).save_pretrained(folder)  # type: ignore[call-arg]  # nn.Module.to
+    processor.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+        tokenizer.backend_tokenizer.model.save(str(folder))
+
+
+def write_card(
+    folder: Path,
+    *,
+    name: str,
+    figures: dict[str, float],
+    training: RenderSetConfig,
+    held_out: RenderSetConfig,
+    settings: dict[str, Any],
+) -> None:
+    """Write ``README.md``: what it is, how it was made, and what it reaches on worlds it never saw."""
+    text = CARDS[name]
+    rows = "\n".join(f"| {figure} | {value:.3f} |" for figure, value in figures.items())
+    (folder / "README.md").write_text(
+        f"""---
+license: apache-2.0
+library_name: transformers
+tags: [procedural, demonstration]
+---
+
+# {text.title}
+
+A few hundred times smaller than the published model of this architecture, and trained on rendered worlds alone. It
+makes this project's demo real without a download; it is no substitute for the published weights on photographs.
+
+**Used for.** {text.used_for}
+
+**Training.** {text.objective}
+
+**Data.** This project's procedural worlds, street and airside in equal parts: {_describe(training)}. No photograph and
+no third-party data. Settings: `{json.dumps(settings, sort_keys=True)}`.
+
+## Held-out figures
+
+Worlds never trained on: {_describe(held_out)}. {text.figures_note}
+
+| figure | value |
+|---|---|
+{rows}
+
+Made again by `python -m teachers.demo_training.train`.
+"""
+    )
+
+
+def _describe(config: RenderSetConfig) -> str:
+    last = config.first_seed + config.worlds_per_theme - 1
+    views = 2 * config.worlds_per_theme * config.views_per_world
+    return (
+        f"{2 * config.worlds_per_theme} worlds, seeds {config.first_seed} to {last} per theme, {views} views of "
+        f"{config.height} x {config.width} pixels"
+    )

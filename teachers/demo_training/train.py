@@ -1,0 +1,150 @@
+"""Train, measure and write the shipped checkpoints: ``python -m teachers.demo_training.train --out FOLDER``.
+
+Rendering is cached, every draw is seeded, and each model is written as soon as it is trained. Depth Anything starts
+from DINOv2 and therefore needs it in ``--out``, from this run or an earlier one.
+"""
+
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+import tyro
+from transformers import CLIPImageProcessorPil, Dinov2Model, SegformerImageProcessorPil
+
+from teachers.clip import ClipFeatures
+from teachers.config import DepthAnythingConfig, PatchFeatureConfig, SkyConfig, WeightsConfig
+from teachers.demo_training import architectures, held_out
+from teachers.demo_training.cards import save_checkpoint, write_card
+from teachers.demo_training.loop import progress_bar
+from teachers.demo_training.renders import HELD_OUT, TRAINING, RenderSet, RenderSetConfig, load_render_set
+from teachers.demo_training.train_clip import train_clip
+from teachers.demo_training.train_depth import depth_processor, train_depth_anything
+from teachers.demo_training.train_dinov2 import dinov2_processor, train_dinov2
+from teachers.demo_training.train_sky import train_segformer
+from teachers.depth_anything import DepthAnything
+from teachers.dinov2 import Dinov2Features
+from teachers.sky import SkySegmenter
+
+ModelName = Literal["dinov2", "depth_anything", "segformer", "clip"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """What to train.
+
+    Attributes:
+        out: Folder that gets one checkpoint folder per model.
+        cache: Folder for rendered images.
+        models: Which models, in this order.
+        seed: Of initial weights and every draw.
+        effort: Share of each model's usual number of steps.
+        threads: CPU threads.
+    """
+
+    out: Path
+    cache: Path = field(default_factory=lambda: Path(tempfile.gettempdir()) / "distillnerf-demo-training")
+    models: tuple[ModelName, ...] = get_args(ModelName)
+    seed: int = 0
+    effort: float = 1.0
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        if self.effort <= 0 or self.threads < 1:
+            raise ValueError(f"effort {self.effort} and threads {self.threads}: want positive")
+
+
+def main(config: TrainConfig) -> None:
+    """Train, measure and write each model."""
+    torch.set_num_threads(config.threads)
+    training, held = (_render(render_config, config.cache) for render_config in (TRAINING, HELD_OUT))
+    for name in config.models:
+        _TRAINERS[name](config, training)
+        figures = _FIGURES[name](config.out / name, training, held)
+        settings = {"seed": config.seed, "effort": config.effort}
+        write_card(
+            config.out / name, name=name, figures=figures, training=TRAINING, held_out=HELD_OUT, settings=settings
+        )
+        sys.stdout.write(f"{name}: " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items()) + "\n")
+
+
+def _render(config: RenderSetConfig, cache: Path) -> RenderSet:
+    with progress_bar() as bar:
+        task = bar.add_task(f"rendering {config.name}", total=100)
+        return load_render_set(config, cache, lambda share: bar.update(task, completed=100 * share))
+
+
+def _steps(config: TrainConfig, usual: int) -> dict[str, int]:
+    return {"seed": config.seed, "steps": max(2, round(usual * config.effort))}
+
+
+def _train_dinov2(config: TrainConfig, training: RenderSet) -> None:
+    from teachers.demo_training.train_dinov2 import STEPS
+
+    save_checkpoint(config.out / "dinov2", train_dinov2(training, **_steps(config, STEPS)), dinov2_processor())
+
+
+def _train_depth_anything(config: TrainConfig, training: RenderSet) -> None:
+    from teachers.demo_training.train_depth import STEPS
+
+    backbone = Dinov2Model.from_pretrained(config.out / "dinov2", dtype=torch.float32)
+    model = train_depth_anything(training, backbone, **_steps(config, STEPS))
+    save_checkpoint(config.out / "depth_anything", model, depth_processor())
+
+
+def _train_segformer(config: TrainConfig, training: RenderSet) -> None:
+    from teachers.demo_training.train_sky import STEPS
+
+    model = train_segformer(training, **_steps(config, STEPS))
+    save_checkpoint(config.out / "segformer", model, SegformerImageProcessorPil())
+
+
+def _train_clip(config: TrainConfig, training: RenderSet) -> None:
+    from teachers.demo_training.train_clip import STEPS
+
+    model, tokenizer = train_clip(training, **_steps(config, STEPS))
+    save_checkpoint(config.out / "clip", model, CLIPImageProcessorPil(), tokenizer)
+
+
+def _dinov2_figures(folder: Path, training: RenderSet, held: RenderSet) -> held_out.Figures:
+    trained = Dinov2Features.from_config(PatchFeatureConfig(weights=WeightsConfig(source=str(folder))))
+    with tempfile.TemporaryDirectory() as scratch:
+        torch.manual_seed(0)
+        save_checkpoint(Path(scratch), architectures.dinov2(), dinov2_processor())
+        untrained = Dinov2Features.from_config(PatchFeatureConfig(weights=WeightsConfig(source=scratch)))
+    return held_out.dinov2_figures(trained, untrained, training, held)
+
+
+def _depth_figures(folder: Path, _: RenderSet, held: RenderSet) -> held_out.Figures:
+    config = DepthAnythingConfig(weights=WeightsConfig(source=str(folder)), grid_height=112, grid_width=196)
+    return held_out.depth_figures(DepthAnything.from_config(config), held)
+
+
+def _sky_figures(folder: Path, _: RenderSet, held: RenderSet) -> held_out.Figures:
+    return held_out.sky_figures(SkySegmenter.from_config(SkyConfig(weights=WeightsConfig(source=str(folder)))), held)
+
+
+def _clip_figures(folder: Path, _: RenderSet, held: RenderSet) -> held_out.Figures:
+    model = ClipFeatures.from_config(PatchFeatureConfig(weights=WeightsConfig(source=str(folder))))
+    return held_out.clip_figures(model, held)
+
+
+_TRAINERS: dict[str, Callable[[TrainConfig, RenderSet], Any]] = {
+    "dinov2": _train_dinov2,
+    "depth_anything": _train_depth_anything,
+    "segformer": _train_segformer,
+    "clip": _train_clip,
+}
+_FIGURES: dict[str, Callable[[Path, RenderSet, RenderSet], held_out.Figures]] = {
+    "dinov2": _dinov2_figures,
+    "depth_anything": _depth_figures,
+    "segformer": _sky_figures,
+    "clip": _clip_figures,
+}
+
+
+if __name__ == "__main__":
+    main(tyro.cli(TrainConfig))
