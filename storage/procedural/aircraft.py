@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from storage.procedural.mesh import Colour, Mesh, Point, Surface, concatenate
+from storage.procedural.mesh import Colour, Mesh, Point, Real, Surface, concatenate
 from storage.procedural.solids import box, cylinder, panel, ring, tube
 from storage.procedural.vehicles import wheel
 
@@ -45,7 +45,7 @@ NARROW_BODY = AircraftShape(length=37.0, radius=2.0, span=34.0, axle=3.7, fin=11
 REGIONAL = AircraftShape(length=29.0, radius=1.55, span=26.0, axle=3.0, fin=9.6)
 
 
-def _aerofoil(root: Point, chord: float, thickness: float) -> np.ndarray:
+def _aerofoil(root: Point, chord: Real, thickness: Real) -> np.ndarray:
     """Return a section in the x-z plane whose leading edge is at ``root``."""
     x, y, z = root
     outline = [(0, 0), (-0.12, 0.55), (-0.4, 0.75), (-1.0, 0.05), (-1.0, -0.05), (-0.4, -0.35), (-0.12, -0.35)]
@@ -85,7 +85,7 @@ def _fuselage(shape: AircraftShape) -> list[Mesh]:
     return parts
 
 
-def _engine(x: float, y: float, z: float, radius: float, tint: Colour) -> list[Mesh]:
+def _engine(x: Real, y: Real, z: Real, radius: Real, tint: Colour) -> list[Mesh]:
     stations = ((-2.3, 0.55), (-1.2, 0.85), (0.2, 1.0), (1.1, 1.0), (1.4, 0.90))
     rings = [ring((x + dx, y, z), radius * share, 14, axis="x") for dx, share in stations]
     nacelle = tube(

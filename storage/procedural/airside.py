@@ -6,7 +6,7 @@ from storage.procedural import aircraft, furniture, ground, nature, people, vehi
 from storage.procedural import ground_support as gse
 from storage.procedural.buildings import warehouse
 from storage.procedural.layout import Layout
-from storage.procedural.mesh import Colour, Mesh, Surface, concatenate, placement, transformed
+from storage.procedural.mesh import Colour, Mesh, Real, Surface, concatenate, placement, transformed
 from storage.procedural.solids import box, cylinder, panel
 from storage.procedural.traffic import (
     AlongRoad,
@@ -27,11 +27,11 @@ _TAXIWAY = 78.0
 _GAIT_PHASES = 8
 
 
-def _marking(layout: Layout, s: tuple[float, float], d: tuple[float, float], tint: Colour) -> None:
+def _marking(layout: Layout, s: tuple[Real, Real], d: tuple[Real, Real], tint: Colour) -> None:
     layout.stuff.append(ground.patch(layout.road, s, d, Surface("road_paint", "apron_marking", tint)))
 
 
-def _surfaces(layout: Layout, ends: tuple[float, float]) -> None:
+def _surfaces(layout: Layout, ends: tuple[Real, Real]) -> None:
     road, rng = layout.road, layout.rng
     shade = float(rng.uniform(0.85, 1.08))
     layout.stuff.append(
@@ -68,7 +68,7 @@ def _surfaces(layout: Layout, ends: tuple[float, float]) -> None:
         )
 
 
-def _jet_bridge(layout: Layout, s: float, reach: float) -> None:
+def _jet_bridge(layout: Layout, s: Real, reach: Real) -> None:
     """Add a covered bridge from the terminal to an aircraft's door, high over the road."""
     length = reach - _TERMINAL
     middle = (reach + _TERMINAL) / 2
@@ -90,7 +90,7 @@ def _jet_bridge(layout: Layout, s: float, reach: float) -> None:
     layout.put(tunnel, s, middle, 0.0, np.pi / 2)
 
 
-def _terminal(layout: Layout, ends: tuple[float, float]) -> None:
+def _terminal(layout: Layout, ends: tuple[Real, Real]) -> None:
     rng = layout.rng
     length, height = ends[1] - ends[0], float(rng.uniform(10, 14))
     parts: list[Mesh] = [
@@ -124,7 +124,7 @@ def _terminal(layout: Layout, ends: tuple[float, float]) -> None:
         layout.put(furniture.street_lamp(rng), float(s), _TERMINAL + 5.0, 0.0, np.pi / 2)
 
 
-def _stand_markings(layout: Layout, s: float) -> None:
+def _stand_markings(layout: Layout, s: Real) -> None:
     _marking(layout, (s - 0.12, s + 0.12), (_NOSE - 3, _TAXIWAY - 9), _YELLOW)
     for k in range(9):  # a curve that leads in from the taxiway
         angle = k * np.pi / 18
@@ -146,11 +146,11 @@ def _stand_markings(layout: Layout, s: float) -> None:
         _marking(layout, (s + wide - 5 + 0.6 * k, s + wide - 4.75 + 0.6 * k), (_NOSE - 3, _NOSE + 4), (1.0, 1.0, 1.0))
 
 
-def _service(layout: Layout, s: float, nose: float, half: float) -> None:
+def _service(layout: Layout, s: Real, nose: Real, half: Real) -> None:
     """Surround a parked aircraft with the equipment that turns it round."""
     rng = layout.rng
 
-    def spot(ds: float, back: float) -> tuple[float, float]:
+    def spot(ds: Real, back: Real) -> tuple[Real, Real]:
         return s + ds + float(rng.normal(0, 0.25)), nose + back + float(rng.normal(0, 0.3))
 
     # The aircraft's nose points to the road (-d); "right of it" is towards larger s.
@@ -210,7 +210,7 @@ def _service(layout: Layout, s: float, nose: float, half: float) -> None:
         layout.drive("pedestrian", phases, motion, cycle=1.45)
 
 
-def _stands(layout: Layout, ends: tuple[float, float]) -> None:
+def _stands(layout: Layout, ends: tuple[Real, Real]) -> None:
     rng = layout.rng
     first = ends[0] + 30 + float(rng.uniform(0, 30))
     for s in np.arange(first, ends[1] - 20, _STAND_WIDTH):
@@ -227,7 +227,7 @@ def _stands(layout: Layout, ends: tuple[float, float]) -> None:
         _service(layout, float(s), nose, half)
 
 
-def _beside_the_terminal(layout: Layout, ends: tuple[float, float]) -> None:
+def _beside_the_terminal(layout: Layout, ends: tuple[Real, Real]) -> None:
     rng = layout.rng
     s = ends[0] + 15.0
     while s < ends[1] - 15:
@@ -255,11 +255,11 @@ def _beside_the_terminal(layout: Layout, ends: tuple[float, float]) -> None:
         s += float(rng.uniform(6, 14))
 
 
-def _train(layout: Layout, start: float, offset: float, direction: int, profile: SpeedProfile) -> None:
+def _train(layout: Layout, start: Real, offset: Real, direction: int, profile: SpeedProfile) -> None:
     """Add a tractor that pulls two to four dollies."""
     rng, road = layout.rng, layout.road
 
-    def motion(back: float) -> AlongRoad:
+    def motion(back: Real) -> AlongRoad:
         return AlongRoad(road=road, start=start - direction * back, offset=offset, direction=direction, profile=profile)
 
     layout.drive("baggage_tractor", (gse.baggage_tractor(rng),), motion(0.0))
@@ -267,7 +267,7 @@ def _train(layout: Layout, start: float, offset: float, direction: int, profile:
         layout.drive("baggage_dolly", (gse.baggage_dolly(rng),), motion(3.5 + 3.35 * k))
 
 
-def _traffic(layout: Layout, lead: SpeedProfile, gap: float) -> None:
+def _traffic(layout: Layout, lead: SpeedProfile, gap: Real) -> None:
     rng, road = layout.rng, layout.road
     if rng.random() < 0.6:
         _train(layout, gap + 12.0, 0.0, 1, lead)
@@ -311,7 +311,7 @@ def _traffic(layout: Layout, lead: SpeedProfile, gap: float) -> None:
         break
 
 
-def _beyond(layout: Layout, ends: tuple[float, float]) -> None:
+def _beyond(layout: Layout, ends: tuple[Real, Real]) -> None:
     """Add the far side of the field: grass, a runway, hangars, a tower, trees, masts."""
     road, rng = layout.road, layout.rng
     layout.stuff.append(
@@ -343,7 +343,7 @@ def _beyond(layout: Layout, ends: tuple[float, float]) -> None:
         layout.put(mast, float(s), _NOSE + 44.0, 0.0, -np.pi / 2)
 
 
-def build_airside(rng: np.random.Generator, duration_s: float) -> Layout:
+def build_airside(rng: np.random.Generator, duration_s: Real) -> Layout:
     """Return an airport apron that covers ``duration_s`` seconds of driving."""
     road = Road(curvature=0.0)
     lead = varying_speed(rng, float(rng.uniform(4.0, 5.5)), duration_s)

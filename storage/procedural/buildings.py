@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from storage.procedural.mesh import WHITE, Colour, Mesh, Point, Surface, concatenate, soup
+from storage.procedural.mesh import WHITE, Colour, Mesh, Point, Real, Surface, concatenate, soup
 from storage.procedural.solids import box, panel
 
 _WALLS: tuple[Colour, ...] = (
@@ -31,7 +31,7 @@ def _stone(centre: Point, size: Point, tint: Colour = _TRIM, material: str = "co
     return box(centre, size, Surface(material, "manmade", tint))
 
 
-def _gable_roof(width: float, depth: float, eaves: float, rise: float, tint: Colour) -> list[Mesh]:
+def _gable_roof(width: Real, depth: Real, eaves: Real, rise: Real, tint: Colour) -> list[Mesh]:
     over = 0.45
     front, back, side = over, -depth - over, width / 2 + 0.25
     ridge = -depth / 2
@@ -49,7 +49,7 @@ def _gable_roof(width: float, depth: float, eaves: float, rise: float, tint: Col
     return parts
 
 
-def house(rng: np.random.Generator, width: float) -> Mesh:
+def house(rng: np.random.Generator, width: Real) -> Mesh:
     """Return a family house with a gable roof, a door, a chimney and a porch."""
     width = 12.0 if width >= 12 else 9.0
     depth, storeys = float(rng.uniform(8, 11)), int(rng.integers(1, 3))
@@ -72,14 +72,14 @@ def house(rng: np.random.Generator, width: float) -> Mesh:
     return concatenate(parts)
 
 
-def _parapet(depth: float, width: float, height: float, tint: Colour) -> list[Mesh]:
+def _parapet(depth: Real, width: Real, height: Real, tint: Colour) -> list[Mesh]:
     return [
         _stone((-depth / 2 + 0.0, 0, height), (depth + 0.36, width + 0.1, 0.28), tint),
         box((-depth / 2, 0, height + 0.28), (depth - 0.4, width - 0.4, 0.02), Surface("gravel_roof", "manmade")),
     ]
 
 
-def _roof_plant(rng: np.random.Generator, depth: float, width: float, height: float) -> list[Mesh]:
+def _roof_plant(rng: np.random.Generator, depth: Real, width: Real, height: Real) -> list[Mesh]:
     parts = []
     for _ in range(int(rng.integers(1, 4))):
         size = (float(rng.uniform(1.2, 3.0)), float(rng.uniform(1.2, 3.0)), float(rng.uniform(0.9, 2.2)))
@@ -88,7 +88,7 @@ def _roof_plant(rng: np.random.Generator, depth: float, width: float, height: fl
     return parts
 
 
-def town_house(rng: np.random.Generator, width: float) -> Mesh:
+def town_house(rng: np.random.Generator, width: Real) -> Mesh:
     """Return three to five storeys over shops or a hall door, with cornice, balconies, awnings."""
     bays = max(round(width / 3.0), 2)
     width = bays * 3.0
@@ -133,7 +133,7 @@ def town_house(rng: np.random.Generator, width: float) -> Mesh:
     return concatenate(parts)
 
 
-def office(rng: np.random.Generator, width: float) -> Mesh:
+def office(rng: np.random.Generator, width: Real) -> Mesh:
     """Return an office block or a glass tower on a recessed ground floor with columns."""
     is_glass = bool(rng.random() < 0.5)
     bay = 3.0 if is_glass else 3.5
@@ -154,7 +154,7 @@ def office(rng: np.random.Generator, width: float) -> Mesh:
     return concatenate(parts)
 
 
-def warehouse(rng: np.random.Generator, width: float) -> Mesh:
+def warehouse(rng: np.random.Generator, width: Real) -> Mesh:
     """Return a shed of corrugated sheet with a roller door and a painted band."""
     depth, height = float(rng.uniform(12, 18)), float(rng.uniform(5.5, 8))
     tint = _pick(rng, ((0.75, 0.80, 0.86), (0.86, 0.82, 0.72), (0.62, 0.70, 0.64), (0.80, 0.80, 0.80)))

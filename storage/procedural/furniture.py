@@ -5,13 +5,13 @@ Local frame: origin on the ground; signs and signals face +x.
 
 import numpy as np
 
-from storage.procedural.mesh import WHITE, Colour, Mesh, Surface, concatenate, soup
+from storage.procedural.mesh import WHITE, Colour, Mesh, Real, Surface, concatenate, soup
 from storage.procedural.solids import box, cylinder, panel, ring, tube
 
 _STEEL: Colour = (0.50, 0.52, 0.54)
 
 
-def _post(height: float, radius: float, tint: Colour = _STEEL) -> Mesh:
+def _post(height: Real, radius: Real, tint: Colour = _STEEL) -> Mesh:
     return cylinder((0, 0, 0), (0, 0, height), radius, Surface("dark_metal", "pole", tint), end_radius=radius * 0.75)
 
 
@@ -29,7 +29,7 @@ def street_lamp(rng: np.random.Generator) -> Mesh:
     )
 
 
-def _plate(kind: str, size: tuple[float, float], z: float, tint: Colour = WHITE) -> list[Mesh]:
+def _plate(kind: str, size: tuple[Real, Real], z: Real, tint: Colour = WHITE) -> list[Mesh]:
     """Return a sign face towards +x with a grey back; its outline follows its kind."""
     width, height = size
     if kind in ("sign_stop", "sign_limit"):
@@ -52,7 +52,7 @@ def _plate(kind: str, size: tuple[float, float], z: float, tint: Colour = WHITE)
     ]
 
 
-def _turn(angle: float) -> np.ndarray:
+def _turn(angle: Real) -> np.ndarray:
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
@@ -74,7 +74,7 @@ def stand_sign() -> Mesh:
     return concatenate([*_plate("stand_number", (1.3, 1.1), 3.4), _post(3.6, 0.08)])
 
 
-def traffic_signal(arm: float) -> Mesh:
+def traffic_signal(arm: Real) -> Mesh:
     """Return a signal with one head on the post and one on an arm along -y over the road."""
     parts = [_post(5.8, 0.11, (0.3, 0.32, 0.32))]
     if arm > 0:
@@ -119,7 +119,7 @@ def board_barrier() -> Mesh:
     return concatenate(parts)
 
 
-def jersey_barrier(length: float = 4.0) -> Mesh:
+def jersey_barrier(length: Real = 4.0) -> Mesh:
     """Return a concrete barrier along x."""
     return box((0, 0, 0), (length, 0.6, 0.85), Surface("concrete", "barrier"), taper=(1.0, 0.3))
 
@@ -192,7 +192,7 @@ def billboard() -> Mesh:
     return concatenate([*posts, board, back])
 
 
-def fence(length: float, *, is_brick: bool) -> Mesh:
+def fence(length: Real, *, is_brick: bool) -> Mesh:
     """Return a garden wall or a picket fence along x."""
     if is_brick:
         wall = box((0, 0, 0), (length, 0.28, 1.1), Surface("brick", "wall"))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from storage.procedural.mesh import Colour, Mesh, Surface, soup
+from storage.procedural.mesh import Colour, Mesh, Real, Surface, soup
 from storage.procedural.solids import quads
 from storage.procedural.traffic import Road
 
@@ -13,12 +13,12 @@ LANE_PAINT = Surface("road_paint", "lane_marking")
 
 def strip(
     road: Road,
-    s: tuple[float, float],
-    d: tuple[float, float],
-    z: float,
+    s: tuple[Real, Real],
+    d: tuple[Real, Real],
+    z: Real,
     surface: Surface,
     *,
-    step: float = 4.0,
+    step: Real = 4.0,
 ) -> Mesh:
     """Return a flat strip between two arc lengths and two offsets (right one first)."""
     along = np.linspace(s[0], s[1], max(int(np.ceil((s[1] - s[0]) / step)), 1) + 1)
@@ -35,7 +35,7 @@ def _cells(grid: np.ndarray) -> np.ndarray:
     return np.stack(corners, 2).reshape(-1, 4, grid.shape[-1])
 
 
-def kerb(road: Road, s: tuple[float, float], d: float, *, faces_left: bool) -> Mesh:
+def kerb(road: Road, s: tuple[Real, Real], d: Real, *, faces_left: bool) -> Mesh:
     """Return a kerb stone's front and top along the road at offset ``d``."""
     along = np.linspace(s[0], s[1], max(int(np.ceil((s[1] - s[0]) / 4.0)), 1) + 1)
     back = d - 0.16 if faces_left else d + 0.16
@@ -48,7 +48,7 @@ def kerb(road: Road, s: tuple[float, float], d: float, *, faces_left: bool) -> M
     return quads(_cells(points + np.array([0.0, 0.0, 0.002])), _cells(uv), Surface("kerb", "sidewalk"))
 
 
-def kerb_across(road: Road, s: float, d: tuple[float, float], *, faces_forward: bool) -> Mesh:
+def kerb_across(road: Road, s: Real, d: tuple[Real, Real], *, faces_forward: bool) -> Mesh:
     """Return a kerb stone across the road's direction, as along a side street."""
     across = np.linspace(d[0], d[1], max(int(np.ceil((d[1] - d[0]) / 8.0)), 1) + 1)
     back = s - 0.16 if faces_forward else s + 0.16
@@ -62,10 +62,10 @@ def kerb_across(road: Road, s: float, d: tuple[float, float], *, faces_forward: 
 
 def line(
     road: Road,
-    s: tuple[float, float],
-    d: float,
+    s: tuple[Real, Real],
+    d: Real,
     *,
-    width: float = 0.14,
+    width: Real = 0.14,
     paint: Surface = LANE_PAINT,
 ) -> Mesh:
     """Return a painted line along the road."""
@@ -73,7 +73,7 @@ def line(
 
 
 def dashes(
-    road: Road, s: tuple[float, float], d: float, *, on: float = 3.0, off: float = 6.0, paint: Surface = LANE_PAINT
+    road: Road, s: tuple[Real, Real], d: Real, *, on: Real = 3.0, off: Real = 6.0, paint: Surface = LANE_PAINT
 ) -> list[Mesh]:
     """Return a dashed line along the road; the dashes lie on a grid fixed to the road."""
     first = np.ceil(s[0] / (on + off)) * (on + off)
@@ -83,17 +83,17 @@ def dashes(
 
 def patch(
     road: Road,
-    s: tuple[float, float],
-    d: tuple[float, float],
+    s: tuple[Real, Real],
+    d: tuple[Real, Real],
     surface: Surface = LANE_PAINT,
     *,
-    z: float = PAINT_HEIGHT,
+    z: Real = PAINT_HEIGHT,
 ) -> Mesh:
     """Return a painted rectangle."""
     return strip(road, s, d, z, surface)
 
 
-def arrow(road: Road, s: float, d: float, direction: int) -> list[Mesh]:
+def arrow(road: Road, s: Real, d: Real, direction: int) -> list[Mesh]:
     """Return a straight-ahead arrow on a lane, 4.5 m long."""
     far = s + direction * 3.0
     shaft = patch(road, (min(s, far), max(s, far)), (d - 0.08, d + 0.08))
@@ -107,10 +107,10 @@ def arrow(road: Road, s: float, d: float, direction: int) -> list[Mesh]:
     return [shaft, soup(points, uv, LANE_PAINT)]
 
 
-def disc(road: Road, s: float, d: float, radius: float, surface: Surface) -> Mesh:
+def disc(road: Road, s: Real, d: Real, radius: Real, surface: Surface) -> Mesh:
     """Return a flat disc on the ground: a manhole cover, an oil stain."""
     angle = np.arange(15) * (2 * np.pi / 14)
-    x0, y0 = (float(v) for v in road.to_world(np.array(s), np.array(d)))
+    x0, y0 = road.point(s, d)
     rim = np.stack([x0 + radius * np.cos(angle), y0 + radius * np.sin(angle), np.full(15, PAINT_HEIGHT)], -1)
     centre = np.broadcast_to((x0, y0, PAINT_HEIGHT), (14, 3))
     points = np.stack([centre, rim[:-1], rim[1:]], 1)
@@ -118,7 +118,7 @@ def disc(road: Road, s: float, d: float, radius: float, surface: Surface) -> Mes
 
 
 def countryside(
-    rng: np.random.Generator, centre: tuple[float, float], *, flat_radius: float, hills: float, tint: Colour
+    rng: np.random.Generator, centre: tuple[Real, Real], *, flat_radius: Real, hills: Real, tint: Colour
 ) -> Mesh:
     """Return land that is flat within ``flat_radius`` and rises to hills further out."""
     radii = np.concatenate([np.linspace(0, flat_radius, 8), flat_radius + np.array([15, 35, 60, 95, 140, 200, 290])])

@@ -5,7 +5,7 @@ Local frame: x forward, y left, z up, origin on the ground under the middle.
 
 import numpy as np
 
-from storage.procedural.mesh import WHITE, Colour, Mesh, Point, Surface, concatenate, with_class
+from storage.procedural.mesh import WHITE, Colour, Mesh, Point, Real, Surface, concatenate, with_class
 from storage.procedural.people import pedestrian
 from storage.procedural.solids import box, cylinder, panel
 from storage.procedural.vehicles import cab, chassis, wheel
@@ -14,7 +14,7 @@ _FLEET: tuple[Colour, ...] = ((0.95, 0.95, 0.93), (0.93, 0.72, 0.12), (0.16, 0.3
 _DARK: Colour = (0.17, 0.17, 0.18)
 
 
-def _wheels(xs: tuple[float, ...], y: float, radius: float, class_name: str) -> list[Mesh]:
+def _wheels(xs: tuple[Real, ...], y: Real, radius: Real, class_name: str) -> list[Mesh]:
     return [wheel(x, side * y, radius, class_name) for x in xs for side in (1.0, -1.0)]
 
 

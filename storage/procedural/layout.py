@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from storage.procedural.mesh import Mesh, transformed
+from storage.procedural.mesh import Mesh, Real, transformed
 from storage.procedural.traffic import Actor, AlongRoad, Motion, Road, Still, make_actor
 
 
@@ -23,19 +23,19 @@ class Layout:
 
     road: Road
     rng: np.random.Generator
-    duration_s: float
+    duration_s: Real
     stuff: list[Mesh] = field(default_factory=list)
     actors: list[Actor] = field(default_factory=list)
     ego: AlongRoad
 
-    def put(self, mesh: Mesh, s: float, d: float, z: float = 0.0, yaw: float = 0.0) -> None:
+    def put(self, mesh: Mesh, s: Real, d: Real, z: Real = 0.0, yaw: Real = 0.0) -> None:
         """Add surroundings at road coordinates."""
         self.stuff.append(transformed(mesh, self.road.place(s, d, z, yaw)))
 
-    def park(self, class_name: str, mesh: Mesh, s: float, d: float, z: float = 0.0, yaw: float = 0.0) -> None:
+    def park(self, class_name: str, mesh: Mesh, s: Real, d: Real, z: Real = 0.0, yaw: Real = 0.0) -> None:
         """Add a still object with an identity at road coordinates."""
         self.drive(class_name, (mesh,), Still(pose=self.road.place(s, d, z, yaw)))
 
-    def drive(self, class_name: str, meshes: tuple[Mesh, ...], motion: Motion, *, cycle: float = 1.0) -> None:
+    def drive(self, class_name: str, meshes: tuple[Mesh, ...], motion: Motion, *, cycle: Real = 1.0) -> None:
         """Add an object with an identity and a motion."""
         self.actors.append(make_actor(len(self.actors) + 1, class_name, meshes, motion, cycle=cycle))

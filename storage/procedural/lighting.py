@@ -9,6 +9,7 @@ from scipy.ndimage import map_coordinates
 from storage.procedural.painting import SIZE, noise
 
 _DOME = 768
+KINDS = ("sunny", "hazy", "overcast", "dusk")
 Colour = Float[np.ndarray, " 3"]
 
 
@@ -63,7 +64,9 @@ class Lighting:
 
 
 def make_lighting(rng: np.random.Generator, name: str | None = None) -> Lighting:
-    """Draw the illumination of a scene; ``name`` fixes its kind."""
+    """Draw the illumination of a scene; ``name``, one of ``KINDS``, fixes its kind."""
+    if name is not None and name not in KINDS:
+        raise ValueError(f"lighting is {name!r}, want one of {KINDS}")
     if name is None:
         name = str(rng.choice(["sunny", "sunny", "hazy", "overcast", "dusk"]))
     azimuth = rng.uniform(0, 2 * np.pi)

@@ -12,6 +12,8 @@ from storage.procedural import texture_objects as objects
 from storage.procedural import texture_surfaces as surfaces
 from storage.procedural.painting import SIZE, Canvas
 
+Real = float | int
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Material:
@@ -27,11 +29,11 @@ class Material:
 
     name: str
     paint: Callable[[], Canvas]
-    tile: tuple[float, float]
+    tile: tuple[Real, Real]
     reflectivity: float
 
 
-def _material(painter: Callable[[], Canvas], width: float, height: float, reflectivity: float) -> Material:
+def _material(painter: Callable[[], Canvas], width: Real, height: Real, reflectivity: float) -> Material:
     return Material(name=painter.__name__, paint=painter, tile=(width, height), reflectivity=reflectivity)
 
 

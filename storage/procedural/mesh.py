@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int16, Int32, UInt8
+from jaxtyping import Float, Int16, Int32, Num, UInt8
 
 from storage.procedural.classes import class_named
 from storage.procedural.materials import material_index
 
-Colour = tuple[float, float, float]
-Point = tuple[float, float, float]
+Real = float | int
+Colour = tuple[Real, Real, Real]
+Point = tuple[Real, Real, Real]
 WHITE: Colour = (1.0, 1.0, 1.0)
 
 
@@ -60,7 +61,7 @@ class Mesh:
         return len(self.corners)
 
 
-def cross(a: Float[np.ndarray, "*batch 3"], b: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3"]:
+def cross(a: Num[np.ndarray, "*batch 3"], b: Num[np.ndarray, "*batch 3"]) -> Num[np.ndarray, "*batch 3"]:
     """Return the cross product; for small arrays several times faster than numpy's general one."""
     out = np.empty(np.broadcast_shapes(a.shape, b.shape), np.result_type(a, b))
     out[..., 0] = a[..., 1] * b[..., 2] - a[..., 2] * b[..., 1]
@@ -77,10 +78,10 @@ def face_normals(corners: Float[np.ndarray, "faces 3 3"]) -> Float[np.ndarray, "
 
 
 def soup(
-    corners: Float[np.ndarray, "faces 3 3"],
-    uvs: Float[np.ndarray, "faces 3 2"],
+    corners: Num[np.ndarray, "faces 3 3"],
+    uvs: Num[np.ndarray, "faces 3 2"],
     surface: Surface,
-    normals: Float[np.ndarray, "faces 3 3"] | None = None,
+    normals: Num[np.ndarray, "faces 3 3"] | None = None,
 ) -> Mesh:
     """Return a mesh of one surface; normals default to flat shading."""
     corners = np.ascontiguousarray(corners, np.float32)
@@ -133,7 +134,7 @@ def with_class(mesh: Mesh, class_name: str) -> Mesh:
     return replace(mesh, class_id=np.full(len(mesh), class_named(class_name).class_id, np.uint8))
 
 
-def placement(x: float, y: float, z: float, yaw: float = 0.0) -> Float[np.ndarray, "4 4"]:
+def placement(x: Real, y: Real, z: Real, yaw: Real = 0.0) -> Float[np.ndarray, "4 4"]:
     """Return ``local_to_parent`` of an upright object."""
     cos, sin = np.cos(yaw), np.sin(yaw)
     return np.array([[cos, -sin, 0, x], [sin, cos, 0, y], [0, 0, 1, z], [0, 0, 0, 1]], dtype=np.float64)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from storage.procedural.mesh import Colour, Mesh, Surface, concatenate
+from storage.procedural.mesh import Colour, Mesh, Real, Surface, concatenate
 from storage.procedural.solids import blob, box, cylinder, tube
 
 _GREENS: tuple[Colour, ...] = (
@@ -14,7 +14,7 @@ _GREENS: tuple[Colour, ...] = (
 )
 
 
-def _trunk(rng: np.random.Generator, height: float, radius: float) -> Mesh:
+def _trunk(rng: np.random.Generator, height: Real, radius: Real) -> Mesh:
     heights = np.linspace(0.0, height, 4)
     sway = np.cumsum(rng.normal(0, 0.06, (4, 2)), 0) * (heights > 0)[:, None]
     angle = np.arange(8) * (np.pi / 4)
@@ -32,7 +32,7 @@ def _trunk(rng: np.random.Generator, height: float, radius: float) -> Mesh:
     return tube(np.array(rings), Surface("bark", "vegetation"))
 
 
-def broadleaf(rng: np.random.Generator, height: float | None = None) -> Mesh:
+def broadleaf(rng: np.random.Generator, height: Real | None = None) -> Mesh:
     """Return a deciduous tree: trunk, boughs and overlapping clumps of leaves."""
     height = height or float(rng.uniform(5.5, 9.5))
     trunk_height = height * float(rng.uniform(0.32, 0.42))
@@ -114,6 +114,6 @@ def bush(rng: np.random.Generator) -> Mesh:
     return concatenate(parts)
 
 
-def hedge(length: float, height: float) -> Mesh:
+def hedge(length: Real, height: Real) -> Mesh:
     """Return a clipped hedge along x."""
     return box((0, 0, 0), (length, 0.7, height), Surface("hedge", "vegetation"), taper=(1.0, 0.9))

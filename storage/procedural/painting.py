@@ -12,7 +12,7 @@ SIZE = 512
 Canvas = Float[np.ndarray, "size size 4"]
 Field = Float[np.ndarray, "size size"]
 Area = Bool[np.ndarray, "size size"]
-Colour = tuple[float, float, float]
+Colour = tuple[float | int, float | int, float | int]
 
 
 def unit_grid() -> tuple[Field, Field]:

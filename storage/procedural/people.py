@@ -5,7 +5,7 @@ Local frame: x forward, z up, origin on the ground under the body.
 
 import numpy as np
 
-from storage.procedural.mesh import Colour, Mesh, Point, Surface, concatenate
+from storage.procedural.mesh import Colour, Mesh, Point, Real, Surface, concatenate
 from storage.procedural.solids import blob, box, cylinder, tube
 
 _CLOTHES: tuple[Colour, ...] = (
@@ -23,11 +23,11 @@ _SKINS: tuple[Colour, ...] = ((1.0, 0.92, 0.86), (0.86, 0.70, 0.58), (0.62, 0.45
 _HAIR: tuple[Colour, ...] = ((0.12, 0.09, 0.07), (0.35, 0.22, 0.12), (0.72, 0.58, 0.32), (0.5, 0.5, 0.5))
 
 
-def _limb(start: Point, end: Point, radius: float, material: str, tint: Colour) -> Mesh:
+def _limb(start: Point, end: Point, radius: Real, material: str, tint: Colour) -> Mesh:
     return cylinder(start, end, radius, Surface(material, "pedestrian", tint), end_radius=radius * 0.75, segments=6)
 
 
-def _torso(sections: list[tuple[float, float, float, float]], material: str, tint: Colour, *, unit: bool) -> Mesh:
+def _torso(sections: list[tuple[Real, Real, Real, Real]], material: str, tint: Colour, *, unit: bool) -> Mesh:
     """Return a skin through ellipses given as (x, z, depth, half width)."""
     angle = np.arange(8) * (np.pi / 4)
     rings = np.array(
@@ -42,7 +42,7 @@ def _torso(sections: list[tuple[float, float, float, float]], material: str, tin
     return body
 
 
-def _head(rng: np.random.Generator, x: float, z: float, *, helmet: Colour | None) -> list[Mesh]:
+def _head(rng: np.random.Generator, x: Real, z: Real, *, helmet: Colour | None) -> list[Mesh]:
     skin = _SKINS[int(rng.integers(len(_SKINS)))]
     hair = helmet or _HAIR[int(rng.integers(len(_HAIR)))]
     return [
@@ -58,7 +58,7 @@ def _head(rng: np.random.Generator, x: float, z: float, *, helmet: Colour | None
     ]
 
 
-def pedestrian(rng: np.random.Generator, phase: float | None = None, *, hi_vis: bool = False) -> Mesh:
+def pedestrian(rng: np.random.Generator, phase: Real | None = None, *, hi_vis: bool = False) -> Mesh:
     """Return a person walking at gait ``phase`` (radians), or standing when it is None."""
     scale = float(rng.uniform(0.92, 1.06))
     trousers = _TROUSERS[int(rng.integers(len(_TROUSERS)))]
@@ -107,7 +107,7 @@ def pedestrian(rng: np.random.Generator, phase: float | None = None, *, hi_vis: 
     return mesh
 
 
-def rider(rng: np.random.Generator, phase: float) -> Mesh:
+def rider(rng: np.random.Generator, phase: Real) -> Mesh:
     """Return a person seated on a bicycle, pedalling at ``phase`` radians."""
     top = _CLOTHES[int(rng.integers(len(_CLOTHES)))]
     trousers = _TROUSERS[int(rng.integers(len(_TROUSERS)))]

@@ -5,7 +5,7 @@ lets plain numpy shade about a million rays a second on one core.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int16, Int32, UInt8
@@ -21,6 +21,7 @@ _NORMAL, _UV, _TINT, _DENSITY = slice(0, 9), slice(9, 15), slice(15, 18), 18
 _SHADOW_BIAS = np.float32(2e-3)
 
 
+@runtime_checkable
 class Occluder(Protocol):
     """What answers shadow rays."""
 

@@ -6,16 +6,16 @@ All wind counter-clockwise seen from outside.
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Num
 
-from storage.procedural.mesh import Mesh, Point, Surface, concatenate, cross, soup
+from storage.procedural.mesh import Mesh, Point, Real, Surface, concatenate, cross, face_normals, soup
 
 
 def quads(
-    points: Float[np.ndarray, "quads 4 3"],
-    uvs: Float[np.ndarray, "quads 4 2"],
+    points: Num[np.ndarray, "quads 4 3"],
+    uvs: Num[np.ndarray, "quads 4 2"],
     surface: Surface,
-    normals: Float[np.ndarray, "quads 4 3"] | None = None,
+    normals: Num[np.ndarray, "quads 4 3"] | None = None,
 ) -> Mesh:
     """Return quads split in two triangles each; corners run counter-clockwise."""
     order = np.array([0, 1, 2, 0, 2, 3])
@@ -48,8 +48,7 @@ def box(
     *,
     top: Surface | None = None,
     unit: bool = False,
-    taper: tuple[float, float] = (1.0, 1.0),
-    bottom: bool = True,
+    taper: tuple[Real, Real] = (1.0, 1.0),
 ) -> Mesh:
     """Return an upright box whose sides share continuous u along the perimeter.
 
@@ -60,28 +59,30 @@ def box(
         top: Of the lid and base; the sides' when None.
         unit: Whether v spans [0, 1] over the height (u stays in metres).
         taper: Scale of the lid along x and y against the base.
-        bottom: Whether the base is closed.
     """
     (cx, cy, cz), (length, width, height) = centre, size
     x, y = length / 2, width / 2
     base = np.array([(x, -y), (x, y), (-x, y), (-x, -y)], np.float32)
-    lid = base * np.asarray(taper, np.float32)
-    low = np.concatenate([base + np.array((cx, cy)), np.full((4, 1), cz)], 1)
-    high = np.concatenate([lid + np.array((cx, cy)), np.full((4, 1), cz + height)], 1)
-    following = np.array([1, 2, 3, 0])
-    sides = np.stack([low, low[following], high[following], high], 1)
-    run = np.concatenate([[0.0], np.cumsum([width, length, width, length])])
+    corners = np.empty((8, 3), np.float32)
+    corners[:4, :2] = base + np.array((cx, cy))
+    corners[4:, :2] = base * np.array(taper) + np.array((cx, cy))
+    corners[:4, 2], corners[4:, 2] = cz, cz + height
+    run = np.cumsum([0.0, width, length, width, length])
     rise = 1.0 if unit else height
-    uvs = np.array([[(run[i], 0), (run[i + 1], 0), (run[i + 1], rise), (run[i], rise)] for i in range(4)])
-    parts = [quads(sides, uvs, surface)]
-    flat_uv = np.array([[(0, 0), (width, 0), (width, length), (0, length)]])
-    lids = [high[None]] + ([low[None, ::-1]] if bottom else [])
-    parts += [quads(lid_points, flat_uv, top or surface) for lid_points in lids]
-    return concatenate(parts)
+    side_uvs = [[(run[i], 0), (run[i + 1], 0), (run[i + 1], rise), (run[i], rise)] for i in range(4)]
+    flat_uvs = [[(0, 0), (width, 0), (width, length), (0, length)]] * 2
+    if top is None:
+        return quads(corners[_BOX_SIDES + _BOX_LIDS], np.array(side_uvs + flat_uvs), surface)
+    sides = quads(corners[_BOX_SIDES], np.array(side_uvs), surface)
+    return concatenate([sides, quads(corners[_BOX_LIDS], np.array(flat_uvs), top)])
+
+
+_BOX_SIDES = [[0, 1, 5, 4], [1, 2, 6, 5], [2, 3, 7, 6], [3, 0, 4, 7]]
+_BOX_LIDS = [[4, 5, 6, 7], [3, 2, 1, 0]]
 
 
 def tube(
-    rings: Float[np.ndarray, "rings segments 3"],
+    rings: Num[np.ndarray, "rings segments 3"],
     surface: Surface,
     *,
     unit: bool = False,
@@ -91,68 +92,94 @@ def tube(
 ) -> Mesh:
     """Return the skin through closed rings: cylinders, cones, trunks, fuselages, car bodies.
 
-    Rings run counter-clockwise seen against the direction in which they follow each other. u
-    follows the rings' order (the axis), v goes around. A cap's unit texture fills it once.
+    Rings run counter-clockwise seen against the direction in which they follow each other. u follows the rings' order
+    (the axis), v goes around. A cap's unit texture fills it once.
+
+    Args:
+        rings: Outlines, one after another.
+        surface: Of the skin.
+        unit: Whether u and v span [0, 1]; metres otherwise.
+        smooth: Whether the skin shades smoothly.
+        caps: Whether both ends are closed.
+        cap: Of the ends; the skin's when None.
     """
     rings = np.asarray(rings, np.float32)
-    count = len(rings)
     closed = np.concatenate([rings, rings[:, :1]], 1)
-    around = np.linalg.norm(np.diff(closed, axis=1), axis=2)
-    v = np.concatenate([np.zeros((count, 1)), np.cumsum(around, 1)], 1)
-    centres = rings.mean(1)
-    u = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(centres, axis=0), axis=1))])
+    v = _running_length(closed, axis=1)
+    u = _running_length(rings.mean(1), axis=0)
     if unit:
         v = v / np.maximum(v[:, -1:], 1e-6)
         u = u / max(float(u[-1]), 1e-6)
     uv = np.stack([np.broadcast_to(u[:, None], v.shape), v], -1)
-
-    def corners_of(grid: np.ndarray) -> np.ndarray:
-        cells = [grid[:-1, :-1], grid[1:, :-1], grid[1:, 1:], grid[:-1, 1:]]
-        return np.stack(cells, 2).reshape(-1, 4, grid.shape[-1])
-
-    points = corners_of(closed)[:, ::-1]
-    normals = corners_of(_ring_normals(closed))[:, ::-1] if smooth else None
-    parts = [quads(points, corners_of(uv)[:, ::-1], surface, normals)]
+    corners = [_skin(closed)]
+    uvs = [_skin(uv)]
+    normals = [_skin(_ring_normals(closed)) if smooth else _flat(corners[0])]
     if caps:
-        parts += [_cap(rings[0], cap or surface, flip=True), _cap(rings[-1], cap or surface, flip=False)]
-    return concatenate(parts)
+        ends = [_cap(rings[0], flip=True), _cap(rings[-1], flip=False)]
+        end_corners, end_uvs = (np.concatenate(parts) for parts in zip(*ends, strict=True))
+        if cap is not None:
+            skin = soup(corners[0], uvs[0], surface, normals[0])
+            return concatenate([skin, soup(end_corners, end_uvs, cap)])
+        corners.append(end_corners)
+        uvs.append(end_uvs)
+        normals.append(_flat(end_corners))
+    return soup(np.concatenate(corners), np.concatenate(uvs), surface, np.concatenate(normals))
 
 
-def _ring_normals(closed: Float[np.ndarray, "rings points 3"]) -> Float[np.ndarray, "rings points 3"]:
+def _flat(corners: np.ndarray) -> np.ndarray:
+    return np.repeat(face_normals(corners)[:, None], 3, axis=1)
+
+
+def _running_length(points: np.ndarray, axis: int) -> np.ndarray:
+    step = np.diff(points, axis=axis)
+    length = np.cumsum(np.sqrt((step * step).sum(-1)), axis)
+    return np.concatenate([np.zeros_like(length.take([0], axis)), length], axis)
+
+
+def _skin(grid: np.ndarray) -> np.ndarray:
+    """Return the two triangles of every cell of a grid of corners, counter-clockwise seen from outside."""
+    a, b, c, d = grid[:-1, 1:], grid[1:, 1:], grid[1:, :-1], grid[:-1, :-1]
+    return np.stack([a, b, c, a, c, d], 2).reshape(-1, 3, grid.shape[-1])
+
+
+def _ring_normals(closed: np.ndarray) -> np.ndarray:
     rings = closed[:, :-1]
-    around = np.roll(rings, -1, 1) - np.roll(rings, 1, 1)
-    along = np.gradient(rings, axis=0)
+    around = np.concatenate([rings[:, 1:], rings[:, :1]], 1) - np.concatenate([rings[:, -1:], rings[:, :-1]], 1)
+    along = _gradient(rings)
     normal = cross(around, along)
-    length = np.linalg.norm(normal, axis=2, keepdims=True)
-    # A ring that shrank to a point has no tangent; borrow the axis direction there.
-    axis = np.broadcast_to(np.gradient(rings.mean(1), axis=0)[:, None], normal.shape).copy()
-    axis[: len(axis) // 2] *= -1
-    axis /= np.maximum(np.linalg.norm(axis, axis=2, keepdims=True), 1e-9)
-    normal = np.where(length > 1e-9, normal / np.maximum(length, 1e-9), axis)
+    length = np.sqrt((normal * normal).sum(2, keepdims=True))
+    if length.min() > 1e-9:
+        normal /= length
+    else:  # a ring that shrank to a point has no tangent: borrow the direction of the axis there
+        axis = np.broadcast_to(_gradient(rings.mean(1))[:, None], normal.shape).copy()
+        axis[: len(axis) // 2] *= -1
+        axis /= np.maximum(np.sqrt((axis * axis).sum(2, keepdims=True)), 1e-9)
+        normal = np.where(length > 1e-9, normal / np.maximum(length, 1e-9), axis)
     return np.concatenate([normal, normal[:, :1]], 1)
 
 
-def _cap(
-    ring: Float[np.ndarray, "segments 3"],
-    surface: Surface,
-    *,
-    flip: bool,
-) -> Mesh:
-    centre = ring.mean(0)
-    following = np.roll(ring, -1, 0)
-    middle = np.broadcast_to(centre, ring.shape)
-    triangles = np.stack([middle, ring, following], 1)
-    angle = np.linspace(0, 2 * np.pi, len(ring) + 1)
+def _gradient(values: np.ndarray) -> np.ndarray:
+    """Return central differences along the first axis, one-sided at its ends, up to a positive factor."""
+    step = np.diff(values, axis=0)
+    if len(step) == 1:
+        return np.concatenate([step, step])
+    return np.concatenate([step[:1], step[1:] + step[:-1], step[-1:]])
+
+
+def _cap(outline: np.ndarray, *, flip: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return triangles and unit texture coordinates of a fan over a closed outline."""
+    following = np.concatenate([outline[1:], outline[:1]])
+    middle = np.broadcast_to(outline.mean(0), outline.shape)
+    triangles = np.stack([middle, outline, following], 1)
+    angle = np.linspace(0, 2 * np.pi, len(outline) + 1)
     edge = 0.5 + 0.5 * np.stack([np.cos(angle), np.sin(angle)], -1)
-    uvs = np.stack([np.full((len(ring), 2), 0.5), edge[:-1], edge[1:]], 1)
-    if flip:
-        triangles, uvs = triangles[:, ::-1], uvs[:, ::-1]
-    return soup(triangles, uvs, surface)
+    uvs = np.stack([np.full((len(outline), 2), 0.5), edge[:-1], edge[1:]], 1)
+    return (triangles[:, ::-1], uvs[:, ::-1]) if flip else (triangles, uvs)
 
 
 def ring(
-    centre: Point, radius: float, segments: int, *, axis: str = "z", radius_2: float | None = None
-) -> Float[np.ndarray, "segments 3"]:
+    centre: Point, radius: Real, segments: int, *, axis: str = "z", radius_2: Real | None = None
+) -> Num[np.ndarray, "segments 3"]:
     """Return a circle or ellipse around ``axis``, counter-clockwise seen against that axis."""
     angle = np.arange(segments) * (2 * np.pi / segments)
     first, second = radius * np.cos(angle), (radius_2 or radius) * np.sin(angle)
@@ -168,10 +195,10 @@ def ring(
 def cylinder(
     start: Point,
     end: Point,
-    radius: float,
+    radius: Real,
     surface: Surface,
     *,
-    end_radius: float | None = None,
+    end_radius: Real | None = None,
     segments: int = 8,
     unit: bool = False,
     cap: Surface | None = None,
@@ -199,7 +226,7 @@ def blob(
     radii: Point,
     surface: Surface,
     *,
-    roughness: float = 0.0,
+    roughness: Real = 0.0,
     rng: np.random.Generator | None = None,
     segments: int = 10,
     rings: int = 7,

@@ -5,7 +5,7 @@ import numpy as np
 from storage.procedural import buildings, furniture, ground, nature
 from storage.procedural.ground import KERB_HEIGHT
 from storage.procedural.layout import Layout
-from storage.procedural.mesh import Colour, Surface
+from storage.procedural.mesh import Colour, Real, Surface
 from storage.procedural.street_plan import LANE, StreetPlan, draw_plan
 from storage.procedural.street_traffic import add_parked, add_people, add_traffic, add_works
 from storage.procedural.traffic import AlongRoad, Road, follow, varying_speed
@@ -88,7 +88,7 @@ def _markings(layout: Layout, plan: StreetPlan) -> None:
             layout.stuff += ground.arrow(road, stop - direction * 11.0, offset, direction)
 
 
-def _span(a: float, b: float) -> tuple[float, float]:
+def _span(a: Real, b: Real) -> tuple[Real, Real]:
     return (min(a, b), max(a, b))
 
 
@@ -157,7 +157,7 @@ def _buildings(layout: Layout, plan: StreetPlan) -> None:
                 s += extent + float(gap)
 
 
-def _front_garden(layout: Layout, plan: StreetPlan, s: float, width: float, kerb: float, side: int) -> None:
+def _front_garden(layout: Layout, plan: StreetPlan, s: Real, width: Real, kerb: Real, side: int) -> None:
     rng = layout.rng
     line = kerb + side * (plan.walk + 0.3)
     kind = rng.random()
@@ -183,7 +183,7 @@ def _front_garden(layout: Layout, plan: StreetPlan, s: float, width: float, kerb
         )
 
 
-def _park_lot(layout: Layout, s: float, front: float, side: int, width: float) -> None:
+def _park_lot(layout: Layout, s: Real, front: Real, side: int, width: Real) -> None:
     rng = layout.rng
     for _ in range(int(rng.integers(3, 6))):
         mesh = nature.broadleaf(rng) if rng.random() < 0.7 else nature.conifer(rng)
@@ -232,7 +232,7 @@ def _along_the_kerb(layout: Layout, plan: StreetPlan) -> None:
         layout.put(furniture.traffic_signal(arm), s, d, KERB_HEIGHT, np.pi if direction > 0 else 0.0)
 
 
-def build_street(rng: np.random.Generator, duration_s: float) -> Layout:
+def build_street(rng: np.random.Generator, duration_s: Real) -> Layout:
     """Return a street scene that covers ``duration_s`` seconds of driving."""
     curvature = float(rng.choice([0.0, rng.uniform(-1 / 220, 1 / 220)]))
     road = Road(curvature=curvature)
@@ -254,12 +254,12 @@ def build_street(rng: np.random.Generator, duration_s: float) -> Layout:
     add_works(layout, plan)
     add_traffic(layout, plan, lead, gap)
     add_people(layout, plan)
-    middle = road.to_world(np.array((plan.ends[0] + plan.ends[1]) / 2), np.array(0.0))
+    middle = road.point((plan.ends[0] + plan.ends[1]) / 2, 0.0)
     tint: Colour = (float(rng.uniform(0.8, 1.3)), 1.0, float(rng.uniform(0.7, 1.0)))
     layout.stuff.append(
         ground.countryside(
             rng,
-            (float(middle[0]), float(middle[1])),
+            middle,
             flat_radius=(plan.ends[1] - plan.ends[0]) / 2,
             hills=float(rng.uniform(10, 38)),
             tint=tint,

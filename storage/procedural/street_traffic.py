@@ -5,7 +5,7 @@ import numpy as np
 from storage.procedural import furniture, people, two_wheelers, vehicles
 from storage.procedural.ground import KERB_HEIGHT
 from storage.procedural.layout import Layout
-from storage.procedural.mesh import Mesh
+from storage.procedural.mesh import Mesh, Real
 from storage.procedural.street_plan import StreetPlan
 from storage.procedural.traffic import AcrossRoad, AlongRoad, SpeedProfile, constant_speed, varying_speed
 
@@ -76,7 +76,7 @@ def _vehicle(rng: np.random.Generator) -> tuple[str, tuple[Mesh, ...]]:
     return "car", (vehicles.car(rng),)
 
 
-def add_traffic(layout: Layout, plan: StreetPlan, lead: SpeedProfile, gap: float) -> None:
+def add_traffic(layout: Layout, plan: StreetPlan, lead: SpeedProfile, gap: Real) -> None:
     """Add vehicles on every lane, the one that the ego follows first, and cyclists."""
     rng, road = layout.rng, layout.road
     name, mesh = _vehicle(rng)

@@ -6,12 +6,11 @@ its own exposure.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float
 
-from storage.procedural.mesh import Mesh, placement, transformed, with_instance
+from storage.procedural.mesh import Mesh, Real, placement, transformed, with_instance
 
 _STEP_S = 0.05
 LEAD_IN_S = 2.0
@@ -27,22 +26,27 @@ class Road:
         curvature: Per metre, positive to the left; 0 is straight.
     """
 
-    curvature: float
+    curvature: Real
 
     def to_world(
         self, s: Float[np.ndarray, " *points"], d: Float[np.ndarray, " *points"]
     ) -> tuple[Float[np.ndarray, " *points"], Float[np.ndarray, " *points"]]:
         """Return world x and y of road coordinates."""
         if self.curvature == 0.0:
-            return s + 0.0 * d, d + 0.0 * s
+            return np.array(s), np.array(d)
         angle = self.curvature * s
         radius = 1.0 / self.curvature - d
-        return radius * np.sin(angle), 1.0 / self.curvature - radius * np.cos(angle)
+        return np.asarray(radius * np.sin(angle)), np.asarray(1.0 / self.curvature - radius * np.cos(angle))
 
-    def place(self, s: float, d: float, z: float = 0.0, yaw: float = 0.0) -> np.ndarray:
+    def point(self, s: Real, d: Real) -> tuple[float, float]:
+        """Return world x and y of one point."""
+        x, y = self.to_world(np.array(float(s)), np.array(float(d)))
+        return float(x), float(y)
+
+    def place(self, s: Real, d: Real, z: Real = 0.0, yaw: Real = 0.0) -> np.ndarray:
         """Return ``local_to_world`` of an object at (s, d), turned by ``yaw`` from the road."""
-        x, y = self.to_world(np.array(s), np.array(d))
-        return placement(float(x), float(y), z, self.curvature * s + yaw)
+        x, y = self.point(s, d)
+        return placement(x, y, z, self.curvature * s + yaw)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +61,7 @@ class SpeedProfile:
     distance: Float[np.ndarray, " steps"]
     speed: Float[np.ndarray, " steps"]
 
-    def at(self, time_us: int) -> tuple[float, float]:
+    def at(self, time_us: int) -> tuple[Real, Real]:
         """Return (distance, speed) at a time; ValueError outside the simulated span."""
         position = (time_us * 1e-6 + LEAD_IN_S) / _STEP_S
         index = int(np.floor(position))
@@ -80,18 +84,18 @@ class SpeedProfile:
         return float(value), float(slope)
 
 
-def num_steps(duration_s: float) -> int:
+def num_steps(duration_s: Real) -> int:
     """Return the grid length that covers lead-in, ``duration_s`` and two more seconds."""
     return int(np.ceil((duration_s + 2.0 + LEAD_IN_S) / _STEP_S)) + 2
 
 
-def constant_speed(speed: float, duration_s: float) -> SpeedProfile:
+def constant_speed(speed: Real, duration_s: Real) -> SpeedProfile:
     """Return steady travel at ``speed`` metres per second."""
     time = np.arange(num_steps(duration_s)) * _STEP_S - LEAD_IN_S
     return SpeedProfile(distance=time * speed, speed=np.full(len(time), speed))
 
 
-def varying_speed(rng: np.random.Generator, mean: float, duration_s: float) -> SpeedProfile:
+def varying_speed(rng: np.random.Generator, mean: Real, duration_s: Real) -> SpeedProfile:
     """Return a leader's travel: a speed that drifts smoothly by up to a quarter about ``mean``."""
     time = np.arange(num_steps(duration_s)) * _STEP_S - LEAD_IN_S
     rate, phase = rng.uniform(0.2, 0.5), rng.uniform(0, 2 * np.pi)
@@ -101,7 +105,7 @@ def varying_speed(rng: np.random.Generator, mean: float, duration_s: float) -> S
     return SpeedProfile(distance=distance, speed=speed)
 
 
-def follow(leader: SpeedProfile, *, gap: float, desired: float, leader_length: float) -> tuple[SpeedProfile, float]:
+def follow(leader: SpeedProfile, *, gap: Real, desired: Real, leader_length: Real) -> tuple[SpeedProfile, float]:
     """Return the travel of a car that follows ``leader``, and its gap to it at time 0.
 
     Args:
@@ -128,18 +132,6 @@ def follow(leader: SpeedProfile, *, gap: float, desired: float, leader_length: f
         distance[i] = distance[i - 1] + 0.5 * (v + speed[i]) * _STEP_S
     at_zero = SpeedProfile(distance=distance, speed=speed).at(0)[0]
     return SpeedProfile(distance=distance - at_zero, speed=speed), leader.at(0)[0] - at_zero
-
-
-class Motion(Protocol):
-    """Where an object is."""
-
-    def local_to_world(self, time_us: int) -> Float[np.ndarray, "4 4"]:
-        """Return the pose at a time."""
-        ...
-
-    def travelled(self, time_us: int) -> float:
-        """Return metres travelled since time 0; turns wheels and legs."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,11 +167,11 @@ class AlongRoad:
     """
 
     road: Road
-    start: float
-    offset: float
+    start: Real
+    offset: Real
     direction: int
     profile: SpeedProfile
-    height: float = 0.0
+    height: Real = 0.0
 
     def local_to_world(self, time_us: int) -> Float[np.ndarray, "4 4"]:
         """Return the pose at a time."""
@@ -210,11 +202,11 @@ class AcrossRoad:
     """
 
     road: Road
-    s: float
-    start: float
+    s: Real
+    start: Real
     direction: int
     profile: SpeedProfile
-    height: float = 0.0
+    height: Real = 0.0
 
     def local_to_world(self, time_us: int) -> Float[np.ndarray, "4 4"]:
         """Return the pose at a time."""
@@ -224,6 +216,10 @@ class AcrossRoad:
     def travelled(self, time_us: int) -> float:
         """Return metres travelled since time 0."""
         return self.profile.at(time_us)[0]
+
+
+Motion = Still | AlongRoad | AcrossRoad
+"""Where an object is: each has ``local_to_world(time_us)`` and ``travelled(time_us)``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,7 +239,7 @@ class Actor:
     instance: int
     class_name: str
     meshes: tuple[Mesh, ...]
-    cycle: float
+    cycle: Real
     motion: Motion
     size: tuple[float, float, float]
     box_centre: tuple[float, float, float]
@@ -278,7 +274,7 @@ def make_actor(
     meshes: tuple[Mesh, ...],
     motion: Motion,
     *,
-    cycle: float = 1.0,
+    cycle: Real = 1.0,
 ) -> Actor:
     """Return an actor whose box encloses all its meshes."""
     corners = np.concatenate([mesh.corners.reshape(-1, 3) for mesh in meshes])

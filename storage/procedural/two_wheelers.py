@@ -5,13 +5,13 @@ Local frame: x forward, y left, z up, origin on the ground under the middle.
 
 import numpy as np
 
-from storage.procedural.mesh import Colour, Mesh, Surface, concatenate, with_class
+from storage.procedural.mesh import Colour, Mesh, Real, Surface, concatenate, with_class
 from storage.procedural.people import rider
 from storage.procedural.solids import box, cylinder
 from storage.procedural.vehicles import CAR_COLOURS, DARK
 
 
-def _cycle_frame(class_name: str, colour: Colour, wheelbase: float, radius: float, thick: float) -> list[Mesh]:
+def _cycle_frame(class_name: str, colour: Colour, wheelbase: Real, radius: Real, thick: Real) -> list[Mesh]:
     half = wheelbase / 2
     parts = []
     for x in (half, -half):
@@ -39,7 +39,7 @@ def _cycle_frame(class_name: str, colour: Colour, wheelbase: float, radius: floa
     return parts
 
 
-def bicycle(rng: np.random.Generator, phase: float | None = None) -> Mesh:
+def bicycle(rng: np.random.Generator, phase: Real | None = None) -> Mesh:
     """Return a bicycle; with a rider at pedal ``phase`` (radians) unless that is None."""
     colour = CAR_COLOURS[int(rng.integers(len(CAR_COLOURS)))]
     parts = _cycle_frame("bicycle", colour, 1.05, 0.34, 0.022)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from storage.procedural.mesh import WHITE, Colour, Mesh, Point, Surface, concatenate
+from storage.procedural.mesh import WHITE, Colour, Mesh, Point, Real, Surface, concatenate
 from storage.procedural.solids import box, cylinder, panel, tube
 
 CAR_COLOURS: tuple[Colour, ...] = (
@@ -47,7 +47,7 @@ class CarShape:
     height: float
     belt: float
     hood: float
-    cabin: tuple[float, float, float, float]
+    cabin: tuple[Real, Real, Real, Real]
     wheel: float
 
 
@@ -91,7 +91,7 @@ SHAPES: dict[str, CarShape] = {
 }
 
 
-def wheel(x: float, y: float, radius: float, class_name: str, width: float = 0.22) -> Mesh:
+def wheel(x: Real, y: Real, radius: Real, class_name: str, width: Real = 0.22) -> Mesh:
     """Return a wheel standing on the ground, its outer face at ``y``."""
     inner = y - np.sign(y) * width
     return cylinder(
@@ -104,7 +104,7 @@ def wheel(x: float, y: float, radius: float, class_name: str, width: float = 0.2
     )
 
 
-def _arch(x: float, y: float, radius: float, class_name: str) -> Mesh:
+def _arch(x: Real, y: Real, radius: Real, class_name: str) -> Mesh:
     return cylinder(
         (x, y - np.sign(y) * 0.3, radius),
         (x, y, radius),
@@ -166,7 +166,7 @@ def _greenhouse(shape: CarShape, paint: Colour) -> list[Mesh]:
     for side in (1.0, -1.0):
         out = 0.012 * side
 
-        def along(share: float, side: float = side, out: float = out) -> tuple[Point, Point]:
+        def along(share: Real, side: Real = side, out: Real = out) -> tuple[Point, Point]:
             low, high = x0 + (x3 - x0) * share, x1 + (x2 - x1) * share
             return (low, side * y0 + out, z0), (high, side * y1 + out, z1)
 
@@ -249,7 +249,7 @@ def car(rng: np.random.Generator, kind: str | None = None) -> Mesh:
     return concatenate([_car_body(shape, paint), *_greenhouse(shape, paint), *_car_details(shape, taxi=taxi)])
 
 
-def cab(x: float, length: float, width: float, height: float, paint: Colour, class_name: str) -> list[Mesh]:
+def cab(x: Real, length: Real, width: Real, height: Real, paint: Colour, class_name: str) -> list[Mesh]:
     """Return a truck's cab from 0.55 m up, its front at ``x``."""
     back, wide = x - length, width / 2
     profile = [(back, 0.55), (x, 0.55), (x, 1.45), (x - 0.25, height), (back, height)]
@@ -286,7 +286,7 @@ def cab(x: float, length: float, width: float, height: float, paint: Colour, cla
     return parts
 
 
-def chassis(length: float, width: float, axles: tuple[float, ...], radius: float, class_name: str) -> list[Mesh]:
+def chassis(length: Real, width: Real, axles: tuple[Real, ...], radius: Real, class_name: str) -> list[Mesh]:
     """Return frame rails, bumper and wheels of a heavy vehicle."""
     parts = [
         box((0, 0, radius * 0.9), (length * 0.96, width * 0.5, 0.25), Surface("dark_metal", class_name, DARK)),

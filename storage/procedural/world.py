@@ -128,19 +128,20 @@ def build_world(
         lighting: "sunny", "hazy", "overcast" or "dusk"; drawn from the seed when None.
 
     Raises:
-        ValueError: If the theme is unknown, the seed negative or the duration not positive.
+        ValueError: If the theme or lighting is unknown, the seed negative or the duration not positive.
     """
     theme = Theme(theme)
     if seed < 0 or duration_s <= 0:
         raise ValueError(f"need seed >= 0 and duration_s > 0, got {seed} and {duration_s}")
     place_rng, light_rng = (np.random.default_rng(s) for s in np.random.SeedSequence([seed, len(theme)]).spawn(2))
+    light = make_lighting(light_rng, lighting)
     builder = {Theme.STREET: build_street, Theme.AIRSIDE: build_airside}[theme]
     layout = builder(place_rng, duration_s)
     return World(
         theme=theme,
         seed=seed,
         duration_s=duration_s,
-        lighting=make_lighting(light_rng, lighting),
+        lighting=light,
         stuff=layout.stuff,
         actors=layout.actors,
         ego=layout.ego,

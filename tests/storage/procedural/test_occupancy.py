@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+
+from storage.geometry.rays import camera_rays
+from storage.procedural.classes import OCC3D_FREE, SKY_ID, occ3d_table
+from storage.procedural.occupancy import (
+    GRID_ORIGIN,
+    GRID_SHAPE,
+    VOXEL_SIZE,
+    OccupancyBuilder,
+    camera_visibility,
+    sample_surface,
+    voxel_centres,
+)
+from storage.procedural.render import render_camera
+from storage.procedural.sensors import CAMERAS
+
+SIZE = (112, 200)
+TIME_US = 500_000
+
+
+@pytest.fixture(scope="module", params=["street", "airside"])
+def scene(request):
+    """World, occupancy, visibility, and the views of all cameras at one instant."""
+    world = request.getfixturevalue(request.param)
+    grid = OccupancyBuilder(world).occupancy(TIME_US)
+    views, cameras = [], []
+    for camera in CAMERAS:
+        pose, intrinsics = world.ego_to_world(TIME_US) @ camera.camera_to_ego(), camera.intrinsics(*SIZE)
+        view = render_camera(world, TIME_US, pose, intrinsics, *SIZE, antialias=False)
+        views.append((pose, intrinsics, view))
+        cameras.append((pose, intrinsics, view.termination_depth))
+    return world, grid, camera_visibility(world.ego_to_world(TIME_US), cameras), views
+
+
+def voxels_of(world, pose, intrinsics, view):
+    """Return voxel indices and classes of every pixel whose surface lies well inside the grid."""
+    origins, directions = camera_rays(intrinsics, pose, height=SIZE[0], width=SIZE[1])
+    points = (origins + directions * view.termination_depth[..., None]).reshape(-1, 3)
+    world_to_ego = np.linalg.inv(world.ego_to_world(TIME_US))
+    local = (points @ world_to_ego[:3, :3].T + world_to_ego[:3, 3] - GRID_ORIGIN) / VOXEL_SIZE
+    with np.errstate(invalid="ignore"):
+        kept = (view.semantics.reshape(-1) != SKY_ID) & np.all(
+            (local > 0.02) & (local < np.array(GRID_SHAPE) - 0.02), 1
+        )
+    return local[kept], occ3d_table()[view.semantics.reshape(-1)[kept]]
+
+
+def test_every_surface_seen_fills_its_voxel(scene):
+    world, grid, visible, views = scene
+    for pose, intrinsics, view in views:
+        local, classes = voxels_of(world, pose, intrinsics, view)
+        index = tuple(np.floor(local).astype(int).T)
+        # Surfaces on a face between voxels may fall to either side.
+        clear = np.all(np.abs(local - np.round(local)) > 0.02, axis=1)
+        assert np.mean(grid[index][clear] != OCC3D_FREE) > 0.985
+        assert np.mean(grid[index][clear] == classes[clear]) > 0.8
+        assert np.mean(visible[index][clear]) > 0.97
+
+
+def test_no_voxel_between_camera_and_surface_is_filled(scene):
+    world, grid, _, views = scene
+    rng = np.random.default_rng(0)
+    for pose, intrinsics, view in views:
+        origins, directions = camera_rays(intrinsics, pose, height=SIZE[0], width=SIZE[1])
+        depth = np.nan_to_num(view.termination_depth, nan=60.0)
+        # Half way along a ray, in a voxel that the ray crosses near its middle, nothing may stand.
+        points = (origins + directions * (depth * rng.uniform(0.2, 0.7, depth.shape))[..., None]).reshape(-1, 3)
+        world_to_ego = np.linalg.inv(world.ego_to_world(TIME_US))
+        local = (points @ world_to_ego[:3, :3].T + world_to_ego[:3, 3] - GRID_ORIGIN) / VOXEL_SIZE
+        inside = np.all((local > 0) & (local < GRID_SHAPE), axis=1)
+        central = inside & np.all(np.abs(local % 1.0 - 0.5) < 0.15, axis=1)
+        filled = grid[tuple(np.floor(local[central]).astype(int).T)] != OCC3D_FREE
+        assert central.sum() > 50
+        assert filled.mean() < 0.03
+
+
+def test_free_space_is_seen_and_hidden_space_is_not(scene):
+    _, grid, visible, _ = scene
+    assert 0.2 < visible.mean() < 0.9
+    below = voxel_centres()[..., 2] < -0.7  # under the ground
+    assert visible[below].mean() < 0.12
+    assert np.mean(grid[..., 2] != OCC3D_FREE) > 0.5  # the ground's layer
+
+
+def test_moving_things_move_in_the_grid(street):
+    builder = OccupancyBuilder(street)
+    early, late = builder.occupancy(0), builder.occupancy(2_000_000)
+    assert np.any(early != late)
+    np.testing.assert_array_equal(early, builder.occupancy(0))
+
+
+def test_samples_lie_on_faces_evenly(street):
+    mesh = street.snapshot(0).moving_mesh
+    assert mesh is not None
+    points, classes = sample_surface(mesh)
+    assert len(points) == len(classes)
+    low, high = mesh.corners.reshape(-1, 3).min(0), mesh.corners.reshape(-1, 3).max(0)
+    assert np.all(points >= low - 1e-4)
+    assert np.all(points <= high + 1e-4)
+    assert set(np.unique(classes)) == set(np.unique(occ3d_table()[mesh.class_id]))
