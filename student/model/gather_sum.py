@@ -69,7 +69,7 @@ class _WeightedGatherSum(torch.autograd.Function):
             # The same sum with table and output exchanged: entries in the order of their rows.
             order = torch.argsort(row_index, stable=True)
             counts = torch.bincount(row_index, minlength=table.shape[0])
-            grad_table = _bag(gradient, segment_index[order], weights[order], counts)
+            grad_table = _bag(gradient, segment_index.index_select(0, order), weights.index_select(0, order), counts)
         if ctx.needs_input_grad[1]:
             offsets = offsets_from_counts(torch.bincount(segment_index, minlength=gradient.shape[0]))[:-1]
             grad_weights = torch.ops.aten._embedding_bag_per_sample_weights_backward(

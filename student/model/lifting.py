@@ -90,7 +90,7 @@ def pool_points(
     """
     candidates_per_pixel = opacity.shape[0] // max(1, pixel_features.shape[0])
     pixel = torch.div(order.order, max(1, candidates_per_pixel), rounding_mode="floor")
-    opacity, logits = opacity[order.order], logits[order.order]
+    opacity, logits = opacity.index_select(0, order.order), logits.index_select(0, order.order)
     weights = opacity + _WEIGHT_FLOOR if pooling == "opacity" else torch.ones_like(opacity)
     feature_weights = weights if pooling == "opacity" else opacity
     fine, coarse = pixel_features.chunk(2, dim=1)
@@ -109,6 +109,6 @@ def _pool(
     weights: Float[Tensor, " points"],
     logits: Float[Tensor, " points"],
 ) -> LevelFeatures:
-    scale = segment_sum(weights, cell, num_cells).reciprocal()[cell]
+    scale = segment_sum(weights, cell, num_cells).reciprocal().index_select(0, cell)
     features = weighted_gather_sum(table.contiguous(), pixel, feature_weights * scale, cell, num_cells)
     return LevelFeatures(features, segment_sum(weights * logits * scale, cell, num_cells))

@@ -36,7 +36,7 @@ def sample_extents(
     samples: BinSamples, edges: Float[Tensor, " edges"]
 ) -> tuple[Float[Tensor, " samples"], Float[Tensor, " samples"]]:
     """Return where the stretch of ray that each sample stands for begins and ends, metres."""
-    begins, ends = edges[samples.bin], edges[samples.bin + 1]
+    begins, ends = edges.index_select(0, samples.bin), edges.index_select(0, samples.bin + 1)
     shares_bin = (samples.ray[1:] == samples.ray[:-1]) & (samples.bin[1:] == samples.bin[:-1])
     between = (samples.distances[1:] + samples.distances[:-1]) / 2
     begins[1:] = torch.where(shares_bin, between, begins[1:])
@@ -94,8 +94,8 @@ def draw_by_weight(
     totals = segment_sum(weights.double(), ray, num_rays)
     is_drawn = totals > min_opacity
     num_drawn = int(is_drawn.sum())
-    kept = is_drawn[ray].nonzero().squeeze(1)
-    share = weights[kept].double() / totals[ray[kept]]
+    kept = is_drawn.index_select(0, ray).nonzero().squeeze(1)
+    share = weights.index_select(0, kept).double() / totals.index_select(0, ray.index_select(0, kept))
     cumulative = share.cumsum(0)
     offset = torch.rand(num_drawn, num_draws, device=weights.device) if jitter else weights.new_tensor(0.5)
     strata = torch.arange(num_draws, device=weights.device, dtype=torch.float64)
@@ -104,9 +104,10 @@ def draw_by_weight(
     hit = torch.searchsorted(cumulative, quantile, right=True).clamp(max=max(0, len(kept) - 1))
     if num_drawn == 0:
         return hit, quantile.to(weights.dtype)
-    fraction = ((quantile - cumulative[hit] + share[hit]) / share[hit].clamp(min=1e-300)).clamp(0.0, 1.0)
-    source = kept[hit]
-    begins, ends = extents[0][source], extents[1][source]
+    picked = share.index_select(0, hit)
+    fraction = ((quantile - cumulative.index_select(0, hit)).div_(picked.clamp(min=1e-300)) + 1.0).clamp_(0.0, 1.0)
+    source = kept.index_select(0, hit)
+    begins, ends = (extent.index_select(0, source) for extent in extents)
     return source, begins + fraction.to(weights.dtype) * (ends - begins)
 
 
@@ -124,9 +125,7 @@ class Merge(NamedTuple):
     def interleave(self, coarse: Tensor, drawn: Tensor) -> Tensor:
         """Put per-sample values of both kinds into the common order."""
         merged = coarse.new_empty(len(coarse) + len(drawn), *coarse.shape[1:])
-        merged[self.coarse_place] = coarse
-        merged[self.drawn_place] = drawn
-        return merged
+        return merged.index_copy_(0, self.coarse_place, coarse).index_copy_(0, self.drawn_place, drawn)
 
 
 def merge_draws(
@@ -135,11 +134,11 @@ def merge_draws(
     drawn_distances: Float[Tensor, " draws"],
 ) -> Merge:
     """Order coarse samples and draws by distance without sorting: each draw knows the bin it fell into."""
-    is_beyond = drawn_distances >= distances[source]
+    is_beyond = drawn_distances >= distances.index_select(0, source)
     num_coarse = len(distances)
     index = torch.arange(num_coarse, device=distances.device)
     per_coarse = torch.bincount(source, minlength=num_coarse)
-    nearer = torch.bincount(source[~is_beyond], minlength=num_coarse)
-    coarse_place = index + per_coarse.cumsum(0) - per_coarse + nearer
+    beyond = index.new_zeros(num_coarse).index_add_(0, source, is_beyond.long())
+    coarse_place = index + per_coarse.cumsum(0) - beyond
     drawn_place = torch.arange(len(source), device=distances.device) + source + is_beyond
     return Merge(coarse_place, drawn_place)

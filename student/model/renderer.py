@@ -14,6 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from student.model.config import RendererConfig
+from student.model.empty_space import sum_occupancy
 from student.model.gather_sum import segment_sum
 from student.model.rays import (
     BinSamples,
@@ -22,11 +23,14 @@ from student.model.rays import (
     merge_draws,
     sample_extents,
 )
+from student.model.sparse_voxels import CHILDREN_PER_CELL
 from student.model.types import RaySamples
-from student.model.voxel_field import PointRows, VoxelField, nearest_rows
+from student.model.voxel_field import LevelRows, PointRows, VoxelField, nearest_rows
 
 _SAMPLES_PER_CHUNK = 2**19
 """Samples looked up at a time: their coordinates then stay in cache."""
+_BINS_PER_STRETCH = 8
+"""Bins that are skipped together where nothing is near."""
 _ENTROPY_FLOOR = 1e-10
 
 
@@ -109,7 +113,7 @@ def _composite_features(
     if training:
         return field.weighted_features(rows, weights, ray, num_rays)
     matters = (weights > config.min_feature_weight).nonzero().squeeze(1)
-    return field.weighted_features(_select(rows, matters), weights[matters], ray[matters], num_rays)
+    return field.weighted_features(_select(rows, matters), _take(weights, matters), _take(ray, matters), num_rays)
 
 
 @torch.no_grad()
@@ -130,47 +134,77 @@ def _place_samples(
         num_draws=config.num_fine_samples,
         jitter=training,
     )
-    drawn = BinSamples(coarse.ray[source], coarse.bin[source], distances)
+    drawn = BinSamples(coarse.ray.index_select(0, source), coarse.bin.index_select(0, source), distances)
     merge = merge_draws(coarse.distances, source, distances)
     merged = BinSamples(*(merge.interleave(a, b) for a, b in zip(coarse, drawn, strict=True)))
-    batch_index = rays.batch_index[drawn.ray]
+    batch_index = rays.batch_index.index_select(0, drawn.ray)
     drawn_rows = field.locate(_points(rays, drawn), batch_index)
     pairs = zip((*coarse_rows.fine, *coarse_rows.coarse), (*drawn_rows.fine, *drawn_rows.coarse), strict=True)
     fine_rows, fine_weights, level_rows, level_weights = (merge.interleave(a, b) for a, b in pairs)
-    row_type = type(coarse_rows.fine)
-    return merged, PointRows(row_type(fine_rows, fine_weights), row_type(level_rows, level_weights))
+    return merged, PointRows(LevelRows(fine_rows, fine_weights), LevelRows(level_rows, level_weights))
 
 
 def _occupied_bins(field: VoxelField, rays: Rays, edges: Tensor, *, jitter: bool) -> tuple[BinSamples, PointRows]:
     """Place one sample in every bin and keep those in occupied cells."""
-    num_bins = len(edges) - 1
-    num_rays = len(rays.origins)
-    offset = torch.rand(num_rays, 1, device=edges.device) if jitter else edges.new_full((1, 1), 0.5).expand(num_rays, 1)
+    num_bins, num_rays = len(edges) - 1, len(rays.origins)
+    sums = sum_occupancy(field.grid, field.contraction)
+    offset = torch.rand(num_rays, device=edges.device) if jitter else edges.new_full((num_rays,), 0.5)
+    # A last stretch with fewer bins is filled up with bins of no length, dropped below.
+    padded = torch.cat([edges, edges[-1:].expand(-num_bins % _BINS_PER_STRETCH)])
+    begins, lengths = padded[:-1], padded.diff()
+    in_stretch = torch.arange(_BINS_PER_STRETCH, device=edges.device)
     step = max(1, _SAMPLES_PER_CHUNK // num_bins)
     kept: list[tuple[Tensor, ...]] = []
     for start in range(0, max(1, num_rays), step):
-        chunk = slice(start, start + step)
-        distances = edges[:-1] + offset[chunk] * edges.diff()
-        # One plane per axis, seen as points: every operation on coordinates then runs over contiguous memory.
-        planes = rays.origins[chunk].T[:, :, None] + rays.directions[chunk].T[:, :, None] * distances
-        cells = field.grid.shape.cell_coordinates(planes.movedim(0, -1), field.contraction)
+        chunk = Rays(*(part[start : start + step] for part in rays))
+        ends = padded[::_BINS_PER_STRETCH].expand(len(chunk.origins), -1)
+        is_occupied = sums.is_stretch_occupied(_points_at(chunk, ends), chunk.batch_index)
+        ray, stretch = is_occupied.nonzero(as_tuple=True)
+        bins = stretch[:, None] * _BINS_PER_STRETCH + in_stretch
+        jittered = offset[start : start + step].index_select(0, ray)[:, None]
+        distances = _take(begins, bins) + jittered * _take(lengths, bins)
+        through = Rays(*(part.index_select(0, ray) for part in chunk))
+        cells = field.grid.shape.cell_coordinates(_points_at(through, distances), field.contraction)
         coarse, child = field.grid.shape.split(cells)
-        first_cell = rays.batch_index[chunk, None] << 3 * field.grid.shape.coarse_level
-        coarse_row = field.grid.coarse_table[coarse + first_cell]
-        ray, bin_index = (coarse_row >= 0).nonzero(as_tuple=True)
-        coarse_row = coarse_row[ray, bin_index].long()
-        fine_row = field.grid.child_table[coarse_row, child[ray, bin_index].long()].long()
-        kept.append((ray + start, bin_index, distances[ray, bin_index], fine_row, coarse_row))
+        first_cell = (through.batch_index << 3 * field.grid.shape.coarse_level)[:, None]
+        coarse_row = _take(field.grid.coarse_table, coarse + first_cell)
+        hit = ((coarse_row >= 0) & (bins < num_bins)).view(-1).nonzero().squeeze(1)
+        coarse_row = coarse_row.view(-1).index_select(0, hit).long()
+        child = child.reshape(-1).index_select(0, hit)
+        kept.append(
+            (
+                ray.index_select(0, hit // _BINS_PER_STRETCH) + start,
+                bins.view(-1).index_select(0, hit),
+                distances.view(-1).index_select(0, hit),
+                _take(field.grid.child_table.view(-1), coarse_row * CHILDREN_PER_CELL + child).long(),
+                coarse_row,
+            )
+        )
     ray, bin_index, distances, fine_row, coarse_row = (torch.cat(parts) for parts in zip(*kept, strict=True))
     samples = BinSamples(ray, bin_index, distances)
     if field.lookup == "nearest":
         return samples, nearest_rows(fine_row, coarse_row)
-    return samples, field.locate(_points(rays, samples), rays.batch_index[ray])
+    return samples, field.locate(_points(rays, samples), rays.batch_index.index_select(0, ray))
+
+
+def _take(table: Tensor, index: Tensor) -> Tensor:
+    """Return ``table[index]``: ``index_select`` is ten times faster than indexing on the CPU."""
+    return table.index_select(0, index.reshape(-1)).view(index.shape)
+
+
+def _points_at(rays: Rays, distances: Float[Tensor, "rays samples"]) -> Float[Tensor, "rays samples 3"]:
+    """Return points along rays, one plane of memory per axis: arithmetic on coordinates is then contiguous."""
+    planes = rays.origins.T[:, :, None] + rays.directions.T[:, :, None] * distances
+    return planes.movedim(0, -1)
 
 
 def _points(rays: Rays, samples: BinSamples) -> Float[Tensor, "samples 3"]:
-    return rays.origins[samples.ray] + rays.directions[samples.ray] * samples.distances[:, None]
+    through = (part.index_select(0, samples.ray).T for part in (rays.origins, rays.directions))
+    origins, directions = (planes.contiguous() for planes in through)
+    return (origins + directions * samples.distances).T
 
 
 def _select(rows: PointRows, index: Tensor) -> PointRows:
-    return PointRows(*(type(level)(level.rows[index], level.weights[index]) for level in rows))
+    return PointRows(
+        *(LevelRows(level.rows.index_select(0, index), level.weights.index_select(0, index)) for level in rows)
+    )

@@ -95,7 +95,7 @@ def neighbour_map(grid: SparseGrid, *, level: str, width: int = 64) -> Convoluti
     else:
         raise ValueError(f"level must be 'coarse' or 'fine', got {level!r}")
     tap, output_row = (rows >= 0).nonzero(as_tuple=True)
-    input_row = rows[tap, output_row].long()
+    input_row = rows.reshape(-1).index_select(0, tap * rows.shape[1] + output_row).long()
     own = torch.arange(rows.shape[1], device=rows.device)
     kernel_map = _from_pairs(
         input_row=torch.cat([input_row, own, output_row]),
@@ -139,7 +139,8 @@ def _coarse_neighbours(grid: SparseGrid) -> Int32[Tensor, "27 coarse"]:
     steps = (offsets * offsets.new_tensor([resolution**2, resolution, 1])).sum(-1)
     # Outside the grid the key is of some other cell, possibly of no cell: look up the cell itself instead.
     keys = torch.where(is_inside, grid.coarse_keys + steps[:, None], grid.coarse_keys)
-    return torch.where(is_inside, grid.coarse_table[keys], -1)
+    found = grid.coarse_table.index_select(0, keys.reshape(-1)).view(keys.shape)
+    return torch.where(is_inside, found, -1)
 
 
 def _fine_neighbours(grid: SparseGrid, coarse_neighbours: Int32[Tensor, "27 coarse"]) -> Int32[Tensor, "13 fine"]:
@@ -157,10 +158,12 @@ def _fine_neighbours(grid: SparseGrid, coarse_neighbours: Int32[Tensor, "27 coar
     child = (inside[..., 0] * CHILDREN_PER_AXIS + inside[..., 1]) * CHILDREN_PER_AXIS + inside[..., 2]
     own_child = (grid.fine_keys % CHILDREN_PER_CELL).to(torch.int32)
     first_of_tap = (parent_tap * grid.num_coarse).to(torch.int32)
-    parent = coarse_neighbours.reshape(-1)[first_of_tap.index_select(1, own_child) + grid.parent_row.to(torch.int32)]
+    parent_place = first_of_tap.index_select(1, own_child) + grid.parent_row.to(torch.int32)
+    parent = coarse_neighbours.reshape(-1).index_select(0, parent_place.view(-1)).view_as(parent_place)
     # A missing parent, row -1, finds the row of -1 that is put before the table.
     table = torch.cat([grid.child_table.new_full((1, CHILDREN_PER_CELL), -1), grid.child_table]).reshape(-1)
-    return table[(parent + 1) * CHILDREN_PER_CELL + child.to(torch.int32).index_select(1, own_child)]
+    place = (parent + 1) * CHILDREN_PER_CELL + child.to(torch.int32).index_select(1, own_child)
+    return table.index_select(0, place.view(-1)).view_as(place)
 
 
 def _from_pairs(
@@ -178,12 +181,12 @@ def _from_pairs(
     bucket = torch.div(output_row, block_rows, rounding_mode="floor") * num_taps + tap
     order = torch.argsort(bucket, stable=True)
     counts = torch.bincount(bucket, minlength=num_blocks * num_taps).view(num_blocks, num_taps)
-    output_row = output_row[order]
+    output_row = output_row.index_select(0, order)
     by_output = torch.argsort(output_row, stable=True)
     pairs_of_block = counts.sum(1)
     first_of_block = offsets_from_counts(pairs_of_block)[:-1].repeat_interleave(pairs_of_block)
     return KernelMap(
-        input_row=input_row[order],
+        input_row=input_row.index_select(0, order),
         output_row=output_row,
         pairs_by_output=by_output - first_of_block,
         output_offsets=offsets_from_counts(torch.bincount(output_row, minlength=num_outputs)),

@@ -116,11 +116,13 @@ class SparseGrid:
         """Return the fine and the coarse row of each fine cell, -1 where unoccupied or outside the grid."""
         is_inside = ((cells >= 0) & (cells < self.shape.fine_resolution)).all(-1)
         coarse, child = self.shape.split(cells.clamp(0, self.shape.fine_resolution - 1))
-        coarse_row = self.coarse_table[(batch_index.long() << 3 * self.shape.coarse_level) + coarse].long()
+        cell = (batch_index << 3 * self.shape.coarse_level) + coarse
+        coarse_row = self.coarse_table.index_select(0, cell.reshape(-1)).view(cell.shape).long()
         coarse_row = torch.where(is_inside, coarse_row, -1)
         if self.num_coarse == 0:
             return coarse_row, coarse_row
-        fine_row = self.child_table[coarse_row.clamp(min=0), child.long()].long()
+        place = coarse_row.clamp(min=0) * CHILDREN_PER_CELL + child
+        fine_row = self.child_table.view(-1).index_select(0, place.reshape(-1)).view(place.shape).long()
         return torch.where(coarse_row >= 0, fine_row, -1), coarse_row
 
 
@@ -155,20 +157,19 @@ def build_grid(shape: GridShape, point_keys: Int64[Tensor, " points"]) -> tuple[
     num_cells = shape.batch_size << 3 * shape.coarse_level
     device = point_keys.device
     coarse_table = torch.full((num_cells,), -1, dtype=torch.int32, device=device)
-    coarse_table[coarse_keys] = torch.arange(len(coarse_keys), dtype=torch.int32, device=device)
-    child_table = torch.full((len(coarse_keys), CHILDREN_PER_CELL), -1, dtype=torch.int32, device=device)
-    child_table[parent_row, fine_keys % CHILDREN_PER_CELL] = torch.arange(
-        len(fine_keys), dtype=torch.int32, device=device
-    )
+    coarse_table.index_copy_(0, coarse_keys, torch.arange(len(coarse_keys), dtype=torch.int32, device=device))
+    child_table = torch.full((len(coarse_keys) * CHILDREN_PER_CELL,), -1, dtype=torch.int32, device=device)
+    place = parent_row * CHILDREN_PER_CELL + fine_keys % CHILDREN_PER_CELL
+    child_table.index_copy_(0, place, torch.arange(len(fine_keys), dtype=torch.int32, device=device))
     grid = SparseGrid(
         shape=shape,
         fine_keys=fine_keys,
         coarse_keys=coarse_keys,
         parent_row=parent_row,
         coarse_table=coarse_table,
-        child_table=child_table,
+        child_table=child_table.view(-1, CHILDREN_PER_CELL),
     )
-    return grid, PointOrder(order=order, fine_row=fine_row, coarse_row=parent_row[fine_row])
+    return grid, PointOrder(order=order, fine_row=fine_row, coarse_row=parent_row.index_select(0, fine_row))
 
 
 def _runs(sorted_keys: Int64[Tensor, " n"]) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " runs"]]:

@@ -149,14 +149,18 @@ def nearest_rows(fine_row: Int64[Tensor, " points"], coarse_row: Int64[Tensor, "
 def _interpolate(values: Float[Tensor, " cells"], rows: LevelRows) -> Float[Tensor, " points"]:
     if values.shape[0] == 0:
         return values.new_zeros(rows.rows.shape[0])
-    return (values.take(rows.rows) * rows.weights).sum(1)
+    return (values.index_select(0, rows.rows.reshape(-1)).view(rows.rows.shape) * rows.weights).sum(1)
 
 
 def _weighted_level_features(
     features: Tensor, rows: LevelRows, weights: Tensor, segment_index: Tensor, num_segments: int
 ) -> Tensor:
-    point, corner = (rows.weights > 0).nonzero(as_tuple=True)
-    entry_weights = weights.index_select(0, point) * rows.weights[point, corner]
+    entry = (rows.weights > 0).view(-1).nonzero().squeeze(1)
+    point = torch.div(entry, rows.rows.shape[1], rounding_mode="floor")
     return weighted_gather_sum(
-        features, rows.rows[point, corner], entry_weights, segment_index.index_select(0, point), num_segments
+        features,
+        rows.rows.reshape(-1).index_select(0, entry),
+        weights.index_select(0, point) * rows.weights.reshape(-1).index_select(0, entry),
+        segment_index.index_select(0, point),
+        num_segments,
     )
