@@ -60,11 +60,8 @@ def operating_point_of(
         clip_temperature: That CLIP was trained with, used where no evaluation fitted another.
         default_threshold: Used where no evaluation chose one.
     """
-    evaluation, settings = None, {}
-    for version in home.versions("student_evaluation", checkpoint.partition):
-        card = Scorecard.from_json(home.metrics(version))
-        if card.checkpoint_digest == checkpoint.digest:
-            evaluation, settings = version, dict(card.settings)
+    evaluation = _evaluation_of(home, checkpoint)
+    settings = {} if evaluation is None else dict(Scorecard.from_json(home.metrics(evaluation)).settings)
     occupancy: Mapping[str, Any] | None = settings.get("occupancy")
     temperature = settings.get("temperature")
     return OperatingPoint(
@@ -74,3 +71,13 @@ def operating_point_of(
         temperature_source="CLIP checkpoint" if temperature is None else str(settings["temperature_source"]),
         evaluation=evaluation,
     )
+
+
+def _evaluation_of(home: Home, checkpoint: StoreVersion) -> StoreVersion | None:
+    """Return an evaluation of this very checkpoint: the variant's current one where it is, else any."""
+    current = home.latest("student_evaluation", checkpoint.partition)
+    candidates = [*([] if current is None else [current]), *home.versions("student_evaluation", checkpoint.partition)]
+    for version in candidates:
+        if Scorecard.from_json(home.metrics(version)).checkpoint_digest == checkpoint.digest:
+            return version
+    return None

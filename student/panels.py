@@ -28,7 +28,7 @@ from student.vocabulary import Vocabulary
 
 COLUMNS = ("image", "depth", "sky", "semantics", "features", "query")
 
-Picture = UInt8[np.ndarray, "height width 3"]
+Picture = UInt8[np.ndarray, "_ _ 3"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +45,16 @@ class Words:
     query: Vocabulary
     temperature: float
 
-    def labels(self, features: Float32[np.ndarray, "height width channels"]) -> UInt8[np.ndarray, "height width"]:
+    def labels(
+        self, features: Float32[np.ndarray, "grid_height grid_width channels"]
+    ) -> UInt8[np.ndarray, "grid_height grid_width"]:
         """Return the nearest class of every pixel as an id that :func:`label_image` knows."""
         best = self.classes.probability(features, self.temperature).argmax(axis=-1)
         return np.where(best == NUM_SEMANTIC_CLASSES, SKY_ID, best).astype(np.uint8)
 
-    def heat(self, features: Float32[np.ndarray, "height width channels"]) -> Float[np.ndarray, "height width"]:
+    def heat(
+        self, features: Float32[np.ndarray, "grid_height grid_width channels"]
+    ) -> Float[np.ndarray, "grid_height grid_width"]:
         """Return the probability of the query at every pixel."""
         return self.query.probability(features, self.temperature)[..., 0]
 
@@ -132,7 +136,7 @@ class Painter:
         return Tile(column=column, path=str(path), caption=caption)
 
     def _word_pictures(
-        self, image: Picture, clip: Float32[np.ndarray, "height width channels"] | None
+        self, image: Picture, clip: Float32[np.ndarray, "grid_height grid_width channels"] | None
     ) -> dict[str, tuple[Picture, str]]:
         if self.words is None or clip is None:
             return {}
@@ -191,7 +195,7 @@ def _student_pictures(views: RenderedViews, camera: int) -> dict[str, tuple[Pict
 
 def _teacher_features(
     batch: TrainingBatch, views: RenderedViews
-) -> tuple[str, Float32[np.ndarray, "views height width channels"] | None]:
+) -> tuple[str, Float32[np.ndarray, "views grid_height grid_width channels"] | None]:
     """Return the feature source to show: one the student renders too, where there is one."""
     stored = batch.view_targets.features
     source = next((s for s in (*views.features, *stored) if s in stored), "")
@@ -199,7 +203,7 @@ def _teacher_features(
 
 
 def _feature_pictures(
-    colours: FeatureColours | None, features: Float32[np.ndarray, "height width channels"] | None, source: str
+    colours: FeatureColours | None, features: Float32[np.ndarray, "grid_height grid_width channels"] | None, source: str
 ) -> dict[str, tuple[Picture, str]]:
     if colours is None or features is None:
         return {}
@@ -207,8 +211,8 @@ def _feature_pictures(
 
 
 def _one(
-    maps: Float32[np.ndarray, "views height width channels"] | None, camera: int
-) -> Float32[np.ndarray, "height width channels"] | None:
+    maps: Float32[np.ndarray, "views grid_height grid_width channels"] | None, camera: int
+) -> Float32[np.ndarray, "grid_height grid_width channels"] | None:
     return None if maps is None else maps[camera]
 
 

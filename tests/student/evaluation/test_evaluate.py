@@ -1,0 +1,114 @@
+import json
+
+import numpy as np
+import pytest
+
+from storage.errors import MissingTargetError
+from student.evaluate import evaluate_checkpoint
+from student.evaluation_config import EvaluationConfig
+from student.report import PAGE, ReportConfig, build_report
+from student.scorecard import NO_GROUND_TRUTH, Scorecard
+
+CONFIG = EvaluationConfig(max_lateral_frames=0, num_training_frames=2, panel_cameras=1, panel_frames=1, panel_width=64)
+
+
+def test_an_oracle_gets_every_figure_right(oracle):
+    """One end-to-end check of every frame, unit, grid and mask: truth in, perfect figures out."""
+    made = evaluate_checkpoint(oracle.home, "oracle", CONFIG)
+    card = Scorecard.from_json(made.metrics)
+    assert card.scenes == ("yard.b",)
+    assert card.num_frames == 3
+    for name in ("reconstruction", "next_frame"):
+        # The reference is 8-bit, and half-size by an antialiasing filter; the oracle casts one ray per pixel.
+        assert card.section(name).figure("psnr").value > 24
+        assert card.section(name).figure("psnr").beats_baselines
+        assert card.section(name).figure("paper_psnr").count == 1
+    assert card.section("depth_truth").figure("abs_rel").value < 1e-3
+    assert card.section("depth_teacher").figure("abs_rel").value < 1e-3
+    # A return lies anywhere in its pixel, the ray goes through the centre: on 28 columns the road shows that.
+    assert card.section("depth_lidar").figure("abs_rel").value < 0.1
+    assert card.section("depth_lidar").figure("abs_rel").beats_baselines
+    assert card.section("depth_truth").figure("coverage").value == 1.0
+    for name in ("iou", "precision", "recall"):
+        assert card.section("occupancy").figure(name).value == 1.0
+    assert card.section("calibration").figure("ece").value < 1e-6
+    semantic = card.section("semantic_occupancy")
+    assert semantic.figure("miou_17").value == 1.0
+    assert semantic.figure("miou_17").count == 3
+    assert semantic.figure("fmiou_12").count == 2
+    assert semantic.figure("accuracy_where_occupied").value == 1.0
+    query = card.section("text_query")
+    assert query.figure("mean_average_precision").value == pytest.approx(1.0)
+    assert query.figure("mean_iou").value == pytest.approx(1.0)
+    assert query.figure("ap.car").baselines[1].value == pytest.approx(1.0)
+    assert card.section("features").figure("psnr_clip").value > 60
+    assert card.section("lateral_truth").unavailable == NO_GROUND_TRUTH
+
+
+def test_an_untrained_student_is_scored_and_reported(world, tmp_path):
+    seen = []
+    made = evaluate_checkpoint(world.home, "clip", CONFIG, lambda *event: seen.append(event))
+    card = Scorecard.from_json(json.loads(json.dumps(made.metrics)))
+    assert card.headline()["depth_truth.abs_rel"] > 0.05
+    assert card.section("occupancy").figure("iou").value < 0.9
+    assert [share for _, share, _ in seen] == sorted(share for _, share, _ in seen)
+    assert seen[-1][1] == 1.0
+    assert card.settings["temperature_source"] == "fitted on training frames"
+    again = evaluate_checkpoint(world.home, "clip", CONFIG)
+    assert again.reused
+    assert again.metrics == made.metrics
+    panel = card.panels[0]
+    assert [title for title, _ in panel.rows] == ["truth", "teacher", "student"]
+    folder = world.home.open_files(made.version)
+    for _, tiles in panel.rows:
+        assert [tile.column for tile in tiles] == ["image", "depth", "sky", "semantics", "features", "query"]
+        assert all((folder / tile.path).is_file() for tile in tiles if tile.path)
+    page = (world.home.open_files(build_report(world.home, "clip", ReportConfig()).version) / PAGE).read_text()
+    for expected in ("yard.b", "student_checkpoint", "CC0-1.0", "Semantic occupancy by words", "2 raw files"):
+        assert expected in page
+    assert "training curves" in page
+
+
+def test_a_student_without_clip_says_that_words_mean_nothing_to_it(world):
+    made = evaluate_checkpoint(world.home, "depth", CONFIG)
+    card = Scorecard.from_json(made.metrics)
+    assert "renders no CLIP" in card.section("semantic_occupancy").unavailable
+    assert "renders no CLIP" in card.section("text_query").unavailable
+    assert card.section("occupancy").figures
+
+
+def test_what_was_trained_on_is_never_scored(world):
+    """Threshold, calibration and baselines read training frames only; figures held-out frames only."""
+    card = Scorecard.from_json(evaluate_checkpoint(world.home, "depth", CONFIG).metrics)
+    assert "yard.a" not in card.scenes
+    visible = 140 * 120 * 15
+    assert card.section("occupancy").figure("iou").count == visible * card.num_frames
+
+
+def test_a_recording_without_truth_has_no_such_figures(world, monkeypatch):
+    monkeypatch.setattr("student.evaluation_data.TRUTH_KIND", "no_such_truth")
+    card = Scorecard.from_json(
+        evaluate_checkpoint(world.home, "clip", EvaluationConfig(panel_frames=0, num_training_frames=1)).metrics
+    )
+    for name in ("depth_truth", "occupancy", "calibration", "semantic_occupancy", "text_query", "lateral_truth"):
+        assert card.section(name).unavailable == NO_GROUND_TRUTH
+        assert card.section(name).figures == ()
+    assert card.section("depth_lidar").figures
+    assert card.settings["temperature_source"] == "CLIP checkpoint"
+    assert not np.isnan(card.section("reconstruction").figure("psnr").value)
+
+
+def test_a_checkpoint_that_was_never_published_is_named(world):
+    with pytest.raises(MissingTargetError, match="student_checkpoint/dinov2"):
+        evaluate_checkpoint(world.home, "dinov2", CONFIG)
+
+
+def test_configurations_without_meaning_are_refused():
+    for wrong in (
+        {"panel_width": 0},
+        {"num_training_frames": -1},
+        {"prompt_template": "none"},
+        {"max_voxels_per_frame": 1},
+    ):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            EvaluationConfig(**wrong)

@@ -1,0 +1,127 @@
+"""Queries, weak labels and the operating point that they share with an evaluation."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from storage.errors import MissingTargetError
+from storage.keys import SceneKey
+from storage.targets.schema import read_target
+from student.deployment import DeployedStudent, observed_voxels
+from student.evaluate import evaluate_checkpoint
+from student.evaluation_config import EvaluationConfig, WeakLabelConfig
+from student.occupancy import FREE_LABEL, OCC3D_GRID
+from student.query import query_scene
+from student.weak_labels import UNKNOWN_VOXEL, export_weak_labels
+from tests.student.evaluation.conftest import (
+    BOXES,
+    GRID,
+    NUM_CAMERAS,
+    NUM_FRAMES,
+    SKY_CLASS,
+    shift_of,
+    voxel_labels,
+)
+
+EVALUATION = EvaluationConfig(max_lateral_frames=0, num_training_frames=1, panel_frames=0, max_frames_per_scene=1)
+SCENE = SceneKey.parse("yard.b")
+
+
+def test_an_oracle_finds_the_car_in_the_images_and_in_space(oracle, tmp_path):
+    evaluate_checkpoint(oracle.home, "oracle", EVALUATION)
+    result = query_scene(oracle.home, SCENE, 1, "car", "oracle", tmp_path / "answer")
+    low, high, *_ = BOXES[1]
+    shift = np.array([shift_of(1, 1), 0, 0])
+    best = result.positions[result.probability > 0.5]
+    assert len(best) > 10
+    assert np.all((best + shift >= low) & (best + shift <= high))
+    assert np.all(np.diff(result.probability) <= 0)
+    assert result.probability[0] > 0.9
+    assert result.probability[-1] < 0.1
+    heat = np.asarray(Image.open(result.heat_maps[0])).astype(int)
+    assert heat.shape == (2 * GRID[0], 2 * GRID[1], 3)
+    record = json.loads((result.folder / "query.json").read_text())
+    assert record["temperature_source"] == "fitted on training frames"
+    assert record["calibration"]["method"] == "isotonic"
+    assert "sky" in record["negatives"]
+    with (result.folder / "ranked_voxels.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == min(200, len(result.positions))
+    assert float(rows[0]["probability"]) == pytest.approx(result.probability[0], abs=1e-5)
+    stored = np.load(result.folder / "voxels.npz")
+    np.testing.assert_allclose(stored["positions_ego"], result.positions)
+
+
+def test_what_cannot_be_asked_is_refused(world, tmp_path):
+    with pytest.raises(ValueError, match="frames 0 to 2, not 7"):
+        query_scene(world.home, SCENE, 7, "car", "clip", tmp_path)
+    with pytest.raises(ValueError, match="at least one word"):
+        query_scene(world.home, SCENE, 0, " ", "clip", tmp_path)
+    with pytest.raises(MissingTargetError, match="no CLIP features"):
+        query_scene(world.home, SCENE, 0, "car", "depth", tmp_path)
+    with pytest.raises(MissingTargetError, match=r"scene/yard\.z"):
+        query_scene(world.home, "yard.z", 0, "car", "clip", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_oracle_labels_a_scene_as_it_is(oracle):
+    evaluation = evaluate_checkpoint(oracle.home, "oracle", EVALUATION)
+    made = export_weak_labels(oracle.home, SCENE, "oracle", WeakLabelConfig())
+    group = oracle.home.open_arrays(made.version)
+    labels = read_target(group, "weak_labels", "voxel_label")
+    probability = read_target(group, "weak_labels", "voxel_probability")
+    assert labels.shape == (NUM_FRAMES, *OCC3D_GRID.shape)
+    for frame in range(NUM_FRAMES):
+        truth = voxel_labels(shift_of(1, frame)).reshape(OCC3D_GRID.shape)
+        is_known = labels[frame] != UNKNOWN_VOXEL
+        assert 0.01 < is_known.mean() < 0.9
+        np.testing.assert_array_equal(labels[frame][is_known], truth[is_known])
+        assert np.isnan(probability[frame][~is_known]).all()
+        assert np.isfinite(probability[frame][is_known]).all()
+    pixels = read_target(group, "weak_labels", "pixel_label")
+    assert pixels.shape == (NUM_FRAMES, NUM_CAMERAS, *GRID)
+    assert (pixels == SKY_CLASS).mean() > 0.2
+    attributes = group.attrs.asdict()
+    assert attributes["evaluation_digest"] == evaluation.version.digest
+    assert attributes["checkpoint"]["digest"] == oracle.home.require("student_checkpoint", "oracle").digest
+    assert attributes["template"] == "a photo of a {}"
+    assert attributes["prompts"]["car"][0] == "car"
+    assert made.metrics["is_calibrated"] is True
+    assert export_weak_labels(oracle.home, SCENE, "oracle", WeakLabelConfig()).reused
+
+
+def test_labels_without_an_evaluation_say_that_they_are_uncalibrated(world):
+    seen = []
+    config = WeakLabelConfig(default_threshold=0.3, pixel_labels=False)
+    made = export_weak_labels(
+        world.home, SceneKey.parse("yard.a"), "never_evaluated", config, lambda *e: seen.append(e)
+    )
+    attributes = world.home.open_arrays(made.version).attrs.asdict()
+    assert made.metrics["is_calibrated"] is False
+    assert attributes["occupancy_threshold"] == 0.3
+    assert attributes["calibration"] is None
+    assert attributes["temperature_source"] == "CLIP checkpoint"
+    assert "pixel_label" not in world.home.open_arrays(made.version)
+    assert seen[-1][1] == 1.0
+    with pytest.raises(ValueError, match="default_threshold"):
+        WeakLabelConfig(default_threshold=1.0)
+
+
+def test_a_voxel_behind_a_surface_or_outside_every_image_is_not_observed(world):
+    student = DeployedStudent.open(world.home, "clip")
+    frames = student.frames(SCENE)
+    cameras = frames.camera_views(0).cameras
+    wall_at_10 = np.full((NUM_CAMERAS, *GRID), 10.0, np.float32)
+    seen = observed_voxels(OCC3D_GRID, cameras, wall_at_10).reshape(OCC3D_GRID.shape)
+    row = seen[:, 100, 5]  # along x, straight ahead of both cameras
+    x = -40 + 0.4 * (np.arange(200) + 0.5)
+    assert row[(x > 2) & (x < 9)].all()
+    assert row[(x < -2) & (x > -9)].all()
+    assert not row[np.abs(x) > 12].any()
+    assert not seen[100, 150:].any()  # beside the car, where neither camera looks
+    open_sky = observed_voxels(OCC3D_GRID, cameras, np.full((NUM_CAMERAS, *GRID), np.nan, np.float32))
+    assert open_sky.reshape(OCC3D_GRID.shape)[199, 100, 5]
+    assert FREE_LABEL != UNKNOWN_VOXEL
