@@ -1,9 +1,10 @@
 """Dense semantic occupancy in Occ3D's grid, from the surfaces themselves, and what the cameras can see of it."""
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, Int, UInt8
 
-from storage.geometry.transforms import invert_se3
+from storage.geometry.cameras import unproject
+from storage.geometry.transforms import apply_se3, invert_se3
 from storage.procedural.classes import OCC3D_FREE, occ3d_table
 from storage.procedural.mesh import Mesh, cross
 from storage.procedural.world import World
@@ -121,8 +122,8 @@ def camera_visibility(
 ) -> Visibility:
     """Return which voxels at least one camera sees.
 
-    A camera sees a voxel whose centre lies in its image, no further than half a voxel's diagonal behind the first
-    surface on that pixel's ray.
+    A camera sees a voxel in which one of its pixels' rays ends, or whose centre lies in its image no further than half
+    a voxel's diagonal behind the first surface on that pixel's ray.
 
     Args:
         ego_to_world: Ego pose at the reference time, the grid's frame.
@@ -142,4 +143,19 @@ def camera_visibility(
         distance = np.linalg.norm(local[inside], axis=1)
         surface = np.nan_to_num(termination_depth, nan=np.inf)[row[inside], column[inside]]
         visible[ahead[inside[distance - _HALF_DIAGONAL <= surface]]] = True
+        visible[_ends_of_rays(ego_to_camera, intrinsics, termination_depth)] = True
     return visible.reshape(GRID_SHAPE)
+
+
+def _ends_of_rays(
+    ego_to_camera: Float32[np.ndarray, "4 4"],
+    intrinsics: Float[np.ndarray, "3 3"],
+    termination_depth: Float32[np.ndarray, "height width"],
+) -> Int[np.ndarray, " rays"]:
+    """Return the flat indices of the voxels in which the pixels' rays end, those inside the grid."""
+    row, column = np.nonzero(np.isfinite(termination_depth))
+    rays = unproject(np.stack([column + 0.5, row + 0.5], -1), intrinsics)
+    points = apply_se3(invert_se3(ego_to_camera), rays * termination_depth[row, column, None])
+    index = np.floor((points - GRID_ORIGIN) / VOXEL_SIZE).astype(np.int64)
+    x, y, z = index[np.all((index >= 0) & (index < GRID_SHAPE), axis=1)].T
+    return (x * GRID_SHAPE[1] + y) * GRID_SHAPE[2] + z
