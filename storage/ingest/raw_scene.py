@@ -20,10 +20,13 @@ class IngestConfig:
 
     Attributes:
         cameras: Channels to ingest, in this order; empty takes every camera of the rig.
-        lidar: Channel whose sweeps are the frames' reference instants.
+        lidar: Channel whose sweeps are the frames' reference instants (nuScenes; Waymo frames have an instant of
+            their own, and points of all their lasers).
         max_frames: Stop after this many frames, or None for the whole scene.
         max_image_pixels: Area above which an image is refused as a decompression bomb.
         max_speed_mps: Ego speed between two frames above which a pose is taken to have jumped, metres a second.
+        allow_missing_lidar: Accept frames of a format in which LiDAR may be left out; they get no points, and the
+            scene's attributes list them. A sweep that is there but broken is an error all the same.
     """
 
     cameras: tuple[str, ...] = ()
@@ -31,6 +34,7 @@ class IngestConfig:
     max_frames: int | None = None
     max_image_pixels: int = 50_000_000
     max_speed_mps: float = 100.0
+    allow_missing_lidar: bool = False
 
     def __post_init__(self) -> None:
         if len(set(self.cameras)) != len(self.cameras):
@@ -58,8 +62,8 @@ class RawScene:
         ego_to_world: Ego pose at the reference instant.
         camera_timestamp_us: Instant of each exposure.
         camera_ego_to_world: Ego pose at each exposure.
-        image_files: ``[frame][camera]``, relative to the source's root.
-        lidar_files: One for each frame, relative to the source's root.
+        image_files: ``[frame][camera]``, relative to the source's root; ``<file>#<place>`` inside a container file.
+        lidar_files: One for each frame, likewise.
         boxes: Annotations.
         attributes: JSON values worth keeping.
         row_digests: SHA-256 of the table rows that were used, by ``<table file>#<scene>``.

@@ -3,33 +3,21 @@
 Nothing is guessed or repaired. A scene that breaks a rule is quarantined with the reason; the others go on.
 """
 
-import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 
 from storage import catalog
-from storage.errors import ErrorKind, SourceDataError
-from storage.geometry.transforms import apply_se3
-from storage.ingest.nuscenes import read_raw_scene
-from storage.ingest.nuscenes_tables import load_tables
-from storage.ingest.raw_files import check_jpeg, parse_nuscenes_lidar, read_bytes, resolve_inside
-from storage.ingest.raw_scene import IngestConfig, RawScene, check_raw_scene
+from storage.errors import SourceDataError
+from storage.ingest.nuscenes_recording import NuScenesRecording
+from storage.ingest.raw_scene import IngestConfig, check_raw_scene
+from storage.ingest.recording import Recording
 from storage.ingest.source import SourceConfig, load_source
+from storage.ingest.waymo import open_waymo
 from storage.keys import SceneKey
-from storage.provenance import (
-    Provenance,
-    bytes_digest,
-    code_digest,
-    config_digest,
-    config_json,
-    file_digest,
-    package_versions,
-)
+from storage.provenance import Provenance, code_digest, config_digest, config_json, package_versions
 from storage.scenes.schema import SceneData
 from storage.scenes.store import write_scene
 from storage.versioned import Home, Materialized, materialize_arrays
@@ -37,16 +25,38 @@ from storage.versioned import Home, Materialized, materialize_arrays
 Progress = Callable[[str, float, Mapping[str, Any]], None]
 
 _CODE = (
-    "storage.ingest.nuscenes",
-    "storage.ingest.nuscenes_tables",
     "storage.ingest.raw_files",
     "storage.ingest.raw_scene",
+    "storage.ingest.recording",
     "storage.ingest.run",
     "storage.scenes",
     "storage.geometry.transforms",
 )
-_PACKAGES = ("icechunk", "numpy", "nuscenes-devkit", "pillow", "zarr")
-_MAX_WORKERS = 4  # decoding releases the interpreter lock; more than a few threads only compete for the disk
+_WAYMO_CODE = (
+    "storage.geometry.distortion",
+    "storage.ingest.waymo",
+    "storage.ingest.waymo_frames",
+    "storage.ingest.waymo_scene",
+)
+# What else determines a scene of each format: a change of one reader leaves the scenes of the others as they are.
+_FORMAT_CODE = {
+    "nuscenes": (
+        "storage.ingest.nuscenes",
+        "storage.ingest.nuscenes_recording",
+        "storage.ingest.nuscenes_tables",
+    ),
+    "waymo_v1": (
+        *_WAYMO_CODE,
+        "storage.ingest.tfrecord",
+        "storage.ingest.waymo_protos",
+        "storage.ingest.waymo_v1",
+    ),
+}
+_PACKAGES = ("icechunk", "numpy", "pillow", "zarr")
+_FORMAT_PACKAGES = {
+    "nuscenes": ("nuscenes-devkit",),
+    "waymo_v1": ("protobuf", "waymo-open-dataset-tf-2-12-0"),
+}
 
 
 def ingest_scene(
@@ -72,65 +82,50 @@ def ingest_scene(
         raise
 
 
+def open_recording(source: SourceConfig, scene_name: str, config: IngestConfig) -> Recording:
+    """Open one scene of a registered source with the reader of its format.
+
+    Raises:
+        SourceDataError: If the scene is unknown, or anything that is read before its images is broken.
+    """
+    if source.format == "nuscenes":
+        return NuScenesRecording(source, scene_name, config)
+    return open_waymo(source, scene_name, config)
+
+
 def _ingest(home: Home, scene_key: SceneKey, config: IngestConfig, on_progress: Progress) -> Materialized:
     source = load_source(home, scene_key.dataset)
-    raw = read_raw_scene(load_tables(source.root, source.version), scene_key.scene_name, config)
+    recording = open_recording(source, scene_key.scene_name, config)
+    raw = recording.raw
     check_raw_scene(raw, config)
     on_progress("hash", 0.0, {"frames": len(raw.timestamp_us)})
-    file_digests = _file_digests(raw, source.root)
     provenance = Provenance(
         kind="scene",
         partition=str(scene_key),
         config_digest=config_digest(config),
-        code_digest=code_digest(*_CODE),
-        sources={**file_digests, **raw.row_digests},
+        code_digest=code_digest(*_CODE, *_FORMAT_CODE[source.format]),
+        sources={**recording.sources(), **raw.row_digests},
         calibration_digest=raw.calibration_digest,
         pose_source=raw.pose_source,
         licence=source.licence,
         config=config_json(config),
-        packages=package_versions(*_PACKAGES),
+        packages=package_versions(*_PACKAGES, *_FORMAT_PACKAGES[source.format]),
     )
 
     def write(group: zarr.Group) -> dict[str, Any]:
-        scene = _load(raw, source, config, file_digests, on_progress)
+        scene = _load(recording, on_progress)
         write_scene(group, scene)
         return _metrics(scene)
 
     return materialize_arrays(home, provenance, write)
 
 
-def _file_digests(raw: RawScene, root: Path) -> dict[str, str]:
-    files = [file for row in raw.image_files for file in row] + list(raw.lidar_files)
-    paths = [resolve_inside(root, file) for file in files]
-    with ThreadPoolExecutor(_num_workers()) as pool:
-        return dict(zip(files, pool.map(file_digest, paths), strict=True))
-
-
-def _load(
-    raw: RawScene, source: SourceConfig, config: IngestConfig, file_digests: Mapping[str, str], on_progress: Progress
-) -> SceneData:
-    """Read every file of a scene, and hold each against its table and its digest."""
-
-    def content(file: str) -> bytes:
-        data = read_bytes(resolve_inside(source.root, file), file)
-        if (seen := bytes_digest(data)) != file_digests[file]:
-            message = f"SHA-256 is {seen}, was {file_digests[file]} a moment ago: it changed while it was read"
-            raise SourceDataError(ErrorKind.DIGEST_MISMATCH, file, message)
-        return data
-
-    def jpeg(file: str, size: tuple[int, int]) -> bytes:
-        data = content(file)
-        check_jpeg(data, file, width=size[1], height=size[0], max_pixels=config.max_image_pixels)
-        return data
-
-    jpegs, points = [], []
-    with ThreadPoolExecutor(_num_workers()) as pool:
-        for frame, (images, sweep) in enumerate(zip(raw.image_files, raw.lidar_files, strict=True)):
-            jpegs.append(tuple(pool.map(jpeg, images, raw.image_sizes)))
-            sensor = parse_nuscenes_lidar(content(sweep), sweep)
-            ego = apply_se3(raw.lidar_to_ego, sensor[:, :3].astype(np.float64))
-            points.append(np.concatenate([ego.astype(np.float32), sensor[:, 3:]], axis=1))
-            on_progress("read", (frame + 1) / len(raw.lidar_files), {"frame": frame})
+def _load(recording: Recording, on_progress: Progress) -> SceneData:
+    raw, jpegs, points = recording.raw, [], []
+    for frame, payload in enumerate(recording.payloads()):
+        jpegs.append(payload.jpegs)
+        points.append(payload.points)
+        on_progress("read", (frame + 1) / len(raw.timestamp_us), {"frame": frame})
     return SceneData(
         camera_names=raw.camera_names,
         image_sizes=raw.image_sizes,
@@ -160,7 +155,3 @@ def _metrics(scene: SceneData) -> dict[str, Any]:
         "duration_s": duration_us * 1e-6,
         "travelled_m": float(np.linalg.norm(np.diff(scene.ego_to_world[:, :3, 3], axis=0), axis=-1).sum()),
     }
-
-
-def _num_workers() -> int:
-    return min(_MAX_WORKERS, os.cpu_count() or 1)

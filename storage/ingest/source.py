@@ -14,7 +14,7 @@ from storage.errors import ErrorKind, SourceDataError
 from storage.keys import SceneKey
 from storage.versioned import Home
 
-SOURCE_FORMATS = ("nuscenes",)
+SOURCE_FORMATS = ("nuscenes", "waymo_v1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,7 @@ class SourceConfig:
         dataset: Name its scenes are known by, the first half of every scene key.
         format: Layout of the files, one of ``SOURCE_FORMATS``.
         root: Folder that holds the data; made absolute, so that a source means the same from any working directory.
-        version: Name of the release inside the root, for nuScenes the folder of the tables.
+        version: Name of the release, for nuScenes the folder of the tables inside the root.
         licence: Terms that go into the provenance of everything made from it.
     """
 
@@ -99,12 +99,17 @@ def list_scenes(
     Raises:
         SourceDataError: If the source cannot be read, or a scene was rejected and nobody listens.
     """
-    from storage.ingest.nuscenes_tables import load_tables, scene_names
+    return [SceneKey(source.dataset, name) for name in _scene_names(source, on_rejected)]
 
-    keys = []
-    for name in scene_names(load_tables(source.root, source.version), on_rejected=on_rejected):
-        keys.append(SceneKey(source.dataset, name))
-    return keys
+
+def _scene_names(source: SourceConfig, on_rejected: Callable[[SourceDataError], None] | None) -> list[str]:
+    if source.format == "nuscenes":
+        from storage.ingest.nuscenes_tables import load_tables, scene_names
+
+        return list(scene_names(load_tables(source.root, source.version), on_rejected=on_rejected))
+    from storage.ingest.waymo_v1 import list_segments
+
+    return [name for name, _ in list_segments(source.root, on_rejected=on_rejected)]
 
 
 def _source_path(home: Home, dataset: str) -> Path:

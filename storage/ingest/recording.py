@@ -1,0 +1,44 @@
+"""What ingest asks of a format: everything about a scene but its images and points first, then those, frame by frame.
+
+Two steps, because the identity of a scene store is known from the first: what is already there is not decoded again.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32
+
+from storage.ingest.raw_scene import RawScene
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FramePayload:
+    """Images and points of one frame.
+
+    Attributes:
+        jpegs: One encoded image for each camera, checked to decode.
+        points: x, y, z in the ego frame of the reference instant, metres, and intensity.
+    """
+
+    jpegs: tuple[bytes, ...]
+    points: Float32[np.ndarray, "points 4"]
+
+
+@runtime_checkable
+class Recording(Protocol):
+    """One scene of a raw data set, opened for ingest."""
+
+    @property
+    def raw(self) -> RawScene:
+        """Geometry, times and annotations; ``intrinsics`` are those of the images in ``payloads``."""
+        ...
+
+    def sources(self) -> Mapping[str, str]:
+        """Return the SHA-256 of every raw file, or part of one, that the scene is made from."""
+        ...
+
+    def payloads(self) -> Iterator[FramePayload]:
+        """Yield images and points in frame order; raises ``SourceDataError`` on whatever is broken."""
+        ...

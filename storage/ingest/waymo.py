@@ -1,0 +1,231 @@
+"""Open a Waymo segment, of either format, as a recording: undistorted images, points in the ego frame, provenance."""
+
+import io
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from storage.errors import ErrorKind, SourceDataError
+from storage.geometry.distortion import MAP_METHOD, UndistortionMap, undistortion_map
+from storage.geometry.transforms import invert_se3, rotation_to_quat_wxyz
+from storage.ingest.raw_files import check_jpeg
+from storage.ingest.raw_scene import IngestConfig, RawScene
+from storage.ingest.recording import FramePayload
+from storage.ingest.source import SourceConfig
+from storage.ingest.waymo_frames import sweep_points
+from storage.ingest.waymo_scene import CAMERA_ORDER, MAIN_LASER, FrameHeader, SegmentInfo, WaymoCamera, WaymoSegment
+from storage.ingest.waymo_v1 import WaymoV1Segment, find_segment
+from storage.keys import check_name
+from storage.provenance import bytes_digest
+from storage.scenes.schema import SceneBoxes
+
+JPEG_QUALITY = 95
+POSE_SOURCE = "Waymo frame and image poses"
+NOTR_CAMERAS = ("FRONT_LEFT", "FRONT", "FRONT_RIGHT")
+
+
+def notr_config() -> IngestConfig:
+    """Return what the NOTR experiments use of a segment: the three forward cameras, every frame."""
+    return IngestConfig(cameras=NOTR_CAMERAS)
+
+
+def open_waymo(source: SourceConfig, scene_name: str, config: IngestConfig) -> "WaymoRecording":
+    """Open a segment of a registered source.
+
+    Raises:
+        SourceDataError: If the segment is unknown, or anything that is read before its images is broken.
+    """
+    check_name(scene_name)
+    file = find_segment(source.root, scene_name)
+    segment = WaymoV1Segment(source.root, file, max_frames=config.max_frames)
+    return WaymoRecording(segment, config, version=source.version)
+
+
+class WaymoRecording:
+    """A segment as a ``Recording``.
+
+    Attributes:
+        raw: With the intrinsics of the undistorted images.
+    """
+
+    def __init__(self, segment: WaymoSegment, config: IngestConfig, *, version: str) -> None:
+        """Check that every camera and laser is there, and plan how each image will be undistorted.
+
+        Raises:
+            SourceDataError: If a camera is missing, or LiDAR is and ``config`` does not allow it.
+        """
+        self._segment, self._config = segment, config
+        info = segment.info
+        self._cameras = _chosen_cameras(info, config)
+        self._maps = {name: _map_of(camera, info.name) for name, camera in self._cameras.items()}
+        if MAIN_LASER not in info.lasers:
+            message = f"has calibrations of lasers {sorted(info.lasers)}, want {MAIN_LASER}"
+            raise SourceDataError(ErrorKind.CALIBRATION_INVALID, info.name, message)
+        without_lidar = _frames_without_lidar(info, config)
+        self.raw = self._raw(info, version, without_lidar)
+
+    def sources(self) -> Mapping[str, str]:
+        """Return the SHA-256 of the files and of every image as recorded, before it was undistorted."""
+        return self._segment.info.sources
+
+    def payloads(self) -> Iterator[FramePayload]:
+        """Yield images and points in frame order."""
+        info = self._segment.info
+        for index, header in enumerate(info.headers):
+            content = self._segment.content(index)
+            jpegs = [self._jpeg(content.jpegs[name], header, name) for name in self._cameras]
+            points = []
+            for sweep in content.sweeps:
+                key = f"{header.key}/{sweep.name}"
+                if sweep.name not in info.lasers:
+                    raise SourceDataError(ErrorKind.CALIBRATION_INVALID, key, "has no calibration")
+                points.append(sweep_points(sweep, info.lasers[sweep.name], header.ego_to_global, key))
+            merged = np.concatenate(points) if points else np.zeros((0, 4), np.float32)
+            if header.lasers and not len(merged):
+                raise SourceDataError(ErrorKind.LIDAR_INVALID, header.key, "its range images hold no return")
+            yield FramePayload(jpegs=tuple(jpegs), points=merged)
+
+    def _jpeg(self, data: bytes, header: FrameHeader, name: str) -> bytes:
+        key, camera = f"{header.key}/{name}", self._cameras[name]
+        if (seen := bytes_digest(data)) != header.exposures[name].digest:
+            message = f"SHA-256 is {seen}, was {header.exposures[name].digest} a moment ago: it changed while read"
+            raise SourceDataError(ErrorKind.DIGEST_MISMATCH, key, message)
+        height, width = camera.size
+        check_jpeg(data, key, width=width, height=height, max_pixels=self._config.max_image_pixels)
+        undistortion = self._maps[name]
+        if undistortion is None:
+            return data  # an ideal pinhole: verbatim
+        with Image.open(io.BytesIO(data)) as image:
+            pixels = undistortion.apply(np.asarray(image))
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+        return buffer.getvalue()
+
+    def _raw(self, info: SegmentInfo, version: str, without_lidar: list[int]) -> RawScene:
+        headers, names = info.headers, tuple(self._cameras)
+        first = headers[0].ego_to_global
+        global_to_world = invert_se3(first)
+        exposures = [[header.exposures[name] for name in names] for header in headers]
+        intrinsics = [
+            camera.intrinsics if undistortion is None else undistortion.intrinsics
+            for camera, undistortion in zip(self._cameras.values(), self._maps.values(), strict=True)
+        ]
+        return RawScene(
+            name=info.name,
+            camera_names=names,
+            image_sizes=tuple(camera.size for camera in self._cameras.values()),
+            intrinsics=np.stack(intrinsics),
+            camera_to_ego=np.stack([camera.camera_to_ego for camera in self._cameras.values()]),
+            lidar_to_ego=info.lasers[MAIN_LASER].laser_to_ego,
+            timestamp_us=np.array([header.timestamp_us for header in headers], np.int64),
+            ego_to_world=global_to_world @ np.stack([header.ego_to_global for header in headers]),
+            camera_timestamp_us=np.array(
+                [[_microseconds(e.pose_timestamp, info.name) for e in row] for row in exposures], np.int64
+            ),
+            camera_ego_to_world=global_to_world @ np.array([[e.ego_to_global for e in row] for row in exposures]),
+            image_files=tuple(tuple(f"{h.key}/{name}" for name in names) for h in headers),
+            lidar_files=tuple(h.key for h in headers),
+            boxes=_boxes(headers, global_to_world),
+            attributes={
+                **info.attributes,
+                "version": version,
+                "world_to_global": first.tolist(),
+                "principal_point_shift_px": 0.0,
+                "undistortion": {
+                    name: _undistortion_record(self._cameras[name], undistortion)
+                    for name, undistortion in self._maps.items()
+                },
+                "exposures": {name: [_exposure_record(header, name) for header in headers] for name in self._cameras},
+                "readout": {name: camera.readout for name, camera in self._cameras.items()},
+                "lasers": sorted({name for header in headers for name in header.lasers}),
+                "frames_without_lidar": without_lidar,
+                "panoptic_images": sum(e.has_panoptic for row in exposures for e in row),
+            },
+            row_digests={},
+            pose_source=POSE_SOURCE,
+        )
+
+
+def _chosen_cameras(info: SegmentInfo, config: IngestConfig) -> dict[str, WaymoCamera]:
+    names = config.cameras or tuple(name for name in CAMERA_ORDER if name in info.cameras)
+    if not names:
+        raise SourceDataError(ErrorKind.CALIBRATION_INVALID, info.name, "has no camera calibration")
+    for name in names:
+        if name not in info.cameras:
+            message = f"has no calibration of camera {name!r}, only of {sorted(info.cameras)}"
+            raise SourceDataError(ErrorKind.CALIBRATION_INVALID, info.name, message)
+        for header in info.headers:
+            if name not in header.exposures:
+                message = f"has no image of camera {name!r}, only of {sorted(header.exposures)}"
+                raise SourceDataError(ErrorKind.IMAGE_INVALID, header.key, message)
+    return {name: info.cameras[name] for name in names}
+
+
+def _map_of(camera: WaymoCamera, key: str) -> UndistortionMap | None:
+    if camera.lens.is_none:
+        return None
+    try:
+        return undistortion_map(camera.intrinsics, camera.lens, camera.size)
+    except ValueError as error:
+        raise SourceDataError(ErrorKind.CALIBRATION_INVALID, f"{key}/{camera.name}", str(error)) from error
+
+
+def _frames_without_lidar(info: SegmentInfo, config: IngestConfig) -> list[int]:
+    missing = [index for index, header in enumerate(info.headers) if not header.lasers]
+    if missing and not config.allow_missing_lidar:
+        message = f"has no LiDAR (nor do {len(missing) - 1} more frames); allow_missing_lidar accepts that"
+        raise SourceDataError(ErrorKind.LIDAR_INVALID, info.headers[missing[0]].key, message)
+    return missing
+
+
+def _microseconds(seconds: float, key: str) -> int:
+    if not (np.isfinite(seconds) and 0 <= seconds < 2**43):
+        raise SourceDataError(ErrorKind.TIME_INVALID, key, f"an image is at {seconds} s, want seconds since 1970")
+    return round(seconds * 1e6)
+
+
+def _undistortion_record(camera: WaymoCamera, undistortion: UndistortionMap | None) -> dict[str, object]:
+    recorded = {"lens": camera.lens.coefficients, "recorded_intrinsics": camera.intrinsics.tolist()}
+    if undistortion is None:
+        return {**recorded, "method": "none: bytes as recorded"}
+    return {
+        **recorded,
+        "method": MAP_METHOD,
+        "focal_scale": undistortion.focal_scale,
+        "map_digest": undistortion.digest,
+        "encoding": f"JPEG, quality {JPEG_QUALITY}, 4:4:4",
+    }
+
+
+def _exposure_record(header: FrameHeader, name: str) -> dict[str, object]:
+    e = header.exposures[name]
+    return {
+        "trigger_s": e.trigger,
+        "readout_done_s": e.readout_done,
+        "shutter_s": e.shutter,
+        "velocity_global": e.velocity.tolist(),
+    }
+
+
+def _boxes(headers: tuple[FrameHeader, ...], global_to_world: Float[np.ndarray, "4 4"]) -> SceneBoxes:
+    rows = [(index, header, box) for index, header in enumerate(headers) for box in header.boxes]
+    if not rows:
+        return SceneBoxes.none()
+    box_to_ego = np.tile(np.eye(4), (len(rows), 1, 1))
+    heading = np.array([box.heading for _, _, box in rows])
+    box_to_ego[:, 0, 0] = box_to_ego[:, 1, 1] = np.cos(heading)
+    box_to_ego[:, 1, 0] = np.sin(heading)
+    box_to_ego[:, 0, 1] = -np.sin(heading)
+    box_to_ego[:, :3, 3] = [box.centre for _, _, box in rows]
+    box_to_world = global_to_world @ np.stack([header.ego_to_global for _, header, _ in rows]) @ box_to_ego
+    return SceneBoxes(
+        frame_index=np.array([index for index, _, _ in rows], np.int64),
+        centre=box_to_world[:, :3, 3].copy(),
+        size=np.stack([box.size for _, _, box in rows]),
+        quat_wxyz=rotation_to_quat_wxyz(box_to_world[:, :3, :3]),
+        category=tuple(box.category for _, _, box in rows),
+        instance=tuple(box.instance for _, _, box in rows),
+        num_lidar_points=np.array([box.num_lidar_points for _, _, box in rows], np.int64),
+    )
