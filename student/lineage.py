@@ -44,8 +44,8 @@ class Gate:
     kind: str
     partition: str
     check: str
-    value: float | None
-    threshold: float | None
+    value: float | int | None
+    threshold: float | int | None
     passed: bool
 
 

@@ -17,6 +17,7 @@ from storage.provenance import InputVersion, Provenance, code_digest, config_dig
 from storage.versioned import Home, Materialized, StoreVersion, materialize_files
 from student import plots
 from student.lineage import Lineage, trace_lineage
+from student.model_card import HISTORY_FILE
 from student.scorecard import Baseline, Figure, Panel, Scorecard, Section
 from student.visualise import data_uri, depth_bar, encode_image, label_colour, unit_bar
 
@@ -132,7 +133,7 @@ def render_report(home: Home, evaluation: StoreVersion, config: ReportConfig) ->
         heat_scale=data_uri(encode_image(unit_bar(name="inferno"), quality=None), "image/png"),
         legend=_legend(card),
         plots={section.name: _plots(section, card) for section in card.sections},
-        training_plot=_training_plot(home, lineage),
+        training=_training(_checkpoint_folder(home, lineage)),
         settings=[(name, _setting(value)) for name, value in sorted(card.settings.items())],
         gates=lineage.gates,
         masked=sorted(card.masked.items()),
@@ -192,31 +193,39 @@ def _plots(section: Section, card: Scorecard) -> list[dict[str, str]]:
     return [{"image": _svg_uri(svg), "caption": caption} for svg, caption in drawn]
 
 
-def _training_plot(home: Home, lineage: Lineage) -> str:
-    checkpoint = next((node.version for node in lineage.nodes if node.version.kind == "student_checkpoint"), None)
-    found = None if checkpoint is None else home.find(checkpoint.kind, checkpoint.partition, checkpoint.digest)
-    if found is None:
-        return ""
-    curves = read_training_curves(home.open_files(found))
-    return _svg_uri(plots.training_curves(curves)) if curves else ""
+def _checkpoint_folder(home: Home, lineage: Lineage) -> Path | None:
+    version = next((node.version for node in lineage.nodes if node.version.kind == "student_checkpoint"), None)
+    found = None if version is None else home.find(version.kind, version.partition, version.digest)
+    return None if found is None else home.open_files(found)
 
 
-def read_training_curves(folder: Path) -> dict[str, dict[str, list[float]]]:
-    """Return a checkpoint's logged quantities over steps, empty where it kept none.
+def _training(folder: Path | None) -> dict[str, Any]:
+    """Return the curves of a fit as a plot, and how many targets each loss term last stood on."""
+    path = None if folder is None else folder / HISTORY_FILE
+    if path is None or not path.is_file():
+        return {"plot": "", "counts": []}
+    history = json.loads(path.read_text())
+    curves = training_series(history)
+    last = history["history"][-1] if history["history"] else {}
+    counts = [(name.removeprefix("count/"), value) for name, value in last.items() if name.startswith("count/")]
+    return {"plot": _svg_uri(plots.training_curves(curves)) if curves else "", "counts": sorted(counts)}
+
+
+def training_series(history: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """Return the logged losses and validation figures of a fit over steps, by name; None becomes a gap.
 
     Args:
-        folder: Of the checkpoint; ``curves.jsonl`` holds one object per logged step.
+        history: Content of a checkpoint's ``history.json``.
     """
-    path = folder / "curves.jsonl"
     curves: dict[str, dict[str, list[float]]] = {}
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            record = json.loads(line)
+    for records, prefix in ((history["history"], ""), (history["validations"], "held out: ")):
+        for record in records:
             for name, value in record.items():
-                if name != "step" and isinstance(value, int | float):
-                    curve = curves.setdefault(name, {"step": [], "value": []})
-                    curve["step"].append(float(record["step"]))
-                    curve["value"].append(float(value))
+                if name in {"step", "elapsed_s", "learning_rate"} or name.startswith("count/"):
+                    continue
+                curve = curves.setdefault(prefix + name.removeprefix("loss/"), {"step": [], "value": []})
+                curve["step"].append(float(record["step"]))
+                curve["value"].append(math.nan if value is None else float(value))
     return curves
 
 
@@ -248,7 +257,7 @@ def _legend(card: Scorecard) -> list[tuple[str, tuple[int, int, int]]]:
     return [(entry.name.replace("_", " "), label_colour(entry.class_id)) for entry in (*coarse, SKY)]
 
 
-def _quantity(value: float | None, unit: str = "") -> str:
+def _quantity(value: float | int | None, unit: str = "") -> str:
     """Write a number with the digits that mean something."""
     if value is None or not math.isfinite(value):
         return "undefined"

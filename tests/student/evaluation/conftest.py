@@ -24,6 +24,7 @@ from storage.versioned import Home, materialize_arrays, materialize_files
 from student.checkpoint import save_pretrained
 from student.config import DataConfig, FitConfig, LossConfig, StudentConfig, TrainingSetConfig, ViewsConfig
 from student.data.training_set import freeze_training_set
+from student.evaluation_config import EvaluationConfig
 from student.model.config import FeatureHeadConfig
 from student.model.distillnerf import DistillNeRF
 from student.model.presets import tiny_model
@@ -42,6 +43,7 @@ BOXES = (  # minimum, maximum, class, colour
     ((-30.0, -4.0, 0.0), (-26.0, 6.0, 4.0), BUILDING, (0.5, 0.5, 0.6)),
 )
 CHANNELS = 3
+SMALL_EVALUATION = EvaluationConfig(max_lateral_frames=0, num_training_frames=1, panel_frames=0, max_frames_per_scene=1)
 
 
 def cast(origins, directions, shift):

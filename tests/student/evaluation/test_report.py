@@ -62,7 +62,7 @@ def home(tmp_path):
 
     def write_nothing(group):
         group.create_array("x", data=np.zeros(1))
-        return {"quality": {"passed": True, "checks": {"psnr": {"value": 21.0, "threshold": 18.0, "passed": True}}}}
+        return {"quality": {"passed": True, "checks": {"psnr": {"value": 21, "threshold": 18.5, "passed": True}}}}
 
     teacher = materialize_arrays(
         home,
@@ -72,8 +72,9 @@ def home(tmp_path):
     )  # fmt: skip
 
     def write_checkpoint(folder):
-        lines = [json.dumps({"step": step, "loss": 1 / (step + 1)}) for step in range(30)]
-        (folder / "curves.jsonl").write_text("\n".join(lines))
+        history = [{"step": s, "elapsed_s": s, "loss/rgb": 1 / (s + 1), "count/rgb": 4321} for s in range(30)]
+        validations = [{"step": 29, "psnr": 20.0, "depth_abs_rel": None}]
+        (folder / "history.json").write_text(json.dumps({"history": history, "validations": validations}))
         return {}
 
     checkpoint = materialize_files(
@@ -148,6 +149,7 @@ def test_the_report_is_one_page_that_loads_nothing(home):
     for expected in (
         "24.50", "23.10", "14.25 dB", "not available: no ground truth", "What psnr means.", "CC0-1.0", "1,234",
         "teacher_thing", "density_threshold", "2.13.0", "1 raw files", "not in the truth", "no truth",
+        "4,321", "held out: psnr",
     ):  # fmt: skip
         assert expected in page or expected.encode() in decoded_images(page), expected
     assert "procedural.&lt;scene&gt;-0003" in page  # names are escaped

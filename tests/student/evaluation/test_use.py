@@ -12,7 +12,7 @@ from storage.keys import SceneKey
 from storage.targets.schema import read_target
 from student.deployment import DeployedStudent, observed_voxels
 from student.evaluate import evaluate_checkpoint
-from student.evaluation_config import EvaluationConfig, WeakLabelConfig
+from student.evaluation_config import WeakLabelConfig
 from student.occupancy import FREE_LABEL, OCC3D_GRID
 from student.query import query_scene
 from student.weak_labels import UNKNOWN_VOXEL, export_weak_labels
@@ -26,12 +26,11 @@ from tests.student.evaluation.conftest import (
     voxel_labels,
 )
 
-EVALUATION = EvaluationConfig(max_lateral_frames=0, num_training_frames=1, panel_frames=0, max_frames_per_scene=1)
 SCENE = SceneKey.parse("yard.b")
 
 
 def test_an_oracle_finds_the_car_in_the_images_and_in_space(oracle, tmp_path):
-    evaluate_checkpoint(oracle.home, "oracle", EVALUATION)
+    evaluate_checkpoint(oracle.home, "oracle", SMALL_EVALUATION)
     result = query_scene(oracle.home, SCENE, 1, "car", "oracle", tmp_path / "answer")
     low, high, *_ = BOXES[1]
     shift = np.array([shift_of(1, 1), 0, 0])
@@ -68,7 +67,7 @@ def test_what_cannot_be_asked_is_refused(world, tmp_path):
 
 
 def test_an_oracle_labels_a_scene_as_it_is(oracle):
-    evaluation = evaluate_checkpoint(oracle.home, "oracle", EVALUATION)
+    evaluation = evaluate_checkpoint(oracle.home, "oracle", SMALL_EVALUATION)
     made = export_weak_labels(oracle.home, SCENE, "oracle", WeakLabelConfig())
     group = oracle.home.open_arrays(made.version)
     labels = read_target(group, "weak_labels", "voxel_label")

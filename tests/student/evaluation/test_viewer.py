@@ -1,0 +1,52 @@
+import socket
+import urllib.request
+
+import numpy as np
+import pytest
+
+from storage.keys import SceneKey
+from student.deployment import DeployedStudent
+from student.evaluate import evaluate_checkpoint
+from student.viewer import SceneView, serve_scene
+from student.visualise import label_colour
+from tests.student.evaluation.conftest import BOXES, CAR, SMALL_EVALUATION, shift_of
+
+SCENE = SceneKey.parse("yard.b")
+
+
+def test_points_lie_on_the_surfaces_and_voxels_carry_their_class(oracle):
+    evaluate_checkpoint(oracle.home, "oracle", SMALL_EVALUATION)
+    student = DeployedStudent.open(oracle.home, "oracle")
+    view = SceneView(student, student.frames(SCENE))
+    points, colours = view.points(2)
+    assert len(points) == len(colours) > 200
+    on_road = np.abs(points[:, 2]) < 1e-4
+    on_front = np.abs(points[:, 0] - (BOXES[0][0][0] - shift_of(1, 2))) < 1e-4
+    assert on_road.mean() > 0.3
+    assert on_front.sum() > 10
+    assert colours[on_front].mean(axis=0)[0] > colours[on_front].mean(axis=0)[2] + 50  # a red-brown wall
+    positions, labels = view.voxels(2, "classes")
+    is_car = np.all(labels == label_colour(CAR), axis=1)
+    low, high = np.array(BOXES[1][0]), np.array(BOXES[1][1])
+    moved = positions + np.array([shift_of(1, 2), 0, 0])
+    inside = np.all((moved > low) & (moved < high), axis=1)
+    np.testing.assert_array_equal(is_car, inside)
+    _, heat = view.voxels(2, "query", "car")
+    assert heat[inside].mean() > heat[~inside].mean() + 50
+    with pytest.raises(ValueError, match="shows no voxels"):
+        view.voxels(2, "points")
+    with pytest.raises(ValueError, match="at least one word"):
+        view.voxels(2, "query", " ")
+
+
+def test_the_server_answers_on_this_machine(world):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = serve_scene(world.home, SCENE, "clip", port=port)
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20) as answer:
+            assert answer.status == 200
+            assert b"<html" in answer.read().lower()
+    finally:
+        server.stop()
