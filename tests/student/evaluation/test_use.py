@@ -22,6 +22,7 @@ from tests.student.evaluation.conftest import (
     NUM_CAMERAS,
     NUM_FRAMES,
     SKY_CLASS,
+    SMALL_EVALUATION,
     shift_of,
     voxel_labels,
 )
