@@ -21,7 +21,7 @@ _YELLOW: Colour = (1.0, 0.80, 0.12)
 _RED: Colour = (0.85, 0.16, 0.12)
 _LANE = 3.7
 _TERMINAL = -15.0
-_NOSE = 13.0
+_NOSE = 16.0
 _STAND_WIDTH = 42.0
 _TAXIWAY = 78.0
 _GAIT_PHASES = 8
@@ -180,7 +180,7 @@ def _service(layout: Layout, s: Real, nose: Real, half: Real) -> None:
     if rng.random() < 0.6:
         layout.park("tow_bar", gse.tow_bar(rng), *spot(0.0, -1.6), 0.0, np.pi / 2)
         if rng.random() < 0.6:
-            layout.park("baggage_tractor", gse.pushback_tug(rng), s, nose - 5.6, 0.0, np.pi / 2)
+            layout.park("baggage_tractor", gse.pushback_tug(rng), s, nose - 5.2, 0.0, np.pi / 2)
     if rng.random() < 0.4:
         layout.park("truck", gse.passenger_stairs(rng), *spot(-7.4, half * 0.30), 0.0, 0.0)
     for _ in range(int(rng.integers(0, 4))):
@@ -203,7 +203,7 @@ def _service(layout: Layout, s: Real, nose: Real, half: Real) -> None:
         motion = AlongRoad(
             road=layout.road,
             start=s + float(rng.uniform(-10, 10)),
-            offset=_NOSE - 4.8,
+            offset=_NOSE - 8.6,
             direction=direction,
             profile=constant_speed(float(rng.uniform(1.0, 1.5)), layout.duration_s),
         )

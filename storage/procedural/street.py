@@ -11,6 +11,7 @@ from storage.procedural.street_traffic import add_parked, add_people, add_traffi
 from storage.procedural.traffic import AlongRoad, Road, follow, varying_speed
 
 _YELLOW: Colour = (1.0, 0.82, 0.25)
+_CYCLE_RED: Colour = (1.5, 0.85, 0.78)
 
 
 def _road_surface(layout: Layout, plan: StreetPlan) -> None:
@@ -65,6 +66,11 @@ def _markings(layout: Layout, plan: StreetPlan) -> None:
         for lanes in (plan.same, plan.opposite):
             for offset in lanes[:-1]:
                 layout.stuff += ground.dashes(road, inner, offset + LANE / 2)
+        if plan.cycle_lane is not None:
+            right, left = plan.cycle_lane
+            lane = Surface("asphalt", "driveable_surface", _CYCLE_RED)
+            layout.stuff.append(ground.patch(road, inner, (right, left), lane, z=0.004))
+            layout.stuff += ground.dashes(road, inner, left, on=1.0, off=1.0)
         for edge, kerb in zip(plan.edges, plan.kerbs, strict=True):
             if abs(edge - kerb) > 1.0:
                 layout.stuff += ground.dashes(road, inner, edge, on=1.0, off=1.0)
@@ -215,9 +221,12 @@ def _along_the_kerb(layout: Layout, plan: StreetPlan) -> None:
                     if pick == 0:
                         layout.put(furniture.sign(rng), s, line, KERB_HEIGHT, facing)
                     elif pick == 1:
-                        layout.put(furniture.bench(), s, kerb + side * (plan.walk - 0.4), KERB_HEIGHT, across)
+                        layout.put(furniture.bench(), s, kerb + side * (plan.walk - 0.3), KERB_HEIGHT, across)
                     elif pick == 5:
-                        layout.put(furniture.bus_shelter(), s, kerb + side * (plan.walk - 0.6), KERB_HEIGHT, across)
+                        # Behind the sidewalk, where there is room before the buildings.
+                        d = kerb + side * (plan.walk + 0.9)
+                        if plan.setback > 2.5:
+                            layout.put(furniture.bus_shelter(), s, d, KERB_HEIGHT, across)
                     else:
                         small = (furniture.bin_, furniture.hydrant, furniture.bollard)[pick - 2]
                         layout.put(small(), s, line, KERB_HEIGHT)
@@ -250,8 +259,8 @@ def build_street(rng: np.random.Generator, duration_s: Real) -> Layout:
     _sides(layout, plan)
     _buildings(layout, plan)
     _along_the_kerb(layout, plan)
-    add_parked(layout, plan)
     add_works(layout, plan)
+    add_parked(layout, plan)
     add_traffic(layout, plan, lead, gap)
     add_people(layout, plan)
     middle = road.point((plan.ends[0] + plan.ends[1]) / 2, 0.0)

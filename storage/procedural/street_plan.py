@@ -16,7 +16,8 @@ class StreetPlan:
         ends: Arc lengths between which the street exists.
         same: Offsets of the lanes in the ego's direction, its own (0) included.
         opposite: Offsets of oncoming lanes.
-        edges: Right and left edge of the lanes.
+        edges: Right and left edge of the lanes, the cycle lane included.
+        cycle_lane: Right and left edge of a lane for bicycles right of all others; None without one.
         kerbs: Right and left kerb, beyond the parking strips.
         walk: Width of the sidewalks.
         setback: Width between sidewalk and buildings.
@@ -28,6 +29,7 @@ class StreetPlan:
     same: tuple[float, ...]
     opposite: tuple[float, ...]
     edges: tuple[float, float]
+    cycle_lane: tuple[float, float] | None
     kerbs: tuple[float, float]
     walk: float
     setback: float
@@ -48,7 +50,9 @@ def draw_plan(rng: np.random.Generator, reach: float) -> StreetPlan:
     same = tuple(LANE * (k - ego_lane) for k in range(lanes))
     centre = max(same) + LANE / 2
     opposite = tuple(centre + LANE * (k + 0.5) for k in range(lanes))
-    edges = (min(same) - LANE / 2, max(opposite) + LANE / 2)
+    right, left = min(same) - LANE / 2, max(opposite) + LANE / 2
+    cycle_lane = (right - 1.6, right) if rng.random() < 0.6 else None
+    edges = (right if cycle_lane is None else cycle_lane[0], left)
     parking = (float(rng.choice([0.0, 2.4, 2.4])), float(rng.choice([0.0, 2.4])))
     crossing = None
     if rng.random() < 0.75:
@@ -60,6 +64,7 @@ def draw_plan(rng: np.random.Generator, reach: float) -> StreetPlan:
         same=same,
         opposite=opposite,
         edges=edges,
+        cycle_lane=cycle_lane,
         kerbs=(edges[0] - parking[0] - 0.3, edges[1] + parking[1] + 0.3),
         walk=float(rng.uniform(2.4, 4.2)),
         setback={"residential": 5.0, "urban": 0.4, "office": 3.0, "industrial": 6.0}[style],

@@ -12,6 +12,29 @@ from storage.procedural.traffic import AcrossRoad, AlongRoad, SpeedProfile, cons
 _GAIT_PHASES = 8
 
 
+def add_works(layout: Layout, plan: StreetPlan) -> None:
+    """Add road works on the left or right edge: cones, barriers, an excavator. Call before anything is parked."""
+    rng = layout.rng
+    if rng.random() > 0.6:
+        return
+    side = int(rng.choice([-1, 1]))
+    edge, kerb = (plan.edges[0], plan.kerbs[0]) if side < 0 else (plan.edges[1], plan.kerbs[1])
+    start = float(rng.uniform(8, 24)) if plan.crossing is None else plan.crossing[1] + 10.0
+    is_on_road = abs(kerb - edge) > 1.0
+    height = 0.0 if is_on_road else KERB_HEIGHT
+    near, far = (edge + side * 0.3, kerb - side * 0.4) if is_on_road else (kerb + side * 0.4, kerb + side * 1.4)
+    for k in range(7):
+        share = min(k / 4, 1.0)
+        layout.park("traffic_cone", furniture.cone(), start + 2.2 * k, far + (near - far) * share, height)
+    layout.park("barrier", furniture.board_barrier(), start - 1.2, (near + far) / 2, height, np.pi)
+    for k in range(4):
+        layout.park("barrier", furniture.plastic_barrier(), start + 15.5 + 2.1 * k, near, height)
+    if rng.random() < 0.7 and plan.setback > 2:
+        digger = vehicles.excavator(rng)
+        d = kerb + side * (plan.walk + 2.4)
+        layout.park("construction_vehicle", digger, start + 30.0, d, KERB_HEIGHT, float(rng.uniform(0, 6)))
+
+
 def add_parked(layout: Layout, plan: StreetPlan) -> None:
     """Add parked cars, motorcycles and bicycles."""
     rng = layout.rng
@@ -25,46 +48,18 @@ def add_parked(layout: Layout, plan: StreetPlan) -> None:
                 draw, s = rng.random(), float(slot + 3.2 + rng.uniform(-0.3, 0.3))
                 d = middle + float(rng.uniform(-0.1, 0.1))
                 yaw = float(rng.normal(0, 0.015)) + (0.0 if side < 0 else np.pi)
+                if draw > density + 0.05 or not all(layout.is_place_clear(s + ds, d, 1.0) for ds in (-2, 0, 2)):
+                    continue
                 if draw < density:
                     layout.park("car", vehicles.car(rng), s, d, 0.0, yaw)
-                elif draw < density + 0.05:
+                else:
                     layout.park("motorcycle", two_wheelers.motorcycle(rng), s, d, 0.0, yaw + 0.9)
-    for _ in range(int(rng.integers(0, 4))):
+    for _ in range(int(rng.integers(0, 5))):
         side = int(rng.choice([-1, 1]))
         kerb = plan.kerbs[0] if side < 0 else plan.kerbs[1]
-        layout.park(
-            "bicycle",
-            two_wheelers.bicycle(rng),
-            float(rng.uniform(-20, 60)),
-            kerb + side * (plan.walk - 0.5),
-            KERB_HEIGHT,
-            float(rng.choice([0, np.pi])),
-        )
-
-
-def add_works(layout: Layout, plan: StreetPlan) -> None:
-    """Add road works on the left or right edge: cones, barriers, an excavator."""
-    rng = layout.rng
-    if rng.random() > 0.55:
-        return
-    side = int(rng.choice([-1, 1]))
-    kerb = plan.kerbs[0] if side < 0 else plan.kerbs[1]
-    start = float(rng.uniform(8, 24)) if plan.crossing is None else plan.crossing[1] + 10.0
-    inner = kerb - side * 2.5
-    for k in range(7):
-        layout.park("traffic_cone", furniture.cone(), start + 2.2 * k, inner + side * max(0.0, 1.5 - 0.5 * k))
-    layout.park("barrier", furniture.board_barrier(), start - 1.0, kerb - side * 0.9, 0.0, np.pi)
-    for k in range(4):
-        layout.park("barrier", furniture.plastic_barrier(), start + 15.0 + 2.1 * k, inner)
-    if rng.random() < 0.7:
-        layout.park(
-            "construction_vehicle",
-            vehicles.excavator(rng),
-            start + 30.0,
-            kerb + side * (plan.walk + 3.0),
-            KERB_HEIGHT,
-            float(rng.uniform(0, 6)),
-        )
+        s, d = float(rng.uniform(-20, 60)), kerb + side * (plan.walk - 0.35)
+        if layout.is_place_clear(s, d, 1.0):
+            layout.park("bicycle", two_wheelers.bicycle(rng), s, d, KERB_HEIGHT, float(rng.choice([0, np.pi])))
 
 
 def _vehicle(rng: np.random.Generator) -> tuple[str, tuple[Mesh, ...]]:
@@ -107,16 +102,15 @@ def add_traffic(layout: Layout, plan: StreetPlan, lead: SpeedProfile, gap: Real)
                     ),
                 )
                 s += float(rng.uniform(18, 34))
-    for _ in range(int(rng.integers(1, 3))):
-        phases = _phases(rng, "bicycle")
-        offset = plan.edges[0] + 0.7
-        profile = constant_speed(float(rng.uniform(3.2, 5.0)), layout.duration_s)
-        layout.drive(
-            "bicycle",
-            phases,
-            AlongRoad(road=road, start=float(rng.uniform(8, 45)), offset=offset - 0.9, direction=1, profile=profile),
-            cycle=4.0,
-        )
+    if plan.cycle_lane is None:
+        return
+    offset = sum(plan.cycle_lane) / 2
+    for _ in range(int(rng.integers(1, 5))):
+        profile = constant_speed(float(rng.uniform(3.4, 4.6)), layout.duration_s)
+        start = float(rng.uniform(-25, 45))
+        motion = AlongRoad(road=road, start=start, offset=offset, direction=1, profile=profile)
+        if layout.is_clear(motion, 1.0):
+            layout.drive("bicycle", _phases(rng, "bicycle"), motion, cycle=4.0)
 
 
 def _phases(rng: np.random.Generator, kind: str) -> tuple[Mesh, ...]:
@@ -128,31 +122,28 @@ def _phases(rng: np.random.Generator, kind: str) -> tuple[Mesh, ...]:
 
 
 def add_people(layout: Layout, plan: StreetPlan) -> None:
-    """Add pedestrians on the sidewalks and on the crossing."""
+    """Add pedestrians on the sidewalks and on the crossing, where nothing is in their way."""
     rng, road = layout.rng, layout.road
-    for _ in range(int(rng.integers(8, 15))):
+    for _ in range(int(rng.integers(12, 22))):
         side = int(rng.choice([-1, 1]))
         kerb = plan.kerbs[0] if side < 0 else plan.kerbs[1]
-        offset = kerb + side * float(rng.uniform(1.3, plan.walk - 0.6))
-        direction = int(rng.choice([-1, 1]))
+        offset = kerb + side * float(rng.uniform(1.45, max(plan.walk - 0.85, 1.55)))
         s = float(rng.uniform(-25, 60))
-        if plan.crossing is not None and plan.crossing[0] - 12 < s < plan.crossing[1] + 12:
-            s -= 30.0
-        if rng.random() < 0.2:
-            layout.park("pedestrian", people.pedestrian(rng), s, offset, KERB_HEIGHT, float(rng.uniform(0, 6.28)))
-            continue
         profile = constant_speed(float(rng.uniform(0.9, 1.6)), layout.duration_s)
+        direction = int(rng.choice([-1, 1]))
         motion = AlongRoad(road=road, start=s, offset=offset, direction=direction, profile=profile, height=KERB_HEIGHT)
-        layout.drive("pedestrian", _phases(rng, "pedestrian"), motion, cycle=1.45)
-    if plan.crossing is not None:
-        for _ in range(int(rng.integers(1, 4))):
-            direction = int(rng.choice([-1, 1]))
-            start = plan.kerbs[0] + 1.0 if direction > 0 else plan.kerbs[1] - 1.0
-            profile = constant_speed(float(rng.uniform(0.9, 1.3)), layout.duration_s)
-            s = plan.crossing[1] + 2.8 + float(rng.uniform(-0.9, 0.9))
-            layout.drive(
-                "pedestrian",
-                _phases(rng, "pedestrian"),
-                AcrossRoad(road=road, s=s, start=start, direction=direction, profile=profile),
-                cycle=1.45,
-            )
+        leaves_sidewalk = plan.crossing is not None and plan.crossing[0] - 12 < s < plan.crossing[1] + 12
+        if rng.random() < 0.2 and layout.is_place_clear(s, offset, 0.5):
+            layout.park("pedestrian", people.pedestrian(rng), s, offset, KERB_HEIGHT, float(rng.uniform(0, 6.28)))
+        elif layout.is_clear(motion, 0.45) and not leaves_sidewalk:
+            layout.drive("pedestrian", _phases(rng, "pedestrian"), motion, cycle=1.45)
+    if plan.crossing is None:
+        return
+    for _ in range(8):
+        direction = int(rng.choice([-1, 1]))
+        start = (plan.kerbs[0] if direction > 0 else plan.kerbs[1]) + direction * float(rng.uniform(-3, 3))
+        profile = constant_speed(float(rng.uniform(0.9, 1.4)), layout.duration_s)
+        s = plan.crossing[1] + 2.8 + float(rng.uniform(-1.0, 1.0))
+        motion = AcrossRoad(road=road, s=s, start=start, direction=direction, profile=profile)
+        if layout.is_clear(motion, 0.6):
+            layout.drive("pedestrian", _phases(rng, "pedestrian"), motion, cycle=1.45)
