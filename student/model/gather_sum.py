@@ -42,7 +42,9 @@ def weighted_gather_sum(
         segment_index: Segment of each entry, ascending.
         num_segments: Number of segments; an empty one sums to zero.
     """
-    return _WeightedGatherSum.apply(table, weights, row_index, segment_index, num_segments)  # pyright: ignore[reportReturnType]
+    # Under automatic mixed precision the table may be in half precision while weights are not.
+    dtype = torch.promote_types(table.dtype, weights.dtype)
+    return _WeightedGatherSum.apply(table.to(dtype), weights.to(dtype), row_index, segment_index, num_segments)  # pyright: ignore[reportReturnType]
 
 
 def _bag(table: Tensor, rows: Tensor, weights: Tensor, counts: Tensor) -> Tensor:

@@ -287,7 +287,9 @@ def sparse_convolution(
     With :func:`neighbour_map` and taps in the order of ``weight.permute(2, 3, 4, 1, 0)``, equals
     ``conv3d`` of the dense grid, padding 1, read at the occupied cells.
     """
-    return _SparseConvolution.apply(features, weight, convolution_map)  # pyright: ignore[reportReturnType]
+    # Under automatic mixed precision features may be in half precision while weights are not.
+    dtype = torch.promote_types(features.dtype, weight.dtype)
+    return _SparseConvolution.apply(features.to(dtype), weight.to(dtype), convolution_map)  # pyright: ignore[reportReturnType]
 
 
 class SparseConv(nn.Module):
