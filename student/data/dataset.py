@@ -159,6 +159,11 @@ class _Assembler:
         return scale_intrinsics(self._frames.intrinsics(), from_size=image_size, to_size=(height, width))
 
     def _lidar(self, frame_index: int, camera_index: int, height: int, width: int) -> np.ndarray:
+        # The same view is often both an input and a target, on grids of one size.
+        name = f"lidar {camera_index} {height}x{width}"
+        return self._once(name, frame_index, lambda frame: self._rasterise(frame, camera_index, height, width))
+
+    def _rasterise(self, frame_index: int, camera_index: int, height: int, width: int) -> np.ndarray:
         points = self._once("lidar", frame_index, self._frames.lidar_points)
         # The returns are in the ego frame of *their* reference instant, so the camera must be too.
         poses = self._once(
