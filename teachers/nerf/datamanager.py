@@ -22,6 +22,7 @@ from storage.scenes.store import SceneReader
 from storage.versioned import Home
 from teachers.nerf.config import NerfConfig
 from teachers.nerf.model import to_ray_bundle
+from teachers.nerf.moving import MovingBoxes
 from teachers.nerf.scene_rays import (
     FrameSplit,
     SceneBounds,
@@ -90,9 +91,11 @@ class SceneDataManager(DataManager):
         self.test_mode = "inference"  # nerfstudio's own loaders are not set up
         super().__init__()
 
-    def rays_of(self, frames: tuple[int, ...]) -> SceneRays:
-        """Return the prepared rays of some frames."""
-        return SceneRays(self.scene, frames, self.bounds, image_size=self.nerf.image_size, is_sky=self.is_sky)
+    def rays_of(self, frames: tuple[int, ...], moving: MovingBoxes | None = None) -> SceneRays:
+        """Return the prepared rays of some frames; ``moving`` tells apart what moves, for judging."""
+        return SceneRays(
+            self.scene, frames, self.bounds, image_size=self.nerf.image_size, is_sky=self.is_sky, moving=moving
+        )
 
     def next_train(self, step: int) -> tuple[RayBundle, dict[str, Any]]:
         """Draw the rays of one step."""
@@ -153,5 +156,10 @@ def describe(scene: SceneReader, frames: tuple[int, ...], bounds: SceneBounds, n
     return SceneDescription(
         cameras=scene_cameras(scene, frames, bounds, nerf.image_size),
         scene_box=SceneBox(aabb=torch.stack([-half, half])),
-        metadata={"nerf_config": nerf, "bounds": bounds, "num_cameras": scene.num_cameras},
+        metadata={
+            "nerf_config": nerf,
+            "bounds": bounds,
+            "num_cameras": scene.num_cameras,
+            "num_frames": scene.num_frames,
+        },
     )

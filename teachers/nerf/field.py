@@ -21,7 +21,10 @@ from teachers.nerf.contraction import contract
 from teachers.nerf.encoding import GridEncoding, geometric_resolutions
 from teachers.nerf.scene_rays import SceneBounds
 
-_DIRECTION_OCTAVES = 4
+_SKY_OCTAVES = 4
+_SURFACE_OCTAVES = 1
+"""Surfaces get a low frequency only: each is seen from a few directions, and a network that can tell them apart
+memorises one colour per direction and shows neither from a third."""
 _INITIAL_LOG_DENSITY = -4.0
 """Log of the density per metre before training: a mean free path of 55 m, neither fog nor vacuum."""
 
@@ -33,9 +36,10 @@ class DrivingField(Field):
         config: Its size.
         bounds: The scene's box.
         num_cameras: Appearance codes to learn.
+        num_frames: Nodes of the dynamic branch in time.
     """
 
-    def __init__(self, config: FieldConfig, bounds: SceneBounds, num_cameras: int) -> None:
+    def __init__(self, config: FieldConfig, bounds: SceneBounds, *, num_cameras: int, num_frames: int) -> None:
         super().__init__()
         self.config = config
         self.metres_per_unit = bounds.metres_per_unit
@@ -45,15 +49,15 @@ class DrivingField(Field):
         self.density_network = network(grid_width, config.hidden_width, 1 + config.geometry_width)
         self.dynamic_grid: GridEncoding | None = None
         if config.dynamic:
-            self.dynamic_grid = _dynamic_grid(config, bounds)
+            self.dynamic_grid = _dynamic_grid(config, bounds, num_frames)
             self.dynamic_network = network(
                 self.dynamic_grid.output_width, config.hidden_width, 1 + config.geometry_width
             )
         self.appearance = nn.Embedding(num_cameras, config.appearance_width)
         nn.init.zeros_(self.appearance.weight)
-        view_width = 3 + 6 * _DIRECTION_OCTAVES + config.appearance_width
+        view_width = 3 + 6 * _SURFACE_OCTAVES + config.appearance_width
         self.colour_network = network(config.geometry_width + view_width, 2 * config.hidden_width, 3, layers=3)
-        self.sky_network = network(view_width, config.hidden_width, 3)
+        self.sky_network = network(3 + 6 * _SKY_OCTAVES + config.appearance_width, config.hidden_width, 3)
 
     def get_density(self, ray_samples: RaySamples) -> tuple[Float[Tensor, "*batch 1"], Float[Tensor, "*batch width"]]:
         """Return density per scene unit, and geometry features."""
@@ -101,7 +105,9 @@ class DrivingField(Field):
         camera_index: Int64[Tensor, " points"],
     ) -> Float[Tensor, "points 3"]:
         """Return the colour, [0, 1], that a camera sees from geometry features along directions."""
-        view = torch.cat([encode_directions(directions), self.appearance(camera_index)], dim=-1)
+        view = torch.cat(
+            [encode_directions(directions, octaves=_SURFACE_OCTAVES), self.appearance(camera_index)], dim=-1
+        )
         return torch.sigmoid(self.colour_network(torch.cat([features, view], dim=-1)))
 
     def sky_colour(
@@ -148,10 +154,12 @@ class ProposalDensity(nn.Module):
         return (self.metres_per_unit * trunc_exp(raw + _INITIAL_LOG_DENSITY)).view(*positions.shape[:-1], 1)
 
 
-def encode_directions(directions: Float[Tensor, "points 3"]) -> Float[Tensor, "points width"]:
+def encode_directions(
+    directions: Float[Tensor, "points 3"], *, octaves: int = _SKY_OCTAVES
+) -> Float[Tensor, "points width"]:
     """Return directions with sines and cosines of their octaves."""
-    octaves = torch.cat([directions * 2.0**octave for octave in range(_DIRECTION_OCTAVES)], dim=-1)
-    return torch.cat([directions, torch.sin(octaves), torch.cos(octaves)], dim=-1)
+    scaled = [directions * 2.0**octave for octave in range(octaves)]
+    return torch.cat([directions, *map(torch.sin, scaled), *map(torch.cos, scaled)], dim=-1)
 
 
 def network(width_in: int, hidden: int, width_out: int, *, layers: int = 2) -> nn.Sequential:
@@ -176,7 +184,7 @@ def _static_grid(config: FieldConfig, bounds: SceneBounds) -> GridEncoding:
     )
 
 
-def _dynamic_grid(config: FieldConfig, bounds: SceneBounds) -> GridEncoding:
+def _dynamic_grid(config: FieldConfig, bounds: SceneBounds, num_frames: int) -> GridEncoding:
     levels = geometric_resolutions(
         bounds.half_extent_m,
         coarsest_cell_m=4.0 * config.dynamic_cell_m,
@@ -184,7 +192,7 @@ def _dynamic_grid(config: FieldConfig, bounds: SceneBounds) -> GridEncoding:
         num_levels=2,
     )
     return GridEncoding(
-        [(*level, config.dynamic_time_cells) for level in levels],
+        [(*level, max(1, num_frames - 1)) for level in levels],
         features_per_level=config.features_per_level,
         log2_table_size=config.log2_table_size,
     )

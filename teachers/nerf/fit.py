@@ -14,6 +14,7 @@ from storage.errors import TeacherDivergedError
 from storage.provenance import InputVersion, Provenance, code_digest, config_digest, config_json, package_versions
 from storage.versioned import Home, Materialized, StoreVersion, materialize_files
 from teachers.nerf.config import NerfConfig, determining
+from teachers.nerf.moving import MovingBoxes
 from teachers.nerf.nerfstudio_method import DrivingFieldTrainer, quieten_nerfstudio, trainer_config
 from teachers.nerf.progress import Progress
 from teachers.nerf.quality import judge_fit
@@ -35,6 +36,7 @@ _CODE = (
             "fit",
             "losses",
             "model",
+            "moving",
             "nerfstudio_method",
             "quality",
             "scene_rays",
@@ -141,11 +143,13 @@ def _publish(folder: Path, trainer: DrivingFieldTrainer, config: NerfConfig) -> 
     nerf = data.nerf
     started = time.perf_counter()
     teacher = NerfTeacher(trainer.model, nerf, data.bounds, execution=config.execution)
-    metrics = judge_fit(teacher.render, data.rays_of(data.split.held_out), nerf)
+    held_out = data.rays_of(data.split.held_out, MovingBoxes(data.scene.boxes()))
+    metrics = judge_fit(teacher.render, held_out, nerf)
     save_teacher(
         folder,
         trainer.model,
         num_cameras=data.scene.num_cameras,
+        num_frames=data.scene.num_frames,
         details={
             "seed": nerf.seed,
             "train_frames": list(data.split.train),

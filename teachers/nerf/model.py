@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
-from nerfstudio.model_components.ray_samplers import ProposalNetworkSampler, SpacedSampler
+from nerfstudio.model_components.ray_samplers import PDFSampler, ProposalNetworkSampler, SpacedSampler
 from nerfstudio.models.base_model import Model, ModelConfig
 from torch import Tensor
 from torch.nn import Parameter
@@ -38,8 +38,8 @@ class DrivingFieldModelConfig(ModelConfig):
 class DrivingFieldModel(Model):
     """Render and fit one scene.
 
-    nerfstudio builds it with ``metadata`` holding ``nerf_config`` (NerfConfig), ``bounds`` (SceneBounds) and
-    ``num_cameras``. No perceptual metric is built: nerfstudio's stock models download one at construction.
+    nerfstudio builds it with ``metadata``: ``nerf_config`` (NerfConfig), ``bounds`` (SceneBounds), ``num_cameras`` and
+    ``num_frames``. No perceptual metric is built: nerfstudio's stock models download one at construction.
     """
 
     config: DrivingFieldModelConfig
@@ -51,7 +51,12 @@ class DrivingFieldModel(Model):
         self.nerf: NerfConfig = metadata["nerf_config"]
         self.bounds: SceneBounds = metadata["bounds"]
         sampling, scale = self.nerf.sampling, self.bounds.metres_per_unit
-        self.field = DrivingField(self.nerf.field, self.bounds, metadata["num_cameras"])
+        self.field = DrivingField(
+            self.nerf.field,
+            self.bounds,
+            num_cameras=metadata["num_cameras"],
+            num_frames=metadata["num_frames"],
+        )
         self.proposal = ProposalDensity(sampling, self.nerf.field, self.bounds)
         spacing = sampling.spacing_m / scale
         self.sampler = ProposalNetworkSampler(
@@ -64,6 +69,9 @@ class DrivingFieldModel(Model):
                 spacing_fn=lambda distance: torch.log1p(distance / spacing),
                 spacing_fn_inv=lambda s: torch.expm1(s) * spacing,
                 single_jitter=True,
+            ),
+            pdf_sampler=PDFSampler(
+                include_original=False, single_jitter=True, histogram_padding=sampling.histogram_padding
             ),
         )
         self.step = 0

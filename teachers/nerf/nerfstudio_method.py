@@ -152,6 +152,7 @@ class DrivingFieldTrainer(Trainer):
         self.datamanager.generator.set_state(state.random_states["rays"])
         self.model.sampler._step = state.counters["sampler_step"]
         self.model.sampler._steps_since_update = state.counters["sampler_steps_since_update"]
+        self.model.sampler.step_cb(state.step)  # the checkpoint was taken before the callbacks of its step
         self._start_step = state.step + 1
         self.config.max_num_iterations = self.datamanager.nerf.num_steps - self._start_step
 
@@ -192,6 +193,7 @@ def trainer_config(
         machine=MachineConfig(seed=nerf.seed, device_type="cuda" if device.startswith("cuda") else "cpu"),
         logging=LoggingConfig(local_writer=LocalWriterConfig(enable=False), profiler="none", steps_per_log=20),
         max_num_iterations=nerf.num_steps,
+        steps_per_save=nerf.num_steps + 1,  # checkpoints follow the clock instead
         mixed_precision=False,
         vis="tensorboard",
         pipeline=VanillaPipelineConfig(

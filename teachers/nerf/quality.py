@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from teachers.nerf.config import NerfConfig
@@ -15,6 +15,9 @@ from teachers.quality import at_least, at_most, gate
 
 _MAX_JUDGED_RAYS = 60_000
 """LiDAR pixels and returns that are judged, drawn evenly: enough for two digits."""
+
+_MIN_STATIC_SHARE = 0.2
+"""An image with less of what stands still has no PSNR of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,26 +43,26 @@ def judge_fit(render: Render, held_out: SceneRays, config: NerfConfig) -> dict[s
 
     ``psnr`` is the mean over images of the PSNR of each. Depth is scored where LiDAR has a return within
     ``losses.max_depth_m``: ``lidar_*`` at the pixels that returns project to, ``lidar_beam_*`` along the LiDAR's own
-    rays, which no occlusion between the two sensors disturbs.
+    rays, which no occlusion between the two sensors disturbs. ``static_*`` are the same scores over what stands still,
+    and they are what the gate judges: where something that moves stands in a frame that was held out, no fit can know.
     """
-    psnr, sky_opacity = _judge_images(render, held_out)
+    images = _judge_images(render, held_out)
     picked = _evenly(len(held_out.lidar_pixel))
-    rendered = render(held_out.pixel_rays(held_out.lidar_pixel_image[picked], held_out.lidar_pixel[picked]))
-    metres = held_out.bounds.metres_per_unit
-    scores = {f"lidar_{k}": v for k, v in _depth_scores(rendered, held_out.lidar_pixel_depth[picked] * metres, config)}
+    image, pixel = held_out.lidar_pixel_image[picked], held_out.lidar_pixel[picked]
+    rendered = render(held_out.pixel_rays(image, pixel))
+    measured = held_out.lidar_pixel_depth[picked] * held_out.bounds.metres_per_unit
+    metrics = images | _depth_scores("lidar", rendered, measured, held_out.is_moving[image, pixel], config)
     picked = _evenly(len(held_out.lidar_distances))
     rendered = render(held_out.lidar_beams(picked))
-    beams = _depth_scores(rendered, held_out.lidar_distances[picked] * metres, config)
-    scores |= {f"lidar_beam_{k}": v for k, v in beams}
+    measured = held_out.lidar_distances[picked] * held_out.bounds.metres_per_unit
+    metrics |= _depth_scores("lidar_beam", rendered, measured, held_out.lidar_is_moving[picked], config)
     checks = {
-        "psnr": at_least(psnr, config.gate.min_psnr),
-        "lidar_abs_rel": at_most(scores["lidar_abs_rel"], config.gate.max_abs_rel),
-        "lidar_coverage": at_least(scores["lidar_coverage"], config.gate.min_coverage),
+        "static_psnr": at_least(metrics["static_psnr"], config.gate.min_psnr),
+        "static_lidar_abs_rel": at_most(metrics["static_lidar_abs_rel"], config.gate.max_abs_rel),
+        "lidar_coverage": at_least(metrics["lidar_coverage"], config.gate.min_coverage),
     }
-    metrics: dict[str, Any] = {"psnr": psnr, **scores}
-    if sky_opacity is not None:
-        metrics["sky_opacity"] = sky_opacity
-        checks["sky_opacity"] = at_most(sky_opacity, config.gate.max_sky_opacity)
+    if "sky_opacity" in metrics:
+        checks["sky_opacity"] = at_most(metrics["sky_opacity"], config.gate.max_sky_opacity)
     return {**metrics, "quality": gate(checks)}
 
 
@@ -76,27 +79,48 @@ def depth_errors(predicted_m: Float[Tensor, " rays"], measured_m: Float[Tensor, 
 
 
 def _depth_scores(
-    rendered: RenderedRays, measured_m: Float[Tensor, " rays"], config: NerfConfig
-) -> list[tuple[str, float]]:
+    prefix: str,
+    rendered: RenderedRays,
+    measured_m: Float[Tensor, " rays"],
+    is_moving: Bool[Tensor, " rays"],
+    config: NerfConfig,
+) -> dict[str, float]:
     near = measured_m <= config.losses.max_depth_m
     defined = near & (rendered.opacity >= config.min_opacity)
-    errors = depth_errors(rendered.termination_depth[defined], measured_m[defined])
-    return [*errors.items(), ("coverage", float(defined.sum() / near.sum().clamp_min(1)))]
+    static = defined & ~is_moving
+    scores = {f"{prefix}_coverage": float(defined.sum() / near.sum().clamp_min(1))}
+    for name, chosen in ((prefix, defined), (f"static_{prefix}", static)):
+        errors = depth_errors(rendered.termination_depth[chosen], measured_m[chosen])
+        scores |= {f"{name}_{error}": value for error, value in errors.items()}
+    return scores
 
 
-def _judge_images(render: Render, held_out: SceneRays) -> tuple[float, float | None]:
+def _judge_images(render: Render, held_out: SceneRays) -> dict[str, float]:
     pixel = torch.arange(held_out.pixels.shape[1])
-    psnrs, sky_sum, sky_count = [], 0.0, 0
+    psnrs, static_psnrs, sky_opacities = [], [], []
     for image in range(len(held_out.pixels)):
         rays = held_out.pixel_rays(torch.full_like(pixel, image), pixel)
         rendered = render(rays)
-        error = float((rendered.rgb - rays.rgb).square().mean())
-        psnrs.append(-10.0 * math.log10(max(error, 1e-10)) if math.isfinite(error) else math.nan)
+        error = (rendered.rgb - rays.rgb).square().mean(dim=-1)
+        psnrs.append(_psnr(error))
+        is_static = ~held_out.is_moving[image]
+        if is_static.to(torch.float32).mean() >= _MIN_STATIC_SHARE:
+            static_psnrs.append(_psnr(error[is_static]))
         if rays.is_sky is not None:
-            sky_sum += float(rendered.opacity[rays.is_sky].sum())
-            sky_count += int(rays.is_sky.sum())
-    sky = None if held_out.is_sky is None or sky_count == 0 else sky_sum / sky_count
-    return sum(psnrs) / len(psnrs), sky
+            sky_opacities.append(rendered.opacity[rays.is_sky])
+    scores = {"psnr": _mean(psnrs), "static_psnr": _mean(static_psnrs)}
+    if sky_opacities and (opacity := torch.cat(sky_opacities)).numel() > 0:
+        scores["sky_opacity"] = float(opacity.mean())
+    return scores
+
+
+def _psnr(squared_error: Float[Tensor, " pixels"]) -> float:
+    error = float(squared_error.mean())
+    return -10.0 * math.log10(max(error, 1e-10)) if math.isfinite(error) else math.nan
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
 
 
 def _evenly(count: int) -> Tensor:

@@ -19,6 +19,7 @@ from storage.geometry.transforms import apply_se3, invert_se3
 from storage.scenes.store import SceneReader
 from storage.targets.schema import read_target
 from storage.versioned import Home
+from teachers.nerf.moving import MovingBoxes
 
 _MIN_LIDAR_POINTS = 100
 
@@ -127,12 +128,15 @@ class RayBatch:
 class SceneRays:
     """Images, LiDAR returns and sky mask of some frames, ready to be drawn from.
 
+    ``is_moving`` (images, pixels) and ``lidar_is_moving`` (returns) are all False unless ``moving`` is given.
+
     Args:
         scene: The ingested scene.
         frames: Frames to read.
         bounds: The field's box.
         image_size: Height and width that images are resized to.
         is_sky: Sky mask of *all* frames at any resolution, or None.
+        moving: What moves, where pixels and returns are to be told apart by it; None for fitting.
     """
 
     def __init__(
@@ -143,6 +147,7 @@ class SceneRays:
         *,
         image_size: tuple[int, int],
         is_sky: Bool[np.ndarray, "frames cameras height width"] | None = None,
+        moving: MovingBoxes | None = None,
     ) -> None:
         self.frames = frames
         self.bounds = bounds
@@ -169,6 +174,20 @@ class SceneRays:
             resized = resize_nearest(is_sky[list(frames)], image_size)
             self.is_sky = torch.from_numpy(resized.reshape(len(images), -1))
         self._read_lidar(scene, images)
+        self.is_moving = torch.zeros(self.pixels.shape[:2], dtype=torch.bool)
+        if moving is not None:
+            self._find_moving(moving, images, poses)
+
+    def _find_moving(self, moving: MovingBoxes, images: list[tuple[int, int]], poses: np.ndarray) -> None:
+        for index, (frame, camera) in enumerate(images):
+            directions = self.camera_directions[camera].numpy() @ poses[index, :3, :3].T
+            self.is_moving[index] = torch.from_numpy(moving.hit_by(frame, poses[index, :3, 3], directions))
+        scale = self.bounds.metres_per_unit
+        points = (self.lidar_origins + self.lidar_directions * self.lidar_distances[:, None]).numpy().astype(np.float64)
+        points = points * scale + np.asarray(self.bounds.centre_m)
+        for frame in self.frames:
+            of_frame = self.lidar_frame == frame
+            self.lidar_is_moving[of_frame] = torch.from_numpy(moving.contain(frame, points[of_frame.numpy()]))
 
     def _read_lidar(self, scene: SceneReader, images: list[tuple[int, int]]) -> None:
         points = {f: _lidar_points_world(scene, f) for f in self.frames}
@@ -202,6 +221,7 @@ class SceneRays:
         self.lidar_origins = torch.tensor(np.stack(origins), dtype=torch.float32)[row_of_frame[self.lidar_frame]]
         self.lidar_directions = torch.tensor(np.concatenate(directions), dtype=torch.float32)
         self.lidar_distances = torch.tensor(np.concatenate(distances), dtype=torch.float32)
+        self.lidar_is_moving = torch.zeros(len(self.lidar_distances), dtype=torch.bool)
 
     def draw(self, generator: torch.Generator, *, pixel_rays: int, lidar_pixel_rays: int, lidar_rays: int) -> RayBatch:
         """Draw uniformly, with replacement, from pixels, pixels with a LiDAR return, and LiDAR returns."""

@@ -70,7 +70,9 @@ class NerfTeacher:
             )
         nerf = decode(NerfConfig, description["config"])
         bounds = decode(SceneBounds, description["bounds"])
-        model = build_model(nerf, bounds, num_cameras=int(description["num_cameras"]))
+        model = build_model(
+            nerf, bounds, num_cameras=int(description["num_cameras"]), num_frames=int(description["num_frames"])
+        )
         tensors, _ = load_tensors(folder / _TENSORS_FILE)
         model.load_state_dict(tensors)
         return cls(model, nerf, bounds, execution=execution, version=version)
@@ -130,7 +132,9 @@ class RaySurface:
         return RaySurface(positions=self.positions[rays], weights=self.weights[rays], directions=self.directions[rays])
 
 
-def save_teacher(folder: Path, model: DrivingFieldModel, *, num_cameras: int, details: dict[str, Any]) -> None:
+def save_teacher(
+    folder: Path, model: DrivingFieldModel, *, num_cameras: int, num_frames: int, details: dict[str, Any]
+) -> None:
     """Write a field's tensors, and as JSON what they mean."""
     save_tensors(folder / _TENSORS_FILE, model.state_dict(), {"schema": _SCHEMA})
     description = {
@@ -139,19 +143,20 @@ def save_teacher(folder: Path, model: DrivingFieldModel, *, num_cameras: int, de
         "bounds": dataclasses.asdict(model.bounds),
         "metres_per_unit": model.bounds.metres_per_unit,
         "num_cameras": num_cameras,
+        "num_frames": num_frames,
         **details,
     }
     (folder / _DESCRIPTION_FILE).write_text(json.dumps(description, indent=2, sort_keys=True))
 
 
-def build_model(nerf: NerfConfig, bounds: SceneBounds, *, num_cameras: int) -> DrivingFieldModel:
+def build_model(nerf: NerfConfig, bounds: SceneBounds, *, num_cameras: int, num_frames: int) -> DrivingFieldModel:
     """Return an untrained model, without nerfstudio's trainer."""
     half = torch.tensor(bounds.half_extent)
     return DrivingFieldModel(
         DrivingFieldModelConfig(),
         scene_box=SceneBox(aabb=torch.stack([-half, half])),
         num_train_data=0,
-        metadata={"nerf_config": nerf, "bounds": bounds, "num_cameras": num_cameras},
+        metadata={"nerf_config": nerf, "bounds": bounds, "num_cameras": num_cameras, "num_frames": num_frames},
     )
 
 

@@ -40,6 +40,7 @@ def run_task(task: NerfTask, report: Callable[[Mapping[str, Any]], None]) -> dic
     results: dict[str, Materialized] = {}
     error: PipelineError | None = None
     try:
+        home.require("scene", task.scene_key)  # said at once, not after nerfstudio's seconds of imports
         for step in task.steps:
             results[step.action] = _run_step(home, task.scene_key, step, report)
             report(_describe(step.action, results[step.action]))

@@ -61,7 +61,7 @@ def test_stochastic_gradient_is_unbiased():
     assert grid.table.grad is not None
     exact, grid.table.grad = grid.table.grad.clone(), None
     grid.gradient = "stochastic"
-    draws = 2000
+    draws = 500
     for _ in range(draws):
         grid(points).backward(wanted)
     # The standard error of one draw of a corner is at most half the largest gradient.

@@ -1,0 +1,79 @@
+"""What moves, from a scene's annotations: used to judge fits, never to make them.
+
+Where something that moves stands in a frame that was held out cannot be known from the frames around it, half a second
+away. Scores of held-out frames are therefore given twice: over everything, and over what stands still.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from storage.geometry.transforms import quat_wxyz_to_rotation
+from storage.scenes.schema import SceneBoxes
+
+_MIN_DISPLACEMENT_M = 0.5
+_MARGIN_M = 0.3
+"""Boxes are widened by it: they are annotated at the reference instant, images are taken some milliseconds off."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Boxes:
+    centre: Float[np.ndarray, "boxes 3"]
+    box_to_world: Float[np.ndarray, "boxes 3 3"]
+    half_size: Float[np.ndarray, "boxes 3"]
+
+
+class MovingBoxes:
+    """Boxes of the objects of a scene that change place.
+
+    Args:
+        boxes: The scene's annotations; without any, nothing is known to move.
+    """
+
+    def __init__(self, boxes: SceneBoxes) -> None:
+        instance = np.asarray(boxes.instance)
+        moves = np.zeros(len(instance), bool)
+        for name in np.unique(instance):
+            of_it = instance == name
+            moves[of_it] = np.linalg.norm(np.ptp(boxes.centre[of_it], axis=0)) > _MIN_DISPLACEMENT_M
+        self._frames: dict[int, _Boxes] = {}
+        for frame in np.unique(boxes.frame_index[moves]):
+            chosen = moves & (boxes.frame_index == frame)
+            self._frames[int(frame)] = _Boxes(
+                centre=boxes.centre[chosen],
+                box_to_world=np.asarray(quat_wxyz_to_rotation(boxes.quat_wxyz[chosen])),
+                half_size=0.5 * boxes.size[chosen] + _MARGIN_M,
+            )
+
+    def count(self, frame: int) -> int:
+        """Return how many moving objects a frame has."""
+        return len(self._frames[frame].centre) if frame in self._frames else 0
+
+    def hit_by(
+        self, frame: int, origin: Float[np.ndarray, "3"], directions: Float[np.ndarray, "rays 3"]
+    ) -> Bool[np.ndarray, " rays"]:
+        """Return which rays (world axes) pass through a moving object, hidden or not."""
+        hit = np.zeros(len(directions), bool)
+        if frame not in self._frames:
+            return hit
+        boxes = self._frames[frame]
+        for centre, rotation, half in zip(boxes.centre, boxes.box_to_world, boxes.half_size, strict=True):
+            start = (origin - centre) @ rotation
+            along = directions @ rotation
+            along = np.where(np.abs(along) < 1e-9, 1e-9, along)
+            near, far = (-half - start) / along, (half - start) / along
+            enter = np.minimum(near, far).max(axis=-1)
+            leave = np.maximum(near, far).min(axis=-1)
+            hit |= (enter <= leave) & (leave > 0)
+        return hit
+
+    def contain(self, frame: int, points_world: Float[np.ndarray, "points 3"]) -> Bool[np.ndarray, " points"]:
+        """Return which points lie in a moving object."""
+        inside = np.zeros(len(points_world), bool)
+        if frame not in self._frames:
+            return inside
+        boxes = self._frames[frame]
+        for centre, rotation, half in zip(boxes.centre, boxes.box_to_world, boxes.half_size, strict=True):
+            inside |= (np.abs((points_world - centre) @ rotation) <= half).all(axis=-1)
+        return inside

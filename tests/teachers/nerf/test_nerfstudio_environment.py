@@ -1,0 +1,199 @@
+"""What only nerfstudio's own environment can show, run there in two subprocesses."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from storage.provenance import Provenance
+from storage.targets.schema import read_target, write_target
+from storage.versioned import Home, materialize_arrays
+from teachers.nerf.config import (
+    FieldConfig,
+    FitGateConfig,
+    LossConfig,
+    NerfConfig,
+    SamplingConfig,
+    TeacherDepthConfig,
+    TeacherFeaturesConfig,
+    VirtualViewsConfig,
+)
+from teachers.nerf.task import NerfStep, NerfTask, read_result
+
+SCENE_KEY = "test.wall"
+
+
+def run(python: Path, root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [str(python), *arguments], capture_output=True, text=True, check=False, env=environment, timeout=300, cwd=root
+    )
+
+
+@pytest.fixture(scope="module")
+def checks(nerfstudio_python, repository_root, wall_home, tmp_path_factory) -> dict:
+    folder = tmp_path_factory.mktemp("nerfstudio")
+    for name in ("a", "b"):
+        shutil.copytree(wall_home.root, folder / name)
+    script = Path(__file__).with_name("nerfstudio_checks.py")
+    done = run(nerfstudio_python, repository_root, str(script), str(folder / "a"), str(folder / "b"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_method_is_registered_with_nerfstudio(checks):
+    assert checks["method"] == "DrivingFieldTrainerConfig"
+
+
+def test_rays_are_those_of_nerfstudios_cameras(checks):
+    assert checks["ray_difference"] < 1e-5
+
+
+def test_an_interrupted_fit_continues_bit_equal(checks):
+    resume = checks["resume"]
+    assert not resume["published_early"]
+    assert resume["checkpoints_left_by_interruption"] == ["attempt-5.safetensors"]
+    assert resume["equal"]
+    assert resume["same_digest"]
+    assert resume["steps_after"][-1] == 24.0
+    assert resume["work_is_gone"]
+    assert resume["reused"]
+
+
+def test_divergence_is_retried_with_the_next_seed_and_then_raised(checks):
+    assert checks["divergence"]["seed_used"] == 21
+    assert "test.wall" in checks["divergence"]["raised"]
+    assert "nan" in checks["divergence"]["raised"]
+
+
+FIT = NerfConfig(
+    image_height=36,
+    image_width=64,
+    num_steps=150,
+    pixel_rays=1024,
+    lidar_pixel_rays=256,
+    lidar_rays=256,
+    field=FieldConfig(num_levels=4, log2_table_size=14, coarsest_cell_m=4.0, finest_cell_m=0.4),
+    sampling=SamplingConfig(num_proposal_samples=32, num_field_samples=12, far_m=150.0),
+    losses=LossConfig(max_depth_m=40.0),
+    gate=FitGateConfig(min_psnr=20.0, max_abs_rel=0.15),
+)
+
+
+@pytest.fixture(scope="module")
+def worked(nerfstudio_python, repository_root, wall_home, tmp_path_factory) -> tuple[Home, dict, str]:
+    """The worker's whole task on the wall scene: fit, depth, virtual views, features."""
+    folder = tmp_path_factory.mktemp("worker")
+    shutil.copytree(wall_home.root, folder / "home")
+    home = Home(folder / "home")
+    rng = np.random.default_rng(0)
+    is_sky = read_target(home.open_arrays(home.require("sky_mask", SCENE_KEY)), "sky_mask", "is_sky")
+    features = np.where(is_sky[:, :, ::4, ::4, None], 0.9, 0.2) + rng.normal(0, 0.02, (5, 2, 9, 16, 3))
+
+    def write(group):
+        write_target(group, "dinov2_features", "features", features.clip(0, 1).astype(np.float16))
+        return {}
+
+    materialize_arrays(home, Provenance(kind="dinov2_features", partition=SCENE_KEY), write)
+    task = NerfTask(
+        home_root=str(home.root),
+        scene_key=SCENE_KEY,
+        steps=(
+            NerfStep(action="fit", config=FIT),
+            NerfStep(action="render_depth", config=TeacherDepthConfig(height=18, width=32, max_abs_rel=0.15)),
+            NerfStep(action="render_virtual_views", config=VirtualViewsConfig(height=9, width=16)),
+            NerfStep(
+                action="render_features",
+                config=TeacherFeaturesConfig(height=9, width=16, num_steps=60, rays_per_step=512),
+            ),
+        ),
+        result_file=str(folder / "result.json"),
+    )
+    (folder / "task.json").write_text(json.dumps(task.to_json()))
+    done = run(
+        nerfstudio_python, repository_root, "-m", "teachers.nerf.worker", "--task-file", str(folder / "task.json")
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return home, read_result(folder / "result.json"), done.stderr
+
+
+def test_a_fit_learns_the_scene_and_says_how_well(worked):
+    home, results, log = worked
+    metrics = results["fit"].metrics
+    assert metrics["quality"]["passed"], metrics
+    assert metrics["static_psnr"] > 20.0
+    assert metrics["lidar_beam_abs_rel"] < 0.1
+    assert metrics["sky_opacity"] < 0.3
+    assert "psnr" in log
+    assert "rays_per_s" in log
+    folder = home.open_files(results["fit"].version, verify=True)
+    assert sorted(p.suffix for p in folder.iterdir()) == [".json"] * 5 + [".safetensors"]
+    provenance = home.provenance(results["fit"].version)
+    assert {i.kind for i in provenance.inputs} == {"scene", "sky_mask"}
+    assert provenance.licence == "none"
+    assert provenance.packages["nerfstudio"] == "1.1.5"
+
+
+def test_depth_is_metric_and_undefined_in_the_sky(worked):
+    home, results, _ = worked
+    group = home.open_arrays(results["render_depth"].version)
+    depth = read_target(group, "teacher_depth", "termination_depth").astype(np.float32)
+    is_sky = read_target(home.open_arrays(home.require("sky_mask", SCENE_KEY)), "sky_mask", "is_sky")
+    is_sky = is_sky[:, :, 1::2, 1::2]
+    assert depth.shape == (5, 2, 18, 32)
+    assert np.isnan(depth[is_sky]).all()
+    # The LEFT camera looks straight at the wall, 5.7 m away.
+    centre = depth[:, 1, 8:10, 15:17]
+    assert np.nanmedian(centre) == pytest.approx(5.7, abs=0.4)
+    assert results["render_depth"].metrics["quality"]["passed"], results["render_depth"].metrics
+    provenance = home.provenance(results["render_depth"].version)
+    assert {i.kind for i in provenance.inputs} == {"scene", "sky_mask", "nerf_teacher"}
+
+
+def test_virtual_views_stand_where_they_should(worked):
+    home, results, _ = worked
+    group = home.open_arrays(results["render_virtual_views"].version)
+    assert group.attrs["view_names"] == ["left", "right", "up"]
+    depth = read_target(group, "virtual_views", "termination_depth").astype(np.float32)
+    image = read_target(group, "virtual_views", "image")
+    assert image.shape == (5, 2, 3, 9, 16, 3)
+    # From 1 m higher the FRONT camera's lowest rows meet the ground further away: 2.6 / 1.6 times.
+    own = read_target(home.open_arrays(results["render_depth"].version), "teacher_depth", "termination_depth")
+    ratio = np.nanmedian(depth[:, 0, 2, -1, 6:10]) / np.nanmedian(own[:, 0, -2:, 12:20].astype(np.float32))
+    assert ratio == pytest.approx(2.6 / 1.6, abs=0.25)
+
+
+def test_features_are_rendered_back_consistently(worked):
+    home, results, _ = worked
+    features = read_target(home.open_arrays(results["render_features"].version), "teacher_features", "features").astype(
+        np.float32
+    )
+    is_sky = read_target(home.open_arrays(home.require("sky_mask", SCENE_KEY)), "sky_mask", "is_sky")
+    assert features.shape == (5, 2, 9, 16, 3)
+    assert features[is_sky[:, :, 2::4, 2::4]].mean() > 0.7
+    assert features[~is_sky[:, :, 2::4, 2::4]].mean() < 0.4
+    assert results["render_features"].metrics["psnr"] > 14.0
+
+
+def test_the_worker_refuses_what_it_cannot_do(nerfstudio_python, repository_root, wall_home, tmp_path):
+    def work(content: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "task.json").write_text(content)
+        return run(
+            nerfstudio_python, repository_root, "-m", "teachers.nerf.worker", "--task-file", str(tmp_path / "task.json")
+        )
+
+    assert work("{").returncode == 2
+    bad = work(json.dumps({"home": "h", "scene_key": "a.b", "action": "bake"}))
+    assert bad.returncode == 2
+    assert "action 'bake'" in bad.stderr
+    result = tmp_path / "result.json"
+    missing = work(
+        json.dumps({"home": str(wall_home.root), "scene_key": "test.none", "action": "fit", "result_file": str(result)})
+    )
+    assert missing.returncode == 3
+    assert "scene/test.none" in missing.stderr
+    assert json.loads(result.read_text())["error"]["type"] == "MissingTargetError"
