@@ -1,6 +1,8 @@
 """Commands about the machine: bench, doctor, plan, ui."""
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -132,22 +134,34 @@ class Ui(HomeCommand):
         home = self.open_home()
         prepare_instance(home.root)
         console.print(f"Dagster {version('dagster')} on http://127.0.0.1:{self.port} for {escape(str(home.root))}")
-        process = subprocess.Popen(ui_command(self.port), env=dagster_environment(home.root), cwd=project_root())
-        previous = signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGTERM))
+        # A shell may have started this with SIGINT ignored, which Dagster's processes would inherit and never end.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        process = subprocess.Popen(
+            ui_command(self.port), env=dagster_environment(home.root), cwd=project_root(), start_new_session=True
+        )
         try:
             return process.wait()
-        except KeyboardInterrupt:  # the terminal has told Dagster too
-            process.wait(timeout=_GRACE_S)
+        except KeyboardInterrupt:
             return 0
         finally:
-            signal.signal(signal.SIGTERM, previous)
-            if process.poll() is None:
-                process.kill()
+            _end_group(process)
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End Dagster and everything it started: first as it likes to be asked, then for certain."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=_GRACE_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def ui_command(port: int) -> list[str]:
     """Return the command line of web server and daemon: by the workspace file, or by module where it is not there."""
     workspace = project_root() / "dagster_workspace.yaml"
     where = ["-w", str(workspace)] if workspace.is_file() else ["-m", "pipeline.definitions"]
-    program = [sys.executable, "-m", "dagster", "dev"]
+    # "superseded" by a command of another package, which wants another project layout
+    program = [sys.executable, "-W", "ignore:Function `dev_command`", "-m", "dagster", "dev"]
     return [*program, *where, "-h", "127.0.0.1", "-p", str(port), "--log-level", "warning"]

@@ -57,13 +57,13 @@ class HomeCommand(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class ConfiguredCommand(HomeCommand):
-    """Base of commands that run stages. Every field of the configuration is a flag too: --nerf.num-steps 300.
+    """Base of commands that run stages; every field of the configuration is a flag of theirs too.
 
     Attributes:
         preset: Named configuration; the home's own where it is not given.
         seed: Of every random choice; the preset's own seeds where it is not given.
         variant: What the student is taught; the home's own where it is not given.
-        set: Changes of single fields as dotted.name=value: the same as flags, and as overrides in Dagster.
+        set: Changes of single fields as dotted.name=value, as in Dagster. Each is a flag too: --nerf.num-steps 300.
     """
 
     preset: PresetName | None = None

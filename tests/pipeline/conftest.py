@@ -1,0 +1,64 @@
+"""A tiny recording, and homes that know it."""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.partitions import add_scene_partitions
+from pipeline.run_config import HomeSelection
+from storage.ingest.source import SourceConfig, register_source
+from storage.versioned import Home
+
+SCENES = ("tiny.scene-0001", "tiny.scene-0002")
+
+
+def _tiny_nuscenes_module() -> Any:
+    """The writer of the storage tests: test folders are no packages, so it is loaded by its path."""
+    name = "tiny_nuscenes_of_storage_tests"
+    if name not in sys.modules:
+        path = Path(__file__).resolve().parent.parent / "storage" / "conftest.py"
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Any:
+    """Two scenes, three frames and two cameras in the nuScenes layout, to be broken at will."""
+    return _tiny_nuscenes_module().write_tiny_nuscenes(tmp_path / "recording")
+
+
+@pytest.fixture
+def make_home(recording: Any, tmp_path: Path) -> Callable[..., Home]:
+    """Make a home that has the recording registered and its choices made."""
+
+    def make(root: Path | None = None) -> Home:
+        home = Home(root or tmp_path / "home")
+        register_source(home, SourceConfig(dataset="tiny", root=recording.root, version="v1.0-mini", licence="CC0-1.0"))
+        HomeSelection(
+            preset="demo",
+            overrides=("input_images.height=8", "input_images.width=16"),
+            train_scenes=SCENES[:1],
+            validation_scenes=SCENES[1:],
+        ).save(home.root)
+        return home
+
+    return make
+
+
+@pytest.fixture
+def prepared_home(make_home: Callable[..., Home]) -> Home:
+    """A home whose Dagster instance knows the scenes."""
+    from pipeline.instance import open_instance
+
+    home = make_home()
+    with open_instance(home.root) as instance:
+        add_scene_partitions(instance, SCENES)
+    return home

@@ -1,0 +1,94 @@
+"""What a run is told, and what a home remembers of it."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from pipeline.presets import PRESET_NAMES, build_preset
+from pipeline.run_config import HomeSelection, RunSelector, choose_split
+from storage.errors import IntegrityError
+from storage.provenance import canonical_json
+
+GOLDEN = Path(__file__).parent / "golden" / "presets"
+
+
+@pytest.mark.parametrize("name", PRESET_NAMES)
+def test_resolved_presets_are_the_golden_ones(name: str, request: pytest.FixtureRequest) -> None:
+    resolved = canonical_json(build_preset(name, variant="clip")).replace(',"', ',\n"') + "\n"
+    path = GOLDEN / f"{name}.json"
+    if request.config.getoption("--regenerate-golden"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(resolved)
+    assert resolved == path.read_text()
+
+
+def test_one_seed_reaches_every_stage() -> None:
+    config = build_preset("demo", variant="clip", seed=41)
+    assert config.nerf.seed == config.student.fit.seed == config.procedural.seed == config.evaluation.seed == 41
+    assert config.image_teachers.clip_basis.seed == 41
+
+
+def test_a_home_keeps_its_selection(tmp_path: Path) -> None:
+    kept = HomeSelection(preset="tiny", seed=3, overrides=("nerf.num_steps=7",), train_scenes=("d.a",))
+    kept.save(tmp_path)
+    assert HomeSelection.load(tmp_path) == kept
+    assert kept.resolve().nerf.num_steps == 7
+
+
+def test_a_damaged_selection_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"preset": "enormous"}')
+    with pytest.raises(IntegrityError, match="enormous"):
+        HomeSelection.load(tmp_path)
+
+
+def test_the_launchpad_takes_what_the_home_keeps(tmp_path: Path) -> None:
+    HomeSelection(preset="tiny", seed=3, overrides=("nerf.num_steps=7",)).save(tmp_path)
+    resolved = RunSelector(overrides=["nerf.pixel_rays=64"]).resolve(tmp_path)
+    assert (resolved.nerf.num_steps, resolved.nerf.pixel_rays, resolved.nerf.seed) == (7, 64, 3)
+
+
+def test_another_preset_drops_the_changes_made_to_the_first(tmp_path: Path) -> None:
+    HomeSelection(preset="tiny", seed=3, overrides=("nerf.num_steps=7",), train_scenes=("d.a",)).save(tmp_path)
+    selection = RunSelector(preset="demo").selection(tmp_path)
+    assert (selection.preset, selection.seed, selection.overrides) == ("demo", None, ())
+    assert selection.train_scenes == ("d.a",)
+
+
+def test_a_home_without_a_selection_wants_a_preset(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="name a preset"):
+        RunSelector().resolve(tmp_path)
+    assert RunSelector(preset="demo").resolve(tmp_path) == build_preset("demo", variant="clip")
+
+
+@pytest.mark.parametrize("override", ["nerf.num_step=3", "nerf.num_steps=many", "nerf"])
+def test_a_wrong_override_is_refused_before_anything_runs(override: str) -> None:
+    with pytest.raises(ValidationError, match="override"):
+        RunSelector(overrides=[override])
+
+
+def test_a_wrong_preset_is_refused_before_anything_runs() -> None:
+    with pytest.raises(ValidationError):
+        RunSelector(preset="enormous")  # type: ignore[arg-type]
+
+
+def test_the_last_scenes_are_held_out_where_none_are_named() -> None:
+    config = build_preset("demo", variant="clip")
+    assert choose_split(["d.b", "d.a", "d.c"], config) == (("d.a", "d.b"), ("d.c",))
+    assert choose_split(["d.a", "d.b"], config, ("d.a",)) == (("d.b",), ("d.a",))
+    with pytest.raises(ValueError, match="not among"):
+        choose_split(["d.a"], config, ("d.z",))
+    with pytest.raises(ValueError, match="nothing is left"):
+        choose_split(["d.a"], config, ("d.a",))
+
+
+def test_a_single_scene_is_split_by_frames() -> None:
+    config = build_preset("demo", variant="clip")
+    train, validation = choose_split(["d.a"], config)
+    selection = dataclasses.replace(HomeSelection(preset="demo"), train_scenes=train, validation_scenes=validation)
+    frozen = selection.training_set("clip")
+    assert (frozen.train_scenes, frozen.validation_scenes) == (("d.a",), ())
+    assert frozen.held_out_stride == config.split.held_out_stride >= 2
+    two = dataclasses.replace(selection, train_scenes=("d.a",), validation_scenes=("d.b",))
+    assert two.training_set("clip").held_out_stride == 0
