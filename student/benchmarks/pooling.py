@@ -1,6 +1,7 @@
 """Multi-view pooling against ``unique`` and ``index_add_``."""
 
 import torch
+from torch import Tensor
 
 from student.benchmarks.scene import candidate_points, point_keys, street
 from student.benchmarks.timing import BenchRecord, time_interleaved
@@ -13,38 +14,57 @@ _HEIGHT, _WIDTH = 45, 81
 """An eighth of the published 128x228 pixels."""
 
 
-@torch.no_grad()
 def bench_pooling(*, runs: int = 7) -> BenchRecord:
-    """Average 64 features and a logit over fine cells: an eighth of the published 2.6 million points.
+    """Average 64 features and a logit over fine cells, forward and backward, as a training step does.
 
-    The reference is handed the frustum, one weighted row of 65 values per point, and is not timed for
-    building it. Ours starts from pixels and never has it. Both end with the same means.
+    An eighth of the published 2.6 million points. Both programs get the same inputs (pixel features,
+    and an opacity, a logit and a key per candidate), return the same means, and give the same gradients.
+    The reference builds the frustum of one 65-value row per candidate, finds unique keys and adds rows up;
+    its time with the frustum given, forward only, is in the details.
     """
     torch.manual_seed(0)
     contraction, shape = ContractionConfig(), GridShape(batch_size=1, coarse_level=7)
     keys = point_keys(candidate_points(street(_HEIGHT, _WIDTH), _NUM_CANDIDATES), shape, contraction)
     num_points = len(keys)
-    pixel_features = torch.randn(num_points // _NUM_CANDIDATES, _CHANNELS)
-    opacity, logits = torch.rand(num_points), torch.randn(num_points)
-    frustum = torch.cat([pixel_features.repeat_interleave(_NUM_CANDIDATES, dim=0), logits[:, None]], dim=1)
-    frustum *= opacity[:, None]
+    inputs = (
+        torch.randn(num_points // _NUM_CANDIDATES, _CHANNELS, requires_grad=True),
+        (0.1 + 0.9 * torch.rand(num_points)).requires_grad_(),
+        torch.randn(num_points, requires_grad=True),
+    )
 
-    def ours() -> tuple[torch.Tensor, torch.Tensor]:
+    def lift() -> Tensor:
+        features, opacity, logits = inputs
+        frustum = torch.cat([features.repeat_interleave(_NUM_CANDIDATES, dim=0), logits[:, None]], dim=1)
+        return frustum * opacity[:, None]
+
+    def add_up(frustum: Tensor) -> Tensor:
+        unique, cell = torch.unique(keys, return_inverse=True)
+        total = frustum.new_zeros(len(unique), _CHANNELS + 1).index_add(0, cell, frustum)
+        return total / frustum.new_zeros(len(unique)).index_add(0, cell, inputs[1])[:, None]
+
+    def pool() -> tuple[Tensor, Tensor]:
+        features, opacity, logits = inputs
         grid, order = build_grid(shape, keys)
         pixel = torch.div(order.order, _NUM_CANDIDATES, rounding_mode="floor")
-        weights = opacity[order.order]
-        weights = weights / segment_sum(weights, order.fine_row, grid.num_fine)[order.fine_row]
-        features = weighted_gather_sum(pixel_features, pixel, weights, order.fine_row, grid.num_fine)
-        return features, segment_sum(weights * logits[order.order], order.fine_row, grid.num_fine)
+        weights = opacity.index_select(0, order.order)
+        weights = weights / segment_sum(weights, order.fine_row, grid.num_fine).index_select(0, order.fine_row)
+        pooled = weighted_gather_sum(features, pixel, weights, order.fine_row, grid.num_fine)
+        return pooled, segment_sum(weights * logits.index_select(0, order.order), order.fine_row, grid.num_fine)
 
-    def reference() -> torch.Tensor:
-        unique, cell = torch.unique(keys, return_inverse=True)
-        total = frustum.new_zeros(len(unique), _CHANNELS + 1).index_add_(0, cell, frustum)
-        return total / opacity.new_zeros(len(unique)).index_add_(0, cell, opacity)[:, None]
+    probe = torch.randn(len(torch.unique(keys)), _CHANNELS + 1)
+    feature_probe, logit_probe = probe[:, :-1].contiguous(), probe[:, -1].contiguous()
 
-    features, pooled_logits = ours()
-    error = (torch.cat([features, pooled_logits[:, None]], dim=1) - reference()).abs().max()
+    def ours() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(pool(), inputs, (feature_probe, logit_probe))
+
+    def reference() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(add_up(lift()), inputs, probe)
+
+    error = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours(), reference(), strict=True))
     own, other = time_interleaved(ours, reference, runs=runs)
+    with torch.no_grad():
+        frustum = lift()
+        own_forward, other_forward = time_interleaved(pool, lambda: add_up(frustum), runs=runs)
     return BenchRecord(
         name="pooling",
         ratio=other / own,
@@ -52,5 +72,12 @@ def bench_pooling(*, runs: int = 7) -> BenchRecord:
         reference=other,
         unit="s",
         runs=runs,
-        details={"points": num_points, "cells": len(features), "channels": _CHANNELS + 1, "max_error": float(error)},
+        details={
+            "points": num_points,
+            "cells": len(probe),
+            "channels": _CHANNELS + 1,
+            "relative_gradient_error": error,
+            "forward_seconds": own_forward,
+            "reference_forward_seconds_frustum_given": other_forward,
+        },
     )

@@ -19,6 +19,7 @@ from student.model.contraction import contract
 
 CHILDREN_PER_AXIS = 4
 CHILDREN_PER_CELL = CHILDREN_PER_AXIS**3
+_CHILD_BITS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,7 @@ class GridShape:
 
     def fine_cells(self, keys: Int64[Tensor, " cells"]) -> Int64[Tensor, "cells 3"]:
         """Return the integer coordinates of fine cells, inverse of :meth:`fine_keys`."""
-        return self.coarse_cells(keys // CHILDREN_PER_CELL) * CHILDREN_PER_AXIS + torch.stack(
+        return self.coarse_cells(keys >> _CHILD_BITS) * CHILDREN_PER_AXIS + torch.stack(
             [keys >> 4 & 3, keys >> 2 & 3, keys & 3], dim=-1
         )
 
@@ -153,13 +154,13 @@ def build_grid(shape: GridShape, point_keys: Int64[Tensor, " points"]) -> tuple[
     """
     sorted_keys, order = torch.sort(point_keys, stable=True)
     fine_row, fine_keys = _runs(sorted_keys)
-    parent_row, coarse_keys = _runs(fine_keys // CHILDREN_PER_CELL)
+    parent_row, coarse_keys = _runs(fine_keys >> _CHILD_BITS)
     num_cells = shape.batch_size << 3 * shape.coarse_level
     device = point_keys.device
     coarse_table = torch.full((num_cells,), -1, dtype=torch.int32, device=device)
     coarse_table.index_copy_(0, coarse_keys, torch.arange(len(coarse_keys), dtype=torch.int32, device=device))
     child_table = torch.full((len(coarse_keys) * CHILDREN_PER_CELL,), -1, dtype=torch.int32, device=device)
-    place = parent_row * CHILDREN_PER_CELL + fine_keys % CHILDREN_PER_CELL
+    place = parent_row * CHILDREN_PER_CELL + (fine_keys & CHILDREN_PER_CELL - 1)
     child_table.index_copy_(0, place, torch.arange(len(fine_keys), dtype=torch.int32, device=device))
     grid = SparseGrid(
         shape=shape,
