@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -33,9 +33,10 @@ from storage.procedural.nuscenes_writer import (
 from storage.procedural.occupancy import OccupancyBuilder, camera_visibility
 from storage.procedural.render import render_camera
 from storage.procedural.sensors import CAMERAS, LIDAR_NAME, lidar_to_ego, simulate_lidar
+from storage.procedural.sources import dataset_code_digest
 from storage.procedural.truth import KIND, SceneTruth, WorldRecipe, write_truth
 from storage.procedural.world import World
-from storage.provenance import Provenance, code_digest, config_digest, config_json, digest_of, package_versions
+from storage.provenance import Provenance, config_digest, config_json, digest_of, package_versions
 from storage.versioned import Home, materialize_arrays
 
 logger = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def generate_dataset(
 
 def dataset_digest(config: ProceduralConfig) -> str:
     """Return what determines every byte: the configuration and the code."""
-    return digest_of({"config": config_digest(config), "code": code_digest("storage.procedural")})
+    return digest_of({"config": config_digest(config), "code": dataset_code_digest()})
 
 
 def _ignore(message: str, share: float, details: Mapping[str, Any]) -> None:
@@ -119,7 +120,7 @@ def _provenance(key: SceneKey, config: ProceduralConfig) -> Provenance:
         kind=KIND,
         partition=str(key),
         config_digest=config_digest(config),
-        code_digest=code_digest("storage.procedural"),
+        code_digest=dataset_code_digest(),
         seed=config.seed,
         pose_source="procedural motion",
         licence=_LICENCE,
@@ -161,12 +162,16 @@ class _SceneJob:
     index: int
 
 
-def _run_jobs(jobs: list[_SceneJob], num_workers: int, tell: Progress) -> "list[Rows] | Any":  # noqa: ANN401
+def _run_jobs(jobs: list[_SceneJob], num_workers: int, tell: Progress) -> Iterator[Rows]:
     if num_workers <= 1 or len(jobs) == 1:
         return (_generate_scene(job, tell) for job in jobs)
-    pool = ProcessPoolExecutor(min(num_workers, len(jobs)), mp_context=get_context("spawn"))
-    with pool:
-        return list(pool.map(_generate_scene, jobs))
+    return _in_processes(jobs, num_workers)
+
+
+def _in_processes(jobs: list[_SceneJob], num_workers: int) -> Iterator[Rows]:
+    # Embree and the parent's stores do not survive a fork.
+    with ProcessPoolExecutor(min(num_workers, len(jobs)), mp_context=get_context("spawn")) as pool:
+        yield from pool.map(_generate_scene, jobs)
 
 
 def _mounts(config: ProceduralConfig) -> tuple[SensorMount, ...]:
