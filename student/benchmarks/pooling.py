@@ -10,21 +10,24 @@ from student.model.gather_sum import segment_sum, weighted_gather_sum
 from student.model.sparse_voxels import GridShape, build_grid
 
 _NUM_CANDIDATES, _CHANNELS = 15, 64
-_HEIGHT, _WIDTH = 45, 81
-"""An eighth of the published 128x228 pixels."""
 
 
-def bench_pooling(*, runs: int = 7) -> BenchRecord:
+def bench_pooling(*, runs: int = 7, height: int = 45, width: int = 81) -> BenchRecord:
     """Average 64 features and a logit over fine cells, forward and backward, as a training step does.
 
-    An eighth of the published 2.6 million points. Both programs get the same inputs (pixel features,
+    Both programs get the same inputs (pixel features,
     and an opacity, a logit and a key per candidate), return the same means, and give the same gradients.
     The reference builds the frustum of one 65-value row per candidate, finds unique keys and adds rows up;
     its time with the frustum given, forward only, is in the details.
+
+    Args:
+        runs: Runs of each program.
+        height: Rows of each of six images. With the default width, an eighth of the published 2.6 million points.
+        width: Columns.
     """
     torch.manual_seed(0)
     contraction, shape = ContractionConfig(), GridShape(batch_size=1, coarse_level=7)
-    keys = point_keys(candidate_points(street(_HEIGHT, _WIDTH), _NUM_CANDIDATES), shape, contraction)
+    keys = point_keys(candidate_points(street(height, width), _NUM_CANDIDATES), shape, contraction)
     num_points = len(keys)
     inputs = (
         torch.randn(num_points // _NUM_CANDIDATES, _CHANNELS, requires_grad=True),

@@ -24,7 +24,7 @@ def bench_render(*, runs: int = 5, height: int = 22, width: int = 40) -> BenchRe
         width: Columns of each view.
     """
     config = RendererConfig()
-    field = lifted_field(street(64, 114), num_candidates=15, coarse_level=7, feature_width=32)
+    field = lifted_field(street(3 * height, 3 * width), num_candidates=15, coarse_level=7, feature_width=32)
     view = street(height, width)
     rays = Rays(
         view.origins.repeat_interleave(height * width, dim=0),

@@ -12,15 +12,20 @@ _CHANNELS = 128
 _MATRIX = 1536
 
 
-def bench_sparse_conv(*, runs: int = 7) -> BenchRecord:
+def bench_sparse_conv(*, runs: int = 7, height: int = 16, width: int = 28) -> BenchRecord:
     """Compare useful FLOP/s, forward and backward, of a 3^3 convolution at the published width with sgemm's.
 
     Useful means one multiply-add per pair of occupied neighbours and pair of channels. Building the kernel
     map is not timed with it, but reported: a map serves every convolution of its level.
+
+    Args:
+        runs: Runs of each program.
+        height: Rows of each of six images whose surfaces are the voxels.
+        width: Columns.
     """
     torch.manual_seed(0)
     contraction, shape = ContractionConfig(), GridShape(batch_size=1, coarse_level=7)
-    keys = point_keys(candidate_points(street(16, 28), 15), shape, contraction)
+    keys = point_keys(candidate_points(street(height, width), 15), shape, contraction)
     grid, _ = build_grid(shape, keys)
     neighbours = neighbour_map(grid, level="fine", width=_CHANNELS)
     features = torch.randn(grid.num_fine, _CHANNELS, requires_grad=True)

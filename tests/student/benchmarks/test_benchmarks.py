@@ -1,0 +1,37 @@
+"""The benchmarks compare programs that agree, and say so in the fields the command line prints."""
+
+import pytest
+
+from student.benchmarks.pooling import bench_pooling
+from student.benchmarks.render import bench_render
+from student.benchmarks.sparse_conv import bench_sparse_conv
+from student.benchmarks.timing import time_interleaved
+
+FIELDS = {"name", "ratio", "ours", "reference", "unit", "runs"}
+
+
+def test_pooling_gives_the_same_gradients_as_its_reference():
+    record = bench_pooling(runs=5, height=6, width=8).to_json()
+    assert set(record) >= FIELDS
+    assert record["details"]["relative_gradient_error"] < 1e-4
+    assert record["ratio"] == pytest.approx(record["reference"] / record["ours"])
+
+
+def test_rendering_gives_the_same_pictures_as_its_reference():
+    record = bench_render(runs=5, height=6, width=10).to_json()
+    assert record["details"]["samples_per_ray"] == 316
+    assert record["details"]["psnr_db"] >= 50
+    assert record["ratio"] > 1
+
+
+def test_convolution_counts_only_occupied_pairs():
+    record = bench_sparse_conv(runs=5, height=4, width=6).to_json()
+    details = record["details"]
+    assert details["voxels"] <= details["pairs"] <= 27 * details["voxels"]
+    assert record["unit"] == "GFLOP/s"
+    assert record["ratio"] == pytest.approx(record["ours"] / record["reference"])
+
+
+def test_few_runs_are_refused():
+    with pytest.raises(ValueError, match="at least 5"):
+        time_interleaved(lambda: None, lambda: None, runs=4)
