@@ -211,3 +211,15 @@ def test_a_sample_can_be_moved_between_devices(make_rig):
     inputs, targets = make_rig()
     assert to_device(inputs, "meta").images.is_meta
     assert to_device(targets, "meta").render_height == targets.render_height
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", [paper_model, paper_linear_model])
+def test_published_presets_run_forward_and_backward(build, make_rig):
+    torch.manual_seed(0)
+    model = DistillNeRF(build())
+    inputs, targets = make_rig(num_cameras=1, height=32, width=57, channels=128)
+    output = model(inputs, replace(targets, render_height=8, render_width=14))
+    assert output.image.shape == (1, 1, 3, 16, 28)
+    (output.image.mean() + output.coarse_termination_depth.mean()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
