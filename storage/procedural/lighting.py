@@ -28,6 +28,7 @@ class Lighting:
         horizon: Sky colour at the horizon, and of the haze.
         haze: Extinction per metre.
         cloud_cover: Share of the sky under clouds, [0, 1].
+        glow: How much brighter lamps and lit windows shine than they reflect.
         dome: Baked upper hemisphere in stereographic projection, channels first.
     """
 
@@ -40,6 +41,7 @@ class Lighting:
     horizon: Colour
     haze: float
     cloud_cover: float
+    glow: float
     dome: Float[np.ndarray, "3 rows columns"]
 
     def sky_colour(self, directions: Float[np.ndarray, "3 rays"]) -> Float[np.ndarray, "3 rays"]:
@@ -102,6 +104,7 @@ def make_lighting(rng: np.random.Generator, name: str | None = None) -> Lighting
         horizon=colours[4],
         haze=haze,
         cloud_cover=float(cover),
+        glow={"dusk": 1.6, "overcast": 0.35}.get(name, 0.0),
         dome=_bake_dome(towards_sun, colours[0], colours[3], colours[4], float(cover), int(rng.integers(1 << 30))),
     )
 

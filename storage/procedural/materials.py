@@ -128,10 +128,15 @@ class TextureAtlas:
 
 
 def _pack(canvas: Float[np.ndarray, "rows columns 4"]) -> UInt32[np.ndarray, " texels"]:
-    values = np.clip(canvas, 0.0, 1.0)
-    values[..., :3] = np.sqrt(values[..., :3])
-    bytes_ = (values * 255.0 + 0.5).astype(np.uint8)
-    return np.ascontiguousarray(bytes_).view(np.uint32).reshape(-1)
+    bytes_ = np.empty(canvas.shape, np.uint8)
+    bytes_[..., :3] = np.sqrt(canvas[..., :3]) * np.float32(255.0) + np.float32(0.5)
+    bytes_[..., 3] = canvas[..., 3] * np.float32(255.0) + np.float32(0.5)
+    return bytes_.view(np.uint32).reshape(-1)
+
+
+def _halved(canvas: Float[np.ndarray, "rows columns 4"]) -> Float[np.ndarray, "rows_2 columns_2 4"]:
+    rows = canvas[0::2] + canvas[1::2]
+    return (rows[:, 0::2] + rows[:, 1::2]) * np.float32(0.25)
 
 
 @cache
@@ -142,10 +147,9 @@ def texture_atlas() -> TextureAtlas:
     for material in MATERIALS:
         canvas = np.clip(material.paint(), 0.0, 1.0)
         for level in range(num_levels):
-            levels[level].append(_pack(canvas.copy()))
+            levels[level].append(_pack(canvas))
             if level < num_levels - 1:
-                half = canvas.shape[0] // 2
-                canvas = canvas.reshape(half, 2, half, 2, 4).mean(axis=(1, 3))
+                canvas = _halved(canvas)
     sizes = [sum(len(layer) for layer in level) for level in levels]
     return TextureAtlas(
         texels=np.concatenate([layer for level in levels for layer in level]),

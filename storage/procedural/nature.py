@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from storage.procedural.mesh import Colour, Mesh, Real, Surface, concatenate
+from storage.procedural.mesh import Colour, Mesh, Point, Real, Surface, concatenate, soup
 from storage.procedural.solids import blob, box, cylinder, tube
 
 _GREENS: tuple[Colour, ...] = (
@@ -12,6 +12,18 @@ _GREENS: tuple[Colour, ...] = (
     (0.62, 0.78, 0.66),
     (1.3, 0.92, 0.48),
 )
+
+
+def _tufts(rng: np.random.Generator, centre: Point, size: Real, tint: Colour, count: int) -> Mesh:
+    """Return sprays of leaves that break up a crown's outline: small triangles around its surface."""
+    out = rng.normal(size=(count, 3))
+    out /= np.linalg.norm(out, axis=1, keepdims=True)
+    middle = np.asarray(centre) + out * (size * rng.uniform(0.9, 1.18, (count, 1))) * (1.0, 1.0, 0.85)
+    corners = middle[:, None] + rng.normal(size=(count, 3, 3)) * (0.16 + 0.05 * size)
+    uvs = rng.uniform(0, 2.5, (count, 1, 2)) + np.array([[(0.0, 0.0), (0.4, 0.0), (0.0, 0.4)]])
+    # Leaves take the light of the crown they belong to, not of their own flat triangle.
+    normals = np.repeat(out[:, None], 3, axis=1)
+    return soup(corners, uvs, Surface("foliage", "vegetation", tint), normals)
 
 
 def _trunk(rng: np.random.Generator, height: Real, radius: Real) -> Mesh:
@@ -58,6 +70,7 @@ def broadleaf(rng: np.random.Generator, height: Real | None = None) -> Mesh:
                 rings=8,
             )
         )
+        parts.append(_tufts(rng, centre, size, (tint[0] * shade, tint[1] * shade, tint[2] * shade), 70))
         if index < 4:
             parts.append(
                 cylinder(

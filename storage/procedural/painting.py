@@ -1,6 +1,7 @@
 """Tileable noise and masks from which textures are painted.
 
-A canvas is float32 ``[size, size, 4]``: linear RGB albedo and gloss (0 matt, 1 mirror-like). Row 0 is
+A canvas is float32 ``[size, size, 4]``: linear RGB albedo and gloss (0 matt, 0.95 mirror-like; 1
+marks what gives light of its own at dusk). Row 0 is
 v = 0, the bottom or near edge of a tile; column 0 is u = 0. Everything wraps around at the edges.
 """
 

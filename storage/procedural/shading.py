@@ -181,6 +181,8 @@ def shade(
     light = _ambient(lighting, normal, position[2])
     visible_sun = _direct(occluder, lighting, normal, position)
     light += visible_sun * lighting.sun[:, None]
+    if lighting.glow > 0:
+        light += np.clip((gloss - np.float32(0.9)) * np.float32(10 * lighting.glow), 0, lighting.glow)
     albedo *= light
     _reflect(albedo, gloss, cosine, normal, ray, visible_sun, lighting)
     veil = np.float32(1.0) - np.exp(distance * np.float32(-lighting.haze))

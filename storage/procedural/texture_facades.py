@@ -31,6 +31,8 @@ def _window(canvas: Canvas, u: Field, v: Field, area: Area, seed: int, *, gloss:
     paint(canvas, area, _GLASS, gloss=gloss)
     modulate_area = area & (noise(seed + 1, 1.5) > 0.4)
     canvas[modulate_area, :3] *= 1.5
+    # Full gloss marks what shines at dusk: here rooms behind pale curtains.
+    paint(canvas, area & (draw > 0.55) & (draw < 0.72), (0.90, 0.80, 0.60), gloss=1.0)
     paint(canvas, area & (draw < 0.25), (0.72, 0.69, 0.62), gloss=0.45, opacity=0.75)
     lowered = area & (draw >= 0.25) & (draw < 0.5) & (height > 0.75 - 0.9 * (draw - 0.25))
     paint(canvas, lowered, (0.80, 0.79, 0.76), gloss=0.4, opacity=0.85)
@@ -136,7 +138,10 @@ def shop_front() -> Canvas:
     door = rectangle(x, v, 0.74, 0.93, 0.03, 0.70)
     paint(canvas, glazing | door, (0.15, 0.17, 0.19), gloss=0.7)
     shelf = glazing & (v < 0.46) & (((v * 20) % 1.0) > 0.15)
-    canvas[shelf, :3] = np.stack([goods, cell_values(363, u, v, 64, 20), 1 - goods], -1)[shelf] * 0.5
+    tones = np.stack([goods, 0.55 * goods + 0.35 * cell_values(363, u, v, 64, 20), 0.75 - 0.6 * goods], -1)
+    canvas[shelf, :3] = 0.05 + 0.32 * tones[shelf] ** 1.5
+    canvas[shelf & (cell_values(365, u, v, 64, 20) > 0.6), :3] = 0.03
+    paint(canvas, glazing & (v > 0.60) & (v < 0.66), (0.98, 0.92, 0.75), gloss=1.0)
     fascia = rectangle(x, v, 0.03, 0.97, 0.76, 0.93)
     for index, colour in enumerate(_SHOP_COLOURS):
         paint(canvas, fascia & (shop == index), colour, gloss=0.1)

@@ -267,7 +267,7 @@ def lamp_white() -> Canvas:
 
 def _lamp(colour: Colour, seed: int) -> Canvas:
     u, v = unit_grid()
-    canvas = fill(colour, gloss=0.6)
+    canvas = fill(colour, gloss=1.0)
     modulate(canvas, noise(seed, 0.8), 0.15)
     paint(canvas, joints(u, v, 6, 6, 0.02), (0.4, 0.4, 0.4), opacity=0.5)
     return canvas
