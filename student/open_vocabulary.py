@@ -129,11 +129,11 @@ class TextEncoder:
 
 
 def class_cosine(
-    prompt_cosine: Float[np.ndarray, "n prompts"], prompt_classes: Sequence[int]
+    concept_cosine: Float[np.ndarray, "n concepts"], concept_classes: Sequence[int]
 ) -> Float[np.ndarray, "n classes"]:
-    """Return each class's cosine: that of its best word."""
-    owner = np.asarray(prompt_classes)
-    return np.stack([prompt_cosine[:, owner == index].max(axis=1) for index in range(int(owner.max()) + 1)], axis=1)
+    """Return each class's cosine: that of its best concept."""
+    owner = np.asarray(concept_classes)
+    return np.stack([concept_cosine[:, owner == index].max(axis=1) for index in range(int(owner.max()) + 1)], axis=1)
 
 
 def class_probability(cosine: Float[np.ndarray, "n classes"], temperature: float) -> Float[np.ndarray, "n classes"]:

@@ -19,34 +19,43 @@ OCC3D_NAMES: tuple[str, ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptSet:
-    """Named classes and the words that stand for each.
+    """Named classes, the concepts that belong to each, and the words that mean the same.
+
+    A class may be broad ("manmade": a building, a pole, a wall); it scores as its best concept. Words of
+    one concept are synonyms; their embeddings are averaged, which evens out how often each is used.
 
     Attributes:
         names: One per class.
-        words: The words of each class, at least one; a class scores as its best word.
-        template: Sentence with one ``{}`` for the word.
+        concepts: The concepts of each class, each one or more synonyms.
+        template: Sentence with one ``{}`` for a word.
     """
 
     names: tuple[str, ...]
-    words: tuple[tuple[str, ...], ...]
+    concepts: tuple[tuple[tuple[str, ...], ...], ...]
     template: str = DEFAULT_TEMPLATE
 
     def __post_init__(self) -> None:
         """Reject a set that cannot be scored."""
-        if not self.names or len(self.names) != len(self.words) or not all(self.words):
-            raise ValueError("a prompt set needs at least one class and at least one word for each")
+        if not self.names or len(self.names) != len(self.concepts):
+            raise ValueError("a prompt set needs at least one class, and concepts for each")
+        if not all(concepts and all(concepts) for concepts in self.concepts):
+            raise ValueError("a class needs at least one concept, and a concept at least one word")
         if self.template.count("{}") != 1:
             raise ValueError(f"a template needs exactly one '{{}}', got {self.template!r}")
 
     @property
-    def prompts(self) -> tuple[str, ...]:
-        """Every prompt, class after class."""
-        return tuple(self.template.format(word) for words in self.words for word in words)
+    def flat_concepts(self) -> tuple[tuple[str, ...], ...]:
+        """The synonyms of every concept, class after class."""
+        return tuple(words for concepts in self.concepts for words in concepts)
 
     @property
-    def prompt_classes(self) -> tuple[int, ...]:
-        """The class index of each prompt."""
-        return tuple(index for index, words in enumerate(self.words) for _ in words)
+    def concept_classes(self) -> tuple[int, ...]:
+        """The class index of every concept."""
+        return tuple(index for index, concepts in enumerate(self.concepts) for _ in concepts)
+
+    def sentence(self, word: str) -> str:
+        """Return the prompt of a word."""
+        return self.template.format(word)
 
 
 def occ3d_prompts(*, with_sky: bool, template: str = DEFAULT_TEMPLATE) -> PromptSet:
@@ -56,14 +65,14 @@ def occ3d_prompts(*, with_sky: bool, template: str = DEFAULT_TEMPLATE) -> Prompt
         with_sky: Add the sky as the last class: for pixels. Voxels are never sky.
         template: Sentence with one ``{}``.
     """
-    words: list[list[str]] = [[] for _ in range(NUM_OCC3D_CLASSES)]
+    concepts: list[list[tuple[str, ...]]] = [[] for _ in range(NUM_OCC3D_CLASSES)]
     for entry in CLASSES:
-        words[entry.occ3d_index].extend(entry.words)
+        concepts[entry.occ3d_index].append(entry.words)
     names = list(OCC3D_NAMES)
     if with_sky:
         names.append(SKY.name)
-        words.append(list(SKY.words))
-    return PromptSet(names=tuple(names), words=tuple(tuple(w) for w in words), template=template)
+        concepts.append([SKY.words])
+    return PromptSet(names=tuple(names), concepts=tuple(tuple(c) for c in concepts), template=template)
 
 
 def query_prompts(text: str, *, template: str = DEFAULT_TEMPLATE, negatives: Sequence[str] = ()) -> PromptSet:
@@ -93,4 +102,5 @@ def query_prompts(text: str, *, template: str = DEFAULT_TEMPLATE, negatives: Seq
             own = {e.occ3d_index for e in (*CLASSES, SKY) if query.lower() in (e.name, *e.words)} - {0}
             entries = [entry for entry in entries if entry.occ3d_index not in own]
         others = {entry.name: entry.words for entry in entries}
-    return PromptSet(names=(query, *others), words=((query,), *others.values()), template=template)
+    concepts = (((query,),), *((words,) for words in others.values()))
+    return PromptSet(names=(query, *others), concepts=concepts, template=template)

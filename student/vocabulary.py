@@ -45,19 +45,28 @@ class Vocabulary:
     """A prompt set in a CLIP space, ready to score features.
 
     Attributes:
-        prompts: Classes and their words.
-        embeddings: Unit embedding of every prompt.
+        prompts: Classes, their concepts and words.
+        embeddings: Unit embedding of every concept.
         basis: Of the features.
     """
 
     prompts: PromptSet
-    embeddings: Float32[np.ndarray, "prompts dimension"]
+    embeddings: Float32[np.ndarray, "concepts dimension"]
     basis: FeatureBasis
 
     @classmethod
     def of(cls, space: ClipSpace, prompts: PromptSet) -> "Vocabulary":
-        """Encode the prompts."""
-        return cls(prompts=prompts, embeddings=space.encoder.embed(prompts.prompts), basis=space.basis)
+        """Encode the words; those of one concept are averaged."""
+        words = [(index, word) for index, synonyms in enumerate(prompts.flat_concepts) for word in synonyms]
+        embedded = space.encoder.embed([prompts.sentence(word) for _, word in words])
+        owner = np.array([index for index, _ in words])
+        totals = np.zeros((len(prompts.flat_concepts), embedded.shape[1]), np.float32)
+        np.add.at(totals, owner, embedded)
+        return cls(
+            prompts=prompts,
+            embeddings=totals / np.linalg.norm(totals, axis=1, keepdims=True),
+            basis=space.basis,
+        )
 
     @property
     def num_classes(self) -> int:
@@ -65,8 +74,8 @@ class Vocabulary:
         return len(self.prompts.names)
 
     def cosine(self, reduced: Float[np.ndarray, "n channels"]) -> Float[np.ndarray, "n classes"]:
-        """Return the CLIP cosine of each feature with each class (its best word); NaN rows stay NaN."""
-        return class_cosine(self.basis.cosine(reduced, self.embeddings), self.prompts.prompt_classes)
+        """Return the CLIP cosine of each feature with each class (its best concept); NaN rows stay NaN."""
+        return class_cosine(self.basis.cosine(reduced, self.embeddings), self.prompts.concept_classes)
 
     def probability(
         self, reduced: Float[np.ndarray, "*grid channels"], temperature: float

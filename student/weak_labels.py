@@ -118,16 +118,14 @@ class _Labeller:
             size = (num_frames, cameras, data.render_height, data.render_width)
             shapes |= {"pixel_label": size, "pixel_probability": size}
         self._arrays = {name: create_target(group, KIND, name, shape) for name, shape in shapes.items()}
+        prompts = self._vocabulary.prompts
         group.attrs.update(
             {
                 "class_names": [*OCC3D_NAMES, "free"],
                 "unknown_voxel": UNKNOWN_VOXEL,
                 "sky_pixel": SKY_ID,
                 "camera_names": list(frames.camera_names),
-                "prompts": {
-                    name: list(words)
-                    for name, words in zip(self._vocabulary.prompts.names, self._vocabulary.prompts.words, strict=True)
-                },
+                "prompts": dict(zip(prompts.names, _lists(prompts.concepts), strict=True)),
                 "template": config.prompt_template,
                 "checkpoint": {"variant": student.checkpoint.partition, "digest": student.checkpoint.digest},
                 "text_encoder_digest": student.space.encoder.digest,
@@ -182,3 +180,7 @@ class _Labeller:
         best = named.argmax(axis=-1)
         labels = np.where(best == NUM_SEMANTIC_CLASSES, SKY_ID, best).astype(np.uint8)
         return labels, named.max(axis=-1).astype(np.float16)
+
+
+def _lists(concepts: tuple[tuple[tuple[str, ...], ...], ...]) -> list[list[list[str]]]:
+    return [[list(words) for words in of_class] for of_class in concepts]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from storage.geometry.rays import camera_rays
 from storage.keys import SceneKey
-from storage.procedural.classes import CLASSES, SKY
+from storage.procedural.classes import CLASSES, SKY, class_named
 from storage.provenance import InputVersion, Provenance, config_digest, config_json, file_digest
 from storage.scenes.schema import SceneData
 from storage.scenes.store import SceneReader, write_scene
@@ -170,6 +170,9 @@ def write_clip(folder: Path) -> None:
         frame = [words.index(word) for word in ("<pad>", "<start>", "a", "photo", "of", "<end>")]
         tower.embeddings.token_embedding.weight.normal_(std=3.0)
         tower.embeddings.token_embedding.weight[frame] *= 0.01
+        for name in ("driveable_surface", "manmade", "car", "sky"):  # synonyms that really mean the same
+            rows = [words.index(word) for word in class_named(name).words]
+            tower.embeddings.token_embedding.weight[rows] = tower.embeddings.token_embedding.weight[rows[0]].clone()
         for projection in (tower.encoder.layers[0].self_attn.v_proj, tower.encoder.layers[0].self_attn.out_proj):
             projection.weight.normal_()
     model.save_pretrained(folder)

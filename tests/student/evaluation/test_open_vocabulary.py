@@ -70,9 +70,10 @@ def test_occ3d_prompts_cover_every_class_and_only_pixels_know_the_sky():
     voxels, pixels = occ3d_prompts(with_sky=False), occ3d_prompts(with_sky=True)
     assert (len(voxels.names), len(pixels.names)) == (17, 18)
     assert pixels.names[-1] == "sky"
-    assert "a photo of a aircraft" in voxels.prompts
-    assert len(voxels.prompts) == len(voxels.prompt_classes)
-    assert set(voxels.prompt_classes) == set(range(17))
+    assert ("aircraft", "airplane", "plane", "jet") in voxels.concepts[0]
+    assert len(voxels.flat_concepts) == len(voxels.concept_classes)
+    assert set(voxels.concept_classes) == set(range(17))
+    assert voxels.sentence("car") == "a photo of a car"
 
 
 def test_a_query_does_not_compete_with_its_own_synonyms():
@@ -91,12 +92,14 @@ def test_a_query_does_not_compete_with_its_own_synonyms():
 
 def test_prompt_sets_that_cannot_be_scored_are_refused():
     with pytest.raises(ValueError, match="template"):
-        PromptSet(names=("a",), words=(("a",),), template="no slot")
+        PromptSet(names=("a",), concepts=((("a",),),), template="no slot")
     with pytest.raises(ValueError, match="at least one word"):
-        PromptSet(names=("a",), words=((),))
+        PromptSet(names=("a",), concepts=(((),),))
+    with pytest.raises(ValueError, match="concepts for each"):
+        PromptSet(names=("a", "b"), concepts=((("a",),),))
 
 
-def test_a_class_scores_as_its_best_word():
+def test_a_class_scores_as_its_best_concept():
     cosine = np.array([[0.1, 0.5, 0.2], [0.3, np.nan, 0.0]])
     scores = class_cosine(cosine, (0, 0, 1))
     np.testing.assert_array_equal(scores[0], [0.5, 0.2])

@@ -14,7 +14,9 @@ from student.deployment import DeployedStudent, observed_voxels
 from student.evaluate import evaluate_checkpoint
 from student.evaluation_config import WeakLabelConfig
 from student.occupancy import FREE_LABEL, OCC3D_GRID
+from student.prompts import PromptSet
 from student.query import query_scene
+from student.vocabulary import Vocabulary
 from student.weak_labels import UNKNOWN_VOXEL, export_weak_labels
 from tests.student.evaluation.conftest import (
     BOXES,
@@ -88,7 +90,7 @@ def test_an_oracle_labels_a_scene_as_it_is(oracle):
     assert attributes["evaluation_digest"] == evaluation.version.digest
     assert attributes["checkpoint"]["digest"] == oracle.home.require("student_checkpoint", "oracle").digest
     assert attributes["template"] == "a photo of a {}"
-    assert attributes["prompts"]["car"][0] == "car"
+    assert attributes["prompts"]["car"] == [["car", "automobile", "sedan"]]
     assert made.metrics["is_calibrated"] is True
     assert export_weak_labels(oracle.home, SCENE, "oracle", WeakLabelConfig()).reused
 
@@ -125,3 +127,12 @@ def test_a_voxel_behind_a_surface_or_outside_every_image_is_not_observed(world):
     open_sky = observed_voxels(OCC3D_GRID, cameras, np.full((NUM_CAMERAS, *GRID), np.nan, np.float32))
     assert open_sky.reshape(OCC3D_GRID.shape)[199, 100, 5]
     assert FREE_LABEL != UNKNOWN_VOXEL
+
+
+def test_a_concept_is_the_mean_of_its_synonyms(world):
+    space = DeployedStudent.open(world.home, "clip").space
+    one, other, both = (
+        Vocabulary.of(space, PromptSet(names=("x",), concepts=((words,),))).embeddings[0]
+        for words in (("car",), ("truck",), ("car", "truck"))
+    )
+    np.testing.assert_allclose(both, (one + other) / np.linalg.norm(one + other), atol=1e-5)
