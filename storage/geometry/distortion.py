@@ -103,22 +103,16 @@ class UndistortionMap:
     """Where each pixel of an undistorted image comes from.
 
     Attributes:
-        intrinsics: Of the undistorted image, pixels.
         size: Height and width of both images.
-        focal_scale: Focal lengths over those of the distorted image; over 1 where the lens would leave empty corners.
         corner: Flat index of the upper left of the four source pixels.
         weight_x: Weight of the right ones, in 1/128.
         weight_y: Weight of the lower ones, in 1/128.
-        digest: SHA-256 of what determines it: intrinsics, lens, size, method.
     """
 
-    intrinsics: Float[np.ndarray, "3 3"]
     size: tuple[int, int]
-    focal_scale: float
     corner: Int64[np.ndarray, "height width"]
     weight_x: UInt16[np.ndarray, "height width"]
     weight_y: UInt16[np.ndarray, "height width"]
-    digest: str
 
     def apply(self, image: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width 3"]:
         """Return the undistorted image.
@@ -131,64 +125,96 @@ class UndistortionMap:
         height, width = self.size
         source = image.reshape(-1, 3)
         out = np.empty_like(image)
-        one = 1 << _WEIGHT_BITS
+        one = np.uint16(1 << _WEIGHT_BITS)
+        half = np.uint32(1 << (2 * _WEIGHT_BITS - 1))
         for start in range(0, height, _ROWS_PER_STEP):
             part = slice(start, start + _ROWS_PER_STEP)
             corner = self.corner[part]
-            right = self.weight_x[part][..., None].astype(np.uint32)
-            lower = self.weight_y[part][..., None].astype(np.uint32)
-            upper_row = source[corner] * (one - right) + source[corner + 1] * right
-            lower_row = source[corner + width] * (one - right) + source[corner + width + 1] * right
-            total = upper_row * (one - lower) + lower_row * lower
-            out[part] = (total + (1 << (2 * _WEIGHT_BITS - 1))) >> (2 * _WEIGHT_BITS)
+            right, lower = self.weight_x[part][..., None], self.weight_y[part][..., None]
+            left = one - right
+            # 255 * 128 fits 16 bits, so only the second blend needs 32.
+            upper_row = source[corner] * left + source[corner + 1] * right
+            lower_row = source[corner + width] * left + source[corner + width + 1] * right
+            total = upper_row * (one - lower).astype(np.uint32) + lower_row * lower.astype(np.uint32)
+            out[part] = (total + half) >> (2 * _WEIGHT_BITS)
         return out
 
 
-def undistortion_map(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undistortion:
+    """How a camera's images become pinhole images of the same size and principal point; known before any is made.
+
+    Attributes:
+        recorded_intrinsics: Of the distorted images, pixels, without skew.
+        lens: Their distortion.
+        size: Height and width.
+        focal_scale: Focal lengths over those of the distorted images; over 1 where the lens would leave empty corners.
+    """
+
+    recorded_intrinsics: Float[np.ndarray, "3 3"]
+    lens: LensDistortion
+    size: tuple[int, int]
+    focal_scale: float
+
+    @property
+    def intrinsics(self) -> Float[np.ndarray, "3 3"]:
+        """Return those of the undistorted images, pixels."""
+        return _scaled(self.recorded_intrinsics, self.focal_scale)
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 of all that determines the map."""
+        return digest_of(
+            {
+                "intrinsics": self.recorded_intrinsics.tolist(),
+                "coefficients": self.lens.coefficients,
+                "size": self.size,
+                "focal_scale": self.focal_scale,
+                "method": MAP_METHOD,
+            }
+        )
+
+    def build_map(self) -> UndistortionMap:
+        """Return the map: 12 bytes a pixel, so it is built for the camera at hand and kept while its images last."""
+        height, width = self.size
+        rows, columns = np.mgrid[0:height, 0:width] + 0.5
+        pixels = np.stack([columns, rows], axis=-1)
+        source = _source_pixels(pixels, self.recorded_intrinsics, self.intrinsics, self.lens)
+        # Weights count between pixel centres; within half a pixel of the border the border's own value is taken.
+        x = np.clip(source[..., 0] - 0.5, 0.0, width - 1.0)
+        y = np.clip(source[..., 1] - 0.5, 0.0, height - 1.0)
+        left = np.minimum(x.astype(np.int64), width - 2)
+        top = np.minimum(y.astype(np.int64), height - 2)
+        one = 1 << _WEIGHT_BITS
+        return UndistortionMap(
+            size=self.size,
+            corner=top * width + left,
+            weight_x=np.round((x - left) * one).astype(np.uint16),
+            weight_y=np.round((y - top) * one).astype(np.uint16),
+        )
+
+
+def plan_undistortion(
     intrinsics: Float[np.ndarray, "3 3"], lens: LensDistortion, size: tuple[int, int]
-) -> UndistortionMap:
-    """Return the map to a pinhole image of the same size and principal point, every pixel of which was really seen.
+) -> Undistortion:
+    """Return how to get pinhole images every pixel of which was really seen.
 
     Focal lengths are kept where the lens allows it and raised where it does not: an image never has invented borders.
 
     Args:
-        intrinsics: Of the distorted image, pixels, without skew.
-        lens: Its distortion.
+        intrinsics: Of the distorted images, pixels, without skew.
+        lens: Their distortion.
         size: Height and width.
 
     Raises:
-        ValueError: If no focal length below four times the original fills the image.
+        ValueError: If no focal length up to four times the original fills the image.
     """
-    height, width = size
     scale = _filling_scale(intrinsics, lens, size)
-    ideal = intrinsics.copy()
-    ideal[0, 0] *= scale
-    ideal[1, 1] *= scale
-    rows, columns = np.mgrid[0:height, 0:width] + 0.5
-    source = _source_pixels(np.stack([columns, rows], axis=-1), intrinsics, ideal, lens)
-    # Bilinear weights count between pixel centres; within half a pixel of the border the border's own value is taken.
-    x = np.clip(source[..., 0] - 0.5, 0.0, width - 1.0)
-    y = np.clip(source[..., 1] - 0.5, 0.0, height - 1.0)
-    left = np.minimum(x.astype(np.int64), width - 2)
-    top = np.minimum(y.astype(np.int64), height - 2)
-    one = 1 << _WEIGHT_BITS
-    return UndistortionMap(
-        intrinsics=ideal,
-        size=size,
-        focal_scale=scale,
-        corner=top * width + left,
-        weight_x=np.round((x - left) * one).astype(np.uint16),
-        weight_y=np.round((y - top) * one).astype(np.uint16),
-        digest=digest_of(
-            {
-                "intrinsics": intrinsics.tolist(),
-                "coefficients": lens.coefficients,
-                "size": size,
-                "focal_scale": scale,
-                "method": MAP_METHOD,
-            }
-        ),
-    )
+    return Undistortion(recorded_intrinsics=intrinsics, lens=lens, size=size, focal_scale=scale)
+
+
+def _scaled(intrinsics: Float[np.ndarray, "3 3"], scale: float) -> Float[np.ndarray, "3 3"]:
+    return intrinsics * np.array([[scale, 1.0, 1.0], [1.0, scale, 1.0], [1.0, 1.0, 1.0]])
 
 
 def _source_pixels(
@@ -211,9 +237,7 @@ def _filling_scale(intrinsics: Float[np.ndarray, "3 3"], lens: LensDistortion, s
     )
 
     def fills(scale: float) -> bool:
-        ideal = intrinsics.copy()
-        ideal[0, 0] *= scale
-        ideal[1, 1] *= scale
+        ideal = _scaled(intrinsics, scale)
         plane = (border - ideal[:2, 2]) / np.array([ideal[0, 0], ideal[1, 1]])
         source = _source_pixels(border, intrinsics, ideal, lens)
         inside = (source >= -1e-9) & (source <= np.array([width, height]) + 1e-9)

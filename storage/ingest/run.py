@@ -51,11 +51,13 @@ _FORMAT_CODE = {
         "storage.ingest.waymo_protos",
         "storage.ingest.waymo_v1",
     ),
+    "waymo_v2": (*_WAYMO_CODE, "storage.ingest.waymo_components", "storage.ingest.waymo_v2"),
 }
 _PACKAGES = ("icechunk", "numpy", "pillow", "zarr")
 _FORMAT_PACKAGES = {
     "nuscenes": ("nuscenes-devkit",),
     "waymo_v1": ("protobuf", "waymo-open-dataset-tf-2-12-0"),
+    "waymo_v2": ("pyarrow",),
 }
 
 

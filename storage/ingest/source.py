@@ -14,7 +14,7 @@ from storage.errors import ErrorKind, SourceDataError
 from storage.keys import SceneKey
 from storage.versioned import Home
 
-SOURCE_FORMATS = ("nuscenes", "waymo_v1")
+SOURCE_FORMATS = ("nuscenes", "waymo_v1", "waymo_v2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +107,10 @@ def _scene_names(source: SourceConfig, on_rejected: Callable[[SourceDataError], 
         from storage.ingest.nuscenes_tables import load_tables, scene_names
 
         return list(scene_names(load_tables(source.root, source.version), on_rejected=on_rejected))
+    if source.format == "waymo_v2":
+        from storage.ingest.waymo_v2 import list_segments_v2
+
+        return list_segments_v2(source.root)
     from storage.ingest.waymo_v1 import list_segments
 
     return [name for name, _ in list_segments(source.root, on_rejected=on_rejected)]

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from storage.errors import ErrorKind, SourceDataError
-from storage.geometry.distortion import MAP_METHOD, UndistortionMap, undistortion_map
+from storage.geometry.distortion import MAP_METHOD, Undistortion, UndistortionMap, plan_undistortion
 from storage.geometry.transforms import invert_se3, rotation_to_quat_wxyz
 from storage.ingest.raw_files import check_jpeg
 from storage.ingest.raw_scene import IngestConfig, RawScene
@@ -17,6 +17,7 @@ from storage.ingest.source import SourceConfig
 from storage.ingest.waymo_frames import sweep_points
 from storage.ingest.waymo_scene import CAMERA_ORDER, MAIN_LASER, FrameHeader, SegmentInfo, WaymoCamera, WaymoSegment
 from storage.ingest.waymo_v1 import WaymoV1Segment, find_segment
+from storage.ingest.waymo_v2 import WaymoV2Segment
 from storage.keys import check_name
 from storage.provenance import bytes_digest
 from storage.scenes.schema import SceneBoxes
@@ -38,8 +39,11 @@ def open_waymo(source: SourceConfig, scene_name: str, config: IngestConfig) -> "
         SourceDataError: If the segment is unknown, or anything that is read before its images is broken.
     """
     check_name(scene_name)
-    file = find_segment(source.root, scene_name)
-    segment = WaymoV1Segment(source.root, file, max_frames=config.max_frames)
+    if source.format == "waymo_v2":
+        segment: WaymoSegment = WaymoV2Segment(source.root, scene_name, max_frames=config.max_frames)
+    else:
+        file = find_segment(source.root, scene_name)
+        segment = WaymoV1Segment(source.root, file, max_frames=config.max_frames)
     return WaymoRecording(segment, config, version=source.version)
 
 
@@ -59,7 +63,7 @@ class WaymoRecording:
         self._segment, self._config = segment, config
         info = segment.info
         self._cameras = _chosen_cameras(info, config)
-        self._maps = {name: _map_of(camera, info.name) for name, camera in self._cameras.items()}
+        self._undistortions = {name: _undistortion(camera, info.name) for name, camera in self._cameras.items()}
         if MAIN_LASER not in info.lasers:
             message = f"has calibrations of lasers {sorted(info.lasers)}, want {MAIN_LASER}"
             raise SourceDataError(ErrorKind.CALIBRATION_INVALID, info.name, message)
@@ -73,28 +77,31 @@ class WaymoRecording:
     def payloads(self) -> Iterator[FramePayload]:
         """Yield images and points in frame order."""
         info = self._segment.info
+        maps = {name: plan and plan.build_map() for name, plan in self._undistortions.items()}
         for index, header in enumerate(info.headers):
             content = self._segment.content(index)
-            jpegs = [self._jpeg(content.jpegs[name], header, name) for name in self._cameras]
+            jpegs = [self._jpeg(content.jpegs[name], header, name, undistortion) for name, undistortion in maps.items()]
             points = []
             for sweep in content.sweeps:
                 key = f"{header.key}/{sweep.name}"
                 if sweep.name not in info.lasers:
                     raise SourceDataError(ErrorKind.CALIBRATION_INVALID, key, "has no calibration")
+                if sweep.name == MAIN_LASER and sweep.pixel_pose is None:
+                    message = "has no pixel poses: without them a turning laser's points smear as the vehicle moves"
+                    raise SourceDataError(ErrorKind.LIDAR_INVALID, key, message)
                 points.append(sweep_points(sweep, info.lasers[sweep.name], header.ego_to_global, key))
             merged = np.concatenate(points) if points else np.zeros((0, 4), np.float32)
             if header.lasers and not len(merged):
                 raise SourceDataError(ErrorKind.LIDAR_INVALID, header.key, "its range images hold no return")
             yield FramePayload(jpegs=tuple(jpegs), points=merged)
 
-    def _jpeg(self, data: bytes, header: FrameHeader, name: str) -> bytes:
+    def _jpeg(self, data: bytes, header: FrameHeader, name: str, undistortion: UndistortionMap | None) -> bytes:
         key, camera = f"{header.key}/{name}", self._cameras[name]
         if (seen := bytes_digest(data)) != header.exposures[name].digest:
             message = f"SHA-256 is {seen}, was {header.exposures[name].digest} a moment ago: it changed while read"
             raise SourceDataError(ErrorKind.DIGEST_MISMATCH, key, message)
         height, width = camera.size
         check_jpeg(data, key, width=width, height=height, max_pixels=self._config.max_image_pixels)
-        undistortion = self._maps[name]
         if undistortion is None:
             return data  # an ideal pinhole: verbatim
         with Image.open(io.BytesIO(data)) as image:
@@ -109,8 +116,8 @@ class WaymoRecording:
         global_to_world = invert_se3(first)
         exposures = [[header.exposures[name] for name in names] for header in headers]
         intrinsics = [
-            camera.intrinsics if undistortion is None else undistortion.intrinsics
-            for camera, undistortion in zip(self._cameras.values(), self._maps.values(), strict=True)
+            camera.intrinsics if plan is None else plan.intrinsics
+            for camera, plan in zip(self._cameras.values(), self._undistortions.values(), strict=True)
         ]
         return RawScene(
             name=info.name,
@@ -134,8 +141,7 @@ class WaymoRecording:
                 "world_to_global": first.tolist(),
                 "principal_point_shift_px": 0.0,
                 "undistortion": {
-                    name: _undistortion_record(self._cameras[name], undistortion)
-                    for name, undistortion in self._maps.items()
+                    name: _undistortion_record(self._cameras[name], plan) for name, plan in self._undistortions.items()
                 },
                 "exposures": {name: [_exposure_record(header, name) for header in headers] for name in self._cameras},
                 "readout": {name: camera.readout for name, camera in self._cameras.items()},
@@ -149,7 +155,9 @@ class WaymoRecording:
 
 
 def _chosen_cameras(info: SegmentInfo, config: IngestConfig) -> dict[str, WaymoCamera]:
-    names = config.cameras or tuple(name for name in CAMERA_ORDER if name in info.cameras)
+    # A camera that is calibrated but took no image, or the other way round, is a fault unless others were asked for.
+    seen = {*info.cameras, *(name for header in info.headers for name in header.exposures)}
+    names = config.cameras or tuple(name for name in CAMERA_ORDER if name in seen)
     if not names:
         raise SourceDataError(ErrorKind.CALIBRATION_INVALID, info.name, "has no camera calibration")
     for name in names:
@@ -163,11 +171,11 @@ def _chosen_cameras(info: SegmentInfo, config: IngestConfig) -> dict[str, WaymoC
     return {name: info.cameras[name] for name in names}
 
 
-def _map_of(camera: WaymoCamera, key: str) -> UndistortionMap | None:
+def _undistortion(camera: WaymoCamera, key: str) -> Undistortion | None:
     if camera.lens.is_none:
         return None
     try:
-        return undistortion_map(camera.intrinsics, camera.lens, camera.size)
+        return plan_undistortion(camera.intrinsics, camera.lens, camera.size)
     except ValueError as error:
         raise SourceDataError(ErrorKind.CALIBRATION_INVALID, f"{key}/{camera.name}", str(error)) from error
 
@@ -186,15 +194,15 @@ def _microseconds(seconds: float, key: str) -> int:
     return round(seconds * 1e6)
 
 
-def _undistortion_record(camera: WaymoCamera, undistortion: UndistortionMap | None) -> dict[str, object]:
+def _undistortion_record(camera: WaymoCamera, plan: Undistortion | None) -> dict[str, object]:
     recorded = {"lens": camera.lens.coefficients, "recorded_intrinsics": camera.intrinsics.tolist()}
-    if undistortion is None:
+    if plan is None:
         return {**recorded, "method": "none: bytes as recorded"}
     return {
         **recorded,
         "method": MAP_METHOD,
-        "focal_scale": undistortion.focal_scale,
-        "map_digest": undistortion.digest,
+        "focal_scale": plan.focal_scale,
+        "map_digest": plan.digest,
         "encoding": f"JPEG, quality {JPEG_QUALITY}, 4:4:4",
     }
 

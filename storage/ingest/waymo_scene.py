@@ -215,7 +215,7 @@ def transform_of(values: object, kind: ErrorKind, key: str) -> Float[np.ndarray,
         SourceDataError: If they are not sixteen finite numbers, or further from a rigid transform than rounding.
     """
     try:
-        matrix = np.asarray(values, np.float64)
+        matrix = np.array(values, np.float64)  # a copy: its rotation is replaced below
     except (TypeError, ValueError) as error:
         raise SourceDataError(kind, key, f"is {values!r}, want sixteen numbers") from error
     if matrix.shape != (16,):
@@ -247,6 +247,9 @@ def camera_of(
         )
         raise SourceDataError(ErrorKind.CALIBRATION_INVALID, key, message)
     f_u, f_v, c_u, c_v, k1, k2, p1, p2, k3 = values.tolist()
+    if min(f_u, f_v) <= 0:
+        message = f"focal lengths are {f_u} and {f_v} pixels, want > 0"
+        raise SourceDataError(ErrorKind.CALIBRATION_INVALID, key, message)
     waymo_camera_to_ego = transform_of(extrinsic, ErrorKind.CALIBRATION_INVALID, f"{key}.extrinsic")
     return WaymoCamera(
         name=CAMERAS[number],
@@ -255,4 +258,23 @@ def camera_of(
         lens=LensDistortion(k1=k1, k2=k2, p1=p1, p2=p2, k3=k3),
         camera_to_ego=waymo_camera_to_ego @ OPENCV_TO_WAYMO_CAMERA,
         readout=READOUTS.get(readout, "UNKNOWN"),
+    )
+
+
+def box_of(*, values: list[float], category: str, instance: str, num_lidar_points: int, key: str) -> WaymoBox:
+    """Return a box from centre, length, width, height and heading.
+
+    Raises:
+        SourceDataError: If a value is not finite or a size negative.
+    """
+    if not np.isfinite(values).all() or min(values[3:6]) < 0:
+        message = f"is {values}, want a finite centre, a size >= 0 and a finite heading"
+        raise SourceDataError(ErrorKind.TABLE_INVALID, key, message)
+    return WaymoBox(
+        centre=np.array(values[:3], np.float64),
+        size=np.array(values[3:6], np.float64),
+        heading=float(values[6]),
+        category=category,
+        instance=instance,
+        num_lidar_points=num_lidar_points,
     )

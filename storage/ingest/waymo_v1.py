@@ -29,6 +29,7 @@ from storage.ingest.waymo_scene import (
     WaymoBox,
     WaymoCamera,
     WaymoLaserMount,
+    box_of,
     camera_of,
     transform_of,
 )
@@ -156,6 +157,10 @@ class WaymoV1Segment:
             elif frame.context.name != first.context.name:
                 message = f"belongs to segment {frame.context.name!r}, the first to {first.context.name!r}"
                 raise SourceDataError(ErrorKind.TABLE_INVALID, key, message)
+            for field in ("camera_calibrations", "laser_calibrations"):
+                if getattr(frame.context, field) != getattr(first.context, field):
+                    message = f"{field} differ from those of the first frame: want one calibration for each segment"
+                    raise SourceDataError(ErrorKind.CALIBRATION_INVALID, key, message)
             if headers and frame.timestamp_micros <= headers[-1].timestamp_us:
                 message = f"is at {frame.timestamp_micros} us, want later than {headers[-1].timestamp_us}"
                 raise SourceDataError(ErrorKind.TIME_INVALID, key, message)
@@ -223,17 +228,12 @@ def _exposures(frame: Any, key: str) -> dict[str, Exposure]:  # noqa: ANN401
 
 def _box(label: Any, key: str) -> WaymoBox:  # noqa: ANN401
     box = label.box
-    values = [box.center_x, box.center_y, box.center_z, box.length, box.width, box.height, box.heading]
-    if not np.isfinite(values).all() or min(values[3:6]) < 0:
-        message = f"is {values}, want a finite centre, a size >= 0 and a finite heading"
-        raise SourceDataError(ErrorKind.TABLE_INVALID, f"{key}[{label.id}]", message)
-    return WaymoBox(
-        centre=np.array(values[:3]),
-        size=np.array(values[3:6]),
-        heading=float(box.heading),
+    return box_of(
+        values=[box.center_x, box.center_y, box.center_z, box.length, box.width, box.height, box.heading],
         category=BOX_TYPES.get(label.type, f"TYPE_{label.type}"),
         instance=str(label.id),
         num_lidar_points=int(label.num_lidar_points_in_box),
+        key=f"{key}[{label.id}]",
     )
 
 

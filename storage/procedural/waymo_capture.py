@@ -63,7 +63,13 @@ class CapturedFrame:
 
 
 class WaymoCapture:
-    """Captures frames of one world, one after the other."""
+    """Captures frames of one world, one after the other.
+
+    Attributes:
+        world: What is looked at.
+        cameras: Calibrated, by name.
+        lasers: Calibrated, by name.
+    """
 
     def __init__(
         self,
@@ -80,14 +86,14 @@ class WaymoCapture:
             world_to_global: Where the world lies in the data set's coordinates.
             start_us: The world's time 0 since 1970.
         """
-        self._config, self._world, self._start_us = config, world, start_us
+        self._config, self.world, self._start_us = config, world, start_us
         self._to_global = world_to_global
         self.cameras = config.cameras()
         self.lasers = config.lasers()
 
     def capture(self, time_us: int, key: str) -> CapturedFrame:
         """Return the frame whose instant is ``time_us`` in the world's time."""
-        world = self._world
+        world = self.world
         jpegs = {name: self._jpeg(camera, time_us + exposure_delay_us(name)) for name, camera in self.cameras.items()}
         exposures = {name: self._exposure(name, time_us, jpegs[name]) for name in self.cameras}
         sweeps, points, actors = [], [], []
@@ -116,8 +122,8 @@ class WaymoCapture:
 
     def _exposure(self, name: str, time_us: int, jpeg: bytes) -> Exposure:
         exposed_us = time_us + exposure_delay_us(name)
-        pose = self._to_global @ self._world.ego_to_world(exposed_us)
-        later = self._to_global @ self._world.ego_to_world(exposed_us + 1000)
+        pose = self._to_global @ self.world.ego_to_world(exposed_us)
+        later = self._to_global @ self.world.ego_to_world(exposed_us + 1000)
         turn = (later[:3, :3] @ pose[:3, :3].T - np.eye(3)) * 1000.0
         seconds = (self._start_us + exposed_us) * 1e-6
         return Exposure(
@@ -126,15 +132,13 @@ class WaymoCapture:
             trigger=seconds - 0.5 * _SHUTTER_S,
             readout_done=seconds + 0.5 * _SHUTTER_S,
             shutter=_SHUTTER_S,
-            velocity=np.concatenate(
-                [(later[:3, 3] - pose[:3, 3]) * 1000.0, [turn[2, 1], turn[0, 2], turn[1, 0]]]
-            ),
+            velocity=np.concatenate([(later[:3, 3] - pose[:3, 3]) * 1000.0, [turn[2, 1], turn[0, 2], turn[1, 0]]]),
             digest=bytes_digest(jpeg),
         )
 
     def _jpeg(self, camera: WaymoCamera, time_us: int) -> bytes:
         buffer = io.BytesIO()
-        image = Image.fromarray(render_through_lens(self._world, time_us, camera))
+        image = Image.fromarray(render_through_lens(self.world, time_us, camera))
         image.save(buffer, "JPEG", quality=self._config.jpeg_quality, subsampling=0)
         return buffer.getvalue()
 
@@ -153,7 +157,7 @@ class WaymoCapture:
         place = np.zeros((2, *shape, 3))
         pixel_pose = np.zeros((*shape, 6), np.float32)
         for columns, spin_us in self._spin(shape[1]) if spins else [(np.arange(shape[1]), 0)]:
-            ego_to_world = self._world.ego_to_world(time_us + spin_us)
+            ego_to_world = self.world.ego_to_world(time_us + spin_us)
             pixel_pose[:, columns] = _roll_pitch_yaw_xyz(self._to_global @ ego_to_world)
             part = self._cast(mount, directions[:, columns], time_us + spin_us, ego_to_world)
             ranges[:, :, columns], intensity[:, :, columns], actor[:, :, columns], place[:, :, columns] = part
@@ -202,7 +206,7 @@ class WaymoCapture:
         time_us: int,
         limit: float,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        snapshot = self._world.snapshot(time_us)
+        snapshot = self.world.snapshot(time_us)
         rays = local.reshape(-1, 3) @ laser_to_world[:3, :3].T
         rays /= np.linalg.norm(rays, axis=1, keepdims=True)
         directions = np.ascontiguousarray(rays, np.float32)
@@ -240,7 +244,7 @@ class WaymoCapture:
     # --- annotations -----------------------------------------------------------------------------------------------
 
     def _boxes(self, time_us: int, actors: Int[np.ndarray, " points"]) -> tuple[WaymoBox, ...]:
-        world = self._world
+        world = self.world
         ego_to_world = world.ego_to_world(time_us)
         sweep = LidarSweep(
             points=np.zeros((len(actors), 3), np.float32),
@@ -303,4 +307,3 @@ def _roll_pitch_yaw_xyz(pose: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, " 6
             *pose[:3, 3],
         ]
     )
-

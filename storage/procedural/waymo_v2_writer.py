@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from storage.ingest.waymo_components import COMPONENTS
 from storage.ingest.waymo_scene import (
     BOX_TYPES,
     CAMERAS,
@@ -17,7 +18,6 @@ from storage.ingest.waymo_scene import (
     WaymoCamera,
     WaymoLaserMount,
 )
-from storage.ingest.waymo_v2 import COMPONENTS
 from storage.procedural.waymo_capture import CapturedFrame
 
 _CAMERA_NUMBER = {name: number for number, name in CAMERAS.items()}

@@ -4,6 +4,7 @@ import json
 import shutil
 import zlib
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from storage.procedural.truth import WorldRecipe
 from storage.procedural.waymo_capture import CapturedFrame, WaymoCapture
 from storage.procedural.waymo_rig import WaymoRigConfig
 from storage.procedural.waymo_v2_writer import write_components
+from storage.procedural.world import World
 from storage.provenance import code_digest, config_digest, config_json, digest_of
 from storage.versioned import Home
 
@@ -99,12 +101,18 @@ def captured_frames(config: WaymoRigConfig, index: int) -> tuple[WaymoCapture, I
     world_to_global = placement(
         float(rng.uniform(-3e4, 3e4)), float(rng.uniform(-3e4, 3e4)), 0.0, float(rng.uniform(-np.pi, np.pi))
     )
-    capture = WaymoCapture(config, recipe.build(), world_to_global, recipe.start_timestamp_us)
+    capture = WaymoCapture(config, _world(recipe), world_to_global, recipe.start_timestamp_us)
     name = world.scene_name(index)
     frames = (
         capture.capture(world.keyframe_time_us(frame), f"{name}#{frame}") for frame in range(world.frames_per_scene)
     )
     return capture, frames
+
+
+@lru_cache(maxsize=1)
+def _world(recipe: WorldRecipe) -> World:
+    """Return a scene's world; building one takes longer than looking at it, and each format looks once."""
+    return recipe.build()
 
 
 def _is_current(root: Path, digest: str) -> bool:
@@ -154,9 +162,7 @@ def encode_frame(captured: CapturedFrame, context: Any) -> Any:  # noqa: ANN401 
     return frame
 
 
-def _context(
-    name: str, theme: str, cameras: dict[str, WaymoCamera], lasers: dict[str, WaymoLaserMount]
-) -> Any:  # noqa: ANN401
+def _context(name: str, theme: str, cameras: dict[str, WaymoCamera], lasers: dict[str, WaymoLaserMount]) -> Any:  # noqa: ANN401
     context = dataset_pb2().Context(name=name)
     context.stats.location = f"procedural-{theme}"
     for camera in cameras.values():

@@ -1,0 +1,307 @@
+"""Waymo perception v2: parquet components, joined by segment, time, and camera or laser.
+
+Files are streamed side by side. Rows wait until their frame's turn has come, so memory holds a frame or two as long as
+the files are written in time order, as Waymo's are; another order costs memory, never correctness.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from storage.errors import ErrorKind, SourceDataError
+from storage.ingest.waymo_components import COMPONENTS, ComponentFile, Row
+from storage.ingest.waymo_scene import (
+    BOX_TYPES,
+    CAMERAS,
+    LASERS,
+    Exposure,
+    FrameContent,
+    FrameHeader,
+    LaserReturn,
+    LaserSweep,
+    SegmentInfo,
+    WaymoBox,
+    WaymoCamera,
+    WaymoLaserMount,
+    box_of,
+    camera_of,
+    transform_of,
+)
+from storage.keys import check_name
+from storage.provenance import bytes_digest, file_digest
+
+_REQUIRED = ("vehicle_pose", "camera_calibration", "camera_image", "lidar_calibration")
+_INTRINSIC = ("f_u", "f_v", "c_u", "c_v", "k1", "k2", "p1", "p2", "k3")
+
+
+def list_segments_v2(root: Path) -> list[str]:
+    """Return the names of all segments that have vehicle poses, sorted.
+
+    Raises:
+        SourceDataError: If there is none, or a name cannot stand in a key.
+    """
+    names = sorted(path.stem for path in (root / "vehicle_pose").glob("*.parquet"))
+    if not names:
+        raise SourceDataError(ErrorKind.FILE_MISSING, str(root), "holds no vehicle_pose/*.parquet")
+    return [check_name(name) for name in names]
+
+
+def read_vehicle_poses(root: Path, segment: str) -> tuple[list[int], Float[np.ndarray, "frames 4 4"]]:
+    """Return the time (microseconds) and ``ego_to_global`` of every frame of a segment.
+
+    Raises:
+        SourceDataError: If the component is broken, empty or not in time order, or a pose is no rigid transform.
+    """
+    file = ComponentFile(root, "vehicle_pose", segment)
+    times, poses = [], []
+    for row in file.rows():
+        time = int(row["key.frame_timestamp_micros"])
+        if times and time <= times[-1]:
+            message = f"frame {len(times)} is at {time} us, want later than {times[-1]}"
+            raise SourceDataError(ErrorKind.TIME_INVALID, file.key, message)
+        key = f"{file.key}#{time}"
+        times.append(time)
+        poses.append(transform_of(row["world_from_vehicle.transform"], ErrorKind.POSE_INVALID, key))
+    if not times:
+        raise SourceDataError(ErrorKind.TABLE_INVALID, file.key, "holds no row")
+    return times, np.stack(poses)
+
+
+class WaymoV2Segment:
+    """One segment's components, open for reading.
+
+    Attributes:
+        info: Everything but images and points.
+    """
+
+    def __init__(self, root: Path, segment: str, *, max_frames: int | None = None) -> None:
+        """Read everything small, and the digests of all images.
+
+        Raises:
+            SourceDataError: If a component is missing or broken, or a row of one has no counterpart in another.
+        """
+        self._segment = check_name(segment)
+        self._files: dict[str, ComponentFile] = {}
+        for component in COMPONENTS:
+            if component in _REQUIRED or (root / component / f"{segment}.parquet").exists():
+                self._files[component] = ComponentFile(root, component, segment)
+        times, poses = read_vehicle_poses(root, segment)
+        self._times, poses = times[:max_frames], poses[:max_frames]
+        self.info = self._read_info(poses)
+        self._streams = {
+            name: _FrameStream(self._files[name])
+            for name in ("camera_image", "lidar", "lidar_pose", "lidar_camera_projection")
+            if name in self._files
+        }
+
+    def content(self, index: int) -> FrameContent:
+        """Return images and range images of one frame; as ``WaymoSegment.content``. Cheapest in order."""
+        time, key = self._times[index], self.info.headers[index].key
+        rows = {name: stream.rows_at(time) for name, stream in self._streams.items()}
+        by_laser = {
+            name: {LASERS.get(row["key.laser_name"]): row for row in rows.get(name, [])}
+            for name in ("lidar_pose", "lidar_camera_projection")
+        }
+        sweeps = []
+        for row in rows.get("lidar", []):
+            name = LASERS.get(row["key.laser_name"], str(row["key.laser_name"]))
+            pose, projection = (by_laser[n].get(name) for n in ("lidar_pose", "lidar_camera_projection"))
+            sweep = _sweep(name, row, pose, projection, f"{key}/{name}")
+            if sweep.returns:
+                sweeps.append(sweep)
+        return FrameContent(
+            jpegs={CAMERAS[row["key.camera_name"]]: row["image"] for row in rows["camera_image"]},
+            sweeps=tuple(sweeps),
+        )
+
+    def _read_info(self, poses: Float[np.ndarray, "frames 4 4"]) -> SegmentInfo:
+        exposures = self._exposures()
+        boxes = self._boxes()
+        lasers = self._lasers_of_frames()
+        headers = tuple(
+            FrameHeader(
+                timestamp_us=time,
+                ego_to_global=pose,
+                exposures=exposures.get(time, {}),
+                boxes=tuple(boxes.get(time, ())),
+                projected={},
+                lasers=tuple(lasers.get(time, ())),
+                key=f"{self._segment}#{time}",
+            )
+            for time, pose in zip(self._times, poses, strict=True)
+        )
+        sources = {file.key: file_digest(file.path) for file in self._files.values()}
+        for header in headers:
+            sources |= {f"{header.key}/{name}": e.digest for name, e in header.exposures.items()}
+        return SegmentInfo(
+            name=self._segment,
+            cameras=self._cameras(),
+            lasers=self._laser_mounts(),
+            headers=headers,
+            sources=sources,
+            attributes={
+                "source_format": "waymo_v2",
+                "components": sorted(self._files),
+                "unknown_fields": sum(file.num_unknown_columns for file in self._files.values()),
+            },
+        )
+
+    # --- components ------------------------------------------------------------------------------------------------
+
+    def _cameras(self) -> dict[str, WaymoCamera]:
+        file = self._files["camera_calibration"]
+        cameras = [
+            camera_of(
+                number=row["key.camera_name"],
+                intrinsic=[row[f"intrinsic.{name}"] for name in _INTRINSIC],
+                extrinsic=row["extrinsic.transform"],
+                size=(row["height"], row["width"]),
+                readout=row["rolling_shutter_direction"],
+                key=f"{file.key}/{CAMERAS.get(row['key.camera_name'])}",
+            )
+            for row in file.rows()
+        ]
+        return {camera.name: camera for camera in cameras}
+
+    def _laser_mounts(self) -> dict[str, WaymoLaserMount]:
+        file, mounts = self._files["lidar_calibration"], {}
+        for row in file.rows():
+            name = LASERS.get(row["key.laser_name"], str(row["key.laser_name"]))
+            values = row.get("beam_inclination.values")
+            mounts[name] = WaymoLaserMount(
+                name=name,
+                laser_to_ego=transform_of(
+                    row["extrinsic.transform"], ErrorKind.CALIBRATION_INVALID, f"{file.key}/laser {name}"
+                ),
+                inclinations=np.zeros(0) if values is None else np.asarray(values, np.float64),
+                inclination_range=(row["beam_inclination.min"], row["beam_inclination.max"]),
+            )
+        return mounts
+
+    def _exposures(self) -> dict[int, dict[str, Exposure]]:
+        file = self._files["camera_image"]
+        found: dict[int, dict[str, Exposure]] = defaultdict(dict)
+        for row in self._rows_of_frames(file):
+            time, number = row["key.frame_timestamp_micros"], row["key.camera_name"]
+            key, name = f"{file.key}#{time}", CAMERAS.get(number)
+            if name is None or name in found[time]:
+                message = f"holds an image of camera {number}, want each of {CAMERAS} at most once"
+                raise SourceDataError(ErrorKind.TABLE_INVALID, key, message)
+            found[time][name] = _exposure(row, f"{key}/{name}")
+        return found
+
+    def _boxes(self) -> dict[int, list[WaymoBox]]:
+        found: dict[int, list[WaymoBox]] = defaultdict(list)
+        if "lidar_box" not in self._files:
+            return found
+        file = self._files["lidar_box"]
+        for row in self._rows_of_frames(file):
+            time, instance = row["key.frame_timestamp_micros"], row["key.laser_object_id"]
+            values = [row[f"box.{part}.{axis}"] for part in ("center", "size") for axis in "xyz"]
+            found[time].append(
+                box_of(
+                    values=[*values, row["box.heading"]],
+                    category=BOX_TYPES.get(row["type"], f"TYPE_{row['type']}"),
+                    instance=instance,
+                    num_lidar_points=row["num_lidar_points_in_box"],
+                    key=f"{file.key}#{time}[{instance}]",
+                )
+            )
+        return found
+
+    def _lasers_of_frames(self) -> dict[int, list[str]]:
+        found: dict[int, list[str]] = defaultdict(list)
+        if "lidar" in self._files:
+            shape = "range_image_return1.shape"
+            for row in self._rows_of_frames(self._files["lidar"], [shape]):
+                if row.get(shape) is not None:
+                    number = row["key.laser_name"]
+                    found[row["key.frame_timestamp_micros"]].append(LASERS.get(number, str(number)))
+        return found
+
+    def _rows_of_frames(self, file: ComponentFile, columns: list[str] | None = None) -> Iterator[Row]:
+        """Yield the rows of frames that are read; a row of no frame at all breaks the join."""
+        times, last = set(self._times), self._times[-1]
+        for row in file.rows(columns):
+            time = row["key.frame_timestamp_micros"]
+            if time in times:
+                yield row
+            elif time < last:
+                message = f"holds a row at {time} us, at which there is no vehicle pose"
+                raise SourceDataError(ErrorKind.TABLE_INVALID, file.key, message)
+
+
+class _FrameStream:
+    """Rows of one component, handed out frame by frame."""
+
+    def __init__(self, file: ComponentFile) -> None:
+        self._file = file
+        self._count: dict[int, int] = defaultdict(int)
+        for row in file.rows([]):
+            self._count[row["key.frame_timestamp_micros"]] += 1
+        self._restart()
+
+    def _restart(self) -> None:
+        self._rows = self._file.rows()
+        self._waiting: dict[int, list[Row]] = defaultdict(list)
+        self._given: set[int] = set()
+
+    def rows_at(self, time: int) -> list[Row]:
+        """Return all rows of a frame."""
+        if time in self._given:
+            self._restart()
+        while len(self._waiting[time]) < self._count.get(time, 0):
+            row = next(self._rows, None)
+            if row is None:
+                message = f"holds fewer rows at {time} us than a moment ago: it changed while it was read"
+                raise SourceDataError(ErrorKind.DIGEST_MISMATCH, self._file.key, message)
+            self._waiting[row["key.frame_timestamp_micros"]].append(row)
+        self._given.add(time)
+        return self._waiting.pop(time)
+
+
+def _exposure(row: Row, key: str) -> Exposure:
+    velocity = [row[f"velocity.{kind}_velocity.{axis}"] for kind in ("linear", "angular") for axis in "xyz"]
+    return Exposure(
+        ego_to_global=transform_of(row["pose.transform"], ErrorKind.POSE_INVALID, f"{key}.pose"),
+        pose_timestamp=row["pose_timestamp"],
+        trigger=row["rolling_shutter_params.camera_trigger_time"],
+        readout_done=row["rolling_shutter_params.camera_readout_done_time"],
+        shutter=row["rolling_shutter_params.shutter"],
+        velocity=np.array(velocity, np.float64),
+        digest=bytes_digest(row["image"]),
+    )
+
+
+def _sweep(name: str, row: Row, pose: Row | None, projection: Row | None, key: str) -> LaserSweep:
+    returns = []
+    for number in (1, 2):
+        values = _image(row, number, 4, key)
+        if values is None:
+            continue
+        pixels = None if projection is None else _image(projection, number, 6, key)
+        returns.append(
+            LaserReturn(
+                values=values.astype(np.float32), projection=None if pixels is None else pixels.astype(np.int32)
+            )
+        )
+    pixel_pose = None if pose is None else _image(pose, 1, 6, key)
+    return LaserSweep(
+        name=name,
+        returns=tuple(returns),
+        pixel_pose=None if pixel_pose is None else pixel_pose.astype(np.float32),
+    )
+
+
+def _image(row: Row, number: int, channels: int, key: str) -> np.ndarray | None:
+    values, shape = (row.get(f"range_image_return{number}.{part}") for part in ("values", "shape"))
+    if values is None or shape is None:
+        return None
+    dims = tuple(int(d) for d in shape)
+    if len(dims) != 3 or dims[2] != channels or min(dims) < 1 or len(values) != int(np.prod(dims)):
+        message = f"has {len(values)} values of shape {dims}, want (beams, columns, {channels})"
+        raise SourceDataError(ErrorKind.LIDAR_INVALID, key, message)
+    return np.asarray(values).reshape(dims)

@@ -1,0 +1,62 @@
+"""A tiny procedural Waymo data set in both formats, and everything its writer knows about it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from storage.ingest.source import load_source
+from storage.keys import SceneKey
+from storage.procedural.config import ProceduralConfig
+from storage.procedural.waymo_capture import CapturedFrame, WaymoCapture
+from storage.procedural.waymo_rig import WaymoRigConfig
+from storage.procedural.waymo_writer import captured_frames, generate_waymo_dataset
+from storage.versioned import Home
+
+WORLD = ProceduralConfig(dataset="waymo", num_scenes=1, airside_share=0.0, frames_per_scene=2, seed=5)
+CONFIG = WaymoRigConfig(world=WORLD, image_width=96, top_shape=(24, 180), near_shape=(8, 24), spin_steps=3)
+KEY = SceneKey("waymo", "scene-0001")
+
+
+@dataclass(frozen=True)
+class Written:
+    """A data set in one format.
+
+    Attributes:
+        home: Knows the source.
+        root: The files.
+        frames: What was written.
+        capture: The rig and the world.
+        config: What was asked for.
+    """
+
+    home: Home
+    root: Path
+    frames: list[CapturedFrame]
+    capture: WaymoCapture
+    config: WaymoRigConfig
+
+
+@pytest.fixture(scope="session")
+def captured() -> tuple[WaymoCapture, list[CapturedFrame]]:
+    capture, frames = captured_frames(CONFIG, 0)
+    return capture, list(frames)
+
+
+def _write(folder: Path, captured: tuple[WaymoCapture, list[CapturedFrame]], source_format: str) -> Written:
+    home = Home(folder / "home")
+    keys = generate_waymo_dataset(home, folder / "raw", CONFIG, source_format=source_format)
+    assert keys == [KEY]
+    assert load_source(home, "waymo").format == source_format
+    return Written(home=home, root=folder / "raw", frames=captured[1], capture=captured[0], config=CONFIG)
+
+
+@pytest.fixture(scope="session")
+def v1(captured, tmp_path_factory) -> Written:
+    pytest.importorskip("waymo_open_dataset", reason="pip install --no-deps waymo-open-dataset-tf-2-12-0")
+    return _write(tmp_path_factory.mktemp("waymo_v1"), captured, "waymo_v1")
+
+
+@pytest.fixture(scope="session")
+def v2(captured, tmp_path_factory) -> Written:
+    return _write(tmp_path_factory.mktemp("waymo_v2"), captured, "waymo_v2")

@@ -1,0 +1,482 @@
+"""Every way a Waymo recording can be broken is a typed error that names the place; nothing is published."""
+
+import shutil
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from storage import catalog
+from storage.errors import ErrorKind, SourceDataError
+from storage.ingest.raw_scene import IngestConfig
+from storage.ingest.run import ingest_scene
+from storage.ingest.source import SourceConfig, list_scenes, register_source
+from storage.ingest.tfrecord import masked_crc32c, read_records, write_records
+from storage.keys import SceneKey
+from storage.scenes.store import SceneReader
+from storage.versioned import Home
+
+KEY = SceneKey("waymo", "scene-0001")
+FILE = "segment-scene-0001_with_camera_labels.tfrecord"
+IMAGE = "[CameraImageComponent].image"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One way to break a recording, and what must be said about it."""
+
+    name: str
+    apply: Callable
+    kind: ErrorKind
+    key: str
+    message: str = ""
+
+
+@pytest.fixture
+def broken(request, tmp_path) -> Callable[[str], SimpleNamespace]:
+    """A copy of a data set that a test may break."""
+
+    def copy(source_format: str) -> SimpleNamespace:
+        written = request.getfixturevalue(source_format.removeprefix("waymo_"))
+        root, home = tmp_path / "raw", Home(tmp_path / "home")
+        shutil.copytree(written.root, root)
+        source = SourceConfig(dataset="waymo", format=source_format, root=root, version="v", licence="CC0-1.0")
+        register_source(home, source)
+        return SimpleNamespace(root=root, home=home, source=source)
+
+    return copy
+
+
+def _refuse(set_: SimpleNamespace, fault: Fault, config: IngestConfig | None = None) -> SourceDataError:
+    with pytest.raises(SourceDataError) as caught:
+        ingest_scene(set_.home, KEY, config)
+    assert caught.value.kind == fault.kind, caught.value
+    assert fault.key in caught.value.key, caught.value
+    assert fault.message in caught.value.message, caught.value
+    assert not set_.home.versions("scene")
+    assert catalog.quarantined(set_.home.root).column("partition").to_pylist() == [str(KEY)]
+    return caught.value
+
+
+# --- v1: framing -----------------------------------------------------------------------------------------------------
+
+
+def _flip(position: int) -> Callable[[Path], None]:
+    def apply(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        content[position] ^= 0x10
+        path.write_bytes(bytes(content))
+
+    return apply
+
+
+def _cut(num_bytes: int) -> Callable[[Path], None]:
+    return lambda path: path.write_bytes(path.read_bytes()[:-num_bytes])
+
+
+def _append_empty_record(path: Path) -> None:
+    length = struct.pack("<Q", 0)
+    record = length + struct.pack("<I", masked_crc32c(length)) + struct.pack("<I", masked_crc32c(b""))
+    path.write_bytes(path.read_bytes() + record)
+
+
+def _edit_frames(change: Callable[[list], list]) -> Callable[[Path], None]:
+    def apply(path: Path) -> None:
+        from waymo_open_dataset import dataset_pb2
+
+        frames = [dataset_pb2.Frame.FromString(record.payload) for record in read_records(path, "x")]
+        write_records(path, [frame.SerializeToString() for frame in change(frames)])
+
+    return apply
+
+
+def _edit_second(change: Callable) -> Callable[[Path], None]:
+    def apply(frames: list) -> list:
+        change(frames[1])
+        return frames
+
+    return _edit_frames(apply)
+
+
+def _drop_camera(frame) -> None:
+    del frame.images[0]
+
+
+def _repeat_camera(frame) -> None:
+    frame.images[1].name = frame.images[0].name
+
+
+def _nan_pose(frame) -> None:
+    frame.pose.transform[3] = float("nan")
+
+
+def _sheared_image_pose(frame) -> None:
+    frame.images[0].pose.transform[0] = 1.3
+
+
+def _cut_image(frame) -> None:
+    frame.images[0].image = frame.images[0].image[:-200]
+
+
+def _no_lasers(frame) -> None:
+    del frame.lasers[:]
+
+
+def _no_pixel_pose(frame) -> None:
+    frame.lasers[0].ri_return1.range_image_pose_compressed = b""
+
+
+def _bad_zlib(frame) -> None:
+    frame.lasers[0].ri_return1.range_image_compressed = b"\x00" * 32
+
+
+def _cut_zlib(frame) -> None:
+    data = frame.lasers[0].ri_return1.range_image_compressed
+    frame.lasers[0].ri_return1.range_image_compressed = data[: len(data) // 2]
+
+
+def _matrix(values: np.ndarray) -> bytes:
+    import zlib
+
+    from waymo_open_dataset import dataset_pb2
+
+    matrix = dataset_pb2.MatrixFloat()
+    matrix.shape.dims.extend(values.shape)
+    matrix.data.extend(values.reshape(-1).tolist())
+    return zlib.compress(matrix.SerializeToString())
+
+
+def _nan_range(frame) -> None:
+    values = np.ones((24, 180, 4))
+    values[7, 11, 0] = np.nan
+    frame.lasers[0].ri_return1.range_image_compressed = _matrix(values)
+
+
+def _wrong_channels(frame) -> None:
+    frame.lasers[0].ri_return1.range_image_compressed = _matrix(np.ones((24, 180, 3)))
+
+
+def _wrong_beams(frame) -> None:
+    frame.lasers[0].ri_return1.range_image_compressed = _matrix(np.ones((20, 180, 4)))
+
+
+def _no_return(frame) -> None:
+    for laser in frame.lasers:
+        shape = (24, 180, 4) if laser.name == 1 else (8, 24, 4)
+        for one in (laser.ri_return1, laser.ri_return2):
+            one.range_image_compressed = _matrix(-np.ones(shape))
+
+
+def _nan_box(frame) -> None:
+    frame.laser_labels[0].box.center_x = float("nan")
+
+
+def _other_segment(frame) -> None:
+    frame.context.name = "another"
+
+
+def _infinite_time(frame) -> None:
+    frame.images[0].pose_timestamp = float("inf")
+
+
+def _no_calibration(frames: list) -> list:
+    for frame in frames:
+        del frame.context.camera_calibrations[0]
+    return frames
+
+
+def _zero_focal(frames: list) -> list:
+    for frame in frames:
+        frame.context.camera_calibrations[0].intrinsic[0] = 0.0
+    return frames
+
+
+def _short_intrinsic(frames: list) -> list:
+    for frame in frames:
+        del frame.context.camera_calibrations[0].intrinsic[8]
+    return frames
+
+
+def _mad_lens(frames: list) -> list:
+    for frame in frames:
+        frame.context.camera_calibrations[0].intrinsic[4] = -40.0
+    return frames
+
+
+def _moved_camera(frame) -> None:
+    frame.context.camera_calibrations[0].extrinsic.transform[3] += 0.1
+
+
+K = ErrorKind
+V1_FAULTS = [
+    Fault("bad CRC of a length", _flip(9), K.FILE_CORRUPT, f"{FILE}#record0: length", "masked CRC-32C is"),
+    Fault("length itself", _flip(1), K.FILE_CORRUPT, f"{FILE}#record0: length", "masked CRC-32C is"),
+    Fault("bad CRC of data", _flip(500), K.FILE_CORRUPT, f"{FILE}#record0: data", "masked CRC-32C is"),
+    Fault("cut in the data", _cut(3000), K.FILE_CORRUPT, f"{FILE}#record1", "is cut"),
+    Fault("cut in the checksum", _cut(2), K.FILE_CORRUPT, f"{FILE}#record1", "is cut"),
+    Fault(
+        "cut in a header",
+        lambda path: path.write_bytes(path.read_bytes() + b"\1\2\3"),
+        K.FILE_CORRUPT,
+        f"{FILE}#record2",
+        "is cut after 3 of the 12 bytes",
+    ),
+    Fault("zero-length record", _append_empty_record, K.FILE_CORRUPT, f"{FILE}#record2", "zero bytes"),
+    Fault("empty file", lambda path: path.write_bytes(b""), K.FILE_CORRUPT, FILE, "is empty"),
+    Fault("no message", lambda path: write_records(path, [b"\xff" * 40]), K.FILE_CORRUPT, FILE, "is no waymo"),
+    Fault("missing camera", _edit_second(_drop_camera), K.IMAGE_INVALID, "#record1", "no image of camera 'FRONT'"),
+    Fault("repeated camera", _edit_second(_repeat_camera), K.TABLE_INVALID, "#record1", "at most once"),
+    Fault("frames out of order", _edit_frames(lambda f: f[::-1]), K.TIME_INVALID, "#record1", "want later than"),
+    Fault("repeated frame", _edit_frames(lambda f: [f[0], f[0]]), K.TIME_INVALID, "#record1", "want later than"),
+    Fault("NaN pose", _edit_second(_nan_pose), K.POSE_INVALID, "#record1.pose", "finite"),
+    Fault("sheared image pose", _edit_second(_sheared_image_pose), K.POSE_INVALID, "#record1/FRONT", "rotation"),
+    Fault("cut JPEG", _edit_second(_cut_image), K.FILE_CORRUPT, "#record1/FRONT", "do not decode"),
+    Fault("empty lasers", _edit_second(_no_lasers), K.LIDAR_INVALID, "#record1", "no LiDAR"),
+    Fault("no pixel poses", _edit_second(_no_pixel_pose), K.LIDAR_INVALID, "#record1/TOP", "no pixel poses"),
+    Fault("range image is no zlib", _edit_second(_bad_zlib), K.LIDAR_INVALID, "TOP, return 1", "does not inflate"),
+    Fault("range image is cut", _edit_second(_cut_zlib), K.LIDAR_INVALID, "TOP, return 1", "is cut"),
+    Fault("NaN range", _edit_second(_nan_range), K.LIDAR_INVALID, "#record1/TOP", "pixel (7, 11)"),
+    Fault("wrong channels", _edit_second(_wrong_channels), K.LIDAR_INVALID, "#record1/TOP", "(24, 180, 3)"),
+    Fault("wrong beams", _edit_second(_wrong_beams), K.CALIBRATION_INVALID, "laser TOP", "lists 24 beams"),
+    Fault("no return at all", _edit_second(_no_return), K.LIDAR_INVALID, "#record1", "hold no return"),
+    Fault("NaN box", _edit_second(_nan_box), K.TABLE_INVALID, "#record1.laser_labels[actor-", "finite centre"),
+    Fault("frame of another segment", _edit_second(_other_segment), K.TABLE_INVALID, "#record1", "'another'"),
+    Fault("infinite image time", _edit_second(_infinite_time), K.TIME_INVALID, "scene-0001", "inf"),
+    Fault(
+        "uncalibrated image",
+        _edit_frames(_no_calibration),
+        K.CALIBRATION_INVALID,
+        "scene-0001",
+        "no calibration of camera 'FRONT'",
+    ),
+    Fault("camera moves", _edit_second(_moved_camera), K.CALIBRATION_INVALID, "#record1", "differ from"),
+    Fault("focal length of zero", _edit_frames(_zero_focal), K.CALIBRATION_INVALID, "FRONT", "> 0"),
+    Fault("eight intrinsics", _edit_frames(_short_intrinsic), K.CALIBRATION_INVALID, "FRONT", "nine"),
+    Fault("a lens that folds", _edit_frames(_mad_lens), K.CALIBRATION_INVALID, "FRONT", "focal scale"),
+]
+
+
+@pytest.mark.parametrize("fault", V1_FAULTS, ids=lambda fault: fault.name)
+def test_v1_fault_is_a_typed_error(broken, fault):
+    data = broken("waymo_v1")
+    fault.apply(data.root / FILE)
+    _refuse(data, fault)
+
+
+def test_unknown_fields_are_tolerated_and_counted(broken):
+    """Field 1000 of the frame and field 999 of its pose, as a later release may add them."""
+    data = broken("waymo_v1")
+    unknown = b"\xc0\x3e\x07"  # field 1000, varint 7
+    inside = b"\xba\x3e\x02hi"  # field 999, two bytes
+
+    def change(frames: list) -> list:
+        frames[0].pose.MergeFromString(inside)
+        frames[1].MergeFromString(unknown)
+        return frames
+
+    _edit_frames(change)(data.root / FILE)
+    ingest_scene(data.home, KEY)
+    assert SceneReader.open(data.home, KEY).attributes["unknown_fields"] == 2
+
+
+def test_frames_without_lidar_are_listed_when_allowed(broken):
+    data = broken("waymo_v1")
+    _edit_second(_no_lasers)(data.root / FILE)
+    ingest_scene(data.home, KEY, IngestConfig(allow_missing_lidar=True))
+    scene = SceneReader.open(data.home, KEY)
+    assert scene.attributes["frames_without_lidar"] == [1]
+    assert len(scene.lidar_points(0)) > 1000
+    assert len(scene.lidar_points(1)) == 0
+
+
+def test_allowing_no_lidar_does_not_allow_broken_lidar(broken):
+    data = broken("waymo_v1")
+    _edit_second(_nan_range)(data.root / FILE)
+    with pytest.raises(SourceDataError, match="pixel \\(7, 11\\)"):
+        ingest_scene(data.home, KEY, IngestConfig(allow_missing_lidar=True))
+
+
+def test_unknown_camera_and_scene_are_named(broken):
+    data = broken("waymo_v1")
+    with pytest.raises(SourceDataError, match="CAM_FRONT"):
+        ingest_scene(data.home, KEY, IngestConfig(cameras=("CAM_FRONT",)))
+    with pytest.raises(SourceDataError) as caught:
+        ingest_scene(data.home, SceneKey("waymo", "scene-0002"))
+    assert caught.value.kind == K.SCENE_UNKNOWN
+
+
+def test_listing_goes_on_past_broken_and_repeated_files(broken):
+    data = broken("waymo_v1")
+    shutil.copy(data.root / FILE, data.root / "twice.tfrecord")
+    (data.root / "zero.tfrecord").write_bytes(b"\0" * 20)
+    rejected: list[SourceDataError] = []
+    assert list_scenes(data.source, on_rejected=rejected.append) == [KEY]
+    assert [e.kind for e in rejected] == [K.SCENE_DUPLICATE, K.FILE_CORRUPT]
+    with pytest.raises(SourceDataError, match=r"twice\.tfrecord"):
+        list_scenes(data.source)
+    ingest_scene(data.home, KEY)  # a broken neighbour is not this scene's business
+
+
+def test_a_link_out_of_the_root_is_refused(broken, tmp_path):
+    data = broken("waymo_v1")
+    shutil.move(data.root / FILE, tmp_path / "outside.tfrecord")
+    (data.root / FILE).symlink_to(tmp_path / "outside.tfrecord")
+    with pytest.raises(SourceDataError) as caught:
+        list_scenes(data.source)
+    assert caught.value.kind == K.FILE_UNSAFE
+
+
+# --- v2: components --------------------------------------------------------------------------------------------------
+
+
+def _edit_table(component: str, change: Callable[[pa.Table], pa.Table]) -> Callable[[Path], None]:
+    def apply(root: Path) -> None:
+        path = root / component / "scene-0001.parquet"
+        pq.write_table(change(pq.read_table(path)), path)
+
+    return apply
+
+
+def _set_column(name: str, change: Callable[[list], list], kind: pa.DataType | None = None) -> Callable:
+    def apply(table: pa.Table) -> pa.Table:
+        index = table.schema.get_field_index(name)
+        values = change(table.column(name).to_pylist())
+        return table.set_column(index, name, pa.array(values, kind or table.schema.field(name).type))
+
+    return apply
+
+
+def _second_nan(values: list) -> list:
+    return [values[0], [float("nan")] * 16, *values[2:]]
+
+
+def _truncate(root: Path) -> None:
+    path = root / "camera_image" / "scene-0001.parquet"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+POSE = "[VehiclePoseComponent].world_from_vehicle.transform"
+TIME = "key.frame_timestamp_micros"
+V2_FAULTS = [
+    Fault(
+        "missing component",
+        lambda root: (root / "camera_image" / "scene-0001.parquet").unlink(),
+        K.FILE_MISSING,
+        "camera_image/scene-0001.parquet",
+    ),
+    Fault(
+        "missing column",
+        _edit_table("camera_image", lambda t: t.drop_columns([IMAGE])),
+        K.TABLE_INVALID,
+        "camera_image/scene-0001.parquet",
+        IMAGE,
+    ),
+    Fault(
+        "wrong dtype",
+        _edit_table("vehicle_pose", _set_column(TIME, lambda v: [str(x) for x in v], pa.string())),
+        K.TABLE_INVALID,
+        "vehicle_pose/scene-0001.parquet",
+        "holds string, want integers",
+    ),
+    Fault(
+        "wrong list type",
+        _edit_table("vehicle_pose", _set_column(POSE, lambda v: [["x"] * 16] * len(v), pa.list_(pa.string()))),
+        K.TABLE_INVALID,
+        "vehicle_pose/scene-0001.parquet",
+        "want lists of reals",
+    ),
+    Fault(
+        "null value",
+        _edit_table("camera_image", _set_column(IMAGE, lambda v: [None, *v[1:]])),
+        K.TABLE_INVALID,
+        "camera_image",
+        "is missing in row 0",
+    ),
+    Fault(
+        "frames out of order",
+        _edit_table("vehicle_pose", lambda t: t.take([1, 0])),
+        K.TIME_INVALID,
+        "vehicle_pose",
+        "want later than",
+    ),
+    Fault("NaN pose", _edit_table("vehicle_pose", _set_column(POSE, _second_nan)), K.POSE_INVALID, "vehicle_pose"),
+    Fault("no row", _edit_table("vehicle_pose", lambda t: t.slice(0, 0)), K.TABLE_INVALID, "vehicle_pose", "no row"),
+    Fault("cut file", _truncate, K.FILE_CORRUPT, "camera_image", "cannot be read"),
+    Fault(
+        "row of another segment",
+        _edit_table("lidar", _set_column("key.segment_context_name", lambda v: ["other", *v[1:]])),
+        K.TABLE_INVALID,
+        "lidar",
+        "'other'",
+    ),
+    Fault(
+        "image at no frame",
+        _edit_table("camera_image", _set_column(TIME, lambda v: [v[0] - 1, *v[1:]])),
+        K.TABLE_INVALID,
+        "camera_image",
+        "no vehicle pose",
+    ),
+    Fault(
+        "missing camera",
+        _edit_table("camera_image", lambda t: t.slice(1)),
+        K.IMAGE_INVALID,
+        "scene-0001#",
+        "no image of camera 'FRONT'",
+    ),
+    Fault(
+        "no LiDAR",
+        lambda root: shutil.rmtree(root / "lidar"),
+        K.LIDAR_INVALID,
+        "scene-0001#",
+        "allow_missing_lidar",
+    ),
+    Fault(
+        "no pixel poses",
+        lambda root: shutil.rmtree(root / "lidar_pose"),
+        K.LIDAR_INVALID,
+        "/TOP",
+        "no pixel poses",
+    ),
+    Fault(
+        "wrong shape",
+        _edit_table("lidar", _set_column("[LiDARComponent].range_image_return1.shape", lambda v: [[5, 5, 4], *v[1:]])),
+        K.LIDAR_INVALID,
+        "/TOP",
+        "shape (5, 5, 4)",
+    ),
+]
+
+
+@pytest.mark.parametrize("fault", V2_FAULTS, ids=lambda fault: fault.name)
+def test_v2_fault_is_a_typed_error(broken, fault):
+    data = broken("waymo_v2")
+    fault.apply(data.root)
+    _refuse(data, fault)
+
+
+def test_unknown_columns_are_tolerated_and_counted(broken):
+    data = broken("waymo_v2")
+    _edit_table("lidar_box", lambda t: t.append_column("[LiDARBoxComponent].colour", pa.array(["red"] * len(t))))(
+        data.root
+    )
+    ingest_scene(data.home, KEY, IngestConfig(max_frames=1, cameras=("FRONT",)))
+    assert SceneReader.open(data.home, KEY).attributes["unknown_fields"] == 1
+
+
+def test_rows_in_another_order_join_all_the_same(broken, v2):
+    data = broken("waymo_v2")
+    for component in ("camera_image", "lidar", "lidar_pose"):
+        _edit_table(component, lambda t: t.take(list(range(len(t)))[::-1]))(data.root)
+    ingest_scene(data.home, KEY)
+    shuffled = SceneReader.open(data.home, KEY)
+    ingest_scene(v2.home, KEY)
+    ordered = SceneReader.open(v2.home, KEY)
+    for frame in range(2):
+        assert len(shuffled.lidar_points(frame)) == len(ordered.lidar_points(frame))
+        assert shuffled.image_bytes(frame, 3) == ordered.image_bytes(frame, 3)
