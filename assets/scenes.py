@@ -1,5 +1,6 @@
 """Recordings and scenes: what everything else is made from."""
 
+import os
 from collections.abc import Iterator
 
 import dagster as dg
@@ -35,7 +36,8 @@ def procedural_recordings(
     procedural = config.resolve(home.open().root).procedural
     report = progress.reporter(context.log, "procedural_recordings", procedural.dataset)
     root = home.open().root / "recordings" / procedural.dataset
-    keys = generate_dataset(home.open(), root, procedural, on_progress=report)
+    workers = min(os.cpu_count() or 1, procedural.num_scenes)
+    keys = generate_dataset(home.open(), root, procedural, on_progress=report, num_workers=workers)
     add_scene_partitions(context.instance, [str(key) for key in keys])
     metadata = {"root": dg.MetadataValue.path(str(root)), "scenes": dg.MetadataValue.json([str(key) for key in keys])}
     return dg.MaterializeResult(metadata=metadata)

@@ -12,6 +12,8 @@ from typing import Any
 import dagster as dg
 from dagster_pipes import PipesParams
 
+from teachers.nerf.task import KIND_OF
+
 ProgressCallback = Callable[[str, float, Mapping[str, Any]], None]
 """Told the stage, the share done in [0, 1] and running figures."""
 
@@ -19,6 +21,7 @@ ProgressSink = Callable[[Mapping[str, Any]], None]
 """Told one event: asset, partition, stage, fraction and figures."""
 
 _SECONDS_BETWEEN_LOG_LINES = 15.0
+_MAX_FIGURES = 6
 
 
 class ProgressLog:
@@ -67,7 +70,8 @@ class ProgressLog:
         if message.get("event") == "progress":
             own = ("event", "action", "stage", "fraction")
             figures = {name: value for name, value in message.items() if name not in own}
-            self.tell(*self._watched, f"{message['action']}", float(message["fraction"]), figures)
+            asset, partition = KIND_OF[message["action"]], self._watched[1]
+            self.tell(asset, partition, message["stage"], float(message["fraction"]), figures)
 
 
 class _LiveMessageReader(dg.PipesTempFileMessageReader):
@@ -101,8 +105,12 @@ class _Tap:
 
 
 def spell_figures(figures: Mapping[str, Any]) -> str:
-    """Return running figures on one line, numbers with three significant digits."""
-    return ", ".join(f"{name}={_spell(value)}" for name, value in figures.items() if value is not None)
+    """Return the chief running figures on one line, numbers with three significant digits.
+
+    Figures of figures, named ``group/name``, are for plots.
+    """
+    chief = [(name, value) for name, value in figures.items() if value is not None and "/" not in name]
+    return ", ".join(f"{name}={_spell(value)}" for name, value in chief[:_MAX_FIGURES])
 
 
 def _spell(value: Any) -> str:  # noqa: ANN401 - any JSON value

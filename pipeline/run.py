@@ -4,6 +4,7 @@ A scene that fails stops what depends on it and nothing else. Because every asse
 interrupted goes on where it was, and one that is complete costs look-ups.
 """
 
+import contextlib
 import json
 import os
 import queue
@@ -76,35 +77,40 @@ class _Worker:
             bufsize=1,
             env=dagster_environment(home),
         )
-        threading.Thread(target=self._listen, args=(inbox,), name=f"worker-{index}", daemon=True).start()
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._tasks, self._replies = self._process.stdin, self._process.stdout
+        self._listener = threading.Thread(target=self._listen, args=(inbox,), name=f"worker-{index}", daemon=True)
+        self._listener.start()
 
     def assign(self, task: Task, threads: int) -> None:
         """Send a task."""
         self.task = task
         message = {"name": task.name, "assets": task.assets, "partition": task.partition, "threads": threads}
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(message) + "\n")
-        self._process.stdin.flush()
+        self._tasks.write(json.dumps(message) + "\n")
+        self._tasks.flush()
 
     def _listen(self, inbox: "queue.Queue[tuple[int, Mapping[str, Any]]]") -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+        for line in self._replies:
             inbox.put((self.index, json.loads(line)))
         inbox.put((self.index, {"event": "died", "code": self._process.wait()}))
 
     def stop(self) -> None:
-        """End the process: kindly when idle, with a signal when busy."""
-        if self._process.poll() is not None:
-            return
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        """Ask the process to end: kindly when idle, with a signal when busy."""
+        with contextlib.suppress(BrokenPipeError):
+            self._tasks.close()
         if self.task is not None:
             self._process.terminate()
+
+    def wait(self) -> None:
+        """Wait until the process has ended, and see to it that it does."""
         try:
             self._process.wait(timeout=_GRACE_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._listener.join()
+        self._replies.close()
 
 
 def run_tasks(tasks: Sequence[Task], home: Path, console: Console, *, num_workers: int = 2) -> RunOutcome:
@@ -182,6 +188,8 @@ def _workers(count: int, home: Path, inbox: "queue.Queue[tuple[int, Mapping[str,
     finally:
         for worker in workers:
             worker.stop()
+        for worker in workers:
+            worker.wait()
 
 
 def _note(outcome: Mapping[str, Any]) -> str:

@@ -17,6 +17,8 @@ from storage.errors import ErrorKind, MissingTargetError
 from storage.provenance import InputVersion
 from storage.versioned import Home
 
+_WIDTH = 1000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lineage(HomeCommand):
@@ -46,7 +48,9 @@ class Lineage(HomeCommand):
             return 0
         tree = Tree(_label(root.version))
         _grow(tree, root, set())
-        console.print(tree, soft_wrap=True)
+        # As wide as it gets: a digest that is cut at the edge of the terminal is of no use.
+        wide = Console(file=console.file, width=_WIDTH, force_terminal=console.is_terminal, highlight=False)
+        wide.print(tree)
         files = _files(root)
         console.print(f"{len(files)} raw and weights files in all", soft_wrap=True)
         return 0

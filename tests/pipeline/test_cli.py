@@ -1,0 +1,232 @@
+"""The command line: what it says, what it refuses, and with which exit code."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline import cli
+from pipeline.commands.options import ConfiguredCommand
+from pipeline.commands.runs import Run
+from storage import catalog
+from storage.ingest.run import ingest_scene
+from storage.keys import SceneKey
+from storage.provenance import InputVersion, Provenance
+from storage.targets.images import InputImagesConfig, resize_scene_images
+from storage.versioned import Home, materialize_files
+
+COMMANDS = (
+    *("demo", "run", "ingest", "train", "evaluate", "query", "lineage", "catalog", "bench", "plan"),
+    *("ui", "view", "doctor"),
+)
+SCENE = "tiny.scene-0001"
+
+
+@pytest.fixture
+def filled_home(make_home: Callable[..., Home]) -> Home:
+    """A home with a scene, its images, and a checkpoint that was made from them."""
+    home = make_home()
+    scene = ingest_scene(home, SceneKey.parse(SCENE)).version
+    images = resize_scene_images(home, SceneKey.parse(SCENE), InputImagesConfig(height=8, width=16)).version
+    provenance = Provenance(
+        kind="student_checkpoint",
+        partition="clip",
+        inputs=tuple(InputVersion(v.kind, v.partition, v.digest) for v in (scene, images)),
+        weights_digests={"clip/model.safetensors": "ab" * 32},
+    )
+
+    def write(folder: Path) -> dict[str, float]:
+        (folder / "model.safetensors").write_bytes(b"weights")
+        return {"loss": 0.5}
+
+    materialize_files(home, provenance, write)
+    return home
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = cli.main(arguments)
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_reads_well(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, command, "--help")
+    assert code == 0
+    assert f"usage: distillnerf {command}" in out
+    first = out.split("\n\n")[1].strip()
+    assert first.endswith("."), first
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "--help")
+    assert code == 0
+    for command in COMMANDS:
+        assert f"• {command} " in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"),
+    [
+        ((), 2, ""),
+        (("fly",), 2, ""),
+        (("run", "kitti", "/tmp"), 2, ""),
+        (("catalog", "list", "--nothing"), 2, "--nothing"),
+        (("bench", "speed"), 2, ""),
+        (("run", "nuscenes", "{root}", "--home", "{tmp}/h", "--preset", "enormous"), 2, ""),
+        (("run", "nuscenes", "{root}", "--home", "{tmp}/h", "--set", "nerf.steps=3"), 2, "no field 'steps'"),
+        (("run", "nuscenes", "{root}", "--home", "{tmp}/h", "--set", "nerf.num_steps=x"), 2, "is no int"),
+        (("run", "nuscenes", "{root}", "--home", "{tmp}/h", "--nerf.num-steps", "many"), 2, ""),
+        (("run", "nuscenes", "{root}", "--home", "{tmp}/h", "--nerf.nothing", "1"), 2, ""),
+        (("run", "nuscenes", "{root}", "--home", "{tmp}/h", "--scenes", "scene-0916"), 1, "scene-0916"),
+        (("run", "nuscenes", "{root}", "--home", "{tmp}/h", "--version", "v9"), 1, "v9"),
+        (("run", "nuscenes", "{tmp}/nowhere", "--home", "{tmp}/h"), 1, "nowhere"),
+        (("ingest", "nuscenes", "{root}", "--home", "{tmp}/h", "--dataset", "a.b"), 1, "a.b"),
+        (("train", "--home", "{tmp}/nowhere"), 2, "no home at"),
+        (("catalog", "show", "scene/tiny.x", "--home", "{home}"), 1, "scene/tiny.x"),
+        (("catalog", "show", "what", "--home", "{home}"), 2, "want kind/partition"),
+        (("lineage", "depth", "--home", "{home}"), 1, "student_checkpoint/depth"),
+        (("evaluate", "--variant", "depth", "--home", "{home}"), 1, "student_checkpoint/depth"),
+        (("query", "a car", "--scene", SCENE, "--frame", "9", "--home", "{home}"), 2, "frame 9"),
+        (("query", "a car", "--home", "{home}"), 1, "scene/tiny.scene-0002"),
+        (("plan", "--scenes", "0"), 2, "want at least 1"),
+    ],
+)
+def test_bad_input_is_one_line_and_an_exit_code(
+    arguments: tuple[str, ...],
+    code: int,
+    complaint: str,
+    filled_home: Home,
+    recording,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = {"root": str(recording.root), "tmp": str(tmp_path), "home": str(filled_home.root)}
+    seen, out, err = call(capsys, *(argument.format(**places) for argument in arguments))
+    assert seen == code
+    assert "Traceback" not in out + err
+    if complaint:
+        (line,) = [line for line in err.splitlines() if line.strip()]
+        assert line.startswith("error: ")
+        assert complaint in line
+    assert not (tmp_path / "h" / "stores").exists()
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no home at"):
+        cli.main(["catalog", "list", "--home", str(tmp_path / "nowhere"), "--debug"])
+
+
+def test_configuration_fields_are_flags(recording, tmp_path: Path) -> None:
+    arguments = ["run", "nuscenes", str(recording.root), "--home", str(tmp_path), "--seed", "5"]
+    command = cli.parse([*arguments, "--nerf.num-steps", "7", "--student.fit.optimizer.learning-rate", "0.5"])
+    assert isinstance(command, Run)
+    assert set(command.set) == {"nerf.num_steps=7", "student.fit.optimizer.learning_rate=0.5"}
+    config = command.selection(Home(tmp_path)).resolve()
+    assert (config.nerf.num_steps, config.nerf.seed) == (7, 5)
+    assert config.student.fit.optimizer.learning_rate == 0.5
+
+
+def test_a_home_is_asked_what_it_keeps(filled_home: Home) -> None:
+    command = cli.parse(["train", "--home", str(filled_home.root), "--set", "nerf.num_steps=3"])
+    assert isinstance(command, ConfiguredCommand)
+    selection = command.selection(filled_home)
+    assert selection.preset == "demo"
+    assert selection.overrides == ("input_images.height=8", "input_images.width=16", "nerf.num_steps=3")
+    assert selection.train_scenes == (SCENE,)
+
+
+def test_lineage_goes_down_to_raw_files(filled_home: Home, capsys: pytest.CaptureFixture[str], recording) -> None:
+    from storage.provenance import file_digest
+
+    code, out, _ = call(capsys, "lineage", "clip", "--home", str(filled_home.root))
+    assert code == 0
+    image = recording.file("scene-0001", "CAM_FRONT", 0)
+    assert f"raw_file {image} sha256:{file_digest(recording.root / image)}" in out
+    assert "weights_file clip/model.safetensors" in out
+    assert f"scene/{SCENE}" in out
+
+    code, out, _ = call(capsys, "lineage", "clip", "--json", "--home", str(filled_home.root))
+    told = json.loads(out)
+    assert code == 0
+    assert told["root"]["kind"] == "student_checkpoint"
+    files = {f["path"]: f["sha256"] for version in told["versions"] for f in version["files"]}
+    assert files[image] == file_digest(recording.root / image)
+
+
+def test_lineage_takes_the_folder_of_a_checkpoint(filled_home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = filled_home.open_files(filled_home.require("student_checkpoint", "clip"))
+    for path in (folder, folder / "model.safetensors"):
+        code, out, _ = call(capsys, "lineage", str(path), "--home", str(filled_home.root))
+        assert code == 0
+        assert out.startswith("student_checkpoint/clip@")
+
+
+def test_lineage_goes_the_other_way(filled_home: Home, capsys: pytest.CaptureFixture[str], recording) -> None:
+    home = str(filled_home.root)
+    digest = filled_home.require("scene", SCENE).digest
+    for name in (f"scene/{SCENE}", f"scene/{SCENE}@{digest[:10]}"):
+        code, out, _ = call(capsys, "lineage", name, "--dependents", "--home", home)
+        assert code == 0
+        assert f"input_images/{SCENE}@" in out
+        assert "student_checkpoint/clip@" in out
+    code, out, _ = call(
+        capsys,
+        "lineage",
+        f"raw_file/{recording.file('scene-0001', 'CAM_BACK', 1)}",
+        "--dependents",
+        "--json",
+        "--home",
+        home,
+    )
+    assert {v["kind"] for v in json.loads(out)} == {"scene", "input_images", "student_checkpoint"}
+    code, _, err = call(capsys, "lineage", "scene/tiny.nothing", "--dependents", "--home", home)
+    assert code == 1
+    assert "knows nothing" in err
+
+
+def test_catalog_lists_shows_and_rebuilds(filled_home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    home = str(filled_home.root)
+    code, out, _ = call(capsys, "catalog", "list", "--json", "--home", home)
+    assert code == 0
+    assert {row["kind"] for row in json.loads(out)} == {"scene", "input_images", "student_checkpoint"}
+    _, out, _ = call(capsys, "catalog", "list", "--kind", "scene", "--home", home)
+    assert "CC0-1.0" in out
+    _, out, _ = call(capsys, "catalog", "show", f"scene/{SCENE}", "--home", home)
+    assert json.loads(out)["provenance"]["licence"] == "CC0-1.0"
+    before = catalog.versions(filled_home.root).to_pylist()
+    code, out, _ = call(capsys, "catalog", "rebuild", "--home", home)
+    assert (code, out.strip()) == (0, "3 versions")
+    after = catalog.versions(filled_home.root).to_pylist()
+    assert sorted(map(str, before)) == sorted(map(str, after))
+
+
+def test_catalog_verify_finds_damage(filled_home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    home = str(filled_home.root)
+    code, out, _ = call(capsys, "catalog", "verify", "--home", home)
+    assert (code, out.strip()) == (0, "3 versions, 0 damaged")
+    chunks = [p for p in (filled_home.root / "stores" / "input_images").rglob("chunks/*") if p.is_file()]
+    max(chunks, key=lambda path: path.stat().st_size).write_bytes(b"")
+    (filled_home.open_files(filled_home.require("student_checkpoint", "clip")) / "model.safetensors").write_bytes(
+        b"WEIGHTS"
+    )
+    code, out, _ = call(capsys, "catalog", "verify", "--home", home)
+    assert code == 1
+    assert "3 versions, 2 damaged" in out
+    assert f"input_images/{SCENE}" in out
+    assert "SHA-256" in out
+
+
+def test_plan_prices_a_run(filled_home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = call(capsys, "plan", "--scenes", "2", "--frames", "10", "--json")
+    assert code == 0
+    prices = {price["kind"]: price for price in json.loads(out)}
+    config = cli.parse(["plan"]).base_config()  # type: ignore[attr-defined]
+    depth = config.teacher_depth
+    assert prices["teacher_depth"]["stored_bytes"] == 20 * 6 * depth.height * depth.width * 4
+    assert prices["teacher_depth"]["hours"] is None
+    _, out, _ = call(capsys, "plan", "--home", str(filled_home.root), "--json")
+    measured = {price["kind"]: price["hours"] for price in json.loads(out)}
+    assert measured["scene"] > 0
+    assert measured["teacher_depth"] is None

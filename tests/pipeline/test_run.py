@@ -1,0 +1,178 @@
+"""Runs through real worker processes on a persistent instance."""
+
+import io
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import psutil
+import pytest
+from rich.console import Console
+
+from pipeline.instance import DRIVER_TAG, end_abandoned_runs, open_instance, prepare_instance, set_pool_limit
+from pipeline.memory import PeakMemory
+from pipeline.run import RunOutcome, run_tasks
+from pipeline.tasks import Task
+from storage.versioned import Home
+
+FIRST, SECOND = "tiny.scene-0001", "tiny.scene-0002"
+
+
+def scene_task(key: str, *, after: tuple[str, ...] = ()) -> Task:
+    return Task(name=f"scene {key}", assets=("scene", "input_images"), partition=key, after=after)
+
+
+def run(home: Home, *tasks: Task) -> tuple[RunOutcome, str]:
+    said = io.StringIO()
+    outcome = run_tasks(tasks, home.root, Console(file=said, width=200), num_workers=2)
+    return outcome, said.getvalue()
+
+
+def test_a_run_materialises_reports_and_is_found_again(prepared_home: Home) -> None:
+    home = prepared_home
+    outcome, said = run(home, scene_task(FIRST), scene_task(SECOND))
+    assert outcome.succeeded, outcome.failures
+    assert {v.partition for v in home.versions("input_images")} == {FIRST, SECOND}
+    assert "[2/2]" in said
+    made = outcome.outcomes[f"scene {FIRST}"]["materializations"]
+    assert [(m["asset"], m["reused"], m["digest"]) for m in made] == [
+        (name, False, home.require(name, FIRST).digest) for name in ("scene", "input_images")
+    ]
+    assert all(m["step_s"] > 0 for m in made)
+    # The UI of this home shows the same runs, and a second run builds nothing.
+    with open_instance(home.root) as instance:
+        runs = instance.get_runs()
+        assert [r.status for r in runs] == [dg.DagsterRunStatus.SUCCESS] * 2
+        assert {r.tags["dagster/partition"] for r in runs} == {FIRST, SECOND}
+    before = home.versions()
+    again, said = run(home, scene_task(FIRST))
+    assert again.succeeded
+    assert home.versions() == before
+    assert "already there" in said
+
+
+def test_a_failing_scene_stops_only_what_needs_it(prepared_home: Home, recording) -> None:
+    (recording.root / recording.file("scene-0001", "LIDAR_TOP", 0)).unlink()
+    outcome, said = run(
+        prepared_home,
+        scene_task(FIRST),
+        scene_task(SECOND),
+        Task(name="needs first", assets=("input_images",), partition=FIRST, after=(f"scene {FIRST}",)),
+    )
+    assert not outcome.succeeded
+    assert outcome.blocked == ["needs first"]
+    assert prepared_home.latest("input_images", SECOND) is not None
+    assert prepared_home.latest("scene", FIRST) is None
+    (failure,) = outcome.failures
+    assert (failure["error"], failure["error_kind"]) == ("SourceDataError", "file_missing")
+    assert "LIDAR_TOP" in failure["key"]
+    assert "quarantined" in failure["advice"]
+    assert "LIDAR_TOP" in said
+
+
+def test_an_unknown_partition_is_a_failure_not_a_crash(prepared_home: Home) -> None:
+    outcome, _ = run(prepared_home, Task(name="x", assets=("scene",), partition="tiny.nowhere"))
+    assert not outcome.succeeded
+    assert "tiny.nowhere" in outcome.failures[0]["message"]
+
+
+def start_and_kill(home: Home, kill: Callable[[subprocess.Popen[str]], None]) -> None:
+    """Start a run in a process of its own that never ends by itself, and kill it inside a step."""
+    program = (
+        "import sys, time; from pathlib import Path; from rich.console import Console;"
+        "from pipeline.run import run_tasks; from pipeline.tasks import Task;"
+        f"task = Task(name='t', assets=('scene',), partition={FIRST!r});"
+        f"run_tasks([task], Path({str(home.root)!r}), Console(), num_workers=1)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 120
+    with open_instance(home.root) as instance:
+        while not instance.get_runs(filters=dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+            assert time.monotonic() < deadline, "the run never started"
+            assert process.poll() is None, "the run ended too early"
+            time.sleep(0.2)
+    kill(process)
+    process.wait(timeout=60)
+
+
+def test_workers_end_with_a_killed_command_and_say_so(prepared_home: Home) -> None:
+    workers: list[psutil.Process] = []
+
+    def kill(process: subprocess.Popen[str]) -> None:
+        workers.extend(psutil.Process(process.pid).children(recursive=True))
+        process.kill()
+
+    with prepared_home.lock("scene", FIRST):  # the step waits for it: it is surely running when the command is killed
+        start_and_kill(prepared_home, kill)
+        _, alive = psutil.wait_procs(workers, timeout=60)
+    assert workers
+    assert not alive, "workers must not outlive the command"
+    with open_instance(prepared_home.root) as instance:
+        assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.FAILURE]
+
+
+def test_a_killed_worker_leaves_nothing_that_holds_the_next_run(prepared_home: Home) -> None:
+    def kill(process: subprocess.Popen[str]) -> None:
+        for worker in psutil.Process(process.pid).children(recursive=True):
+            worker.kill()
+
+    with prepared_home.lock("scene", FIRST):
+        start_and_kill(prepared_home, kill)
+    with open_instance(prepared_home.root) as instance:
+        (started,) = instance.get_runs()
+        assert started.status is dg.DagsterRunStatus.STARTED
+        assert end_abandoned_runs(instance) == [started.run_id]
+        ended = instance.get_run_by_id(started.run_id)
+        assert ended is not None
+        assert ended.status is dg.DagsterRunStatus.FAILURE
+        assert end_abandoned_runs(instance) == []
+    assert prepared_home.latest("scene", FIRST) is None
+    outcome, _ = run(prepared_home, scene_task(FIRST))
+    assert outcome.succeeded
+
+
+def test_runs_of_living_processes_are_left_alone(tmp_path: Path) -> None:
+    from pipeline.instance import this_process
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        dg.Definitions(assets=[dg.AssetSpec("x")])
+        run = instance.create_run_for_job(
+            dg.job(name="j")(lambda: None), tags={DRIVER_TAG: this_process()}, status=dg.DagsterRunStatus.STARTED
+        )
+        assert end_abandoned_runs(instance) == []
+        found = instance.get_run_by_id(run.run_id)
+        assert found is not None
+        assert found.status is dg.DagsterRunStatus.STARTED
+
+
+def test_an_instance_is_private_and_watches_its_runs(tmp_path: Path) -> None:
+    folder = prepare_instance(tmp_path)
+    (folder / "dagster.yaml").write_text((folder / "dagster.yaml").read_text() + "# edited by hand\n")
+    prepare_instance(tmp_path)
+    assert "edited by hand" in (folder / "dagster.yaml").read_text()
+    with open_instance(tmp_path) as instance:
+        assert not instance.telemetry_enabled
+        assert instance.run_monitoring_enabled
+        assert not instance.nux_enabled
+        set_pool_limit(instance, "gpu", 3)
+        assert {p.name: p.limit for p in instance.event_log_storage.get_pool_limits()} == {"gpu": 3}
+
+
+def test_peak_memory_counts_children() -> None:
+    with PeakMemory() as memory:
+        hold = "import time; block = b'x' * (80 << 20); time.sleep(2.5)"
+        subprocess.run([sys.executable, "-c", hold], check=True)
+    assert memory.peak_bytes > 100 << 20
+
+
+@pytest.mark.parametrize("worker_dies", [True])
+def test_a_worker_that_dies_is_named_with_its_log(prepared_home: Home, monkeypatch, worker_dies: bool) -> None:
+    from pipeline.run import WorkerDiedError
+
+    monkeypatch.setenv("PYTHONSTARTUP", "")
+    monkeypatch.setattr("pipeline.run.sys.executable", "/bin/false")
+    with pytest.raises(WorkerDiedError, match=r"worker-0\.log"):
+        run(prepared_home, scene_task(FIRST))
