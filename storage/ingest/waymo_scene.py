@@ -278,3 +278,22 @@ def box_of(*, values: list[float], category: str, instance: str, num_lidar_point
         instance=instance,
         num_lidar_points=num_lidar_points,
     )
+
+
+def laser_return_of(
+    *, values: np.ndarray, projection: np.ndarray | None, labels: np.ndarray | None, key: str
+) -> LaserReturn:
+    """Return one return of a laser, all of whose images must have one shape.
+
+    Raises:
+        SourceDataError: If they do not.
+    """
+    for name, image in (("camera projection", projection), ("segmentation", labels)):
+        if image is not None and image.shape[:2] != values.shape[:2]:
+            message = f"its {name} has shape {image.shape[:2]}, its ranges {values.shape[:2]}"
+            raise SourceDataError(ErrorKind.LIDAR_INVALID, key, message)
+    return LaserReturn(
+        values=values.astype(np.float32),
+        projection=None if projection is None else projection.astype(np.int32),
+        labels=None if labels is None else labels.astype(np.int32),
+    )

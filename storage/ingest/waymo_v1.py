@@ -23,7 +23,6 @@ from storage.ingest.waymo_scene import (
     Exposure,
     FrameContent,
     FrameHeader,
-    LaserReturn,
     LaserSweep,
     SegmentInfo,
     WaymoBox,
@@ -31,6 +30,7 @@ from storage.ingest.waymo_scene import (
     WaymoLaserMount,
     box_of,
     camera_of,
+    laser_return_of,
     transform_of,
 )
 from storage.keys import check_name
@@ -286,10 +286,11 @@ def _sweep(laser: Any, key: str) -> LaserSweep:  # noqa: ANN401
         if not one.range_image_compressed:
             continue
         returns.append(
-            LaserReturn(
+            laser_return_of(
                 values=_floats(one.range_image_compressed, 4, where),
                 projection=_integers(one.camera_projection_compressed, 6, where),
                 labels=_integers(one.segmentation_label_compressed, 2, where),
+                key=where,
             )
         )
     pose = laser.ri_return1.range_image_pose_compressed

@@ -20,7 +20,6 @@ from storage.ingest.waymo_scene import (
     Exposure,
     FrameContent,
     FrameHeader,
-    LaserReturn,
     LaserSweep,
     SegmentInfo,
     WaymoBox,
@@ -28,6 +27,7 @@ from storage.ingest.waymo_scene import (
     WaymoLaserMount,
     box_of,
     camera_of,
+    laser_return_of,
     transform_of,
 )
 from storage.keys import check_name
@@ -283,11 +283,7 @@ def _sweep(name: str, row: Row, pose: Row | None, projection: Row | None, key: s
         if values is None:
             continue
         pixels = None if projection is None else _image(projection, number, 6, key)
-        returns.append(
-            LaserReturn(
-                values=values.astype(np.float32), projection=None if pixels is None else pixels.astype(np.int32)
-            )
-        )
+        returns.append(laser_return_of(values=values, projection=pixels, labels=None, key=f"{key}, return {number}"))
     pixel_pose = None if pose is None else _image(pose, 1, 6, key)
     return LaserSweep(
         name=name,

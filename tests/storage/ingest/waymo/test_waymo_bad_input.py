@@ -185,6 +185,12 @@ def _infinite_time(frame) -> None:
     frame.images[0].pose_timestamp = float("inf")
 
 
+def _missing_beams(frames: list) -> list:
+    for frame in frames:
+        del frame.context.laser_calibrations[0].beam_inclinations[5]
+    return frames
+
+
 def _no_calibration(frames: list) -> list:
     for frame in frames:
         del frame.context.camera_calibrations[0]
@@ -243,7 +249,10 @@ V1_FAULTS = [
     Fault("range image is cut", _edit_second(_cut_zlib), K.LIDAR_INVALID, "TOP, return 1", "is cut"),
     Fault("NaN range", _edit_second(_nan_range), K.LIDAR_INVALID, "#record1/TOP", "pixel (7, 11)"),
     Fault("wrong channels", _edit_second(_wrong_channels), K.LIDAR_INVALID, "#record1/TOP", "(24, 180, 3)"),
-    Fault("wrong beams", _edit_second(_wrong_beams), K.CALIBRATION_INVALID, "laser TOP", "lists 24 beams"),
+    Fault(
+        "ranges of another shape", _edit_second(_wrong_beams), K.LIDAR_INVALID, "TOP, return 1", "its ranges (20, 180)"
+    ),
+    Fault("missing beams", _edit_frames(_missing_beams), K.CALIBRATION_INVALID, "laser TOP", "lists 23 beams"),
     Fault("no return at all", _edit_second(_no_return), K.LIDAR_INVALID, "#record1", "hold no return"),
     Fault("NaN box", _edit_second(_nan_box), K.TABLE_INVALID, "#record1.laser_labels[actor-", "finite centre"),
     Fault("frame of another segment", _edit_second(_other_segment), K.TABLE_INVALID, "#record1", "'another'"),
