@@ -7,6 +7,7 @@ import pytest
 
 from storage.ingest.source import load_source
 from storage.keys import SceneKey
+from storage.procedural import waymo_writer
 from storage.procedural.config import ProceduralConfig
 from storage.procedural.waymo_capture import CapturedFrame, WaymoCapture
 from storage.procedural.waymo_rig import WaymoRigConfig
@@ -45,7 +46,9 @@ def captured() -> tuple[WaymoCapture, list[CapturedFrame]]:
 
 def _write(folder: Path, captured: tuple[WaymoCapture, list[CapturedFrame]], source_format: str) -> Written:
     home = Home(folder / "home")
-    keys = generate_waymo_dataset(home, folder / "raw", CONFIG, source_format=source_format)
+    with pytest.MonkeyPatch.context() as patch:  # captured once, written twice
+        patch.setattr(waymo_writer, "captured_frames", lambda *_: (captured[0], iter(captured[1])))
+        keys = generate_waymo_dataset(home, folder / "raw", CONFIG, source_format=source_format)
     assert keys == [KEY]
     assert load_source(home, "waymo").format == source_format
     return Written(home=home, root=folder / "raw", frames=captured[1], capture=captured[0], config=CONFIG)
