@@ -40,13 +40,12 @@ class FieldConfig:
         coarsest_cell_m: Cell of the coarsest level, inside the scene's box.
         finest_cell_m: Cell of the finest level, inside the scene's box.
         hidden_width: Width of the density and of the colour network.
-        geometry_width: Features composited along a ray, from which its colour is read.
         appearance_width: Learned code of each camera: exposure, white balance. Per camera and not per image, so that
             held-out frames and virtual views have one.
         shading: ``deferred`` composites features and decodes one colour per ray; ``per_sample`` decodes at every
             sample. On a CPU the second costs several times the first.
-        dynamic: Adds a branch in space and time for what moves. Its grid has a node in time per frame, so a frame that
-            was held out sees nothing of it but what its neighbours agree on.
+        dynamic: Adds a branch for what moves, with a grid of its own per frame: at two frames a second nothing that
+            moves can be followed from one to the next. A frame that was held out has no dynamic part.
         dynamic_cell_m: Its finest cell.
     """
 
@@ -57,7 +56,6 @@ class FieldConfig:
     coarsest_cell_m: float = 4.0
     finest_cell_m: float = 0.15
     hidden_width: int = 32
-    geometry_width: int = 16
     appearance_width: int = 8
     shading: Literal["deferred", "per_sample"] = "deferred"
     dynamic: bool = False
@@ -71,7 +69,7 @@ class FieldConfig:
             0 < self.finest_cell_m <= self.coarsest_cell_m,
             f"finest_cell_m {self.finest_cell_m}, want in (0, coarsest_cell_m = {self.coarsest_cell_m}]",
         )
-        _require(self.hidden_width >= 8 and self.geometry_width >= 3, "networks are too narrow")
+        _require(self.hidden_width >= 8, f"hidden_width {self.hidden_width}, want >= 8")
         _require(self.dynamic_cell_m > 0, f"dynamic_cell_m {self.dynamic_cell_m}, want > 0")
 
 
@@ -123,7 +121,8 @@ class LossConfig:
         distortion: Compactness of weights along a ray.
         opacity_entropy: Rays hit something or sky, not half of each.
         proposal: The proposal bounds the field.
-        dynamic: Mean density of the dynamic branch.
+        dynamic: Mean density of the dynamic branch, per metre.
+        static_clearance: Weight of the static branch alone where beams have passed; only with a dynamic branch.
         max_depth_m: LiDAR returns beyond it take no part.
         line_of_sight_margin_m: Width of the peak at a return, at the first and at the last step.
     """
@@ -131,16 +130,27 @@ class LossConfig:
     rgb: float = 1.0
     depth: float = 0.1
     line_of_sight: float = 0.05
-    sky: float = 0.02
+    sky: float = 0.1
     distortion: float = 0.005
     opacity_entropy: float = 0.001
     proposal: float = 1.0
-    dynamic: float = 0.01
+    dynamic: float = 0.0005
+    static_clearance: float = 0.1
     max_depth_m: float = 80.0
     line_of_sight_margin_m: tuple[float, float] = (3.0, 0.4)
 
     def __post_init__(self) -> None:
-        for name in ("rgb", "depth", "line_of_sight", "sky", "distortion", "opacity_entropy", "proposal", "dynamic"):
+        for name in (
+            "rgb",
+            "depth",
+            "line_of_sight",
+            "sky",
+            "distortion",
+            "opacity_entropy",
+            "proposal",
+            "dynamic",
+            "static_clearance",
+        ):
             _require(getattr(self, name) >= 0, f"loss weight {name} {getattr(self, name)}, want >= 0")
         _require(self.max_depth_m > 0, f"max_depth_m {self.max_depth_m}, want > 0")
         _require(min(self.line_of_sight_margin_m) > 0, "line_of_sight_margin_m, want > 0")

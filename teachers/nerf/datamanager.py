@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import DataManager, DataManagerConfig
@@ -21,12 +21,15 @@ from torch.nn import Parameter
 from storage.scenes.store import SceneReader
 from storage.versioned import Home
 from teachers.nerf.config import NerfConfig
+from teachers.nerf.free_space import find_moving_returns
 from teachers.nerf.model import to_ray_bundle
 from teachers.nerf.moving import MovingBoxes
 from teachers.nerf.scene_rays import (
     FrameSplit,
     SceneBounds,
     SceneRays,
+    lidar_origin_world,
+    lidar_points_world,
     measure_bounds,
     read_sky_mask,
     split_frames,
@@ -84,17 +87,35 @@ class SceneDataManager(DataManager):
         self.is_sky = (
             read_sky_mask(home, config.scene_key, config.sky_mask_digest or None) if self.nerf.use_sky_mask else None
         )
-        self.rays = self.rays_of(self.split.train)
+        returns_move = None
+        if self.nerf.field.dynamic:
+            returns_move = find_moving_returns(
+                [lidar_origin_world(self.scene, f) for f in self.split.train],
+                [lidar_points_world(self.scene, f) for f in self.split.train],
+            )
+        self.rays = self.rays_of(self.split.train, returns_move=returns_move)
         self.generator = torch.Generator().manual_seed(self.nerf.seed)
         self.train_dataset = describe(self.scene, self.split.train, self.bounds, self.nerf)  # type: ignore[assignment]
         self.eval_dataset = None
         self.test_mode = "inference"  # nerfstudio's own loaders are not set up
         super().__init__()
 
-    def rays_of(self, frames: tuple[int, ...], moving: MovingBoxes | None = None) -> SceneRays:
-        """Return the prepared rays of some frames; ``moving`` tells apart what moves, for judging."""
+    def rays_of(
+        self,
+        frames: tuple[int, ...],
+        *,
+        moving: MovingBoxes | None = None,
+        returns_move: list[Bool[np.ndarray, " _"]] | None = None,
+    ) -> SceneRays:
+        """Return the prepared rays of some frames, see ``SceneRays``."""
         return SceneRays(
-            self.scene, frames, self.bounds, image_size=self.nerf.image_size, is_sky=self.is_sky, moving=moving
+            self.scene,
+            frames,
+            self.bounds,
+            image_size=self.nerf.image_size,
+            is_sky=self.is_sky,
+            moving=moving,
+            returns_move=returns_move,
         )
 
     def next_train(self, step: int) -> tuple[RayBundle, dict[str, Any]]:

@@ -14,14 +14,13 @@ import zarr
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from storage.provenance import InputVersion
 from storage.targets.schema import create_target, read_target
 from storage.versioned import Home, Materialized, materialize_arrays
 from teachers.nerf.config import TeacherFeaturesConfig
 from teachers.nerf.encoding import GridEncoding, geometric_resolutions
 from teachers.nerf.field import encode_directions, network
 from teachers.nerf.progress import Progress
-from teachers.nerf.render import CODE, RenderSource
+from teachers.nerf.render import RenderSource
 from teachers.nerf.scene_rays import SceneBounds, split_frames
 from teachers.nerf.teacher import RaySurface
 from teachers.quality import at_least, gate
@@ -83,13 +82,6 @@ def render_teacher_features(
     """
     source = RenderSource(home, str(scene_key), config.execution)
     version = home.require(config.feature_source, str(scene_key))
-    provenance = source.provenance(
-        "teacher_features",
-        config,
-        inputs=(InputVersion(version.kind, version.partition, version.digest),),
-        code=(*CODE, "teachers.nerf.features"),
-        seed=config.seed,
-    )
 
     def write(group: zarr.Group) -> dict[str, Any]:
         stored = home.open_arrays(version)
@@ -116,7 +108,7 @@ def render_teacher_features(
         checks = {"fit_passed": at_least(int(source.fit_passed), 1), "psnr": at_least(psnr, config.min_psnr)}
         return {"psnr": psnr, "quality": gate(checks)}
 
-    return materialize_arrays(home, provenance, write)
+    return materialize_arrays(home, source.provenance(config), write)
 
 
 def _distil(

@@ -1,9 +1,10 @@
 """The driving field: static and dynamic density and features in space, colour per ray, sky by direction.
 
 An EmerNeRF-class field (arXiv 2311.02077) behind nerfstudio's ``Field`` interface. Unlike EmerNeRF, colour is by
-default *deferred*: the field gives density and a few geometry features per sample, the features are composited like
-colours, and one small network reads the ray's colour from the result, the direction and the camera's appearance code.
-Surfaces here are opaque, so little is lost, and the network runs once per ray instead of once per sample.
+default *deferred*: a small network gives density per sample, the grid features themselves are composited like colours,
+and a second network reads the ray's colour from the result, the direction and the camera's appearance code. Surfaces
+here are opaque, so little is lost; that network runs once per ray instead of once per sample, and its gradient reaches
+the grids directly instead of through the density's.
 """
 
 import itertools
@@ -30,59 +31,72 @@ _INITIAL_LOG_DENSITY = -4.0
 
 
 class DrivingField(Field):
-    """Density, geometry features and colour of one scene.
+    """Density, features and colour of one scene.
 
     Args:
         config: Its size.
         bounds: The scene's box.
         num_cameras: Appearance codes to learn.
-        num_frames: Nodes of the dynamic branch in time.
+        num_frames: Frames of the scene.
+        fitted_frames: Those that the field is fitted to; only they have a dynamic part.
     """
 
-    def __init__(self, config: FieldConfig, bounds: SceneBounds, *, num_cameras: int, num_frames: int) -> None:
+    def __init__(
+        self,
+        config: FieldConfig,
+        bounds: SceneBounds,
+        *,
+        num_cameras: int,
+        num_frames: int,
+        fitted_frames: tuple[int, ...] = (),
+    ) -> None:
         super().__init__()
         self.config = config
         self.metres_per_unit = bounds.metres_per_unit
         self.register_buffer("half_extent", torch.tensor(bounds.half_extent), persistent=False)
         self.static_grid = _static_grid(config, bounds)
-        grid_width = self.static_grid.output_width
-        self.density_network = network(grid_width, config.hidden_width, 1 + config.geometry_width)
+        self.density_network = network(self.static_grid.output_width, config.hidden_width, 1)
+        self.feature_width = self.static_grid.output_width
         self.dynamic_grid: GridEncoding | None = None
         if config.dynamic:
-            self.dynamic_grid = _dynamic_grid(config, bounds, num_frames)
-            self.dynamic_network = network(
-                self.dynamic_grid.output_width, config.hidden_width, 1 + config.geometry_width
-            )
+            self.dynamic_grid = _dynamic_grid(config, bounds)
+            self.frame_is_fitted: Tensor
+            is_fitted = torch.zeros(num_frames, dtype=torch.bool)
+            is_fitted[list(fitted_frames)] = True
+            self.register_buffer("frame_is_fitted", is_fitted)
+            self.dynamic_network = network(self.dynamic_grid.output_width, config.hidden_width, 1)
+            self.feature_width += self.dynamic_grid.output_width
         self.appearance = nn.Embedding(num_cameras, config.appearance_width)
         nn.init.zeros_(self.appearance.weight)
         view_width = 3 + 6 * _SURFACE_OCTAVES + config.appearance_width
-        self.colour_network = network(config.geometry_width + view_width, 2 * config.hidden_width, 3, layers=3)
+        self.colour_network = network(self.feature_width + view_width, 2 * config.hidden_width, 3, layers=3)
         self.sky_network = network(3 + 6 * _SKY_OCTAVES + config.appearance_width, config.hidden_width, 3)
 
     def get_density(self, ray_samples: RaySamples) -> tuple[Float[Tensor, "*batch 1"], Float[Tensor, "*batch width"]]:
-        """Return density per scene unit, and geometry features."""
+        """Return density per scene unit, and the grids' features."""
         density, features, _ = self.density_and_features(ray_samples)
         return density, features
 
     def density_and_features(
         self, ray_samples: RaySamples
     ) -> tuple[Float[Tensor, "*batch 1"], Float[Tensor, "*batch width"], Float[Tensor, "*batch 1"] | None]:
-        """Return density per scene unit, geometry features, and the part of the density that moves."""
+        """Return density per scene unit, the grids' features, and the part of the density that moves."""
         positions = ray_samples.frustums.get_positions()
         batch = positions.shape[:-1]
         unit_cube = self.unit_cube(positions.reshape(-1, 3))
-        raw = self.density_network(self.static_grid(unit_cube))
-        density, features = self._density(raw[:, :1]), raw[:, 1:]
+        features = self.static_grid(unit_cube)
+        density = self._density(self.density_network(features))
         dynamic_density = None
         if self.dynamic_grid is not None:
             assert ray_samples.times is not None
-            times = ray_samples.times.expand(*batch, 1).reshape(-1, 1)
-            raw = self.dynamic_network(self.dynamic_grid(torch.cat([unit_cube, times], dim=-1)))
-            # Two e-folds emptier than the static branch at first: only what the static one cannot explain moves.
-            dynamic_density = self._density(raw[:, :1] - 2.0)
+            frames = ray_samples.times.round().to(torch.int32).expand(*batch, 1).reshape(-1)
+            moving = self.dynamic_grid(unit_cube, frames)
+            # Emptier than the static branch at first, and absent from frames that were not fitted.
+            known = self.frame_is_fitted[frames.long()][:, None]
+            dynamic_density = self._density(self.dynamic_network(moving) - 1.0) * known
             total = density + dynamic_density
             share = (dynamic_density / total.clamp_min(1e-6)).detach()
-            features = (1.0 - share) * features + share * raw[:, 1:]
+            features = torch.cat([(1.0 - share) * features, share * moving], dim=-1)
             density, dynamic_density = total, dynamic_density.view(*batch, 1)
         return density.view(*batch, 1), features.view(*batch, -1), dynamic_density
 
@@ -104,7 +118,7 @@ class DrivingField(Field):
         directions: Float[Tensor, "points 3"],
         camera_index: Int64[Tensor, " points"],
     ) -> Float[Tensor, "points 3"]:
-        """Return the colour, [0, 1], that a camera sees from geometry features along directions."""
+        """Return the colour, [0, 1], that a camera sees from composited features along directions."""
         view = torch.cat(
             [encode_directions(directions, octaves=_SURFACE_OCTAVES), self.appearance(camera_index)], dim=-1
         )
@@ -184,15 +198,14 @@ def _static_grid(config: FieldConfig, bounds: SceneBounds) -> GridEncoding:
     )
 
 
-def _dynamic_grid(config: FieldConfig, bounds: SceneBounds, num_frames: int) -> GridEncoding:
-    levels = geometric_resolutions(
-        bounds.half_extent_m,
-        coarsest_cell_m=4.0 * config.dynamic_cell_m,
-        finest_cell_m=config.dynamic_cell_m,
-        num_levels=2,
-    )
+def _dynamic_grid(config: FieldConfig, bounds: SceneBounds) -> GridEncoding:
     return GridEncoding(
-        [(*level, max(1, num_frames - 1)) for level in levels],
+        geometric_resolutions(
+            bounds.half_extent_m,
+            coarsest_cell_m=4.0 * config.dynamic_cell_m,
+            finest_cell_m=config.dynamic_cell_m,
+            num_levels=2,
+        ),
         features_per_level=config.features_per_level,
         log2_table_size=config.log2_table_size,
     )

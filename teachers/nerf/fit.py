@@ -11,38 +11,18 @@ from typing import Any
 import torch
 
 from storage.errors import TeacherDivergedError
-from storage.provenance import InputVersion, Provenance, code_digest, config_digest, config_json, package_versions
+from storage.provenance import package_versions
 from storage.versioned import Home, Materialized, StoreVersion, materialize_files
-from teachers.nerf.config import NerfConfig, determining
+from teachers.nerf.config import NerfConfig
 from teachers.nerf.moving import MovingBoxes
 from teachers.nerf.nerfstudio_method import DrivingFieldTrainer, quieten_nerfstudio, trainer_config
 from teachers.nerf.progress import Progress
+from teachers.nerf.provenance import FIELD_KIND, fit_provenance
 from teachers.nerf.quality import judge_fit
-from teachers.nerf.teacher import KIND, NerfTeacher, resolve_device, save_teacher
+from teachers.nerf.teacher import NerfTeacher, resolve_device, save_teacher
 
 logger = logging.getLogger(__name__)
 
-_CODE = (
-    "storage.geometry",
-    "storage.scenes",
-    *(
-        f"teachers.nerf.{module}"
-        for module in (
-            "config",
-            "contraction",
-            "datamanager",
-            "encoding",
-            "field",
-            "fit",
-            "losses",
-            "model",
-            "moving",
-            "nerfstudio_method",
-            "quality",
-            "scene_rays",
-        )
-    ),
-)
 _PACKAGES = ("nerfstudio", "torch", "numpy", "safetensors", "zarr", "icechunk", "tinycudann")
 
 
@@ -64,8 +44,12 @@ def fit_scene(home: Home, scene_key: str, config: NerfConfig, on_progress: Progr
     """
     scene = home.require("scene", str(scene_key))
     sky_mask = home.require("sky_mask", str(scene_key)) if config.use_sky_mask else None
-    provenance = _provenance(home, scene, sky_mask, config)
-    work = home.work_folder(KIND, str(scene_key)) / provenance.digest[:16]
+    provenance = dataclasses.replace(
+        fit_provenance(home, str(scene_key), config),
+        packages=package_versions(*_PACKAGES),
+        device=resolve_device(config.execution),
+    )
+    work = home.work_folder(FIELD_KIND, str(scene_key)) / provenance.digest[:16]
 
     def write(folder: Path) -> dict[str, Any]:
         work.mkdir(parents=True, exist_ok=True)
@@ -75,25 +59,6 @@ def fit_scene(home: Home, scene_key: str, config: NerfConfig, on_progress: Progr
     materialized = materialize_files(home, provenance, write)
     shutil.rmtree(work, ignore_errors=True)
     return materialized
-
-
-def _provenance(home: Home, scene: StoreVersion, sky_mask: StoreVersion | None, config: NerfConfig) -> Provenance:
-    of_scene = home.provenance(scene)
-    inputs = [scene] if sky_mask is None else [scene, sky_mask]
-    return Provenance(
-        kind=KIND,
-        partition=scene.partition,
-        inputs=tuple(InputVersion(v.kind, v.partition, v.digest) for v in inputs),
-        config_digest=config_digest(determining(config)),
-        code_digest=code_digest(*_CODE),
-        seed=config.seed,
-        calibration_digest=of_scene.calibration_digest,
-        pose_source=of_scene.pose_source,
-        licence=of_scene.licence,
-        config=config_json(config),
-        packages=package_versions(*_PACKAGES),
-        device=resolve_device(config.execution),
-    )
 
 
 def _fit_until_sound(
@@ -143,7 +108,7 @@ def _publish(folder: Path, trainer: DrivingFieldTrainer, config: NerfConfig) -> 
     nerf = data.nerf
     started = time.perf_counter()
     teacher = NerfTeacher(trainer.model, nerf, data.bounds, execution=config.execution)
-    held_out = data.rays_of(data.split.held_out, MovingBoxes(data.scene.boxes()))
+    held_out = data.rays_of(data.split.held_out, moving=MovingBoxes(data.scene.boxes()))
     metrics = judge_fit(teacher.render, held_out, nerf)
     save_teacher(
         folder,
@@ -165,5 +130,5 @@ def _publish(folder: Path, trainer: DrivingFieldTrainer, config: NerfConfig) -> 
         "held_out_frames": len(data.split.held_out),
         "judge_s": time.perf_counter() - started,
     }
-    logger.info("%s: held-out PSNR %.2f dB, AbsRel %.3f", KIND, metrics["psnr"], metrics["lidar_abs_rel"])
+    logger.info("%s: held-out PSNR %.2f dB, AbsRel %.3f", FIELD_KIND, metrics["psnr"], metrics["lidar_abs_rel"])
     return metrics

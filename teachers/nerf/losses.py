@@ -76,6 +76,27 @@ def line_of_sight_loss(
     return _masked_mean(before.square() + (1.0 - near).square(), has_return)
 
 
+def static_clearance_loss(
+    static_weights: Float[Tensor, "rays samples"],
+    interval_edges: Float[Tensor, "rays edges"],
+    lidar_depth: Float[Tensor, " rays"],
+    return_moves: Bool[Tensor, " rays"],
+    *,
+    margin: float,
+) -> Float[Tensor, ""]:
+    """Return the squared weight that the static part alone puts where a beam has passed.
+
+    A beam proves emptiness up to its return; if the return moves, the static part must be empty there too. Without
+    this, a field settles for a ghost of everything that ever stood somewhere.
+    """
+    has_return = torch.isfinite(lidar_depth)
+    depth = torch.where(has_return, lidar_depth, torch.zeros_like(lidar_depth))
+    limit = torch.where(return_moves, depth + margin, depth - margin)[:, None]
+    starts, ends = interval_edges[:, :-1], interval_edges[:, 1:]
+    passed = ((limit - starts) / (ends - starts).clamp_min(1e-9)).clamp(0.0, 1.0)
+    return _masked_mean((static_weights * passed).sum(dim=-1).square(), has_return)
+
+
 def sky_loss(opacity: Float[Tensor, " rays"], is_sky: Bool[Tensor, " rays"]) -> Float[Tensor, ""]:
     """Return the binary cross-entropy of opacity against "not sky"."""
     # Written out: torch's own refuses NaN with an untyped error before the fit can say that it diverged.

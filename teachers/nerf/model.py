@@ -22,6 +22,7 @@ from teachers.nerf.losses import (
     opacity_entropy_loss,
     proposal_loss,
     sky_loss,
+    static_clearance_loss,
 )
 from teachers.nerf.scene_rays import RayBatch, SceneBounds
 
@@ -38,8 +39,9 @@ class DrivingFieldModelConfig(ModelConfig):
 class DrivingFieldModel(Model):
     """Render and fit one scene.
 
-    nerfstudio builds it with ``metadata``: ``nerf_config`` (NerfConfig), ``bounds`` (SceneBounds), ``num_cameras`` and
-    ``num_frames``. No perceptual metric is built: nerfstudio's stock models download one at construction.
+    nerfstudio builds it with ``metadata``: ``nerf_config`` (NerfConfig), ``bounds`` (SceneBounds), ``num_cameras``,
+    ``num_frames`` and ``fitted_frames``. No perceptual metric is built: nerfstudio's stock models download one at
+    construction.
     """
 
     config: DrivingFieldModelConfig
@@ -56,6 +58,7 @@ class DrivingFieldModel(Model):
             self.bounds,
             num_cameras=metadata["num_cameras"],
             num_frames=metadata["num_frames"],
+            fitted_frames=metadata["fitted_frames"],
         )
         self.proposal = ProposalDensity(sampling, self.nerf.field, self.bounds)
         spacing = sampling.spacing_m / scale
@@ -105,7 +108,8 @@ class DrivingFieldModel(Model):
         samples, proposal_weights, proposal_samples = self.sampler(ray_bundle, density_fns=[self.proposal])
         density, features, dynamic_density = self.field.density_and_features(samples)
         edges = interval_edges(samples)
-        weights = composite_weights(density[..., 0], edges[:, 1:] - edges[:, :-1])
+        lengths = edges[:, 1:] - edges[:, :-1]
+        weights = composite_weights(density[..., 0], lengths)
         opacity = weights.sum(dim=-1, keepdim=True)
         midpoints = 0.5 * (edges[:, 1:] + edges[:, :-1])
         depth = (weights * midpoints).sum(dim=-1, keepdim=True) / opacity.clamp_min(1e-6)
@@ -127,6 +131,8 @@ class DrivingFieldModel(Model):
                 "proposal_edges": normalised_edges(proposal_samples[0]),
                 "dynamic_density": dynamic_density,
             }
+            if dynamic_density is not None:
+                outputs["static_weights"] = composite_weights((density - dynamic_density)[..., 0], lengths)
         return outputs
 
     def get_metrics_dict(self, outputs: dict[str, Any], batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -163,6 +169,13 @@ class DrivingFieldModel(Model):
             losses["sky"] = config.sky * sky_loss(opacity[:num_camera_rays], rays.is_sky)
         if outputs["dynamic_density"] is not None:
             losses["dynamic"] = config.dynamic * outputs["dynamic_density"].mean() / scale
+            losses["static_clearance"] = config.static_clearance * static_clearance_loss(
+                outputs["static_weights"],
+                outputs["edges"],
+                rays.lidar_depth,
+                rays.return_moves,
+                margin=margin / scale,
+            )
         return losses
 
     def get_image_metrics_and_images(
@@ -186,7 +199,7 @@ def to_ray_bundle(batch: RayBatch, nerf: NerfConfig, bounds: SceneBounds) -> Ray
         camera_indices=batch.camera_index[:, None],
         nears=ones * (nerf.sampling.near_m / bounds.metres_per_unit),
         fars=ones * (nerf.sampling.far_m / bounds.metres_per_unit),
-        times=batch.time[:, None],
+        times=batch.frame_index[:, None].to(torch.float32),
     )
 
 

@@ -1,5 +1,6 @@
 """Render a fitted field into target stores: depth at every camera, and views the car never had."""
 
+import dataclasses
 import logging
 import time
 from typing import Any
@@ -11,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from storage.geometry.transforms import apply_se3
-from storage.provenance import InputVersion, Provenance, code_digest, config_digest, config_json, package_versions
+from storage.provenance import Provenance, package_versions
 from storage.scenes.store import SceneReader
 from storage.targets.schema import create_target, write_target
 from storage.versioned import Home, Materialized, materialize_arrays
@@ -20,9 +21,9 @@ from teachers.nerf.config import (
     TeacherDepthConfig,
     TeacherFeaturesConfig,
     VirtualViewsConfig,
-    determining,
 )
 from teachers.nerf.progress import Progress
+from teachers.nerf.provenance import render_provenance
 from teachers.nerf.quality import RenderedRays, depth_errors
 from teachers.nerf.scene_rays import RayBatch, camera_directions, project_lidar, read_sky_mask, resize_nearest
 from teachers.nerf.teacher import NerfTeacher
@@ -30,13 +31,6 @@ from teachers.quality import at_least, at_most, gate
 
 logger = logging.getLogger(__name__)
 
-CODE = (
-    "storage.geometry",
-    *(
-        f"teachers.nerf.{module}"
-        for module in ("config", "contraction", "encoding", "field", "model", "render", "scene_rays", "teacher")
-    ),
-)
 _PACKAGES = ("nerfstudio", "torch", "numpy", "zarr", "icechunk")
 
 
@@ -47,7 +41,6 @@ class RenderSource:
         teacher: The field.
         scene: The version of the scene that it was fitted to.
         is_sky: The version of the sky mask that it was fitted with, or None.
-        inputs: All of them, for provenance.
         fit_passed: Outcome of the fit's quality gate.
     """
 
@@ -57,36 +50,16 @@ class RenderSource:
         assert self.teacher.version is not None
         fitted = home.provenance(self.teacher.version)
         digests = {i.kind: i.digest for i in fitted.inputs}
-        self.fitted = fitted
         self.scene = SceneReader.open(home, scene_key, digests["scene"])
         self.is_sky = read_sky_mask(home, scene_key, digests["sky_mask"]) if "sky_mask" in digests else None
-        version = self.teacher.version
-        self.inputs = (*fitted.inputs, InputVersion(version.kind, version.partition, version.digest))
-        self.fit_passed = bool(home.metrics(version)["quality"]["passed"])
-        self.frame_time = torch.linspace(0.0, 1.0, max(2, self.scene.num_frames))
+        self.fit_passed = bool(home.metrics(self.teacher.version)["quality"]["passed"])
         self._directions: dict[tuple[int, tuple[int, int]], Tensor] = {}
 
-    def provenance(
-        self,
-        kind: str,
-        config: TeacherDepthConfig | VirtualViewsConfig | TeacherFeaturesConfig,
-        *,
-        inputs: tuple[InputVersion, ...] = (),
-        code: tuple[str, ...] = CODE,
-        seed: int | None = None,
-    ) -> Provenance:
+    def provenance(self, config: TeacherDepthConfig | VirtualViewsConfig | TeacherFeaturesConfig) -> Provenance:
         """Return the provenance of something rendered from this field."""
-        return Provenance(
-            kind=kind,
-            partition=self.fitted.partition,
-            inputs=(*self.inputs, *inputs),
-            config_digest=config_digest(determining(config)),
-            code_digest=code_digest(*code),
-            seed=seed,
-            calibration_digest=self.fitted.calibration_digest,
-            pose_source=self.fitted.pose_source,
-            licence=self.fitted.licence,
-            config=config_json(config),
+        assert self.teacher.version is not None
+        return dataclasses.replace(
+            render_provenance(self.home, self.teacher.version, config),
             packages=package_versions(*_PACKAGES),
             device=self.teacher.device,
         )
@@ -105,10 +78,11 @@ class RenderSource:
             origins=origin.expand(count, 3),
             directions=in_camera @ rotation.T,
             camera_index=torch.full((count,), camera),
-            time=self.frame_time[frame].expand(count),
+            frame_index=torch.full((count,), frame),
             rgb=torch.zeros(0, 3),
             is_sky=None,
             lidar_depth=torch.full((count,), torch.nan),
+            return_moves=torch.zeros(count, dtype=torch.bool),
         )
 
     def intrinsics(self, size: tuple[int, int]) -> Float[np.ndarray, "cameras 3 3"]:
@@ -158,7 +132,7 @@ def render_teacher_depth(
             _report(on_progress, "render_depth", frame, scene.num_frames, tally.started, shape[1:])
         return tally.metrics(config)
 
-    return materialize_arrays(home, source.provenance("teacher_depth", config), write)
+    return materialize_arrays(home, source.provenance(config), write)
 
 
 def render_virtual_views(
@@ -212,7 +186,7 @@ def render_virtual_views(
         rays_per_s = np.prod(shape) / max(1e-6, time.perf_counter() - started)
         return {"coverage": defined, "rays_per_s": float(rays_per_s), "quality": gate(checks)}
 
-    return materialize_arrays(home, source.provenance("virtual_views", config), write)
+    return materialize_arrays(home, source.provenance(config), write)
 
 
 class _DepthTally:
@@ -234,7 +208,7 @@ class _DepthTally:
         scene = self.source.scene
         points = apply_se3(scene.ego_to_world(frame), scene.lidar_points(frame)[:, :3].astype(np.float64))
         for camera in range(scene.num_cameras):
-            pixel, measured = project_lidar(
+            pixel, measured, _ = project_lidar(
                 points,
                 scene.camera_to_world(frame, camera),
                 scene.intrinsics(camera, size=self.size),

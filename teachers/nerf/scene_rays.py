@@ -80,7 +80,7 @@ def measure_bounds(scene: SceneReader, frames: tuple[int, ...], *, margin_m: flo
     Raises:
         SourceDataError: If there are too few returns.
     """
-    points = np.concatenate([_lidar_points_world(scene, f)[::4] for f in frames])
+    points = np.concatenate([lidar_points_world(scene, f)[::4] for f in frames])
     if len(points) < _MIN_LIDAR_POINTS:
         raise SourceDataError(
             ErrorKind.LIDAR_INVALID, "lidar", f"{4 * len(points)} returns, want at least {4 * _MIN_LIDAR_POINTS}"
@@ -100,19 +100,21 @@ class RayBatch:
         origins: Scene units.
         directions: Unit vectors, world axes.
         camera_index: Camera of the ray; 0 for LiDAR rays, whose colour is never read.
-        time: Of the frame, from 0 (first) to 1 (last).
+        frame_index: Frame of the ray.
         rgb: Colour of the leading camera rays, [0, 1].
         is_sky: Of the leading camera rays; None without a sky mask.
         lidar_depth: Termination depth in scene units, NaN where no return is known.
+        return_moves: Whether the return is known to belong to something that moves.
     """
 
     origins: Float[Tensor, "rays 3"]
     directions: Float[Tensor, "rays 3"]
     camera_index: Int64[Tensor, " rays"]
-    time: Float[Tensor, " rays"]
+    frame_index: Int64[Tensor, " rays"]
     rgb: Float[Tensor, "camera_rays 3"]
     is_sky: Bool[Tensor, " camera_rays"] | None
     lidar_depth: Float[Tensor, " rays"]
+    return_moves: Bool[Tensor, " rays"]
 
     @property
     def num_camera_rays(self) -> int:
@@ -136,7 +138,8 @@ class SceneRays:
         bounds: The field's box.
         image_size: Height and width that images are resized to.
         is_sky: Sky mask of *all* frames at any resolution, or None.
-        moving: What moves, where pixels and returns are to be told apart by it; None for fitting.
+        moving: What annotations say moves, to tell pixels and returns apart when judging; None for fitting.
+        returns_move: Per frame of ``frames``, which returns belong to something that moves; None where unknown.
     """
 
     def __init__(
@@ -148,6 +151,7 @@ class SceneRays:
         image_size: tuple[int, int],
         is_sky: Bool[np.ndarray, "frames cameras height width"] | None = None,
         moving: MovingBoxes | None = None,
+        returns_move: list[Bool[np.ndarray, " _"]] | None = None,
     ) -> None:
         self.frames = frames
         self.bounds = bounds
@@ -162,7 +166,6 @@ class SceneRays:
         poses = np.stack([scene.camera_to_world(f, c) for f, c in images])
         self.rotations = torch.tensor(poses[:, :3, :3], dtype=torch.float32)
         self.origins = torch.tensor(bounds.to_scene_units(poses[:, :3, 3]), dtype=torch.float32)
-        self.frame_time = torch.linspace(0.0, 1.0, max(2, scene.num_frames))
         self.pixels: UInt8[Tensor, "images pixels 3"] = torch.stack(
             [
                 torch.from_numpy(scene.resized_image(f, c, height=self.height, width=self.width).reshape(-1, 3).copy())
@@ -173,7 +176,7 @@ class SceneRays:
         if is_sky is not None:
             resized = resize_nearest(is_sky[list(frames)], image_size)
             self.is_sky = torch.from_numpy(resized.reshape(len(images), -1))
-        self._read_lidar(scene, images)
+        self._read_lidar(scene, images, returns_move)
         self.is_moving = torch.zeros(self.pixels.shape[:2], dtype=torch.bool)
         if moving is not None:
             self._find_moving(moving, images, poses)
@@ -189,25 +192,35 @@ class SceneRays:
             of_frame = self.lidar_frame == frame
             self.lidar_is_moving[of_frame] = torch.from_numpy(moving.contain(frame, points[of_frame.numpy()]))
 
-    def _read_lidar(self, scene: SceneReader, images: list[tuple[int, int]]) -> None:
-        points = {f: _lidar_points_world(scene, f) for f in self.frames}
+    def _read_lidar(
+        self,
+        scene: SceneReader,
+        images: list[tuple[int, int]],
+        returns_move: list[Bool[np.ndarray, " _"]] | None,
+    ) -> None:
+        points = {f: lidar_points_world(scene, f) for f in self.frames}
+        moves = {
+            f: np.zeros(len(points[f]), bool) if returns_move is None else returns_move[i]
+            for i, f in enumerate(self.frames)
+        }
         columns: list[tuple[np.ndarray, ...]] = []
         for index, (frame, camera) in enumerate(images):
-            pixel, depth = project_lidar(
+            pixel, depth, source = project_lidar(
                 points[frame],
                 scene.camera_to_world(frame, camera),
                 scene.intrinsics(camera, size=(self.height, self.width)),
                 image_size=(self.height, self.width),
             )
-            columns.append((np.full(len(pixel), index), pixel, depth))
-        image, pixel, depth = (np.concatenate(c) for c in zip(*columns, strict=True))
+            columns.append((np.full(len(pixel), index), pixel, depth, moves[frame][source]))
+        image, pixel, depth, pixel_moves = (np.concatenate(c) for c in zip(*columns, strict=True))
         scale = self.bounds.metres_per_unit
         self.lidar_pixel_image = torch.from_numpy(image)
         self.lidar_pixel = torch.from_numpy(pixel)
         self.lidar_pixel_depth = torch.tensor(depth / scale, dtype=torch.float32)
-        origins, directions, distances, frame_of = [], [], [], []
+        self.lidar_pixel_moves = torch.from_numpy(pixel_moves)
+        origins, directions, distances, frame_of, beam_moves = [], [], [], [], []
         for frame in self.frames:
-            origin = (scene.ego_to_world(frame) @ scene.lidar_to_ego)[:3, 3]
+            origin = lidar_origin_world(scene, frame)
             offset = points[frame] - origin
             distance = np.linalg.norm(offset, axis=-1)
             seen = distance > 1.0  # closer returns are the vehicle itself
@@ -215,12 +228,14 @@ class SceneRays:
             distances.append(distance[seen] / scale)
             origins.append(self.bounds.to_scene_units(origin))
             frame_of.append(np.full(int(seen.sum()), frame))
+            beam_moves.append(moves[frame][seen])
         self.lidar_frame = torch.from_numpy(np.concatenate(frame_of))
         row_of_frame = torch.zeros(max(self.frames) + 1, dtype=torch.int64)
         row_of_frame[list(self.frames)] = torch.arange(len(self.frames))
         self.lidar_origins = torch.tensor(np.stack(origins), dtype=torch.float32)[row_of_frame[self.lidar_frame]]
         self.lidar_directions = torch.tensor(np.concatenate(directions), dtype=torch.float32)
         self.lidar_distances = torch.tensor(np.concatenate(distances), dtype=torch.float32)
+        self.lidar_moves = torch.from_numpy(np.concatenate(beam_moves))
         self.lidar_is_moving = torch.zeros(len(self.lidar_distances), dtype=torch.bool)
 
     def draw(self, generator: torch.Generator, *, pixel_rays: int, lidar_pixel_rays: int, lidar_rays: int) -> RayBatch:
@@ -233,29 +248,36 @@ class SceneRays:
         image = torch.cat([image, self.lidar_pixel_image[returns]])
         pixel = torch.cat([pixel, self.lidar_pixel[returns]])
         lidar_depth = torch.cat([nothing, self.lidar_pixel_depth[returns], self.lidar_distances[beams]])
-        return self._batch(image, pixel, beams, lidar_depth)
+        moves = torch.cat(
+            [torch.zeros(pixel_rays, dtype=torch.bool), self.lidar_pixel_moves[returns], self.lidar_moves[beams]]
+        )
+        return self._batch(image, pixel, beams, lidar_depth, moves)
 
     def pixel_rays(self, image: Int64[Tensor, " rays"], pixel: Int64[Tensor, " rays"]) -> RayBatch:
         """Return the rays through given pixels, without LiDAR."""
         nothing = torch.zeros(0, dtype=torch.int64)
-        return self._batch(image, pixel, nothing, torch.full((len(image),), torch.nan))
+        unknown = torch.zeros(len(image), dtype=torch.bool)
+        return self._batch(image, pixel, nothing, torch.full((len(image),), torch.nan), unknown)
 
     def lidar_beams(self, beams: Int64[Tensor, " rays"]) -> RayBatch:
         """Return the rays of given LiDAR returns."""
         nothing = torch.zeros(0, dtype=torch.int64)
-        return self._batch(nothing, nothing, beams, self.lidar_distances[beams])
+        return self._batch(nothing, nothing, beams, self.lidar_distances[beams], self.lidar_moves[beams])
 
-    def _batch(self, image: Tensor, pixel: Tensor, beams: Tensor, lidar_depth: Tensor) -> RayBatch:
+    def _batch(
+        self, image: Tensor, pixel: Tensor, beams: Tensor, lidar_depth: Tensor, return_moves: Tensor
+    ) -> RayBatch:
         camera = self.image_camera[image]
         directions = torch.einsum("rij,rj->ri", self.rotations[image], self.camera_directions[camera, pixel])
         return RayBatch(
             origins=torch.cat([self.origins[image], self.lidar_origins[beams]]),
             directions=torch.cat([directions, self.lidar_directions[beams]]),
             camera_index=torch.cat([camera, torch.zeros(len(beams), dtype=torch.int64)]),
-            time=self.frame_time[torch.cat([self.image_frame[image], self.lidar_frame[beams]])],
+            frame_index=torch.cat([self.image_frame[image], self.lidar_frame[beams]]),
             rgb=self.pixels[image, pixel].to(torch.float32) / 255.0,
             is_sky=None if self.is_sky is None else self.is_sky[image, pixel],
             lidar_depth=lidar_depth,
+            return_moves=return_moves,
         )
 
 
@@ -282,8 +304,8 @@ def project_lidar(
     image_size: tuple[int, int],
     occlusion_window: int = 2,
     occlusion_ratio: float = 1.15,
-) -> tuple[Int64[np.ndarray, " pixels"], Float[np.ndarray, " pixels"]]:
-    """Return the pixels (row-major) that LiDAR returns project to, and the termination depth at each, metres.
+) -> tuple[Int64[np.ndarray, " pixels"], Float[np.ndarray, " pixels"], Int64[np.ndarray, " pixels"]]:
+    """Return the pixels (row-major) that LiDAR returns project to, termination depth (metres) and return of each.
 
     The LiDAR sits above the cameras and sees over what hides a return from them. A return is dropped where another,
     within ``occlusion_window`` pixels, is nearer by more than ``occlusion_ratio``; of several in one pixel the nearest
@@ -291,23 +313,34 @@ def project_lidar(
     """
     height, width = image_size
     points = apply_se3(invert_se3(camera_to_world), points_world)
-    points = points[points[:, 2] > 0.5]
-    uv, _ = project(points, intrinsics)
+    source = np.flatnonzero(points[:, 2] > 0.5)
+    uv, _ = project(points[source], intrinsics)
     column, row = np.floor(uv[:, 0]).astype(np.int64), np.floor(uv[:, 1]).astype(np.int64)
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    depth = np.full((height, width), np.inf)
-    np.minimum.at(depth, (row[inside], column[inside]), np.linalg.norm(points[inside], axis=-1))
+    source, pixel_of = source[inside], row[inside] * width + column[inside]
+    distance = np.linalg.norm(points[source], axis=-1)
+    far_to_near = np.argsort(-distance, kind="stable")  # of several in one pixel, the last written is the nearest
+    depth, return_of = np.full(height * width, np.inf), np.zeros(height * width, np.int64)
+    depth[pixel_of[far_to_near]] = distance[far_to_near]
+    return_of[pixel_of[far_to_near]] = source[far_to_near]
+    depth = depth.reshape(height, width)
     nearest = depth
     for axis in (0, 1):
         padded = np.pad(nearest, [(occlusion_window,) * 2 if a == axis else (0, 0) for a in (0, 1)], mode="edge")
         windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * occlusion_window + 1, axis=axis)
         nearest = windows.min(axis=-1)
     pixel = np.flatnonzero(np.isfinite(depth) & (depth <= occlusion_ratio * nearest))
-    return pixel, depth.reshape(-1)[pixel]
+    return pixel, depth.reshape(-1)[pixel], return_of[pixel]
 
 
-def _lidar_points_world(scene: SceneReader, frame: int) -> Float[np.ndarray, "points 3"]:
+def lidar_points_world(scene: SceneReader, frame: int) -> Float[np.ndarray, "points 3"]:
+    """Return a frame's LiDAR returns in world, metres."""
     return apply_se3(scene.ego_to_world(frame), scene.lidar_points(frame)[:, :3].astype(np.float64))
+
+
+def lidar_origin_world(scene: SceneReader, frame: int) -> Float[np.ndarray, "3"]:
+    """Return where the LiDAR was in world, metres."""
+    return (scene.ego_to_world(frame) @ scene.lidar_to_ego)[:3, 3]
 
 
 def resize_nearest(

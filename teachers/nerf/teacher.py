@@ -17,11 +17,11 @@ from teachers.nerf.checkpoint import load_tensors, save_tensors
 from teachers.nerf.config import ExecutionConfig, NerfConfig
 from teachers.nerf.losses import composite_weights
 from teachers.nerf.model import DrivingFieldModel, DrivingFieldModelConfig, interval_edges, to_ray_bundle
+from teachers.nerf.provenance import FIELD_KIND
 from teachers.nerf.quality import RenderedRays
 from teachers.nerf.scene_rays import RayBatch, SceneBounds
 from teachers.nerf.task import decode
 
-KIND = "nerf_teacher"
 _TENSORS_FILE = "field.safetensors"
 _DESCRIPTION_FILE = "field.json"
 _SCHEMA = "distillnerf.driving-field/1"
@@ -61,7 +61,7 @@ class NerfTeacher:
             MissingTargetError: If the scene was never fitted.
             IntegrityError: If the artifact is broken or of an unknown schema.
         """
-        version = home.require(KIND, scene_key, digest)
+        version = home.require(FIELD_KIND, scene_key, digest)
         folder = home.open_files(version)
         description = json.loads((folder / _DESCRIPTION_FILE).read_text())
         if description.get("schema") != _SCHEMA:
@@ -88,7 +88,7 @@ class NerfTeacher:
                 origins=batch.origins[start:stop],
                 directions=batch.directions[start:stop],
                 camera_index=batch.camera_index[start:stop],
-                time=batch.time[start:stop],
+                frame_index=batch.frame_index[start:stop],
             ).to(self.device)
             outputs = self.model(to_ray_bundle(chunk, self.nerf, self.bounds))
             parts.append((outputs["rgb"].cpu(), outputs["depth"][:, 0].cpu(), outputs["opacity"][:, 0].cpu()))
@@ -156,7 +156,13 @@ def build_model(nerf: NerfConfig, bounds: SceneBounds, *, num_cameras: int, num_
         DrivingFieldModelConfig(),
         scene_box=SceneBox(aabb=torch.stack([-half, half])),
         num_train_data=0,
-        metadata={"nerf_config": nerf, "bounds": bounds, "num_cameras": num_cameras, "num_frames": num_frames},
+        metadata={
+            "nerf_config": nerf,
+            "bounds": bounds,
+            "num_cameras": num_cameras,
+            "num_frames": num_frames,
+            "fitted_frames": (),
+        },
     )
 
 

@@ -6,6 +6,7 @@ from storage.errors import SourceDataError
 from teachers.nerf.scene_rays import (
     SceneBounds,
     SceneRays,
+    lidar_points_world,
     measure_bounds,
     project_lidar,
     read_sky_mask,
@@ -66,7 +67,8 @@ def test_a_drawn_batch_is_camera_rays_then_beams(rays):
     assert batch.is_sky is not None
     blue = batch.rgb[batch.is_sky]
     assert bool((blue[:, 2] > blue[:, 0]).all()), "colour and sky mask are of the same pixels"
-    assert set(batch.time.unique().tolist()) <= {0.0, 0.5, 1.0}
+    assert set(batch.frame_index.unique().tolist()) <= {0, 2, 4}
+    assert not bool(batch.return_moves.any())
     again = rays.draw(torch.Generator().manual_seed(0), pixel_rays=50, lidar_pixel_rays=20, lidar_rays=30)
     assert torch.equal(batch.origins, again.origins)
 
@@ -78,13 +80,28 @@ def test_box_holds_cameras_and_lies_in_the_unit_cube(wall_scene):
     assert bool((np.abs(bounds.to_scene_units(centres)) <= np.asarray(bounds.half_extent)).all())
 
 
+def test_moving_returns_are_known_again_on_both_kinds_of_rays(wall_scene):
+    frames = (0, 4)
+    bounds = measure_bounds(wall_scene, frames)
+    moves = [lidar_points_world(wall_scene, f)[:, 1] > 5.9 for f in frames]  # the wall, say
+    rays = SceneRays(wall_scene, frames, bounds, image_size=(18, 32), returns_move=moves)
+    batch = rays.lidar_beams(torch.arange(len(rays.lidar_distances)))
+    on_wall = world_points(batch, bounds, batch.lidar_depth)[:, 1] > 5.9
+    assert torch.equal(on_wall, batch.return_moves)
+    drawn = rays.draw(torch.Generator().manual_seed(0), pixel_rays=5, lidar_pixel_rays=200, lidar_rays=0)
+    points = world_points(drawn, bounds, drawn.lidar_depth)[5:]
+    agree = (points[:, 1] > 5.5) == drawn.return_moves[5:]
+    assert float(agree.to(torch.float32).mean()) > 0.95
+
+
 def test_returns_that_a_nearer_surface_hides_are_dropped():
     intrinsics = np.array([[20.0, 0, 16], [0, 20.0, 12], [0, 0, 1]])
     columns = np.linspace(-0.5, 0.5, 60)
     near = np.stack([columns * 5, np.zeros(60), np.full(60, 5.0)], axis=1)
     far = np.stack([columns * 20, np.full(60, 0.8), np.full(60, 20.0)], axis=1)  # one pixel lower, four times as far
-    alone, _ = project_lidar(far, np.eye(4), intrinsics, image_size=(24, 32))
-    pixel, depth = project_lidar(np.concatenate([near, far]), np.eye(4), intrinsics, image_size=(24, 32))
+    alone, _, _ = project_lidar(far, np.eye(4), intrinsics, image_size=(24, 32))
+    pixel, depth, source = project_lidar(np.concatenate([near, far]), np.eye(4), intrinsics, image_size=(24, 32))
+    assert source.max() < 60, "all that is left are the near ones"
     assert len(alone) > 10
     assert depth.max() < 6.0
     assert len(pixel) == len(set(pixel.tolist()))

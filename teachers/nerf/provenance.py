@@ -1,0 +1,125 @@
+"""What the field of a scene and its renders are made from, known before nerfstudio is started.
+
+Starting nerfstudio takes as long as a render, so whether anything has to be made is decided without it.
+"""
+
+from collections.abc import Sequence
+
+from storage.provenance import InputVersion, Provenance, code_digest, config_digest, config_json
+from storage.versioned import Home, Materialized, StoreVersion, reuse
+from teachers.nerf.config import NerfConfig, TeacherDepthConfig, TeacherFeaturesConfig, VirtualViewsConfig, determining
+from teachers.nerf.task import KIND_OF, Action, NerfStep
+
+FIELD_KIND = "nerf_teacher"
+
+_FIT_CODE = (
+    "storage.geometry",
+    "storage.scenes",
+    *(
+        f"teachers.nerf.{module}"
+        for module in (
+            "config",
+            "contraction",
+            "datamanager",
+            "encoding",
+            "field",
+            "fit",
+            "free_space",
+            "losses",
+            "model",
+            "moving",
+            "nerfstudio_method",
+            "quality",
+            "scene_rays",
+        )
+    ),
+)
+_RENDER_CODE = (
+    "storage.geometry",
+    *(
+        f"teachers.nerf.{module}"
+        for module in ("config", "contraction", "encoding", "field", "model", "render", "scene_rays", "teacher")
+    ),
+)
+_FEATURES_CODE = (*_RENDER_CODE, "teachers.nerf.features")
+
+
+def fit_provenance(home: Home, scene_key: str, config: NerfConfig) -> Provenance:
+    """Return what the fit of a scene is made from.
+
+    Raises:
+        MissingTargetError: If the scene, or the sky mask that the configuration asks for, does not exist.
+    """
+    scene = home.require("scene", scene_key)
+    inputs = [scene, home.require("sky_mask", scene_key)] if config.use_sky_mask else [scene]
+    of_scene = home.provenance(scene)
+    return Provenance(
+        kind=FIELD_KIND,
+        partition=scene.partition,
+        inputs=tuple(_as_input(version) for version in inputs),
+        config_digest=config_digest(determining(config)),
+        code_digest=code_digest(*_FIT_CODE),
+        seed=config.seed,
+        calibration_digest=of_scene.calibration_digest,
+        pose_source=of_scene.pose_source,
+        licence=of_scene.licence,
+        config=config_json(config),
+    )
+
+
+def render_provenance(
+    home: Home, field: StoreVersion, config: TeacherDepthConfig | VirtualViewsConfig | TeacherFeaturesConfig
+) -> Provenance:
+    """Return what something rendered from a fitted field is made from: the field, and all that it was fitted to.
+
+    Raises:
+        MissingTargetError: If the image features that are to be lifted into the field do not exist.
+    """
+    fitted = home.provenance(field)
+    inputs, code, seed = (*fitted.inputs, _as_input(field)), _RENDER_CODE, None
+    if isinstance(config, TeacherFeaturesConfig):
+        inputs = (*inputs, _as_input(home.require(config.feature_source, field.partition)))
+        code, seed = _FEATURES_CODE, config.seed
+    return Provenance(
+        kind=_kind_of(config),
+        partition=field.partition,
+        inputs=inputs,
+        config_digest=config_digest(determining(config)),
+        code_digest=code_digest(*code),
+        seed=seed,
+        calibration_digest=fitted.calibration_digest,
+        pose_source=fitted.pose_source,
+        licence=fitted.licence,
+        config=config_json(config),
+    )
+
+
+def find_existing(home: Home, scene_key: str, steps: Sequence[NerfStep]) -> dict[str, Materialized] | None:
+    """Return what every step would make, if all of it exists already, and make it current; None otherwise."""
+    found: dict[str, Materialized] = {}
+    for step in steps:
+        if isinstance(step.config, NerfConfig):
+            provenance = fit_provenance(home, scene_key, step.config)
+        else:
+            field = home.latest(FIELD_KIND, scene_key)
+            if field is None:
+                return None
+            provenance = render_provenance(home, field, step.config)
+        materialized = reuse(home, provenance)
+        if materialized is None:
+            return None
+        found[step.action] = materialized
+    return found
+
+
+def _kind_of(config: TeacherDepthConfig | VirtualViewsConfig | TeacherFeaturesConfig) -> str:
+    actions: dict[type, Action] = {
+        TeacherDepthConfig: "render_depth",
+        VirtualViewsConfig: "render_virtual_views",
+        TeacherFeaturesConfig: "render_features",
+    }
+    return KIND_OF[actions[type(config)]]
+
+
+def _as_input(version: StoreVersion) -> InputVersion:
+    return InputVersion(version.kind, version.partition, version.digest)

@@ -1,0 +1,35 @@
+import numpy as np
+
+from teachers.nerf.free_space import find_moving_returns
+
+
+def cast(origin: np.ndarray, box_x: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns from a street: flat ground, a wall at y = 8, and a van whose near side is y = 4 at box_x +- 2."""
+    azimuth, elevation = np.meshgrid(np.linspace(0.2, np.pi - 0.2, 160), np.linspace(-0.35, 0.1, 20))
+    beams = np.stack([np.cos(azimuth), np.sin(azimuth), np.tan(elevation)], -1).reshape(-1, 3)
+    beams /= np.linalg.norm(beams, axis=1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        ground = np.where(beams[:, 2] < 0, -origin[2] / beams[:, 2], np.inf)
+    wall = (8.0 - origin[1]) / beams[:, 1]
+    van = (4.0 - origin[1]) / beams[:, 1]
+    at = origin + beams * van[:, None]
+    is_van = (np.abs(at[:, 0] - box_x) < 2.0) & (at[:, 2] > 0) & (at[:, 2] < 2.5)
+    distance = np.minimum(np.minimum(ground, wall), np.where(is_van, van, np.inf))
+    return origin + beams * distance[:, None], is_van & (distance == van)
+
+
+def test_what_was_seen_through_at_other_times_moves():
+    origins = [np.array([0.5 * f, 0.0, 1.8]) for f in range(8)]
+    casts = [cast(o, box_x=-8.0 + 5.0 * f) for f, o in enumerate(origins)]
+    moving = find_moving_returns(origins, [points for points, _ in casts])
+    found, truth = np.concatenate(moving), np.concatenate([is_van for _, is_van in casts])
+    high = np.concatenate([points[:, 2] > 0.9 for points, _ in casts])
+    assert truth.sum() > 300
+    assert (found & truth).sum() / found.sum() > 0.95, "nothing that stands is taken to move"
+    assert (found & truth).sum() / (truth & high).sum() > 0.6, "most of what moves is found"
+
+
+def test_a_parked_van_does_not_move():
+    origins = [np.array([0.5 * f, 0.0, 1.8]) for f in range(8)]
+    moving = find_moving_returns(origins, [cast(o, box_x=3.0)[0] for o in origins])
+    assert np.concatenate(moving).mean() < 0.005
