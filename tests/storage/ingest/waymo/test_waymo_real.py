@@ -11,13 +11,14 @@ from PIL import Image
 from storage.errors import ErrorKind, SourceDataError
 from storage.geometry.cameras import project
 from storage.geometry.distortion import LensDistortion, distort
-from storage.geometry.transforms import apply_se3, invert_se3
+from storage.geometry.transforms import apply_se3, invert_se3, rotation_error
 from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.run import ingest_scene
 from storage.ingest.source import SourceConfig, list_scenes, register_source
 from storage.ingest.waymo import notr_config
 from storage.ingest.waymo_projection import projection_ious
 from storage.ingest.waymo_v1 import WaymoV1Segment
+from storage.ingest.waymo_v2 import list_segments_v2, read_vehicle_poses
 from storage.keys import SceneKey
 from storage.provenance import bytes_digest
 from storage.scenes.store import SceneReader
@@ -155,3 +156,14 @@ def test_panoptic_labels_are_sixteen_bit_images(real):
 
 def test_notr_preset_takes_three_cameras():
     assert notr_config().cameras == ("FRONT_LEFT", "FRONT", "FRONT_RIGHT")
+
+
+def test_real_v2_vehicle_poses(external_data):
+    root = external_data / "waymo" / "v2_testdata"
+    if not root.is_dir():
+        pytest.skip(f"no Waymo components at {root}")
+    (name,) = list_segments_v2(root)
+    times, poses = read_vehicle_poses(root, name)
+    assert len(times) == 199
+    assert np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1).sum() == pytest.approx(7.6, abs=0.1)
+    assert rotation_error(poses[:, :3, :3]).max() < 1e-12
