@@ -21,6 +21,7 @@ from pipeline.progress import ProgressLog
 from pipeline.resources import HomeResource, NerfstudioEnvironment
 from pipeline.run_config import RunSelector
 from storage.versioned import Home, Materialized
+from teachers.nerf.provenance import find_existing
 from teachers.nerf.task import KIND_OF, Action, NerfStep, NerfTask, read_result
 
 ONE_SCENE_A_RUN = dg.BackfillPolicy.multi_run(max_partitions_per_run=1)
@@ -124,6 +125,10 @@ def run_worker(
         DagsterPipesExecutionError: If the worker died without saying why.
     """
     scene_key = context.partition_key
+    with stops_retries(home, scene_key):
+        existing = find_existing(home, scene_key, steps)
+    if existing is not None:
+        return existing
     with stops_retries(home, scene_key), tempfile.TemporaryDirectory() as folder:
         result_file = Path(folder) / "result.json"
         task = NerfTask(

@@ -272,6 +272,24 @@ class Home:
             return repository.lookup_snapshot(version.snapshot_id).metadata
 
 
+def reuse(home: Home, provenance: Provenance) -> Materialized | None:
+    """Return the version with this provenance and make it the current one, or None where it has to be built."""
+    with home.lock(provenance.kind, provenance.partition):
+        return _reuse(home, provenance)
+
+
+def _reuse(home: Home, provenance: Provenance) -> Materialized | None:
+    found = home.find(provenance.kind, provenance.partition, provenance.digest)
+    if found is None:
+        return None
+    if found.form is StoreForm.FILES:
+        _replace_text(home._artifact_folder(found.kind, found.partition) / _CURRENT, found.digest)
+    else:
+        _point_branch(home, found)
+    catalog.ensure(home, found)
+    return Materialized(found, True, home.metrics(found))
+
+
 def materialize_arrays(
     home: Home, provenance: Provenance, write: Callable[[zarr.Group], Mapping[str, Any]]
 ) -> Materialized:
@@ -287,11 +305,9 @@ def materialize_arrays(
     """
     kind, partition, digest = provenance.kind, provenance.partition, provenance.digest
     with home.lock(kind, partition):
-        found = home.find(kind, partition, digest)
-        if found is not None and found.form is StoreForm.ARRAYS:
-            _point_branch(home, found)
-            catalog.ensure(home, found)
-            return Materialized(found, True, home.metrics(found))
+        existing = _reuse(home, provenance)
+        if existing is not None:
+            return existing
         started = time.perf_counter()
         repository = icechunk.Repository.open_or_create(home._storage(kind, partition))
         session = repository.writable_session("main")
@@ -332,11 +348,9 @@ def materialize_files(home: Home, provenance: Provenance, write: Callable[[Path]
     kind, partition, digest = provenance.kind, provenance.partition, provenance.digest
     folder = home._artifact_folder(kind, partition)
     with home.lock(kind, partition):
-        found = home.find(kind, partition, digest)
-        if found is not None and found.form is StoreForm.FILES:
-            _replace_text(folder / _CURRENT, digest)
-            catalog.ensure(home, found)
-            return Materialized(found, True, home.metrics(found))
+        existing = _reuse(home, provenance)
+        if existing is not None:
+            return existing
         started = time.perf_counter()
         aside = folder / f".partial-{uuid.uuid4().hex}"
         aside.mkdir(parents=True)

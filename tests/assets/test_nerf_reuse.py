@@ -1,0 +1,57 @@
+"""A field and its renders that exist are found without starting nerfstudio."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from storage.errors import MissingTargetError
+from storage.provenance import Provenance
+from storage.versioned import Home, materialize_arrays, materialize_files
+from teachers.nerf.config import NerfConfig, TeacherDepthConfig
+from teachers.nerf.provenance import find_existing, fit_provenance, render_provenance
+from teachers.nerf.task import NerfStep
+
+SCENE = "test.scene-1"
+
+
+def _home(folder: Path) -> Home:
+    home = Home(folder)
+    materialize_arrays(home, Provenance(kind="scene", partition=SCENE, licence="test"), lambda group: {"frames": 1})
+    return home
+
+
+def test_what_exists_is_found_and_what_does_not_is_not(tmp_path: Path) -> None:
+    home = _home(tmp_path)
+    nerf = NerfConfig(use_sky_mask=False)
+    fit = NerfStep(action="fit", config=nerf)
+    assert find_existing(home, SCENE, (fit,)) is None
+    built = materialize_files(home, fit_provenance(home, SCENE, nerf), lambda folder: {"psnr": 20.0})
+    found = find_existing(home, SCENE, (fit,))
+    assert found is not None
+    assert found["fit"].version == built.version
+    assert found["fit"].reused
+    assert found["fit"].metrics == {"psnr": 20.0}
+    render = NerfStep(action="render_depth", config=TeacherDepthConfig())
+    assert find_existing(home, SCENE, (fit, render)) is None  # half is not enough: the worker has to run
+
+
+def test_another_seed_is_another_field(tmp_path: Path) -> None:
+    home = _home(tmp_path)
+    nerf = NerfConfig(use_sky_mask=False)
+    materialize_files(home, fit_provenance(home, SCENE, nerf), lambda folder: {})
+    other = NerfStep(action="fit", config=dataclasses.replace(nerf, seed=nerf.seed + 1))
+    assert find_existing(home, SCENE, (other,)) is None
+
+
+def test_a_render_is_made_from_its_field_and_all_that_it_was_fitted_to(tmp_path: Path) -> None:
+    home = _home(tmp_path)
+    field = materialize_files(home, fit_provenance(home, SCENE, NerfConfig(use_sky_mask=False)), lambda folder: {})
+    provenance = render_provenance(home, field.version, TeacherDepthConfig())
+    assert {i.kind for i in provenance.inputs} == {"scene", "nerf_teacher"}
+    assert provenance.licence == "test"
+
+
+def test_a_missing_scene_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingTargetError, match=SCENE):
+        find_existing(Home(tmp_path), SCENE, (NerfStep(action="fit", config=NerfConfig()),))
