@@ -182,5 +182,6 @@ def describe(scene: SceneReader, frames: tuple[int, ...], bounds: SceneBounds, n
             "bounds": bounds,
             "num_cameras": scene.num_cameras,
             "num_frames": scene.num_frames,
+            "fitted_frames": frames,
         },
     )
