@@ -31,6 +31,7 @@ $(VENV)/.built: pyproject.toml environments/main.txt
 	$(BIN)/pip install -q --upgrade pip
 	$(BIN)/pip install -q --progress-bar off -c environments/main.txt -e '.[dev]'
 	$(BIN)/pip check
+	$(BIN)/pip install -q --no-deps waymo-open-dataset-tf-2-12-0==1.6.7 # protobuf modules alone: see docs/adr/0009
 	@touch $@
 
 $(NERFSTUDIO_VENV)/.built: pyproject.toml environments/nerfstudio.txt
