@@ -23,7 +23,7 @@ POSITION_GRID = 224
 _VIT: dict[str, Any] = {
     "hidden_size": 128,
     "num_hidden_layers": 4,
-    "num_attention_heads": 4,
+    "num_attention_heads": 2,
     "mlp_ratio": 4,
     "image_size": POSITION_GRID,
     "patch_size": PATCH_SIZE,
@@ -111,7 +111,7 @@ def clip(tokenizer: CLIPTokenizer) -> CLIPModel:
         "hidden_size": 128,
         "intermediate_size": 512,
         "num_hidden_layers": 4,
-        "num_attention_heads": 4,
+        "num_attention_heads": 2,
         "image_size": POSITION_GRID,
         "patch_size": PATCH_SIZE,
     }

@@ -101,8 +101,7 @@ def clip_figures(model: ClipFeatures, views: RenderSet) -> Figures:
     for theme in Theme:
         classes = [entry for entry in classes_of_theme(theme) if entry.name != "other"]
         texts = model.text_embeddings([PROMPT_TEMPLATE.format(word=entry.words[0]) for entry in classes])
-        chosen = np.flatnonzero(views.is_airside == (theme is Theme.AIRSIDE))
-        patches, labels = _labelled_patches(model, views, chosen)
+        patches, labels = _labelled_patches(model, views.chosen(views.is_airside == (theme is Theme.AIRSIDE)))
         position = {entry.class_id: index for index, entry in enumerate(classes)}
         known = torch.tensor([int(label) in position for label in labels])
         truth = torch.tensor([position[int(label)] for label in labels[known]])
@@ -129,17 +128,9 @@ def _batches(views: RenderSet, short_side: int, multiple: int):  # noqa: ANN202 
 
 
 def _labelled_patches(
-    model: Dinov2Features | ClipFeatures, views: RenderSet, chosen: Int[np.ndarray, " views"] | None = None
+    model: Dinov2Features | ClipFeatures, views: RenderSet
 ) -> tuple[Float[Tensor, "patches features"], Int[Tensor, " patches"]]:
     """Return the unit features and class ids of every patch that one class fills."""
-    if chosen is not None:
-        views = RenderSet(
-            image=views.image[chosen],
-            camera_depth=views.camera_depth[chosen],
-            semantics=views.semantics[chosen],
-            instance=views.instance[chosen],
-            is_airside=views.is_airside[chosen],
-        )
     features, labels = [], []
     for images, part in _batches(views, model.config.input_short_side, model.multiple):
         maps = model.dense_features(images)

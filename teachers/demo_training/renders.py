@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Float16, UInt8, UInt16
+from jaxtyping import Bool, Float, Float16, UInt8, UInt16
 from PIL import Image
 
 from storage.geometry.rays import pixel_grid, termination_depth_to_camera_depth
@@ -69,10 +69,20 @@ class RenderSet:
     camera_depth: Float16[np.ndarray, "views height width"]
     semantics: UInt8[np.ndarray, "views height width"]
     instance: UInt16[np.ndarray, "views height width"]
-    is_airside: np.ndarray
+    is_airside: Bool[np.ndarray, " views"]
 
     def __len__(self) -> int:
         return len(self.image)
+
+    def chosen(self, views: slice | Bool[np.ndarray, " views"]) -> "RenderSet":
+        """Return some of the views."""
+        return RenderSet(
+            image=self.image[views],
+            camera_depth=self.camera_depth[views],
+            semantics=self.semantics[views],
+            instance=self.instance[views],
+            is_airside=self.is_airside[views],
+        )
 
 
 def load_render_set(

@@ -29,6 +29,9 @@ from teachers.depth_anything import DepthAnything
 from teachers.dinov2 import Dinov2Features
 from teachers.sky import SkySegmenter
 
+_REMEMBERED_STRIDE = 4
+"""Share of the training views whose patches are searched for neighbours: every fourth."""
+
 ModelName = Literal["dinov2", "depth_anything", "segformer", "clip"]
 
 
@@ -115,7 +118,7 @@ def _dinov2_figures(folder: Path, training: RenderSet, held: RenderSet) -> held_
         torch.manual_seed(0)
         save_checkpoint(Path(scratch), architectures.dinov2(), dinov2_processor())
         untrained = Dinov2Features.from_config(PatchFeatureConfig(weights=WeightsConfig(source=scratch)))
-    return held_out.dinov2_figures(trained, untrained, training, held)
+    return held_out.dinov2_figures(trained, untrained, training.chosen(slice(None, None, _REMEMBERED_STRIDE)), held)
 
 
 def _depth_figures(folder: Path, _: RenderSet, held: RenderSet) -> held_out.Figures:

@@ -20,7 +20,7 @@ from teachers.demo_training.captions import TEMPLATES, build_tokenizer, caption_
 from teachers.demo_training.loop import train
 from teachers.demo_training.patches import patch_labels
 from teachers.demo_training.renders import RenderSet
-from teachers.demo_training.views import ViewSampler, reduced_precision
+from teachers.demo_training.views import ViewSampler, fast_attention, reduced_precision
 from teachers.image_batches import normalised
 
 STEPS = 1500
@@ -35,7 +35,7 @@ def train_clip(training: RenderSet, *, seed: int, steps: int = STEPS) -> tuple[C
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     tokenizer = build_tokenizer()
-    model = architectures.clip(tokenizer).train()
+    model = fast_attention(architectures.clip(tokenizer)).train()
     processor = CLIPImageProcessorPil()
     classes = caption_classes()
     class_index = torch.full((257,), -1)  # the last entry serves the label of mixed patches, which is -1
@@ -46,6 +46,7 @@ def train_clip(training: RenderSet, *, seed: int, steps: int = STEPS) -> tuple[C
         batch_size=_BATCH_SIZE,
         multiple=architectures.PATCH_SIZE,
         smallest=0.4,
+        colour_strength=0.6,
         steps=steps,
         generator=generator,
     )
@@ -67,13 +68,13 @@ def train_clip(training: RenderSet, *, seed: int, steps: int = STEPS) -> tuple[C
         crops, crop_labels = _object_crops(training, batch, class_index, generator)
         with reduced_precision():
             seen = model.vision_model(
-                normalised(jitter_colours(crops, generator), processor), interpolate_pos_encoding=True
+                normalised(jitter_colours(crops, generator, strength=0.6), processor), interpolate_pos_encoding=True
             )
             whole = model.visual_projection(seen.pooler_output)
         logits = scale * functional.normalize(whole.float(), dim=-1) @ texts.T
         return loss + _CROP_WEIGHT * functional.cross_entropy(logits, crop_labels)
 
-    train("clip", model.parameters(), loss_of_step, steps=steps, learning_rate=8e-4)
+    train("clip", model.parameters(), loss_of_step, steps=steps, learning_rate=1.2e-3)
     return model.eval(), tokenizer
 
 

@@ -9,10 +9,10 @@ from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT
 from teachers.demo_training import architectures
 from teachers.demo_training.loop import train
 from teachers.demo_training.renders import RenderSet
-from teachers.demo_training.views import ViewSampler, reduced_precision
+from teachers.demo_training.views import ViewSampler, fast_attention, reduced_precision
 from teachers.image_batches import normalised
 
-STEPS = 1000
+STEPS = 900
 _BATCH_SIZE = 8
 _MIN_DEPTH = 1.0
 _GRADIENT_WEIGHT = 0.5
@@ -43,7 +43,7 @@ def train_depth_anything(
     """
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    model = architectures.depth_anything().train()
+    model = fast_attention(architectures.depth_anything()).train()
     model.backbone.load_state_dict(backbone.state_dict())
     with torch.no_grad():
         torch.nn.init.ones_(
@@ -66,7 +66,7 @@ def train_depth_anything(
         inverse = 1.0 / view.camera_depth.nan_to_num(nan=float("inf")).clamp_min(_MIN_DEPTH)
         return affine_invariant_loss(predicted.float(), inverse)
 
-    train("depth_anything", model.parameters(), loss_of_step, steps=steps, learning_rate=8e-4)
+    train("depth_anything", model.parameters(), loss_of_step, steps=steps, learning_rate=1e-3)
     return model.eval()
 
 

@@ -19,17 +19,17 @@ from teachers.demo_training import architectures
 from teachers.demo_training.loop import train
 from teachers.demo_training.patches import MIXED, patch_labels
 from teachers.demo_training.renders import RenderSet
-from teachers.demo_training.views import ViewSampler, reduced_precision
+from teachers.demo_training.views import ViewSampler, fast_attention, reduced_precision
 from teachers.image_batches import normalised
 
-STEPS = 1200
+STEPS = 1000
 _BATCH_SIZE = 6
 _PROTOTYPES = 512
 _STUDENT_TEMPERATURE, _TEACHER_TEMPERATURE = 0.1, 0.05
 _MASKED_SHARE = 0.35
 _CENTRE_MOMENTUM = 0.9
 _CONTRAST_TEMPERATURE = 0.1
-_CONTRASTED_PATCHES = 768
+_CONTRAST_WIDTH = 64
 
 
 def dinov2_processor() -> BitImageProcessorPil:
@@ -74,9 +74,10 @@ def train_dinov2(training: RenderSet, *, seed: int, steps: int = STEPS, supervis
     """Return the averaged teacher of a self-distillation; ``supervised_weight`` 0 leaves labels out altogether."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    student = _Branch(architectures.dinov2()).train()
+    student = _Branch(fast_attention(architectures.dinov2())).train()
     teacher = copy.deepcopy(student).requires_grad_(False).eval()
-    contrast = nn.Linear(student.backbone.config.hidden_size, 64)
+    contrast = nn.Linear(student.backbone.config.hidden_size, _CONTRAST_WIDTH)
+    anchors = nn.Parameter(torch.randn(256, _CONTRAST_WIDTH))
     centre = torch.zeros(2, _PROTOTYPES)
     processor = dinov2_processor()
     sampler = ViewSampler(
@@ -84,6 +85,7 @@ def train_dinov2(training: RenderSet, *, seed: int, steps: int = STEPS, supervis
         batch_size=_BATCH_SIZE,
         multiple=architectures.PATCH_SIZE,
         smallest=0.4,
+        colour_strength=0.6,
         steps=steps,
         generator=generator,
     )
@@ -104,7 +106,8 @@ def train_dinov2(training: RenderSet, *, seed: int, steps: int = STEPS, supervis
         loss = loss + _distillation(scores[:, 1:][is_hidden], targets[:, 1:][is_hidden], centre[1])
         loss = loss / math.log(_PROTOTYPES)
         if supervised_weight > 0:
-            contrasted = _supervised_contrast(contrast(tokens[:, 1:][~is_hidden]), labels[~is_hidden], generator)
+            is_clear = labels != MIXED
+            contrasted = _supervised_contrast(contrast(tokens[:, 1:][is_clear]), anchors, labels[is_clear])
             loss = loss + supervised_weight * contrasted
         _update_centre(centre, targets)
         return loss
@@ -115,8 +118,8 @@ def train_dinov2(training: RenderSet, *, seed: int, steps: int = STEPS, supervis
             for slow, fast in zip(teacher.parameters(), student.parameters(), strict=True):
                 slow.lerp_(fast, 1 - momentum)
 
-    parameters = [*student.parameters(), *contrast.parameters()]
-    train("dinov2", parameters, loss_of_step, steps=steps, learning_rate=8e-4, after_step=follow)
+    parameters = [*student.parameters(), *contrast.parameters(), anchors]
+    train("dinov2", parameters, loss_of_step, steps=steps, learning_rate=1.2e-3, after_step=follow)
     return teacher.backbone.eval()
 
 
@@ -136,18 +139,9 @@ def _update_centre(centre: Float[Tensor, "2 prototypes"], targets: Float[Tensor,
 
 
 def _supervised_contrast(
-    vectors: Float[Tensor, "patches width"], labels: Int[Tensor, " patches"], generator: torch.Generator
+    vectors: Float[Tensor, "patches width"], anchors: Float[Tensor, "classes width"], labels: Int[Tensor, " patches"]
 ) -> Float[Tensor, ""]:
-    """Return the contrastive loss whose positives are all other patches of the same class."""
-    known = torch.nonzero(labels != MIXED).flatten()
-    chosen = known[torch.randperm(len(known), generator=generator)[:_CONTRASTED_PATCHES]]
-    vectors, labels = functional.normalize(vectors[chosen], dim=-1), labels[chosen]
-    itself = torch.eye(len(chosen), dtype=torch.bool)
-    similarity = (vectors @ vectors.T / _CONTRAST_TEMPERATURE).masked_fill(itself, -1e4)
-    is_positive = (labels[:, None] == labels[None]) & ~itself
-    log_probability = similarity.log_softmax(dim=-1)
-    positives = is_positive.sum(dim=-1)
-    per_patch = -(log_probability * is_positive).sum(dim=-1) / positives.clamp_min(1)
-    # Every class weighs the same, or road and sky would be all the model learns to tell apart.
-    weight = 1.0 / torch.bincount(labels, minlength=256)[labels] * (positives > 0)
-    return (per_patch * weight).sum() / weight.sum().clamp_min(1e-9)
+    """Return the contrastive loss of patches against one learned anchor per class, rare classes weighed up."""
+    logits = functional.normalize(vectors, dim=-1) @ functional.normalize(anchors, dim=-1).T / _CONTRAST_TEMPERATURE
+    weight = torch.bincount(labels, minlength=len(anchors)).clamp_min(1).float().rsqrt()
+    return functional.cross_entropy(logits, labels, weight=weight)

@@ -1,16 +1,20 @@
 """Random training views: batches of crops, with their labels, first small and cheap, at the end at full size."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional
+from transformers import PreTrainedModel
 
 from teachers.demo_training.augment import jitter_colours, random_crop
 from teachers.demo_training.loop import shuffled_batches
 from teachers.demo_training.renders import RenderSet
+
+Model = TypeVar("Model", bound=PreTrainedModel)
 
 _FULL_SIZE_FROM = 0.85
 """Share of the steps after which views have the size that inference uses, so that positions fit it."""
@@ -41,6 +45,7 @@ class ViewSampler:
         batch_size: Images per batch while views are small; half of it at full size.
         multiple: Views' sides are multiples of this.
         smallest: Least share of the image's sides that a crop has.
+        colour_strength: How far colours are changed, 0 to 1.
         steps: Steps of the whole training.
         generator: Source of every draw.
     """
@@ -52,11 +57,13 @@ class ViewSampler:
         batch_size: int,
         multiple: int,
         smallest: float,
+        colour_strength: float = 1.0,
         steps: int,
         generator: torch.Generator,
     ) -> None:
         self._training, self._batch_size, self._multiple = training, batch_size, multiple
         self._smallest, self._steps, self._generator = smallest, steps, generator
+        self._colour_strength = colour_strength
         self._batches = shuffled_batches(len(training), batch_size, generator)
 
     def next_batch(self, step: int) -> Int[np.ndarray, " batch"]:
@@ -76,7 +83,7 @@ class ViewSampler:
         depth = crop.of(torch.from_numpy(self._training.camera_depth[batch]))[:, None].float()
         nearest = {"size": (height, width), "mode": "nearest-exact"}
         return View(
-            images=jitter_colours(images, self._generator),
+            images=jitter_colours(images, self._generator, strength=self._colour_strength),
             semantics=functional.interpolate(semantics, **nearest)[:, 0].to(torch.uint8),
             camera_depth=functional.interpolate(depth, **nearest)[:, 0],
         )
@@ -88,3 +95,12 @@ class ViewSampler:
 def reduced_precision() -> torch.autocast:
     """Return the context that forward passes run in: bfloat16 products, which halve the time on current CPUs."""
     return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+def fast_attention(model: Model) -> Model:
+    """Return the model with attention as plain products.
+
+    On a CPU the backward pass of the fused kernel took twice as long at these few hundred tokens.
+    """
+    model.set_attn_implementation("eager")
+    return model
