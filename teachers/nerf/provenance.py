@@ -5,6 +5,7 @@ Starting nerfstudio takes as long as a render, so whether anything has to be mad
 
 from collections.abc import Sequence
 
+from storage.errors import MissingTargetError
 from storage.provenance import InputVersion, Provenance, code_digest, config_digest, config_json
 from storage.versioned import Home, Materialized, StoreVersion, reuse
 from teachers.nerf.config import NerfConfig, TeacherDepthConfig, TeacherFeaturesConfig, VirtualViewsConfig, determining
@@ -98,13 +99,13 @@ def find_existing(home: Home, scene_key: str, steps: Sequence[NerfStep]) -> dict
     """Return what every step would make, if all of it exists already, and make it current; None otherwise."""
     found: dict[str, Materialized] = {}
     for step in steps:
-        if isinstance(step.config, NerfConfig):
-            provenance = fit_provenance(home, scene_key, step.config)
-        else:
-            field = home.latest(FIELD_KIND, scene_key)
-            if field is None:
-                return None
-            provenance = render_provenance(home, field, step.config)
+        try:
+            if isinstance(step.config, NerfConfig):
+                provenance = fit_provenance(home, scene_key, step.config)
+            else:
+                provenance = render_provenance(home, home.require(FIELD_KIND, scene_key), step.config)
+        except MissingTargetError:
+            return None  # nothing can exist that is made from it; whoever makes it says what is missing
         materialized = reuse(home, provenance)
         if materialized is None:
             return None

@@ -3,9 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-import pytest
-
-from storage.errors import MissingTargetError
 from storage.provenance import Provenance
 from storage.versioned import Home, materialize_arrays, materialize_files
 from teachers.nerf.config import NerfConfig, TeacherDepthConfig
@@ -52,6 +49,7 @@ def test_a_render_is_made_from_its_field_and_all_that_it_was_fitted_to(tmp_path:
     assert provenance.licence == "test"
 
 
-def test_a_missing_scene_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MissingTargetError, match=SCENE):
-        find_existing(Home(tmp_path), SCENE, (NerfStep(action="fit", config=NerfConfig()),))
+def test_of_a_missing_scene_nothing_exists(tmp_path: Path) -> None:
+    steps = (NerfStep(action="fit", config=NerfConfig()), NerfStep(action="render_depth", config=TeacherDepthConfig()))
+    assert find_existing(Home(tmp_path), SCENE, steps) is None
+    assert find_existing(Home(tmp_path), SCENE, steps[1:]) is None
