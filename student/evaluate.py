@@ -162,7 +162,7 @@ class _Evaluation:
             num_frames=len(self._plan),
             sections=sections,
             panels=tuple(panels),
-            curves=evaluator.curves(),
+            curves=evaluator.scores.curves(),
             settings=evaluator.settings(),
             masked=evaluator.masked,
             timings={

@@ -1,4 +1,4 @@
-"""Score a student frame by frame: first choose on training frames, then measure on held-out ones."""
+"""Score a student on held-out frames, one by one, against every reference that there is."""
 
 import time
 from collections.abc import Iterator
@@ -19,17 +19,11 @@ from student.lateral import LateralTruth
 from student.model.voxel_field import VoxelField
 from student.occupancy import FREE_LABEL, OCC3D_GRID, occupancy_probability
 from student.predictor import Predictor, RenderedViews
-from student.scorecard import NO_GROUND_TRUTH, Section
-from student.scoring.depth import DepthReference
-from student.scoring.images import FeatureScores, ImageScores
-from student.scoring.occupancy import OccupancySample, OccupancyScores, occupancy_sections
-from student.scoring.queries import QueryScores
-from student.scoring.semantics import SemanticScores
-from student.training_evidence import TrainingEvidence
+from student.scorecard import Section
+from student.scoring.images import ImageScores
+from student.scoring.scoreboard import Scoreboard
+from student.training_evidence import TrainingEvidence, above_horizon
 from student.vocabulary import best_voxel_class, pixel_truth
-
-_NO_CLIP = "not available: this variant renders no CLIP features"
-_MAX_TEMPERATURE_PIXELS = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,71 +67,9 @@ class Evaluator:
         self.temperature_source = "CLIP checkpoint" if fitted is None else "fitted on training frames"
         self.masked: dict[str, int] = {}
         self.timings: dict[str, float] = {}
-        self._seconds_ahead: list[float] = []
-        self._make_scores()
-
-    def _make_scores(self) -> None:
-        seed, no_images = self.config.seed, "not available: this variant renders no images"
-        self._reconstruction = ImageScores(
-            name="reconstruction",
-            title="Reconstruction",
-            reference="the input images",
-            note="The cameras of frame t rendered from the field that frame t was lifted into.",
-            unavailable=no_images,
-            seed=seed,
-        )
-        self._next_frame = ImageScores(
-            name="next_frame",
-            title="Novel view, next frame",
-            reference="the images of the next frame",
-            note="Frame t is lifted, the cameras of frame t+1 are rendered; what moved in between counts as error.",
-            unavailable=no_images,
-            seed=seed,
-        )
-        self._lateral_truth = ImageScores(
-            name="lateral_truth",
-            title="Novel view, moved sideways and up",
-            reference="the procedural world rendered at poses the car never had",
-            note=f"Each camera moved by {self.config.lateral_shift_m} m to the left, to the right and up.",
-            seed=seed,
-            unavailable=NO_GROUND_TRUTH,
-        )
-        self._lateral_teacher = ImageScores(
-            name="lateral_teacher",
-            title="Imitation of the teacher's virtual views",
-            reference="the scene teacher's renders, which are no truth",
-            note="Tells how well the teacher is imitated where no camera ever was, not whether either is right.",
-            seed=seed,
-            unavailable="not available: the teacher rendered no virtual views of these scenes",
-        )
-        self._depths = {
-            name: DepthReference(name=name, title=title, reference=reference, unavailable=reason, seed=seed)
-            for name, title, reference, reason in (
-                (
-                    "depth_lidar",
-                    "Depth against LiDAR",
-                    "LiDAR returns of the frame, by range",
-                    "not available: no LiDAR",
-                ),
-                ("depth_truth", "Depth against the true world", "the procedural world's exact depth", NO_GROUND_TRUTH),
-                (
-                    "depth_teacher",
-                    "Depth against the teacher",
-                    "the scene teacher's depth, which is no truth",
-                    "not available: no teacher depth of these scenes",
-                ),
-            )
-        }
-        self._features = FeatureScores(seed=seed)
-        self._semantics = SemanticScores(seed=seed)
-        self._occupancy: OccupancyScores | None = None
-        if self.occupancy_fit is not None:
-            sample = OccupancySample(max_per_frame=self.config.max_voxels_per_frame, seed=seed + 1)
-            self._occupancy = OccupancyScores(fit=self.occupancy_fit, sample=sample, seed=seed)
         names = () if self.vocabulary is None else self.vocabulary.prompts.names
-        self._queries = QueryScores(names=names, max_pixels_per_frame=self.config.max_pixels_per_frame, seed=seed)
-
-    # --- held-out frames -------------------------------------------------------------------------------------------
+        self.scores = Scoreboard(config, class_names=names, occupancy_fit=self.occupancy_fit)
+        self._seconds_ahead: list[float] = []
 
     def score(
         self, frames: EvaluationFrames, frame: int, *, is_paper_frame: bool, lateral: LateralTruth | None
@@ -157,12 +89,13 @@ class Evaluator:
             views = self.predictor.render(field, batch.cameras)
         truth = frames.truth(frame)
         with self._timed("score views"):
-            self._score_images(self._reconstruction, frames.key, views, view_images(batch), None, is_paper_frame)
+            self._score_images(self.scores.reconstruction, frames.key, views, view_images(batch), None, is_paper_frame)
             self._score_depth(frames.key, views, batch, truth, is_paper_frame)
             self._score_features(frames.key, views, batch)
         with self._timed("other poses"):
             self._score_other_poses(frames, frame, field, batch, is_paper_frame, lateral)
         if truth is not None:
+            self._score_sky(frames, views, batch, truth)
             with self._timed("voxels and words"):
                 self._score_voxels(frames.key, field, truth)
                 self._score_queries(views, batch, truth)
@@ -190,19 +123,24 @@ class Evaluator:
     def _score_depth(
         self, scene: str, views: RenderedViews, batch: TrainingBatch, truth: FrameTruth | None, is_paper_frame: bool
     ) -> None:
-        references = {
-            "depth_lidar": batch.view_targets.lidar_depth[0].numpy(),
-            "depth_teacher": batch.view_targets.teacher_depth[0].numpy(),
-        }
+        lidar, teacher = (getattr(batch.view_targets, name)[0].numpy() for name in ("lidar_depth", "teacher_depth"))
+        trivial = self.evidence.depths(batch.cameras)
+        rivals = trivial | ({"the scene teacher": teacher} if np.isfinite(teacher).any() else {})
+        references = [(self.scores.depth_lidar, lidar, rivals), (self.scores.depth_teacher, teacher, trivial)]
         if truth is not None:
-            references["depth_truth"] = truth.termination_depth
-        baselines = self.evidence.depths(batch.cameras)
-        for name, reference in references.items():
-            reason = f"{name}: pixels without a reference"
+            references.append((self.scores.depth_truth, truth.termination_depth, rivals))
+        for scores, reference, others in references:
+            reason = f"{scores.name}: pixels without a reference"
             self.masked[reason] = self.masked.get(reason, 0) + int(np.sum(~np.isfinite(reference)))
-            self._depths[name].add(
-                scene, views.termination_depth, reference, baselines=baselines, is_paper_frame=is_paper_frame
-            )
+            scores.add(scene, views.termination_depth, reference, baselines=others, is_paper_frame=is_paper_frame)
+
+    def _score_sky(
+        self, frames: EvaluationFrames, views: RenderedViews, batch: TrainingBatch, truth: FrameTruth
+    ) -> None:
+        rivals = {"everything above the horizon": above_horizon(batch.cameras)}
+        if frames.config.sky_masks:
+            rivals["the sky teacher"] = batch.view_targets.is_sky[0].numpy()
+        self.scores.sky.add(frames.key, 1.0 - views.opacity, truth.semantics == SKY_ID, rivals=rivals)
 
     def _score_features(self, scene: str, views: RenderedViews, batch: TrainingBatch) -> None:
         for source, rendered in views.features.items():
@@ -212,7 +150,7 @@ class Evaluator:
             height, width = reference.shape[1:3]
             predicted = np.stack([nearest(view, height, width) for view in rendered])
             mean = self.evidence.mean_feature(source)
-            self._features.add(scene, source, predicted, reference, mean_feature=mean)
+            self.scores.features.add(scene, source, predicted, reference, mean_feature=mean)
 
     def _score_other_poses(
         self,
@@ -228,7 +166,7 @@ class Evaluator:
             ahead = frames.camera_views(frame, target_frame=frame + 1)
             self._seconds_ahead.append(frames.seconds_between(frame, frame + 1))
             views = self.predictor.render(field, ahead.cameras)
-            self._score_images(self._next_frame, frames.key, views, view_images(ahead), own, is_paper_frame)
+            self._score_images(self.scores.next_frame, frames.key, views, view_images(ahead), own, is_paper_frame)
         if frames.has_virtual_views:
             shifted = frames.virtual_views(frame)
             views = self.predictor.render(
@@ -236,15 +174,38 @@ class Evaluator:
             )
             reference = channels_last(shifted.view_targets.virtual_image[0])
             still = own.repeat(len(reference) // len(own), axis=0)
-            self._score_images(self._lateral_teacher, frames.key, views, reference, still, is_paper_frame)
+            self._score_images(self.scores.lateral_teacher, frames.key, views, reference, still, is_paper_frame)
         if lateral is not None:
-            for shift in self.config.lateral_shifts:
-                cameras, images = lateral.views(frame, batch.cameras, shift)
-                views = self.predictor.render(field, cameras)
-                self._score_images(self._lateral_truth, frames.key, views, images, own, is_paper_frame)
+            self._score_lateral(frames.key, frame, field, batch, is_paper_frame, lateral)
+
+    def _score_lateral(
+        self,
+        scene: str,
+        frame: int,
+        field: VoxelField,
+        batch: TrainingBatch,
+        is_paper_frame: bool,
+        lateral: LateralTruth,
+    ) -> None:
+        """Score all moved views of a frame as one: they see the same place, so they are no independent samples."""
+        moved = [lateral.views(frame, batch.cameras, shift) for shift in self.config.lateral_shifts]
+        views = [self.predictor.render(field, cameras).image for cameras, _ in moved]
+        images = [image for image in views if image is not None]
+        if not images:
+            return
+        reference = np.concatenate([seen for _, seen in moved])
+        own = channels_last(batch.inputs.images[0, : len(moved[0][1])])
+        still = np.concatenate([resized(own, reference.shape[1:3])] * len(moved))
+        self.scores.lateral_truth.add(
+            scene,
+            np.concatenate(images),
+            reference,
+            baselines={"repeating the input": still},
+            is_paper_frame=is_paper_frame,
+        )
 
     def _score_voxels(self, scene: str, field: VoxelField, truth: FrameTruth) -> None:
-        if self._occupancy is None or self.occupancy_fit is None:
+        if self.scores.occupancy is None or self.occupancy_fit is None:
             return
         visible = np.flatnonzero(truth.is_visible)
         labels = truth.occupancy.reshape(-1)[visible]
@@ -254,7 +215,7 @@ class Evaluator:
             "all occupied": np.ones(len(labels), dtype=bool),
             "training prior per voxel": self.evidence.prior.occupied_share(visible) > 0.5,
         }
-        self._occupancy.add(scene, probability, labels != FREE_LABEL, baselines=baselines)
+        self.scores.occupancy.add(scene, probability, labels != FREE_LABEL, baselines=baselines)
         if self.vocabulary is None:
             return
         words = np.full(len(labels), FREE_LABEL, np.uint8)
@@ -262,7 +223,7 @@ class Evaluator:
         clip = self.predictor.point_features(field, "clip", points[held])
         words[held] = best_voxel_class(self.vocabulary.cosine(clip))
         predicted = np.where(probability >= self.occupancy_fit.threshold, words, np.uint8(FREE_LABEL))
-        self._semantics.add(
+        self.scores.semantics.add(
             scene, predicted, words, labels, baselines={"training prior per voxel": self.evidence.prior.label(visible)}
         )
 
@@ -278,7 +239,7 @@ class Evaluator:
         else:
             maps = teacher[0].permute(0, 2, 3, 1).numpy()
             rival = self.vocabulary.probability(np.stack([nearest(m, height, width) for m in maps]), self.temperature)
-        self._queries.add(
+        self.scores.queries.add(
             student.reshape(-1, student.shape[-1]), labels.reshape(-1), teacher=rival.reshape(-1, rival.shape[-1])
         )
 
@@ -289,32 +250,12 @@ class Evaluator:
             field, OCC3D_GRID, flat_index, samples_per_axis=self.config.voxel_samples_per_axis
         )
 
-    # --- results ---------------------------------------------------------------------------------------------------
-
     def sections(self) -> tuple[Section, ...]:
-        """Return every section in reading order."""
+        """Return every section in reading order; the last thing to ask for."""
         if self._seconds_ahead:
             mean = float(np.mean(self._seconds_ahead))
-            self._next_frame.note += f" The next frame is {mean:.2f} s ahead on average."
-        no_voxels = NO_GROUND_TRUTH if self.vocabulary is not None else _NO_CLIP
-        occupancy = occupancy_sections(self._occupancy)
-        return (
-            self._reconstruction.section(),
-            self._next_frame.section(),
-            self._lateral_truth.section(),
-            self._lateral_teacher.section(),
-            *(scores.section() for scores in self._depths.values()),
-            *occupancy,
-            self._semantics.section(unavailable=no_voxels),
-            self._queries.section(unavailable=no_voxels),
-            self._features.section(unavailable="not available: this variant renders no foundation features"),
-        )
-
-    def curves(self) -> dict[str, Any]:
-        """Return the series that the report plots, by section."""
-        found = {name: scores.curve() for name, scores in self._depths.items()}
-        found["calibration"] = None if self._occupancy is None else self._occupancy.calibration_curve()
-        return {name: curve for name, curve in found.items() if curve is not None}
+            self.scores.next_frame.note += f" The next frame is {mean:.2f} s ahead on average."
+        return self.scores.sections()
 
     def settings(self) -> dict[str, Any]:
         """Return everything that was chosen on training frames."""

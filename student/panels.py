@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from storage.procedural.classes import CLASSES, SKY, SKY_ID
+from storage.procedural.classes import SKY_ID
 from student.data.dataset import nearest
 from student.data.sample import TrainingBatch
 from student.evaluation_data import EvaluationFrames, FrameTruth, channels_last, view_images
 from student.occupancy import NUM_SEMANTIC_CLASSES
 from student.predictor import RenderedViews
+from student.prompts import ids_of_word
 from student.scorecard import Panel, Tile
 from student.visualise import (
     FeatureColours,
@@ -141,9 +142,13 @@ class Painter:
         if self.words is None or clip is None:
             return {}
         heat = nearest(self.words.heat(clip), *image.shape[:2])
+        peak = float(np.nanmax(heat))
         return {
             "semantics": (label_image(self.words.labels(clip)), "nearest words"),
-            "query": (heat_overlay(image, heat), f"“{self.words.query.prompts.names[0]}”"),
+            "query": (
+                heat_overlay(image, heat / max(peak, 1e-6)),
+                f"“{self.words.query.prompts.names[0]}”, peak probability {peak:.0%}",
+            ),
         }
 
 
@@ -214,14 +219,6 @@ def _one(
     maps: Float32[np.ndarray, "views grid_height grid_width channels"] | None, camera: int
 ) -> Float32[np.ndarray, "grid_height grid_width channels"] | None:
     return None if maps is None else maps[camera]
-
-
-def ids_of_word(word: str) -> list[int]:
-    """Return the class ids that a word names, those of finer classes included; none for an unknown word."""
-    entries = (*CLASSES, SKY)
-    known = [e for e in entries if word.lower() in (e.name, *e.words)]
-    coarse = {e.occ3d_index for e in known if e.class_id == e.occ3d_index and e.occ3d_index != 0}
-    return [e.class_id for e in entries if e in known or e.occ3d_index in coarse]
 
 
 def _thickened(depth: Float[np.ndarray, "height width"]) -> Float[np.ndarray, "height width"]:

@@ -56,14 +56,15 @@ def reliability_diagram(series: Mapping[str, Mapping[str, Sequence[float | int |
     """Draw stated probability against observed frequency, and how many samples stand behind it.
 
     Args:
-        series: By label: ``{"confidence": [...], "frequency": [...], "count": [...]}`` per bin, None
+        series: Of "raw" and "calibrated": ``{"confidence": [...], "frequency": [...], "count": [...]}`` per bin, None
             in an empty bin.
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(4.2, 4.2), layout="constrained")
         top, bottom = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
         top.plot([0, 1], [0, 1], color="#8b949e", linestyle="--", linewidth=1, label="perfect")
-        for (label, bins), colour in zip(series.items(), (BASELINE_COLOUR, STUDENT_COLOUR), strict=False):
+        for label, colour in (("raw", BASELINE_COLOUR), ("calibrated", STUDENT_COLOUR)):
+            bins = series[label]
             confidence, frequency, count = (_numbers(bins[key]) for key in ("confidence", "frequency", "count"))
             top.plot(confidence, frequency, marker="o", markersize=4, color=colour, label=label)
             centre = (np.arange(len(count)) + 0.5) / len(count)
@@ -80,15 +81,17 @@ def error_over_range(edges: Sequence[float], series: Mapping[str, Sequence[float
 
     Args:
         edges: Bin edges, metres.
-        series: Mean relative error per bin by label, None in an empty bin.
+        series: Mean relative error per bin by label, "student" among them; None in an empty bin.
     """
     centre = (np.asarray(edges[1:]) + np.asarray(edges[:-1])) / 2
+    rivals = sorted(label for label in series if label != "student")
+    colours = dict(zip(rivals, (BASELINE_COLOUR, TEACHER_COLOUR, "#6e40c9", "#2da44e"), strict=False))
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(5.4, 3.0), layout="constrained")
         axis = figure.subplots()
-        colours = (STUDENT_COLOUR, TEACHER_COLOUR, BASELINE_COLOUR, "#6e40c9", "#2da44e")
-        for (label, values), colour in zip(series.items(), colours, strict=False):
-            axis.plot(centre, _numbers(values), marker="o", markersize=4, color=colour, label=label)
+        for label in ("student", *rivals):
+            colour = STUDENT_COLOUR if label == "student" else colours.get(label, BASELINE_COLOUR)
+            axis.plot(centre, _numbers(series[label]), marker="o", markersize=4, color=colour, label=label)
         axis.set(xlabel="true range (m)", ylabel="mean |error| / range", xlim=(0, edges[-1]))
         axis.set_ylim(bottom=0)
         axis.legend(loc="best")

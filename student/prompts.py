@@ -78,12 +78,13 @@ def occ3d_prompts(*, with_sky: bool, template: str = DEFAULT_TEMPLATE) -> Prompt
 def query_prompts(text: str, *, template: str = DEFAULT_TEMPLATE, negatives: Sequence[str] = ()) -> PromptSet:
     """Return a two-sided set: the queried words first, and what they are told apart from.
 
-    Without declared negatives these are the classes of the vocabulary that do not know the text as
-    one of their own words: asking for "automobile" must not compete with "car".
+    Without declared negatives these are the Occ3D classes and the sky, less what the text itself names:
+    "automobile" must not compete with "car", nor "truck" with "fuel truck". A finer word such as "pole"
+    does compete with the rest of its class.
 
     Args:
         text: The query, a word or a phrase.
-        template: Sentence with one ``{}``.
+        template: Sentence with one ``{}`` for the word.
         negatives: Words to tell it apart from.
 
     Raises:
@@ -92,15 +93,28 @@ def query_prompts(text: str, *, template: str = DEFAULT_TEMPLATE, negatives: Seq
     query = " ".join(text.split())
     if not query:
         raise ValueError("a query needs at least one word")
-    if negatives:
-        if query.lower() in {word.lower() for word in negatives}:
-            raise ValueError(f"the query {query!r} is among its own negatives")
-        others = {word: (word,) for word in negatives}
-    else:
-        entries = [entry for entry in (*CLASSES, SKY) if query.lower() not in (entry.name, *entry.words)]
-        if len(entries) < len(CLASSES) + 1:  # a known word: its whole Occ3D class is no negative
-            own = {e.occ3d_index for e in (*CLASSES, SKY) if query.lower() in (e.name, *e.words)} - {0}
-            entries = [entry for entry in entries if entry.occ3d_index not in own]
-        others = {entry.name: entry.words for entry in entries}
-    concepts = (((query,),), *((words,) for words in others.values()))
-    return PromptSet(names=(query, *others), concepts=concepts, template=template)
+    if query.lower() in {word.lower() for word in negatives}:
+        raise ValueError(f"the query {query!r} is among its own negatives")
+    others = {word: ((word,),) for word in negatives} or _classes_without(set(ids_of_word(query)))
+    return PromptSet(names=(query, *others), concepts=(((query,),), *others.values()), template=template)
+
+
+def _classes_without(class_ids: set[int]) -> dict[str, tuple[tuple[str, ...], ...]]:
+    """Return the concepts of each Occ3D class, and of the sky, less some; a class left empty is left out."""
+    concepts: dict[str, list[tuple[str, ...]]] = {}
+    for entry in (*CLASSES, SKY):
+        name = SKY.name if entry is SKY else OCC3D_NAMES[entry.occ3d_index]
+        if entry.class_id not in class_ids:
+            concepts.setdefault(name, []).append(entry.words)
+    return {name: tuple(of_class) for name, of_class in concepts.items()}
+
+
+def ids_of_word(word: str) -> list[int]:
+    """Return the class ids that a word names; none for a word outside the vocabulary.
+
+    A word of an Occ3D class itself names its finer classes too, except for "others", which are alike in nothing.
+    """
+    entries = (*CLASSES, SKY)
+    known = [entry for entry in entries if word.lower() in (entry.name, *entry.words)]
+    coarse = {e.occ3d_index for e in known if e.class_id == e.occ3d_index and e.occ3d_index != 0}
+    return [entry.class_id for entry in entries if entry in known or entry.occ3d_index in coarse]

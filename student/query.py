@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
 from storage.keys import SceneKey
 from storage.versioned import Home
@@ -68,7 +68,7 @@ def query_scene(
         text: A word or a phrase.
         variant: A student that renders CLIP features.
         out_dir: Folder for the answer, created if need be.
-        negatives: What the text is told apart from; by default the whole vocabulary but its synonyms.
+        negatives: What the text is told apart from; by default the Occ3D classes and the sky, less what the text names.
         template: Sentence with one ``{}`` for the text.
         text_encoder: Folder or hub id of the CLIP checkpoint where it moved.
         num_ranked: Voxels listed in ``ranked_voxels.csv``; ``voxels.npz`` holds all that are occupied.
@@ -84,7 +84,8 @@ def query_scene(
     reading = student.read(frames, frame)
     vocabulary = Vocabulary.of(student.space, prompts)
     out_dir.mkdir(parents=True, exist_ok=True)
-    heat_maps = _write_heat_maps(out_dir, frames.camera_names, reading, vocabulary, student.point.temperature)
+    heat = vocabulary.probability(reading.views.features["clip"], student.point.temperature)[..., 0]
+    heat_maps = _write_heat_maps(out_dir, frames.camera_names, view_images(reading.batch), heat)
     positions, probability, occupancy = _answering_voxels(student, reading, vocabulary)
     np.savez_compressed(
         out_dir / VOXELS_FILE, positions_ego=positions, probability=probability, occupancy_probability=occupancy
@@ -100,6 +101,7 @@ def query_scene(
         "text_encoder_digest": student.space.encoder.digest,
         **student.point.to_json(),
         "cameras": list(frames.camera_names),
+        "heat_map_peak": float(np.nanmax(heat)),
         "num_voxels": len(positions),
         "best_probability": float(probability[0]) if len(probability) else None,
     }
@@ -108,14 +110,18 @@ def query_scene(
 
 
 def _write_heat_maps(
-    folder: Path, camera_names: Sequence[str], reading: FrameReading, vocabulary: Vocabulary, temperature: float
+    folder: Path,
+    camera_names: Sequence[str],
+    images: Float32[np.ndarray, "cameras height width 3"],
+    heat: Float[np.ndarray, "cameras grid_height grid_width"],
 ) -> tuple[Path, ...]:
-    heat = vocabulary.probability(reading.views.features["clip"], temperature)[..., 0]
+    """Write one picture per camera, all on one scale: the brightest pixel of any camera is full heat."""
+    peak = max(float(np.nanmax(heat)), 1e-6)
     paths = []
-    for name, seen, probability in zip(camera_names, view_images(reading.batch), heat, strict=True):
-        image = to_uint8(seen)
+    for name, image, probability in zip(camera_names, images, heat / peak, strict=True):
         path = folder / f"{name}.png"
-        path.write_bytes(encode_image(heat_overlay(image, nearest(probability, *image.shape[:2])), quality=None))
+        seen = to_uint8(image)
+        path.write_bytes(encode_image(heat_overlay(seen, nearest(probability, *seen.shape[:2])), quality=None))
         paths.append(path)
     return tuple(paths)
 

@@ -6,7 +6,7 @@ Everything that could be tuned to flatter a figure is chosen here, before the fi
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float, Float32
 
 from storage.geometry.rays import camera_rays
 from storage.procedural.classes import SKY_ID, occ3d_table
@@ -112,12 +112,19 @@ class TrainingEvidence:
         if returns.size == 0:
             return {}
         median = float(np.median(returns))
-        pairs = zip(
-            cameras.intrinsics[0].double().numpy(), cameras.camera_to_reference_ego[0].double().numpy(), strict=True
-        )
-        rays = [
-            camera_rays(intrinsics, pose, height=cameras.render_height, width=cameras.render_width)
-            for intrinsics, pose in pairs
-        ]
-        plane = np.stack([ground_plane_depth(*ray, elsewhere=median) for ray in rays]).astype(np.float32)
+        plane = np.stack([ground_plane_depth(*rays, elsewhere=median) for rays in _rays(cameras)]).astype(np.float32)
         return {"flat ground, else the median": plane, "median training return": np.full_like(plane, median)}
+
+
+def above_horizon(cameras: TargetCameras) -> Bool[np.ndarray, "views height width"]:
+    """Return the rays that rise: the sky, if the world were a parking lot."""
+    return np.stack([directions[..., 2] > 0 for _, directions in _rays(cameras)])
+
+
+def _rays(
+    cameras: TargetCameras,
+) -> list[tuple[Float[np.ndarray, "height width 3"], Float[np.ndarray, "height width 3"]]]:
+    """Return origins and unit directions of every view's rays in the ego frame."""
+    intrinsics, poses = cameras.intrinsics[0].double().numpy(), cameras.camera_to_reference_ego[0].double().numpy()
+    size = {"height": cameras.render_height, "width": cameras.render_width}
+    return [camera_rays(matrix, pose, **size) for matrix, pose in zip(intrinsics, poses, strict=True)]

@@ -17,6 +17,7 @@ from PIL import Image
 from storage.procedural.classes import CLASSES, SKY_ID
 
 UNDEFINED_COLOUR = (216, 216, 220)
+_SHOWN_QUANTILES = (0.02, 0.98)
 
 _PALETTE = {
     0: (150, 150, 150),
@@ -150,9 +151,8 @@ class FeatureColours:
     def fit(cls, features: Float[np.ndarray, "n dimension"]) -> "FeatureColours":
         """Find the three principal directions of a reference set and their inlier range.
 
-        The range is that of the values within two median absolute deviations of the median, so
-        that a few outliers do not wash the picture out. Signs are fixed by the largest entry, so
-        the same data always give the same colours.
+        The range leaves out two per cent at each end, so that outliers do not wash the picture out. Signs are
+        fixed by the largest entry, so the same data always give the same colours.
 
         Raises:
             ValueError: If there are fewer than two features or three dimensions.
@@ -166,11 +166,7 @@ class FeatureColours:
         signs = np.sign(directions[np.abs(directions).argmax(axis=0), np.arange(3)])
         directions = directions * signs
         projected = (data - mean) @ directions
-        distance = np.abs(projected - np.median(projected, axis=0))
-        spread = np.median(distance, axis=0)
-        is_inlier = distance <= 2.0 * np.maximum(spread, 1e-12) + 1e-9
-        low = np.where(is_inlier, projected, np.inf).min(axis=0)
-        high = np.where(is_inlier, projected, -np.inf).max(axis=0)
+        low, high = np.quantile(projected, _SHOWN_QUANTILES, axis=0)
         return cls(mean=mean, directions=directions, low=low, high=np.maximum(high, low + 1e-9))
 
     def image(self, features: Float[np.ndarray, "height width dimension"]) -> UInt8[np.ndarray, "height width 3"]:

@@ -27,8 +27,16 @@ def test_an_oracle_gets_every_figure_right(oracle):
     assert card.section("depth_teacher").figure("abs_rel").value < 1e-3
     # A return lies anywhere in its pixel, the ray goes through the centre: on 28 columns the road shows that.
     assert card.section("depth_lidar").figure("abs_rel").value < 0.1
-    assert card.section("depth_lidar").figure("abs_rel").beats_baselines
+    lidar = card.section("depth_lidar").figure("abs_rel")
+    assert all(lidar.value < baseline.value for baseline in lidar.baselines[:2])
     assert card.section("depth_truth").figure("coverage").value == 1.0
+    assert card.section("sky").figure("iou").value == 1.0
+    assert [b.label for b in card.section("sky").figure("iou").baselines] == [
+        "everything above the horizon",
+        "the sky teacher",
+    ]
+    assert card.section("sky").figure("iou").baselines[0].value < 1.0
+    assert card.section("depth_truth").figure("abs_rel").baselines[-1].label == "the scene teacher"
     for name in ("iou", "precision", "recall"):
         assert card.section("occupancy").figure(name).value == 1.0
     assert card.section("calibration").figure("ece").value < 1e-6
@@ -90,7 +98,7 @@ def test_a_recording_without_truth_has_no_such_figures(world, monkeypatch):
     card = Scorecard.from_json(
         evaluate_checkpoint(world.home, "clip", EvaluationConfig(panel_frames=0, num_training_frames=1)).metrics
     )
-    for name in ("depth_truth", "occupancy", "calibration", "semantic_occupancy", "text_query", "lateral_truth"):
+    for name in ("depth_truth", "sky", "occupancy", "calibration", "semantic_occupancy", "text_query", "lateral_truth"):
         assert card.section(name).unavailable == NO_GROUND_TRUTH
         assert card.section(name).figures == ()
     assert card.section("depth_lidar").figures

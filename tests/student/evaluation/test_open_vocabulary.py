@@ -81,8 +81,13 @@ def test_a_query_does_not_compete_with_its_own_synonyms():
     assert prompts.names[0] == "automobile"
     assert "car" not in prompts.names
     assert {"truck", "sky", "vegetation"} <= set(prompts.names)
-    assert "manmade" not in query_prompts("pole").names  # its Occ3D class
-    assert "car" in query_prompts("purple elephant").names
+    assert len(prompts.names) == 18  # the query instead of its class
+    assert "truck" not in query_prompts("truck").names[1:]  # nor its fuel and catering trucks
+    pole = query_prompts("pole")
+    manmade = pole.concepts[pole.names.index("manmade")]
+    assert ("building", "house", "facade") in manmade
+    assert not any("pole" in words for words in manmade)
+    assert len(query_prompts("purple elephant").names) == 19
     assert query_prompts("  red   door ", negatives=("wall", "sky")).names == ("red door", "wall", "sky")
     with pytest.raises(ValueError, match="at least one word"):
         query_prompts("  ")
