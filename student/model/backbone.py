@@ -50,6 +50,7 @@ class Pyramid(nn.Module):
         # A strided 4x4 kernel is centred on the pixel corner that its output pixel is centred on; a strided
         # 3x3 kernel would shift the map by half an input pixel.
         kernel = 4 if config.stem_stride == 2 else 3
+        self.stem_stride = config.stem_stride
         self.stem = nn.Conv2d(3, config.stem_width, kernel, stride=config.stem_stride, padding=1, bias=False)
         stages: list[nn.Module] = []
         width = config.stem_width
@@ -66,6 +67,10 @@ class Pyramid(nn.Module):
             nn.Conv2d(stage_width, config.lateral_width, 1) for stage_width in config.stage_widths[:-1]
         )
         self.output = nn.Conv2d(config.lateral_width, config.output_width, 3, padding=1)
+
+    def map_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size of the feature map of an image."""
+        return height // self.stem_stride, width // self.stem_stride
 
     def forward(self, images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n channels map_height map_width"]:
         """Encode images into a feature map at the stem's resolution.

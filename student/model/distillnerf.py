@@ -85,11 +85,12 @@ class DistillNeRF(nn.Module):
         batch_index = is_present.nonzero()[:, 0]
         images = inputs.images[is_present] * 2.0 - 1.0
         depth_features = None if inputs.depth_features is None else inputs.depth_features[is_present].to(images.dtype)
+        origins, directions = self._depth_rays(inputs)
         coarse = self.coarse_depth(images, depth_features)
         fine = self.fine_depth(
             images, coarse.termination_depth, coarse.mono_features, min_opacity=self.config.renderer.min_opacity
         )
-        points_ego = _candidate_points(inputs, fine.candidates)
+        points_ego = points_on_candidates(origins, directions, fine.candidates)
         shape = GridShape(batch_size=len(is_present), coarse_level=self.config.voxels.coarse_level)
         cells = shape.cell_coordinates(points_ego, self.config.contraction)
         point_batch = batch_index.repeat_interleave(len(points_ego) // max(1, len(batch_index)))
@@ -117,6 +118,14 @@ class DistillNeRF(nn.Module):
             lookup=self.config.renderer.lookup,
             logit_limit=self.config.renderer.logit_limit,
         )
+
+    def _depth_rays(self, inputs: CameraInputs) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n height width 3"]]:
+        """Return the rays of the depth grid of every present camera, in the ego frame."""
+        is_present = inputs.camera_is_present
+        image_size = (inputs.images.shape[-2], inputs.images.shape[-1])
+        height, width = self.coarse_depth.pyramid.map_size(*image_size)
+        intrinsics = scale_intrinsics(inputs.intrinsics[is_present], from_size=image_size, to_size=(height, width))
+        return camera_rays(intrinsics, inputs.camera_to_reference_ego[is_present], height=height, width=width)
 
     def render(self, field: VoxelField, targets: TargetCameras) -> Rendering:
         """Render target cameras from a field."""
@@ -166,18 +175,6 @@ class DistillNeRF(nn.Module):
         if source not in self.feature_heads:
             raise ValueError(f"no feature head {source!r}; there are {sorted(self.feature_heads)}")
         return self.feature_heads[source](features)
-
-
-def _candidate_points(inputs: CameraInputs, candidates: Float[Tensor, "n k height width"]) -> Float[Tensor, "points 3"]:
-    """Place the candidates of all present cameras in the ego frame."""
-    is_present = inputs.camera_is_present
-    height, width = candidates.shape[-2:]
-    image_size = (inputs.images.shape[-2], inputs.images.shape[-1])
-    intrinsics = scale_intrinsics(inputs.intrinsics[is_present], from_size=image_size, to_size=(height, width))
-    origins, directions = camera_rays(
-        intrinsics, inputs.camera_to_reference_ego[is_present], height=height, width=width
-    )
-    return points_on_candidates(origins, directions, candidates)
 
 
 def _mean_sky(
