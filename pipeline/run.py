@@ -87,8 +87,9 @@ class _Worker:
         """Send a task."""
         self.task = task
         message = {"name": task.name, "assets": task.assets, "partition": task.partition, "threads": threads}
-        self._tasks.write(json.dumps(message) + "\n")
-        self._tasks.flush()
+        with contextlib.suppress(BrokenPipeError):  # it is dead already: the listener says so, with its exit code
+            self._tasks.write(json.dumps(message) + "\n")
+            self._tasks.flush()
 
     def _listen(self, inbox: "queue.Queue[tuple[int, Mapping[str, Any]]]") -> None:
         for line in self._replies:

@@ -169,7 +169,7 @@ def test_overfits_one_sample(shared_world: Any, student_config: StudentConfig) -
     model = DistillNeRF(config.model).train()
     optimizer = build_optimizer(model, replace(config.fit.optimizer, learning_rate=5e-3))
     totals, images = [], []
-    for _ in range(40):
+    for _ in range(70):
         optimizer.zero_grad()
         losses = student_losses(
             model(batch.inputs, batch.cameras), batch, config.losses, perceptual=MultiScaleDissimilarity()
