@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import SymmetricalLogLocator
 
 STUDENT_COLOUR = "#1f6feb"
 BASELINE_COLOUR = "#9aa4b2"
@@ -73,6 +74,8 @@ def reliability_diagram(series: Mapping[str, Mapping[str, Sequence[float | int |
         top.legend(loc="upper left")
         bottom.set(xlabel="stated probability of being occupied", ylabel="voxels")
         bottom.set_yscale("symlog", linthresh=1.0)
+        bottom.set_ylim(bottom=0)
+        bottom.yaxis.set_major_locator(SymmetricalLogLocator(base=100.0, linthresh=1.0))
         return _svg(figure)
 
 
