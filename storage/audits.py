@@ -12,7 +12,7 @@ import numpy as np
 import zarr
 from jaxtyping import Float
 
-from storage.geometry.cameras import project
+from storage.geometry.cameras import project_camera
 from storage.geometry.transforms import apply_se3, invert_se3
 from storage.scenes.store import SceneReader
 from storage.targets.schema import read_target
@@ -164,8 +164,9 @@ def _share_of_lidar_seen(reader: SceneReader, frame: int) -> float:
     seen = np.zeros(len(points), dtype=bool)
     for camera in range(reader.num_cameras):
         ego_to_camera = invert_se3(reader.camera_to_reference_ego(frame, camera))
-        pixels, depth = project(apply_se3(ego_to_camera, points), reader.intrinsics(camera))
+        points_camera = apply_se3(ego_to_camera, points)
+        pixels, _ = project_camera(points_camera, reader.intrinsics(camera), reader.fisheye(camera))
         height, width = reader.image_size(camera)
         inside = (pixels >= 0).all(-1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
-        seen |= inside & (depth > 0.5)
+        seen |= inside & (np.linalg.norm(points_camera, axis=-1) > 0.5)
     return float(seen.mean())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from storage.geometry.cameras import project
+from storage.geometry.cameras import project_camera
 from storage.geometry.transforms import apply_se3, invert_se3
 from storage.scenes.store import SceneReader
 
@@ -53,7 +53,8 @@ def lidar_pixels(
     ego_to_camera = invert_se3(reader.camera_to_reference_ego(frame, camera))
     points_camera = apply_se3(ego_to_camera, points[:, :3].astype(np.float64))
     points_camera = points_camera[points_camera[:, 2] >= MIN_DEPTH]
-    pixels, depth = project(points_camera, reader.intrinsics(camera, size=(height, width)))
-    row, column = np.floor(pixels[:, 1]).astype(np.int64), np.floor(pixels[:, 0]).astype(np.int64)
-    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-    return LidarPixels(row=row[inside], column=column[inside], camera_depth=depth[inside])
+    intrinsics = reader.intrinsics(camera, size=(height, width))
+    pixels, depth = project_camera(points_camera, intrinsics, reader.fisheye(camera))
+    inside = ((pixels >= 0) & (pixels < (width, height))).all(axis=-1)
+    column, row = pixels[inside].astype(np.int64).T
+    return LidarPixels(row=row, column=column, camera_depth=depth[inside])

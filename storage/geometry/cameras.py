@@ -1,9 +1,16 @@
-"""Pinhole cameras with OpenCV axes; pixel (0, 0) has its centre at (0.5, 0.5)."""
+"""Cameras with OpenCV axes; pixel (0, 0) has its centre at (0.5, 0.5).
 
+``project`` and ``unproject`` are the pinhole; ``project_camera`` and ``unproject_camera`` take any camera of a rig, where
+``fisheye`` holds the coefficients of a fisheye lens, or NaN for a pinhole, so that a mixed rig is one call.
+"""
+
+import math
 from typing import Any
 
 from array_api_compat import array_namespace
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+
+from storage.geometry.fisheye import project_fisheye, unproject_fisheye
 
 
 def project(
@@ -28,12 +35,71 @@ def unproject(pixels: Float[Any, "*batch 2"], intrinsics: Float[Any, "*#batch 3 
     return direction / xp.linalg.vector_norm(direction, axis=-1, keepdims=True)
 
 
+def project_camera(
+    points_camera: Float[Any, "*batch 3"],
+    intrinsics: Float[Any, "*#batch 3 3"],
+    fisheye: Float[Any, "*#batch 4"] | None,
+) -> tuple[Float[Any, "*batch 2"], Float[Any, "*batch"]]:
+    """Return pixel coordinates and ``camera_depth`` (z, metres) of points in the frames of cameras of either model.
+
+    Args:
+        points_camera: Metres.
+        intrinsics: Pixels.
+        fisheye: Coefficients k1 to k4, NaN for a pinhole; None if all are pinholes.
+
+    Returns:
+        Pixels, NaN where the camera cannot see: behind a pinhole, beyond the fold of a fisheye. A fisheye may see
+        points whose depth is not positive, so visibility is read from the pixels and never from the depth.
+    """
+    xp = array_namespace(points_camera, intrinsics)
+    camera_depth = points_camera[..., 2]
+    is_ahead = camera_depth > 0
+    ahead = xp.concat(
+        [points_camera[..., :2], xp.where(is_ahead, camera_depth, xp.ones_like(camera_depth))[..., None]], axis=-1
+    )
+    pixels = project(ahead, intrinsics)[0]
+    pixels = xp.where(is_ahead[..., None], pixels, xp.full_like(pixels, math.nan))
+    if fisheye is None:
+        return pixels, camera_depth
+    is_pinhole, coefficients = _split_models(fisheye)
+    return xp.where(is_pinhole, pixels, project_fisheye(points_camera, intrinsics, coefficients)[0]), camera_depth
+
+
+def unproject_camera(
+    pixels: Float[Any, "*batch 2"], intrinsics: Float[Any, "*#batch 3 3"], fisheye: Float[Any, "*#batch 4"] | None
+) -> Float[Any, "*batch 3"]:
+    """Return the unit ray directions, in the camera frame, through pixel coordinates of cameras of either model.
+
+    Args:
+        pixels: Right and down.
+        intrinsics: Pixels.
+        fisheye: Coefficients k1 to k4, NaN for a pinhole; None if all are pinholes.
+
+    Returns:
+        Directions, NaN for a pixel outside the image circle of a fisheye.
+    """
+    directions = unproject(pixels, intrinsics)
+    if fisheye is None:
+        return directions
+    xp = array_namespace(pixels, intrinsics)
+    is_pinhole, coefficients = _split_models(fisheye)
+    return xp.where(is_pinhole, directions, unproject_fisheye(pixels, intrinsics, coefficients))
+
+
+def _split_models(fisheye: Float[Any, "*batch 4"]) -> tuple[Bool[Any, "*batch 1"], Float[Any, "*batch 4"]]:
+    """Return which cameras are pinholes, and coefficients without NaN."""
+    xp = array_namespace(fisheye)
+    is_pinhole = xp.isnan(fisheye[..., :1])
+    return is_pinhole, xp.where(is_pinhole, xp.zeros_like(fisheye), fisheye)
+
+
 def scale_intrinsics(
     intrinsics: Float[Any, "*batch 3 3"], *, from_size: tuple[int, int], to_size: tuple[int, int]
 ) -> Float[Any, "*batch 3 3"]:
     """Return the intrinsics of the same camera after its image was resized.
 
-    With pixel centres at half-integers a resize is a pure scaling about the image corner, so no shift is needed.
+    With pixel centres at half-integers a resize is a pure scaling about the image corner, so no shift is needed. It
+    moves pixels after the lens, so the coefficients of a fisheye stay as they are.
 
     Args:
         intrinsics: Of the image at ``from_size``, pixels.

@@ -56,6 +56,7 @@ class RawScene:
         camera_names: In the order of every camera axis below.
         image_sizes: Height and width that the tables give for each camera, pixels.
         intrinsics: Of the images as stored, pixels.
+        fisheye: Coefficients of each fisheye lens, NaN for a pinhole; None if all are pinholes.
         camera_to_ego: Fixed on the vehicle.
         lidar_to_ego: Fixed on the vehicle.
         timestamp_us: Reference instant of each frame.
@@ -86,6 +87,7 @@ class RawScene:
     attributes: dict[str, object]
     row_digests: Mapping[str, str]
     pose_source: str
+    fisheye: Float[np.ndarray, "cameras 4"] | None = None
 
     @property
     def calibration_digest(self) -> str:
@@ -97,6 +99,9 @@ class RawScene:
                 "intrinsics": self.intrinsics.tolist(),
                 "camera_to_ego": self.camera_to_ego.tolist(),
                 "lidar_to_ego": self.lidar_to_ego.tolist(),
+                "fisheye": None
+                if self.fisheye is None
+                else [None if np.isnan(k).all() else k.tolist() for k in self.fisheye],
             }
         )
 
@@ -109,6 +114,9 @@ def check_raw_scene(scene: RawScene, config: IngestConfig) -> None:
     """
     for name, intrinsics in zip(scene.camera_names, scene.intrinsics, strict=True):
         _check_intrinsics(intrinsics, f"{scene.name}/{name}")
+    if scene.fisheye is not None:
+        for name, lens in zip(scene.camera_names, scene.fisheye, strict=True):
+            _check_fisheye(lens, f"{scene.name}/{name}")
     _check_rigid(scene.camera_to_ego, ErrorKind.CALIBRATION_INVALID, f"{scene.name}: camera_to_ego")
     _check_rigid(scene.lidar_to_ego, ErrorKind.CALIBRATION_INVALID, f"{scene.name}: lidar_to_ego")
     _check_rigid(scene.ego_to_world, ErrorKind.POSE_INVALID, f"{scene.name}: ego_to_world")
@@ -123,6 +131,12 @@ def _check_intrinsics(intrinsics: Float[np.ndarray, "3 3"], key: str) -> None:
     pinhole = intrinsics[1, 0] == 0 and (intrinsics[2] == (0, 0, 1)).all()
     if not (np.isfinite(intrinsics).all() and pinhole and intrinsics[0, 0] > 0 and intrinsics[1, 1] > 0):
         message = f"intrinsics are {intrinsics.tolist()}, want [[fx, s, cx], [0, fy, cy], [0, 0, 1]] with fx, fy > 0"
+        raise SourceDataError(ErrorKind.CALIBRATION_INVALID, key, message)
+
+
+def _check_fisheye(lens: Float[np.ndarray, "4"], key: str) -> None:
+    if not (np.isfinite(lens).all() or np.isnan(lens).all()):
+        message = f"fisheye coefficients are {lens.tolist()}, want four finite numbers, or four NaN for a pinhole"
         raise SourceDataError(ErrorKind.CALIBRATION_INVALID, key, message)
 
 

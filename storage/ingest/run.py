@@ -132,6 +132,7 @@ def _load(recording: Recording, on_progress: Progress) -> SceneData:
         camera_names=raw.camera_names,
         image_sizes=raw.image_sizes,
         intrinsics=raw.intrinsics,
+        fisheye=raw.fisheye,
         camera_to_ego=raw.camera_to_ego,
         timestamp_us=raw.timestamp_us,
         ego_to_world=raw.ego_to_world,

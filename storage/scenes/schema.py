@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Int64
 
-SCENE_SCHEMA = "distillnerf.scene/1"
+SCENE_SCHEMA = "distillnerf.scene/2"
+PINHOLE_SCENE_SCHEMA = "distillnerf.scene/1"
+"""The schema before fisheye cameras: its stores hold no ``fisheye``, and every camera of theirs is a pinhole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,7 @@ class SceneData:
         camera_names: In the order of every camera axis below.
         image_sizes: Height and width of each camera's images, pixels.
         intrinsics: Of the images as stored, pixels.
+        fisheye: Coefficients k1 to k4 of each fisheye lens, NaN for a pinhole; None if all are pinholes.
         camera_to_ego: Fixed on the vehicle.
         timestamp_us: Reference instant of each frame, strictly increasing.
         ego_to_world: Ego pose at the reference instant.
@@ -80,5 +83,6 @@ class SceneData:
     jpegs: tuple[tuple[bytes, ...], ...]
     lidar_points: tuple[Float[np.ndarray, "_ 4"], ...]
     lidar_to_ego: Float[np.ndarray, "4 4"]
+    fisheye: Float[np.ndarray, "cameras 4"] | None = None
     boxes: SceneBoxes = field(default_factory=SceneBoxes.none)
     attributes: dict[str, object] = field(default_factory=dict)

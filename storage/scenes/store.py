@@ -18,7 +18,7 @@ from storage.geometry.cameras import scale_intrinsics
 from storage.geometry.transforms import invert_se3
 from storage.integrity import reading
 from storage.keys import SceneKey
-from storage.scenes.schema import SCENE_SCHEMA, SceneBoxes, SceneData
+from storage.scenes.schema import PINHOLE_SCENE_SCHEMA, SCENE_SCHEMA, SceneBoxes, SceneData
 from storage.versioned import Home, StoreVersion
 
 _BYTES_PER_CHUNK = 1 << 20
@@ -46,6 +46,8 @@ def write_scene(group: zarr.Group, scene: SceneData) -> None:
         "lidar_to_ego",
     ):
         group.create_array(name, data=np.ascontiguousarray(getattr(scene, name)))
+    pinholes = np.full((len(scene.camera_names), 4), np.nan)
+    group.create_array("fisheye", data=pinholes if scene.fisheye is None else np.ascontiguousarray(scene.fisheye))
     for name in ("frame_index", "centre", "size", "quat_wxyz", "num_lidar_points"):
         _write_flat(group, f"boxes/{name}", getattr(scene.boxes, name), _POINTS_PER_CHUNK)
     for index, camera in enumerate(scene.camera_names):
@@ -81,12 +83,10 @@ class SceneReader:
 
     def __init__(self, group: zarr.Group, version: StoreVersion | None = None) -> None:
         attributes: dict[str, Any] = group.attrs.asdict()
-        if attributes.get("schema") != SCENE_SCHEMA:
-            raise IntegrityError(
-                ErrorKind.SCHEMA_UNKNOWN,
-                str(version or group.name),
-                f"schema {attributes.get('schema')!r}, want {SCENE_SCHEMA!r}",
-            )
+        schema = attributes.get("schema")
+        if schema not in (SCENE_SCHEMA, PINHOLE_SCENE_SCHEMA):
+            message = f"schema {schema!r}, want {SCENE_SCHEMA!r} or {PINHOLE_SCENE_SCHEMA!r}"
+            raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, str(version or group.name), message)
         self.group = group
         self._box_names = (tuple(attributes["box_categories"]), tuple(attributes["box_instances"]))
         self.version = version
@@ -105,6 +105,8 @@ class SceneReader:
                 "lidar_to_ego",
             )
         }
+        only_pinholes = schema == PINHOLE_SCENE_SCHEMA
+        self._fisheye = np.full((len(self.camera_names), 4), np.nan) if only_pinholes else self._read("fisheye")
         self._lidar_offsets = self._read("lidar/offsets")
         self._image_offsets = [self._read(f"images/{camera}/offsets") for camera in self.camera_names]
 
@@ -171,6 +173,10 @@ class SceneReader:
         """Return the intrinsics of the stored image, or of the same image resized to ``size`` (height, width)."""
         stored = self._arrays["intrinsics"][camera_index]
         return stored if size is None else scale_intrinsics(stored, from_size=self._sizes[camera_index], to_size=size)
+
+    def fisheye(self, camera_index: int) -> Float[np.ndarray, "4"]:
+        """Return k1 to k4 of a fisheye's lens, NaN for a pinhole, whatever size its image is resized to."""
+        return self._fisheye[camera_index]
 
     def camera_to_ego(self, camera_index: int) -> Float[np.ndarray, "4 4"]:
         """Return where the camera sits on the vehicle."""

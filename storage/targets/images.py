@@ -75,6 +75,7 @@ def resize_scene_images(
         cameras = range(scene.num_cameras)
         intrinsics = np.stack([scene.intrinsics(camera, size=size) for camera in cameras])
         write_target(group, KIND, "intrinsics", intrinsics.astype(np.float64))
+        write_target(group, KIND, "fisheye", np.stack([scene.fisheye(camera) for camera in cameras]))
         images = create_target(group, KIND, "image", (scene.num_frames, scene.num_cameras, *size, 3))
         group.attrs["camera_names"] = list(scene.camera_names)
         with ThreadPoolExecutor(_NUM_WORKERS) as pool:

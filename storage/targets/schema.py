@@ -39,7 +39,11 @@ _FEATURES = {"features": _spec("float16", "frames cameras grid_height grid_width
 _INTRINSICS = _spec("float64", "cameras 3 3")
 
 TARGET_SCHEMAS: dict[str, dict[str, ArraySpec]] = {
-    "input_images": {"image": _spec("uint8", "frames cameras height width 3"), "intrinsics": _INTRINSICS},
+    "input_images": {
+        "image": _spec("uint8", "frames cameras height width 3"),
+        "intrinsics": _INTRINSICS,
+        "fisheye": _spec("float64", "cameras 4", optional=True),  # stores from before fisheyes hold pinholes alone
+    },
     "teacher_depth": {
         "termination_depth": _spec("float16", "frames cameras height width"),
         "opacity": _spec("float16", "frames cameras height width"),

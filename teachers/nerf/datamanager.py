@@ -150,14 +150,22 @@ def opencv_to_opengl(camera_to_world: Float[Tensor, "*batch 4 4"]) -> Float[Tens
 def scene_cameras(
     scene: SceneReader, frames: tuple[int, ...], bounds: SceneBounds, image_size: tuple[int, int]
 ) -> Cameras:
-    """Return the images of some frames as nerfstudio cameras in scene units, frame-major."""
-    poses, intrinsics = [], []
+    """Return the images of some frames as nerfstudio cameras in scene units, frame-major.
+
+    Its fisheye is ours: its distortion grows with the angle, so k1 to k4 mean the same.
+    """
+    poses, intrinsics, fisheye = [], [], []
     for frame in frames:
         for camera in range(scene.num_cameras):
             pose = scene.camera_to_world(frame, camera).copy()
             pose[:3, 3] = bounds.to_scene_units(pose[:3, 3])
             poses.append(pose)
             intrinsics.append(scene.intrinsics(camera, size=image_size))
+            fisheye.append(scene.fisheye(camera))
+    lenses = torch.tensor(np.stack(fisheye), dtype=torch.float32)
+    is_fisheye = torch.isfinite(lenses).all(dim=1)
+    distortion = torch.nn.functional.pad(lenses.nan_to_num(0.0), (0, 2)) if is_fisheye.any() else None
+    camera_types = [CameraType.FISHEYE if fish else CameraType.PERSPECTIVE for fish in is_fisheye.tolist()]
     k = torch.tensor(np.stack(intrinsics), dtype=torch.float32)
     return Cameras(
         camera_to_worlds=opencv_to_opengl(torch.tensor(np.stack(poses), dtype=torch.float32)),
@@ -167,7 +175,8 @@ def scene_cameras(
         cy=k[:, 1, 2],
         height=image_size[0],
         width=image_size[1],
-        camera_type=CameraType.PERSPECTIVE,
+        distortion_params=distortion,
+        camera_type=camera_types,
     )
 
 

@@ -123,13 +123,14 @@ def _distil(
     frames, cameras, *grid = targets.shape[:4]
     split = split_frames(frames, holdout_every=source.teacher.nerf.holdout_every)
     size = (grid[0], grid[1])
-    surfaces = [_surface(source, f, c, size) for f in split.train for c in range(cameras)]
+    images = [(f, c) for f in split.train for c in range(cameras)]
+    surfaces = [_surface(source, f, c, size)[source.is_seen(c, size)] for f, c in images]
     surface = RaySurface(
         positions=torch.cat([s.positions for s in surfaces]),
         weights=torch.cat([s.weights for s in surfaces]),
         directions=torch.cat([s.directions for s in surfaces]),
     )
-    wanted = torch.from_numpy(targets[list(split.train)].astype(np.float32).reshape(-1, targets.shape[-1]))
+    wanted = torch.cat([_as_rows(targets[f, c])[source.is_seen(c, size)] for f, c in images])
     field = FeatureField(config, source.teacher.bounds, targets.shape[-1])
     networks = [*field.decoder.parameters(), *field.sky.parameters()]
     optimizer = torch.optim.Adam(

@@ -96,14 +96,14 @@ def _depth_scores(
 
 
 def _judge_images(render: Render, held_out: SceneRays) -> dict[str, float]:
-    pixel = torch.arange(held_out.pixels.shape[1])
     psnrs, static_psnrs, sky_opacities = [], [], []
     for image in range(len(held_out.pixels)):
+        pixel = held_out.seen_pixels(image)
         rays = held_out.pixel_rays(torch.full_like(pixel, image), pixel)
         rendered = render(rays)
         error = (rendered.rgb - rays.rgb).square().mean(dim=-1)
         psnrs.append(_psnr(error))
-        is_static = ~held_out.is_moving[image]
+        is_static = ~held_out.is_moving[image, pixel]
         if is_static.to(torch.float32).mean() >= _MIN_STATIC_SHARE:
             static_psnrs.append(_psnr(error[is_static]))
         if rays.is_sky is not None:

@@ -67,10 +67,12 @@ class RenderSource:
     def rays(
         self, frame: int, camera: int, camera_to_world: Float[np.ndarray, "4 4"], size: tuple[int, int]
     ) -> RayBatch:
-        """Return the rays of every pixel, row-major, of a camera's image of that size from any pose."""
-        if (camera, size) not in self._directions:
-            self._directions[camera, size] = camera_directions(self.scene, camera, size)
-        in_camera = self._directions[camera, size]
+        """Return the rays of every pixel, row-major, of a camera's image of that size from any pose.
+
+        Where a fisheye sees nothing, the ray goes along the optical axis: ``is_seen`` tells it apart.
+        """
+        forward = torch.tensor([0.0, 0.0, 1.0])
+        in_camera = torch.where(self.is_seen(camera, size)[:, None], self._directions[camera, size], forward)
         rotation = torch.tensor(camera_to_world[:3, :3], dtype=torch.float32)
         origin = torch.tensor(self.teacher.bounds.to_scene_units(camera_to_world[:3, 3]), dtype=torch.float32)
         count = len(in_camera)
@@ -83,6 +85,24 @@ class RenderSource:
             is_sky=None,
             lidar_depth=torch.full((count,), torch.nan),
             return_moves=torch.zeros(count, dtype=torch.bool),
+        )
+
+    def is_seen(self, camera: int, size: tuple[int, int]) -> Bool[Tensor, " pixels"]:
+        """Return which pixels of a camera's image of that size lie inside its image circle; all of a pinhole's do."""
+        if (camera, size) not in self._directions:
+            self._directions[camera, size] = camera_directions(self.scene, camera, size)
+        return torch.isfinite(self._directions[camera, size]).all(dim=-1)
+
+    def render(
+        self, frame: int, camera: int, camera_to_world: Float[np.ndarray, "4 4"], size: tuple[int, int]
+    ) -> RenderedRays:
+        """Render every pixel, row-major; black, transparent and without depth where a fisheye sees nothing."""
+        rendered = self.teacher.render(self.rays(frame, camera, camera_to_world, size))
+        is_seen = self.is_seen(camera, size)
+        return RenderedRays(
+            rgb=torch.where(is_seen[:, None], rendered.rgb, 0.0),
+            termination_depth=torch.where(is_seen, rendered.termination_depth, torch.nan),
+            opacity=torch.where(is_seen, rendered.opacity, 0.0),
         )
 
     def intrinsics(self, size: tuple[int, int]) -> Float[np.ndarray, "cameras 3 3"]:
@@ -119,7 +139,7 @@ def render_teacher_depth(
         tally = _DepthTally(source, size)
         for frame in range(scene.num_frames):
             rendered = [
-                source.teacher.render(source.rays(frame, camera, scene.camera_to_world(frame, camera), size))
+                source.render(frame, camera, scene.camera_to_world(frame, camera), size)
                 for camera in range(scene.num_cameras)
             ]
             depth = np.stack([_defined_depth(r, config).reshape(size) for r in rendered])
@@ -168,7 +188,7 @@ def render_virtual_views(
         defined, started = 0.0, time.perf_counter()
         for frame in range(scene.num_frames):
             rendered = [
-                source.teacher.render(source.rays(frame, c, scene.camera_to_world(frame, c) @ shift, size))
+                source.render(frame, c, scene.camera_to_world(frame, c) @ shift, size)
                 for c in range(scene.num_cameras)
                 for shift in virtual_to_camera
             ]
@@ -212,6 +232,7 @@ class _DepthTally:
                 points,
                 scene.camera_to_world(frame, camera),
                 scene.intrinsics(camera, size=self.size),
+                scene.fisheye(camera),
                 image_size=self.size,
             )
             near = measured <= self.source.teacher.nerf.losses.max_depth_m

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from storage.errors import ErrorKind, SourceDataError
-from storage.geometry.cameras import project, unproject
+from storage.geometry.cameras import project_camera, unproject_camera
 from storage.geometry.rays import pixel_grid
 from storage.geometry.transforms import apply_se3, invert_se3
 from storage.scenes.store import SceneReader
@@ -163,6 +163,10 @@ class SceneRays:
         self.camera_directions = torch.stack(
             [camera_directions(scene, c, image_size) for c in range(scene.num_cameras)]
         )
+        is_seen = torch.isfinite(self.camera_directions).all(dim=-1)
+        self._num_seen = is_seen.sum(dim=1)
+        # A row for each camera: the pixels inside its image circle in order, which are all of a pinhole's, then others.
+        self._seen_first = torch.argsort((~is_seen).to(torch.uint8), dim=1, stable=True)
         poses = np.stack([scene.camera_to_world(f, c) for f, c in images])
         self.rotations = torch.tensor(poses[:, :3, :3], dtype=torch.float32)
         self.origins = torch.tensor(bounds.to_scene_units(poses[:, :3, 3]), dtype=torch.float32)
@@ -209,6 +213,7 @@ class SceneRays:
                 points[frame],
                 scene.camera_to_world(frame, camera),
                 scene.intrinsics(camera, size=(self.height, self.width)),
+                scene.fisheye(camera),
                 image_size=(self.height, self.width),
             )
             columns.append((np.full(len(pixel), index), pixel, depth, moves[frame][source]))
@@ -241,7 +246,9 @@ class SceneRays:
     def draw(self, generator: torch.Generator, *, pixel_rays: int, lidar_pixel_rays: int, lidar_rays: int) -> RayBatch:
         """Draw uniformly, with replacement, from pixels, pixels with a LiDAR return, and LiDAR returns."""
         image = torch.randint(len(self.pixels), (pixel_rays,), generator=generator)
-        pixel = torch.randint(self.pixels.shape[1], (pixel_rays,), generator=generator)
+        place = torch.randint(self.pixels.shape[1], (pixel_rays,), generator=generator)
+        camera = self.image_camera[image]
+        pixel = self._seen_first[camera, place * self._num_seen[camera] // self.pixels.shape[1]]
         nothing = torch.full((pixel_rays,), torch.nan)
         returns = torch.randint(len(self.lidar_pixel), (lidar_pixel_rays,), generator=generator)
         beams = torch.randint(len(self.lidar_distances), (lidar_rays,), generator=generator)
@@ -252,6 +259,11 @@ class SceneRays:
             [torch.zeros(pixel_rays, dtype=torch.bool), self.lidar_pixel_moves[returns], self.lidar_moves[beams]]
         )
         return self._batch(image, pixel, beams, lidar_depth, moves)
+
+    def seen_pixels(self, image: int) -> Int64[Tensor, " _"]:
+        """Return the pixels of an image that a ray goes through: all, but for the corners of a fisheye."""
+        camera = int(self.image_camera[image])
+        return self._seen_first[camera, : int(self._num_seen[camera])]
 
     def pixel_rays(self, image: Int64[Tensor, " rays"], pixel: Int64[Tensor, " rays"]) -> RayBatch:
         """Return the rays through given pixels, without LiDAR."""
@@ -291,15 +303,20 @@ def read_sky_mask(home: Home, scene_key: str, digest: str | None) -> Bool[np.nda
 
 
 def camera_directions(scene: SceneReader, camera_index: int, image_size: tuple[int, int]) -> Float[Tensor, "pixels 3"]:
-    """Return the unit directions, in camera axes, through the pixel centres of an image of that size, row-major."""
+    """Return the unit directions, in camera axes, through the pixel centres of an image of that size, row-major.
+
+    They are NaN outside the image circle of a fisheye.
+    """
     intrinsics = scene.intrinsics(camera_index, size=image_size)
-    return torch.tensor(unproject(pixel_grid(*image_size), intrinsics).reshape(-1, 3), dtype=torch.float32)
+    directions = unproject_camera(pixel_grid(*image_size), intrinsics, scene.fisheye(camera_index))
+    return torch.tensor(directions.reshape(-1, 3), dtype=torch.float32)
 
 
 def project_lidar(
     points_world: Float[np.ndarray, "points 3"],
     camera_to_world: Float[np.ndarray, "4 4"],
     intrinsics: Float[np.ndarray, "3 3"],
+    fisheye: Float[np.ndarray, "4"] | None = None,
     *,
     image_size: tuple[int, int],
     occlusion_window: int = 2,
@@ -313,11 +330,11 @@ def project_lidar(
     """
     height, width = image_size
     points = apply_se3(invert_se3(camera_to_world), points_world)
-    source = np.flatnonzero(points[:, 2] > 0.5)
-    uv, _ = project(points[source], intrinsics)
-    column, row = np.floor(uv[:, 0]).astype(np.int64), np.floor(uv[:, 1]).astype(np.int64)
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    source, pixel_of = source[inside], row[inside] * width + column[inside]
+    uv, _ = project_camera(points, intrinsics, fisheye)
+    is_inside = ((uv >= 0) & (uv < (width, height))).all(axis=-1)  # what a camera cannot see has NaN pixels
+    source = np.flatnonzero(is_inside & (np.linalg.norm(points, axis=-1) > 0.5))
+    column, row = uv[source].astype(np.int64).T
+    pixel_of = row * width + column
     distance = np.linalg.norm(points[source], axis=-1)
     far_to_near = np.argsort(-distance, kind="stable")  # of several in one pixel, the last written is the nearest
     depth, return_of = np.full(height * width, np.inf), np.zeros(height * width, np.int64)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from storage.errors import IntegrityError
 from storage.geometry.transforms import from_rotation_translation, quat_wxyz_to_rotation
-from storage.scenes.schema import SceneBoxes, SceneData
+from storage.scenes.schema import PINHOLE_SCENE_SCHEMA, SceneBoxes, SceneData
 from storage.scenes.store import SceneReader, write_scene
 
 
@@ -37,6 +37,7 @@ def random_scene(seed: int, sizes: list, num_points: list, boxes: int, location:
         camera_names=tuple(f"CAM_{i}" for i in range(cameras)),
         image_sizes=tuple(sizes),
         intrinsics=rng.uniform(1, 2000, (cameras, 3, 3)),
+        fisheye=np.where(np.arange(cameras)[:, None] % 2, rng.uniform(-0.1, 0.1, (cameras, 4)), np.nan),
         camera_to_ego=poses(rng, cameras),
         timestamp_us=np.arange(frames) + rng.integers(0, 2**60),
         ego_to_world=poses(rng, frames),
@@ -58,6 +59,16 @@ def random_scene(seed: int, sizes: list, num_points: list, boxes: int, location:
     )
 
 
+def test_a_store_from_before_fisheyes_holds_pinholes():
+    group = zarr.create_group(zarr.storage.MemoryStore())
+    write_scene(group, random_scene(0, [(3, 4), (2, 2)], [1], 0, ""))
+    del group["fisheye"]
+    with pytest.raises(IntegrityError, match="fisheye"):
+        SceneReader(group)
+    group.attrs["schema"] = PINHOLE_SCENE_SCHEMA
+    assert all(np.isnan(SceneReader(group).fisheye(camera)).all() for camera in range(2))
+
+
 @given(
     seed=st.integers(0, 2**32 - 1), sizes=SIZES, points=POINTS, boxes=st.integers(0, 3), location=st.text(max_size=5)
 )
@@ -68,6 +79,8 @@ def test_what_is_written_is_read(seed, sizes, points, boxes, location):
     reader = SceneReader(group)
 
     assert reader.camera_names == scene.camera_names
+    for camera, lens in enumerate(scene.fisheye):
+        np.testing.assert_array_equal(reader.fisheye(camera), lens)
     assert reader.attributes == scene.attributes
     assert (reader.num_frames, reader.num_cameras) == (len(scene.jpegs), len(scene.camera_names))
     np.testing.assert_array_equal(reader.lidar_to_ego, scene.lidar_to_ego)

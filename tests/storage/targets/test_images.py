@@ -25,6 +25,7 @@ def test_every_image_comes_at_the_size_asked_for(tiny_home):
             np.testing.assert_array_equal(images[frame, camera], scene.resized_image(frame, camera, height=6, width=10))
     wanted = np.diag([10 / 32, 6 / 18, 1.0]) @ scene.intrinsics(0)
     np.testing.assert_allclose(read_target(group, "input_images", "intrinsics")[0], wanted)
+    assert np.isnan(read_target(group, "input_images", "fisheye")).all()  # this rig has pinholes alone
     assert group.attrs["camera_names"] == ["CAM_FRONT", "CAM_BACK"]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from PIL import Image
 
 from storage.geometry.rays import camera_rays
@@ -40,8 +41,11 @@ def paint(points: np.ndarray, distance: np.ndarray) -> np.ndarray:
     return (255 * colour.clip(0, 1)).astype(np.uint8)
 
 
-def make_wall_scene(frames: int = 5) -> tuple[SceneData, np.ndarray]:
-    """Return the scene and, per frame and camera, which pixels are sky."""
+def make_wall_scene(frames: int = 5, *, fisheye: np.ndarray | None = None) -> tuple[SceneData, np.ndarray]:
+    """Return the scene and, per frame and camera, which pixels are sky; a lens given turns LEFT into a fisheye."""
+    lenses = np.full((2, 4), np.nan)
+    if fisheye is not None:
+        lenses[1] = fisheye
     height, width = SIZE
     intrinsics = np.array([[40.0, 0, width / 2], [0, 40.0, height / 2], [0, 0, 1]])
     forward = np.array([[0.0, 0, 1, 0.5], [-1, 0, 0, 0], [0, -1, 0, 1.6], [0, 0, 0, 1]])
@@ -60,7 +64,7 @@ def make_wall_scene(frames: int = 5) -> tuple[SceneData, np.ndarray]:
         row = []
         for camera in range(2):
             origins, directions = camera_rays(
-                intrinsics, poses[frame] @ camera_to_ego[camera], height=height, width=width
+                intrinsics, poses[frame] @ camera_to_ego[camera], height=height, width=width, fisheye=lenses[camera]
             )
             distance = intersect(origins, directions)
             is_sky[frame, camera] = ~np.isfinite(distance)
@@ -87,6 +91,7 @@ def make_wall_scene(frames: int = 5) -> tuple[SceneData, np.ndarray]:
         jpegs=tuple(jpegs),
         lidar_points=tuple(lidar),
         lidar_to_ego=lidar_to_ego,
+        fisheye=lenses,
     )
     return scene, is_sky
 
@@ -114,6 +119,14 @@ def wall_home(tmp_path_factory) -> Home:
 @pytest.fixture(scope="session")
 def wall_scene(wall_home) -> SceneReader:
     return SceneReader.open(wall_home, SCENE_KEY)
+
+
+@pytest.fixture(scope="session")
+def fisheye_wall_scene() -> SceneReader:
+    """The first frames of the drive, with a left camera whose image circle leaves its corners black."""
+    group = zarr.create_group(zarr.storage.MemoryStore())
+    write_scene(group, make_wall_scene(2, fisheye=np.array([-0.5, 0.0, 0.0, 0.0]))[0])
+    return SceneReader(group)
 
 
 @pytest.fixture(scope="session")
