@@ -1,6 +1,6 @@
 """Cameras with OpenCV axes; pixel (0, 0) has its centre at (0.5, 0.5).
 
-``project`` and ``unproject`` are the pinhole; ``project_camera`` and ``unproject_camera`` take any camera of a rig, where
+``project`` and ``unproject`` are the pinhole; ``project_camera`` and ``unproject_camera`` take any camera of a rig: its
 ``fisheye`` holds the coefficients of a fisheye lens, or NaN for a pinhole, so that a mixed rig is one call.
 """
 
