@@ -2,7 +2,8 @@
 
 Class ids 0 to 16 are the Occ3D-nuScenes classes themselves, so code that knows only Occ3D reads
 them without a table. Id 17 (Occ3D's "free") never labels a surface. Finer classes start at 18 and
-name the Occ3D class they belong to. The sky is not a surface: its id in images is 255.
+name the Occ3D class they belong to. The sky is not a surface: its id in images is 255. A pixel that a
+fisheye's lens leaves black shows nothing at all: its id is 254.
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 SKY_ID = 255
+VOID_ID = 254
 OCC3D_FREE = 17
 NUM_OCC3D_CLASSES = 17
 CITYSCAPES_VOID = 255

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int16, Int32, Num, UInt8
+from jaxtyping import Float, Int, Int16, Int32, Num, UInt8
 
 from storage.procedural.classes import class_named
 from storage.procedural.materials import material_index
@@ -111,6 +111,19 @@ def concatenate(meshes: Sequence[Mesh]) -> Mesh:
         tint=np.concatenate([mesh.tint for mesh in meshes]),
         class_id=np.concatenate([mesh.class_id for mesh in meshes]),
         instance=np.concatenate([mesh.instance for mesh in meshes]),
+    )
+
+
+def chosen(mesh: Mesh, faces: Int[np.ndarray, " chosen"]) -> Mesh:
+    """Return a mesh of some faces, in the given order."""
+    return Mesh(
+        corners=mesh.corners[faces],
+        normals=mesh.normals[faces],
+        uvs=mesh.uvs[faces],
+        material=mesh.material[faces],
+        tint=mesh.tint[faces],
+        class_id=mesh.class_id[faces],
+        instance=mesh.instance[faces],
     )
 
 

@@ -6,13 +6,17 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 from storage.geometry.cameras import unproject
 from storage.geometry.transforms import apply_se3, invert_se3
 from storage.procedural.classes import OCC3D_FREE, occ3d_table
-from storage.procedural.mesh import Mesh, cross
+from storage.procedural.mesh import Mesh, chosen, cross
 from storage.procedural.world import World
 
 GRID_SHAPE = (200, 200, 16)
 GRID_ORIGIN = (-40.0, -40.0, -1.0)
 VOXEL_SIZE = 0.4
 _SPACING = 0.19
+_REACH = 58.0  # a grid's corner is 56.6 m from the ego
+_GRID_CORNERS = np.array(
+    [[x, y, z] for x in (-40.0, 40.0) for y in (-40.0, 40.0) for z in (-1.0, 5.4)]
+)  # of the ego frame
 _HALF_DIAGONAL = VOXEL_SIZE * np.sqrt(3) / 2
 # Where several classes share a voxel the most specific wins: things, then plants and buildings, then flat ground, and
 # last the land that runs on beneath everything.
@@ -45,7 +49,7 @@ def voxel_centres() -> Float[np.ndarray, "200 200 16 3"]:
 
 
 class OccupancyBuilder:
-    """Voxelises one world at many times: the static surfaces are sampled once."""
+    """Voxelises one world at many times and poses: the static surfaces are sampled once."""
 
     def __init__(self, world: World) -> None:
         """Sample every static face that can fall into a grid along the ego's way."""
@@ -53,22 +57,12 @@ class OccupancyBuilder:
         mesh = world.static_mesh
         low, high = mesh.corners.min(1), mesh.corners.max(1)
         path = np.array([world.ego_to_world(int(t * 1e6))[:3, 3] for t in np.arange(0.0, world.duration_s + 0.5, 0.5)])
-        reach = 58.0
+        self._low, self._high = path.min(0) - _REACH, path.max(0) + _REACH
         near = np.ones(len(mesh), bool)
         for axis in (0, 1):
-            near &= (high[:, axis] > path[:, axis].min() - reach) & (low[:, axis] < path[:, axis].max() + reach)
+            near &= (high[:, axis] > self._low[axis]) & (low[:, axis] < self._high[axis])
         near &= (low[:, 2] < 6.0) & (high[:, 2] > -1.5)
-        chosen = np.flatnonzero(near)
-        part = Mesh(
-            corners=mesh.corners[chosen],
-            normals=mesh.normals[chosen],
-            uvs=mesh.uvs[chosen],
-            material=mesh.material[chosen],
-            tint=mesh.tint[chosen],
-            class_id=mesh.class_id[chosen],
-            instance=mesh.instance[chosen],
-        )
-        points, classes = sample_surface(part)
+        points, classes = sample_surface(chosen(mesh, np.flatnonzero(near)))
         kept = np.abs(points[:, 2] - 2.2) < 3.8
         # Sorted by priority once, so that plain assignment lets the most specific class win.
         order = np.argsort(_PRIORITY[classes[kept]], kind="stable")
@@ -79,14 +73,33 @@ class OccupancyBuilder:
 
         A voxel is occupied when a surface passes through it. Closed objects are hollow.
         """
+        return self.occupancy_at(time_us, self._world.ego_to_world(time_us))
+
+    def occupancy_at(self, time_us: int, grid_to_world: Float[np.ndarray, "4 4"]) -> Grid:
+        """Return the Occ3D classes at a time in a grid placed anywhere along the ego's way.
+
+        Args:
+            time_us: World time, microseconds.
+            grid_to_world: Pose of the frame that the grid is fixed to; level, as an ego is.
+
+        Raises:
+            ValueError: If part of the grid lies where surfaces were not sampled, or it is not level.
+        """
+        corners = apply_se3(grid_to_world, _GRID_CORNERS)
+        if (corners[:, :2] < self._low[:2]).any() or (corners[:, :2] > self._high[:2]).any():
+            raise ValueError(f"the grid at {grid_to_world[:3, 3]} reaches beyond {self._low[:2]} to {self._high[:2]} m")
+        if corners[:, 2].min() < -1.6 or corners[:, 2].max() > 6.0:
+            raise ValueError(
+                f"the grid reaches from {corners[:, 2].min():.1f} to {corners[:, 2].max():.1f} m in height"
+            )
         snapshot = self._world.snapshot(time_us)
-        world_to_ego = invert_se3(self._world.ego_to_world(time_us))
+        world_to_grid = invert_se3(grid_to_world)
         grid = np.full(GRID_SHAPE, OCC3D_FREE, np.uint8)
-        _fill(grid, self._points, self._classes, world_to_ego)
+        _fill(grid, self._points, self._classes, world_to_grid)
         if snapshot.moving_mesh is not None:
             points, classes = sample_surface(snapshot.moving_mesh)
             order = np.argsort(_PRIORITY[classes], kind="stable")
-            _fill(grid, points[order], classes[order], world_to_ego)
+            _fill(grid, points[order], classes[order], world_to_grid)
         return grid
 
 
@@ -94,10 +107,10 @@ def _fill(
     grid: Grid,
     points: Float32[np.ndarray, "points 3"],
     classes: UInt8[np.ndarray, " points"],
-    world_to_ego: Float[np.ndarray, "4 4"],
+    world_to_grid: Float[np.ndarray, "4 4"],
 ) -> None:
     """Assign classes in order: later points overwrite earlier ones of the same voxel."""
-    scaled = world_to_ego.astype(np.float32)
+    scaled = world_to_grid.astype(np.float32)
     scaled[:3, 3] -= np.asarray(GRID_ORIGIN, np.float32)
     scaled[:3] /= np.float32(VOXEL_SIZE)
     index = np.empty((3, len(points)), np.int32)

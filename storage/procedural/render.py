@@ -1,16 +1,20 @@
 """Exact camera views of a world: colour, termination depth, semantics, instances."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8, UInt16
 
-from storage.procedural.classes import SKY_ID
+from storage.procedural.classes import SKY_ID, VOID_ID
+from storage.procedural.posed_camera import PosedCamera
 from storage.procedural.raycast import Hits
 from storage.procedural.shading import shade, to_display
 from storage.procedural.world import Snapshot, World
 
 _CHUNK = 16384
+_UP = (0.0, 0.0, 1.0)
 _SUBPIXELS = ((-0.125, -0.375), (0.375, -0.125), (0.125, 0.375), (-0.375, 0.125))
 
 
@@ -20,8 +24,8 @@ class RenderedView:
 
     Attributes:
         image: sRGB.
-        termination_depth: Metres along the unit ray through the pixel's centre; NaN = sky.
-        semantics: Class ids of ``storage.procedural.classes``; 255 = sky.
+        termination_depth: Metres along the unit ray through the pixel's centre; NaN = nothing was hit.
+        semantics: Class ids of ``storage.procedural.classes``; 255 = sky, 254 = outside a fisheye's circle.
         instance: Actor number, 0 for surroundings and sky.
     """
 
@@ -39,37 +43,43 @@ def render_camera(
     height: int,
     width: int,
     *,
+    fisheye: Float[np.ndarray, " 4"] | None = None,
     antialias: bool = True,
 ) -> RenderedView:
-    """Render a pinhole camera (OpenCV axes) at any pose and time.
+    """Render a camera given by its parts; see ``PosedCamera`` for them and ``render_view`` for the rest."""
+    camera = PosedCamera(
+        time_us=time_us,
+        camera_to_world=camera_to_world,
+        intrinsics=intrinsics,
+        height=height,
+        width=width,
+        fisheye=fisheye,
+    )
+    return render_view(world, camera, antialias=antialias)
+
+
+def render_view(world: World, camera: PosedCamera, *, antialias: bool = True) -> RenderedView:
+    """Render a camera at any pose and time within the world's span, also where the car never was.
 
     Depth, semantics and instances are those of the ray through the pixel's centre. Colour takes
     four more rays where neighbouring pixels see different things, unless ``antialias`` is False.
+    Pixels outside the circle that a fisheye draws are black, without depth, and their class is ``VOID_ID``.
 
     Args:
         world: What to look at.
-        time_us: Microseconds; within the world's span.
-        camera_to_world: Pose; the world frame is the ego's pose at time 0.
-        intrinsics: Pixels, with pixel (0, 0) centred at (0.5, 0.5).
-        height: Image rows.
-        width: Image columns.
+        camera: From where, and when.
         antialias: Whether edges get more rays.
-
-    Raises:
-        ValueError: If the pose or intrinsics are not finite, or the size is not positive.
     """
-    if height < 1 or width < 1:
-        raise ValueError(f"image size must be positive, got {height} x {width}")
-    if not (np.isfinite(camera_to_world).all() and np.isfinite(intrinsics).all()):
-        raise ValueError("camera_to_world and intrinsics must be finite")
-    snapshot = world.snapshot(time_us)
-    v, u = np.mgrid[0:height, 0:width]
-    pixels = np.stack([u.reshape(-1) + 0.5, v.reshape(-1) + 0.5], 1)
-    radiance, hits = _trace(world, snapshot, camera_to_world, intrinsics, pixels)
+    height, width = camera.height, camera.width
+    snapshot = world.snapshot(camera.time_us)
+    pixels = camera.pixel_centres()
+    radiance, hits, is_void = _trace(world, snapshot, camera, pixels)
     solid = hits.face >= 0
     face = np.where(solid, hits.face, 0)
     table = snapshot.table
-    semantics = np.where(solid, table.class_id[face], np.uint8(SKY_ID)).reshape(height, width)
+    semantics = np.where(solid, table.class_id[face], np.uint8(SKY_ID))
+    semantics[is_void] = VOID_ID
+    semantics = semantics.reshape(height, width)
     instance = np.where(solid, table.instance[face], 0).astype(np.uint16).reshape(height, width)
     depth = np.where(solid, hits.distance, np.float32(np.nan)).reshape(height, width)
     if antialias:
@@ -78,7 +88,7 @@ def render_camera(
         edge = np.flatnonzero(_edges(key, depth))
         total = radiance[:, edge]
         for offset in _SUBPIXELS:
-            extra, _ = _trace(world, snapshot, camera_to_world, intrinsics, pixels[edge] + offset)
+            extra, _, _ = _trace(world, snapshot, camera, pixels[edge] + offset)
             total = total + np.minimum(extra, 2.0)
         radiance[:, edge] = total / (1 + len(_SUBPIXELS))
     return RenderedView(
@@ -112,31 +122,41 @@ def _edges(
 
 
 def _trace(
-    world: World,
-    snapshot: Snapshot,
-    camera_to_world: Float[np.ndarray, "4 4"],
-    intrinsics: Float[np.ndarray, "3 3"],
-    pixels: Float[np.ndarray, "rays 2"],
-) -> tuple[Float[np.ndarray, "3 rays"], Hits]:
-    """Return radiance and hits of the rays through ``pixels``, chunk by chunk."""
-    to_world = camera_to_world[:3, :3] @ np.linalg.inv(intrinsics)
-    origin = camera_to_world[:3, 3]
-    pixel_angle = 1.0 / float(intrinsics[0, 0])
-    radiance = np.empty((3, len(pixels)), np.float32)
+    world: World, snapshot: Snapshot, camera: PosedCamera, pixels: Float[np.ndarray, "rays 2"]
+) -> tuple[Float[np.ndarray, "3 rays"], Hits, Bool[np.ndarray, " rays"]]:
+    """Return radiance and hits of the rays through ``pixels``, and which of them the lens does not show."""
+    count = len(pixels)
+    radiance = np.empty((3, count), np.float32)
+    is_void = np.zeros(count, bool)
     hits = Hits(
-        distance=np.empty(len(pixels), np.float32),
-        face=np.empty(len(pixels), np.int32),
-        u=np.empty(len(pixels), np.float32),
-        v=np.empty(len(pixels), np.float32),
+        distance=np.empty(count, np.float32),
+        face=np.empty(count, np.int32),
+        u=np.empty(count, np.float32),
+        v=np.empty(count, np.float32),
     )
-    for start in range(0, len(pixels), _CHUNK):
+    origin = camera.origin
+
+    def trace_chunk(start: int) -> None:
         part = slice(start, start + _CHUNK)
-        rays = pixels[part] @ to_world[:, :2].T + to_world[:, 2]
-        rays /= np.sqrt(np.einsum("nc,nc->n", rays, rays))[:, None]
-        directions = rays.astype(np.float32)
+        directions = camera.rays(pixels[part])
+        if camera.fisheye is not None:
+            is_void[part] = np.isnan(directions[:, 0])
+            directions[is_void[part]] = _UP  # a ray must be finite; what it meets is dropped below
         origins = np.broadcast_to(origin.astype(np.float32), directions.shape).copy()
         found = snapshot.first_hits(origins, directions)
-        radiance[:, part] = shade(snapshot.table, snapshot, world.lighting, origin, directions, found, pixel_angle)
+        found.face[is_void[part]] = -1
+        seen = shade(snapshot.table, snapshot, world.lighting, origin, directions, found, camera.pixel_angle)
+        seen[:, is_void[part]] = 0.0
+        radiance[:, part] = seen
         hits.distance[part], hits.face[part] = found.distance, found.face
         hits.u[part], hits.v[part] = found.u, found.v
-    return radiance, hits
+
+    starts = range(0, count, _CHUNK)
+    if len(starts) < 2:  # a thread takes longer to start
+        for start in starts:
+            trace_chunk(start)
+        return radiance, hits, is_void
+    # Numpy and Embree leave the interpreter to others while they work. Threads end with the call: none meets a fork.
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, len(starts))) as threads:
+        list(threads.map(trace_chunk, starts))
+    return radiance, hits, is_void

@@ -11,9 +11,9 @@ from storage.provenance import code_digest
 _PACKAGE = "storage.procedural"
 _WORLD = (
     "aircraft", "airside", "buildings", "classes", "furniture", "ground", "ground_support", "layout", "lighting",
-    "materials", "mesh", "nature", "painting", "people", "raycast", "render", "shading", "solids", "street",
-    "street_plan", "street_traffic", "texture_facades", "texture_objects", "texture_surfaces", "traffic",
-    "two_wheelers", "vehicles", "world",
+    "materials", "mesh", "nature", "painting", "people", "posed_camera", "raycast", "render", "shading", "solids",
+    "street", "street_plan", "street_traffic", "texture_facades", "texture_objects", "texture_surfaces",
+    "traffic", "two_wheelers", "vehicles", "world",
 )  # fmt: skip
 _DATASET = ("annotate", "config", "nuscenes_writer", "occupancy", "run", "sensors", "sources", "truth")
 

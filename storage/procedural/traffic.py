@@ -276,7 +276,13 @@ def make_actor(
     *,
     cycle: Real = 1.0,
 ) -> Actor:
-    """Return an actor whose box encloses all its meshes."""
+    """Return an actor whose box encloses all its meshes, which must correspond face by face.
+
+    Raises:
+        ValueError: If the phases have different numbers of faces.
+    """
+    if len({len(mesh) for mesh in meshes}) != 1:
+        raise ValueError(f"{class_name}: phases have {[len(m) for m in meshes]} faces, want equal numbers")
     corners = np.concatenate([mesh.corners.reshape(-1, 3) for mesh in meshes])
     low, high = corners.min(0).astype(np.float64), corners.max(0).astype(np.float64)
     length, width, height = (float(x) for x in high - low)

@@ -3,6 +3,7 @@ import pytest
 
 from storage.geometry.rays import camera_rays
 from storage.procedural.classes import OCC3D_FREE, SKY_ID, occ3d_table
+from storage.procedural.mesh import placement
 from storage.procedural.occupancy import (
     GRID_ORIGIN,
     GRID_SHAPE,
@@ -99,3 +100,20 @@ def test_samples_lie_on_faces_evenly(street):
     assert np.all(points >= low - 1e-4)
     assert np.all(points <= high + 1e-4)
     assert set(np.unique(classes)) == set(np.unique(occ3d_table()[mesh.class_id]))
+
+
+def test_grid_may_lie_where_no_car_ever_was(street):
+    """A grid two voxels to the side holds the same world, two voxels over; one that turns holds the same volume."""
+    builder, pose = OccupancyBuilder(street), street.ego_to_world(TIME_US)
+    here = builder.occupancy(TIME_US)
+    np.testing.assert_array_equal(builder.occupancy_at(TIME_US, pose), here)
+    beside = builder.occupancy_at(TIME_US, pose @ placement(0.8, 0.8, 0))
+    assert np.mean(beside[:-2, :-2] == here[2:, 2:]) > 0.995
+    turned = builder.occupancy_at(TIME_US, pose @ placement(0, 0, 0, np.pi / 2))
+    assert np.mean(turned == np.rot90(here, -1)) > 0.98
+
+
+@pytest.mark.parametrize("pose", [placement(500, 0, 0), placement(0, 0, 3)])
+def test_grid_beyond_what_was_sampled_is_refused(street, pose):
+    with pytest.raises(ValueError, match="reaches"):
+        OccupancyBuilder(street).occupancy_at(0, pose)

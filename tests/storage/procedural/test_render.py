@@ -1,13 +1,18 @@
 """Depth against closed forms, labels against what was put there, light against shadow."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from storage.geometry.rays import camera_rays
-from storage.procedural.classes import SKY_ID, Theme, class_named
+from storage.geometry.cameras import project_camera, unproject
+from storage.geometry.fisheye import unproject_fisheye
+from storage.geometry.rays import camera_rays, pixel_grid
+from storage.procedural.classes import SKY_ID, VOID_ID, Theme, class_named
 from storage.procedural.lighting import make_lighting
 from storage.procedural.mesh import Mesh, Surface, placement, transformed
-from storage.procedural.render import render_camera
+from storage.procedural.posed_camera import PosedCamera
+from storage.procedural.render import render_camera, render_view
 from storage.procedural.solids import box, panel
 from storage.procedural.traffic import Actor, AlongRoad, Road, Still, constant_speed, make_actor
 from storage.procedural.world import World
@@ -157,3 +162,76 @@ def test_bad_camera_is_refused(bad):
         height = 0
     with pytest.raises(ValueError, match=r"finite|positive"):
         render_camera(world_of([ground()]), 0, pose, intrinsics, height, WIDTH)
+
+
+FISHEYE = np.array([0.03, -0.006, 0.001, 0.0])
+
+
+def fisheye_camera(height: int = 64, width: int = 64, focal: float = 20.0) -> PosedCamera:
+    """Return a level camera whose lens sees more than a half space; the image holds its whole circle."""
+    intrinsics = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+    return PosedCamera(
+        time_us=0, camera_to_world=looking(), intrinsics=intrinsics, height=height, width=width, fisheye=FISHEYE
+    )
+
+
+def test_fisheye_depth_of_a_plane_is_the_closed_form():
+    camera = fisheye_camera()
+    view = render_view(world_of([ground()]), camera)
+    local = unproject_fisheye(pixel_grid(64, 64), camera.intrinsics, FISHEYE)
+    down = local[..., 1]  # image rows run downwards, and so does the camera's y
+    expected = np.where(down > 0, 1.5 / np.where(down > 0, down, 1.0), np.nan)
+    expected[expected * np.sqrt(1 - down**2) > 80] = np.nan
+    finite = np.isfinite(expected)
+    assert (local[finite][:, 2] < 0).any()  # it sees backwards too
+    np.testing.assert_allclose(view.termination_depth[finite], expected[finite], rtol=5e-5)
+    assert (view.semantics[finite] == class_named("driveable_surface").class_id).all()
+
+
+def test_outside_a_fisheye_circle_there_is_nothing():
+    camera = replace(fisheye_camera(focal=14.0), fisheye=np.array([-0.1, 0.0, 0.0, 0.0]))  # folds at 105 degrees
+    view = render_view(world_of([ground()]), camera)
+    outside = np.isnan(unproject_fisheye(pixel_grid(64, 64), camera.intrinsics, np.array([-0.1, 0, 0, 0]))[..., 0])
+    assert 0.1 < outside.mean() < 0.9
+    np.testing.assert_array_equal(view.semantics == VOID_ID, outside)
+    assert np.isnan(view.termination_depth[outside]).all()
+    assert (view.instance[outside] == 0).all()
+    middle = outside.copy()
+    middle[1:-1, 1:-1] = outside[1:-1, 1:-1] & outside[2:, 1:-1] & outside[:-2, 1:-1] & outside[1:-1, 2:]
+    middle[1:-1, 1:-1] &= outside[1:-1, :-2]
+    assert (view.image[middle] == 0).all()
+
+
+def test_narrow_fisheye_sees_what_a_pinhole_of_its_middle_sees(street):
+    """One ray, two models: wherever both cameras look the same way they meet the same thing."""
+    fisheye = replace(fisheye_camera(), camera_to_world=street.ego_to_world(0) @ looking())
+    seen = render_view(street, fisheye, antialias=False)
+    wide = pinhole(200, 200)
+    pixels, depth = project_camera(
+        unproject_fisheye(pixel_grid(64, 64), fisheye.intrinsics, FISHEYE).reshape(-1, 3), wide, None
+    )
+    inside = np.flatnonzero((depth > 0) & np.all((pixels > 0) & (pixels < 200), axis=1))
+    rays = unproject(pixels[inside], wide) @ fisheye.camera_to_world[:3, :3].T
+    hits = street.snapshot(0).first_hits(
+        np.broadcast_to(fisheye.origin, rays.shape).astype(np.float32), rays.astype(np.float32)
+    )
+    expected = np.where(hits.face >= 0, hits.distance, np.nan)
+    found = seen.termination_depth.reshape(-1)[inside]
+    assert len(inside) > 400
+    agree = np.isclose(found, expected, rtol=1e-3) | (np.isnan(found) & np.isnan(expected))
+    assert agree.mean() > 0.995
+
+
+def test_threads_do_not_change_an_image(street, monkeypatch):
+    camera = fisheye_camera(200, 200, 60.0)
+    several = render_view(street, camera)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    one = render_view(street, camera)
+    np.testing.assert_array_equal(several.image, one.image)
+    np.testing.assert_array_equal(several.termination_depth, one.termination_depth)
+
+
+@pytest.mark.parametrize("bad", [np.full(4, np.nan), np.array([0.0, 0.0, np.inf, 0.0])])
+def test_bad_lens_is_refused(bad):
+    with pytest.raises(ValueError, match="fisheye"):
+        replace(fisheye_camera(), fisheye=bad)

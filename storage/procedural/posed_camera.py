@@ -1,0 +1,72 @@
+"""A camera anywhere in a world, at any instant: pinhole or fisheye, on a car or where no car ever was."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from storage.geometry.cameras import project_camera, unproject_camera
+from storage.geometry.transforms import apply_se3, invert_se3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PosedCamera:
+    """A camera at one instant, OpenCV axes.
+
+    Attributes:
+        time_us: World time, microseconds.
+        camera_to_world: Pose; the world frame is the ego's pose at time 0.
+        intrinsics: Pixels, with pixel (0, 0) centred at (0.5, 0.5).
+        height: Image rows.
+        width: Image columns.
+        fisheye: Coefficients k1 to k4 of a Kannala-Brandt lens; None is a pinhole.
+    """
+
+    time_us: int
+    camera_to_world: Float[np.ndarray, "4 4"]
+    intrinsics: Float[np.ndarray, "3 3"]
+    height: int
+    width: int
+    fisheye: Float[np.ndarray, " 4"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"image size must be positive, got {self.height} x {self.width}")
+        if not (np.isfinite(self.camera_to_world).all() and np.isfinite(self.intrinsics).all()):
+            raise ValueError("camera_to_world and intrinsics must be finite")
+        if self.fisheye is not None and not np.isfinite(self.fisheye).all():
+            raise ValueError("fisheye coefficients must be finite; None stands for a pinhole")
+
+    @property
+    def origin(self) -> Float[np.ndarray, " 3"]:
+        """Return where all its rays start, world frame, metres."""
+        return self.camera_to_world[:3, 3]
+
+    @property
+    def pixel_angle(self) -> float:
+        """Return the angle between the rays of neighbouring pixels at the image's centre, radians."""
+        return 1.0 / float(self.intrinsics[0, 0])
+
+    def pixel_centres(self) -> Float[np.ndarray, "rays 2"]:
+        """Return the centre of every pixel, row by row."""
+        v, u = np.mgrid[0 : self.height, 0 : self.width]
+        return np.stack([u.reshape(-1) + 0.5, v.reshape(-1) + 0.5], 1)
+
+    def rays(self, pixels: Float[np.ndarray, "rays 2"]) -> Float32[np.ndarray, "rays 3"]:
+        """Return unit directions in the world frame; NaN for pixels outside the circle a fisheye draws."""
+        if self.fisheye is not None:
+            local = unproject_camera(pixels, self.intrinsics, self.fisheye)
+            return np.ascontiguousarray(local @ self.camera_to_world[:3, :3].T, np.float32)
+        to_world = self.camera_to_world[:3, :3] @ np.linalg.inv(self.intrinsics)
+        rays = pixels @ to_world[:, :2].T + to_world[:, 2]
+        rays /= np.sqrt(np.einsum("nc,nc->n", rays, rays))[:, None]
+        return rays.astype(np.float32)
+
+    def project(self, points_world: Float[np.ndarray, "points 3"]) -> Float[np.ndarray, "points 2"]:
+        """Return the pixels of points; NaN for those behind a pinhole or outside what a lens can see."""
+        local = apply_se3(invert_se3(self.camera_to_world), points_world)
+        return project_camera(local, self.intrinsics, self.fisheye)[0]
+
+    def holds(self, pixels: Float[np.ndarray, "points 2"]) -> np.ndarray:
+        """Return which pixel coordinates lie inside the image; NaN does not."""
+        return np.all((pixels >= 0.0) & (pixels < (self.width, self.height)), axis=1)
