@@ -9,7 +9,7 @@ from assets.metadata import describe
 from pipeline.progress import ProgressCallback, ProgressLog
 from pipeline.resources import HomeResource
 from storage.provenance import digest_of
-from storage.versioned import Home, Materialized
+from storage.versioned import Home, Materialized, StoreVersion
 
 DATA_VERSION_TAG = "dagster/data_version"
 
@@ -58,6 +58,13 @@ def _result(context: dg.AssetExecutionContext, home: Home, done: dict[str, Mater
         context.add_asset_metadata(describe(home, materialized), partition_key=key)
     joint = digest_of([materialized.version.digest for materialized in done.values()])
     return dg.MaterializeResult(data_version=dg.DataVersion(joint))
+
+
+def event_of(home: Home, version: StoreVersion) -> dg.AssetMaterialization:
+    """Return the event that tells Dagster of a version which a step published beside its own asset."""
+    described = describe(home, Materialized(version, False, home.metrics(version)))
+    tags = {DATA_VERSION_TAG: version.digest, "dagster/data_version_is_user_provided": "true"}
+    return dg.AssetMaterialization(version.kind, partition=version.partition, metadata=described, tags=tags)
 
 
 def _log_each(context: dg.AssetExecutionContext, home: Home, done: dict[str, Materialized]) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import dagster as dg
 
 from assets.declarations import declare
-from assets.partition_runs import materialize_each
+from assets.failures import stops_retries
+from assets.partition_runs import event_of, materialize_each
 from pipeline.partitions import add_scene_partitions, scenes
 from pipeline.progress import ProgressLog
 from pipeline.resources import HomeResource
@@ -31,16 +32,18 @@ def procedural_recordings(
     progress: dg.ResourceParam[ProgressLog],
 ) -> dg.MaterializeResult:
     """Generate drives, register them as a source and add a partition for each scene."""
-    from storage.procedural.run import generate_dataset
+    from storage.procedural.run import dataset_digest, generate_dataset
 
-    procedural = config.resolve(home.open().root).procedural
-    report = progress.reporter(context.log, "procedural_recordings", procedural.dataset)
-    root = home.open().root / "recordings" / procedural.dataset
-    workers = min(os.cpu_count() or 1, procedural.num_scenes)
-    keys = generate_dataset(home.open(), root, procedural, on_progress=report, num_workers=workers)
-    add_scene_partitions(context.instance, [str(key) for key in keys])
-    metadata = {"root": dg.MetadataValue.path(str(root)), "scenes": dg.MetadataValue.json([str(key) for key in keys])}
-    return dg.MaterializeResult(metadata=metadata)
+    opened, settings = home.open(), config.resolve(home.open().root).procedural
+    report = progress.reporter(context.log, "procedural_recordings", settings.dataset)
+    root, workers = opened.root / "recordings" / settings.dataset, min(os.cpu_count() or 1, settings.num_scenes)
+    with stops_retries(opened, "procedural_recordings"):
+        keys = [str(k) for k in generate_dataset(opened, root, settings, on_progress=report, num_workers=workers)]
+    add_scene_partitions(context.instance, keys)
+    for key in keys:
+        context.log_event(event_of(opened, opened.require("scene_truth", key)))
+    metadata = {"root": dg.MetadataValue.path(str(root)), "scenes": dg.MetadataValue.json(keys)}
+    return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(dataset_digest(settings)))
 
 
 scene_truth = dg.AssetSpec(

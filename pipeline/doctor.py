@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import psutil
 
-from pipeline.environments import installed_version, nerfstudio_python, project_root
+from pipeline.environments import installed_version, project_root
+from pipeline.resources import nerfstudio_from_environment
 from storage.errors import EnvironmentMissingError
 
 State = Literal["good", "absent", "bad"]
@@ -99,7 +100,7 @@ def _accelerator() -> Iterator[Diagnosis]:
 
 def _nerfstudio() -> Iterator[Diagnosis]:
     try:
-        python = nerfstudio_python()
+        python = nerfstudio_from_environment().interpreter()
     except EnvironmentMissingError as error:
         yield Diagnosis(name="nerfstudio", state="bad", found=error.message, fix="make environments")
         return

@@ -1,6 +1,7 @@
 """Peak memory of a command and everything it started, measured while it runs."""
 
 import threading
+import time
 from types import TracebackType
 from typing import Self
 
@@ -21,8 +22,14 @@ class PeakMemory:
 
     def __init__(self) -> None:
         self.peak_bytes = 0
+        self._started = time.perf_counter()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="peak-memory", daemon=True)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Return the seconds since the measurement began."""
+        return time.perf_counter() - self._started
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from storage.ingest.raw_scene import IngestConfig
 from storage.procedural.config import ProceduralConfig
 from storage.targets.images import InputImagesConfig
-from student.config import StudentConfig, Variant
+from student.config import OnFailedGate, StudentConfig, Variant
 from student.evaluation_config import EvaluationConfig, WeakLabelConfig
 from student.presets import demo_student, paper_student, small_student, tiny_student
 from teachers.config import ImageTeachersConfig
@@ -45,11 +45,13 @@ class SplitConfig:
         held_out_scenes: Scenes kept for validation, the last ones by key, where none are named. 0 holds none out.
         held_out_stride: Where there is one scene only, every so many-th frame is held out instead.
         allow_ungated: Kinds that a training set takes although their quality gate failed.
+        on_failed_gate: Whether a scene that fails a gate is left out of what is learned from, or stops the run.
     """
 
     held_out_scenes: int = 1
     held_out_stride: int = 4
     allow_ungated: tuple[str, ...] = ()
+    on_failed_gate: OnFailedGate = "leave_out"
 
     def __post_init__(self) -> None:
         if self.held_out_scenes < 0:

@@ -39,7 +39,15 @@ class NerfstudioEnvironment(dg.ConfigurableResource):
         Raises:
             EnvironmentMissingError: If the environment is not built.
         """
-        return nerf_worker_command(nerfstudio_python(self.python))
+        return nerf_worker_command(self.interpreter())
+
+    def interpreter(self) -> Path:
+        """Return the interpreter.
+
+        Raises:
+            EnvironmentMissingError: If the environment is not built.
+        """
+        return nerfstudio_python(self.python)
 
     def variables(self) -> dict[str, str]:
         """Return the environment variables that a worker gets beside those of this process."""
@@ -55,10 +63,15 @@ def default_resources(progress: ProgressLog | None = None) -> dict[str, Any]:
     progress = progress or ProgressLog()
     return {
         "home": HomeResource(root=dg.EnvVar(HOME_VARIABLE), store_url=os.environ.get(STORE_URL_VARIABLE, "")),
-        "nerfstudio": NerfstudioEnvironment(python=os.environ.get(NERFSTUDIO_PYTHON_VARIABLE, "")),
+        "nerfstudio": nerfstudio_from_environment(),
         "progress": progress,
         "pipes": dg.PipesSubprocessClient(message_reader=progress.message_reader()),
     }
+
+
+def nerfstudio_from_environment() -> NerfstudioEnvironment:
+    """Return the second environment: the one that the environment variable names, or the project's own."""
+    return NerfstudioEnvironment(python=os.environ.get(NERFSTUDIO_PYTHON_VARIABLE, ""))
 
 
 def home_from_environment(home: Path | None) -> Path:

@@ -87,6 +87,7 @@ class HomeSelection:
             validation_scenes=self.validation_scenes,
             kinds=config.student.data.kinds,
             allow_ungated=config.split.allow_ungated,
+            on_failed_gate=config.split.on_failed_gate,
             held_out_stride=config.split.held_out_stride if alone else 0,
         )
 

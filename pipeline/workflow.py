@@ -4,17 +4,17 @@ import dataclasses
 import shlex
 import shutil
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from rich.console import Console
 
-from pipeline.environments import installed_version, nerfstudio_python
+from pipeline.environments import installed_version
 from pipeline.instance import end_abandoned_runs, open_instance, set_pool_limit
 from pipeline.memory import PeakMemory
 from pipeline.partitions import add_scene_partitions
+from pipeline.resources import nerfstudio_from_environment
 from pipeline.run import RunOutcome, run_tasks
 from pipeline.run_config import HomeSelection, choose_split
 from pipeline.summary import build_summary, report_page, write_summary
@@ -29,8 +29,8 @@ _NUM_WORKERS = 2
 _GPU_POOL = "gpu"
 
 
-def generate_recordings(home: Home, selection: HomeSelection, console: Console) -> list[str]:
-    """Make the procedural drives that a selection describes, through Dagster, and return their scene keys.
+def generate_recordings(home: Home, selection: HomeSelection, console: Console) -> tuple[list[str], RunOutcome]:
+    """Make the procedural drives that a selection describes, through Dagster; return their scene keys and the outcome.
 
     Raises:
         PipelineError: If they cannot be made.
@@ -41,7 +41,8 @@ def generate_recordings(home: Home, selection: HomeSelection, console: Console) 
     if not outcome.succeeded:
         raise SourceDataError(ErrorKind.FILE_CORRUPT, "procedural_recordings", outcome.failures[0]["message"])
     procedural = selection.resolve().procedural
-    return [str(SceneKey(procedural.dataset, procedural.scene_name(i))) for i in range(procedural.num_scenes)]
+    keys = [str(SceneKey(procedural.dataset, procedural.scene_name(i))) for i in range(procedural.num_scenes)]
+    return keys, outcome
 
 
 def register_scenes(home: Home, source: SourceConfig, wanted: Sequence[str]) -> list[str]:
@@ -95,22 +96,31 @@ def plan_everything(selection: HomeSelection) -> list[Task]:
     return [*targets, *plan_student_tasks(selection.variant, targets, labelled)]
 
 
-def run_everything(home: Home, selection: HomeSelection, console: Console) -> tuple[RunOutcome, dict[str, Any]]:
-    """Run everything for a selection, write ``summary.json``, and return the outcome and the summary."""
-    started = time.perf_counter()
+def run_everything(
+    home: Home, selection: HomeSelection, console: Console, memory: PeakMemory, before: RunOutcome | None = None
+) -> tuple[RunOutcome, dict[str, Any]]:
+    """Run everything for a selection, write ``summary.json``, and return the outcome and the summary.
+
+    Args:
+        home: Where to work.
+        selection: What to run.
+        console: Where progress is shown.
+        memory: Measures the command since it began.
+        before: What the command did before, to be summed up too.
+    """
     selection.save(home.root)
-    tasks = plan_everything(selection)
-    with PeakMemory() as memory:
-        outcome = run_tasks(tasks, home.root, console, num_workers=_NUM_WORKERS)
+    outcome = run_tasks(plan_everything(selection), home.root, console, num_workers=_NUM_WORKERS)
+    if before is not None:
+        outcome.outcomes = {**before.outcomes, **outcome.outcomes}
     publish_report(home, selection.variant)
     summary = build_summary(
         home,
         selection,
         outcome,
         command=shlex.join(["distillnerf", *sys.argv[1:]]),
-        wall_time_s=time.perf_counter() - started,
+        wall_time_s=memory.elapsed_s,
         peak_memory_bytes=memory.peak_bytes,
-        nerfstudio_version=installed_version(nerfstudio_python(), "nerfstudio"),
+        nerfstudio_version=installed_version(nerfstudio_from_environment().interpreter(), "nerfstudio"),
     )
     write_summary(home.root / "summary.json", summary)
     return outcome, summary

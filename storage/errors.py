@@ -30,6 +30,7 @@ class ErrorKind(StrEnum):
     DIGEST_MISMATCH = "digest_mismatch"
     TARGET_MISSING = "target_missing"
     TARGET_UNGATED = "target_ungated"
+    TARGET_GATE_FAILED = "target_gate_failed"
     TARGET_FORBIDDEN = "target_forbidden"
     WEIGHTS_MISSING = "weights_missing"
     WEIGHTS_INVALID = "weights_invalid"

@@ -9,6 +9,9 @@ from typing import Literal
 
 from student.model.config import ModelConfig
 
+OnFailedGate = Literal["refuse", "leave_out"]
+"""What a scene costs of which one target did not pass its quality gate: the whole training set, or itself."""
+
 Variant = Literal[
     "no_distillation", "depth", "depth_contracted", "depth_contracted_virtual", "clip", "dinov2", "clip_dinov2"
 ]
@@ -16,6 +19,8 @@ Variant = Literal[
 fourth, rendered together with the image."""
 
 FEATURE_SOURCES = ("clip", "dinov2")
+
+TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -61,7 +66,7 @@ class DataConfig:
         feature_sources: Foundation features to supervise, of "clip" and "dinov2".
         min_camera_depth: LiDAR returns nearer to a camera plane than this are dropped, metres: they show the car.
         max_lidar_range: LiDAR returns farther from a camera than this are dropped, metres.
-        batch_size: Frames per optimisation step.
+        batch_size: Frames per optimisation step, over all processes and accumulated parts.
     """
 
     image_height: int = 128
@@ -205,20 +210,30 @@ class FitRuntime:
 
     Attributes:
         device: "auto" takes CUDA where there is one.
-        num_workers: Processes that read samples; 0 reads in the training process.
-        log_every: Steps between entries of the history and of TensorBoard.
+        num_workers: Processes that read samples, for each process that trains; 0 reads in the training process.
+        accumulation_steps: Parts in which a process takes its share of a batch, one after the other, to save memory.
+            Losses are means over samples, so the sum of the parts is the whole.
+        log_every: Steps between entries of the history and of the trackers.
         save_every: Steps between resumable states.
+        trackers: Where curves and pictures are sent to.
+        max_pictures: Held-out frames that are drawn at each validation.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     num_workers: int = 0
+    accumulation_steps: int = 1
     log_every: int = 10
     save_every: int = 50
+    trackers: tuple[TrackerName, ...] = ("tensorboard",)
+    max_pictures: int = 1
 
     def __post_init__(self) -> None:
         """Reject counts without meaning."""
         _require(self.num_workers >= 0, f"num_workers must not be negative, got {self.num_workers}")
+        _require(self.accumulation_steps >= 1, f"accumulation_steps must be at least 1, got {self.accumulation_steps}")
         _require(self.log_every >= 1 and self.save_every >= 1, "log_every and save_every must be at least 1")
+        _require(len(set(self.trackers)) == len(self.trackers), f"trackers must differ, got {self.trackers}")
+        _require(self.max_pictures >= 0, f"max_pictures must not be negative, got {self.max_pictures}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,6 +247,8 @@ class FitConfig:
         validate_every: Steps between validations; the last step is always validated.
         max_validation_samples: Held-out frames per validation, evenly spaced.
         seed: Of weights, order, views and every sample along rays.
+        precision: Number format of convolutions and linear layers. Weights, geometry, rendering along rays and losses
+            are always float32; "float16" also scales losses, so that small gradients do not vanish.
         optimizer: Descent.
         runtime: How it is run and watched.
     """
@@ -241,6 +258,7 @@ class FitConfig:
     validate_every: int = 1000
     max_validation_samples: int = 8
     seed: int = 0
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     runtime: FitRuntime = field(default_factory=FitRuntime)
 
@@ -281,6 +299,11 @@ class StudentConfig:
             f"depth_feature_channels is {self.model.coarse_depth.depth_feature_channels}, "
             f"but data.depth_anything is {self.data.depth_anything}",
         )
+        parts = self.fit.runtime.accumulation_steps
+        _require(
+            self.data.batch_size % parts == 0,
+            f"batch_size {self.data.batch_size} cannot be accumulated in {parts} equal parts",
+        )
 
     def determining(self) -> "StudentConfig":
         """Return the part that determines the checkpoint.
@@ -301,6 +324,9 @@ class TrainingSetConfig:
         validation_scenes: Keys of held-out scenes; none may be in ``train_scenes``.
         kinds: Kinds of stores to freeze for each scene, see :attr:`DataConfig.kinds`.
         allow_ungated: Kinds that are taken although their quality gate failed or was never run.
+        on_failed_gate: What happens to a train scene of which a store failed its quality gate: ``leave_out`` takes the
+            scene out of the set, and says so in its manifest; ``refuse`` freezes nothing. A held-out scene is never
+            left out, or only easy scenes would be left to be judged on.
         held_out_stride: Where only one scene exists, every so many-th frame of each train scene is held out, as input
             and as target. 0 holds none out.
     """
@@ -309,6 +335,7 @@ class TrainingSetConfig:
     validation_scenes: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ("scene", "input_images")
     allow_ungated: tuple[str, ...] = ()
+    on_failed_gate: OnFailedGate = "refuse"
     held_out_stride: int = 0
 
     def __post_init__(self) -> None:

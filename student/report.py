@@ -16,6 +16,7 @@ from storage.procedural.classes import CLASSES, SKY
 from storage.provenance import InputVersion, Provenance, code_digest, config_digest, config_json, package_versions
 from storage.versioned import Home, Materialized, StoreVersion, materialize_files
 from student import plots
+from student.data.training_set import KIND as TRAINING_SET
 from student.lineage import Lineage, trace_lineage
 from student.model_card import HISTORY_FILE
 from student.scorecard import Baseline, Figure, Panel, Scorecard, Section
@@ -136,6 +137,7 @@ def render_report(home: Home, evaluation: StoreVersion, config: ReportConfig) ->
         training=_training(_checkpoint_folder(home, lineage)),
         settings=[(name, _setting(value)) for name, value in sorted(card.settings.items())],
         gates=lineage.gates,
+        left_out=_left_out(home, lineage),
         masked=sorted(card.masked.items()),
         lineage=_lineage_view(lineage),
         timings=sorted(card.timings.items()),
@@ -191,6 +193,15 @@ def _plots(section: Section, card: Scorecard) -> list[dict[str, str]]:
             series[label] = [next((b.value for b in f.baselines if b.label == label), None) for f in bars]
         drawn.append((plots.class_bars([f.label for f in bars], series, quantity=group.split()[0]), group))
     return [{"image": _svg_uri(svg), "caption": caption} for svg, caption in drawn]
+
+
+def _left_out(home: Home, lineage: Lineage) -> list[tuple[str, str]]:
+    """Return the scenes that failed gates took out of the training set, and why."""
+    reasons: dict[str, str] = {}
+    for found in (home.find(v.kind, v.partition, v.digest) for v in (n.version for n in lineage.nodes)):
+        if found is not None and found.kind == TRAINING_SET:
+            reasons |= home.metrics(found).get("left_out", {})
+    return sorted(reasons.items())
 
 
 def _checkpoint_folder(home: Home, lineage: Lineage) -> Path | None:

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.commands.options import ConfiguredCommand
+from pipeline.memory import PeakMemory
 from pipeline.presets import PresetName
 from pipeline.run import RunOutcome, run_tasks
 from pipeline.run_config import HomeSelection
@@ -27,7 +28,19 @@ from storage.ingest.source import SourceConfig
 from storage.keys import SceneKey
 from storage.versioned import Home
 
-_MAX_FIGURES = 40
+_CHIEF_FIGURES = (
+    "reconstruction.psnr",
+    "reconstruction.ssim",
+    "next_frame.psnr",
+    "lateral_truth.psnr",
+    "depth_lidar.abs_rel",
+    "depth_truth.abs_rel",
+    "occupancy.iou",
+    "semantic_occupancy.miou_17",
+    "calibration.ece",
+    "text_query.mean_average_precision",
+)
+"""What is printed when a run ends, of each quality the figure that people ask for first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +57,13 @@ class Demo(ConfiguredCommand):
     def run(self, console: Console) -> int:
         """Generate drives, then run everything on them."""
         home = self.open_home()
-        prepare_home(home)
         selection = self.selection(home)
+        prepare_home(home)
         console.print(f"[bold]demo[/bold] in {escape(str(home.root))}")
-        keys = generate_recordings(home, dataclasses.replace(selection, train_scenes=(), validation_scenes=()), console)
-        return run_and_tell(home, with_split(selection, keys, ()), keys, console)
+        with PeakMemory() as memory:
+            unsplit = dataclasses.replace(selection, train_scenes=(), validation_scenes=())
+            keys, generated = generate_recordings(home, unsplit, console)
+            return run_and_tell(home, with_split(selection, keys, ()), keys, console, memory, generated)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +114,8 @@ class Run(_SourceCommand):
         keys = self.register(home)
         held_out = [str(SceneKey(self.dataset, name)) for name in self.held_out]
         console.print(f"[bold]{len(keys)} scenes[/bold] of {escape(str(self.root))} in {escape(str(home.root))}")
-        return run_and_tell(home, with_split(selection, keys, held_out), keys, console)
+        with PeakMemory() as memory:
+            return run_and_tell(home, with_split(selection, keys, held_out), keys, console, memory)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,16 +138,27 @@ class Ingest(_SourceCommand):
         return 0 if outcome.succeeded else 1
 
 
-def run_and_tell(home: Home, selection: HomeSelection, scene_keys: list[str], console: Console) -> int:
+def run_and_tell(
+    home: Home,
+    selection: HomeSelection,
+    scene_keys: list[str],
+    console: Console,
+    memory: PeakMemory,
+    before: RunOutcome | None = None,
+) -> int:
     """Run everything for a selection, say what came of it, and return the exit code."""
     add_partitions(home, scene_keys)
-    outcome, summary = run_everything(home, selection, console)
+    outcome, summary = run_everything(home, selection, console, memory, before)
     tell_failures(outcome, console)
-    if summary["metrics"]:
+    for key, reason in summary["left_out"].items():
+        console.print(f"[yellow]not learned from[/yellow] {escape(key)}: {escape(reason)}", soft_wrap=True)
+    shown = {name: summary["metrics"][name] for name in _CHIEF_FIGURES if name in summary["metrics"]}
+    if shown:
         table = Table("figure", "value", title=f"student {selection.variant} on held-out frames", title_justify="left")
-        for name, value in list(summary["metrics"].items())[:_MAX_FIGURES]:
-            table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+        for name, value in shown.items():
+            table.add_row(name, f"{value:.4g}")
         console.print(table)
+        console.print(f"{len(summary['metrics']) - len(shown)} more figures in the summary and the report")
     peak = summary["peak_memory_bytes"] / 2**30
     console.print(f"{summary['wall_time_s']:.0f} s, peak memory {peak:.1f} GiB over all processes")
     console.print(f"summary  {escape(str(home.root / 'summary.json'))}", soft_wrap=True)

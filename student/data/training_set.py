@@ -27,7 +27,7 @@ GATED_KINDS = frozenset(
 )
 """Kinds made by a model, which must have passed a quality gate."""
 
-_FORMAT = "distillnerf.training_set/1"
+_FORMAT = "distillnerf.training_set/2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,10 +58,12 @@ class TrainingSet:
     Attributes:
         version: The store it was read from.
         scenes: Its scenes, train scenes first.
+        left_out: Why scenes that were asked for are not among them, by key.
     """
 
     version: StoreVersion
     scenes: tuple[FrozenScene, ...]
+    left_out: Mapping[str, str]
 
     @property
     def num_cameras(self) -> int:
@@ -92,15 +94,17 @@ def freeze_training_set(home: Home, name: str, config: TrainingSetConfig) -> Mat
 
     Raises:
         MissingTargetError: If a store is missing, did not pass its gate, or must not be learned from; its key is
-            ``<kind>/<scene>``.
+            ``<kind>/<scene>``. Also if no train scene is left after failed gates took theirs out.
         ProvenanceMismatchError: If two stores descend from different versions of the same thing.
         IntegrityError: If the frames or cameras of a store differ from its scene's.
     """
     _refuse_forbidden(config.kinds)
-    scenes = [_freeze_scene(home, key, config) for key in (*config.train_scenes, *config.validation_scenes)]
+    left_out = _left_out(home, config)
+    wanted = (key for key in (*config.train_scenes, *config.validation_scenes) if key not in left_out)
+    scenes = [_freeze_scene(home, key, config) for key in wanted]
     versions = [version for scene in scenes for version in scene.stores.values()]
     check_consistent(home, versions)
-    manifest = {"format": _FORMAT, "scenes": [_scene_json(scene) for scene in scenes]}
+    manifest = {"format": _FORMAT, "scenes": [_scene_json(scene) for scene in scenes], "left_out": left_out}
     provenance = Provenance(
         kind=KIND,
         partition=name,
@@ -115,6 +119,7 @@ def freeze_training_set(home: Home, name: str, config: TrainingSetConfig) -> Mat
         group.attrs["manifest"] = manifest
         return {
             "scenes": len(scenes),
+            "left_out": left_out,
             "stores": len(versions),
             "train_samples": sum(len(scene.train_frames) for scene in scenes),
             "validation_samples": sum(len(scene.validation_frames) for scene in scenes),
@@ -136,7 +141,8 @@ def load_training_set(home: Home, name: str, digest: str | None = None) -> Train
     manifest: Any = home.open_arrays(version).attrs["manifest"]
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
         raise ProvenanceMismatchError(ErrorKind.SCHEMA_UNKNOWN, str(version), f"manifest: want format {_FORMAT!r}")
-    return TrainingSet(version=version, scenes=tuple(_scene_from_json(scene) for scene in manifest["scenes"]))
+    scenes = tuple(_scene_from_json(scene) for scene in manifest["scenes"])
+    return TrainingSet(version=version, scenes=scenes, left_out=manifest["left_out"])
 
 
 def check_consistent(home: Home, versions: Iterable[StoreVersion]) -> None:
@@ -182,7 +188,8 @@ def _freeze_scene(home: Home, key: str, config: TrainingSetConfig) -> FrozenScen
     num_frames, num_cameras = 0, 0
     for kind in sorted(set(config.kinds), key=lambda kind: (kind != "scene", kind)):
         version = home.require(kind, key)
-        _check_gate(home, version, is_allowed=kind in config.allow_ungated)
+        if kind not in config.allow_ungated:
+            _check_gate(home, version)
         if version.form is not StoreForm.ARRAYS:
             raise MissingTargetError(ErrorKind.TARGET_MISSING, f"{kind}/{key}", "is no array store")
         frames, cameras = _count(home.open_arrays(version), kind)
@@ -209,9 +216,28 @@ def _freeze_scene(home: Home, key: str, config: TrainingSetConfig) -> FrozenScen
     )
 
 
-def _check_gate(home: Home, version: StoreVersion, *, is_allowed: bool) -> None:
-    if is_allowed:
-        return
+def _left_out(home: Home, config: TrainingSetConfig) -> dict[str, str]:
+    """Return why each train scene is taken out of the set, by key."""
+    if config.on_failed_gate == "refuse":
+        return {}
+    left_out: dict[str, str] = {}
+    refusal: MissingTargetError | None = None
+    for key in config.train_scenes:
+        for kind in sorted(set(config.kinds) - set(config.allow_ungated)):
+            version = home.require(kind, key)
+            try:
+                _check_gate(home, version)
+            except MissingTargetError as error:
+                if error.kind is not ErrorKind.TARGET_GATE_FAILED:
+                    raise  # it was never judged: that is an omission, no verdict
+                left_out.setdefault(key, f"{kind} {error.message}")
+                refusal = refusal or error
+    if refusal is not None and len(left_out) == len(config.train_scenes):
+        raise refusal
+    return left_out
+
+
+def _check_gate(home: Home, version: StoreVersion) -> None:
     key = f"{version.kind}/{version.partition}"
     quality = home.metrics(version).get("quality")
     if quality is None:
@@ -225,7 +251,9 @@ def _check_gate(home: Home, version: StoreVersion, *, is_allowed: bool) -> None:
             if not check["passed"]
         ]
         raise MissingTargetError(
-            ErrorKind.TARGET_UNGATED, key, f"did not pass its quality gate: {'; '.join(failed) or 'no reason recorded'}"
+            ErrorKind.TARGET_GATE_FAILED,
+            key,
+            f"did not pass its quality gate: {'; '.join(failed) or 'no reason recorded'}",
         )
 
 

@@ -230,3 +230,50 @@ def test_plan_prices_a_run(filled_home: Home, capsys: pytest.CaptureFixture[str]
     measured = {price["kind"]: price["hours"] for price in json.loads(out)}
     assert measured["scene"] > 0
     assert measured["teacher_depth"] is None
+
+
+def test_ingest_registers_and_stores_scenes(recording, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from pipeline.instance import open_instance
+    from pipeline.partitions import SCENES
+
+    home = Home(tmp_path / "new")
+    sizes = ("--input-images.height", "8", "--input-images.width", "16")
+    code, out, _ = call(
+        capsys, *("ingest", "nuscenes", str(recording.root), "--dataset", "tiny"), "--home", str(home.root), *sizes
+    )
+    assert code == 0, out
+    assert {v.partition for v in home.versions("input_images")} == {SCENE, "tiny.scene-0002"}
+    with open_instance(home.root) as instance:
+        assert set(instance.get_dynamic_partitions(SCENES)) == {SCENE, "tiny.scene-0002"}
+
+
+def test_ingest_of_a_broken_scene_says_which_file_and_takes_the_others(
+    recording, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = recording.root / recording.file("scene-0002", "CAM_FRONT", 1)
+    image.write_bytes(image.read_bytes()[:200])
+    home = Home(tmp_path / "new")
+    code, out, err = call(
+        capsys, *("ingest", "nuscenes", str(recording.root), "--dataset", "tiny"), "--home", str(home.root)
+    )
+    assert code == 1
+    assert image.name in out
+    assert "Traceback" not in out + err
+    assert home.latest("scene", SCENE) is not None
+    assert home.latest("scene", "tiny.scene-0002") is None
+    code, out, _ = call(capsys, "catalog", "list", "--quarantined", "--json", "--home", str(home.root))
+    assert [row["partition"] for row in json.loads(out)] == ["tiny.scene-0002"]
+
+
+def test_doctor_names_what_is_missing_and_its_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DISTILLNERF_NERFSTUDIO_PYTHON", str(tmp_path / "python"))
+    code, out, _ = call(capsys, "doctor", "--json")
+    found = {finding["name"]: finding for finding in json.loads(out)}
+    assert code == 1
+    assert found["nerfstudio"]["state"] == "bad"
+    assert found["nerfstudio"]["fix"] == "make environments"
+    assert found["torch"]["state"] == "good"
+    assert found["demo weights"]["state"] == "good"
+    assert found["disk"]["found"].endswith(f"GiB free at {Path.cwd()}")

@@ -19,7 +19,7 @@ from storage.scenes.schema import SceneData
 from storage.scenes.store import SceneReader, write_scene
 from storage.targets.images import InputImagesConfig, resize_scene_images
 from storage.targets.schema import write_target
-from storage.versioned import Home, materialize_arrays
+from storage.versioned import Home, Materialized, materialize_arrays
 from student.config import (
     DataConfig,
     FitConfig,
@@ -193,8 +193,8 @@ class World:
         self.publish("depth_anything_features", key, {"features": features})
         self.publish("clip_features", key, {"features": np.clip(features, 0, 1)[..., :4]})
 
-    def freeze(self, name: str, config: StudentConfig, **changes: Any) -> None:
-        freeze_training_set(self.home, name, self.training_set(config, **changes))
+    def freeze(self, name: str, config: StudentConfig, **changes: Any) -> Materialized:
+        return freeze_training_set(self.home, name, self.training_set(config, **changes))
 
     def training_set(self, config: StudentConfig, **changes: Any) -> TrainingSetConfig:
         defaults: dict[str, Any] = {

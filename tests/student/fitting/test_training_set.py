@@ -92,6 +92,43 @@ def test_ungated_target_is_refused_unless_allowed_by_name(
     assert load_training_set(world.home, "gate").num_train_samples == 4
 
 
+FAILED = {"quality": {"passed": False, "checks": {"psnr": {"value": 9.0, "threshold": 18.0, "passed": False}}}}
+
+
+def test_a_scene_that_failed_its_gate_is_left_out_and_named(
+    make_world: Callable[[], Any], student_config: StudentConfig
+) -> None:
+    world = make_world()
+    world.add_scene("yard.b", 1)
+    world.publish("clip_features", "yard.a", {"features": FEATURES}, code="2", metrics=FAILED)
+    both = {"train_scenes": ("yard.a", "yard.b"), "validation_scenes": (), "on_failed_gate": "leave_out"}
+    made = world.freeze("left-out", student_config, **both)
+    frozen = load_training_set(world.home, "left-out")
+    assert [scene.key for scene in frozen.scenes] == ["yard.b"]
+    assert frozen.left_out == made.metrics["left_out"]
+    assert frozen.left_out.keys() == {"yard.a"}
+    assert "clip_features did not pass its quality gate: psnr is 9.0, want 18.0" in frozen.left_out["yard.a"]
+
+
+def test_leaving_out_never_leaves_nothing_nor_a_held_out_scene_nor_what_was_not_judged(
+    make_world: Callable[[], Any], student_config: StudentConfig
+) -> None:
+    world = make_world()
+    world.add_scene("yard.b", 1)
+    world.publish("clip_features", "yard.a", {"features": FEATURES}, code="2", metrics=FAILED)
+
+    def refused(**scenes: tuple[str, ...]) -> str:
+        with pytest.raises(MissingTargetError) as caught:
+            world.freeze("refused", student_config, on_failed_gate="leave_out", **scenes)
+        assert caught.value.key == "clip_features/yard.a"
+        return caught.value.kind
+
+    assert refused(train_scenes=("yard.a",), validation_scenes=()) == "target_gate_failed"
+    assert refused(train_scenes=("yard.b",), validation_scenes=("yard.a",)) == "target_gate_failed"
+    world.publish("clip_features", "yard.a", {"features": FEATURES}, code="3", metrics={})
+    assert refused(train_scenes=("yard.a", "yard.b"), validation_scenes=()) == "target_ungated"
+
+
 @pytest.mark.parametrize("kind", ["scene_truth", "weak_labels"])
 def test_the_truth_is_never_learned_from(shared_world: Any, student_config: StudentConfig, kind: str) -> None:
     with pytest.raises(MissingTargetError) as caught:
