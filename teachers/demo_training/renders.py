@@ -14,6 +14,7 @@ from PIL import Image
 from storage.geometry.rays import pixel_grid, termination_depth_to_camera_depth
 from storage.procedural.classes import Theme
 from storage.procedural.render import RenderedView, render_camera
+from storage.procedural.sources import world_code_digest
 from storage.procedural.world import World, build_world
 from storage.provenance import code_digest, digest_of
 
@@ -93,7 +94,7 @@ def load_render_set(
     The folder's name holds the digest of the configuration and of the renderer's sources, so an old set is never
     taken for a new one.
     """
-    digest = digest_of({"config": config, "code": code_digest("storage.procedural", "teachers.demo_training.renders")})
+    digest = digest_of({"config": config, "code": [world_code_digest(), code_digest("teachers.demo_training.renders")]})
     folder = cache / f"{config.name}-{digest[:12]}"
     if not (folder / "done.json").is_file():
         _render(config, folder, on_progress)
