@@ -6,6 +6,7 @@ from jaxtyping import Float
 from storage.procedural.classes import class_named
 from storage.procedural.mesh import Mesh
 from storage.procedural.nuscenes_writer import Annotation
+from storage.procedural.posed_camera import PosedCamera
 from storage.procedural.sensors import LidarSweep
 from storage.procedural.traffic import Actor
 from storage.procedural.world import Snapshot, World
@@ -14,14 +15,12 @@ _MAX_DISTANCE_M = 100.0
 _PROBES = 48
 _MOVING_MPS = 0.2
 
-CameraView = tuple[Float[np.ndarray, "4 4"], Float[np.ndarray, "3 3"], int, int]
-
 
 def annotate(
     world: World,
     time_us: int,
     sweep: LidarSweep,
-    cameras: list[CameraView],
+    cameras: list[PosedCamera],
     world_to_global: Float[np.ndarray, "4 4"],
 ) -> list[Annotation]:
     """Return a box for each actor within 100 m of the ego that the LiDAR hit or a camera sees.
@@ -30,7 +29,7 @@ def annotate(
         world: The world.
         time_us: The keyframe's time.
         sweep: Its LiDAR sweep.
-        cameras: ``camera_to_world``, intrinsics, height and width of each camera.
+        cameras: What may see them; their occluders are where they are at ``time_us``.
         world_to_global: The annotations' frame.
     """
     snapshot = world.snapshot(time_us)
@@ -64,19 +63,15 @@ def _is_moving(actor: Actor, time_us: int) -> bool:
     return actor.is_moving and actor.speed(time_us) > _MOVING_MPS
 
 
-def _visible_share(mesh: Mesh, snapshot: Snapshot, cameras: list[CameraView]) -> float:
+def _visible_share(mesh: Mesh, snapshot: Snapshot, cameras: list[PosedCamera]) -> float:
     """Return which share of probes on the surface, facing a camera whose image holds them, that camera sees."""
     faces = np.linspace(0, len(mesh) - 1, min(_PROBES, len(mesh))).astype(np.int64)
     points = mesh.corners[faces].mean(axis=1).astype(np.float64)
     normals = mesh.normals[faces].mean(axis=1)
     asked = seen = 0
-    for camera_to_world, intrinsics, height, width in cameras:
-        origin = camera_to_world[:3, 3]
-        local = (points - origin) @ camera_to_world[:3, :3]
-        depth = np.maximum(local[:, 2], 1e-6)
-        u = intrinsics[0, 0] * local[:, 0] / depth + intrinsics[0, 2]
-        v = intrinsics[1, 1] * local[:, 1] / depth + intrinsics[1, 2]
-        is_in = (local[:, 2] > 0.1) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
+    for camera in cameras:
+        origin = camera.origin
+        is_in = camera.holds(camera.project(points))
         towards = points - origin
         distance = np.linalg.norm(towards, axis=1)
         which = np.flatnonzero(is_in & (np.einsum("nc,nc->n", towards, normals) < 0))

@@ -1,9 +1,8 @@
-"""Dense semantic occupancy in Occ3D's grid, from the surfaces themselves, and what the cameras can see of it."""
+"""Dense semantic occupancy in Occ3D's grid, from the surfaces themselves."""
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, UInt8
+from jaxtyping import Float, Float32, UInt8
 
-from storage.geometry.cameras import unproject
 from storage.geometry.transforms import apply_se3, invert_se3
 from storage.procedural.classes import OCC3D_FREE, occ3d_table
 from storage.procedural.mesh import Mesh, chosen, cross
@@ -17,13 +16,11 @@ _REACH = 58.0  # a grid's corner is 56.6 m from the ego
 _GRID_CORNERS = np.array(
     [[x, y, z] for x in (-40.0, 40.0) for y in (-40.0, 40.0) for z in (-1.0, 5.4)]
 )  # of the ego frame
-_HALF_DIAGONAL = VOXEL_SIZE * np.sqrt(3) / 2
 # Where several classes share a voxel the most specific wins: things, then plants and buildings, then flat ground, and
 # last the land that runs on beneath everything.
 _PRIORITY = np.array([13, 20, 21, 16, 17, 18, 22, 24, 25, 14, 15, 2, 3, 4, 1, 6, 5], np.int64)
 
 Grid = UInt8[np.ndarray, "200 200 16"]
-Visibility = Bool[np.ndarray, "200 200 16"]
 
 
 def sample_surface(mesh: Mesh) -> tuple[Float32[np.ndarray, "points 3"], UInt8[np.ndarray, " points"]]:
@@ -127,48 +124,3 @@ def _fill(
     # A moving thing may stand on ground that is already there; less specific classes never overwrite.
     stronger = (held == OCC3D_FREE) | (_PRIORITY[np.minimum(held, 16)] <= _PRIORITY[new])
     target[flat[stronger]] = new[stronger]
-
-
-def camera_visibility(
-    ego_to_world: Float[np.ndarray, "4 4"],
-    cameras: list[tuple[Float[np.ndarray, "4 4"], Float[np.ndarray, "3 3"], Float32[np.ndarray, "height width"]]],
-) -> Visibility:
-    """Return which voxels at least one camera sees.
-
-    A camera sees a voxel in which one of its pixels' rays ends, or whose centre lies in its image no further than half
-    a voxel's diagonal behind the first surface on that pixel's ray.
-
-    Args:
-        ego_to_world: Ego pose at the reference time, the grid's frame.
-        cameras: ``camera_to_world``, intrinsics and termination depth (NaN = sky) of each camera.
-    """
-    centres = voxel_centres().reshape(-1, 3).astype(np.float32)
-    visible = np.zeros(len(centres), bool)
-    for camera_to_world, intrinsics, termination_depth in cameras:
-        height, width = termination_depth.shape
-        ego_to_camera = (invert_se3(camera_to_world) @ ego_to_world).astype(np.float32)
-        depth = centres @ ego_to_camera[2, :3] + ego_to_camera[2, 3]
-        ahead = np.flatnonzero((depth > 0.1) & ~visible)
-        local = centres[ahead] @ ego_to_camera[:3, :3].T + ego_to_camera[:3, 3]
-        column = np.floor(intrinsics[0, 0] * local[:, 0] / local[:, 2] + intrinsics[0, 2]).astype(np.int64)
-        row = np.floor(intrinsics[1, 1] * local[:, 1] / local[:, 2] + intrinsics[1, 2]).astype(np.int64)
-        inside = np.flatnonzero((column >= 0) & (column < width) & (row >= 0) & (row < height))
-        distance = np.linalg.norm(local[inside], axis=1)
-        surface = np.nan_to_num(termination_depth, nan=np.inf)[row[inside], column[inside]]
-        visible[ahead[inside[distance - _HALF_DIAGONAL <= surface]]] = True
-        visible[_ends_of_rays(ego_to_camera, intrinsics, termination_depth)] = True
-    return visible.reshape(GRID_SHAPE)
-
-
-def _ends_of_rays(
-    ego_to_camera: Float32[np.ndarray, "4 4"],
-    intrinsics: Float[np.ndarray, "3 3"],
-    termination_depth: Float32[np.ndarray, "height width"],
-) -> Int[np.ndarray, " rays"]:
-    """Return the flat indices of the voxels in which the pixels' rays end, those inside the grid."""
-    row, column = np.nonzero(np.isfinite(termination_depth))
-    rays = unproject(np.stack([column + 0.5, row + 0.5], -1), intrinsics)
-    points = apply_se3(invert_se3(ego_to_camera), rays * termination_depth[row, column, None])
-    index = np.floor((points - GRID_ORIGIN) / VOXEL_SIZE).astype(np.int64)
-    x, y, z = index[np.all((index >= 0) & (index < GRID_SHAPE), axis=1)].T
-    return (x * GRID_SHAPE[1] + y) * GRID_SHAPE[2] + z

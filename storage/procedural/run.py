@@ -16,10 +16,9 @@ from jaxtyping import Bool, Float
 from PIL import Image, ImageDraw
 
 from storage.errors import ErrorKind, SourceDataError
-from storage.geometry.transforms import compose
+from storage.ingest.occ3d import Occ3dLabels, labels_path, write_labels
 from storage.ingest.source import SourceConfig, register_source
 from storage.keys import SceneKey
-from storage.procedural.annotate import annotate
 from storage.procedural.classes import occ3d_table
 from storage.procedural.config import ProceduralConfig
 from storage.procedural.mesh import placement
@@ -30,11 +29,10 @@ from storage.procedural.nuscenes_writer import (
     shared_rows,
     write_tables,
 )
-from storage.procedural.occupancy import OccupancyBuilder, camera_visibility
-from storage.procedural.render import render_camera
-from storage.procedural.sensors import CAMERAS, LIDAR_NAME, lidar_to_ego, simulate_lidar
+from storage.procedural.recorder import RecordedFrame, Recorder, truth_of
+from storage.procedural.sensors import CAMERAS, LIDAR_NAME, lidar_to_ego
 from storage.procedural.sources import dataset_code_digest
-from storage.procedural.truth import KIND, SceneTruth, WorldRecipe, write_truth
+from storage.procedural.truth import KIND, WorldRecipe, write_truth
 from storage.procedural.world import World
 from storage.provenance import Provenance, config_digest, config_json, digest_of, package_versions
 from storage.versioned import Home, materialize_arrays
@@ -60,7 +58,7 @@ def generate_dataset(
     *,
     num_workers: int = 1,
 ) -> list[SceneKey]:
-    """Generate a data set, or find that it is already there, and register it as a source.
+    """Generate a data set with its Occ3D labels, or find that it is already there, and register it as a source.
 
     Files are written aside and moved to ``root`` when all are complete, so a half-written data set is never seen.
 
@@ -209,85 +207,42 @@ def _generate_scene(job: _SceneJob, tell: Progress = _ignore) -> Rows:
         description=_description(world),
         mounts=_mounts(config),
     )
-    recorder = _Recorder(config, world, world_to_global, recipe.start_timestamp_us, rng)
+    recorder = Recorder(config, world, world_to_global, rng)
+    frames = []
     for frame in range(config.frames_per_scene):
-        recorder.record(frame, writer)
+        frames.append(recorder.record(config.keyframe_time_us(frame)))
+        _write_frame(frames[-1], writer, job, world_to_global, recipe.start_timestamp_us)
         share = (index + (frame + 1) / config.frames_per_scene) / config.num_scenes
         tell(f"{key.scene_name} frame {frame + 1}/{config.frames_per_scene}", share, {})
     writer.finish(_driveable_mask(world, world_to_global))
     names = tuple(c.name for c in CAMERAS)
 
     def write(group: zarr.Group) -> Mapping[str, Any]:
-        return write_truth(group, recorder.truth(), names, recipe)
+        return write_truth(group, truth_of(frames), names, recipe)
 
     materialize_arrays(job.home, _provenance(key, config), write)
     return writer.rows
 
 
-class _Recorder:
-    """Renders the keyframes of one scene and gathers their ground truth."""
-
-    def __init__(
-        self,
-        config: ProceduralConfig,
-        world: World,
-        world_to_global: Float[np.ndarray, "4 4"],
-        start_us: int,
-        rng: np.random.Generator,
-    ) -> None:
-        self._config, self._world, self._rng = config, world, rng
-        self._to_global, self._start_us = world_to_global, start_us
-        self._occupancy = OccupancyBuilder(world)
-        self._views: list[list[Any]] = []
-        self._grids: list[np.ndarray] = []
-        self._visible: list[np.ndarray] = []
-
-    def record(self, frame: int, writer: SceneWriter) -> None:
-        """Render one keyframe with every sensor and write it."""
-        config, world = self._config, self._world
-        height, width = config.image_height, config.image_width
-        time_us = config.keyframe_time_us(frame)
-        sample = writer.add_frame(self._start_us + time_us)
-        views, poses = [], []
-        for camera in CAMERAS:
-            exposure_us = time_us + camera.delay_us
-            ego_to_world = world.ego_to_world(exposure_us)
-            camera_to_world = compose(ego_to_world, camera.camera_to_ego())
-            intrinsics = camera.intrinsics(height, width)
-            view = render_camera(
-                world, exposure_us, camera_to_world, intrinsics, height, width, antialias=config.antialias
-            )
-            writer.add_image(
-                sample,
-                camera.name,
-                self._start_us + exposure_us,
-                self._to_global @ ego_to_world,
-                view.image,
-                quality=config.jpeg_quality,
-            )
-            views.append(view)
-            poses.append((camera_to_world, intrinsics, height, width))
-        ego_to_world = world.ego_to_world(time_us)
-        sweep = simulate_lidar(world, time_us, compose(ego_to_world, lidar_to_ego()), self._rng)
-        writer.add_sweep(sample, LIDAR_NAME, self._start_us + time_us, self._to_global @ ego_to_world, sweep)
-        for annotation in annotate(world, time_us, sweep, poses, self._to_global):
-            writer.add_annotation(sample, annotation)
-        self._views.append(views)
-        self._grids.append(self._occupancy.occupancy(time_us))
-        seen = [(p[0], p[1], v.termination_depth) for p, v in zip(poses, views, strict=True)]
-        self._visible.append(camera_visibility(ego_to_world, seen))
-
-    def truth(self) -> SceneTruth:
-        """Return the ground truth of all recorded keyframes."""
-        height, width = self._config.image_height, self._config.image_width
-        return SceneTruth(
-            termination_depth=np.stack([[v.termination_depth for v in views] for views in self._views]),
-            semantics=np.stack([[v.semantics for v in views] for views in self._views]),
-            instance=np.stack([[v.instance for v in views] for views in self._views]),
-            occupancy=np.stack(self._grids),
-            occupancy_is_visible=np.stack(self._visible),
-            intrinsics=np.stack([c.intrinsics(height, width) for c in CAMERAS]),
+def _write_frame(
+    frame: RecordedFrame, writer: SceneWriter, job: _SceneJob, to_global: np.ndarray, start_us: int
+) -> None:
+    """Write one keyframe: images, sweep, boxes, and its Occ3D labels."""
+    sample = writer.add_frame(start_us + frame.time_us)
+    for exposure in frame.exposures:
+        writer.add_image(
+            sample,
+            exposure.name,
+            start_us + exposure.camera.time_us,
+            to_global @ exposure.ego_to_world,
+            exposure.view.image,
+            quality=job.config.jpeg_quality,
         )
+    writer.add_sweep(sample, LIDAR_NAME, start_us + frame.time_us, to_global @ frame.ego_to_world, frame.sweep)
+    for annotation in frame.annotations:
+        writer.add_annotation(sample, annotation)
+    labels = Occ3dLabels(semantics=frame.occupancy, mask_lidar=frame.is_scanned, mask_camera=frame.is_visible)
+    write_labels(labels_path(job.root, writer.name, sample), labels)
 
 
 def _description(world: World) -> str:

@@ -15,7 +15,10 @@ _WORLD = (
     "street", "street_plan", "street_traffic", "texture_facades", "texture_objects", "texture_surfaces",
     "traffic", "two_wheelers", "vehicles", "world",
 )  # fmt: skip
-_DATASET = ("annotate", "config", "nuscenes_writer", "occupancy", "run", "sensors", "sources", "truth")
+_DATASET = (
+    "annotate", "config", "nuscenes_writer", "occupancy", "recorder", "run", "sensors", "sources", "truth",
+    "visibility",
+)  # fmt: skip
 
 WORLD_MODULES: tuple[str, ...] = tuple(f"{_PACKAGE}.{name}" for name in _WORLD)
 """What determines ``build_world`` and ``render_camera``."""

@@ -48,6 +48,7 @@ class SceneTruth:
         instance: Actor number, 0 for surroundings and sky.
         occupancy: Occ3D classes in the ego frame of each keyframe's LiDAR sweep; 17 = free.
         occupancy_is_visible: Voxels that some camera sees.
+        occupancy_is_scanned: Voxels that the keyframe's LiDAR beams cross or end in.
         intrinsics: Of the images.
     """
 
@@ -56,6 +57,7 @@ class SceneTruth:
     instance: UInt16[np.ndarray, "frames cameras height width"]
     occupancy: UInt8[np.ndarray, "frames 200 200 16"]
     occupancy_is_visible: Bool[np.ndarray, "frames 200 200 16"]
+    occupancy_is_scanned: Bool[np.ndarray, "frames 200 200 16"]
     intrinsics: Float[np.ndarray, "cameras 3 3"]
 
 
@@ -75,7 +77,8 @@ def write_truth(
             "use": "evaluation only",
         }
     )
-    for name in ("termination_depth", "semantics", "instance", "occupancy", "occupancy_is_visible"):
+    grids = ("occupancy", "occupancy_is_visible", "occupancy_is_scanned")
+    for name in ("termination_depth", "semantics", "instance", *grids):
         write_target(group, KIND, name, getattr(truth, name))
     finite = np.isfinite(truth.termination_depth)
     return {
@@ -83,6 +86,7 @@ def write_truth(
         "median_depth_m": float(np.median(truth.termination_depth[finite])) if finite.any() else 0.0,
         "occupied_share": float((truth.occupancy != 17).mean()),
         "visible_share": float(truth.occupancy_is_visible.mean()),
+        "scanned_share": float(truth.occupancy_is_scanned.mean()),
     }
 
 

@@ -25,6 +25,7 @@ from storage.ingest.waymo_scene import (
 )
 from storage.procedural.annotate import annotate
 from storage.procedural.materials import texture_atlas
+from storage.procedural.posed_camera import PosedCamera
 from storage.procedural.sensors import LidarSweep
 from storage.procedural.shading import shade, to_display
 from storage.procedural.waymo_rig import WaymoRigConfig, exposure_delay_us
@@ -252,7 +253,16 @@ class WaymoCapture:
             ring=np.zeros(len(actors), np.uint8),
             instance=actors,
         )
-        views = [(ego_to_world @ c.camera_to_ego, c.intrinsics, *c.size) for c in self.cameras.values()]
+        views = [
+            PosedCamera(
+                time_us=time_us,
+                camera_to_world=ego_to_world @ c.camera_to_ego,
+                intrinsics=c.intrinsics,
+                height=c.size[0],
+                width=c.size[1],
+            )
+            for c in self.cameras.values()
+        ]
         boxes = []
         for found in annotate(world, time_us, sweep, views, np.eye(4)):
             category = next((name for name, classes in _TYPES.items() if found.class_name in classes), None)

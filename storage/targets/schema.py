@@ -77,6 +77,7 @@ TARGET_SCHEMAS: dict[str, dict[str, ArraySpec]] = {
         "instance": _spec("uint16", "frames cameras height width"),
         "occupancy": _spec("uint8", "frames 200 200 16"),
         "occupancy_is_visible": _spec("bool", "frames 200 200 16"),
+        "occupancy_is_scanned": _spec("bool", "frames 200 200 16", optional=True),
     },
     "weak_labels": {
         "voxel_label": _spec("uint8", "frames 200 200 16"),

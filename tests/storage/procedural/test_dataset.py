@@ -16,6 +16,7 @@ from storage.geometry.transforms import (
     rotate,
 )
 from storage.ingest.nuscenes_tables import load_tables
+from storage.ingest.occ3d import labels_path, read_labels
 from storage.ingest.source import list_scenes, load_source
 from storage.procedural.classes import SKY_ID, Theme
 from storage.procedural.config import ProceduralConfig
@@ -156,6 +157,24 @@ def test_images_are_what_the_truth_describes(generated, devkit):
         semantics = read_target(group, "scene_truth", "semantics")
         assert depth.shape == (3, 6, 90, 160)
         np.testing.assert_array_equal(np.isnan(depth), semantics == SKY_ID)
+
+
+def test_occ3d_labels_are_the_truth(generated, devkit):
+    for key, scene in zip(generated.keys, devkit.scene, strict=True):
+        group = generated.home.open_arrays(generated.home.require("scene_truth", str(key)))
+        token = scene["first_sample_token"]
+        for frame in range(generated.config.frames_per_scene):
+            labels = read_labels(labels_path(generated.root, scene["name"], token))
+            stored = {
+                "occupancy": labels.semantics,
+                "occupancy_is_visible": labels.mask_camera,
+                "occupancy_is_scanned": labels.mask_lidar,
+            }
+            for name, array in stored.items():
+                np.testing.assert_array_equal(read_target(group, "scene_truth", name, frame), array)
+            assert 0.0 < np.mean(labels.mask_lidar & labels.mask_camera) < labels.mask_camera.mean()
+            token = devkit.get("sample", token)["next"]
+        assert not token
 
 
 def test_poses_of_the_scene_store_render_the_same_world(generated):

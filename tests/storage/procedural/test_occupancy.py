@@ -9,12 +9,13 @@ from storage.procedural.occupancy import (
     GRID_SHAPE,
     VOXEL_SIZE,
     OccupancyBuilder,
-    camera_visibility,
     sample_surface,
     voxel_centres,
 )
-from storage.procedural.render import render_camera
+from storage.procedural.posed_camera import PosedCamera
+from storage.procedural.render import render_view
 from storage.procedural.sensors import CAMERAS
+from storage.procedural.visibility import camera_visibility
 
 SIZE = (112, 200)
 TIME_US = 500_000
@@ -25,13 +26,15 @@ def scene(request):
     """World, occupancy, visibility, and the views of all cameras at one instant."""
     world = request.getfixturevalue(request.param)
     grid = OccupancyBuilder(world).occupancy(TIME_US)
-    views, cameras = [], []
+    views, visible = [], np.zeros(GRID_SHAPE, bool)
     for camera in CAMERAS:
         pose, intrinsics = world.ego_to_world(TIME_US) @ camera.camera_to_ego(), camera.intrinsics(*SIZE)
-        view = render_camera(world, TIME_US, pose, intrinsics, *SIZE, antialias=False)
+        posed = PosedCamera(time_us=TIME_US, camera_to_world=pose, intrinsics=intrinsics, height=SIZE[0], width=SIZE[1])
+        view = render_view(world, posed, antialias=False)
         views.append((pose, intrinsics, view))
-        cameras.append((pose, intrinsics, view.termination_depth))
-    return world, grid, camera_visibility(world.ego_to_world(TIME_US), cameras), views
+        snapshot, grid_to_world = world.snapshot(TIME_US), world.ego_to_world(TIME_US)
+        visible |= camera_visibility(snapshot, grid_to_world, posed, view.termination_depth)
+    return world, grid, visible, views
 
 
 def voxels_of(world, pose, intrinsics, view):

@@ -1,0 +1,90 @@
+"""Occ3D labels: one ``labels.npz`` for each keyframe, under ``gts/<scene name>/<sample token>/``."""
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from storage.errors import ErrorKind, SourceDataError
+
+SHAPE = (200, 200, 16)
+FREE = 17
+_NAMES = ("semantics", "mask_lidar", "mask_camera")
+_MAX_BYTES = int(np.prod(SHAPE)) + 4096  # one array and its header
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Occ3dLabels:
+    """Semantic occupancy of one keyframe in the ego frame: voxels of 0.4 m from (-40, -40, -1) to (40, 40, 5.4) m.
+
+    Attributes:
+        semantics: Occ3D classes 0 to 16, 17 where free; index x (forward), y (left), z (up).
+        mask_lidar: Voxels that the LiDAR saw.
+        mask_camera: Voxels that some camera saw.
+    """
+
+    semantics: UInt8[np.ndarray, "200 200 16"]
+    mask_lidar: Bool[np.ndarray, "200 200 16"]
+    mask_camera: Bool[np.ndarray, "200 200 16"]
+
+
+def labels_path(root: Path, scene_name: str, sample_token: str) -> Path:
+    """Return where the labels of a keyframe lie under the root of a data set."""
+    return root / "gts" / scene_name / sample_token / "labels.npz"
+
+
+def read_labels(path: Path) -> Occ3dLabels:
+    """Read the labels of one keyframe.
+
+    Raises:
+        SourceDataError: If the file is missing or damaged, lacks an array, or an array has another type or shape or
+            holds values that the format does not know.
+    """
+    if not path.is_file():
+        raise SourceDataError(ErrorKind.FILE_MISSING, str(path), "there is no such file of labels")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # Checked before anything is unpacked: a small file can hold a very large array.
+            large = [entry for entry in archive.infolist() if entry.file_size > _MAX_BYTES]
+        if large:
+            message = f"{large[0].filename} unpacks to {large[0].file_size} bytes, want at most {_MAX_BYTES}"
+            raise SourceDataError(ErrorKind.FILE_UNSAFE, str(path), message)
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in _NAMES if name in archive}
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
+        if isinstance(error, SourceDataError):
+            raise
+        raise SourceDataError(
+            ErrorKind.FILE_CORRUPT, str(path), f"is no readable archive of arrays: {error}"
+        ) from error
+    for name in _NAMES:
+        _check(path, name, arrays)
+    return Occ3dLabels(
+        semantics=arrays["semantics"],
+        mask_lidar=arrays["mask_lidar"].astype(bool),
+        mask_camera=arrays["mask_camera"].astype(bool),
+    )
+
+
+def write_labels(path: Path, labels: Occ3dLabels) -> None:
+    """Write the labels of one keyframe; folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(
+        path,
+        semantics=labels.semantics,
+        mask_lidar=labels.mask_lidar.astype(np.uint8),
+        mask_camera=labels.mask_camera.astype(np.uint8),
+    )
+
+
+def _check(path: Path, name: str, arrays: dict[str, np.ndarray]) -> None:
+    if name not in arrays:
+        raise SourceDataError(ErrorKind.TABLE_INVALID, str(path), f"lacks the array {name!r}")
+    array, highest = arrays[name], FREE if name == "semantics" else 1
+    if array.dtype != np.uint8 or array.shape != SHAPE:
+        message = f"{name} is {array.dtype} {array.shape}, want uint8 {SHAPE}"
+        raise SourceDataError(ErrorKind.TABLE_INVALID, str(path), message)
+    if array.max() > highest:
+        raise SourceDataError(ErrorKind.TABLE_INVALID, str(path), f"{name} holds {array.max()}, want 0 to {highest}")

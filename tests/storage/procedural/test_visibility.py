@@ -1,0 +1,111 @@
+"""Visibility masks against dense sampling and against walls whose shadows are known."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from storage.procedural.classes import OCC3D_FREE, Theme
+from storage.procedural.lighting import make_lighting
+from storage.procedural.mesh import Surface
+from storage.procedural.occupancy import GRID_ORIGIN, VOXEL_SIZE, OccupancyBuilder, voxel_centres
+from storage.procedural.posed_camera import PosedCamera
+from storage.procedural.render import render_view
+from storage.procedural.sensors import lidar_to_ego, simulate_lidar
+from storage.procedural.solids import panel
+from storage.procedural.traffic import AlongRoad, Road, constant_speed
+from storage.procedural.visibility import camera_visibility, crossed_voxels, lidar_visibility
+from storage.procedural.world import World
+
+WALL_X = 10.1  # in the middle of a voxel's x range, so that rounding decides nothing
+LEVEL = np.array([[0.0, 0, 1, 0.5], [-1, 0, 0, 0], [0, -1, 0, 1.5], [0, 0, 0, 1]])
+FISHEYE = np.array([0.02, -0.004, 0.0, 0.0])
+
+
+@pytest.fixture(scope="module")
+def walled() -> World:
+    """A wall across the way, as wide as a grid and higher."""
+    corners = [(WALL_X, -60, -3), (WALL_X, 60, -3), (WALL_X, 60, 12), (WALL_X, -60, 12)]
+    return World(
+        theme=Theme.STREET,
+        seed=0,
+        duration_s=2.0,
+        lighting=make_lighting(np.random.default_rng(0), "sunny"),
+        stuff=[panel([(float(x), float(y), float(z)) for x, y, z in corners], Surface("concrete", "manmade"))],
+        actors=[],
+        ego=AlongRoad(road=Road(curvature=0.0), start=0.0, offset=0.0, direction=1, profile=constant_speed(0.0, 2.0)),
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    start=arrays(np.float64, 3, elements=st.floats(-5, 20)),
+    ends=arrays(np.float64, (4, 3), elements=st.floats(-10, 30)),
+)
+def test_crossed_voxels_are_those_that_dense_samples_fall_into(start, ends):
+    found = {tuple(v) for v in crossed_voxels(start, ends)}
+    samples = start + np.linspace(0, 1, 4001)[:, None, None] * (ends - start)
+    clear = np.all(np.abs(samples - np.round(samples)) > 1e-6, axis=-1)
+    dense = {tuple(v) for v in np.floor(samples[clear]).astype(int)}
+    assert dense <= found
+    # What samples miss is cut so shortly that a sample falls between: all crossed voxels lie within rounding of a ray.
+    for voxel in found - dense:
+        centre = np.array(voxel) + 0.5
+        outside = np.abs(samples - centre).max(axis=-1) - 0.5
+        assert outside.min() < 0.02
+
+
+@pytest.mark.parametrize("fisheye", [None, FISHEYE])
+def test_camera_sees_up_to_the_wall_and_no_further(walled, fisheye):
+    camera = PosedCamera(
+        time_us=0,
+        camera_to_world=LEVEL,
+        intrinsics=np.array([[60.0, 0, 48], [0, 60.0, 32], [0, 0, 1]]),
+        height=64,
+        width=96,
+        fisheye=fisheye,
+    )
+    view = render_view(walled, camera, antialias=False)
+    seen = camera_visibility(walled.snapshot(0), np.eye(4), camera, view.termination_depth)
+    centres = voxel_centres()
+    is_in_image = camera.holds(camera.project(centres.reshape(-1, 3))).reshape(seen.shape)
+    reached = centres[..., 0] - VOXEL_SIZE / 2 < WALL_X
+    np.testing.assert_array_equal(seen & is_in_image, is_in_image & reached)
+    beside = seen & ~is_in_image  # only where the ray of a pixel at the rim ends
+    assert beside.sum() < 0.02 * seen.sum()
+    assert (np.abs(centres[beside][:, 0] - WALL_X) < VOXEL_SIZE / 2).all()
+
+
+def test_lidar_sees_what_its_beams_cross(walled):
+    lidar_to_world = lidar_to_ego()
+    sweep = simulate_lidar(walled, 0, lidar_to_world, np.random.default_rng(0))
+    seen = lidar_visibility(walled.snapshot(0), np.eye(4), lidar_to_world, sweep)
+    centres = voxel_centres()
+    assert not seen[centres[..., 0] - VOXEL_SIZE / 2 > WALL_X].any()
+    assert not seen[centres[..., 0] + VOXEL_SIZE / 2 < lidar_to_world[0, 3]].any()  # no return from behind
+    at_wall = np.abs(centres[..., 0] - WALL_X) < VOXEL_SIZE / 2
+    near = (np.abs(centres[..., 1]) < 4.0) & (np.abs(centres[..., 2] - 1.8) < 1.0)
+    assert seen[at_wall & near].mean() > 0.9
+    between = (centres[..., 0] > 2) & (centres[..., 0] < 9) & (np.abs(centres[..., 1]) < 1.0)
+    assert seen[between & (np.abs(centres[..., 2] - 1.84) < 0.2)].all()
+
+
+@pytest.mark.parametrize("theme", ["street", "airside"])
+def test_every_return_ends_in_a_voxel_that_is_scanned_and_filled(theme, request):
+    world: World = request.getfixturevalue(theme)
+    time_us = 500_000
+    grid_to_world = world.ego_to_world(time_us)
+    lidar_to_world = grid_to_world @ lidar_to_ego()
+    sweep = simulate_lidar(world, time_us, lidar_to_world, np.random.default_rng(1))
+    seen = lidar_visibility(world.snapshot(time_us), grid_to_world, lidar_to_world, sweep)
+    grid = OccupancyBuilder(world).occupancy(time_us)
+    mount = lidar_to_ego()
+    points = (sweep.points @ mount[:3, :3].T + mount[:3, 3] - GRID_ORIGIN) / VOXEL_SIZE
+    clear = np.all(np.abs(points - np.round(points)) > 0.12, axis=1)  # beyond the noise of a range
+    inside = clear & np.all((points > 0) & (points < grid.shape), axis=1)
+    index = tuple(np.floor(points[inside]).astype(int).T)
+    assert inside.sum() > 2000
+    assert seen[index].mean() > 0.999
+    assert np.mean(grid[index] != OCC3D_FREE) > 0.98
+    assert 0.02 < seen.mean() < 0.4
