@@ -69,6 +69,7 @@ class Recorder:
         world: World,
         world_to_global: Float[np.ndarray, "4 4"],
         rng: np.random.Generator,
+        cameras: tuple[Camera, ...] = CAMERAS,
     ) -> None:
         """Prepare the occupancy of the world.
 
@@ -77,7 +78,9 @@ class Recorder:
             world: What to record.
             world_to_global: Frame of the annotations.
             rng: The LiDAR's noise.
+            cameras: The rig.
         """
+        self._cameras = cameras
         self._config, self._world, self._rng = config, world, rng
         self._to_global = world_to_global
         self._occupancy = OccupancyBuilder(world)
@@ -88,7 +91,7 @@ class Recorder:
         grid_to_world = world.ego_to_world(time_us)
         exposures = []
         is_visible = np.zeros((200, 200, 16), bool)
-        for camera in CAMERAS:
+        for camera in self._cameras:
             exposure = self.expose(camera, time_us + camera.delay_us)
             exposures.append(exposure)
             snapshot = world.snapshot(exposure.camera.time_us)
@@ -117,6 +120,7 @@ class Recorder:
             intrinsics=camera.intrinsics(config.image_height, config.image_width),
             height=config.image_height,
             width=config.image_width,
+            fisheye=None if camera.fisheye is None else np.array(camera.fisheye),
         )
         view = render_view(self._world, posed, antialias=config.antialias)
         return Exposure(name=camera.name, ego_to_world=ego_to_world, camera=posed, view=view)

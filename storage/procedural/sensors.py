@@ -13,7 +13,7 @@ _NOMINAL_WIDTH = 1600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Camera:
-    """One pinhole camera of the rig.
+    """One camera of a rig.
 
     Attributes:
         name: nuScenes channel.
@@ -22,6 +22,7 @@ class Camera:
         pitch_deg: Upwards.
         focal_share: Focal length over the image width.
         delay_us: Exposure relative to the LiDAR timestamp, which is the end of its sweep.
+        fisheye: Coefficients k1 to k4 of a Kannala-Brandt lens; None is a pinhole.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Camera:
     pitch_deg: float
     focal_share: float
     delay_us: int
+    fisheye: tuple[float, float, float, float] | None = None
 
     def camera_to_ego(self) -> Float[np.ndarray, "4 4"]:
         """Return the mounting; camera axes are x right, y down, z forward."""

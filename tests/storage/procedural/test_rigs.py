@@ -1,0 +1,70 @@
+"""What the rigs see of the space around them, and that a fisheye records like any other camera."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from storage.geometry.transforms import rotation_error
+from storage.procedural.config import ProceduralConfig
+from storage.procedural.posed_camera import PosedCamera
+from storage.procedural.recorder import Recorder
+from storage.procedural.rigs import AIRSIDE_CAMERAS, RIGS
+
+SIZE = (90, 160)
+
+
+def posed(camera) -> PosedCamera:
+    return PosedCamera(
+        time_us=0,
+        camera_to_world=camera.camera_to_ego(),
+        intrinsics=camera.intrinsics(*SIZE),
+        height=SIZE[0],
+        width=SIZE[1],
+        fisheye=None if camera.fisheye is None else np.array(camera.fisheye),
+    )
+
+
+def ring(radius: float, height: float) -> np.ndarray:
+    angle = np.arange(360) * (2 * np.pi / 360)
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle), np.full(360, height)], axis=1)
+
+
+@pytest.mark.parametrize("name", list(RIGS))
+def test_cameras_have_names_and_rotations(name):
+    cameras = RIGS[name]
+    assert len({c.name for c in cameras}) == len(cameras)
+    assert all(rotation_error(c.camera_to_ego()[:3, :3]) < 1e-12 for c in cameras)
+
+
+def test_airside_rig_has_four_of_each_kind():
+    assert [c.fisheye is None for c in AIRSIDE_CAMERAS] == [True] * 4 + [False] * 4
+
+
+def test_fisheyes_see_the_ground_all_around_and_pinholes_the_distance():
+    def seen(cameras, points):
+        return np.mean(np.any([posed(c).holds(posed(c).project(points)) for c in cameras], axis=0))
+
+    pinholes, fisheyes = AIRSIDE_CAMERAS[:4], AIRSIDE_CAMERAS[4:]
+    assert seen(fisheyes, ring(4.0, 0.0)) == 1.0
+    assert seen(fisheyes, ring(30.0, 2.0)) == 1.0
+    assert seen(pinholes, ring(4.0, 0.0)) < 0.2
+    assert seen(pinholes, ring(60.0, 2.0)) > 0.9
+
+
+def test_airside_rig_records_a_frame(airside):
+    config = ProceduralConfig(image_height=SIZE[0], image_width=SIZE[1], antialias=False)
+    cameras = (AIRSIDE_CAMERAS[0], AIRSIDE_CAMERAS[5])
+    frame = Recorder(config, airside, np.eye(4), np.random.default_rng(0), cameras).record(200_000)
+    assert [e.name for e in frame.exposures] == ["FRONT", "FISHEYE_LEFT"]
+    assert frame.exposures[0].camera.fisheye is None
+    lens = frame.exposures[1].camera.fisheye
+    assert lens is not None
+    assert tuple(lens) == AIRSIDE_CAMERAS[5].fisheye
+    # The fisheye looks down beside the car: most of what it sees is near, and its grid is seen on its side.
+    depth = frame.exposures[1].view.termination_depth
+    assert np.nanmedian(depth) < np.nanmedian(frame.exposures[0].view.termination_depth)
+    left, right = frame.is_visible[80:120, 110:140], frame.is_visible[80:120, 60:90]
+    assert left.mean() > 2 * right.mean()
+    one = Recorder(config, airside, np.eye(4), np.random.default_rng(0), (replace(cameras[1], fisheye=None),))
+    assert np.any(one.record(200_000).is_visible != frame.is_visible)
