@@ -28,7 +28,7 @@ def save_pretrained(
     variant: str,
     precision: Literal["float32", "float16"] = "float32",
 ) -> None:
-    """Write a student so that :func:`load_student` can read it.
+    """Write a student so that :func:`from_pretrained` can read it.
 
     Args:
         folder: Where to; created if need be.
@@ -45,7 +45,7 @@ def save_pretrained(
     (folder / CONFIG_FILE).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
-def load_student(folder: Path | str, *, device: torch.device | str = "cpu") -> tuple[DistillNeRF, StudentConfig]:
+def from_pretrained(folder: Path | str, *, device: torch.device | str = "cpu") -> tuple[DistillNeRF, StudentConfig]:
     """Read a student, ready for use: on ``device``, in float32, in evaluation mode.
 
     Raises:

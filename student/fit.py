@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from storage.errors import ErrorKind, StudentDivergedError
 from storage.provenance import (
     InputVersion,
     Provenance,
@@ -30,13 +29,14 @@ from student.data.dataset import FrameDataset
 from student.data.loader import LoaderState, TrainingLoader
 from student.data.sample import TrainingBatch
 from student.data.training_set import TrainingSet, load_training_set
-from student.losses import Losses, student_losses
-from student.model.distillnerf import DistillNeRF
+from student.losses import Losses
 from student.model_card import write_records
-from student.optimization import WeightAverage, build_optimizer, learning_rate
-from student.perceptual import PerceptualDistance, perceptual_distance
+from student.optimization import learning_rate
+from student.processes import Processes, join_processes
+from student.trackers import open_trackers
 from student.training_log import TrainingLog
 from student.training_state import FitProgress, restore_state, save_state
+from student.training_step import TrainingStep
 from student.validation import quality_gate, validate
 
 KIND = "student_checkpoint"
@@ -57,6 +57,8 @@ def fit_student(
 ) -> Materialized:
     """Return the checkpoint of a variant, fitting it first if it does not exist.
 
+    Under ``torchrun``, every process calls this with the same arguments, and all of them see the same home.
+
     Args:
         home: Where the training set lies and the checkpoint goes.
         variant: Partition of the checkpoint.
@@ -67,11 +69,13 @@ def fit_student(
     Raises:
         MissingTargetError: If there is no such training set, or it lacks a kind that the run reads.
         IntegrityError: If a store lost data.
-        StudentDivergedError: If a loss or gradient is not finite; its key names the samples of the batch.
+        EnvironmentMissingError: If the package of a tracker that was asked for is not installed.
+        StudentDivergedError: If a loss or gradient is not finite; its key names the samples.
     """
     frozen = load_training_set(home, training_set or variant)
     upstream = home.provenance(frozen.version)
     lpips = config.losses.lpips_weights
+    device = _device(config.fit)
     provenance = Provenance(
         kind=KIND,
         partition=variant,
@@ -87,52 +91,77 @@ def fit_student(
             "student.model",
             "student.optimization",
             "student.perceptual",
+            "student.training_step",
         ),
         seed=config.fit.seed,
         weights_digests={} if lpips is None else {"lpips": file_digest(lpips)},
         licence=upstream.licence,
         config=config_json(config),
         packages=package_versions("icechunk", "numpy", "torch", "zarr"),
-        device=str(_device(config.fit)),
+        device=str(device),
     )
     work = home.work_folder(KIND, variant) / provenance.digest
+    logs = home.root / "logs" / "student" / variant / provenance.digest[:12]
 
-    def write(folder: Path) -> dict[str, Any]:
-        logs = home.root / "logs" / "student" / variant / provenance.digest[:12]
-        fit = _Fit(home, frozen, config, work, logs)
-        progress = fit.run(on_progress)
-        save_pretrained(folder, fit.model, config, variant=variant)
-        metrics = _metrics(fit.model, progress, config)
-        write_records(folder, home, frozen, variant=variant, provenance=provenance, progress=progress, metrics=metrics)
-        return metrics
+    with join_processes(device) as processes:
 
-    done = materialize_files(home, provenance, write)
-    shutil.rmtree(work, ignore_errors=True)  # only now: until it is published, the state is all there is
-    return done
+        def fit() -> _Fit:
+            return _Fit(home, frozen, config, processes, work=work, logs=logs)
+
+        def write(folder: Path) -> dict[str, Any]:
+            processes.gather("to be fitted")
+            fitted = fit()
+            progress = fitted.run(on_progress)
+            model = fitted.training.model
+            save_pretrained(folder, model, config, variant=variant)
+            metrics = _metrics(model, progress, config)
+            write_records(
+                folder, home, frozen, variant=variant, provenance=provenance, progress=progress, metrics=metrics
+            )
+            return metrics
+
+        if not processes.is_first:
+            if processes.gather(None)[0] == "to be fitted":
+                fit().run(None)
+            processes.gather(None)
+            version = home.require(KIND, variant, provenance.digest)
+            return Materialized(version=version, reused=False, metrics=home.metrics(version))
+        done = materialize_files(home, provenance, write)
+        if done.reused:
+            processes.gather("there")
+        shutil.rmtree(work, ignore_errors=True)  # only now: until it is published, the state is all there is
+        processes.gather("published")
+        return done
 
 
 class _Fit:
-    """One fit in this process."""
+    """One fit, as this process sees it."""
 
-    def __init__(self, home: Home, frozen: TrainingSet, config: StudentConfig, work: Path, logs: Path) -> None:
+    def __init__(
+        self,
+        home: Home,
+        frozen: TrainingSet,
+        config: StudentConfig,
+        processes: Processes,
+        *,
+        work: Path,
+        logs: Path,
+    ) -> None:
         self.config = config
+        self.processes = processes
         self.work = work
         self.logs = logs
-        self.device = _device(config.fit)
-        torch.manual_seed(config.fit.seed)
-        self.model = DistillNeRF(config.model).to(self.device)
-        self.optimizer = build_optimizer(self.model, config.fit.optimizer)
-        decay = config.fit.optimizer.ema_decay
-        self.average = None if decay is None else WeightAverage(self.model, decay)
-        self.perceptual: PerceptualDistance = perceptual_distance(config.losses.lpips_weights).to(self.device)
-        self.progress = restore_state(work, self.model, self.optimizer, self.average) or FitProgress()
+        self.training = TrainingStep(config, processes)
+        training = self.training
+        found = restore_state(work, training.model, training.optimizer, training.scaler, training.average)
+        self.progress = found or FitProgress()
         if self.progress.step:
             logger.info("going on from step %d", self.progress.step)
         self.train_data = FrameDataset(home, frozen, "train", config.data, seed=config.fit.seed)
         self.held_out = FrameDataset(home, frozen, "validation", config.data)
 
     def run(self, on_progress: ProgressCallback | None) -> FitProgress:
-        """Train to the end of the budget, leaving the weights to publish in ``model``."""
+        """Train to the end of the budget, leaving the weights to publish in the model."""
         fit, progress = self.config.fit, self.progress
         loader = TrainingLoader(
             self.train_data,
@@ -140,62 +169,59 @@ class _Fit:
             seed=fit.seed,
             num_workers=fit.runtime.num_workers,
             state=LoaderState(samples_delivered=progress.samples_delivered),
+            share=(self.processes.rank, self.processes.count),
         )
         batches: Iterator[TrainingBatch] = iter(loader)
-        self.model.train()
-        with TrainingLog(self.logs, progress, fit, on_progress) as log:
+        is_first = self.processes.is_first
+        run = "/".join(self.logs.parts[-2:])
+        trackers = open_trackers(fit.runtime.trackers if is_first else (), self.logs, run, progress.step + 1)
+        with TrainingLog(trackers, progress, fit, on_progress if is_first else None) as log:
             started = time.perf_counter() - progress.elapsed_s
             while not _is_over(fit, progress):
-                batch = next(batches).to(self.device)
+                batch = next(batches).to(self.processes.device)
                 rate = learning_rate(fit.optimizer, progress.step, share_done(fit, progress))
-                losses = self.step(batch, rate)
+                losses = self.training.take(batch, step=progress.step, rate=rate)
+                figures, progress.elapsed_s = self._shared(losses, time.perf_counter() - started)
                 progress.step += 1
                 progress.samples_delivered = loader.state.samples_delivered
-                progress.elapsed_s = time.perf_counter() - started
-                log.step(losses, rate, is_last=_is_over(fit, progress))
+                log.step(figures, rate, is_last=_is_over(fit, progress))
                 if progress.step % fit.validate_every == 0 and not _is_over(fit, progress):
-                    log.validation(self.validate())
-                if progress.step % fit.runtime.save_every == 0:
-                    save_state(self.work, progress, self.model, self.optimizer, self.average)
-            log.validation(self.validate())
-        if self.average is not None:
-            self.average.swap(self.model)
+                    self._validate(log)
+                if progress.step % fit.runtime.save_every == 0 and is_first:
+                    training = self.training
+                    save_state(
+                        self.work, progress, training.model, training.optimizer, training.scaler, training.average
+                    )
+            self._validate(log)
+        if self.training.average is not None:
+            self.training.average.swap(self.training.model)
         return progress
 
-    def step(self, batch: TrainingBatch, rate: float) -> Losses:
-        """Take one optimisation step."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        output = self.model(batch.inputs, batch.cameras)
-        losses = student_losses(output, batch, self.config.losses, perceptual=self.perceptual)
-        self._require_finite(losses.total, batch, {name: float(term) for name, term in losses.terms.items()})
-        losses.total.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.fit.optimizer.max_gradient_norm)
-        self._require_finite(norm, batch, {"gradient norm": float(norm)})
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update(self.model)
-        return losses
-
-    def validate(self) -> dict[str, float | None]:
+    def _validate(self, log: TrainingLog) -> None:
         """Score held-out frames with the weights that would be published now."""
-        if self.average is not None:
-            self.average.swap(self.model)
-        try:
-            return validate(
-                self.model, self.held_out, max_samples=self.config.fit.max_validation_samples, device=self.device
+        if not self.processes.is_first:
+            return  # they wait at the next step
+        fit = self.config.fit
+        with self.training.published_weights():
+            found = validate(
+                self.training.model,
+                self.held_out,
+                max_samples=fit.max_validation_samples,
+                max_pictures=fit.runtime.max_pictures,
+                device=self.processes.device,
             )
-        finally:
-            if self.average is not None:
-                self.average.swap(self.model)
+        log.validation(found)
 
-    def _require_finite(self, value: Tensor, batch: TrainingBatch, figures: Mapping[str, float]) -> None:
-        if not torch.isfinite(value):
-            wrong = {name: figure for name, figure in figures.items() if not torch.isfinite(torch.tensor(figure))}
-            raise StudentDivergedError(
-                ErrorKind.DIVERGED, ", ".join(batch.keys), f"at step {self.progress.step}: {wrong or 'their sum'}"
-            )
+    def _shared(self, losses: Losses, elapsed_s: float) -> tuple[dict[str, float], float]:
+        """Return the means over processes of losses and of the time spent, so that all of them stop together."""
+        named = {
+            "total": losses.total,
+            **{f"loss/{name}": term for name, term in losses.terms.items()},
+            **{f"count/{name}": count for name, count in losses.counts.items()},
+        }
+        values = torch.stack([torch.as_tensor(value, dtype=torch.float64) for value in (*named.values(), elapsed_s)])
+        means = (self.processes.total(values.to(self.processes.device)) / self.processes.count).tolist()
+        return dict(zip(named, means[:-1], strict=True)), means[-1]
 
 
 def share_done(fit: FitConfig, progress: FitProgress) -> float:

@@ -8,7 +8,7 @@ Differences from the published losses: targets are ranges like the predictions (
 far set of the teacher term may be empty; sky lowers opacity instead of pulling depth to a made-up distance.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,12 +32,14 @@ class Losses:
     """The losses of one batch.
 
     Attributes:
-        total: Their weighted sum, what is descended.
-        terms: Each term with its coefficient, detached.
-        counts: Over how many pixels, rays or views each term was averaged.
+        total: Their weighted sum, what is descended: the mean over samples.
+        sample_totals: Of each sample, detached.
+        terms: Each term with its coefficient, detached: the mean over samples.
+        counts: Over how many pixels, rays or views of all samples each term was averaged.
     """
 
     total: Float[Tensor, ""]
+    sample_totals: Float[Tensor, " batch"]
     terms: Mapping[str, Float[Tensor, ""]]
     counts: Mapping[str, int]
 
@@ -64,7 +66,10 @@ def student_losses(
     *,
     perceptual: PerceptualDistance | None = None,
 ) -> Losses:
-    """Return every loss of a batch.
+    """Return every loss of a batch: the mean of its samples', each averaged over its own pixels.
+
+    So a batch may be divided over processes and accumulated steps in any way, as the published one is over eight
+    devices of one sample each.
 
     Args:
         output: What the student rendered.
@@ -76,7 +81,37 @@ def student_losses(
         ValueError: If the output's grids are not those of the targets, or ``perceptual`` is missing.
     """
     _check_grids(output, batch)
-    total = _Sum(output.opacity.sum() * 0.0)
+    parts = [
+        _sample_losses(one_output, one, config, perceptual)
+        for one_output, one in zip(output.split(), batch.split(), strict=True)
+    ]
+    totals = torch.stack([part.total for part in parts])
+    return Losses(
+        total=totals.mean(),
+        sample_totals=totals.detach(),
+        terms={name: torch.stack([part.terms[name] for part in parts]).mean() for name in parts[0].terms},
+        counts={name: sum(part.counts[name] for part in parts) for name in parts[0].counts},
+    )
+
+
+def merge(parts: Sequence[Losses]) -> Losses:
+    """Return the losses of a batch that was taken in parts of the same size."""
+    return Losses(
+        total=torch.stack([part.total for part in parts]).mean(),
+        sample_totals=torch.cat([part.sample_totals for part in parts]),
+        terms={name: torch.stack([part.terms[name] for part in parts]).mean() for name in parts[0].terms},
+        counts={name: sum(part.counts[name] for part in parts) for name in parts[0].counts},
+    )
+
+
+def _sample_losses(
+    output: StudentOutput, batch: TrainingBatch, config: LossConfig, perceptual: PerceptualDistance | None
+) -> _Sum:
+    # Every parameter takes part, whatever the coefficients: processes that share a batch wait for each other's.
+    zero = output.opacity.sum() * 0.0
+    for unpenalised in (output.image, *output.features.values()):
+        zero = zero if unpenalised is None else zero + unpenalised.sum() * 0.0
+    total = _Sum(zero)
     is_present = batch.cameras.target_is_present
     if output.image is not None:
         _add_image_terms(total, output.image, is_present, batch.view_targets, config, perceptual)
@@ -88,7 +123,7 @@ def student_losses(
             total.add(f"feature_{source}", config.feature, error, count)
     _add_depth_terms(total, output, batch, config)
     _add_ray_terms(total, output, batch, config)
-    return Losses(total=total.total, terms=total.terms, counts=total.counts)
+    return total
 
 
 def _check_grids(output: StudentOutput, batch: TrainingBatch) -> None:

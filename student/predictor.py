@@ -10,7 +10,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from storage.versioned import Home, StoreVersion
-from student.checkpoint import load_student
+from student.checkpoint import from_pretrained
 from student.config import StudentConfig
 from student.model.distillnerf import DistillNeRF
 from student.model.types import CameraInputs, TargetCameras, to_device
@@ -69,7 +69,7 @@ class Predictor:
         """
         version = home.require("student_checkpoint", variant, digest)
         chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        model, config = load_student(home.open_files(version), device=chosen)
+        model, config = from_pretrained(home.open_files(version), device=chosen)
         return cls(model, config, version)
 
     @property

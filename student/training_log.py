@@ -1,21 +1,21 @@
-"""What a fit says while it runs: a history that is published, TensorBoard, and a callback with the time left."""
+"""What a fit says while it runs: a history that is published, trackers, and a callback with the time left."""
 
 import math
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 from student.config import FitConfig
-from student.losses import Losses
+from student.trackers import Tracker
 from student.training_state import FitProgress
+from student.validation import Validation
 
 
 class TrainingLog:
     """Averages losses between logged steps and passes them on.
 
     Args:
-        folder: Of the TensorBoard events.
+        trackers: Closed at the end.
         progress: The fit's progress; its history grows here.
         fit: Budget and intervals.
         on_progress: Called with "fit", the share done, and running figures.
@@ -23,18 +23,15 @@ class TrainingLog:
 
     def __init__(
         self,
-        folder: Path,
+        trackers: Sequence[Tracker],
         progress: FitProgress,
         fit: FitConfig,
         on_progress: Callable[[str, float, Mapping[str, Any]], None] | None,
     ) -> None:
-        from torch.utils.tensorboard.writer import SummaryWriter
-
         self._progress = progress
         self._fit = fit
         self._on_progress = on_progress
-        # Steps that were logged after the state that a restarted fit goes on from are hidden.
-        self._writer = SummaryWriter(str(folder), purge_step=progress.step + 1 if progress.step else None)
+        self._trackers = trackers
         self._sums: dict[str, float] = {}
         self._num_summed = 0
         self._first_step, self._first_s = progress.step, progress.elapsed_s
@@ -45,14 +42,12 @@ class TrainingLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.close()
+        for tracker in self._trackers:
+            tracker.close()
 
-    def step(self, losses: Losses, rate: float, *, is_last: bool) -> None:
-        """Take in one step; every so many steps, and at the last, an entry is written."""
-        terms = {"total": float(losses.total.detach())}
-        terms |= {f"loss/{name}": float(value) for name, value in losses.terms.items()}
-        terms |= {f"count/{name}": float(count) for name, count in losses.counts.items()}
-        for name, value in terms.items():
+    def step(self, figures: Mapping[str, float], rate: float, *, is_last: bool) -> None:
+        """Take in one step's "total", terms and counts; every so many steps, and at the last, an entry is written."""
+        for name, value in figures.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._num_summed += 1
         step = self._progress.step
@@ -60,24 +55,25 @@ class TrainingLog:
             return
         means = {name: value / self._num_summed for name, value in self._sums.items()}
         self._sums, self._num_summed = {}, 0
-        entry = {"step": float(step), "elapsed_s": self._progress.elapsed_s, "learning_rate": rate, **means}
-        self._progress.history.append(entry)
-        for name, value in entry.items():
-            if name not in {"step", "elapsed_s"}:
-                self._writer.add_scalar(name, value, step)
+        curves = {"learning_rate": rate, **means}
+        self._progress.history.append({"step": float(step), "elapsed_s": self._progress.elapsed_s, **curves})
+        for tracker in self._trackers:
+            tracker.scalars(step, curves)
         self._report(means)
 
-    def validation(self, figures: Mapping[str, float | None]) -> None:
-        """Take in the figures of a validation."""
-        if not figures:
+    def validation(self, found: Validation) -> None:
+        """Take in the figures and pictures of a validation."""
+        if not found.figures:
             return
         step = self._progress.step
-        self._progress.validations.append({"step": float(step), **figures})
-        for name, value in figures.items():
-            if value is not None:
-                self._writer.add_scalar(f"validation/{name}", value, step)
+        self._progress.validations.append({"step": float(step), **found.figures})
+        curves = {f"validation/{name}": value for name, value in found.figures.items() if value is not None}
+        for tracker in self._trackers:
+            tracker.scalars(step, curves)
+            for key, picture in found.pictures.items():
+                tracker.picture(step, f"validation/{key}", picture)
         if self._on_progress is not None:
-            self._on_progress("validate", self._share(), {"step": step, **figures})
+            self._on_progress("validate", self._share(), {"step": step, **found.figures})
 
     def _report(self, means: Mapping[str, float]) -> None:
         if self._on_progress is None:

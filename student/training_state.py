@@ -1,7 +1,8 @@
 """Everything that a stopped fit needs to go on as if it had not been stopped, as safetensors and JSON.
 
 A state is a folder named for its step. It is written aside and renamed, and the one before it is kept, so that a kill
-at any moment leaves a whole one.
+at any moment leaves a whole one. Random generators are not part of it: every step seeds them from the run's seed and
+its own number.
 """
 
 import json
@@ -45,6 +46,7 @@ def save_state(
     progress: FitProgress,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
     average: WeightAverage | None,
 ) -> None:
     """Write the state of this step, then drop all but the last two."""
@@ -54,11 +56,9 @@ def save_state(
         tensors |= {f"optimizer.{index}.{name}": value for name, value in entries.items()}
     if average is not None:
         tensors |= {f"average.{name}": value for name, value in average.tensors().items()}
-    tensors["random.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
     content = {
         "progress": asdict(progress),
+        "gradient_scale": scaler.state_dict(),
         "param_groups": state["param_groups"],
         "average_updates": None if average is None else average.num_updates,
     }
@@ -75,9 +75,13 @@ def save_state(
 
 
 def restore_state(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    average: WeightAverage | None,
 ) -> FitProgress | None:
-    """Load the last state into the given objects and the random generators; return None where there is none."""
+    """Load the last state into the given objects; return None where there is none."""
     states = _states(folder)
     if not states:
         return None
@@ -94,9 +98,8 @@ def restore_state(
         average.num_updates = int(content["average_updates"])
         for name, value in _below(tensors, "average.").items():
             average.average[name].copy_(value)
-    torch.set_rng_state(tensors["random.cpu"])
-    if "random.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random.cuda"])
+    if content["gradient_scale"]:
+        scaler.load_state_dict(content["gradient_scale"])
     return FitProgress(**content["progress"])
 
 

@@ -5,24 +5,40 @@ colour and the median depth of the very frame that is scored) are what a quality
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, UInt8
 
 from student.data.dataset import FrameDataset
+from student.data.sample import TrainingBatch
 from student.metrics import depth_scores, peak_signal_to_noise
 from student.model.distillnerf import DistillNeRF
+from student.model.types import StudentOutput
+from student.visualise import depth_image, resize_nearest, to_uint8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """What a look at held-out frames found.
+
+    Attributes:
+        figures: ``psnr`` and ``psnr_mean_colour`` (dB), ``depth_abs_rel`` of the rendered depth,
+            ``coarse_depth_abs_rel`` and ``depth_abs_rel_median`` against LiDAR; None where nothing could be scored.
+            Means over frames; empty where nothing was held out.
+        pictures: By sample, a column per camera: the image, the rendered image, the rendered depth.
+    """
+
+    figures: Mapping[str, float | None]
+    pictures: Mapping[str, UInt8[np.ndarray, "_ _ 3"]]
 
 
 def validate(
-    model: DistillNeRF, dataset: FrameDataset, *, max_samples: int, device: torch.device
-) -> dict[str, float | None]:
-    """Return mean figures over evenly spaced held-out frames; the model's mode and the random state are left alone.
-
-    Returns:
-        ``psnr`` and ``psnr_mean_colour`` (dB), ``depth_abs_rel`` of the rendered depth, ``coarse_depth_abs_rel`` and
-        ``depth_abs_rel_median`` against LiDAR; None where nothing could be scored.
+    model: DistillNeRF, dataset: FrameDataset, *, max_samples: int, max_pictures: int, device: torch.device
+) -> Validation:
+    """Score evenly spaced held-out frames; the model's mode is left alone.
 
     Raises:
         PipelineError: If a held-out sample cannot be read.
@@ -30,17 +46,23 @@ def validate(
     indices = np.linspace(0, len(dataset) - 1, min(max_samples, len(dataset))).round().astype(int)
     was_training = model.training
     model.eval()
+    figures: list[dict[str, float]] = []
+    pictures: dict[str, np.ndarray] = {}
     try:
-        figures = [_validate_sample(model, dataset, int(index), device) for index in indices]
+        for index in indices.tolist():
+            batch = dataset[index].to(device)
+            with torch.no_grad():
+                output = model(batch.inputs, batch.cameras)
+            figures.append(_score(output, batch))
+            if len(pictures) < max_pictures:
+                pictures[batch.keys[0]] = _draw(output, batch)
     finally:
         model.train(was_training)
-    return {name: _mean([figure[name] for figure in figures]) for name in figures[0]} if figures else {}
+    means = {name: _mean([figure[name] for figure in figures]) for name in figures[0]} if figures else {}
+    return Validation(figures=means, pictures=pictures)
 
 
-@torch.no_grad()
-def _validate_sample(model: DistillNeRF, dataset: FrameDataset, index: int, device: torch.device) -> dict[str, float]:
-    batch = dataset[index].to(device)
-    output = model(batch.inputs, batch.cameras)
+def _score(output: StudentOutput, batch: TrainingBatch) -> dict[str, float]:
     is_present = batch.cameras.target_is_present
     figures: dict[str, float] = {}
     if output.image is not None:
@@ -56,6 +78,22 @@ def _validate_sample(model: DistillNeRF, dataset: FrameDataset, index: int, devi
     median = np.full_like(lidar, np.median(returns) if returns.size else np.nan)
     figures["depth_abs_rel_median"] = _abs_rel(median, lidar)
     return figures
+
+
+def _draw(output: StudentOutput, batch: TrainingBatch) -> UInt8[np.ndarray, "_ _ 3"]:
+    columns = []
+    height, width = batch.view_targets.image.shape[-2:]
+    for camera in batch.cameras.target_is_present[0].nonzero()[:, 0].tolist():
+        rows = [_photograph(batch.view_targets.image[0, camera])]
+        if output.image is not None:
+            rows.append(_photograph(output.image[0, camera]))
+        depth = depth_image(output.termination_depth[0, camera].cpu().numpy())
+        columns.append(np.concatenate([*rows, resize_nearest(depth, height, width)]))
+    return np.concatenate(columns, axis=1)
+
+
+def _photograph(image: Float[torch.Tensor, "3 height width"]) -> UInt8[np.ndarray, "height width 3"]:
+    return to_uint8(image.movedim(0, -1).cpu().numpy())
 
 
 def quality_gate(figures: Mapping[str, float | None]) -> dict[str, Any] | None:

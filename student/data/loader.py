@@ -21,7 +21,8 @@ class LoaderState:
     """Where a stream stands.
 
     Attributes:
-        samples_delivered: Samples handed out since the start, over all epochs. With worker processes more were read.
+        samples_delivered: Samples handed out since the start, over all epochs and to all that share the stream. With
+            worker processes more were read.
     """
 
     samples_delivered: int = 0
@@ -30,11 +31,15 @@ class LoaderState:
 class _EpochStream(Sampler[list[SampleRequest]]):
     """Permutation after permutation of the samples, cut into batches that may span two epochs."""
 
-    def __init__(self, num_samples: int, batch_size: int, seed: int, state: LoaderState) -> None:
+    def __init__(
+        self, num_samples: int, batch_size: int, seed: int, state: LoaderState, share: tuple[int, int]
+    ) -> None:
         self._num_samples = num_samples
         self._batch_size = batch_size
         self._seed = seed
         self._start = state.samples_delivered
+        rank, size = share[0], batch_size // share[1]
+        self._own = slice(rank * size, (rank + 1) * size)
 
     def __iter__(self) -> Iterator[list[SampleRequest]]:
         position = self._start
@@ -47,7 +52,7 @@ class _EpochStream(Sampler[list[SampleRequest]]):
                     order = np.random.default_rng((self._seed, epoch)).permutation(self._num_samples)
                 batch.append(SampleRequest(epoch, int(order[number % self._num_samples])))
             position += self._batch_size
-            yield batch
+            yield batch[self._own]
 
 
 class _CarryErrors(Dataset[TrainingBatch | PipelineError]):
@@ -81,12 +86,13 @@ class TrainingLoader:
     Args:
         dataset: Samples to draw from.
         batch_size: Samples per batch.
+        share: Which of how many equal shares of every batch to hand out; the others go to other processes.
         seed: Of the order.
         num_workers: Processes that read; 0 reads in this one.
         state: Where to go on.
 
     Raises:
-        ValueError: If the data set is empty.
+        ValueError: If the data set is empty, or a batch cannot be shared evenly.
     """
 
     def __init__(
@@ -97,15 +103,18 @@ class TrainingLoader:
         seed: int,
         num_workers: int = 0,
         state: LoaderState | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         if len(dataset) == 0:
             raise ValueError("the training set holds no samples to learn from")
+        if batch_size % share[1]:
+            raise ValueError(f"a batch of {batch_size} samples cannot be shared evenly by {share[1]} processes")
         self.num_samples = len(dataset)
         self.batch_size = batch_size
         self.state = state or LoaderState()
         self._loader = DataLoader(
             _CarryErrors(dataset),
-            batch_sampler=_EpochStream(len(dataset), batch_size, seed, self.state),
+            batch_sampler=_EpochStream(len(dataset), batch_size, seed, self.state, share),
             collate_fn=_collate,
             num_workers=num_workers,
             multiprocessing_context=_WORKER_CONTEXT if num_workers else None,

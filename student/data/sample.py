@@ -90,6 +90,31 @@ class TrainingBatch:
             view_targets=replace(to_device(self.view_targets, device), features=features),
         )
 
+    def split(self) -> tuple["TrainingBatch", ...]:
+        """Return each frame as a batch of one, the inverse of :func:`concatenate`."""
+        if len(self.keys) == 1:
+            return (self,)
+        return tuple(
+            TrainingBatch(
+                keys=(key,),
+                inputs=_select(self.inputs, index),
+                cameras=_select(self.cameras, index),
+                input_targets=_select(self.input_targets, index),
+                view_targets=_select(self.view_targets, index),
+            )
+            for index, key in enumerate(self.keys)
+        )
+
+    def parts(self, number: int) -> tuple["TrainingBatch", ...]:
+        """Return the batch cut into ``number`` parts of the same size, which its size must allow."""
+        size, rest = divmod(len(self.keys), number)
+        if rest:
+            raise ValueError(f"a batch of {len(self.keys)} frames cannot be cut into {number} equal parts")
+        if number == 1:
+            return (self,)
+        frames = self.split()
+        return tuple(concatenate(frames[index * size : (index + 1) * size]) for index in range(number))
+
 
 def concatenate(batches: Sequence[TrainingBatch]) -> TrainingBatch:
     """Return one batch of several whose grids and numbers of cameras and views agree."""
@@ -112,3 +137,14 @@ def _concatenate_fields(parts: Sequence[Tensors]) -> Tensors:
         elif isinstance(values[0], Mapping):
             joined[name] = {key: torch.cat([value[key] for value in values]) for key in values[0]}
     return replace(first, **joined)  # pyright: ignore[reportArgumentType]
+
+
+def _select(part: Tensors, index: int) -> Tensors:
+    selected = {}
+    for name in (field.name for field in fields(part)):  # pyright: ignore[reportArgumentType]
+        value = getattr(part, name)
+        if isinstance(value, Tensor):
+            selected[name] = value[index : index + 1]
+        elif isinstance(value, Mapping):
+            selected[name] = {key: inner[index : index + 1] for key, inner in value.items()}
+    return replace(part, **selected)  # pyright: ignore[reportArgumentType]

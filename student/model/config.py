@@ -193,6 +193,7 @@ class RendererConfig:
     Attributes:
         bins: Coarse sample bins.
         num_fine_samples: Samples drawn from the coarse weights by inverse CDF; 0 for none.
+        jitter: Move samples at random within their bins while training. Without it, training is deterministic too.
         lookup: Value of the cell around a sample, or trilinear between cells.
         logit_limit: Density logits are softly clamped to it, which bounds density and its gradient.
         min_opacity: Rays under it have no termination depth.
@@ -202,6 +203,7 @@ class RendererConfig:
 
     bins: DepthBinsConfig = field(default_factory=DepthBinsConfig)
     num_fine_samples: int = 30
+    jitter: bool = True
     lookup: Literal["nearest", "trilinear"] = "nearest"
     logit_limit: float = 10.0
     min_opacity: float = 0.05

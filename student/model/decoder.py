@@ -48,7 +48,7 @@ class ImageDecoder(nn.Module):
                 x = interpolate(x, scale_factor=2, mode="nearest")
             x = leaky_relu(norm(convolution(x)), LEAKY_SLOPE)
         base = interpolate(self.readout(features), scale_factor=2, mode="bilinear", align_corners=False)
-        return base + self.output(x)
+        return (base + self.output(x)).float()
 
 
 class FeatureHead(nn.Module):
@@ -69,7 +69,7 @@ class FeatureHead(nn.Module):
 
     def forward(self, features: Float[Tensor, "*shape channels"]) -> Float[Tensor, "*shape source_channels"]:
         """Map features, channels last."""
-        return torch.sigmoid(self.layers(features))
+        return torch.sigmoid(self.layers(features)).float()
 
 
 class SkyHead(nn.Module):

@@ -17,6 +17,7 @@ from torch.nn.functional import instance_norm, layer_norm, leaky_relu, pad
 from student.model.backbone import LEAKY_SLOPE, Bottleneck, Pyramid, resize, soft_clamp
 from student.model.config import CoarseDepthConfig, ContractionConfig, FineDepthConfig
 from student.model.contraction import contract_axis, depth_bin_edges
+from student.model.precision import full_precision
 
 LOGIT_LIMIT = 30.0
 """Depth logits are softly clamped to it."""
@@ -112,11 +113,12 @@ class CoarseDepthHead(nn.Module):
         image_features = self.pyramid(images)
         combined = self._combine(image_features, depth_features)
         mono = leaky_relu(self.mono(combined), LEAKY_SLOPE)
-        logits = self.logits(leaky_relu(self.spatial(mono), LEAKY_SLOPE))
+        logits = self.logits(leaky_relu(self.spatial(mono), LEAKY_SLOPE)).float()
         density = density_from_logit(soft_clamp(logits, LOGIT_LIMIT))
         weights = ray_weights(density * self.edges.diff()[:, None, None])
         opacity = weights.sum(1)
-        depth = torch.einsum("nbhw,b->nhw", weights, self.midpoints) / opacity.clamp(min=_TINY_OPACITY)
+        with full_precision(weights):
+            depth = torch.einsum("nbhw,b->nhw", weights, self.midpoints) / opacity.clamp(min=_TINY_OPACITY)
         return CoarseDepth(depth, opacity.clamp(max=1.0), weights, mono)
 
     def _combine(self, image_features: Tensor, depth_features: Tensor | None) -> Tensor:
@@ -206,7 +208,7 @@ class FineDepthHead(nn.Module):
         for layer in self.fuse:
             fused = leaky_relu(instance_norm(layer(fused)), LEAKY_SLOPE)
         candidates = self._candidates(coarse_depth)
-        scores = self._scores(fused, candidates)
+        scores = self._scores(fused, candidates).float()
         logits = LOGIT_LIMIT * torch.tanh(scores / 2)
         depth, opacity = _expected_depth(candidates, logits, min_opacity)
         lifted = soft_clamp(self.lifted(fused), _FEATURE_LIMIT)

@@ -14,6 +14,7 @@ from student.model.contraction import depth_bin_edges
 from student.model.decoder import FeatureHead, ImageDecoder, SkyHead
 from student.model.depth_head import CoarseDepth, CoarseDepthHead, FineDepth, FineDepthHead
 from student.model.lifting import camera_rays, points_on_candidates, pool_points
+from student.model.precision import full_precision
 from student.model.renderer import Rays, RenderedRays, render_rays
 from student.model.sparse_voxels import GridShape, build_grid
 from student.model.types import CameraDepth, CameraInputs, RaySamples, Rendering, StudentOutput, TargetCameras
@@ -185,7 +186,8 @@ def _mean_sky(
 ) -> Float[Tensor, "batch channels"]:
     """Average what pixels carry over those whose rays leave the scene, by how far they do."""
     transmittance = (1.0 - opacity).clamp(min=_SKY_FLOOR)
-    total = torch.einsum("nchw,nhw->nc", lifted_features, transmittance)
+    with full_precision(transmittance):
+        total = torch.einsum("nchw,nhw->nc", lifted_features.to(transmittance.dtype), transmittance)
     by_scene = total.new_zeros(batch_size, total.shape[1]).index_add(0, batch_index, total)
     weight = total.new_zeros(batch_size).index_add(0, batch_index, transmittance.sum((-2, -1)))
     return by_scene / weight.clamp(min=_SKY_FLOOR)[:, None]

@@ -13,6 +13,7 @@ from torch import Tensor
 from storage.geometry.cameras import unproject
 from storage.geometry.transforms import rotate
 from student.model.gather_sum import segment_sum, weighted_gather_sum
+from student.model.precision import full_precision
 from student.model.sparse_voxels import PointOrder, SparseGrid
 
 _WEIGHT_FLOOR = 1e-3
@@ -49,7 +50,9 @@ def camera_rays(
     columns = torch.arange(width, device=intrinsics.device, dtype=intrinsics.dtype) + 0.5
     pixels = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).view(1, -1, 2)
     directions = unproject(pixels.expand(len(intrinsics), -1, 2), intrinsics[:, None])
-    return camera_to_ego[:, :3, 3], rotate(camera_to_ego, directions).view(-1, height, width, 3)
+    with full_precision(directions):
+        directions = rotate(camera_to_ego, directions)
+    return camera_to_ego[:, :3, 3], directions.view(-1, height, width, 3)
 
 
 def points_on_candidates(

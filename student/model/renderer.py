@@ -81,10 +81,10 @@ def render_rays(
         rays: Where to look.
         edges: Edges of the coarse bins along a ray, metres.
         config: Sampling.
-        training: Jitter samples within their bins and fetch every feature. False is deterministic.
+        training: Jitter samples within their bins (if configured) and fetch every feature. False is deterministic.
     """
     num_rays = len(rays.origins)
-    samples, rows = _place_samples(field, rays, edges, config, training=training)
+    samples, rows = _place_samples(field, rays, edges, config, jitter=training and config.jitter)
     begins, ends = sample_extents(samples, edges)
     middles = (begins + ends) / 2
     weights = compositing_weights(field.density(rows) * (ends - begins), samples.ray)
@@ -118,10 +118,10 @@ def _composite_features(
 
 @torch.no_grad()
 def _place_samples(
-    field: VoxelField, rays: Rays, edges: Tensor, config: RendererConfig, *, training: bool
+    field: VoxelField, rays: Rays, edges: Tensor, config: RendererConfig, *, jitter: bool
 ) -> tuple[BinSamples, PointRows]:
     """Choose where to sample, and find the cells there. Positions carry no gradient."""
-    coarse, coarse_rows = _occupied_bins(field, rays, edges, jitter=training)
+    coarse, coarse_rows = _occupied_bins(field, rays, edges, jitter=jitter)
     if config.num_fine_samples == 0 or len(coarse.ray) == 0:
         return coarse, coarse_rows
     extents = sample_extents(coarse, edges)
@@ -132,7 +132,7 @@ def _place_samples(
         coarse.ray,
         num_rays=len(rays.origins),
         num_draws=config.num_fine_samples,
-        jitter=training,
+        jitter=jitter,
     )
     drawn = BinSamples(coarse.ray.index_select(0, source), coarse.bin.index_select(0, source), distances)
     merge = merge_draws(coarse.distances, source, distances)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
 from student.model.gather_sum import offsets_from_counts
+from student.model.precision import product_dtype
 from student.model.sparse_voxels import CHILDREN_PER_AXIS, CHILDREN_PER_CELL, SparseGrid
 
 _BLOCK_VALUES = 2**21
@@ -258,7 +259,8 @@ class _SparseConvolution(torch.autograd.Function):
         gradient = grad_outputs[0].contiguous()
         needs_features, needs_weight, _ = ctx.needs_input_grad
         grad_features = features.new_zeros(features.shape) if needs_features else None
-        grad_weight = weight.new_zeros(weight.shape) if needs_weight else None
+        sum_dtype = torch.promote_types(weight.dtype, torch.float32)
+        grad_weight = weight.new_zeros(weight.shape, dtype=sum_dtype) if needs_weight else None
         buffers = _Buffers.of(kernel_map, features, weight.shape[2], weight.shape[1])
         for pairs, rows, taps in _blocks(kernel_map):
             count = pairs.stop - pairs.start
@@ -269,7 +271,8 @@ class _SparseConvolution(torch.autograd.Function):
             if grad_weight is not None:
                 torch.index_select(features, 0, kernel_map.output_row[pairs], out=product)
                 for tap, a, b in taps:
-                    grad_weight[own_tap[tap]].addmm_(product[a:b].T, gathered[a:b])
+                    # Many blocks add to one weight: in reduced precision the sum would lose what the last ones say.
+                    grad_weight[own_tap[tap]] += product[a:b].T @ gathered[a:b]
             if grad_features is not None:
                 for tap, a, b in taps:
                     torch.mm(gathered[a:b], weight[own_tap[tap]].T, out=product[a:b])
@@ -287,8 +290,7 @@ def sparse_convolution(
     With :func:`neighbour_map` and taps in the order of ``weight.permute(2, 3, 4, 1, 0)``, equals
     ``conv3d`` of the dense grid, padding 1, read at the occupied cells.
     """
-    # Under automatic mixed precision features may be in half precision while weights are not.
-    dtype = torch.promote_types(features.dtype, weight.dtype)
+    dtype = product_dtype(features, weight)
     return _SparseConvolution.apply(features.to(dtype), weight.to(dtype), convolution_map)  # pyright: ignore[reportReturnType]
 
 

@@ -93,6 +93,15 @@ class RaySamples:
     lengths: Float[Tensor, " samples"]
     weights: Float[Tensor, " samples"]
 
+    def between(self, begin: int, end: int, *, first_ray: int) -> "RaySamples":
+        """Return the samples from ``begin`` to before ``end``, their rays counted from ``first_ray``."""
+        return RaySamples(
+            ray_index=self.ray_index[begin:end] - first_ray,
+            distances=self.distances[begin:end],
+            lengths=self.lengths[begin:end],
+            weights=self.weights[begin:end],
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CameraDepth:
@@ -166,3 +175,23 @@ class StudentOutput(Rendering):
     fine_termination_depth: Float[Tensor, "batch cameras depth_height depth_width"]
     fine_opacity: Float[Tensor, "batch cameras depth_height depth_width"]
     num_voxels: Mapping[str, int]
+
+    def split(self) -> tuple["StudentOutput", ...]:
+        """Return the output of each sample as a batch of one. ``num_voxels`` still counts the whole batch."""
+        batch_size, num_targets, height, width = self.opacity.shape
+        if batch_size == 1:
+            return (self,)
+        edges = torch.arange(batch_size + 1, device=self.opacity.device) * (num_targets * height * width)
+        bounds = torch.searchsorted(self.samples.ray_index.contiguous(), edges).tolist()
+        by_sample = ("termination_depth", "opacity", "weight_entropy", "coarse_termination_depth", "coarse_opacity")
+        by_sample += ("coarse_weights", "fine_termination_depth", "fine_opacity")
+        return tuple(
+            replace(
+                self,
+                image=None if self.image is None else self.image[index : index + 1],
+                features={source: values[index : index + 1] for source, values in self.features.items()},
+                samples=self.samples.between(bounds[index], bounds[index + 1], first_ray=int(edges[index])),
+                **{name: getattr(self, name)[index : index + 1] for name in by_sample},
+            )
+            for index in range(batch_size)
+        )

@@ -434,10 +434,10 @@ def oracle(world, monkeypatch):
 
 
 def _open_oracle(cls, home, variant, digest=None, *, device="auto"):
-    from student.checkpoint import load_student
+    from student.checkpoint import from_pretrained
 
     version = home.require("student_checkpoint", variant, digest)
-    return Oracle(*load_student(home.open_files(version)), version)
+    return Oracle(*from_pretrained(home.open_files(version)), version)
 
 
 @pytest.fixture(scope="session")

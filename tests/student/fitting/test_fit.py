@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from storage.errors import IntegrityError, MissingTargetError, StudentDivergedError
-from student.checkpoint import load_student
+from student.checkpoint import from_pretrained
 from student.config import StudentConfig
 from student.data.dataset import FrameDataset
 from student.data.training_set import load_training_set
@@ -55,7 +56,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory, shared_world: Any) -> Any:
 def test_publishes_weights_config_bill_and_card(fitted: Any, student_config: StudentConfig, shared_world: Any) -> None:
     state = fitted(student_config)
     folder: Path = state["folder"]
-    model, config = load_student(folder)
+    model, config = from_pretrained(folder)
     assert config == student_config
     assert not model.training
     bill = json.loads((folder / "bill_of_materials.json").read_text())
@@ -70,7 +71,13 @@ def test_publishes_weights_config_bill_and_card(fitted: Any, student_config: Stu
     history = json.loads((folder / "history.json").read_text())
     assert [entry["step"] for entry in history["history"]] == [1, 2, 3, 4, 5, 6]
     assert [entry["step"] for entry in history["validations"]] == [4, 6]
-    assert list((shared_world.home.root / "logs" / "student" / "fit").rglob("events.*"))
+    events = EventAccumulator(str(next((shared_world.home.root / "logs" / "student" / "fit").iterdir())))
+    events.Reload()
+    assert [event.step for event in events.Scalars("loss/rgb")] == [1, 2, 3, 4, 5, 6]
+    assert [event.step for event in events.Scalars("validation/psnr")] == [4, 6]
+    pictures = events.Images("validation/yard.b/000000")
+    # Image, rendered image and depth, one below the other; three cameras side by side.
+    assert [(picture.step, picture.height, picture.width) for picture in pictures] == [(4, 96, 144), (6, 96, 144)]
 
 
 def test_reports_progress_metrics_and_a_gate(fitted: Any, student_config: StudentConfig) -> None:
@@ -204,16 +211,16 @@ def test_weights_that_do_not_fit_are_refused(fitted: Any, student_config: Studen
     name = next(iter(tensors))
     save_file({**tensors, name: torch.zeros(3, 1)}, folder / "model.safetensors")
     with pytest.raises(IntegrityError, match="misshapen"):
-        load_student(folder)
+        from_pretrained(folder)
     save_file({key: value for key, value in tensors.items() if key != name}, folder / "model.safetensors")
     with pytest.raises(IntegrityError, match="missing"):
-        load_student(folder)
+        from_pretrained(folder)
     (folder / "model.safetensors").write_bytes(b"not tensors")
     with pytest.raises(IntegrityError, match="cannot be read"):
-        load_student(folder)
+        from_pretrained(folder)
     (folder / "model.safetensors").unlink()
     with pytest.raises(MissingTargetError):
-        load_student(folder)
+        from_pretrained(folder)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +241,7 @@ def test_a_config_is_read_strictly(
     change(content)
     (folder / "config.json").write_text(json.dumps(content))
     with pytest.raises(IntegrityError, match=message):
-        load_student(folder)
+        from_pretrained(folder)
 
 
 # --- optimisation --------------------------------------------------------------------------------------------------

@@ -1,0 +1,69 @@
+"""The processes that train one student together: one by itself, or those that ``torchrun`` started.
+
+They share a batch and not a budget: a step takes the samples that one process would take, each process its part of
+them, and averages gradients. How many processes there are is no part of a checkpoint.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Processes:
+    """This process's place among those that train together.
+
+    Attributes:
+        rank: Number of this process.
+        count: Processes in all.
+        device: What this process computes on.
+    """
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sum of values over processes, detached; every process must ask."""
+        total = values.detach().clone()
+        if self.count > 1:
+            dist.all_reduce(total)
+        return total
+
+    def gather(self, value: Any) -> list[Any]:  # noqa: ANN401 - anything that pickles
+        """Return every process's value, in the order of ranks; every process must ask."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
+
+
+@contextmanager
+def join_processes(device: torch.device) -> Iterator[Processes]:
+    """Join the processes that ``torchrun`` started, for as long as the context lasts; without it, be the only one.
+
+    Args:
+        device: What to compute on; with several processes on CUDA, each takes the device of its local rank.
+    """
+    if not (dist.is_available() and dist.is_torchelastic_launched()):
+        yield Processes(rank=0, count=1, device=device)
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", dist.get_node_local_rank())  # pyright: ignore[reportPrivateImportUsage]
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Processes(rank=dist.get_rank(), count=dist.get_world_size(), device=device)
+    finally:
+        dist.destroy_process_group()

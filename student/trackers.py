@@ -1,0 +1,149 @@
+"""Where a fit's curves and pictures go: TensorBoard by default, Weights & Biases and MLflow when asked for by name."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import UInt8
+
+from storage.errors import EnvironmentMissingError, ErrorKind
+from student.config import TrackerName
+
+_PROJECT = "distillnerf"
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """One place that curves and pictures are sent to."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Take in the values of some curves at a step."""
+        ...
+
+    def picture(self, step: int, name: str, image: UInt8[np.ndarray, "height width 3"]) -> None:
+        """Take in an RGB picture made at a step."""
+        ...
+
+    def close(self) -> None:
+        """Write out what is still held back."""
+        ...
+
+
+class TensorBoardTracker:
+    """Writes event files that ``tensorboard --logdir`` shows.
+
+    Args:
+        folder: Of the event files.
+        run: Not used: the folder names the run.
+        first_step: Steps from here on that an interrupted fit logged before are hidden.
+    """
+
+    def __init__(self, folder: Path, run: str, first_step: int) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=first_step if first_step > 1 else None)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """See :class:`Tracker`."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, image: UInt8[np.ndarray, "height width 3"]) -> None:
+        """See :class:`Tracker`."""
+        self._writer.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """See :class:`Tracker`."""
+        self._writer.close()
+
+
+class WandbTracker:
+    """Sends to Weights & Biases; the usual ``WANDB_*`` variables say where to and whether offline.
+
+    Args:
+        folder: Where its own files lie.
+        run: Identity of the run; an interrupted fit goes on in the same one.
+        first_step: Not used: steps that are already there are refused by the service.
+    """
+
+    def __init__(self, folder: Path, run: str, first_step: int) -> None:
+        self._wandb = _require("wandb", "wandb")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._run = self._wandb.init(
+            project=_PROJECT, id=run.replace("/", "-"), name=run, dir=str(folder), resume="allow"
+        )
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """See :class:`Tracker`."""
+        self._run.log(dict(values), step=step)
+
+    def picture(self, step: int, name: str, image: UInt8[np.ndarray, "height width 3"]) -> None:
+        """See :class:`Tracker`."""
+        self._run.log({name: self._wandb.Image(image)}, step=step)
+
+    def close(self) -> None:
+        """See :class:`Tracker`."""
+        self._run.finish()
+
+
+class MlflowTracker:
+    """Sends to the MLflow server that ``MLFLOW_TRACKING_URI`` names, or else to its local default.
+
+    Args:
+        folder: Not used: MLflow keeps its own.
+        run: Name of the run.
+        first_step: Not used: MLflow keeps every value of a step.
+    """
+
+    def __init__(self, folder: Path, run: str, first_step: int) -> None:
+        self._client: Any = _require("mlflow", "mlflow").MlflowClient()
+        experiment = self._client.get_experiment_by_name(_PROJECT)
+        identity = self._client.create_experiment(_PROJECT) if experiment is None else experiment.experiment_id
+        self._run_id = self._client.create_run(identity, run_name=run).info.run_id
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """See :class:`Tracker`."""
+        for name, value in values.items():
+            self._client.log_metric(self._run_id, name, value, step=step)
+
+    def picture(self, step: int, name: str, image: UInt8[np.ndarray, "height width 3"]) -> None:
+        """See :class:`Tracker`."""
+        self._client.log_image(self._run_id, image, artifact_file=f"{name}/{step:09d}.png")
+
+    def close(self) -> None:
+        """See :class:`Tracker`."""
+        self._client.set_terminated(self._run_id)
+
+
+_TRACKERS: dict[TrackerName, Callable[[Path, str, int], Tracker]] = {
+    "tensorboard": TensorBoardTracker,
+    "wandb": WandbTracker,
+    "mlflow": MlflowTracker,
+}
+
+
+def open_trackers(names: tuple[TrackerName, ...], folder: Path, run: str, first_step: int) -> tuple[Tracker, ...]:
+    """Open trackers by name.
+
+    Args:
+        names: Which.
+        folder: Of the run's logs.
+        run: Identity of the run, ``<variant>/<digest>``.
+        first_step: The step that is logged next.
+
+    Raises:
+        EnvironmentMissingError: If a tracker's package is not installed; its key is the package.
+    """
+    return tuple(_TRACKERS[name](folder, run, first_step) for name in names)
+
+
+def _require(module: str, package: str) -> Any:  # noqa: ANN401 - an optional module
+    from importlib import import_module
+
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise EnvironmentMissingError(
+            ErrorKind.ENVIRONMENT_MISSING, package, f"is not installed, but asked for: pip install {package}"
+        ) from error
