@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 
 from storage.errors import ErrorKind, SourceDataError
 from storage.geometry.transforms import rotation_error
 from storage.provenance import digest_of
 from storage.scenes.schema import SceneBoxes
 
+MAX_LIDAR_WINDOW_S = 10.0
 MAX_ROTATION_ERROR = 1e-6  # of a matrix built in float64 from a quaternion that was normalised
 
 
@@ -25,6 +27,12 @@ class IngestConfig:
         max_frames: Stop after this many frames, or None for the whole scene.
         max_image_pixels: Area above which an image is refused as a decompression bomb.
         max_speed_mps: Ego speed between two frames above which a pose is taken to have jumped, metres a second.
+        max_pose_gap_s: Longest time between two poses of a trajectory over which one is interpolated, seconds (rig
+            manifest).
+        frames: What becomes a frame (nuScenes): the annotated keyframes at 2 Hz, or every exposure of the cameras at
+            12 Hz, where a release holds the sweeps between keyframes.
+        lidar_window_s: Sweeps this long before or after a frame's own are moved to its instant by the ego poses and
+            added to its points, seconds (nuScenes); 0 for its own alone. What moves by itself is smeared.
         allow_missing_lidar: Accept frames of a format in which LiDAR may be left out; they get no points, and the
             scene's attributes list them. A sweep that is there but broken is an error all the same.
     """
@@ -34,6 +42,9 @@ class IngestConfig:
     max_frames: int | None = None
     max_image_pixels: int = 50_000_000
     max_speed_mps: float = 100.0
+    max_pose_gap_s: float = 0.5
+    frames: Literal["keyframes", "sweeps"] = "keyframes"
+    lidar_window_s: float = 0.0
     allow_missing_lidar: bool = False
 
     def __post_init__(self) -> None:
@@ -45,6 +56,12 @@ class IngestConfig:
             raise ValueError(f"max_image_pixels is {self.max_image_pixels}, want at least 1")
         if not self.max_speed_mps > 0:
             raise ValueError(f"max_speed_mps is {self.max_speed_mps}, want more than 0")
+        if not self.max_pose_gap_s > 0:
+            raise ValueError(f"max_pose_gap_s is {self.max_pose_gap_s}, want more than 0")
+        if self.frames not in ("keyframes", "sweeps"):
+            raise ValueError(f"frames is {self.frames!r}, want 'keyframes' or 'sweeps'")
+        if not 0 <= self.lidar_window_s <= MAX_LIDAR_WINDOW_S:
+            raise ValueError(f"lidar_window_s is {self.lidar_window_s}, want 0 to {MAX_LIDAR_WINDOW_S}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +74,7 @@ class RawScene:
         image_sizes: Height and width that the tables give for each camera, pixels.
         intrinsics: Of the images as stored, pixels.
         fisheye: Coefficients of each fisheye lens, NaN for a pinhole; None if all are pinholes.
+        is_valid: Per camera, the pixels of the images as stored that show the world; None where all do.
         camera_to_ego: Fixed on the vehicle.
         lidar_to_ego: Fixed on the vehicle.
         timestamp_us: Reference instant of each frame.
@@ -88,6 +106,7 @@ class RawScene:
     row_digests: Mapping[str, str]
     pose_source: str
     fisheye: Float[np.ndarray, "cameras 4"] | None = None
+    is_valid: tuple[Bool[np.ndarray, "_ _"] | None, ...] | None = None
 
     @property
     def calibration_digest(self) -> str:

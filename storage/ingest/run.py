@@ -14,6 +14,7 @@ from storage.errors import SourceDataError
 from storage.ingest.nuscenes_recording import NuScenesRecording
 from storage.ingest.raw_scene import IngestConfig, check_raw_scene
 from storage.ingest.recording import Recording
+from storage.ingest.rig_manifest_recording import RigManifestRecording
 from storage.ingest.source import SourceConfig, load_source
 from storage.ingest.waymo import open_waymo
 from storage.keys import SceneKey
@@ -34,6 +35,7 @@ _CODE = (
 )
 _WAYMO_CODE = (
     "storage.geometry.distortion",
+    "storage.ingest.undistorted_jpeg",
     "storage.ingest.waymo",
     "storage.ingest.waymo_frames",
     "storage.ingest.waymo_scene",
@@ -52,12 +54,21 @@ _FORMAT_CODE = {
         "storage.ingest.waymo_v1",
     ),
     "waymo_v2": (*_WAYMO_CODE, "storage.ingest.waymo_components", "storage.ingest.waymo_v2"),
+    "manifest": (
+        "storage.geometry.distortion",
+        "storage.geometry.trajectory",
+        "storage.ingest.rig_manifest",
+        "storage.ingest.rig_manifest_recording",
+        "storage.ingest.rig_manifest_tables",
+        "storage.ingest.undistorted_jpeg",
+    ),
 }
 _PACKAGES = ("icechunk", "numpy", "pillow", "zarr")
 _FORMAT_PACKAGES = {
     "nuscenes": ("nuscenes-devkit",),
     "waymo_v1": ("protobuf", "waymo-open-dataset-tf-2-12-0"),
     "waymo_v2": ("pyarrow",),
+    "manifest": ("pyarrow", "scipy"),
 }
 
 
@@ -92,6 +103,8 @@ def open_recording(source: SourceConfig, scene_name: str, config: IngestConfig) 
     """
     if source.format == "nuscenes":
         return NuScenesRecording(source, scene_name, config)
+    if source.format == "manifest":
+        return RigManifestRecording(source, scene_name, config)
     return open_waymo(source, scene_name, config)
 
 
@@ -133,6 +146,7 @@ def _load(recording: Recording, on_progress: Progress) -> SceneData:
         image_sizes=raw.image_sizes,
         intrinsics=raw.intrinsics,
         fisheye=raw.fisheye,
+        is_valid=raw.is_valid,
         camera_to_ego=raw.camera_to_ego,
         timestamp_us=raw.timestamp_us,
         ego_to_world=raw.ego_to_world,

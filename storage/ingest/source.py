@@ -14,7 +14,7 @@ from storage.errors import ErrorKind, SourceDataError
 from storage.keys import SceneKey
 from storage.versioned import Home
 
-SOURCE_FORMATS = ("nuscenes", "waymo_v1", "waymo_v2")
+SOURCE_FORMATS = ("nuscenes", "waymo_v1", "waymo_v2", "manifest")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +44,28 @@ class SourceConfig:
         if not self.licence:
             raise ValueError("licence is empty, want the terms of use or 'unspecified'")
         object.__setattr__(self, "root", Path(self.root).absolute())
+
+
+def manifest_source(root: Path, *, dataset: str | None = None) -> SourceConfig:
+    """Return the source that a rig manifest describes; its licence, version and name come from the manifest itself.
+
+    Args:
+        root: Folder of ``rig_manifest.json``.
+        dataset: Name that the scenes are known by here; the manifest's own by default.
+
+    Raises:
+        SourceDataError: If there is no valid manifest.
+    """
+    from storage.ingest.rig_manifest import load_manifest
+
+    manifest = load_manifest(root)
+    return SourceConfig(
+        dataset=dataset or manifest.name,
+        format="manifest",
+        root=root,
+        version=manifest.version,
+        licence=manifest.licence,
+    )
 
 
 def register_source(home: Home, source: SourceConfig) -> Path:
@@ -107,6 +129,11 @@ def _scene_names(source: SourceConfig, on_rejected: Callable[[SourceDataError], 
         from storage.ingest.nuscenes_tables import load_tables, scene_names
 
         return list(scene_names(load_tables(source.root, source.version), on_rejected=on_rejected))
+    if source.format == "manifest":
+        from storage.ingest.rig_manifest import load_manifest
+        from storage.ingest.rig_manifest import scene_names as manifest_scene_names
+
+        return manifest_scene_names(load_manifest(source.root), on_rejected=on_rejected)
     if source.format == "waymo_v2":
         from storage.ingest.waymo_v2 import list_segments_v2
 

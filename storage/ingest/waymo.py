@@ -1,19 +1,18 @@
 """Open a Waymo segment, of either format, as a recording: undistorted images, points in the ego frame, provenance."""
 
-import io
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 
 from storage.errors import ErrorKind, SourceDataError
-from storage.geometry.distortion import MAP_METHOD, Undistortion, UndistortionMap, plan_undistortion
+from storage.geometry.distortion import UndistortionMap
 from storage.geometry.transforms import invert_se3, rotation_to_quat_wxyz
 from storage.ingest.raw_files import check_jpeg
 from storage.ingest.raw_scene import IngestConfig, RawScene
 from storage.ingest.recording import FramePayload
 from storage.ingest.source import SourceConfig
+from storage.ingest.undistorted_jpeg import plan_camera, undistort_jpeg, undistortion_record
 from storage.ingest.waymo_frames import sweep_points
 from storage.ingest.waymo_scene import CAMERA_ORDER, MAIN_LASER, FrameHeader, SegmentInfo, WaymoCamera, WaymoSegment
 from storage.ingest.waymo_v1 import WaymoV1Segment, find_segment
@@ -22,7 +21,6 @@ from storage.keys import check_name
 from storage.provenance import bytes_digest
 from storage.scenes.schema import SceneBoxes
 
-JPEG_QUALITY = 95
 POSE_SOURCE = "Waymo frame and image poses"
 NOTR_CAMERAS = ("FRONT_LEFT", "FRONT", "FRONT_RIGHT")
 
@@ -63,7 +61,10 @@ class WaymoRecording:
         self._segment, self._config = segment, config
         info = segment.info
         self._cameras = _chosen_cameras(info, config)
-        self._undistortions = {name: _undistortion(camera, info.name) for name, camera in self._cameras.items()}
+        self._undistortions = {
+            name: plan_camera(camera.intrinsics, camera.lens, camera.size, f"{info.name}/{name}")
+            for name, camera in self._cameras.items()
+        }
         if MAIN_LASER not in info.lasers:
             message = f"has calibrations of lasers {sorted(info.lasers)}, want {MAIN_LASER}"
             raise SourceDataError(ErrorKind.CALIBRATION_INVALID, info.name, message)
@@ -104,11 +105,7 @@ class WaymoRecording:
         check_jpeg(data, key, width=width, height=height, max_pixels=self._config.max_image_pixels)
         if undistortion is None:
             return data  # an ideal pinhole: verbatim
-        with Image.open(io.BytesIO(data)) as image:
-            pixels = undistortion.apply(np.asarray(image))
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-        return buffer.getvalue()
+        return undistort_jpeg(data, undistortion)
 
     def _raw(self, info: SegmentInfo, version: str, without_lidar: list[int]) -> RawScene:
         headers, names = info.headers, tuple(self._cameras)
@@ -141,7 +138,8 @@ class WaymoRecording:
                 "world_to_global": first.tolist(),
                 "principal_point_shift_px": 0.0,
                 "undistortion": {
-                    name: _undistortion_record(self._cameras[name], plan) for name, plan in self._undistortions.items()
+                    name: undistortion_record(self._cameras[name].intrinsics, self._cameras[name].lens, plan)
+                    for name, plan in self._undistortions.items()
                 },
                 "exposures": {name: [_exposure_record(header, name) for header in headers] for name in self._cameras},
                 "readout": {name: camera.readout for name, camera in self._cameras.items()},
@@ -171,15 +169,6 @@ def _chosen_cameras(info: SegmentInfo, config: IngestConfig) -> dict[str, WaymoC
     return {name: info.cameras[name] for name in names}
 
 
-def _undistortion(camera: WaymoCamera, key: str) -> Undistortion | None:
-    if camera.lens.is_none:
-        return None
-    try:
-        return plan_undistortion(camera.intrinsics, camera.lens, camera.size)
-    except ValueError as error:
-        raise SourceDataError(ErrorKind.CALIBRATION_INVALID, f"{key}/{camera.name}", str(error)) from error
-
-
 def _frames_without_lidar(info: SegmentInfo, config: IngestConfig) -> list[int]:
     missing = [index for index, header in enumerate(info.headers) if not header.lasers]
     if missing and not config.allow_missing_lidar:
@@ -192,19 +181,6 @@ def _microseconds(seconds: float, key: str) -> int:
     if not (np.isfinite(seconds) and 0 <= seconds < 2**43):
         raise SourceDataError(ErrorKind.TIME_INVALID, key, f"an image is at {seconds} s, want seconds since 1970")
     return round(seconds * 1e6)
-
-
-def _undistortion_record(camera: WaymoCamera, plan: Undistortion | None) -> dict[str, object]:
-    recorded = {"lens": camera.lens.coefficients, "recorded_intrinsics": camera.intrinsics.tolist()}
-    if plan is None:
-        return {**recorded, "method": "none: bytes as recorded"}
-    return {
-        **recorded,
-        "method": MAP_METHOD,
-        "focal_scale": plan.focal_scale,
-        "map_digest": plan.digest,
-        "encoding": f"JPEG, quality {JPEG_QUALITY}, 4:4:4",
-    }
 
 
 def _exposure_record(header: FrameHeader, name: str) -> dict[str, object]:

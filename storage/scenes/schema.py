@@ -7,7 +7,7 @@ that a moving rig is not smeared. The world frame is the first reference ego pos
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 
 SCENE_SCHEMA = "distillnerf.scene/2"
 PINHOLE_SCENE_SCHEMA = "distillnerf.scene/1"
@@ -60,6 +60,8 @@ class SceneData:
         image_sizes: Height and width of each camera's images, pixels.
         intrinsics: Of the images as stored, pixels.
         fisheye: Coefficients k1 to k4 of each fisheye lens, NaN for a pinhole; None if all are pinholes.
+        is_valid: Per camera, the pixels that show the world, and not the vehicle itself or a lens shade; None where all
+            do.
         camera_to_ego: Fixed on the vehicle.
         timestamp_us: Reference instant of each frame, strictly increasing.
         ego_to_world: Ego pose at the reference instant.
@@ -84,5 +86,6 @@ class SceneData:
     lidar_points: tuple[Float[np.ndarray, "_ 4"], ...]
     lidar_to_ego: Float[np.ndarray, "4 4"]
     fisheye: Float[np.ndarray, "cameras 4"] | None = None
+    is_valid: tuple[Bool[np.ndarray, "_ _"] | None, ...] | None = None
     boxes: SceneBoxes = field(default_factory=SceneBoxes.none)
     attributes: dict[str, object] = field(default_factory=dict)

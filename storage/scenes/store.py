@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import zarr
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from storage.errors import ErrorKind, IntegrityError
@@ -50,6 +50,9 @@ def write_scene(group: zarr.Group, scene: SceneData) -> None:
     group.create_array("fisheye", data=pinholes if scene.fisheye is None else np.ascontiguousarray(scene.fisheye))
     for name in ("frame_index", "centre", "size", "quat_wxyz", "num_lidar_points"):
         _write_flat(group, f"boxes/{name}", getattr(scene.boxes, name), _POINTS_PER_CHUNK)
+    for camera, is_valid in zip(scene.camera_names, scene.is_valid or (), strict=bool(scene.is_valid)):
+        if is_valid is not None:
+            group.create_array(f"is_valid/{camera}", data=np.ascontiguousarray(is_valid))
     for index, camera in enumerate(scene.camera_names):
         jpegs = [frame[index] for frame in scene.jpegs]
         group.create_array(f"images/{camera}/offsets", data=_offsets([len(j) for j in jpegs]))
@@ -177,6 +180,22 @@ class SceneReader:
     def fisheye(self, camera_index: int) -> Float[np.ndarray, "4"]:
         """Return k1 to k4 of a fisheye's lens, NaN for a pinhole, whatever size its image is resized to."""
         return self._fisheye[camera_index]
+
+    def is_valid(self, camera_index: int, *, size: tuple[int, int] | None = None) -> Bool[np.ndarray, "height width"]:
+        """Return the pixels that show the world, and not the vehicle itself; all where the recording names none.
+
+        At another ``size`` (height, width) than the stored image's, a pixel counts if all that it covers does.
+        """
+        stored_size, name = self._sizes[camera_index], f"is_valid/{self.camera_names[camera_index]}"
+        size = size or stored_size
+        if name not in self.group:
+            return np.ones(size, bool)
+        is_valid = self._read(name)
+        if size == stored_size:
+            return is_valid
+        covered = Image.fromarray(np.where(is_valid, np.float32(1), np.float32(0)))
+        resized = covered.resize((size[1], size[0]), Image.Resampling.BOX)
+        return np.asarray(resized) > 1.0 - 1e-6
 
     def camera_to_ego(self, camera_index: int) -> Float[np.ndarray, "4 4"]:
         """Return where the camera sits on the vehicle."""

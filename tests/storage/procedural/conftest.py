@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from storage.keys import SceneKey
+from storage.procedural.conditions import Conditions
 from storage.procedural.config import ProceduralConfig
 from storage.procedural.run import generate_dataset
 from storage.procedural.world import World, build_world
@@ -14,12 +15,12 @@ from storage.versioned import Home
 
 @pytest.fixture(scope="session")
 def street() -> World:
-    return build_world("street", 3, lighting="sunny")
+    return build_world("street", 3, conditions=Conditions(lighting="sunny"))
 
 
 @pytest.fixture(scope="session")
 def airside() -> World:
-    return build_world("airside", 1, lighting="sunny")
+    return build_world("airside", 1, conditions=Conditions(lighting="sunny"))
 
 
 @dataclass(frozen=True)

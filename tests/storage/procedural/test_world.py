@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from storage.procedural.classes import Theme, class_named, classes_of_theme
+from storage.procedural.conditions import Conditions
 from storage.procedural.lighting import make_lighting
 from storage.procedural.render import render_camera
 from storage.procedural.sensors import CAMERAS
@@ -18,7 +19,7 @@ def look(world: World, camera_index: int = 1, time_us: int = 0):
 
 
 def test_equal_seeds_give_equal_worlds_and_others_differ(street):
-    again = build_world("street", 3, lighting="sunny")
+    again = build_world("street", 3, conditions=Conditions(lighting="sunny"))
     np.testing.assert_array_equal(street.static_mesh.corners, again.static_mesh.corners)
     np.testing.assert_array_equal(look(street).image, look(again).image)
     assert draw_plan(np.random.default_rng(1), 50.0) != draw_plan(np.random.default_rng(2), 50.0)
