@@ -32,8 +32,10 @@ class FieldConfig:
     """Size of the field.
 
     Attributes:
-        implementation: ``torch`` (this project's CPU-friendly grids), ``tcnn`` (tiny-cuda-nn through nerfstudio), or
-            ``auto``: tcnn where it can be imported and the device is CUDA. What was taken is kept in the artifact.
+        implementation: Of the grids: ``torch`` (this project's, made for CPUs), ``tcnn`` (tiny-cuda-nn through
+            nerfstudio; CUDA only), ``nerfstudio`` (its plain torch grids, the reference that the others are measured
+            against), or ``auto``: tcnn where it can be imported and the device is CUDA, else torch. What was taken is
+            kept in the artifact.
         num_levels: Levels of the static grid.
         features_per_level: Channels of each level.
         log2_table_size: Rows per level.
@@ -49,7 +51,7 @@ class FieldConfig:
         dynamic_cell_m: Its finest cell.
     """
 
-    implementation: Literal["auto", "torch", "tcnn"] = "auto"
+    implementation: Literal["auto", "torch", "tcnn", "nerfstudio"] = "auto"
     num_levels: int = 6
     features_per_level: int = 4
     log2_table_size: int = 17

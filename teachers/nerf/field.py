@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from teachers.nerf.config import FieldConfig, SamplingConfig
 from teachers.nerf.contraction import contract
 from teachers.nerf.encoding import GridEncoding, geometric_resolutions
+from teachers.nerf.nerfstudio_grid import Backend, NerfstudioGrid
 from teachers.nerf.scene_rays import SceneBounds
 
 _SKY_OCTAVES = 4
@@ -185,17 +186,18 @@ def network(width_in: int, hidden: int, width_out: int, *, layers: int = 2) -> n
     return nn.Sequential(*modules[:-1])
 
 
-def _static_grid(config: FieldConfig, bounds: SceneBounds) -> GridEncoding:
-    return GridEncoding(
-        geometric_resolutions(
-            bounds.half_extent_m,
-            coarsest_cell_m=config.coarsest_cell_m,
-            finest_cell_m=config.finest_cell_m,
-            num_levels=config.num_levels,
-        ),
-        features_per_level=config.features_per_level,
-        log2_table_size=config.log2_table_size,
+def _static_grid(config: FieldConfig, bounds: SceneBounds) -> GridEncoding | NerfstudioGrid:
+    resolutions = geometric_resolutions(
+        bounds.half_extent_m,
+        coarsest_cell_m=config.coarsest_cell_m,
+        finest_cell_m=config.finest_cell_m,
+        num_levels=config.num_levels,
     )
+    width, rows = config.features_per_level, config.log2_table_size
+    if config.implementation in ("tcnn", "nerfstudio"):
+        backend: Backend = "tcnn" if config.implementation == "tcnn" else "torch"
+        return NerfstudioGrid(resolutions, features_per_level=width, log2_table_size=rows, backend=backend)
+    return GridEncoding(resolutions, features_per_level=width, log2_table_size=rows)
 
 
 def _dynamic_grid(config: FieldConfig, bounds: SceneBounds) -> GridEncoding:

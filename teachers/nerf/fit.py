@@ -15,6 +15,7 @@ from storage.provenance import package_versions
 from storage.versioned import Home, Materialized, StoreVersion, materialize_files
 from teachers.nerf.config import NerfConfig
 from teachers.nerf.moving import MovingBoxes
+from teachers.nerf.nerfstudio_grid import settle_implementation
 from teachers.nerf.nerfstudio_method import DrivingFieldTrainer, quieten_nerfstudio, trainer_config
 from teachers.nerf.progress import Progress
 from teachers.nerf.provenance import FIELD_KIND, fit_provenance
@@ -70,8 +71,9 @@ def _fit_until_sound(
     on_progress: Progress | None,
 ) -> DrivingFieldTrainer:
     """Fit, with the next seed after each divergence."""
+    settled = settle_implementation(config, resolve_device(config.execution))
     for attempt in range(config.max_attempts):
-        seeded = dataclasses.replace(config, seed=config.seed + attempt)
+        seeded = dataclasses.replace(settled, seed=config.seed + attempt)
         settings = trainer_config(
             seeded,
             home_root=home.root,

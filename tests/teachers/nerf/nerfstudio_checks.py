@@ -16,8 +16,9 @@ from teachers.nerf.torchvision_shim import declare_missing_operators
 declare_missing_operators()
 
 from nerfstudio.plugins.registry import discover_methods  # noqa: E402
+from nerfstudio.utils.external import TCNN_EXISTS  # noqa: E402
 
-from storage.errors import TeacherDivergedError  # noqa: E402
+from storage.errors import EnvironmentMissingError, TeacherDivergedError  # noqa: E402
 from storage.geometry.rays import camera_rays  # noqa: E402
 from storage.scenes.store import SceneReader  # noqa: E402
 from storage.versioned import Home  # noqa: E402
@@ -25,7 +26,9 @@ from teachers.nerf import nerfstudio_method  # noqa: E402
 from teachers.nerf.config import FieldConfig, NerfConfig, SamplingConfig  # noqa: E402
 from teachers.nerf.datamanager import scene_cameras  # noqa: E402
 from teachers.nerf.fit import fit_scene  # noqa: E402
+from teachers.nerf.nerfstudio_grid import settle_implementation  # noqa: E402
 from teachers.nerf.scene_rays import measure_bounds  # noqa: E402
+from teachers.nerf.teacher import NerfTeacher  # noqa: E402
 
 SCENE_KEY = "test.wall"
 TINY = NerfConfig(
@@ -127,6 +130,29 @@ def check_divergence(home: Home) -> dict[str, object]:
     return {"seed_used": recovered.metrics["seed_used"], "raised": raised}
 
 
+def check_implementations(home: Home) -> dict[str, object]:
+    """Fit with nerfstudio's own grids, and ask for what this machine lacks."""
+
+    def field_of(implementation):
+        return dataclasses.replace(TINY, field=FieldConfig(num_levels=3, log2_table_size=12, **implementation))
+
+    made = fit_scene(home, SCENE_KEY, field_of({"implementation": "nerfstudio"}))
+    teacher = NerfTeacher.load(home, SCENE_KEY, TINY.execution, made.version.digest)
+    refused = {}
+    for device in ("cpu", "cuda"):
+        try:
+            settle_implementation(field_of({"implementation": "tcnn"}), device)
+        except (EnvironmentMissingError, ValueError) as error:
+            refused[device] = f"{type(error).__name__}: {error}"
+    return {
+        "grid": type(teacher.model.field.static_grid).__name__,
+        "kept": teacher.nerf.field.implementation,
+        "auto": settle_implementation(TINY, "cpu").field.implementation,
+        "tcnn_exists": TCNN_EXISTS,
+        "refused": refused,
+    }
+
+
 def main() -> None:
     home, other = Home(Path(sys.argv[1])), Home(Path(sys.argv[2]))
     os.environ["NERFSTUDIO_METHOD_CONFIGS"] = "driving-field=teachers.nerf.nerfstudio_method:driving_field"
@@ -136,6 +162,7 @@ def main() -> None:
         "ray_difference": check_rays(home),
         "resume": check_resume(home, other),
         "divergence": check_divergence(home),
+        "implementations": check_implementations(home),
     }
     print(json.dumps(results))
 

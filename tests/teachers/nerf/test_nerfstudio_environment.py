@@ -70,6 +70,16 @@ def test_divergence_is_retried_with_the_next_seed_and_then_raised(checks):
     assert "nan" in checks["divergence"]["raised"]
 
 
+def test_grids_are_those_asked_for_or_refused(checks):
+    found = checks["implementations"]
+    assert found["grid"] == "NerfstudioGrid"
+    assert found["kept"] == "nerfstudio"
+    assert found["auto"] == "torch"
+    assert found["refused"]["cpu"]
+    if not found["tcnn_exists"]:
+        assert "tinycudann" in found["refused"]["cuda"]
+
+
 FIT = NerfConfig(
     image_height=36,
     image_width=64,
