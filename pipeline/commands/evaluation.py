@@ -16,6 +16,7 @@ from pipeline.run import run_tasks
 from pipeline.tasks import Task
 from pipeline.workflow import prepare_home, publish_report
 from storage.scenes.store import SceneReader
+from storage.versioned import Home
 
 _NUM_SHOWN = 5
 
@@ -81,23 +82,46 @@ class Evaluate(ConfiguredCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class View(ConfiguredCommand):
-    """Open the report of a student in the browser.
+    """Open the report of a student in the browser, or look into a scene in 3-D as the student sees it.
 
     Attributes:
-        browser: Open a browser; otherwise only say where the page is.
+        scene: Key of the scene to look into: points, voxels by class or by a text, cameras. The report where none is
+            given.
+        port: Port of the 3-D viewer, on this machine only.
+        browser: Open a browser; otherwise only say where to look.
     """
 
+    scene: str | None = None
+    port: int = 8080
     browser: bool = True
 
     def run(self, console: Console) -> int:
-        """Find the page and open it."""
+        """Find the page and open it, or serve the scene until interrupted."""
         home = self.open_home(must_exist=True)
         variant = self.selection(home).variant
+        if self.scene is not None:
+            return self._serve(home, self.scene, variant, console)
         home.require("report", variant)
         page = publish_report(home, variant)
         console.print(str(page), soft_wrap=True)
         if self.browser and page is not None:
             webbrowser.open(page.as_uri())
+        return 0
+
+    def _serve(self, home: Home, scene: str, variant: str, console: Console) -> int:
+        for kind, partition in (("scene", scene), ("student_checkpoint", variant)):
+            home.require(kind, partition)
+        from student.viewer import serve_scene
+
+        server = serve_scene(home, scene, variant, port=self.port)
+        address = f"http://{server.get_host()}:{server.get_port()}"
+        console.print(f"{address}  (interrupt to stop)", soft_wrap=True)
+        if self.browser:
+            webbrowser.open(address)
+        try:
+            server.sleep_forever()
+        except KeyboardInterrupt:
+            server.stop()
         return 0
 
 

@@ -232,6 +232,12 @@ def test_plan_prices_a_run(filled_home: Home, capsys: pytest.CaptureFixture[str]
     assert measured["teacher_depth"] is None
 
 
+def test_view_names_what_it_has_not(filled_home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = call(capsys, "view", "--scene", "tiny.scene-0009", "--home", str(filled_home.root))
+    assert code == 1
+    assert "scene/tiny.scene-0009" in err
+
+
 def test_ingest_registers_and_stores_scenes(recording, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from pipeline.instance import open_instance
     from pipeline.partitions import SCENES
