@@ -15,7 +15,7 @@ Colour = Float[np.ndarray, " 3"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lighting:
-    """Illumination of one scene; colours are linear.
+    """Illumination and weather of one scene; colours are linear.
 
     Attributes:
         name: "sunny", "hazy", "overcast" or "dusk".
@@ -29,6 +29,7 @@ class Lighting:
         haze: Extinction per metre.
         cloud_cover: Share of the sky under clouds, [0, 1].
         glow: How much brighter lamps and lit windows shine than they reflect.
+        wetness: Of the ground, 0 is dry; see ``storage.procedural.wet_ground``.
         dome: Baked upper hemisphere in stereographic projection, channels first.
     """
 
@@ -42,6 +43,7 @@ class Lighting:
     haze: float
     cloud_cover: float
     glow: float
+    wetness: float
     dome: Float[np.ndarray, "3 rows columns"]
 
     def sky_colour(self, directions: Float[np.ndarray, "3 rays"]) -> Float[np.ndarray, "3 rays"]:
@@ -65,8 +67,23 @@ class Lighting:
         return out
 
 
-def make_lighting(rng: np.random.Generator, name: str | None = None) -> Lighting:
-    """Draw the illumination of a scene; ``name``, one of ``KINDS``, fixes its kind."""
+def make_lighting(
+    rng: np.random.Generator,
+    name: str | None = None,
+    *,
+    sun_elevation_deg: float | None = None,
+    sun_azimuth_deg: float | None = None,
+    wetness: float = 0.0,
+) -> Lighting:
+    """Draw the illumination of a scene.
+
+    Args:
+        rng: Draws what is not given.
+        name: Its kind, one of ``KINDS``.
+        sun_elevation_deg: Height of the sun.
+        sun_azimuth_deg: Direction of the sun, counter-clockwise from x.
+        wetness: Of the ground, 0 to 1.
+    """
     if name is not None and name not in KINDS:
         raise ValueError(f"lighting is {name!r}, want one of {KINDS}")
     if name is None:
@@ -90,6 +107,10 @@ def make_lighting(rng: np.random.Generator, name: str | None = None) -> Lighting
             (0.12, 0.17, 0.38), (0.95, 0.62, 0.40), 0.0018, rng.uniform(0.2, 0.55),
         ),
     }[name]  # fmt: skip
+    if sun_elevation_deg is not None:
+        elevation = np.radians(sun_elevation_deg)
+    if sun_azimuth_deg is not None:
+        azimuth = np.radians(sun_azimuth_deg)
     towards_sun = np.array(
         [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]
     )
@@ -105,6 +126,7 @@ def make_lighting(rng: np.random.Generator, name: str | None = None) -> Lighting
         haze=haze,
         cloud_cover=float(cover),
         glow={"dusk": 1.6, "overcast": 0.35}.get(name, 0.0),
+        wetness=wetness,
         dome=_bake_dome(towards_sun, colours[0], colours[3], colours[4], float(cover), int(rng.integers(1 << 30))),
     )
 

@@ -4,26 +4,36 @@ Everything is float32 structure-of-arrays, in chunks that stay in the processor'
 lets plain numpy shade about a million rays a second on one core.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int16, Int32, UInt8
 
+from storage.procedural.classes import occ3d_table
 from storage.procedural.lighting import Lighting
 from storage.procedural.materials import texture_atlas
 from storage.procedural.mesh import Mesh
 from storage.procedural.painting import SIZE
 from storage.procedural.raycast import Hits
+from storage.procedural.wet_ground import WetPatch, wet_patch
 
 _LOG_SIZE = SIZE.bit_length() - 1
 _NORMAL, _UV, _TINT, _DENSITY = slice(0, 9), slice(9, 15), slice(15, 18), 18
 _SHADOW_BIAS = np.float32(2e-3)
+_HARD_GROUND = (11, 12, 13)  # driveable surface, other flat ground, sidewalk
+_LEVEL = 0.95
+_UP = np.array([[0.0], [0.0], [1.0]], np.float32)
+_NOWHERE = np.zeros(0, np.int64)
 
 
 @runtime_checkable
-class Occluder(Protocol):
-    """What answers shadow rays."""
+class Surroundings(Protocol):
+    """What answers shadow rays and mirrored rays."""
+
+    def first_hits(self, origins: Float[np.ndarray, "rays 3"], directions: Float[np.ndarray, "rays 3"]) -> Hits:
+        """Return the first hits of rays."""
+        ...
 
     def is_occluded(
         self, origins: Float[np.ndarray, "rays 3"], directions: Float[np.ndarray, "rays 3"]
@@ -42,12 +52,14 @@ class FaceTable:
         material: Texture layer.
         class_id: Semantic class.
         instance: Instance number, 0 for stuff.
+        is_ground: Whether rain wets it: flat, hard ground.
     """
 
     rows: Float[np.ndarray, "19 faces"]
     material: Int16[np.ndarray, " faces"]
     class_id: UInt8[np.ndarray, " faces"]
     instance: Int32[np.ndarray, " faces"]
+    is_ground: Bool[np.ndarray, " faces"]
 
 
 def face_table(mesh: Mesh) -> FaceTable:
@@ -68,7 +80,10 @@ def face_table(mesh: Mesh) -> FaceTable:
     uv_area = np.abs(edges[:, 1, 0] * edges[:, 2, 1] - edges[:, 1, 1] * edges[:, 2, 0])
     texels = SIZE * np.sqrt(np.maximum(uv_area, 1e-12) / np.maximum(area, 1e-12))
     rows[_DENSITY] = np.log2(np.maximum(texels, 1e-3))
-    return FaceTable(rows=rows, material=mesh.material, class_id=mesh.class_id, instance=mesh.instance)
+    is_ground = np.isin(occ3d_table()[mesh.class_id], _HARD_GROUND) & (np.abs(mesh.normals[:, 0, 2]) > _LEVEL)
+    return FaceTable(
+        rows=rows, material=mesh.material, class_id=mesh.class_id, instance=mesh.instance, is_ground=is_ground
+    )
 
 
 def joined(first: FaceTable, second: FaceTable) -> FaceTable:
@@ -78,6 +93,7 @@ def joined(first: FaceTable, second: FaceTable) -> FaceTable:
         material=np.concatenate([first.material, second.material]),
         class_id=np.concatenate([first.class_id, second.class_id]),
         instance=np.concatenate([first.instance, second.instance]),
+        is_ground=np.concatenate([first.is_ground, second.is_ground]),
     )
 
 
@@ -133,23 +149,25 @@ def _mix(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.ndarra
 
 def shade(
     table: FaceTable,
-    occluder: Occluder,
+    surroundings: Surroundings,
     lighting: Lighting,
-    origin: Float[np.ndarray, " 3"],
-    directions: Float[np.ndarray, "rays 3"],
+    origin: Float[np.ndarray, "*#rays 3"],
+    directions: Float[np.ndarray, "*rays 3"],
     hits: Hits,
     pixel_angle: float,
+    travelled: Float[np.ndarray, " rays"] | None = None,
 ) -> Float[np.ndarray, "3 rays"]:
-    """Return the linear radiance seen along rays from one point.
+    """Return the linear radiance seen along rays.
 
     Args:
         table: Attributes of the faces that ``hits`` number.
-        occluder: Answers shadow rays.
+        surroundings: Answer shadow rays, and mirrored rays where the ground is wet.
         lighting: Light of the scene.
-        origin: Common origin of the rays, world frame.
+        origin: Common origin of the rays, or one for each, world frame.
         directions: Unit directions, world frame.
         hits: First hits of these rays.
         pixel_angle: Angle in radians between neighbouring rays; chooses the mip level.
+        travelled: Metres that a ray had come before its origin, if it was mirrored there.
     """
     out = np.empty((3, len(directions)), np.float32)
     sky = np.flatnonzero(hits.face < 0)
@@ -170,25 +188,51 @@ def shade(
     normal *= np.where(facing > 0, np.float32(-1), np.float32(1)) / length
     cosine = np.abs(facing) / length
     coordinate = rows[9:11] + u * rows[11:13] + v * rows[13:15]
-    footprint = distance * np.float32(pixel_angle) / np.sqrt(np.maximum(cosine, np.float32(0.04)))
+    way = distance if travelled is None else distance + travelled.take(solid)
+    footprint = way * np.float32(pixel_angle) / np.sqrt(np.maximum(cosine, np.float32(0.04)))
     texture = sample_texture(
         table.material.take(face), coordinate[0], coordinate[1],
         np.log2(footprint) + rows[_DENSITY],
     )  # fmt: skip
     albedo, gloss = texture[:3], texture[3]
     albedo *= rows[_TINT]
-    position = ray * distance + origin.astype(np.float32)[:, None]
+    start = origin.astype(np.float32)[:, None] if origin.ndim == 1 else origin.take(solid, axis=0).T
+    position = ray * distance + start
+    ground = np.flatnonzero(table.is_ground.take(face)) if lighting.wetness > 0 else _NOWHERE
+    if len(ground):
+        wet = wet_patch(lighting.wetness, position[:, ground], normal[:, ground], ray[:, ground])
+        albedo[:, ground] *= wet.albedo
+        mirror_image = _mirror_image(table, surroundings, lighting, position[:, ground], wet, way[ground], pixel_angle)
     light = _ambient(lighting, normal, position[2])
-    visible_sun = _direct(occluder, lighting, normal, position)
+    visible_sun = _direct(surroundings, lighting, normal, position)
     light += visible_sun * lighting.sun[:, None]
     if lighting.glow > 0:
         light += np.clip((gloss - np.float32(0.9)) * np.float32(10 * lighting.glow), 0, lighting.glow)
     albedo *= light
     _reflect(albedo, gloss, cosine, normal, ray, visible_sun, lighting)
+    if len(ground):
+        albedo[:, ground] += wet.mirror * (mirror_image - albedo[:, ground])
     veil = np.float32(1.0) - np.exp(distance * np.float32(-lighting.haze))
     albedo += veil * (lighting.horizon[:, None] - albedo)
     out[:, solid] = albedo
     return out
+
+
+def _mirror_image(
+    table: FaceTable,
+    surroundings: Surroundings,
+    lighting: Lighting,
+    position: Float[np.ndarray, "3 rays"],
+    wet: WetPatch,
+    travelled: Float[np.ndarray, " rays"],
+    pixel_angle: float,
+) -> Float[np.ndarray, "3 rays"]:
+    """Return what wet ground mirrors; water seen in water counts as dry."""
+    origins = np.ascontiguousarray((position + _SHADOW_BIAS * _UP).T)
+    directions = np.ascontiguousarray(wet.mirrored.T)
+    hits = surroundings.first_hits(origins, directions)
+    dry = replace(lighting, wetness=0.0)
+    return shade(table, surroundings, dry, origins, directions, hits, pixel_angle, travelled)
 
 
 def _ambient(
@@ -203,7 +247,7 @@ def _ambient(
 
 
 def _direct(
-    occluder: Occluder,
+    surroundings: Surroundings,
     lighting: Lighting,
     normal: Float[np.ndarray, "3 rays"],
     position: Float[np.ndarray, "3 rays"],
@@ -216,7 +260,7 @@ def _direct(
     start = position[:, lit] + _SHADOW_BIAS * normal[:, lit]
     origins = np.ascontiguousarray(start.T)
     towards = np.broadcast_to(sun, origins.shape).copy()
-    out[lit] = cosine[lit] * ~occluder.is_occluded(origins, towards)
+    out[lit] = cosine[lit] * ~surroundings.is_occluded(origins, towards)
     return out
 
 

@@ -10,10 +10,10 @@ from storage.provenance import code_digest
 
 _PACKAGE = "storage.procedural"
 _WORLD = (
-    "aircraft", "airside", "buildings", "classes", "furniture", "ground", "ground_support", "layout", "lighting",
-    "materials", "mesh", "nature", "painting", "people", "posed_camera", "raycast", "render", "shading", "solids",
-    "street", "street_plan", "street_traffic", "texture_facades", "texture_objects", "texture_surfaces",
-    "traffic", "two_wheelers", "vehicles", "world",
+    "aircraft", "airside", "buildings", "classes", "conditions", "furniture", "ground", "ground_support", "layout",
+    "lighting", "materials", "mesh", "nature", "painting", "people", "posed_camera", "raycast", "render", "shading",
+    "solids", "street", "street_plan", "street_traffic", "texture_facades", "texture_objects", "texture_surfaces",
+    "thin_structures", "traffic", "two_wheelers", "vehicles", "wet_ground", "world",
 )  # fmt: skip
 _DATASET = (
     "annotate", "config", "nuscenes_writer", "occupancy", "recorder", "run", "sensors", "sources", "truth",

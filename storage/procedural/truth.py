@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Float32, UInt8, UInt16
 
 from storage.keys import SceneKey
 from storage.procedural.classes import CLASSES, SKY, Theme
+from storage.procedural.conditions import DEFAULT_CONDITIONS, Conditions
 from storage.procedural.occupancy import GRID_ORIGIN, GRID_SHAPE, VOXEL_SIZE
 from storage.procedural.world import World, build_world
 from storage.targets.schema import write_target
@@ -26,16 +27,18 @@ class WorldRecipe:
         seed: World seed.
         duration_s: Time span of its traffic.
         start_timestamp_us: Timestamp of world time 0, the first LiDAR sweep.
+        conditions: Its light and weather.
     """
 
     theme: Theme
     seed: int
     duration_s: float
     start_timestamp_us: int
+    conditions: Conditions = DEFAULT_CONDITIONS
 
     def build(self) -> World:
         """Build the world."""
-        return build_world(self.theme, self.seed, duration_s=self.duration_s)
+        return build_world(self.theme, self.seed, duration_s=self.duration_s, conditions=self.conditions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,4 +105,6 @@ def read_recipe(home: Home, scene_key: SceneKey) -> WorldRecipe:
         seed=int(attributes["seed"]),
         duration_s=float(attributes["duration_s"]),
         start_timestamp_us=int(attributes["start_timestamp_us"]),
+        # Worlds had no other conditions than the default before they were recorded.
+        conditions=Conditions(**attributes["conditions"]) if "conditions" in attributes else DEFAULT_CONDITIONS,
     )

@@ -7,11 +7,13 @@ from jaxtyping import Bool, Float
 
 from storage.procedural.airside import build_airside
 from storage.procedural.classes import Theme
+from storage.procedural.conditions import DEFAULT_CONDITIONS, Conditions
 from storage.procedural.lighting import Lighting, make_lighting
 from storage.procedural.mesh import Mesh, concatenate
 from storage.procedural.raycast import Hits, RayCaster, first_hits_of_both
 from storage.procedural.shading import FaceTable, face_table, joined
 from storage.procedural.street import build_street
+from storage.procedural.thin_structures import add_thin_structures
 from storage.procedural.traffic import Actor, Motion
 
 DEFAULT_DURATION_S = 10.0
@@ -117,7 +119,7 @@ def build_world(
     seed: int,
     *,
     duration_s: float = DEFAULT_DURATION_S,
-    lighting: str | None = None,
+    conditions: Conditions = DEFAULT_CONDITIONS,
 ) -> World:
     """Build a world; equal arguments give equal worlds.
 
@@ -125,18 +127,27 @@ def build_world(
         theme: "street" or "airside".
         seed: Any non-negative integer.
         duration_s: How long the traffic must move, seconds.
-        lighting: "sunny", "hazy", "overcast" or "dusk"; drawn from the seed when None.
+        conditions: Light, weather and small things; by default the seed decides the light and the ground is dry.
 
     Raises:
-        ValueError: If the theme or lighting is unknown, the seed negative or the duration not positive.
+        ValueError: If the theme is unknown, the seed negative or the duration not positive.
     """
     theme = Theme(theme)
     if seed < 0 or duration_s <= 0:
         raise ValueError(f"need seed >= 0 and duration_s > 0, got {seed} and {duration_s}")
-    place_rng, light_rng = (np.random.default_rng(s) for s in np.random.SeedSequence([seed, len(theme)]).spawn(2))
-    light = make_lighting(light_rng, lighting)
+    children = np.random.SeedSequence([seed, len(theme)]).spawn(3)
+    place_rng, light_rng, thin_rng = (np.random.default_rng(child) for child in children)
+    light = make_lighting(
+        light_rng,
+        conditions.lighting,
+        sun_elevation_deg=conditions.sun_elevation_deg,
+        sun_azimuth_deg=conditions.sun_azimuth_deg,
+        wetness=conditions.wetness,
+    )
     builder = {Theme.STREET: build_street, Theme.AIRSIDE: build_airside}[theme]
     layout = builder(place_rng, duration_s)
+    if conditions.thin_structures:
+        add_thin_structures(layout, theme, thin_rng)
     return World(
         theme=theme,
         seed=seed,

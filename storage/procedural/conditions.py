@@ -1,0 +1,37 @@
+"""Light, weather and small things that a scene may be built with; the default leaves the light to the seed."""
+
+from dataclasses import dataclass
+
+from storage.procedural.lighting import KINDS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """How one scene differs from what its seed alone would make.
+
+    Attributes:
+        lighting: "sunny", "hazy", "overcast" or "dusk"; drawn from the seed when None.
+        sun_elevation_deg: Height of the sun; drawn from the seed when None.
+        sun_azimuth_deg: Direction of the sun, counter-clockwise from the world's x axis; drawn when None.
+        wetness: 0 is dry, 0.3 damp, 1 leaves puddles that mirror what stands around them.
+        thin_structures: Whether cables, guy wires and railings are added: a few centimetres or less thick.
+    """
+
+    lighting: str | None = None
+    sun_elevation_deg: float | None = None
+    sun_azimuth_deg: float | None = None
+    wetness: float = 0.0
+    thin_structures: bool = False
+
+    def __post_init__(self) -> None:
+        if self.lighting is not None and self.lighting not in KINDS:
+            raise ValueError(f"lighting is {self.lighting!r}, want one of {KINDS}")
+        if self.sun_elevation_deg is not None and not 1.0 <= self.sun_elevation_deg <= 90.0:
+            raise ValueError(f"sun_elevation_deg is {self.sun_elevation_deg}, want 1 to 90")
+        if self.sun_azimuth_deg is not None and not -360.0 <= self.sun_azimuth_deg <= 360.0:
+            raise ValueError(f"sun_azimuth_deg is {self.sun_azimuth_deg}, want -360 to 360")
+        if not 0.0 <= self.wetness <= 1.0:
+            raise ValueError(f"wetness is {self.wetness}, want 0 to 1")
+
+
+DEFAULT_CONDITIONS = Conditions()
