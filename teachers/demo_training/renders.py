@@ -50,7 +50,7 @@ class RenderSetConfig:
 
 
 # The demo's scenes have small seeds; these sets and the demo share no world.
-TRAINING = RenderSetConfig(name="training", first_seed=710_000, worlds_per_theme=28, views_per_world=16)
+TRAINING = RenderSetConfig(name="training", first_seed=710_000, worlds_per_theme=56, views_per_world=16)
 HELD_OUT = RenderSetConfig(name="held-out", first_seed=720_000, worlds_per_theme=6, views_per_world=8)
 
 

@@ -23,7 +23,7 @@ from teachers.demo_training.renders import RenderSet
 from teachers.demo_training.views import ViewSampler, fast_attention, reduced_precision
 from teachers.image_batches import normalised
 
-STEPS = 1500
+STEPS = 6000
 _BATCH_SIZE = 8
 _CROP_SIDE = 112
 _CROP_WEIGHT = 0.5

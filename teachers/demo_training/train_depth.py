@@ -12,7 +12,7 @@ from teachers.demo_training.renders import RenderSet
 from teachers.demo_training.views import ViewSampler, fast_attention, reduced_precision
 from teachers.image_batches import normalised
 
-STEPS = 900
+STEPS = 1800
 _BATCH_SIZE = 8
 _MIN_DEPTH = 1.0
 _GRADIENT_WEIGHT = 0.5

@@ -22,7 +22,7 @@ from teachers.demo_training.renders import RenderSet
 from teachers.demo_training.views import ViewSampler, fast_attention, reduced_precision
 from teachers.image_batches import normalised
 
-STEPS = 1000
+STEPS = 2000
 _BATCH_SIZE = 6
 _PROTOTYPES = 512
 _STUDENT_TEMPERATURE, _TEACHER_TEMPERATURE = 0.1, 0.05

@@ -13,7 +13,7 @@ from teachers.demo_training.renders import RenderSet
 from teachers.demo_training.views import ViewSampler, reduced_precision
 from teachers.image_batches import normalised
 
-STEPS = 1200
+STEPS = 2400
 _BATCH_SIZE = 8
 
 
