@@ -183,6 +183,7 @@ def select_views(cameras: TargetCameras, views: slice) -> TargetCameras:
         intrinsics=cameras.intrinsics[:, views],
         camera_to_reference_ego=cameras.camera_to_reference_ego[:, views],
         target_is_present=cameras.target_is_present[:, views],
+        fisheye=None if cameras.fisheye is None else cameras.fisheye[:, views],
     )
 
 

@@ -62,6 +62,7 @@ class LateralTruth:
             intrinsics = cameras.intrinsics[0, camera].double().numpy().copy()
             intrinsics[:2] *= 2.0
             time_us = self._reader.camera_timestamp_us(frame, camera) - self._reader.timestamp_us(0)
-            view = render_camera(self._world, time_us, ego_to_world @ pose, intrinsics, height, width)
+            lens = self._reader.fisheye(camera)
+            view = render_camera(self._world, time_us, ego_to_world @ pose, intrinsics, height, width, fisheye=lens)
             images.append(from_uint8(view.image))
         return moved, np.stack(images)

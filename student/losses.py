@@ -114,12 +114,14 @@ def _sample_losses(
     total = _Sum(zero)
     is_present = batch.cameras.target_is_present
     if output.image is not None:
-        _add_image_terms(total, output.image, is_present, batch.view_targets, config, perceptual)
+        image = _with_target_where_unseen(output.image, output.is_seen, batch.view_targets)
+        _add_image_terms(total, image, is_present, batch.view_targets, config, perceptual)
     if config.feature:
         num_real = batch.view_targets.num_real
         for source, predicted in output.features.items():
             target = batch.view_targets.features[source]
-            error, count = feature_error(predicted[:, :num_real], target, is_present[:, :num_real])
+            is_seen = output.is_seen[:, :num_real]
+            error, count = feature_error(predicted[:, :num_real], target, is_present[:, :num_real], is_seen)
             total.add(f"feature_{source}", config.feature, error, count)
     _add_depth_terms(total, output, batch, config)
     _add_ray_terms(total, output, batch, config)
@@ -167,6 +169,22 @@ def _add_image_terms(
         total.add("perceptual", config.perceptual, value, len(predicted))
 
 
+def _with_target_where_unseen(
+    image: Float[Tensor, "batch targets 3 image_height image_width"],
+    is_seen: Bool[Tensor, "batch targets height width"],
+    targets: ViewTargets,
+) -> Float[Tensor, "batch targets 3 image_height image_width"]:
+    """Show the target outside the image circles of fisheyes, where the model says nothing: no distance sees it."""
+    if bool(is_seen.all()):
+        return image
+    size = (image.shape[-2], image.shape[-1])
+    virtual = targets.virtual_image.flatten(0, 1)
+    virtual = _resized(virtual, size) if virtual.shape[-2:] != size else virtual
+    wanted = torch.cat([targets.image, virtual.view(image.shape[0], -1, *image.shape[2:])], dim=1)
+    mask = F.interpolate(is_seen.float(), size=size, mode="nearest") > 0
+    return torch.where(mask[:, :, None], image, wanted)
+
+
 def absolute_error(predicted: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> tuple[Tensor, int]:
     """Return the mean absolute error and the number of values; 0 of none."""
     return (predicted - target).abs().sum() / max(predicted.numel(), 1), predicted.numel()
@@ -176,10 +194,14 @@ def feature_error(
     predicted: Float[Tensor, "batch real channels height width"],
     target: Float[Tensor, "batch real channels grid_height grid_width"],
     is_present: Bool[Tensor, "batch real"],
+    is_seen: Bool[Tensor, "batch real height width"],
 ) -> tuple[Tensor, int]:
     """Return the mean absolute error of feature maps, the target resized bilinearly to the render grid."""
     size = (predicted.shape[-2], predicted.shape[-1])
-    return absolute_error(predicted[is_present], _resized(target[is_present], size))
+    guess, wanted, mask = predicted[is_present], _resized(target[is_present], size), is_seen[is_present]
+    if not bool(mask.all()):
+        guess, wanted = guess.movedim(1, -1)[mask], wanted.movedim(1, -1)[mask]
+    return absolute_error(guess, wanted)
 
 
 def _resized(images: Float[Tensor, "n channels _ _"], size: tuple[int, int]) -> Float[Tensor, "n channels _ _"]:
@@ -293,8 +315,9 @@ def depth_likelihood_error(
 
 
 def _add_ray_terms(total: _Sum, output: StudentOutput, batch: TrainingBatch, config: LossConfig) -> None:
-    is_camera = _expand(batch.inputs.camera_is_present, output.coarse_opacity)
-    is_view = _expand(batch.cameras.target_is_present, output.opacity)
+    # Coarse depth is defined wherever an input pixel has a ray, rendered depth only where the ray hits something.
+    is_camera = torch.isfinite(output.coarse_termination_depth)
+    is_view = output.is_seen & batch.cameras.target_is_present[:, :, None, None]
     if config.weight_entropy:
         weights = output.coarse_weights + _TINY
         coarse = -(weights * weights.log()).sum(dim=2)

@@ -126,5 +126,9 @@ def _rays(
 ) -> list[tuple[Float[np.ndarray, "height width 3"], Float[np.ndarray, "height width 3"]]]:
     """Return origins and unit directions of every view's rays in the ego frame."""
     intrinsics, poses = cameras.intrinsics[0].double().numpy(), cameras.camera_to_reference_ego[0].double().numpy()
-    size = {"height": cameras.render_height, "width": cameras.render_width}
-    return [camera_rays(matrix, pose, **size) for matrix, pose in zip(intrinsics, poses, strict=True)]
+    fisheye = [None] * len(poses) if cameras.fisheye is None else cameras.fisheye[0].double().numpy()
+    height, width = cameras.render_height, cameras.render_width
+    return [
+        camera_rays(matrix, pose, height=height, width=width, fisheye=lens)
+        for matrix, pose, lens in zip(intrinsics, poses, fisheye, strict=True)
+    ]

@@ -55,8 +55,10 @@ class SceneView:
         positions, colours = [], []
         poses = cameras.camera_to_reference_ego[0].double().numpy()
         matrices = cameras.intrinsics[0].double().numpy()
-        for pose, intrinsics, depth, image in zip(poses, matrices, depths, view_images(reading.batch), strict=True):
-            origins, directions = camera_rays(intrinsics, pose, height=height, width=width)
+        fisheye = [None] * len(poses) if cameras.fisheye is None else cameras.fisheye[0].double().numpy()
+        images = view_images(reading.batch)
+        for pose, intrinsics, lens, depth, image in zip(poses, matrices, fisheye, depths, images, strict=True):
+            origins, directions = camera_rays(intrinsics, pose, height=height, width=width, fisheye=lens)
             is_hit = np.isfinite(depth)
             positions.append(points_on_rays(origins, directions, depth.astype(np.float64))[is_hit])
             colours.append(to_uint8(nearest(image, height, width))[is_hit])

@@ -251,6 +251,9 @@ class _LooseFrames:
         size = (self.config.image_height, self.config.image_width)
         return np.stack([self.reader.intrinsics(c, size=size) for c in range(self.num_cameras)])
 
+    def fisheye(self) -> np.ndarray:
+        return np.full((self.num_cameras, 4), np.nan)
+
     def camera_to_reference_ego(self, frame_index: int, reference_frame_index: int) -> np.ndarray:
         return np.stack(
             [

@@ -61,7 +61,7 @@ def candidates_around(
 def candidate_points(view: Street, num_candidates: int) -> Float[Tensor, "points 3"]:
     """Return the ego-frame points of all candidates, pixel after pixel."""
     candidates = candidates_around(view.termination_depth, num_candidates)
-    return points_on_candidates(view.origins, view.directions, candidates)
+    return points_on_candidates(view.origins, view.directions, candidates).reshape(-1, 3)
 
 
 def lifted_field(view: Street, *, num_candidates: int, coarse_level: int, feature_width: int) -> VoxelField:

@@ -24,6 +24,7 @@ from student.model.types import CameraInputs, TargetCameras
 # A teacher's ray counts as sky below the first opacity and as hitting something above the second.
 _VIRTUAL_SKY_OPACITY = 0.1
 _VIRTUAL_SOLID_OPACITY = 0.9
+_PINHOLE = np.full(4, np.nan)
 
 
 class SampleRequest(NamedTuple):
@@ -175,6 +176,7 @@ class _Assembler:
             points,
             poses[camera_index],
             self._intrinsics(height, width)[camera_index],
+            self._frames.fisheye()[camera_index],
             height=height,
             width=width,
             min_camera_depth=self._config.min_camera_depth,
@@ -221,6 +223,7 @@ class _Assembler:
             camera_to_reference_ego=_as_matrices(self._poses(self._frame_index), padding),
             camera_is_present=torch.arange(num_cameras)[None] < self._frames.num_cameras,
             depth_features=features,
+            fisheye=_as_lenses([*self._frames.fisheye(), *[_PINHOLE] * padding]),
         )
 
     def input_targets(self, num_cameras: int) -> InputTargets:
@@ -243,17 +246,19 @@ class _Assembler:
     def cameras(self, choice: ViewChoice) -> TargetCameras:
         """Return the cameras of the chosen views."""
         height, width = self._config.render_height, self._config.render_width
-        intrinsics, poses, is_present = [], [], []
+        intrinsics, poses, fisheye, is_present = [], [], [], []
         for view in (*choice.real, *choice.virtual):
             is_present.append(view is not None)
             intrinsics.append(np.eye(3) if view is None else self._intrinsics(height, width)[view.camera_index])
             poses.append(np.eye(4) if view is None else self._view_pose(view))
+            fisheye.append(_PINHOLE if view is None else self._frames.fisheye()[view.camera_index])
         return TargetCameras(
             intrinsics=_as_matrices(np.stack(intrinsics)),
             camera_to_reference_ego=_as_matrices(np.stack(poses)),
             target_is_present=torch.tensor([is_present]),
             render_height=height,
             render_width=width,
+            fisheye=_as_lenses(fisheye),
         )
 
     def _view_pose(self, view: View) -> np.ndarray:
@@ -351,6 +356,10 @@ def _as_images(images: np.ndarray) -> torch.Tensor:
 def _as_matrices(matrices: np.ndarray, padding: int = 0) -> torch.Tensor:
     identity = np.broadcast_to(np.eye(matrices.shape[-1]), (padding, *matrices.shape[1:]))
     return torch.from_numpy(np.concatenate([matrices, identity]).astype(np.float32))[None]
+
+
+def _as_lenses(fisheye: Sequence[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(fisheye).astype(np.float32))[None]
 
 
 def _resized(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

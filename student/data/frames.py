@@ -30,6 +30,10 @@ class Frames(Protocol):
         """Return the intrinsics of the input images."""
         ...
 
+    def fisheye(self) -> Float[np.ndarray, "cameras 4"]:
+        """Return the lens coefficients of each camera, NaN for a pinhole."""
+        ...
+
     def camera_to_reference_ego(self, frame_index: int, reference_frame_index: int) -> Float[np.ndarray, "cameras 4 4"]:
         """Return each camera at its own exposure in a frame, in the ego frame of another frame's reference time."""
         ...
@@ -118,6 +122,12 @@ class StoreFrames:
         return self._read("input_images", "intrinsics")
 
     @cached_property
+    def _fisheye(self) -> np.ndarray:
+        if "fisheye" not in self._group("input_images"):
+            return np.full((self.num_cameras, 4), np.nan)  # written when there were only pinholes
+        return self._read("input_images", "fisheye")
+
+    @cached_property
     def _virtual(self) -> tuple[np.ndarray, np.ndarray]:
         return self._read("virtual_views", "virtual_to_camera"), self._read("virtual_views", "intrinsics")
 
@@ -128,6 +138,10 @@ class StoreFrames:
     def intrinsics(self) -> Float[np.ndarray, "cameras 3 3"]:
         """See :class:`Frames`."""
         return self._intrinsics
+
+    def fisheye(self) -> Float[np.ndarray, "cameras 4"]:
+        """See :class:`Frames`."""
+        return self._fisheye
 
     def camera_to_reference_ego(self, frame_index: int, reference_frame_index: int) -> Float[np.ndarray, "cameras 4 4"]:
         """See :class:`Frames`."""

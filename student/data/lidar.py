@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from storage.geometry.cameras import project
+from storage.geometry.cameras import project_camera
 from storage.geometry.transforms import apply_se3, invert_se3
 
 
@@ -11,6 +11,7 @@ def rasterise_lidar(
     points_ego: Float[np.ndarray, "points 3"],
     camera_to_ego: Float[np.ndarray, "4 4"],
     intrinsics: Float[np.ndarray, "3 3"],
+    fisheye: Float[np.ndarray, "4"] | None = None,
     *,
     height: int,
     width: int,
@@ -27,9 +28,11 @@ def rasterise_lidar(
         points_ego: Returns in an ego frame, metres.
         camera_to_ego: The camera at its own exposure, in the same ego frame.
         intrinsics: In pixels of the map.
+        fisheye: Coefficients of the lens, NaN or None for a pinhole.
         height: Rows of the map.
         width: Columns of the map.
-        min_camera_depth: Returns nearer to the camera plane are dropped, metres.
+        min_camera_depth: Returns nearer to the camera plane are dropped, metres; to the camera itself, if it is a
+            fisheye, which sees beside and behind that plane too.
         max_range: Returns farther from the camera are dropped, metres.
 
     Returns:
@@ -38,8 +41,12 @@ def rasterise_lidar(
     # Single precision resolves a hundredth of a millimetre here, and all of a sweep is projected once per view.
     points_camera = apply_se3(invert_se3(camera_to_ego).astype(np.float32), points_ego.astype(np.float32, copy=False))
     # A return that is not a number fails every comparison, so it is dropped as well.
-    points_camera = points_camera[points_camera[:, 2] >= min_camera_depth]
-    pixels, _ = project(points_camera, intrinsics.astype(np.float32))
+    if fisheye is None or np.isnan(fisheye).all():
+        lens, is_far = None, points_camera[:, 2] >= min_camera_depth
+    else:
+        lens, is_far = fisheye.astype(np.float32), np.linalg.norm(points_camera, axis=-1) >= min_camera_depth
+    points_camera = points_camera[is_far]
+    pixels, _ = project_camera(points_camera, intrinsics.astype(np.float32), lens)
     limits = np.array([width, height], np.float32)
     is_inside = ((pixels >= 0) & (pixels < limits)).all(axis=1)
     columns, rows = pixels[is_inside].astype(np.int64).T

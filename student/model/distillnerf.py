@@ -28,7 +28,8 @@ _SKY_FLOOR = 1e-3
 class DistillNeRF(nn.Module):
     """The student.
 
-    Works on any number of cameras, any batch size, any image size that its encoder can halve often enough.
+    Works on any number of cameras, pinholes and fisheyes in one rig, any batch size, any image size that its encoder
+    can halve often enough.
     Permuting cameras changes nothing. Deterministic after ``eval()``.
     """
 
@@ -64,6 +65,7 @@ class DistillNeRF(nn.Module):
             termination_depth=rendering.termination_depth,
             opacity=rendering.opacity,
             weight_entropy=rendering.weight_entropy,
+            is_seen=rendering.is_seen,
             features=rendering.features,
             samples=rendering.samples,
             coarse_termination_depth=field.depth.coarse_termination_depth,
@@ -87,15 +89,18 @@ class DistillNeRF(nn.Module):
         images = inputs.images[is_present] * 2.0 - 1.0
         depth_features = None if inputs.depth_features is None else inputs.depth_features[is_present].to(images.dtype)
         origins, directions = self._depth_rays(inputs)
+        is_seen = torch.isfinite(directions[..., 0])
         coarse = self.coarse_depth(images, depth_features)
         fine = self.fine_depth(
             images, coarse.termination_depth, coarse.mono_features, min_opacity=self.config.renderer.min_opacity
         )
-        points_ego = points_on_candidates(origins, directions, fine.candidates)
         shape = GridShape(batch_size=len(is_present), coarse_level=self.config.voxels.coarse_level)
+        pixel = is_seen.flatten().nonzero()[:, 0]
+        points_ego = _seen(points_on_candidates(origins, directions, fine.candidates), pixel)
         cells = shape.cell_coordinates(points_ego, self.config.contraction)
-        point_batch = batch_index.repeat_interleave(len(points_ego) // max(1, len(batch_index)))
-        grid, order = build_grid(shape, shape.fine_keys(cells, point_batch))
+        pixel_batch = torch.div(pixel, is_seen[0].numel() if len(is_seen) else 1, rounding_mode="floor")
+        point_batch = batch_index.index_select(0, pixel_batch)[:, None].expand(cells.shape[:-1])
+        grid, order = build_grid(shape, shape.fine_keys(cells, point_batch).reshape(-1))
         # A candidate is believed as far as its score says, and as far as its ray ends anywhere at all.
         opacity = fine.probability * coarse.opacity[:, None]
         fine_level, coarse_level = self.voxel_network(
@@ -103,9 +108,9 @@ class DistillNeRF(nn.Module):
             *pool_points(
                 grid,
                 order,
-                fine.lifted_features.movedim(1, -1).flatten(0, 2),
-                opacity.movedim(1, -1).reshape(-1),
-                fine.logits.movedim(1, -1).reshape(-1),
+                _seen(fine.lifted_features.movedim(1, -1), pixel),
+                _seen(opacity.movedim(1, -1), pixel).reshape(-1),
+                _seen(fine.logits.movedim(1, -1), pixel).reshape(-1),
                 pooling=self.config.voxels.pooling,
             ),
         )
@@ -114,8 +119,8 @@ class DistillNeRF(nn.Module):
             contraction=self.config.contraction,
             fine=fine_level,
             coarse=coarse_level,
-            mean_sky=_mean_sky(fine.lifted_features, coarse.opacity, batch_index, len(is_present)),
-            depth=_camera_depth(coarse, fine, self.coarse_depth.midpoints, is_present),
+            mean_sky=_mean_sky(fine.lifted_features, coarse.opacity, is_seen, batch_index, len(is_present)),
+            depth=_camera_depth(coarse, fine, self.coarse_depth.midpoints, is_present, is_seen),
             lookup=self.config.renderer.lookup,
             logit_limit=self.config.renderer.logit_limit,
         )
@@ -126,7 +131,13 @@ class DistillNeRF(nn.Module):
         image_size = (inputs.images.shape[-2], inputs.images.shape[-1])
         height, width = self.coarse_depth.pyramid.map_size(*image_size)
         intrinsics = scale_intrinsics(inputs.intrinsics[is_present], from_size=image_size, to_size=(height, width))
-        return camera_rays(intrinsics, inputs.camera_to_reference_ego[is_present], height=height, width=width)
+        return camera_rays(
+            intrinsics,
+            inputs.camera_to_reference_ego[is_present],
+            None if inputs.fisheye is None else inputs.fisheye[is_present],
+            height=height,
+            width=width,
+        )
 
     def render(self, field: VoxelField, targets: TargetCameras) -> Rendering:
         """Render target cameras from a field."""
@@ -135,34 +146,39 @@ class DistillNeRF(nn.Module):
         origins, directions = camera_rays(
             targets.intrinsics[is_present],
             targets.camera_to_reference_ego[is_present],
+            None if targets.fisheye is None else targets.fisheye[is_present],
             height=height,
             width=width,
         )
-        num_targets = len(origins)
-        pixels = height * width
+        num_targets, pixels = len(origins), height * width
+        is_seen = torch.isfinite(directions[..., 0])
+        pixel = is_seen.flatten().nonzero()[:, 0]
+        target = torch.div(pixel, pixels, rounding_mode="floor")
         rays = Rays(
-            origins.repeat_interleave(pixels, dim=0),
-            directions.reshape(-1, 3),
-            is_present.nonzero()[:, 0].repeat_interleave(pixels),
+            origins.index_select(0, target),
+            _seen(directions, pixel),
+            is_present.nonzero()[:, 0].index_select(0, target),
         )
         rendered = render_rays(field, rays, self.ray_edges, self.config.renderer, training=self.training)
         sky = self.sky(rays.directions, field.mean_sky, rays.batch_index)
         features = rendered.features + (1.0 - rendered.opacity)[:, None] * sky
-        maps = features.view(num_targets, height, width, -1)
+        maps = _unseen(features, pixel, num_targets * pixels, 0.0).view(num_targets, height, width, -1)
         image = None if self.decoder is None else self.decoder(maps.movedim(-1, 1))
 
         def by_target(values: Tensor, padding: float) -> Tensor:
-            return _pad(values.view(num_targets, height, width), is_present, padding)
+            grid = _unseen(values, pixel, num_targets * pixels, padding)
+            return _pad(grid.view(num_targets, height, width), is_present, padding)
 
         return Rendering(
             image=None if image is None else _pad(image, is_present, 0.0),
             termination_depth=by_target(rendered.termination_depth, torch.nan),
             opacity=by_target(rendered.opacity, 0.0),
             weight_entropy=by_target(rendered.weight_entropy, 0.0),
+            is_seen=_pad(is_seen, is_present, 0.0),
             features={
                 source: _pad(head(maps).movedim(-1, 1), is_present, 0.0) for source, head in self.feature_heads.items()
             },
-            samples=_renumber(rendered, is_present, pixels),
+            samples=_renumber(rendered, pixel, is_present, pixels),
         )
 
     def foundation_features(
@@ -181,16 +197,30 @@ class DistillNeRF(nn.Module):
 def _mean_sky(
     lifted_features: Float[Tensor, "n channels height width"],
     opacity: Float[Tensor, "n height width"],
+    is_seen: Bool[Tensor, "n height width"],
     batch_index: Int64[Tensor, " n"],
     batch_size: int,
 ) -> Float[Tensor, "batch channels"]:
     """Average what pixels carry over those whose rays leave the scene, by how far they do."""
-    transmittance = (1.0 - opacity).clamp(min=_SKY_FLOOR)
+    transmittance = (1.0 - opacity).clamp(min=_SKY_FLOOR) * is_seen
     with full_precision(transmittance):
         total = torch.einsum("nchw,nhw->nc", lifted_features.to(transmittance.dtype), transmittance)
     by_scene = total.new_zeros(batch_size, total.shape[1]).index_add(0, batch_index, total)
     weight = total.new_zeros(batch_size).index_add(0, batch_index, transmittance.sum((-2, -1)))
     return by_scene / weight.clamp(min=_SKY_FLOOR)[:, None]
+
+
+def _seen(values: Float[Tensor, "n height width *rest"], pixel: Int64[Tensor, " seen"]) -> Float[Tensor, " seen *rest"]:
+    """Return what belongs to the listed pixels; without a fisheye these are all, and nothing is copied."""
+    flat = values.flatten(0, 2)
+    return flat if len(pixel) == len(flat) else flat.index_select(0, pixel)
+
+
+def _unseen(values: Float[Tensor, " seen *rest"], pixel: Int64[Tensor, " seen"], number: int, padding: float) -> Tensor:
+    """Put values of the listed pixels back among all of them."""
+    if len(pixel) == number:
+        return values
+    return values.new_full((number, *values.shape[1:]), padding).index_copy(0, pixel, values)
 
 
 def _pad(values: Tensor, is_present: Bool[Tensor, "batch slots"], padding: float) -> Tensor:
@@ -200,24 +230,30 @@ def _pad(values: Tensor, is_present: Bool[Tensor, "batch slots"], padding: float
     return padded
 
 
-def _camera_depth(coarse: CoarseDepth, fine: FineDepth, midpoints: Tensor, is_present: Tensor) -> CameraDepth:
+def _camera_depth(
+    coarse: CoarseDepth, fine: FineDepth, midpoints: Tensor, is_present: Tensor, is_seen: Tensor
+) -> CameraDepth:
+    def where_seen(values: Tensor, padding: float) -> Tensor:
+        mask = is_seen if values.ndim == is_seen.ndim else is_seen[:, None]
+        return _pad(torch.where(mask, values, padding), is_present, padding)
+
     return CameraDepth(
-        coarse_termination_depth=_pad(coarse.termination_depth, is_present, torch.nan),
-        coarse_opacity=_pad(coarse.opacity, is_present, 0.0),
-        coarse_weights=_pad(coarse.weights, is_present, 0.0),
+        coarse_termination_depth=where_seen(coarse.termination_depth, torch.nan),
+        coarse_opacity=where_seen(coarse.opacity, 0.0),
+        coarse_weights=where_seen(coarse.weights, 0.0),
         coarse_distances=midpoints,
-        fine_termination_depth=_pad(fine.termination_depth, is_present, torch.nan),
-        fine_opacity=_pad(fine.opacity, is_present, 0.0),
+        fine_termination_depth=where_seen(fine.termination_depth, torch.nan),
+        fine_opacity=where_seen(fine.opacity, 0.0),
     )
 
 
-def _renumber(rendered: RenderedRays, is_present: Tensor, pixels: int) -> RaySamples:
-    """Count rays over padded targets too."""
+def _renumber(rendered: RenderedRays, pixel: Tensor, is_present: Tensor, pixels: int) -> RaySamples:
+    """Count rays over unseen pixels and padded targets too."""
     samples = rendered.samples
     slot = is_present.reshape(-1).nonzero()[:, 0]
-    target, pixel = samples.ray_index // pixels, samples.ray_index % pixels
+    ray = pixel.index_select(0, samples.ray_index)
     return RaySamples(
-        ray_index=slot[target] * pixels + pixel,
+        ray_index=slot[ray // pixels] * pixels + ray % pixels,
         distances=samples.distances,
         lengths=samples.lengths,
         weights=samples.weights,

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from storage.geometry.cameras import unproject
+from storage.geometry.cameras import unproject_camera
 from storage.geometry.transforms import rotate
 from student.model.gather_sum import segment_sum, weighted_gather_sum
 from student.model.precision import full_precision
@@ -34,6 +34,7 @@ class LevelFeatures(NamedTuple):
 def camera_rays(
     intrinsics: Float[Tensor, "n 3 3"],
     camera_to_ego: Float[Tensor, "n 4 4"],
+    fisheye: Float[Tensor, "n 4"] | None = None,
     *,
     height: int,
     width: int,
@@ -43,13 +44,20 @@ def camera_rays(
     Args:
         intrinsics: In pixels of the ``height`` by ``width`` grid.
         camera_to_ego: Camera (OpenCV axes) to ego.
+        fisheye: Coefficients of each lens, NaN for a pinhole; None if all are pinholes.
         height: Rows.
         width: Columns.
+
+    Returns:
+        Centres, and directions: NaN outside the image circle of a fisheye.
     """
     rows = torch.arange(height, device=intrinsics.device, dtype=intrinsics.dtype) + 0.5
     columns = torch.arange(width, device=intrinsics.device, dtype=intrinsics.dtype) + 0.5
     pixels = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).view(1, -1, 2)
-    directions = unproject(pixels.expand(len(intrinsics), -1, 2), intrinsics[:, None])
+    # The lens of a fisheye is inverted by iteration: a rig without one does not pay for it.
+    has_lens = fisheye is not None and not bool(fisheye.isnan().all())
+    lens = fisheye.to(intrinsics.dtype)[:, None] if fisheye is not None and has_lens else None
+    directions = unproject_camera(pixels.expand(len(intrinsics), -1, 2), intrinsics[:, None], lens)
     with full_precision(directions):
         directions = rotate(camera_to_ego, directions)
     return camera_to_ego[:, :3, 3], directions.view(-1, height, width, 3)
@@ -59,10 +67,10 @@ def points_on_candidates(
     origins: Float[Tensor, "n 3"],
     directions: Float[Tensor, "n height width 3"],
     candidates: Float[Tensor, "n k height width"],
-) -> Float[Tensor, "points 3"]:
-    """Return the ego-frame points of all candidates: pixel after pixel, near to far."""
+) -> Float[Tensor, "n height width k 3"]:
+    """Return the ego-frame points of all candidates of every pixel, near to far."""
     distances = candidates.movedim(1, -1)[..., None]
-    return (origins[:, None, None, None] + directions[:, :, :, None] * distances).reshape(-1, 3)
+    return origins[:, None, None, None] + directions[:, :, :, None] * distances
 
 
 def pool_points(

@@ -40,6 +40,8 @@ class CameraInputs:
         camera_is_present: False marks padding, whose other entries are ignored.
         depth_features: Frozen Depth Anything features on any grid that spans the image, or None for a
             model configured without them.
+        fisheye: Lens coefficients k1 to k4 of each fisheye, NaN for a pinhole; None if all are pinholes. Pixels
+            outside a fisheye's image circle are not lifted.
     """
 
     images: Float[Tensor, "batch cameras 3 height width"]
@@ -47,6 +49,7 @@ class CameraInputs:
     camera_to_reference_ego: Float[Tensor, "batch cameras 4 4"]
     camera_is_present: Bool[Tensor, "batch cameras"]
     depth_features: Float[Tensor, "batch cameras channels grid_height grid_width"] | None = None
+    fisheye: Float[Tensor, "batch cameras 4"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +63,7 @@ class TargetCameras:
         target_is_present: False marks padding: not rendered, opacity 0, depth NaN.
         render_height: Rows of the render grid.
         render_width: Columns of the render grid.
+        fisheye: As of :class:`CameraInputs`. Rays outside an image circle are not rendered.
     """
 
     intrinsics: Float[Tensor, "batch targets 3 3"]
@@ -67,6 +71,7 @@ class TargetCameras:
     target_is_present: Bool[Tensor, "batch targets"]
     render_height: int
     render_width: int
+    fisheye: Float[Tensor, "batch targets 4"] | None = None
 
     def __post_init__(self) -> None:
         """Reject an empty render grid."""
@@ -108,13 +113,14 @@ class CameraDepth:
     """The two depth estimates of every input camera, on the depth grid (the image, or a fraction of it).
 
     Attributes:
-        coarse_termination_depth: Expectation over depth bins along the unit ray, metres. NaN at padding.
-        coarse_opacity: Sum of ``coarse_weights`` over bins, in [0, 1]. 0 at padding.
-        coarse_weights: Probability that the ray ends in each bin; sums to at most 1 over bins. 0 at padding.
+        coarse_termination_depth: Expectation over depth bins along the unit ray, metres. NaN at padding and outside
+            a fisheye's image circle, and nowhere else.
+        coarse_opacity: Sum of ``coarse_weights`` over bins, in [0, 1]. 0 where there is no ray.
+        coarse_weights: Probability that the ray ends in each bin; sums to at most 1 over bins. 0 where there is no ray.
         coarse_distances: Bin midpoints, metres, ascending. The same for every pixel.
         fine_termination_depth: Expectation over the fine candidates around the coarse depth, metres.
-            NaN at padding and where their opacity is below the configured minimum.
-        fine_opacity: Opacity over the candidates, in [0, 1]. 0 at padding.
+            NaN where there is no ray and where their opacity is below the configured minimum.
+        fine_opacity: Opacity over the candidates, in [0, 1]. 0 where there is no ray.
     """
 
     coarse_termination_depth: Float[Tensor, "batch cameras depth_height depth_width"]
@@ -136,6 +142,8 @@ class Rendering:
             NaN where ``opacity`` is under the configured minimum, and at padding.
         opacity: Sum of weights along the ray, in [0, 1]. ``1 - opacity`` is what the sky gets.
         weight_entropy: ``-sum w log w`` over each ray's samples: 0 for a single hard surface.
+        is_seen: Whether the pixel has a ray: False at padding and outside a fisheye's image circle, where opacity is 0
+            and depth NaN.
         features: Foundation features in [0, 1] by source name ("clip", "dinov2"), in the space of the
             stored, basis-reduced targets.
         samples: The weights behind the depth, for losses along rays.
@@ -145,6 +153,7 @@ class Rendering:
     termination_depth: Float[Tensor, "batch targets height width"]
     opacity: Float[Tensor, "batch targets height width"]
     weight_entropy: Float[Tensor, "batch targets height width"]
+    is_seen: Bool[Tensor, "batch targets height width"]
     features: Mapping[str, Float[Tensor, "batch targets _ height width"]]
     samples: RaySamples
 
@@ -183,8 +192,8 @@ class StudentOutput(Rendering):
             return (self,)
         edges = torch.arange(batch_size + 1, device=self.opacity.device) * (num_targets * height * width)
         bounds = torch.searchsorted(self.samples.ray_index.contiguous(), edges).tolist()
-        by_sample = ("termination_depth", "opacity", "weight_entropy", "coarse_termination_depth", "coarse_opacity")
-        by_sample += ("coarse_weights", "fine_termination_depth", "fine_opacity")
+        by_sample = ("termination_depth", "opacity", "weight_entropy", "is_seen", "coarse_termination_depth")
+        by_sample += ("coarse_opacity", "coarse_weights", "fine_termination_depth", "fine_opacity")
         return tuple(
             replace(
                 self,

@@ -85,9 +85,41 @@ def test_feature_error_resizes_the_target_and_skips_padding() -> None:
     predicted = torch.full((1, 2, 3, 4, 6), 0.5)
     target = torch.full((1, 2, 3, 2, 3), 0.25)
     target[:, 1] = NAN  # padding: must not be looked at
-    error, count = feature_error(predicted, target, torch.tensor([[True, False]]))
+    is_present, is_seen = torch.tensor([[True, False]]), torch.ones(1, 2, 4, 6, dtype=torch.bool)
+    error, count = feature_error(predicted, target, is_present, is_seen)
     assert error.item() == pytest.approx(0.25)
     assert count == 3 * 4 * 6
+    predicted[..., :2] = NAN  # outside an image circle: not looked at either
+    is_seen[..., :2] = False
+    error, count = feature_error(predicted, target, is_present, is_seen)
+    assert error.item() == pytest.approx(0.25)
+    assert count == 3 * 4 * 4
+
+
+def test_pixels_without_a_ray_cost_nothing(student_config: StudentConfig, batch_of: Any) -> None:
+    batch = batch_of(student_config)
+    _, output = run(student_config, batch)
+    is_seen = output.is_seen.clone()
+    is_seen[..., :7] = False
+    columns = torch.arange(output.is_seen.shape[-1]) < 7
+    wide = columns.repeat_interleave(2)
+    assert output.image is not None
+    losses = []
+    for image, opacity in ((0.0, 0.0), (5.0, 1.0)):
+        other = replace(
+            output,
+            is_seen=is_seen,
+            image=torch.where(wide, image, output.image),
+            features={"clip": torch.where(columns, image, output.features["clip"])},
+            opacity=torch.where(columns, opacity, output.opacity),
+            termination_depth=torch.where(columns, NAN, output.termination_depth),
+            weight_entropy=torch.where(columns, image, output.weight_entropy),
+        )
+        losses.append(student_losses(other, batch, student_config.losses, perceptual=MultiScaleDissimilarity()))
+    assert torch.isfinite(losses[0].total)
+    assert losses[0].total.item() == losses[1].total.item()
+    seen = student_losses(output, batch, student_config.losses, perceptual=MultiScaleDissimilarity())
+    assert losses[0].counts["entropy_rendered"] < seen.counts["entropy_rendered"]
 
 
 def test_line_of_sight_of_the_wanted_peak_is_zero() -> None:
