@@ -245,7 +245,11 @@ class TeacherDepthConfig:
         width: Columns of the depth map.
         min_opacity: Opacity under which depth is NaN.
         max_depth_m: Beyond it depth is NaN.
-        max_abs_rel: Gate: absolute relative error against the LiDAR of all frames.
+        contradiction_ratio: Rendered and measured depth that differ by more than this factor contradict each other.
+        contradiction_reach_px: Depth is NaN within so many pixels of a LiDAR return that contradicts it, as far as no
+            other return is nearer: what moves is missing from frames that the field was not fitted to.
+        max_contradicted_share: Gate: share of LiDAR pixels of all frames that contradict the depth.
+        max_abs_rel: Gate: absolute relative error against those that do not.
         min_coverage: Gate: share of LiDAR pixels where the depth is defined.
         execution: How it is run.
     """
@@ -254,12 +258,17 @@ class TeacherDepthConfig:
     width: int = 100
     min_opacity: float = 0.5
     max_depth_m: float = 200.0
-    max_abs_rel: float = 0.15
+    contradiction_ratio: float = 1.3
+    contradiction_reach_px: float = 3.0
+    max_contradicted_share: float = 0.15
+    max_abs_rel: float = 0.10
     min_coverage: float = 0.9
     execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
 
     def __post_init__(self) -> None:
         _require(self.height >= 2 and self.width >= 2, "depth maps must be at least 2x2")
+        _require(self.contradiction_ratio > 1, f"contradiction_ratio {self.contradiction_ratio}, want > 1")
+        _require(self.contradiction_reach_px >= 0, f"contradiction_reach_px {self.contradiction_reach_px}, want >= 0")
         _require(0 < self.min_opacity <= 1, f"min_opacity {self.min_opacity}, want in (0, 1]")
 
 

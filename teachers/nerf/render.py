@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import time
 from typing import Any
 
@@ -22,6 +23,7 @@ from teachers.nerf.config import (
     TeacherFeaturesConfig,
     VirtualViewsConfig,
 )
+from teachers.nerf.contradictions import contradicts, untrusted_pixels
 from teachers.nerf.progress import Progress
 from teachers.nerf.provenance import render_provenance
 from teachers.nerf.quality import RenderedRays, depth_errors
@@ -116,7 +118,8 @@ def render_teacher_depth(
     """Return the depth of every camera of every frame, rendering it first if it does not exist.
 
     Depth is the termination depth along unit rays, metres; NaN where the opacity is under ``min_opacity``, beyond
-    ``max_depth_m``, and where the sky mask that the field was fitted with says sky.
+    ``max_depth_m``, where the sky mask that the field was fitted with says sky, and around LiDAR returns of the same
+    frame that contradict it. The figures against the LiDAR are of the depth before that last step.
 
     Args:
         home: Where the field is read from and the depth is published.
@@ -136,7 +139,7 @@ def render_teacher_depth(
         depths = create_target(group, "teacher_depth", "termination_depth", shape)
         opacities = create_target(group, "teacher_depth", "opacity", shape)
         write_target(group, "teacher_depth", "intrinsics", source.intrinsics(size))
-        tally = _DepthTally(source, size)
+        tally = _DepthTally(source, size, config)
         for frame in range(scene.num_frames):
             rendered = [
                 source.render(frame, camera, scene.camera_to_world(frame, camera), size)
@@ -144,13 +147,14 @@ def render_teacher_depth(
             ]
             depth = np.stack([_defined_depth(r, config).reshape(size) for r in rendered])
             opacity = np.stack([r.opacity.numpy().reshape(size) for r in rendered])
-            tally.add(frame, depth, None if is_sky is None else is_sky[frame])
+            is_untrusted = tally.add(frame, depth, None if is_sky is None else is_sky[frame])
+            depth[is_untrusted] = np.nan
             if is_sky is not None:
                 depth[is_sky[frame]] = np.nan
             depths[frame] = depth.astype(np.float16)
             opacities[frame] = opacity.astype(np.float16)
             _report(on_progress, "render_depth", frame, scene.num_frames, tally.started, shape[1:])
-        return tally.metrics(config)
+        return tally.metrics()
 
     return materialize_arrays(home, source.provenance(config), write)
 
@@ -212,21 +216,23 @@ def render_virtual_views(
 class _DepthTally:
     """Compare rendered depth with the LiDAR of all frames, frame by frame."""
 
-    def __init__(self, source: RenderSource, size: tuple[int, int]) -> None:
-        self.source, self.size = source, size
+    def __init__(self, source: RenderSource, size: tuple[int, int], config: TeacherDepthConfig) -> None:
+        self.source, self.size, self.config = source, size, config
         self.started = time.perf_counter()
         self._predicted: list[np.ndarray] = []
         self._measured: list[np.ndarray] = []
-        self._defined = self._pixels = self._sky_hits = self._sky = 0
+        self._defined = self._pixels = self._untrusted = self._sky_hits = self._sky = 0
 
     def add(
         self,
         frame: int,
         depth: Float[np.ndarray, "cameras height width"],
         is_sky: Bool[np.ndarray, "cameras height width"] | None,
-    ) -> None:
+    ) -> Bool[np.ndarray, "cameras height width"]:
+        """Take in a frame, and return the pixels whose depth the LiDAR contradicts."""
         scene = self.source.scene
         points = apply_se3(scene.ego_to_world(frame), scene.lidar_points(frame)[:, :3].astype(np.float64))
+        is_untrusted = np.zeros(depth.shape, bool)
         for camera in range(scene.num_cameras):
             pixel, measured, _ = project_lidar(
                 points,
@@ -236,29 +242,47 @@ class _DepthTally:
                 image_size=self.size,
             )
             near = measured <= self.source.teacher.nerf.losses.max_depth_m
-            self._predicted.append(depth[camera].reshape(-1)[pixel[near]])
-            self._measured.append(measured[near])
+            pixel, measured = pixel[near], measured[near]
+            self._predicted.append(depth[camera].reshape(-1)[pixel])
+            self._measured.append(measured)
+            is_untrusted[camera] = untrusted_pixels(
+                depth[camera],
+                pixel,
+                measured,
+                ratio=self.config.contradiction_ratio,
+                reach=self.config.contradiction_reach_px,
+            )
+        is_defined = np.isfinite(depth)
         self._pixels += depth.size
-        self._defined += int(np.isfinite(depth).sum())
+        self._untrusted += int((is_defined & is_untrusted).sum())
+        self._defined += int((is_defined & ~is_untrusted).sum())
         if is_sky is not None:
             self._sky += int(is_sky.sum())
-            self._sky_hits += int(np.isfinite(depth[is_sky]).sum())
+            self._sky_hits += int(is_defined[is_sky].sum())
+        return is_untrusted
 
-    def metrics(self, config: TeacherDepthConfig) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
+        """Return the figures and the gate over everything taken in."""
+        config = self.config
         predicted, measured = np.concatenate(self._predicted), np.concatenate(self._measured)
         defined = np.isfinite(predicted)
-        errors = depth_errors(
-            torch.tensor(predicted[defined], dtype=torch.float32), torch.tensor(measured[defined], dtype=torch.float32)
-        )
+        predicted, measured = predicted[defined], measured[defined]
+        errors = depth_errors(torch.tensor(predicted, dtype=torch.float32), torch.tensor(measured, dtype=torch.float32))
         coverage = float(defined.mean()) if len(defined) else 0.0
+        is_contradicted = contradicts(predicted.astype(np.float64), measured, ratio=config.contradiction_ratio)
+        contradicted = float(is_contradicted.mean()) if len(predicted) else math.nan
+        agreed = np.abs(predicted - measured)[~is_contradicted] / measured[~is_contradicted]
         checks = {
             "fit_passed": at_least(int(self.source.fit_passed), 1),
-            "lidar_abs_rel": at_most(errors["abs_rel"], config.max_abs_rel),
+            "lidar_abs_rel_where_kept": at_most(float(agreed.mean()) if len(agreed) else math.nan, config.max_abs_rel),
+            "lidar_contradicted_share": at_most(contradicted, config.max_contradicted_share),
             "lidar_coverage": at_least(coverage, config.min_coverage),
         }
         metrics: dict[str, Any] = {f"lidar_{name}": value for name, value in errors.items()}
         metrics |= {
             "lidar_coverage": coverage,
+            "lidar_contradicted_share": contradicted,
+            "contradicted_pixels": self._untrusted,
             "defined_share": self._defined / self._pixels,
             "rays_per_s": self._pixels / max(1e-6, time.perf_counter() - self.started),
         }
