@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from storage.procedural.lighting import KINDS
+KINDS = ("sunny", "hazy", "overcast", "dusk")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,52 @@
 """Configuration of procedural data sets."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
 
 from storage.keys import SceneKey
 from storage.procedural.classes import Theme
+from storage.procedural.conditions import Conditions
+
+RigName = Literal["nuscenes", "airside"]
+FISHEYE_RIGS: tuple[RigName, ...] = ("airside",)
+_WEATHER_DOMAIN = 0x3EA7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeatherConfig:
+    """Light and weather over a data set; every scene draws its own from its seed.
+
+    Attributes:
+        lighting: "seeded" draws the kind of light for each scene; another name is that of all.
+        sun_elevation_deg: Height of the sun in every scene; drawn for each when None.
+        sun_azimuth_deg: Its direction, likewise.
+        wet_share: Share of the scenes in which the ground is wet, more or less.
+        thin_structures: Whether cables, railings and barrier tape are added.
+    """
+
+    lighting: Literal["seeded", "sunny", "hazy", "overcast", "dusk"] = "seeded"
+    sun_elevation_deg: float | None = None
+    sun_azimuth_deg: float | None = None
+    wet_share: float = 0.0
+    thin_structures: bool = False
+
+    def __post_init__(self) -> None:
+        self.of_scene(0)  # raises on a value that no scene can have
+        if not 0.0 <= self.wet_share <= 1.0:
+            raise ValueError(f"wet_share is {self.wet_share}, want 0 to 1")
+
+    def of_scene(self, scene_seed: int) -> Conditions:
+        """Return the conditions of the scene with that seed."""
+        chance, amount = np.random.default_rng([scene_seed, _WEATHER_DOMAIN]).random(2)
+        return Conditions(
+            lighting=None if self.lighting == "seeded" else self.lighting,
+            sun_elevation_deg=self.sun_elevation_deg,
+            sun_azimuth_deg=self.sun_azimuth_deg,
+            wetness=float(0.3 + 0.7 * amount) if chance < self.wet_share else 0.0,
+            thin_structures=self.thin_structures,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +65,11 @@ class ProceduralConfig:
         jpeg_quality: 1 to 95.
         antialias: Whether edges in images get five rays a pixel instead of one.
         seed: Of the whole data set. Scene ``i`` depends on the seed and on ``i`` only.
+        rig: Cameras: those of nuScenes, or the airside vehicle's four pinholes and four fisheyes.
+        source_format: Files that are written: nuScenes, which knows no fisheyes, or a rig manifest.
+        camera_sweep_rate_hz: Rate of all images, those between keyframes too (12 in nuScenes); 0 has none between.
+        lidar_sweep_rate_hz: Likewise of the LiDAR (20 in nuScenes).
+        weather: Light and weather of its scenes.
     """
 
     dataset: str = "procedural"
@@ -35,6 +83,11 @@ class ProceduralConfig:
     jpeg_quality: int = 95
     antialias: bool = True
     seed: int = 0
+    rig: RigName = "nuscenes"
+    source_format: Literal["nuscenes", "manifest"] = "nuscenes"
+    camera_sweep_rate_hz: float = 0.0
+    lidar_sweep_rate_hz: float = 0.0
+    weather: WeatherConfig = field(default_factory=WeatherConfig)
 
     def __post_init__(self) -> None:
         SceneKey(self.dataset, "any")  # raises on a name that cannot stand in a key
@@ -55,6 +108,18 @@ class ProceduralConfig:
         if not self.version or self.version.startswith(".") or any(c in self.version for c in "/\\"):
             raise ValueError(f"version is {self.version!r}, want the name of one folder inside the root")
 
+        if self.source_format == "nuscenes" and self.rig in FISHEYE_RIGS:
+            raise ValueError(
+                f"rig {self.rig!r} has fisheyes, want source_format 'manifest': nuScenes knows only pinholes"
+            )
+        for name in ("camera_sweep_rate_hz", "lidar_sweep_rate_hz"):
+            rate = getattr(self, name)
+            if rate and self.source_format != "nuscenes":
+                raise ValueError(f"{name} is {rate}, want 0: a rig manifest holds whole frames only")
+            ratio = rate / self.keyframe_rate_hz
+            if rate and (rate > 50.0 or ratio < 2.0 or abs(ratio - round(ratio)) > 1e-9):
+                raise ValueError(f"{name} is {rate}, want 0 or a multiple of keyframe_rate_hz up to 50")
+
     @property
     def duration_s(self) -> float:
         """Seconds from the first keyframe to the last, and half a second more."""
@@ -74,6 +139,14 @@ class ProceduralConfig:
     def scene_seed(self, index: int) -> int:
         """Return the world seed of scene ``index``."""
         return self.seed * 10_007 + index
+
+    def times_between_us(self, frame: int, rate_hz: float) -> list[int]:
+        """Return the world times of a sensor's sweeps between the keyframe before ``frame`` and ``frame``."""
+        if frame == 0 or rate_hz == 0.0:
+            return []
+        steps = round(rate_hz / self.keyframe_rate_hz)
+        start_us = self.keyframe_time_us(frame - 1)
+        return [start_us + round(k * 1e6 / rate_hz) for k in range(1, steps)]
 
     def keyframe_time_us(self, frame: int) -> int:
         """Return the world time of a keyframe's LiDAR sweep, microseconds; 0 for the first."""

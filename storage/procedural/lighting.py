@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Float
 from scipy.ndimage import map_coordinates
 
+from storage.procedural.conditions import KINDS
 from storage.procedural.painting import SIZE, noise
 
 _DOME = 768
-KINDS = ("sunny", "hazy", "overcast", "dusk")
 Colour = Float[np.ndarray, " 3"]
 
 

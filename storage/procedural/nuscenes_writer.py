@@ -98,7 +98,6 @@ class SceneWriter:
                     "camera_intrinsic": [] if mount.intrinsics is None else mount.intrinsics.tolist(),
                 }
             )
-            (self.root / "samples" / mount.channel).mkdir(parents=True, exist_ok=True)
 
     def add_frame(self, timestamp_us: int) -> str:
         """Begin a keyframe and return its sample token."""
@@ -115,11 +114,14 @@ class SceneWriter:
         image: UInt8[np.ndarray, "height width 3"],
         *,
         quality: int,
+        is_key_frame: bool = True,
     ) -> None:
-        """Write an image and its rows."""
-        file = self._file(channel, timestamp_us, "jpg")
+        """Write an image and its rows; one between keyframes belongs to the sample that follows it."""
+        file = self._file(channel, timestamp_us, "jpg", is_key_frame=is_key_frame)
         Image.fromarray(image).save(self.root / file, quality=quality, subsampling=0)
-        self._add_data(sample, channel, timestamp_us, ego_to_global, file, "jpg", image.shape[:2])
+        self._add_data(
+            sample, channel, timestamp_us, ego_to_global, file, "jpg", image.shape[:2], is_key_frame=is_key_frame
+        )
 
     def add_sweep(
         self,
@@ -128,11 +130,13 @@ class SceneWriter:
         timestamp_us: int,
         ego_to_global: Float[np.ndarray, "4 4"],
         sweep: LidarSweep,
+        *,
+        is_key_frame: bool = True,
     ) -> None:
-        """Write a sweep, points in the LiDAR frame, and its rows."""
-        file = self._file(channel, timestamp_us, "pcd.bin")
+        """Write a sweep, points in the LiDAR frame, and its rows; see ``add_image``."""
+        file = self._file(channel, timestamp_us, "pcd.bin", is_key_frame=is_key_frame)
         sweep.as_rows().tofile(self.root / file)
-        self._add_data(sample, channel, timestamp_us, ego_to_global, file, "pcd", (0, 0))
+        self._add_data(sample, channel, timestamp_us, ego_to_global, file, "pcd", (0, 0), is_key_frame=is_key_frame)
 
     def add_annotation(self, sample: str, annotation: Annotation) -> None:
         """Add one box to a keyframe."""
@@ -167,7 +171,7 @@ class SceneWriter:
         for row in self.rows["sample_data"]:
             by_channel.setdefault(row["calibrated_sensor_token"], []).append(row)
         for chain in by_channel.values():
-            _link(chain)
+            _link(sorted(chain, key=lambda row: row["timestamp"]))
         by_instance: dict[str, list[Row]] = {}
         for row in self.rows["sample_annotation"]:
             by_instance.setdefault(row["instance_token"], []).append(row)
@@ -209,8 +213,10 @@ class SceneWriter:
     def _token(self, *parts: object) -> str:
         return token(self.log_name, self.name, *parts)
 
-    def _file(self, channel: str, timestamp_us: int, suffix: str) -> str:
-        return f"samples/{channel}/{self.log_name}__{channel}__{timestamp_us}.{suffix}"
+    def _file(self, channel: str, timestamp_us: int, suffix: str, *, is_key_frame: bool) -> str:
+        folder = Path("samples" if is_key_frame else "sweeps") / channel
+        (self.root / folder).mkdir(parents=True, exist_ok=True)
+        return f"{folder}/{self.log_name}__{channel}__{timestamp_us}.{suffix}"
 
     def _add_data(
         self,
@@ -221,6 +227,8 @@ class SceneWriter:
         file: str,
         fileformat: str,
         size: tuple[int, ...],
+        *,
+        is_key_frame: bool,
     ) -> None:
         own = self._token("sample_data", channel, timestamp_us)
         self.rows["ego_pose"].append({"token": own, "timestamp": timestamp_us, **_pose(ego_to_global)})
@@ -232,7 +240,7 @@ class SceneWriter:
                 "calibrated_sensor_token": self._token("calibrated_sensor", channel),
                 "timestamp": timestamp_us,
                 "fileformat": fileformat,
-                "is_key_frame": True,
+                "is_key_frame": is_key_frame,
                 "height": size[0],
                 "width": size[1],
                 "filename": file,

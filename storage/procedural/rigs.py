@@ -1,10 +1,7 @@
 """Rigs of cameras that a world can be recorded with, apart from Waymo's, which is calibrated in Waymo's own terms."""
 
-from typing import Literal
-
+from storage.procedural.config import RigName
 from storage.procedural.sensors import CAMERAS, Camera
-
-RigName = Literal["nuscenes", "airside"]
 
 # Four pinholes at the corners of a tug's roof look far; four fisheyes low on its sides, tilted down, see what is close:
 # chocks, tow bars, people beside the wheels. All are triggered together.

@@ -16,8 +16,8 @@ _WORLD = (
     "thin_structures", "traffic", "two_wheelers", "vehicles", "wet_ground", "world",
 )  # fmt: skip
 _DATASET = (
-    "annotate", "config", "nuscenes_writer", "occupancy", "recorder", "run", "sensors", "sources", "truth",
-    "visibility",
+    "annotate", "config", "manifest_output", "nuscenes_output", "nuscenes_writer", "occupancy", "recorder", "rigs",
+    "run", "sensors", "sources", "truth", "visibility",
 )  # fmt: skip
 
 WORLD_MODULES: tuple[str, ...] = tuple(f"{_PACKAGE}.{name}" for name in _WORLD)

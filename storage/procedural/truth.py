@@ -1,6 +1,7 @@
 """Exact ground truth of a scene, as a store apart from everything that training reads."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,11 @@ import zarr
 from jaxtyping import Bool, Float, Float32, UInt8, UInt16
 
 from storage.keys import SceneKey
-from storage.procedural.classes import CLASSES, SKY, Theme
+from storage.procedural.classes import CLASSES, OCC3D_FREE, SKY, Theme
 from storage.procedural.conditions import DEFAULT_CONDITIONS, Conditions
 from storage.procedural.occupancy import GRID_ORIGIN, GRID_SHAPE, VOXEL_SIZE
 from storage.procedural.world import World, build_world
-from storage.targets.schema import write_target
+from storage.targets.schema import create_target
 from storage.versioned import Home
 
 KIND = "scene_truth"
@@ -42,36 +43,38 @@ class WorldRecipe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SceneTruth:
-    """Ground truth of every keyframe and camera of a scene.
+class FrameTruth:
+    """Ground truth of one keyframe.
 
     Attributes:
-        termination_depth: Metres along the unit ray through each pixel's centre; NaN = sky.
-        semantics: Class ids of ``storage.procedural.classes``; 255 = sky.
+        termination_depth: Metres along the unit ray through each pixel's centre; NaN = nothing was hit.
+        semantics: Class ids of ``storage.procedural.classes``; 255 = sky, 254 = outside a fisheye's circle.
         instance: Actor number, 0 for surroundings and sky.
-        occupancy: Occ3D classes in the ego frame of each keyframe's LiDAR sweep; 17 = free.
+        occupancy: Occ3D classes in the ego frame of the keyframe's LiDAR sweep; 17 = free.
         occupancy_is_visible: Voxels that some camera sees.
-        occupancy_is_scanned: Voxels that the keyframe's LiDAR beams cross or end in.
-        intrinsics: Of the images.
+        occupancy_is_scanned: Voxels that the LiDAR's beams cross or end in.
     """
 
-    termination_depth: Float32[np.ndarray, "frames cameras height width"]
-    semantics: UInt8[np.ndarray, "frames cameras height width"]
-    instance: UInt16[np.ndarray, "frames cameras height width"]
-    occupancy: UInt8[np.ndarray, "frames 200 200 16"]
-    occupancy_is_visible: Bool[np.ndarray, "frames 200 200 16"]
-    occupancy_is_scanned: Bool[np.ndarray, "frames 200 200 16"]
-    intrinsics: Float[np.ndarray, "cameras 3 3"]
+    termination_depth: Float32[np.ndarray, "cameras height width"]
+    semantics: UInt8[np.ndarray, "cameras height width"]
+    instance: UInt16[np.ndarray, "cameras height width"]
+    occupancy: UInt8[np.ndarray, "200 200 16"]
+    occupancy_is_visible: Bool[np.ndarray, "200 200 16"]
+    occupancy_is_scanned: Bool[np.ndarray, "200 200 16"]
 
 
 def write_truth(
-    group: zarr.Group, truth: SceneTruth, camera_names: tuple[str, ...], recipe: WorldRecipe
+    group: zarr.Group,
+    frames: Sequence[FrameTruth],
+    camera_names: tuple[str, ...],
+    intrinsics: Float[np.ndarray, "cameras 3 3"],
+    recipe: WorldRecipe,
 ) -> dict[str, float]:
     """Fill an empty group and return summary metrics."""
     group.attrs.update(
         {
             "camera_names": list(camera_names),
-            "intrinsics": truth.intrinsics.tolist(),
+            "intrinsics": intrinsics.tolist(),
             "classes": [
                 {"class_id": c.class_id, "name": c.name, "occ3d_index": c.occ3d_index} for c in (*CLASSES, SKY)
             ],
@@ -80,17 +83,27 @@ def write_truth(
             "use": "evaluation only",
         }
     )
-    grids = ("occupancy", "occupancy_is_visible", "occupancy_is_scanned")
-    for name in ("termination_depth", "semantics", "instance", *grids):
-        write_target(group, KIND, name, getattr(truth, name))
-    finite = np.isfinite(truth.termination_depth)
+    for name in (field.name for field in fields(FrameTruth)):
+        array = create_target(group, KIND, name, (len(frames), *getattr(frames[0], name).shape))
+        for index, frame in enumerate(frames):
+            array[index] = getattr(frame, name)
     return {
-        "sky_share": float(1.0 - finite.mean()),
-        "median_depth_m": float(np.median(truth.termination_depth[finite])) if finite.any() else 0.0,
-        "occupied_share": float((truth.occupancy != 17).mean()),
-        "visible_share": float(truth.occupancy_is_visible.mean()),
-        "scanned_share": float(truth.occupancy_is_scanned.mean()),
+        "sky_share": _mean([f.semantics == SKY.class_id for f in frames]),
+        "median_depth_m": _median([f.termination_depth[np.isfinite(f.termination_depth)] for f in frames]),
+        "occupied_share": _mean([f.occupancy != OCC3D_FREE for f in frames]),
+        "visible_share": _mean([f.occupancy_is_visible for f in frames]),
+        "scanned_share": _mean([f.occupancy_is_scanned for f in frames]),
     }
+
+
+def _mean(parts: list[np.ndarray]) -> float:
+    return float(np.mean([part.mean() for part in parts]))
+
+
+def _median(parts: list[np.ndarray]) -> float:
+    """Return the median over frames of each frame's median, 0 where no frame has a value."""
+    found = [np.median(part) for part in parts if len(part)]
+    return float(np.median(found)) if found else 0.0
 
 
 def read_recipe(home: Home, scene_key: SceneKey) -> WorldRecipe:

@@ -2,7 +2,8 @@ import pytest
 
 from storage.errors import SourceDataError
 from storage.procedural.classes import Theme
-from storage.procedural.config import ProceduralConfig
+from storage.procedural.conditions import DEFAULT_CONDITIONS
+from storage.procedural.config import ProceduralConfig, WeatherConfig
 
 
 @pytest.mark.parametrize(
@@ -53,3 +54,45 @@ def test_scenes_have_their_own_seeds():
 def test_keyframes_are_half_a_second_apart():
     config = ProceduralConfig()
     assert [config.keyframe_time_us(i) for i in range(3)] == [0, 500_000, 1_000_000]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rig": "airside"}, "fisheyes"),
+        ({"camera_sweep_rate_hz": 5.0}, "multiple"),
+        ({"camera_sweep_rate_hz": 2.0}, "multiple"),
+        ({"lidar_sweep_rate_hz": 60.0}, "lidar_sweep_rate_hz"),
+        ({"lidar_sweep_rate_hz": 20.0, "source_format": "manifest"}, "whole frames"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        ProceduralConfig(**changes)
+
+
+@pytest.mark.parametrize("bad", [{"wet_share": 1.2}, {"sun_elevation_deg": 0.0}])
+def test_weather_that_no_scene_can_have_is_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        WeatherConfig(**bad)
+
+
+def test_weather_is_drawn_for_each_scene_from_its_seed():
+    weather = WeatherConfig(wet_share=0.5)
+    drawn = [weather.of_scene(seed).wetness for seed in range(40)]
+    assert drawn == [weather.of_scene(seed).wetness for seed in range(40)]
+    wet = [w for w in drawn if w > 0]
+    assert 10 < len(wet) < 30
+    assert len(set(wet)) == len(wet)
+    assert min(wet) >= 0.3
+    # More wet scenes, and the light, do not change those that were wet before.
+    wetter = WeatherConfig(wet_share=0.9, lighting="dusk")
+    assert all(wetter.of_scene(seed).wetness == w for seed, w in enumerate(drawn) if w > 0)
+    assert WeatherConfig().of_scene(7) == DEFAULT_CONDITIONS
+
+
+def test_sweeps_lie_between_keyframes():
+    config = ProceduralConfig(camera_sweep_rate_hz=12.0)
+    assert config.times_between_us(0, 12.0) == []
+    assert config.times_between_us(2, 12.0) == [583_333, 666_667, 750_000, 833_333, 916_667]
+    assert config.times_between_us(2, 0.0) == []
