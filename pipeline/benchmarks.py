@@ -12,6 +12,7 @@ BENCHMARKS: dict[str, str] = {
     "pooling": "student.benchmarks.pooling:bench_pooling",
     "sparse-conv": "student.benchmarks.sparse_conv:bench_sparse_conv",
     "render": "student.benchmarks.render:bench_render",
+    "ingest": "storage.ingest.benchmark:bench_ingest",
 }
 """Function that runs each benchmark, as ``module:function``."""
 

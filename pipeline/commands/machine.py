@@ -33,7 +33,7 @@ class Bench(Command):
         json: Print one JSON object: name, ratio, ours, reference, unit, runs.
     """
 
-    name: Annotated[Literal["loader", "pooling", "sparse-conv", "render"], tyro.conf.Positional]
+    name: Annotated[Literal["loader", "pooling", "sparse-conv", "render", "ingest"], tyro.conf.Positional]
     json: bool = False
 
     def run(self, console: Console) -> int:

@@ -24,7 +24,7 @@ from pipeline.workflow import (
     run_everything,
     with_split,
 )
-from storage.ingest.source import SourceConfig
+from storage.ingest.source import SourceConfig, manifest_source
 from storage.keys import SceneKey
 from storage.versioned import Home
 
@@ -41,6 +41,9 @@ _CHIEF_FIGURES = (
     "text_query.mean_average_precision",
 )
 """What is printed when a run ends, of each quality the figure that people ask for first."""
+
+_FORMAT_DEFAULTS = {"nuscenes": ("nuscenes", "v1.0-mini"), "waymo_v1": ("waymo", "v1"), "waymo_v2": ("waymo", "v2")}
+"""Data set and version of each format, where none is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,26 +74,38 @@ class _SourceCommand(ConfiguredCommand):
     """Base of commands that register a source.
 
     Attributes:
-        format: Layout of the recording.
+        format: Layout of the recording; `manifest` is a rig manifest, for a vehicle of one's own.
         root: Folder of the recording.
-        version: Release inside the folder: the folder of its tables.
+        version: Release inside the folder, for nuScenes the folder of its tables (v1.0-mini by default).
         scenes: Names of the scenes wanted; all where none is given.
-        dataset: Name that the scenes are known by here.
-        licence: Terms that go into the provenance of everything made from it.
+        dataset: Name that the scenes are known by here; by default that of the format, or of the manifest.
+        licence: Terms that go into the provenance of everything made from it; those of the manifest by default.
     """
 
-    format: Annotated[Literal["nuscenes"], tyro.conf.Positional]
+    format: Annotated[Literal["nuscenes", "waymo_v1", "waymo_v2", "manifest"], tyro.conf.Positional]
     root: Annotated[Path, tyro.conf.Positional]
-    version: str = "v1.0-mini"
+    version: str | None = None
     scenes: tuple[str, ...] = ()
-    dataset: str = "nuscenes"
-    licence: str = "unspecified"
+    dataset: str | None = None
+    licence: str | None = None
+
+    def source(self) -> SourceConfig:
+        """Return the source that the flags describe.
+
+        Raises:
+            SourceDataError: If a rig manifest is missing or not valid.
+        """
+        given = {"version": self.version, "dataset": self.dataset, "licence": self.licence}
+        if self.format == "manifest":
+            described = manifest_source(self.root)
+        else:
+            dataset, version = _FORMAT_DEFAULTS[self.format]
+            described = SourceConfig(dataset=dataset, format=self.format, root=self.root, version=version)
+        return dataclasses.replace(described, **{k: v for k, v in given.items() if v is not None})
 
     def register(self, home: Home) -> list[str]:
         """Register the source and return the keys of the scenes wanted."""
-        source = SourceConfig(
-            dataset=self.dataset, format=self.format, root=self.root, version=self.version, licence=self.licence
-        )
+        source = self.source()
         prepare_home(home)
         return register_scenes(home, source, self.scenes)
 
@@ -112,7 +127,7 @@ class Run(_SourceCommand):
         home = self.open_home()
         selection = self.selection(home)
         keys = self.register(home)
-        held_out = [str(SceneKey(self.dataset, name)) for name in self.held_out]
+        held_out = [str(SceneKey(self.source().dataset, name)) for name in self.held_out]
         console.print(f"[bold]{len(keys)} scenes[/bold] of {escape(str(self.root))} in {escape(str(home.root))}")
         with PeakMemory() as memory:
             return run_and_tell(home, with_split(selection, keys, held_out), keys, console, memory)

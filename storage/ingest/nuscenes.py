@@ -6,6 +6,7 @@ are: nuScenes does not say whether its pixel centres are integers, and half a pi
 """
 
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,11 @@ from storage.geometry.transforms import (
     quat_wxyz_to_rotation,
     rotation_to_quat_wxyz,
 )
+from storage.ingest.nuscenes_splits import splits_of_scene
+from storage.ingest.nuscenes_sweeps import choose_frames, walk_chain
 from storage.ingest.nuscenes_tables import TABLES, NuScenesTables, Row, as_in_file, find_scene
 from storage.ingest.raw_files import number_list
-from storage.ingest.raw_scene import IngestConfig, RawScene
+from storage.ingest.raw_scene import IngestConfig, OtherSweep, RawScene
 from storage.keys import check_name
 from storage.provenance import digest_of
 from storage.scenes.schema import SceneBoxes
@@ -36,11 +39,21 @@ _MAX_QUATERNION_DEFECT = 1e-4  # writers round quaternions to a few digits; they
 class _Shot:
     """One sample_data row: a file, its instant, and where the vehicle was."""
 
+    token: str
     file: str
     timestamp_us: int
     ego_to_global: Float[np.ndarray, "4 4"]
     calibration_token: str
     size: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Frame:
+    """A sweep, the images that go with it, and the sample where it is a keyframe."""
+
+    sweep: _Shot
+    shots: list[_Shot]
+    sample: Row | None
 
 
 def read_raw_scene(tables: NuScenesTables, scene_name: str, config: IngestConfig) -> RawScene:
@@ -59,20 +72,21 @@ class _SceneRows:
         self.tables = tables
         self.scene_name = scene_name
         self.used: dict[str, dict[str, dict[str, Any]]] = {}
+        self._channels = {str(row.get("channel")) for row in tables.rows("sensor")}
         self.scene = find_scene(tables, scene_name)
         self._remember("scene", self.scene)
 
     def read(self, config: IngestConfig) -> RawScene:
         samples = self._samples(config.max_frames)
         cameras = config.cameras or self._cameras(samples[0])
-        sweeps = [self._shot(sample, config.lidar) for sample in samples]
-        shots = [[self._shot(sample, camera) for camera in cameras] for sample in samples]
+        frames = self._frames(samples, cameras, config)
+        sweeps, shots = [frame.sweep for frame in frames], [frame.shots for frame in frames]
         calibration_rows = [self._fixed_calibration([s[c] for s in shots], name) for c, name in enumerate(cameras)]
         sizes = [self._fixed_size([s[c] for s in shots], name) for c, name in enumerate(cameras)]
         lidar_row = self._fixed_calibration(sweeps, config.lidar)
         first_ego_to_global = sweeps[0].ego_to_global
         global_to_world = invert_se3(first_ego_to_global)
-        boxes = self._boxes(samples, global_to_world)
+        keyframes = [(i, f.sample) for i, f in enumerate(frames) if f.sample is not None]
         return RawScene(
             name=self.scene_name,
             camera_names=tuple(cameras),
@@ -86,11 +100,72 @@ class _SceneRows:
             camera_ego_to_world=global_to_world @ np.array([[s.ego_to_global for s in row] for row in shots]),
             image_files=tuple(tuple(s.file for s in row) for row in shots),
             lidar_files=tuple(s.file for s in sweeps),
-            boxes=boxes,
-            attributes=self._attributes(samples, first_ego_to_global),
+            other_sweeps=self._window(samples[0], sweeps, global_to_world, config),
+            lidar_label_files=self._label_files(sweeps),
+            boxes=self._boxes(keyframes, global_to_world),
+            attributes=self._attributes(frames, config, first_ego_to_global),
             row_digests=self._row_digests(),
             pose_source=POSE_SOURCE,
         )
+
+    def _frames(self, samples: list[Row], cameras: tuple[str, ...], config: IngestConfig) -> list[_Frame]:
+        keyframes = [
+            _Frame(sweep=self._shot(s, config.lidar), shots=[self._shot(s, c) for c in cameras], sample=s)
+            for s in samples
+        ]
+        if config.frames == "keyframes":
+            return keyframes
+        sweeps = self._chain(samples[0], config.lidar)
+        images = [self._chain(samples[0], camera) for camera in cameras]
+        at = [{shot.token: i for i, shot in enumerate(chain)} for chain in (sweeps, *images)]
+        chosen, image_of = choose_frames(
+            np.array([s.timestamp_us for s in sweeps], np.int64),
+            [np.array([s.timestamp_us for s in chain], np.int64) for chain in images],
+            [at[0][k.sweep.token] for k in keyframes],
+            np.array([[at[1 + c][shot.token] for c, shot in enumerate(k.shots)] for k in keyframes], np.int64),
+        )
+        sample_of = {k.sweep.token: k.sample for k in keyframes}
+        frames = [
+            _Frame(
+                sweep=sweeps[sweep],
+                shots=[chain[i] for chain, i in zip(images, row, strict=True)],
+                sample=sample_of.get(sweeps[sweep].token),
+            )
+            for sweep, row in zip(chosen.tolist(), image_of.tolist(), strict=True)
+        ]
+        return frames[: config.max_frames]
+
+    def _chain(self, sample: Row, channel: str) -> list[_Shot]:
+        """Return every exposure or sweep of a channel, keyframe or not, in the order of time."""
+        start = self._row("sample_data", self._keyframe_token(sample, channel), f"sample {sample['token']}")
+        rows = walk_chain(start, lambda token, by: self._row("sample_data", token, by), f"{self.scene_name}/{channel}")
+        shots = [self._shot_of(row) for row in rows]
+        times = [shot.timestamp_us for shot in shots]
+        if (wrong := next((i for i in range(1, len(times)) if times[i] <= times[i - 1]), None)) is not None:
+            message = f"is at {times[wrong]} us, want later than {times[wrong - 1]}, the row before it"
+            raise SourceDataError(ErrorKind.TIME_INVALID, self._key("sample_data", rows[wrong], "timestamp"), message)
+        return shots
+
+    def _window(
+        self, sample: Row, sweeps: list[_Shot], global_to_world: Float[np.ndarray, "4 4"], config: IngestConfig
+    ) -> tuple[tuple[OtherSweep, ...], ...]:
+        """Return, for each frame, the sweeps around its own that are added to its points."""
+        if config.lidar_window_s == 0:
+            return ()
+        chain, window_us = self._chain(sample, config.lidar), config.lidar_window_s * 1e6
+        return tuple(
+            tuple(
+                OtherSweep(file=other.file, ego_to_world=global_to_world @ other.ego_to_global)
+                for other in chain
+                if other.token != own.token and abs(other.timestamp_us - own.timestamp_us) <= window_us
+            )
+            for own in sweeps
+        )
+
+    def _label_files(self, sweeps: list[_Shot]) -> tuple[str, ...]:
+        """Return the lidarseg file of each frame, empty where it has none; nothing where the release has none."""
+        files = {row["sample_data_token"]: str(row["filename"]) for row in self.tables.optional_rows("lidarseg")}
+        return tuple(files.get(sweep.token, "") for sweep in sweeps) if files else ()
 
     # --- rows ------------------------------------------------------------------------------------------------------
 
@@ -143,13 +218,21 @@ class _SceneRows:
 
     # --- values ----------------------------------------------------------------------------------------------------
 
-    def _shot(self, sample: Row, channel: str) -> _Shot:
+    def _keyframe_token(self, sample: Row, channel: str) -> object:
         if channel not in sample["data"]:
             message = f"sample {sample['token']} has no keyframe of {channel!r}, only of {sorted(sample['data'])}"
             raise SourceDataError(ErrorKind.TABLE_INVALID, self.tables.name("sample_data"), message)
-        row = self._row("sample_data", sample["data"][channel], f"sample {sample['token']}")
+        return sample["data"][channel]
+
+    def _shot(self, sample: Row, channel: str) -> _Shot:
+        return self._shot_of(
+            self._row("sample_data", self._keyframe_token(sample, channel), f"sample {sample['token']}")
+        )
+
+    def _shot_of(self, row: Row) -> _Shot:
         pose = self._row("ego_pose", self.tables.value("sample_data", row, "ego_pose_token"), f"row {row['token']}")
         return _Shot(
+            token=str(row["token"]),
             file=self._file(row),
             timestamp_us=self._integer("sample_data", row, "timestamp", ErrorKind.TIME_INVALID),
             ego_to_global=self._transform("ego_pose", pose, ErrorKind.POSE_INVALID),
@@ -165,6 +248,10 @@ class _SceneRows:
         if not isinstance(value, str):
             key = self._key("sample_data", row, "filename")
             raise SourceDataError(ErrorKind.FILE_UNSAFE, key, f"is {value!r}, want a path relative to the root")
+        folder, channel = PurePosixPath(value).parent.name, row.get("channel")
+        if folder in self._channels and folder != channel:  # names swapped in a table, or files in their folders
+            message = f"is {value!r}, a file of {folder}, want one of {channel}"
+            raise SourceDataError(ErrorKind.TABLE_INVALID, self._key("sample_data", row, "filename"), message)
         return value
 
     def _integer(self, table: str, row: Row, column: str, kind: ErrorKind) -> int:
@@ -217,10 +304,10 @@ class _SceneRows:
     def _mounting(self, row: Row) -> Float[np.ndarray, "4 4"]:
         return self._transform("calibrated_sensor", row, ErrorKind.CALIBRATION_INVALID)
 
-    def _boxes(self, samples: list[Row], global_to_world: Float[np.ndarray, "4 4"]) -> SceneBoxes:
+    def _boxes(self, keyframes: list[tuple[int, Row]], global_to_world: Float[np.ndarray, "4 4"]) -> SceneBoxes:
         rows = [
             (frame, self._row("sample_annotation", token, f"sample {sample['token']}"))
-            for frame, sample in enumerate(samples)
+            for frame, sample in keyframes
             for token in sample["anns"]
         ]
         if not rows:
@@ -244,18 +331,35 @@ class _SceneRows:
             category=tuple(categories),
             instance=tuple(str(row["instance_token"]) for _, row in rows),
             num_lidar_points=np.array(num_points, np.int64),
+            attributes=tuple(self._attribute_names(row) for _, row in rows),
         )
 
-    def _attributes(self, samples: list[Row], first_ego_to_global: Float[np.ndarray, "4 4"]) -> dict[str, object]:
+    def _attribute_names(self, row: Row) -> tuple[str, ...]:
+        """Return what is said of an annotated object, as ``vehicle.parked``; nothing without the attribute table."""
+        if "attribute" in self.tables.missing:
+            return ()
+        tokens = row.get("attribute_tokens", ())
+        return tuple(str(self._row("attribute", token, f"row {row['token']}")["name"]) for token in tokens)
+
+    def _attributes(
+        self, frames: list[_Frame], config: IngestConfig, first_ego_to_global: Float[np.ndarray, "4 4"]
+    ) -> dict[str, object]:
         log = self._row("log", self.tables.value("scene", self.scene, "log_token"), f"scene {self.scene_name}")
+        lidarseg = self.tables.optional_rows("lidarseg")
+        categories = {str(row["index"]): row["name"] for row in self.tables.rows("category") if "index" in row}
         return {
             "source_format": "nuscenes",
             "version": self.tables.version,
+            "splits": splits_of_scene(self.scene_name, self.tables.version),
             "description": str(self.scene.get("description", "")),
             "location": str(log.get("location", "")),
             "logfile": str(log.get("logfile", "")),
-            "sample_tokens": [sample["token"] for sample in samples],
+            "frames": config.frames,
+            "lidar_window_s": config.lidar_window_s,
+            "sample_tokens": [None if f.sample is None else f.sample["token"] for f in frames],
             "world_to_global": first_ego_to_global.tolist(),
             "principal_point_shift_px": 0.0,
-            "empty_tables": [table for table in TABLES if not self.tables.rows(table)],
+            "lidarseg_categories": categories if lidarseg else {},
+            "missing_tables": list(self.tables.missing),
+            "empty_tables": [t for t in TABLES if t not in self.tables.missing and not self.tables.rows(t)],
         }

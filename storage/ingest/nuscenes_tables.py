@@ -33,6 +33,9 @@ TABLES = (
     "sensor",
     "visibility",
 )
+OPTIONAL_TABLES = ("attribute", "category", "instance", "sample_annotation", "visibility")
+"""Tables of annotations: without them a release is read all the same, and its scenes say so."""
+
 # What the devkit adds to the rows in memory, and what therefore is no part of the files' content.
 _ADDED_BY_DEVKIT = {
     "sample": {"data", "anns"},
@@ -61,11 +64,13 @@ class NuScenesTables:
         root: Folder that file names in the tables are relative to.
         version: Release, the folder of the tables inside the root.
         devkit: The devkit's ``NuScenes`` object.
+        missing: Optional tables that the release does not hold; they count as empty.
     """
 
     root: Path
     version: str
     devkit: Any
+    missing: tuple[str, ...] = ()
 
     def name(self, table: str) -> str:
         """Return a table's file name relative to the root."""
@@ -74,6 +79,10 @@ class NuScenesTables:
     def rows(self, table: str) -> list[dict[str, Any]]:
         """Return all rows of a table."""
         return getattr(self.devkit, table)
+
+    def optional_rows(self, table: str) -> list[dict[str, Any]]:
+        """Return all rows of a table that only some releases have, such as ``lidarseg``."""
+        return getattr(self.devkit, table, [])
 
     def row(self, table: str, token: object, *, named_by: str) -> Row:
         """Return the row of a token.
@@ -116,12 +125,15 @@ def load_tables(root: Path, version: str) -> NuScenesTables:
         SourceDataError: If root, version or a table is missing, or the tables are not valid nuScenes tables.
     """
     root = root.absolute()
-    stamp = tuple((s.st_mtime_ns, s.st_size) for s in (p.stat() for p in _table_paths(root, version)))
+    paths = _table_paths(root, version)
+    stamp = tuple((s.st_mtime_ns, s.st_size) for s in (p.stat() for p in paths))
+    missing = tuple(table for table in OPTIONAL_TABLES if table not in {p.stem for p in paths})
     with _cache_lock:
         cached = _cache.get((root, version))
         if cached is not None and cached[0] == stamp:
             return cached[1]
-        tables = NuScenesTables(root=root, version=version, devkit=_load_devkit(root, version))
+        devkit = _load_devkit(root, version, missing)
+        tables = NuScenesTables(root=root, version=version, devkit=devkit, missing=missing)
         _cache.pop((root, version), None)
         while len(_cache) >= _MAX_CACHED:
             _cache.pop(next(iter(_cache)))
@@ -194,31 +206,39 @@ def _table_paths(root: Path, version: str) -> list[Path]:
         raise SourceDataError(ErrorKind.VERSION_UNKNOWN, str(root), message)
     paths = [folder / f"{table}.json" for table in TABLES]
     for path in paths:
-        if not path.is_file():
+        if not path.is_file() and path.stem not in OPTIONAL_TABLES:
             message = f"is missing; nuScenes tables are {', '.join(TABLES)}"
             raise SourceDataError(ErrorKind.TABLE_MISSING, f"{version}/{path.name}", message)
-    return paths
+    extra = [folder / f"{table}.json" for table in ("lidarseg", "panoptic")]
+    return [path for path in (*paths, *extra) if path.is_file()]
 
 
-def _load_devkit(root: Path, version: str) -> Any:  # noqa: ANN401 - the devkit is not typed
+def _load_devkit(root: Path, version: str, missing: tuple[str, ...]) -> Any:  # noqa: ANN401 - the devkit is not typed
     pillow_limit = Image.MAX_IMAGE_PIXELS
     try:
         from nuscenes.nuscenes import NuScenes  # seconds: it imports matplotlib and scikit-learn
     finally:
         Image.MAX_IMAGE_PIXELS = pillow_limit  # the devkit lifts Pillow's guard for the whole process
+
+    class Tolerant(NuScenes):
+        """The devkit's object, for which an optional table that is not there is empty."""
+
+        def __load_table__(self, table_name: str) -> Any:  # noqa: ANN401 - the devkit's own hook
+            return [] if table_name in missing else super().__load_table__(table_name)
+
     try:
-        return NuScenes(version=version, dataroot=str(root), verbose=False)
+        return Tolerant(version=version, dataroot=str(root), verbose=False)
     except MemoryError:
         raise
     except Exception as error:  # whatever broke inside: the tables are to blame, and are looked through for the reason
-        _explain(root, version)
+        _explain(root, version, missing)
         message = f"nuscenes-devkit cannot load the tables: {type(error).__name__}: {error}"
         raise SourceDataError(ErrorKind.TABLE_INVALID, version, message) from error
 
 
-def _explain(root: Path, version: str) -> None:
+def _explain(root: Path, version: str, missing: tuple[str, ...]) -> None:
     """Raise the typed error that says why these tables do not load, if it can be found."""
-    rows = {table: _read_table(root, version, table) for table in TABLES}
+    rows = {table: [] if table in missing else _read_table(root, version, table) for table in TABLES}
     tokens = {table: {row["token"] for row in rows[table]} for table in TABLES}
     for table, column, target in _REFERENCES:
         for row in rows[table]:

@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from storage.errors import ErrorKind, SourceDataError
@@ -104,6 +104,17 @@ def parse_nuscenes_lidar(content: bytes, key: str) -> Float32[np.ndarray, "point
         )
         raise SourceDataError(ErrorKind.LIDAR_INVALID, key, message)
     return np.ascontiguousarray(points, dtype=np.float32)
+
+
+def parse_nuscenes_labels(content: bytes, key: str, *, num_points: int) -> UInt8[np.ndarray, " points"]:
+    """Return the class of each point of a sweep, one byte each.
+
+    Raises:
+        SourceDataError: If there are more or fewer than points.
+    """
+    if len(content) != num_points:
+        raise SourceDataError(ErrorKind.LIDAR_INVALID, key, f"labels {len(content)} points, its sweep has {num_points}")
+    return np.frombuffer(content, np.uint8)
 
 
 def number_list(value: Any, shape: tuple[int, ...], kind: ErrorKind, key: str) -> np.ndarray:  # noqa: ANN401 - JSON

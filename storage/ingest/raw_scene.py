@@ -65,6 +65,19 @@ class IngestConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OtherSweep:
+    """A LiDAR sweep that is added to the points of a frame which is not its own.
+
+    Attributes:
+        file: Relative to the source's root.
+        ego_to_world: Ego pose when it was recorded.
+    """
+
+    file: str
+    ego_to_world: Float[np.ndarray, "4 4"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RawScene:
     """Geometry, times, annotations and file names of one scene; arrays mean what they mean in ``SceneData``.
 
@@ -75,6 +88,9 @@ class RawScene:
         intrinsics: Of the images as stored, pixels.
         fisheye: Coefficients of each fisheye lens, NaN for a pinhole; None if all are pinholes.
         is_valid: Per camera, the pixels of the images as stored that show the world; None where all do.
+        other_sweeps: For each frame, sweeps whose points are added to its own; empty for none at all.
+        lidar_label_files: For each frame, the classes of its own points, an empty name where it has none; empty where
+            the recording has none at all.
         camera_to_ego: Fixed on the vehicle.
         lidar_to_ego: Fixed on the vehicle.
         timestamp_us: Reference instant of each frame.
@@ -107,6 +123,8 @@ class RawScene:
     pose_source: str
     fisheye: Float[np.ndarray, "cameras 4"] | None = None
     is_valid: tuple[Bool[np.ndarray, "_ _"] | None, ...] | None = None
+    other_sweeps: tuple[tuple[OtherSweep, ...], ...] = ()
+    lidar_label_files: tuple[str, ...] = ()
 
     @property
     def calibration_digest(self) -> str:
@@ -179,9 +197,15 @@ def _check_advances(timestamp_us: Int64[np.ndarray, " frames"], key: str) -> Non
 
 
 def _check_speed(scene: RawScene, max_speed_mps: float) -> None:
-    distance = np.linalg.norm(np.diff(scene.ego_to_world[:, :3, 3], axis=0), axis=-1)
-    speed = distance / (np.diff(scene.timestamp_us) * 1e-6)
-    if (speed > max_speed_mps).any():
-        frame = int(np.argmax(speed)) + 1
-        message = f"pose jumps at {speed.max():.1f} m/s before frame {frame}, want at most {max_speed_mps} m/s"
-        raise SourceDataError(ErrorKind.POSE_INVALID, f"{scene.name}: ego_to_world[{frame}]", message)
+    tracks = [("ego_to_world", scene.ego_to_world, scene.timestamp_us)]
+    for index, name in enumerate(scene.camera_names):
+        tracks.append(
+            (f"{name}.ego_to_world", scene.camera_ego_to_world[:, index], scene.camera_timestamp_us[:, index])
+        )
+    for name, poses, instants in tracks:
+        distance = np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=-1)
+        speed = distance / (np.diff(instants) * 1e-6)
+        if (speed > max_speed_mps).any():
+            frame = int(np.argmax(speed)) + 1
+            message = f"pose jumps at {speed.max():.1f} m/s before frame {frame}, want at most {max_speed_mps} m/s"
+            raise SourceDataError(ErrorKind.POSE_INVALID, f"{scene.name}: {name}[{frame}]", message)

@@ -4,26 +4,12 @@ Two steps, because the identity of a scene store is known from the first: what i
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import numpy as np
-from jaxtyping import Float32
-
 from storage.ingest.raw_scene import RawScene
+from storage.scenes.schema import SceneFrame
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FramePayload:
-    """Images and points of one frame.
-
-    Attributes:
-        jpegs: One encoded image for each camera, checked to decode.
-        points: x, y, z in the ego frame of the reference instant, metres, and intensity.
-    """
-
-    jpegs: tuple[bytes, ...]
-    points: Float32[np.ndarray, "points 4"]
+FramePayload = SceneFrame
 
 
 @runtime_checkable

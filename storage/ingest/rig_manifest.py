@@ -265,7 +265,8 @@ def _validator() -> Any:  # noqa: ANN401 - jsonschema's own protocol
 
 def _as_problems(error: Any) -> list[ManifestProblem]:  # noqa: ANN401 - a jsonschema error
     """Return one problem for each field that an error is about: a missing or unknown field is named itself."""
-    path = error.json_path.removeprefix("$").removeprefix(".")
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
+    path = "".join(parts).removeprefix(".")
     if error.validator == "required":
         missing = [name for name in error.validator_value if name not in error.instance]
         return [ManifestProblem(field=_join(path, name), message="is missing") for name in missing]
@@ -273,7 +274,7 @@ def _as_problems(error: Any) -> list[ManifestProblem]:  # noqa: ANN401 - a jsons
         known = sorted(error.schema.get("properties", {}))
         unknown = [name for name in error.instance if name not in known]
         return [ManifestProblem(field=_join(path, name), message=f"is unknown, want {known}") for name in unknown]
-    if error.validator == "propertyNames" or (error.parent is not None and error.parent.validator == "propertyNames"):
+    if "propertyNames" in error.absolute_schema_path:
         message = f"is unknown, want {error.validator_value}"
         return [ManifestProblem(field=_join(path, str(error.instance)), message=message)]
     if error.validator in ("const", "enum"):

@@ -2,8 +2,9 @@
 
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
@@ -15,6 +16,7 @@ from storage.geometry.trajectory import Trajectory
 from storage.geometry.transforms import apply_se3, invert_se3, rotation_to_quat_wxyz
 from storage.ingest.raw_files import check_jpeg, read_bytes, resolve_inside
 from storage.ingest.raw_scene import IngestConfig, RawScene
+from storage.ingest.read_ahead import read_ahead
 from storage.ingest.recording import FramePayload
 from storage.ingest.rig_manifest import RIG_MANIFEST_FILE, Rig, RigCamera, find_scene, load_manifest
 from storage.ingest.rig_manifest_tables import (
@@ -74,13 +76,19 @@ class RigManifestRecording:
 
     def payloads(self) -> Iterator[FramePayload]:
         """Yield images and points in frame order."""
-        raw = self.raw
         maps = [plan and plan.build_map() for plan in self._plans.values()]
+
+        def images(frame: int) -> list[Callable[[], bytes]]:
+            files = zip(self.raw.image_files[frame], self.raw.image_sizes, maps, strict=True)
+            return [partial(self._jpeg, *image) for image in files]
+
+        def assemble(frame: int, jpegs: tuple[bytes, ...]) -> FramePayload:
+            sweep = self.raw.lidar_files[frame]
+            points = self._points(frame, sweep) if sweep else np.zeros((0, 4), np.float32)
+            return FramePayload(jpegs=jpegs, points=points)
+
         with ThreadPoolExecutor(_num_workers()) as pool:
-            for frame, (images, sweep) in enumerate(zip(raw.image_files, raw.lidar_files, strict=True)):
-                jpegs = tuple(pool.map(self._jpeg, images, raw.image_sizes, maps))
-                points = self._points(frame, sweep) if sweep else np.zeros((0, 4), np.float32)
-                yield FramePayload(jpegs=jpegs, points=points)
+            yield from read_ahead(pool, range(len(self.raw.timestamp_us)), images, assemble)
 
     def _jpeg(self, file: str, size: tuple[int, int], undistortion: UndistortionMap | None) -> bytes:
         data = read_bytes(resolve_inside(self._root, file), file)

@@ -3,7 +3,8 @@
 Nothing is guessed or repaired. A scene that breaks a rule is quarantined with the reason; the others go on.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,14 @@ import zarr
 from storage import catalog
 from storage.errors import SourceDataError
 from storage.ingest.nuscenes_recording import NuScenesRecording
-from storage.ingest.raw_scene import IngestConfig, check_raw_scene
+from storage.ingest.raw_scene import IngestConfig, RawScene, check_raw_scene
 from storage.ingest.recording import Recording
 from storage.ingest.rig_manifest_recording import RigManifestRecording
 from storage.ingest.source import SourceConfig, load_source
 from storage.ingest.waymo import open_waymo
 from storage.keys import SceneKey
 from storage.provenance import Provenance, code_digest, config_digest, config_json, package_versions
-from storage.scenes.schema import SceneData
+from storage.scenes.schema import SceneData, SceneFrame
 from storage.scenes.store import write_scene
 from storage.versioned import Home, Materialized, materialize_arrays
 
@@ -28,6 +29,7 @@ Progress = Callable[[str, float, Mapping[str, Any]], None]
 _CODE = (
     "storage.ingest.raw_files",
     "storage.ingest.raw_scene",
+    "storage.ingest.read_ahead",
     "storage.ingest.recording",
     "storage.ingest.run",
     "storage.scenes",
@@ -45,6 +47,8 @@ _FORMAT_CODE = {
     "nuscenes": (
         "storage.ingest.nuscenes",
         "storage.ingest.nuscenes_recording",
+        "storage.ingest.nuscenes_splits",
+        "storage.ingest.nuscenes_sweeps",
         "storage.ingest.nuscenes_tables",
     ),
     "waymo_v1": (
@@ -128,47 +132,42 @@ def _ingest(home: Home, scene_key: SceneKey, config: IngestConfig, on_progress: 
     )
 
     def write(group: zarr.Group) -> dict[str, Any]:
-        scene = _load(recording, on_progress)
-        write_scene(group, scene)
-        return _metrics(scene)
+        tally = _Tally(recording.payloads(), len(raw.timestamp_us), on_progress)
+        write_scene(group, _describe(raw), tally)
+        return tally.metrics(raw)
 
     return materialize_arrays(home, provenance, write)
 
 
-def _load(recording: Recording, on_progress: Progress) -> SceneData:
-    raw, jpegs, points = recording.raw, [], []
-    for frame, payload in enumerate(recording.payloads()):
-        jpegs.append(payload.jpegs)
-        points.append(payload.points)
-        on_progress("read", (frame + 1) / len(raw.timestamp_us), {"frame": frame})
-    return SceneData(
-        camera_names=raw.camera_names,
-        image_sizes=raw.image_sizes,
-        intrinsics=raw.intrinsics,
-        fisheye=raw.fisheye,
-        is_valid=raw.is_valid,
-        camera_to_ego=raw.camera_to_ego,
-        timestamp_us=raw.timestamp_us,
-        ego_to_world=raw.ego_to_world,
-        camera_timestamp_us=raw.camera_timestamp_us,
-        camera_ego_to_world=raw.camera_ego_to_world,
-        jpegs=tuple(jpegs),
-        lidar_points=tuple(points),
-        lidar_to_ego=raw.lidar_to_ego,
-        boxes=raw.boxes,
-        attributes=raw.attributes,
-    )
+def _describe(raw: RawScene) -> SceneData:
+    shared = {f.name for f in fields(SceneData)} & {f.name for f in fields(RawScene)}
+    return SceneData(**{name: getattr(raw, name) for name in shared})
 
 
-def _metrics(scene: SceneData) -> dict[str, Any]:
-    duration_us = int(scene.timestamp_us[-1] - scene.timestamp_us[0])
-    return {
-        "frames": len(scene.timestamp_us),
-        "cameras": len(scene.camera_names),
-        "images": sum(len(row) for row in scene.jpegs),
-        "jpeg_bytes": sum(len(data) for row in scene.jpegs for data in row),
-        "lidar_points": sum(len(points) for points in scene.lidar_points),
-        "boxes": len(scene.boxes.category),
-        "duration_s": duration_us * 1e-6,
-        "travelled_m": float(np.linalg.norm(np.diff(scene.ego_to_world[:, :3, 3], axis=0), axis=-1).sum()),
-    }
+class _Tally:
+    """Hand frames through, and count what is in them."""
+
+    def __init__(self, frames: Iterable[SceneFrame], num_frames: int, on_progress: Progress) -> None:
+        self._frames, self._num_frames, self._on_progress = frames, num_frames, on_progress
+        self._images = self._jpeg_bytes = self._points = 0
+
+    def __iter__(self) -> Iterator[SceneFrame]:
+        for index, frame in enumerate(self._frames):
+            self._images += len(frame.jpegs)
+            self._jpeg_bytes += sum(map(len, frame.jpegs))
+            self._points += len(frame.points)
+            yield frame
+            self._on_progress("read", (index + 1) / self._num_frames, {"frame": index})
+
+    def metrics(self, raw: RawScene) -> dict[str, Any]:
+        duration_us = int(raw.timestamp_us[-1] - raw.timestamp_us[0])
+        return {
+            "frames": len(raw.timestamp_us),
+            "cameras": len(raw.camera_names),
+            "images": self._images,
+            "jpeg_bytes": self._jpeg_bytes,
+            "lidar_points": self._points,
+            "boxes": len(raw.boxes.category),
+            "duration_s": duration_us * 1e-6,
+            "travelled_m": float(np.linalg.norm(np.diff(raw.ego_to_world[:, :3, 3], axis=0), axis=-1).sum()),
+        }

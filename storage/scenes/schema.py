@@ -7,11 +7,14 @@ that a moving rig is not smeared. The world frame is the first reference ego pos
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float32, Int64, UInt8
 
 SCENE_SCHEMA = "distillnerf.scene/2"
 PINHOLE_SCENE_SCHEMA = "distillnerf.scene/1"
 """The schema before fisheye cameras: its stores hold no ``fisheye``, and every camera of theirs is a pinhole."""
+
+UNLABELLED = 255
+"""Label of a LiDAR point whose class nobody annotated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +29,7 @@ class SceneBoxes:
         category: The source's own category name.
         instance: Identity of the object through time.
         num_lidar_points: LiDAR returns inside, or -1 where unknown.
+        attributes: What the source says of each, such as ``vehicle.parked``; None where it says nothing of any.
     """
 
     frame_index: Int64[np.ndarray, " boxes"]
@@ -35,6 +39,7 @@ class SceneBoxes:
     category: tuple[str, ...]
     instance: tuple[str, ...]
     num_lidar_points: Int64[np.ndarray, " boxes"]
+    attributes: tuple[tuple[str, ...], ...] | None = None
 
     @classmethod
     def none(cls) -> "SceneBoxes":
@@ -52,8 +57,24 @@ class SceneBoxes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SceneFrame:
+    """Images and points of one frame.
+
+    Attributes:
+        jpegs: One encoded image for each camera, checked to decode.
+        points: x, y, z in the ego frame of the reference instant, metres, and intensity.
+        labels: Class of each point in the source's own numbering (``scene_attributes.lidarseg_categories``), 255 where
+            it has none; None where the frame has none at all.
+    """
+
+    jpegs: tuple[bytes, ...]
+    points: Float32[np.ndarray, "points 4"]
+    labels: UInt8[np.ndarray, " points"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SceneData:
-    """Everything that ``write_scene`` stores.
+    """Everything that ``write_scene`` stores; images and points may come one frame after the other instead.
 
     Attributes:
         camera_names: In the order of every camera axis below.
@@ -82,8 +103,8 @@ class SceneData:
     ego_to_world: Float[np.ndarray, "frames 4 4"]
     camera_timestamp_us: Int64[np.ndarray, "frames cameras"]
     camera_ego_to_world: Float[np.ndarray, "frames cameras 4 4"]
-    jpegs: tuple[tuple[bytes, ...], ...]
-    lidar_points: tuple[Float[np.ndarray, "_ 4"], ...]
+    jpegs: tuple[tuple[bytes, ...], ...] = ()
+    lidar_points: tuple[Float[np.ndarray, "_ 4"], ...] = ()
     lidar_to_ego: Float[np.ndarray, "4 4"]
     fisheye: Float[np.ndarray, "cameras 4"] | None = None
     is_valid: tuple[Bool[np.ndarray, "_ _"] | None, ...] | None = None

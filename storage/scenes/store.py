@@ -4,7 +4,7 @@ Images stay the verbatim JPEG bytes of the recording, so nothing is lost and eve
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,67 +18,92 @@ from storage.geometry.cameras import scale_intrinsics
 from storage.geometry.transforms import invert_se3
 from storage.integrity import reading
 from storage.keys import SceneKey
-from storage.scenes.schema import PINHOLE_SCENE_SCHEMA, SCENE_SCHEMA, SceneBoxes, SceneData
+from storage.scenes.growing_array import GrowingArray
+from storage.scenes.schema import PINHOLE_SCENE_SCHEMA, SCENE_SCHEMA, UNLABELLED, SceneBoxes, SceneData, SceneFrame
 from storage.versioned import Home, StoreVersion
 
-_BYTES_PER_CHUNK = 1 << 20
+_BYTES_PER_CHUNK = 1 << 18
 _POINTS_PER_CHUNK = 1 << 16
+_SMALL_ARRAYS = (
+    "intrinsics",
+    "camera_to_ego",
+    "timestamp_us",
+    "ego_to_world",
+    "camera_timestamp_us",
+    "camera_ego_to_world",
+    "lidar_to_ego",
+)
+_BOX_ARRAYS = ("frame_index", "centre", "size", "quat_wxyz", "num_lidar_points")
 
 
-def write_scene(group: zarr.Group, scene: SceneData) -> None:
-    """Write a scene into an empty group."""
+def write_scene(group: zarr.Group, scene: SceneData, frames: Iterable[SceneFrame] | None = None) -> None:
+    """Write a scene into an empty group.
+
+    Args:
+        group: Where to write.
+        scene: Geometry, times and annotations.
+        frames: Images and points in frame order, taken one by one: memory holds one frame, not the scene. By default
+            those in ``scene``.
+
+    Raises:
+        ValueError: If there are more or fewer frames than instants.
+    """
     attributes: dict[str, Any] = {
         "schema": SCENE_SCHEMA,
         "camera_names": list(scene.camera_names),
         "image_sizes": [list(size) for size in scene.image_sizes],
         "box_categories": list(scene.boxes.category),
         "box_instances": list(scene.boxes.instance),
+        "box_attributes": scene.boxes.attributes and [list(names) for names in scene.boxes.attributes],
         "scene_attributes": scene.attributes,
     }
     group.attrs.update(attributes)
-    for name in (
-        "intrinsics",
-        "camera_to_ego",
-        "timestamp_us",
-        "ego_to_world",
-        "camera_timestamp_us",
-        "camera_ego_to_world",
-        "lidar_to_ego",
-    ):
+    for name in _SMALL_ARRAYS:
         group.create_array(name, data=np.ascontiguousarray(getattr(scene, name)))
     pinholes = np.full((len(scene.camera_names), 4), np.nan)
     group.create_array("fisheye", data=pinholes if scene.fisheye is None else np.ascontiguousarray(scene.fisheye))
-    for name in ("frame_index", "centre", "size", "quat_wxyz", "num_lidar_points"):
-        _write_flat(group, f"boxes/{name}", getattr(scene.boxes, name), _POINTS_PER_CHUNK)
+    for name in _BOX_ARRAYS:
+        array = GrowingArray(group, f"boxes/{name}", rows_per_chunk=_POINTS_PER_CHUNK)
+        array.append(getattr(scene.boxes, name))
+        array.close()
     for camera, is_valid in zip(scene.camera_names, scene.is_valid or (), strict=bool(scene.is_valid)):
         if is_valid is not None:
             group.create_array(f"is_valid/{camera}", data=np.ascontiguousarray(is_valid))
-    for index, camera in enumerate(scene.camera_names):
-        jpegs = [frame[index] for frame in scene.jpegs]
-        group.create_array(f"images/{camera}/offsets", data=_offsets([len(j) for j in jpegs]))
-        _write_flat(
-            group, f"images/{camera}/bytes", np.frombuffer(b"".join(jpegs), np.uint8), _BYTES_PER_CHUNK, compress=False
-        )
-    group.create_array("lidar/offsets", data=_offsets([len(p) for p in scene.lidar_points]))
-    points = (
-        np.concatenate([np.asarray(p, np.float32) for p in scene.lidar_points])
-        if scene.lidar_points
-        else np.zeros((0, 4), np.float32)
-    )
-    _write_flat(group, "lidar/points", points, _POINTS_PER_CHUNK)
+    _write_frames(group, scene, _frames_of(scene) if frames is None else frames)
 
 
-def _offsets(lengths: list[int]) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+def _frames_of(scene: SceneData) -> Iterator[SceneFrame]:
+    for jpegs, points in zip(scene.jpegs, scene.lidar_points, strict=True):
+        yield SceneFrame(jpegs=jpegs, points=np.asarray(points, np.float32))
 
 
-def _write_flat(group: zarr.Group, name: str, data: np.ndarray, rows_per_chunk: int, *, compress: bool = True) -> None:
-    chunks = (max(1, min(rows_per_chunk, len(data))), *data.shape[1:])
-    array = group.create_array(
-        name, shape=data.shape, dtype=data.dtype, chunks=chunks, compressors="auto" if compress else None
-    )
-    if len(data):
-        array[...] = data
+def _write_frames(group: zarr.Group, scene: SceneData, frames: Iterable[SceneFrame]) -> None:
+    images = [
+        GrowingArray(group, f"images/{camera}/bytes", rows_per_chunk=_BYTES_PER_CHUNK, compress=False)
+        for camera in scene.camera_names
+    ]
+    image_ends: list[list[int]] = [[0] for _ in images]
+    points = GrowingArray(group, "lidar/points", rows_per_chunk=_POINTS_PER_CHUNK)
+    labels = GrowingArray(group, "lidar/labels", rows_per_chunk=_POINTS_PER_CHUNK)
+    point_ends, num_labelled = [0], 0
+    for frame in frames:
+        for array, ends, data in zip(images, image_ends, frame.jpegs, strict=True):
+            array.append(np.frombuffer(data, np.uint8))
+            ends.append(array.num_rows)
+        points.append(frame.points)
+        point_ends.append(points.num_rows)
+        unlabelled = np.full(len(frame.points), UNLABELLED, np.uint8)
+        labels.append(unlabelled if frame.labels is None else frame.labels)
+        num_labelled += frame.labels is not None
+    if len(point_ends) - 1 != len(scene.timestamp_us):
+        raise ValueError(f"{len(point_ends) - 1} frames came, want {len(scene.timestamp_us)}")
+    for array, ends, camera in zip(images, image_ends, scene.camera_names, strict=True):
+        array.close()
+        group.create_array(f"images/{camera}/offsets", data=np.array(ends, np.int64))
+    points.close()
+    group.create_array("lidar/offsets", data=np.array(point_ends, np.int64))
+    if num_labelled:
+        labels.close()
 
 
 class SceneReader:
@@ -92,22 +117,13 @@ class SceneReader:
             raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, str(version or group.name), message)
         self.group = group
         self._box_names = (tuple(attributes["box_categories"]), tuple(attributes["box_instances"]))
+        names = attributes.get("box_attributes")
+        self._box_attributes = names and tuple(tuple(of_box) for of_box in names)
         self.version = version
         self.camera_names: tuple[str, ...] = tuple(attributes["camera_names"])
         self.attributes: dict[str, object] = dict(attributes["scene_attributes"])
         self._sizes = [(int(h), int(w)) for h, w in attributes["image_sizes"]]
-        self._arrays = {
-            name: self._read(name)
-            for name in (
-                "intrinsics",
-                "camera_to_ego",
-                "timestamp_us",
-                "ego_to_world",
-                "camera_timestamp_us",
-                "camera_ego_to_world",
-                "lidar_to_ego",
-            )
-        }
+        self._arrays = {name: self._read(name) for name in _SMALL_ARRAYS}
         only_pinholes = schema == PINHOLE_SCENE_SCHEMA
         self._fisheye = np.full((len(self.camera_names), 4), np.nan) if only_pinholes else self._read("fisheye")
         self._lidar_offsets = self._read("lidar/offsets")
@@ -239,6 +255,16 @@ class SceneReader:
         start, stop = self._lidar_offsets[frame_index : frame_index + 2]
         return self._read("lidar/points", slice(int(start), int(stop)))
 
+    def lidar_labels(self, frame_index: int) -> UInt8[np.ndarray, " points"] | None:
+        """Return the class of each point of ``lidar_points`` in the source's numbering, 255 where it has none.
+
+        None where the recording has no labelled points at all.
+        """
+        if "lidar/labels" not in self.group:
+            return None
+        start, stop = self._lidar_offsets[frame_index : frame_index + 2]
+        return self._read("lidar/labels", slice(int(start), int(stop)))
+
     @property
     def lidar_to_ego(self) -> Float[np.ndarray, "4 4"]:
         """Return where the LiDAR sits on the vehicle."""
@@ -246,9 +272,6 @@ class SceneReader:
 
     def boxes(self) -> SceneBoxes:
         """Return the annotations, for evaluation and dynamic masks; empty where the source has none."""
-        arrays = {
-            name: self._read(f"boxes/{name}")
-            for name in ("frame_index", "centre", "size", "quat_wxyz", "num_lidar_points")
-        }
+        arrays = {name: self._read(f"boxes/{name}") for name in _BOX_ARRAYS}
         categories, instances = self._box_names
-        return SceneBoxes(category=categories, instance=instances, **arrays)
+        return SceneBoxes(category=categories, instance=instances, attributes=self._box_attributes, **arrays)

@@ -1,0 +1,86 @@
+"""Between the keyframes of a nuScenes scene: chains of exposures and sweeps, and frames made of them.
+
+Cameras run at 12 Hz, the LiDAR at 20 Hz, and only 2 Hz of both is annotated. A frame here is a LiDAR sweep with the
+image of each camera nearest in time; no image belongs to two frames, and every keyframe is a frame with its own images.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from storage.errors import ErrorKind, SourceDataError
+
+MAX_OFFSET_US = 60_000
+"""An image farther from a sweep than this shows another instant: the sweep becomes no frame."""
+
+Row = Mapping[str, Any]
+
+
+def walk_chain(start: Row, row_of: Any, key: str) -> list[Row]:  # noqa: ANN401 - token, asked by -> Row
+    """Return every row of a channel, in the order of its ``prev`` and ``next`` fields.
+
+    Args:
+        start: Any row of the chain.
+        row_of: Finds a row by its token and the name of what asks for it.
+        key: Channel, for errors.
+
+    Raises:
+        SourceDataError: If the chain runs in a circle.
+    """
+    seen = {start["token"]}
+    chain = [start]
+    for direction in ("prev", "next"):
+        row = start
+        while token := row.get(direction):
+            if token in seen:
+                raise SourceDataError(
+                    ErrorKind.TABLE_INVALID, key, f"{direction} of {row['token']} leads back to {token}"
+                )
+            seen.add(token)
+            row = row_of(token, f"{direction} of {row['token']}")
+            chain.append(row)
+        if direction == "prev":
+            chain.reverse()
+    return chain
+
+
+def choose_frames(
+    sweep_times: Int64[np.ndarray, " sweeps"],
+    image_times: Sequence[Int64[np.ndarray, " _"]],
+    keyframe_sweeps: Sequence[int],
+    keyframe_images: Int64[np.ndarray, "keyframes cameras"],
+) -> tuple[Int64[np.ndarray, " frames"], Int64[np.ndarray, "frames cameras"]]:
+    """Return the sweeps that become frames, and the image of each camera that goes with each.
+
+    Args:
+        sweep_times: Instants of the LiDAR's sweeps, increasing, microseconds.
+        image_times: The same of each camera's images.
+        keyframe_sweeps: Which sweeps are keyframes, increasing.
+        keyframe_images: The images that belong to them.
+    """
+    nearest = np.stack([_nearest(times, sweep_times) for times in image_times], axis=-1)
+    offsets = np.stack([abs(t[n] - sweep_times) for t, n in zip(image_times, nearest.T, strict=True)], axis=-1)
+    nearest[list(keyframe_sweeps)] = keyframe_images
+    is_keyframe = np.zeros(len(sweep_times), bool)
+    is_keyframe[list(keyframe_sweeps)] = True
+    frames: list[int] = []
+    used = np.full(len(image_times), -1)
+    for sweep in range(len(sweep_times)):
+        ahead = np.flatnonzero(is_keyframe[sweep:])
+        reserved = nearest[sweep + ahead[0]] if len(ahead) else np.full(len(image_times), np.iinfo(np.int64).max)
+        is_new = (nearest[sweep] > used).all()
+        is_free = (nearest[sweep] < reserved).all() and (offsets[sweep] <= MAX_OFFSET_US).all()
+        if is_new and (is_keyframe[sweep] or is_free):
+            frames.append(sweep)
+            used = nearest[sweep]
+    chosen = np.array(frames, np.int64)
+    return chosen, nearest[chosen]
+
+
+def _nearest(times: Int64[np.ndarray, " images"], wanted: Int64[np.ndarray, " sweeps"]) -> Int64[np.ndarray, " sweeps"]:
+    after = np.clip(np.searchsorted(times, wanted), 1, max(1, len(times) - 1))
+    if len(times) == 1:
+        return np.zeros(len(wanted), np.int64)
+    return np.where(wanted - times[after - 1] <= times[after] - wanted, after - 1, after)
