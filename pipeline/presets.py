@@ -113,18 +113,13 @@ def demo(variant: Variant) -> PipelineConfig:
 
     Streets and aprons take turns, so that the last scene, an apron that is held out, is not the first one seen.
     """
-    config = _assemble(demo_student(variant), demo_image_teachers(), _tiny_nerf())
+    config = _assemble(demo_student(variant), demo_image_teachers(), NerfConfig())
     return dataclasses.replace(config, procedural=ProceduralConfig(airside_share=0.5, seed=1))
 
 
 def tiny(variant: Variant) -> PipelineConfig:
     """Return a run of real scenes on two CPU cores."""
-    return _assemble(tiny_student(variant), tiny_image_teachers(), _tiny_nerf())
-
-
-def _tiny_nerf() -> NerfConfig:
-    """Return a fit of a minute or so; its dynamic branch keeps what moves from fogging the rest."""
-    return NerfConfig(field=FieldConfig(dynamic=True))
+    return _assemble(tiny_student(variant), tiny_image_teachers(), NerfConfig())
 
 
 def small(variant: Variant) -> PipelineConfig:
