@@ -12,7 +12,9 @@ BENCHMARKS: dict[str, str] = {
     "pooling": "student.benchmarks.pooling:bench_pooling",
     "sparse-conv": "student.benchmarks.sparse_conv:bench_sparse_conv",
     "render": "student.benchmarks.render:bench_render",
+    "student": "student.benchmarks.student:bench_student",
     "ingest": "storage.ingest.benchmark:bench_ingest",
+    "raycast": "storage.procedural.benchmark:bench_raycast",
 }
 """Function that runs each benchmark, as ``module:function``."""
 

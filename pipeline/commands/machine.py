@@ -33,7 +33,9 @@ class Bench(Command):
         json: Print one JSON object: name, ratio, ours, reference, unit, runs.
     """
 
-    name: Annotated[Literal["loader", "pooling", "sparse-conv", "render", "ingest"], tyro.conf.Positional]
+    name: Annotated[
+        Literal["loader", "pooling", "sparse-conv", "render", "student", "ingest", "raycast"], tyro.conf.Positional
+    ]
     json: bool = False
 
     def run(self, console: Console) -> int:

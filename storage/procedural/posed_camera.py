@@ -1,6 +1,6 @@
 """A camera anywhere in a world, at any instant: pinhole or fisheye, on a car or where no car ever was."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -28,6 +28,7 @@ class PosedCamera:
     height: int
     width: int
     fisheye: Float[np.ndarray, " 4"] | None = None
+    _pixel_to_world: Float[np.ndarray, "3 3"] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
@@ -36,6 +37,9 @@ class PosedCamera:
             raise ValueError("camera_to_world and intrinsics must be finite")
         if self.fisheye is not None and not np.isfinite(self.fisheye).all():
             raise ValueError("fisheye coefficients must be finite; None stands for a pinhole")
+        # Kept, because rays are asked for chunk by chunk.
+        to_world = self.camera_to_world[:3, :3] @ np.linalg.inv(self.intrinsics)
+        object.__setattr__(self, "_pixel_to_world", to_world)
 
     @property
     def origin(self) -> Float[np.ndarray, " 3"]:
@@ -57,7 +61,7 @@ class PosedCamera:
         if self.fisheye is not None:
             local = unproject_camera(pixels, self.intrinsics, self.fisheye)
             return np.ascontiguousarray(local @ self.camera_to_world[:3, :3].T, np.float32)
-        to_world = self.camera_to_world[:3, :3] @ np.linalg.inv(self.intrinsics)
+        to_world = self._pixel_to_world
         rays = pixels @ to_world[:, :2].T + to_world[:, 2]
         rays /= np.sqrt(np.einsum("nc,nc->n", rays, rays))[:, None]
         return rays.astype(np.float32)

@@ -279,14 +279,29 @@ def _reflect(
         return
     n, d, cos = normal[:, which], ray[:, which], cosine[which]
     mirrored = d + (2 * cos) * n
-    fresnel = gloss[which] * (np.float32(0.07) + np.float32(0.93) * (1 - cos) ** 5)
+    fresnel = gloss[which] * (np.float32(0.07) + np.float32(0.93) * _fifth_power(1 - cos))
     sky = lighting.sky_colour(mirrored)
     below = mirrored[2] < 0
     sky[:, below] = (lighting.bounce * 0.8)[:, None]
-    along = np.clip(np.einsum("c,cn->n", lighting.towards_sun, mirrored), 0, 1)
-    glint = np.where(visible_sun[which] > 0, along**60, 0).astype(np.float32) * gloss[which]
+    glint = np.zeros(len(which), np.float32)
+    sunlit = np.flatnonzero(visible_sun[which] > 0)
+    along = np.clip(np.einsum("c,cn->n", lighting.towards_sun, mirrored[:, sunlit]), 0, 1)
+    glint[sunlit] = _sixtieth_power(along) * gloss[which[sunlit]]
     seen = colour[:, which] * (1 - fresnel) + sky * fresnel
     colour[:, which] = seen + glint * np.float32(0.5) * lighting.sun[:, None]
+
+
+# Products take a tenth of the time of a general power.
+def _fifth_power(x: Float[np.ndarray, " rays"]) -> Float[np.ndarray, " rays"]:
+    square = x * x
+    return square * square * x
+
+
+def _sixtieth_power(x: Float[np.ndarray, " rays"]) -> Float[np.ndarray, " rays"]:
+    fourth = np.square(np.square(x))
+    eighth = np.square(fourth)
+    sixteenth = np.square(eighth)
+    return np.square(sixteenth) * sixteenth * eighth * fourth
 
 
 _CURVE_STEPS = 4096

@@ -19,7 +19,7 @@ def imported_from(*starts: str) -> set[str]:
         for node in ast.walk(ast.parse((PACKAGE / f"{name}.py").read_text())):
             if isinstance(node, ast.ImportFrom) and node.module == "storage.procedural":
                 todo += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("storage.procedural."):
+            elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("storage.procedural."):
                 todo.append(node.module.removeprefix("storage.procedural."))
     return {f"storage.procedural.{name}" for name in found}
 
