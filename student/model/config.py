@@ -192,7 +192,10 @@ class RendererConfig:
 
     Attributes:
         bins: Coarse sample bins.
-        num_fine_samples: Samples drawn from the coarse weights by inverse CDF; 0 for none.
+        num_fine_samples: Samples placed by the coarse weights; 0 for none.
+        fine_sampling: "inverse_cdf" draws from the coarse weights; "window", the published code's way, takes fixed
+            offsets of ``window_step`` around the heaviest coarse sample.
+        window_step: Metres between the samples of a window.
         jitter: Move samples at random within their bins while training. Without it, training is deterministic too.
         lookup: Value of the cell around a sample, or trilinear between cells.
         logit_limit: Density logits are softly clamped to it, which bounds density and its gradient.
@@ -203,6 +206,8 @@ class RendererConfig:
 
     bins: DepthBinsConfig = field(default_factory=DepthBinsConfig)
     num_fine_samples: int = 30
+    fine_sampling: Literal["inverse_cdf", "window"] = "inverse_cdf"
+    window_step: float = 0.1
     jitter: bool = True
     lookup: Literal["nearest", "trilinear"] = "nearest"
     logit_limit: float = 10.0
@@ -214,6 +219,7 @@ class RendererConfig:
         _require(self.num_fine_samples >= 0, "num_fine_samples must not be negative")
         _require(0 < self.min_opacity < 1, f"min_opacity must lie in (0, 1), got {self.min_opacity}")
         _require(self.logit_limit > 0, "logit_limit must be positive")
+        _require(self.window_step > 0, f"window_step must be positive, got {self.window_step}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -111,6 +111,56 @@ def draw_by_weight(
     return source, begins + fraction.to(weights.dtype) * (ends - begins)
 
 
+@torch.no_grad()
+def draw_around_peak(
+    weights: Float[Tensor, " samples"],
+    samples: BinSamples,
+    edges: Float[Tensor, " edges"],
+    *,
+    num_rays: int,
+    num_draws: int,
+    step: float,
+    min_opacity: float = 1e-4,
+) -> tuple[Int64[Tensor, " draws"], Float[Tensor, " draws"]]:
+    """Place draws at fixed offsets around the heaviest coarse sample of each ray, as the published code does.
+
+    With an even number the window reaches one step farther to the front. Draws in bins that are not listed lie in empty
+    space and are left out.
+
+    Args:
+        weights: Of the coarse samples.
+        samples: The coarse samples, one per listed bin.
+        edges: Edges of the bins, metres.
+        num_rays: Rays in all.
+        num_draws: Draws per ray before any is left out.
+        step: Metres between draws.
+        min_opacity: Rays whose weights sum to less get no draw.
+
+    Returns:
+        Coarse sample whose bin each draw lies in, and its distance, metres; near to far along each ray.
+    """
+    num_bins = len(edges) - 1
+    totals = segment_sum(weights.double(), samples.ray, num_rays)
+    largest = weights.new_full((num_rays,), -1.0).scatter_reduce(0, samples.ray, weights, "amax")
+    # The nearest of equally heavy samples.
+    is_peak = (weights == largest.index_select(0, samples.ray)).nonzero()[:, 0]
+    ray = samples.ray.index_select(0, is_peak)
+    is_first = torch.ones_like(ray, dtype=torch.bool)
+    is_first[1:] = ray[1:] != ray[:-1]
+    peak = is_peak[is_first & (totals.index_select(0, ray) > min_opacity)]
+    offsets = torch.arange(num_draws, device=edges.device, dtype=edges.dtype) - num_draws // 2
+    distances = samples.distances.index_select(0, peak)[:, None] + offsets * step
+    distances = distances.clamp(float(edges[0]), float(edges[-1]))
+    bins = torch.searchsorted(edges, distances, right=True).sub_(1).clamp_(0, num_bins - 1)
+    wanted = (samples.ray.index_select(0, peak)[:, None] * num_bins + bins).view(-1)
+    listed = samples.ray * num_bins + samples.bin
+    source = torch.searchsorted(listed, wanted).clamp(max=max(0, len(listed) - 1))
+    is_listed = (
+        (listed.index_select(0, source) == wanted) if len(listed) else torch.zeros_like(wanted, dtype=torch.bool)
+    )
+    return source[is_listed], distances.view(-1)[is_listed]
+
+
 class Merge(NamedTuple):
     """Where coarse and drawn samples go in their common order.
 

@@ -19,6 +19,7 @@ from student.model.gather_sum import segment_sum
 from student.model.rays import (
     BinSamples,
     compositing_weights,
+    draw_around_peak,
     draw_by_weight,
     merge_draws,
     sample_extents,
@@ -126,14 +127,15 @@ def _place_samples(
         return coarse, coarse_rows
     extents = sample_extents(coarse, edges)
     weights = compositing_weights(field.density(coarse_rows) * (extents[1] - extents[0]), coarse.ray)
-    source, distances = draw_by_weight(
-        weights,
-        extents,
-        coarse.ray,
-        num_rays=len(rays.origins),
-        num_draws=config.num_fine_samples,
-        jitter=jitter,
-    )
+    num_rays, num_draws = len(rays.origins), config.num_fine_samples
+    if config.fine_sampling == "window":
+        source, distances = draw_around_peak(
+            weights, coarse, edges, num_rays=num_rays, num_draws=num_draws, step=config.window_step
+        )
+    else:
+        source, distances = draw_by_weight(
+            weights, extents, coarse.ray, num_rays=num_rays, num_draws=num_draws, jitter=jitter
+        )
     drawn = BinSamples(coarse.ray.index_select(0, source), coarse.bin.index_select(0, source), distances)
     merge = merge_draws(coarse.distances, source, distances)
     merged = BinSamples(*(merge.interleave(a, b) for a, b in zip(coarse, drawn, strict=True)))

@@ -14,6 +14,7 @@ from storage.geometry.transforms import invert_se3
 from storage.scenes.store import SceneReader
 from student.config import StudentConfig
 from student.data.dataset import FrameDataset, nearest
+from student.data.frames import StoreFrames
 from student.data.lidar import rasterise_lidar
 from student.data.sample import concatenate
 from student.data.training_set import load_training_set
@@ -102,6 +103,43 @@ def test_every_view_is_posed_in_the_ego_frame_of_the_inputs(shared_world: Any, d
     # The camera's own exposure, and not the reference instant, decides.
     assert not np.allclose(poses[0], reader.camera_to_ego(2), atol=1e-3)
     assert batch.cameras.target_is_present.tolist() == [[True, True, False, True]]
+
+
+def test_a_fisheye_sees_returns_beside_and_behind_itself() -> None:
+    lens = np.array([-0.1, 0.0, 0.0, 0.0])
+    intrinsics = np.array([[12.0, 0, 20], [0, 12.0, 20], [0, 0, 1]])
+    # In the camera's own frame: ahead, right beside it, a little behind its plane, straight behind, and on its glass.
+    points = np.array([[0.0, 0, 5], [8, 0, 0.01], [0, 6, -0.6], [0, 0, -5], [0, 0, 0.3]], np.float32)
+    size = {"height": 40, "width": 40, "min_camera_depth": 1.0, "max_range": 50.0}
+    seen = rasterise_lidar(points, np.eye(4), intrinsics, lens, **size)
+    np.testing.assert_allclose(sorted(seen[np.isfinite(seen)]), [5.0, 6.03, 8.0], atol=0.01)
+    assert seen[20, 20] == 5.0
+    pinhole = rasterise_lidar(points, np.eye(4), intrinsics, np.full(4, np.nan), **size)
+    assert np.isfinite(pinhole).sum() == 1
+
+
+def test_lenses_reach_the_model(shared_world: Any, student_config: StudentConfig) -> None:
+    lens = np.array([-0.1, 0.01, 0.0, 0.0])
+
+    class WithLens(StoreFrames):
+        def fisheye(self) -> Any:
+            lenses = super().fisheye()
+            assert np.isnan(lenses).all()  # as stored
+            return np.concatenate([lenses[:1], [lens], lenses[2:]])
+
+    shared_world.freeze("lens", student_config)
+    frozen = load_training_set(shared_world.home, "lens")
+    data = FrameDataset(shared_world.home, frozen, "train", student_config.data, open_frames=WithLens)
+    choice = ViewChoice(
+        real=(View(frame_index=1, camera_index=1), View(frame_index=1, camera_index=0), None),
+        virtual=(View(frame_index=1, camera_index=1, virtual_index=0),),
+    )
+    batch = data.sample("yard.a", 1, choice)
+    assert batch.inputs.fisheye is not None
+    assert batch.cameras.fisheye is not None
+    assert torch.isnan(batch.inputs.fisheye[0, :, 0]).tolist() == [True, False, True]
+    assert torch.isnan(batch.cameras.fisheye[0, :, 0]).tolist() == [False, True, True, False]
+    np.testing.assert_allclose(batch.cameras.fisheye[0, 3], lens, rtol=1e-6)
 
 
 def test_padding_and_virtual_views_claim_nothing_they_do_not_know(dataset: FrameDataset) -> None:

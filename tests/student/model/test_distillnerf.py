@@ -11,6 +11,7 @@ from student.model.depth_head import CoarseDepthHead, ray_weights
 from student.model.distillnerf import DistillNeRF
 from student.model.presets import paper_linear_model, paper_model, tiny_model
 from student.model.types import CameraInputs, StudentOutput, TargetCameras, to_device
+from student.published import paper_compatible, published_student
 
 TOLERANCE = 1e-5
 
@@ -214,12 +215,19 @@ def test_a_sample_can_be_moved_between_devices(make_rig):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("build", [paper_model, paper_linear_model])
-def test_published_presets_run_forward_and_backward(build, make_rig):
+@pytest.mark.parametrize(
+    ("space", "output", "compatible"),
+    [("contracted", "rgb", True), ("contracted", "clip", False), ("linear", "dinov2", False)],
+)
+def test_published_runs_go_forward_and_backward(space, output, compatible, make_rig):
+    """At full width but a sixteenth of the area of one camera: image sizes share their weights."""
     torch.manual_seed(0)
-    model = DistillNeRF(build())
+    run = published_student("nuscenes-128x228", space=space, output=output)
+    model = DistillNeRF((paper_compatible(run) if compatible else run).model)
     inputs, targets = make_rig(num_cameras=1, height=32, width=57, channels=128)
     output = model(inputs, replace(targets, render_height=8, render_width=14))
     assert output.image.shape == (1, 1, 3, 16, 28)
-    (output.image.mean() + output.coarse_termination_depth.mean()).backward()
+    loss = output.image.mean() + output.coarse_termination_depth.mean()
+    sum((features.mean() for features in output.features.values()), loss).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    assert set(output.features) == {head.source for head in run.model.feature_heads}

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from student.model.depth_head import ray_weights
-from student.model.rays import BinSamples, compositing_weights, draw_by_weight, merge_draws, sample_extents
+from student.model.rays import (
+    BinSamples,
+    compositing_weights,
+    draw_around_peak,
+    draw_by_weight,
+    merge_draws,
+    sample_extents,
+)
 
 NUM_RAYS = 7
 
@@ -94,6 +101,29 @@ def test_rays_without_weight_get_no_draw(coarse, edges):
         torch.zeros(len(coarse.ray)), extents, coarse.ray, num_rays=NUM_RAYS, num_draws=4, jitter=False
     )
     assert len(source) == len(distances) == 0
+
+
+def test_a_window_lies_around_the_heaviest_sample_and_skips_empty_bins(coarse, edges):
+    weights = torch.rand(len(coarse.ray), generator=torch.Generator().manual_seed(4)) * 0.1
+    source, distances = draw_around_peak(weights, coarse, edges, num_rays=NUM_RAYS, num_draws=6, step=0.5)
+    assert (coarse.ray[source].diff() >= 0).all()
+    for ray in range(NUM_RAYS):
+        own = (coarse.ray == ray).nonzero()[:, 0]
+        got = distances[coarse.ray[source] == ray]
+        if len(own) == 0:
+            assert len(got) == 0
+            continue
+        peak = coarse.distances[own[weights[own].argmax()]]
+        wanted = (peak + torch.arange(-3, 3) * 0.5).clamp(edges[0], edges[-1])
+        bins = torch.searchsorted(edges, wanted, right=True) - 1
+        is_listed = torch.isin(bins, coarse.bin[own])
+        torch.testing.assert_close(got, wanted[is_listed])
+        assert torch.equal(coarse.bin[source[coarse.ray[source] == ray]], bins[is_listed])
+    merge = merge_draws(coarse.distances, source, distances)
+    merged = merge.interleave(coarse.distances + 100 * coarse.ray, distances + 100 * coarse.ray[source])
+    assert (merged.diff() >= 0).all()
+    nothing, _ = draw_around_peak(weights * 0, coarse, edges, num_rays=NUM_RAYS, num_draws=6, step=0.5)
+    assert len(nothing) == 0
 
 
 def test_merging_equals_sorting_and_extents_partition_each_bin(coarse, edges):
