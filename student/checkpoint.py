@@ -21,7 +21,7 @@ _FORMAT = "distillnerf.student/1"
 
 
 def save_pretrained(
-    folder: Path,
+    folder: Path | str,
     model: DistillNeRF,
     config: StudentConfig,
     *,
@@ -37,6 +37,7 @@ def save_pretrained(
         variant: What it was taught.
         precision: Number format at rest.
     """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     dtype = {"float32": torch.float32, "float16": torch.float16}[precision]
     tensors = {name: _at_rest(value, dtype) for name, value in model.state_dict().items()}
