@@ -207,7 +207,8 @@ def _service(layout: Layout, s: Real, nose: Real, half: Real) -> None:
             direction=direction,
             profile=constant_speed(float(rng.uniform(1.0, 1.5)), layout.duration_s),
         )
-        layout.drive("pedestrian", phases, motion, cycle=1.45)
+        if layout.is_clear(motion, 0.3):
+            layout.drive("pedestrian", phases, motion, cycle=1.45)
 
 
 def _stands(layout: Layout, ends: tuple[Real, Real]) -> None:

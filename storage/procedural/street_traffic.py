@@ -144,6 +144,16 @@ def add_people(layout: Layout, plan: StreetPlan) -> None:
         start = (plan.kerbs[0] if direction > 0 else plan.kerbs[1]) + direction * float(rng.uniform(-3, 3))
         profile = constant_speed(float(rng.uniform(0.9, 1.4)), layout.duration_s)
         s = plan.crossing[1] + 2.8 + float(rng.uniform(-1.0, 1.0))
-        motion = AcrossRoad(road=road, s=s, start=start, direction=direction, profile=profile)
+        far = plan.kerbs[1] if direction > 0 else plan.kerbs[0]
+        motion = AcrossRoad(
+            road=road,
+            s=s,
+            start=start,
+            direction=direction,
+            profile=profile,
+            kerbs=plan.kerbs,
+            step=KERB_HEIGHT,
+            reach=abs(far - start) + plan.walk / 2,
+        )
         if layout.is_clear(motion, 0.6):
             layout.drive("pedestrian", _phases(rng, "pedestrian"), motion, cycle=1.45)

@@ -14,6 +14,8 @@ from storage.procedural.mesh import Mesh, Real, placement, transformed, with_ins
 
 _STEP_S = 0.05
 LEAD_IN_S = 2.0
+_KERB_STRIDE_M = 0.4
+_HALT_M = 1.0  # over which someone who has crossed comes to rest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +200,9 @@ class AcrossRoad:
         start: Offset at time 0.
         direction: +1 to the left, -1 to the right.
         profile: Travel over time.
-        height: Ground height.
+        kerbs: Offsets of the right and left kerb; beyond them the ground is ``step`` higher.
+        step: Height of a kerb.
+        reach: Metres after which it comes to rest, on the other side.
     """
 
     road: Road
@@ -206,16 +210,24 @@ class AcrossRoad:
     start: Real
     direction: int
     profile: SpeedProfile
-    height: Real = 0.0
+    kerbs: tuple[Real, Real]
+    step: Real
+    reach: Real
 
     def local_to_world(self, time_us: int) -> Float[np.ndarray, "4 4"]:
         """Return the pose at a time."""
         d = self.start + self.direction * self.travelled(time_us)
-        return self.road.place(self.s, d, self.height, self.direction * np.pi / 2)
+        beyond = max(self.kerbs[0] - d, d - self.kerbs[1])
+        # A foot rises over the last stretch before the kerb.
+        share = min(max(beyond / _KERB_STRIDE_M + 1.0, 0.0), 1.0)
+        height = self.step * share * share * (3.0 - 2.0 * share)
+        return self.road.place(self.s, d, height, self.direction * np.pi / 2)
 
     def travelled(self, time_us: int) -> float:
         """Return metres travelled since time 0."""
-        return self.profile.at(time_us)[0]
+        free = self.profile.at(time_us)[0]
+        before = self.reach - _HALT_M
+        return free if free < before else self.reach - _HALT_M * float(np.exp((before - free) / _HALT_M))
 
 
 Motion = Still | AlongRoad | AcrossRoad

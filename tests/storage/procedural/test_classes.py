@@ -68,6 +68,54 @@ def test_themes_differ_and_have_words():
     assert all(entry.words and all(entry.words) for entry in street | airside)
 
 
+# nuScenes' detection names of the categories that Occ3D knows as things.
+NUSCENES_OF_OCC3D = {
+    1: "movable_object.barrier",
+    2: "vehicle.bicycle",
+    3: "vehicle.bus",
+    4: "vehicle.car",
+    5: "vehicle.construction",
+    6: "vehicle.motorcycle",
+    7: "human.pedestrian",
+    8: "movable_object.trafficcone",
+    9: "vehicle.trailer",
+    10: "vehicle.truck",
+}
+
+
+def test_every_thing_of_occ3d_has_its_nuscenes_category():
+    for index, category in NUSCENES_OF_OCC3D.items():
+        assert class_of_id(index).nuscenes_category.startswith(category)
+    categories = [c.nuscenes_category for c in CLASSES if c.nuscenes_category]
+    assert len(set(categories)) == len(categories)
+    assert SKY.nuscenes_category == ""
+
+
+def test_what_moves_has_attributes_for_moving_and_standing():
+    for entry in CLASSES:
+        if entry.nuscenes_category.startswith(("vehicle.", "human.")):
+            assert len(entry.nuscenes_attributes) == 2
+        else:
+            assert entry.nuscenes_attributes == ()
+
+
+@pytest.mark.parametrize("theme", list(Theme))
+def test_captions_can_name_every_class_in_words_of_its_own(theme):
+    """A word that named two classes of one theme would teach a caption model a contradiction."""
+    words = [word for entry in classes_of_theme(theme) for word in entry.words]
+    assert len(set(words)) == len(words)
+    assert all(word == word.strip().lower() for word in words)
+
+
+def test_nearly_every_class_has_a_synonym():
+    alone = {entry.name for entry in (*CLASSES, SKY) if len(entry.words) < 2}
+    assert alone <= {"trailer"}
+
+
+def test_every_occ3d_class_but_others_occurs_in_a_street():
+    assert {c.occ3d_index for c in classes_of_theme(Theme.STREET)} >= set(range(1, 17)) - {9}
+
+
 @pytest.mark.parametrize("bad", ["", "Car", "unicorn"])
 def test_unknown_name_is_refused(bad):
     with pytest.raises(ValueError, match="unknown class"):
