@@ -78,8 +78,8 @@ def test_the_sky_is_found(views):
 def test_depth_is_ordered(views):
     model = DepthAnything.from_config(DepthAnythingConfig(grid_height=112, grid_width=196))
     figures = held_out.depth_figures(model, views)
-    assert figures["abs_rel"] < 0.85 * figures["chance_abs_rel"]
-    assert figures["delta_1"] > 1.3 * figures["chance_delta_1"]
+    assert figures["abs_rel"] < 0.75 * figures["chance_abs_rel"]
+    assert figures["delta_1"] > 1.8 * figures["chance_delta_1"]
 
 
 @pytest.fixture(scope="module")
