@@ -13,7 +13,7 @@ from torch import Tensor
 from student.model.config import ContractionConfig
 from student.model.lifting import camera_rays, points_on_candidates, pool_points
 from student.model.sparse_voxels import GridShape, build_grid
-from student.model.types import CameraDepth
+from student.model.types import CameraDepth, CameraInputs, TargetCameras
 from student.model.voxel_field import VoxelField
 
 NUM_CAMERAS = 6
@@ -47,6 +47,33 @@ def street(height: int, width: int) -> Street:
     bearing = torch.atan2(y, x)
     parked = torch.where((torch.sin(7 * bearing) > 0.6) & (z.abs() < 0.15), 8.0 + 3 * torch.cos(3 * bearing), 110.0)
     return Street(origins, directions, torch.minimum(torch.minimum(ground, wall), parked).clamp(1.0, 110.0))
+
+
+def street_rig(height: int, width: int, *, depth_feature_channels: int) -> tuple[CameraInputs, TargetCameras]:
+    """Return the street's six cameras as inputs, textured by where their rays end, and as targets of half the size."""
+    view = street(height, width)
+    points = view.origins[:, None, None] + view.directions * view.termination_depth[..., None]
+    colours = 0.5 + 0.5 * torch.sin(points * torch.tensor([0.7, 1.1, 2.3]))
+    intrinsics = torch.tensor([[0.8 * width, 0.0, width / 2], [0.0, 0.8 * width, height / 2], [0.0, 0.0, 1.0]])
+    poses = torch.stack([_outward(2 * math.pi * index / NUM_CAMERAS) for index in range(NUM_CAMERAS)])
+    is_present = torch.ones(1, NUM_CAMERAS, dtype=torch.bool)
+    generator = torch.Generator().manual_seed(0)
+    grid = (1, NUM_CAMERAS, depth_feature_channels, 9, 16)
+    inputs = CameraInputs(
+        images=colours.movedim(-1, 1)[None],
+        intrinsics=intrinsics.expand(1, NUM_CAMERAS, 3, 3),
+        camera_to_reference_ego=poses[None],
+        camera_is_present=is_present,
+        depth_features=torch.randn(grid, generator=generator),
+    )
+    targets = TargetCameras(
+        intrinsics=intrinsics * torch.tensor([0.5, 0.5, 1.0])[:, None].expand(1, NUM_CAMERAS, 3, 3),
+        camera_to_reference_ego=poses[None],
+        target_is_present=is_present,
+        render_height=height // 2,
+        render_width=width // 2,
+    )
+    return inputs, targets
 
 
 def candidates_around(

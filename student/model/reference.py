@@ -12,6 +12,7 @@ from torch import Tensor
 from student.model.config import RendererConfig
 from student.model.lifting import LevelFeatures
 from student.model.renderer import Rays
+from student.model.sparse_conv import ConvolutionMap
 from student.model.voxel_field import VoxelField
 
 
@@ -31,6 +32,24 @@ def pool_points_plainly(
     total = rows.new_zeros(len(unique), rows.shape[1]).index_add_(0, cell, rows)
     mean = total / weights.new_zeros(len(unique)).index_add_(0, cell, weights)[:, None]
     return unique, LevelFeatures(mean[:, :-1], mean[:, -1])
+
+
+def sparse_convolution_plainly(
+    features: Float[Tensor, "inputs in_channels"],
+    weight: Float[Tensor, "taps in_channels out_channels"],
+    convolution_map: ConvolutionMap,
+) -> Float[Tensor, "outputs out_channels"]:
+    """Convolve tap by tap: gather the rows of all its pairs, multiply, scatter."""
+    kernel_map = convolution_map.forward
+    counts = torch.tensor(kernel_map.counts, device=features.device)
+    taps = torch.arange(counts.shape[1], device=features.device).expand_as(counts).reshape(-1)
+    tap_of_pair = taps.repeat_interleave(counts.reshape(-1))
+    output = features.new_zeros(kernel_map.num_outputs, weight.shape[2])
+    for tap in range(weight.shape[0]):
+        pairs = (tap_of_pair == tap).nonzero()[:, 0]
+        product = features[kernel_map.input_row[pairs]] @ weight[tap]
+        output = output.index_add(0, kernel_map.output_row[pairs], product)
+    return output
 
 
 class DenseRays(NamedTuple):

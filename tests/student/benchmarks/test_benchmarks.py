@@ -5,7 +5,9 @@ import pytest
 from student.benchmarks.pooling import bench_pooling
 from student.benchmarks.render import bench_render
 from student.benchmarks.sparse_conv import bench_sparse_conv
+from student.benchmarks.student import bench_student
 from student.benchmarks.timing import time_interleaved
+from student.model.presets import tiny_model
 
 FIELDS = {"name", "ratio", "ours", "reference", "unit", "runs"}
 
@@ -35,3 +37,14 @@ def test_convolution_counts_only_occupied_pairs():
 def test_few_runs_are_refused():
     with pytest.raises(ValueError, match="at least 5"):
         time_interleaved(lambda: None, lambda: None, runs=4)
+
+
+def test_a_student_without_fast_paths_draws_the_same_pictures():
+    record = bench_student(config=tiny_model(depth_feature_channels=8), runs=5, height=32, width=40).to_json()
+    details = record["details"]
+    assert details["largest_image_difference"] < 1e-3
+    for side in ("share_", "reference_share_"):
+        shares = [value for name, value in details.items() if name.startswith(side)]
+        assert len(shares) == 5
+        assert 0.9 < sum(shares) < 1.1
+    assert details["reference_share_ray_marching"] > details["share_ray_marching"]
