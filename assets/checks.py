@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import dagster as dg
 
-from assets.metadata import spell
+from assets.metadata import embed, spell
 from pipeline.partitions import feature_sources, scenes, variants
 from pipeline.resources import HomeResource
 from storage.audits import Finding, audit_calibration, audit_depth, audit_numbers, audit_sky
 from storage.errors import PipelineError
+from storage.targets.thumbnails import calibration_jpeg
 from storage.versioned import Home, StoreVersion
 
 
@@ -69,8 +70,19 @@ def by_audit(audit: Callable[[Home, StoreVersion], Sequence[Finding]]) -> Judge:
 
 _SIGNS = {"at_least": "≥", "at_most": "≤"}
 
+Draw = Callable[[Home, StoreVersion], bytes]
+"""Draw one version as a JPEG: what a person looks at beside the figures."""
+
+PICTURES: dict[tuple[str, str], Draw] = {("scene", "calibration_audit"): calibration_jpeg}
+"""Pictures that belong to the outcome of a check, by asset and check."""
+
 AUDITS: tuple[tuple[str, str, Judge, str], ...] = (
-    ("scene", "calibration", by_audit(audit_calibration), "Rig rigid, LiDAR inside the images, exposures in time."),
+    (
+        "scene",
+        "calibration_audit",
+        by_audit(audit_calibration),
+        "Rig rigid, exposures in time, LiDAR on the edges of the images, sweeps brought together by the poses.",
+    ),
     ("sky_mask", "sky_is_above", by_audit(audit_sky), "Not everywhere, hardly any in the lowest quarter."),
     ("teacher_depth", "depth_is_sound", by_audit(audit_depth), "Positive or NaN, much defined, opacity in [0, 1]."),
     ("virtual_views", "depth_is_sound", by_audit(audit_depth), "The same for views the car never had."),
@@ -89,7 +101,7 @@ def define_check(asset: str, name: str, judge: Judge, partitions: dg.PartitionsD
     def check(context: dg.AssetCheckExecutionContext, home: HomeResource) -> dg.AssetCheckResult:
         opened, of_run = home.open(), context.op_execution_context
         judged = {
-            key: _judge_partition(opened, asset, key, judge)
+            key: _judge_partition(opened, asset, key, judge, PICTURES.get((asset, name)))
             for key in of_run.partition_keys
             if opened.latest(asset, key) is not None  # a partition that failed has its own error
         }
@@ -103,16 +115,20 @@ def define_check(asset: str, name: str, judge: Judge, partitions: dg.PartitionsD
     return check
 
 
-def _judge_partition(home: Home, kind: str, partition: str, judge: Judge) -> tuple[bool, dg.MetadataValue]:
+def _judge_partition(
+    home: Home, kind: str, partition: str, judge: Judge, draw: Draw | None
+) -> tuple[bool, dg.MetadataValue]:
     try:
-        verdicts = judge(home, home.require(kind, partition))
+        version = home.require(kind, partition)
+        verdicts = judge(home, version)
+        picture = "" if draw is None else "\n\n" + embed(draw(home, version), f"{kind} {partition}")
     except PipelineError as error:  # lost or damaged: that is the outcome of the check, not trouble of the check
         return False, dg.MetadataValue.text(str(error))
     if verdicts is None:
         return True, dg.MetadataValue.text("no gate was measured")
     rows = [f"| {v.name} | {v.value} | {v.wanted} | {v.where} | {'✓' if v.passed else '✗'} |" for v in verdicts]
     table = "\n".join(["| figure | value | wanted | where | passed |", "|---|---|---|---|---|", *rows])
-    return all(v.passed for v in verdicts), dg.MetadataValue.md(table)
+    return all(v.passed for v in verdicts), dg.MetadataValue.md(table + picture)
 
 
 def _one_event_each(

@@ -56,8 +56,7 @@ def _preview(home: Home, materialized: Materialized) -> dict[str, Any]:
         return {"preview": f"cannot be drawn: {error}"}
     if picture is None:
         return {}
-    data = base64.b64encode(picture).decode()
-    return {"preview": dg.MetadataValue.md(f"![{materialized.version.kind}](data:image/jpeg;base64,{data})")}
+    return {"preview": dg.MetadataValue.md(embed(picture, materialized.version.kind))}
 
 
 def _gate_table(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,6 +69,11 @@ def _gate_table(metrics: Mapping[str, Any]) -> dict[str, Any]:
     ]
     table = "\n".join(["| check | value | wanted | passed |", "|---|---|---|---|", *rows])
     return {"quality_gate": dg.MetadataValue.md(table), "gate_passed": bool(quality["passed"])}
+
+
+def embed(jpeg: bytes, title: str) -> str:
+    """Return Markdown that shows a JPEG, which is part of the text."""
+    return f"![{title}](data:image/jpeg;base64,{base64.b64encode(jpeg).decode()})"
 
 
 def spell(value: Any) -> str:  # noqa: ANN401 - any JSON value

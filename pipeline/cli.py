@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
+from pipeline.commands.audit import Audit
 from pipeline.commands.catalog import CatalogCommand
 from pipeline.commands.evaluation import Evaluate, Query, Train, View
 from pipeline.commands.lineage import Lineage
@@ -35,6 +36,7 @@ _COMMANDS: Any = (
     _named(Demo, "demo")
     | _named(Run, "run")
     | _named(Ingest, "ingest")
+    | _named(Audit, "audit")
     | _named(Train, "train")
     | _named(Evaluate, "evaluate")
     | _named(Query, "query")

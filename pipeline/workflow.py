@@ -20,7 +20,7 @@ from pipeline.run_config import HomeSelection, choose_split
 from pipeline.summary import build_summary, report_page, write_summary
 from pipeline.tasks import Task, plan_scene_tasks, plan_student_tasks
 from storage.errors import ErrorKind, SourceDataError
-from storage.ingest.source import SourceConfig, list_scenes, register_source
+from storage.ingest.source import SourceConfig, expand_splits, list_scenes, register_source
 from storage.keys import SceneKey
 from storage.versioned import Home
 from teachers.config import FeatureSource
@@ -46,12 +46,13 @@ def generate_recordings(home: Home, selection: HomeSelection, console: Console) 
 
 
 def register_scenes(home: Home, source: SourceConfig, wanted: Sequence[str]) -> list[str]:
-    """Register a source and return the keys of the scenes wanted, all of them where none are named.
+    """Register a source and return the keys of the scenes (or official splits) wanted, all where none are named.
 
     Raises:
         SourceDataError: If the source cannot be read or has no such scene; nothing is registered then.
     """
     keys = {key.scene_name: str(key) for key in list_scenes(source)}
+    wanted = expand_splits(source, wanted)
     unknown = [name for name in wanted if name not in keys]
     if unknown:
         raise SourceDataError(

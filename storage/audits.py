@@ -14,10 +14,12 @@ from jaxtyping import Float
 
 from storage.geometry.cameras import project_camera
 from storage.geometry.transforms import apply_se3, invert_se3
+from storage.geometry_audit import Evidence, align_sweeps, fit_rig
 from storage.scenes.store import SceneReader
 from storage.targets.schema import read_target
 from storage.versioned import Home, StoreVersion
 
+_MAX_CAMERA_GAIN = 1.05  # one camera's jumps are few, so that a true one may seem a little better turned
 _MAX_FRAMES = 8  # an audit of a long scene looks at this many frames, evenly spaced
 
 
@@ -85,7 +87,46 @@ def audit_calibration(home: Home, version: StoreVersion) -> list[Finding]:
         Finding(name="lidar_seen_by_cameras", value=seen, threshold=0.1, wanted="at_least", where=f"frame {frame}"),
         Finding(name="exposure_offset_s", value=exposure, threshold=0.25, wanted="at_most", where=f"frame {frame}"),
         Finding(name="backward_time_steps", value=float((np.diff(steps) <= 0).sum()), threshold=0.0, wanted="at_most"),
+        *audit_geometry(reader),
     ]
+
+
+def audit_geometry(reader: SceneReader, evidence: Evidence | None = None) -> list[Finding]:
+    """Check cameras against LiDAR, sweeps against poses, and boxes against rectangles that the source ships.
+
+    What a scene is too short, too empty or too slow to tell is left out.
+
+    Args:
+        reader: The scene.
+        evidence: As in ``fit_rig``.
+    """
+    frames = sorted({int(i) for i in np.linspace(0, reader.num_frames - 1, min(reader.num_frames, _MAX_FRAMES))})
+    findings = []
+    fit = fit_rig(reader, frames, evidence)
+    if fit is not None:
+        change = max(fit.gains, key=lambda name: fit.gains[name])
+        findings += [
+            Finding(name="gain_of_best_change", value=fit.gains[change], threshold=1.0, wanted="at_most", where=change),
+            Finding(name="lidar_edge_offset_px", value=fit.offset_px, threshold=5.0, wanted="at_most"),
+        ]
+        if fit.camera_gains:
+            camera = max(fit.camera_gains, key=lambda name: fit.camera_gains[name])
+            findings.append(
+                Finding(
+                    name="gain_of_turning_one_camera",
+                    value=fit.camera_gains[camera],
+                    threshold=_MAX_CAMERA_GAIN,
+                    wanted="at_most",
+                    where=f"camera {camera}",
+                )
+            )
+    closer = align_sweeps(reader, frames)
+    if math.isfinite(closer):
+        findings.append(Finding(name="sweeps_closer_by_poses", value=closer, threshold=2.5, wanted="at_least"))
+    iou = reader.attributes.get("projected_label_iou")
+    if isinstance(iou, float):
+        findings.append(Finding(name="projected_label_iou", value=iou, threshold=0.95, wanted="at_least"))
+    return findings
 
 
 def audit_sky(home: Home, version: StoreVersion) -> list[Finding]:

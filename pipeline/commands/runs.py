@@ -24,7 +24,7 @@ from pipeline.workflow import (
     run_everything,
     with_split,
 )
-from storage.ingest.source import SourceConfig, manifest_source
+from storage.ingest.source import SourceConfig, expand_splits, manifest_source
 from storage.keys import SceneKey
 from storage.versioned import Home
 
@@ -77,7 +77,7 @@ class _SourceCommand(ConfiguredCommand):
         format: Layout of the recording; `manifest` is a rig manifest, for a vehicle of one's own.
         root: Folder of the recording.
         version: Release inside the folder, for nuScenes the folder of its tables (v1.0-mini by default).
-        scenes: Names of the scenes wanted; all where none is given.
+        scenes: Names of the scenes wanted, or of official splits such as mini_train; all where none is given.
         dataset: Name that the scenes are known by here; by default that of the format, or of the manifest.
         licence: Terms that go into the provenance of everything made from it; those of the manifest by default.
     """
@@ -115,8 +115,8 @@ class Run(_SourceCommand):
     """The same on a recording: ingest, teachers, student, evaluation and report, all through Dagster.
 
     Attributes:
-        held_out: Names of scenes to judge the student on; the last ones where none is given. With a single scene,
-            frames of it are held out instead.
+        held_out: Names of scenes (or official splits) to judge the student on; the last ones where none is given. With
+            a single scene, frames of it are held out instead.
     """
 
     default_preset: ClassVar[PresetName | None] = "tiny"
@@ -127,7 +127,8 @@ class Run(_SourceCommand):
         home = self.open_home()
         selection = self.selection(home)
         keys = self.register(home)
-        held_out = [str(SceneKey(self.source().dataset, name)) for name in self.held_out]
+        source = self.source()
+        held_out = [str(SceneKey(source.dataset, name)) for name in expand_splits(source, self.held_out)]
         console.print(f"[bold]{len(keys)} scenes[/bold] of {escape(str(self.root))} in {escape(str(home.root))}")
         with PeakMemory() as memory:
             return run_and_tell(home, with_split(selection, keys, held_out), keys, console, memory)

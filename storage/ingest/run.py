@@ -40,6 +40,7 @@ _WAYMO_CODE = (
     "storage.ingest.undistorted_jpeg",
     "storage.ingest.waymo",
     "storage.ingest.waymo_frames",
+    "storage.ingest.waymo_projection",
     "storage.ingest.waymo_scene",
 )
 # What else determines a scene of each format: a change of one reader leaves the scenes of the others as they are.

@@ -5,7 +5,7 @@ A source is registered once per home, as ``<home>/sources/<dataset>.json``; ever
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,28 @@ def list_scenes(
         SourceDataError: If the source cannot be read, or a scene was rejected and nobody listens.
     """
     return [SceneKey(source.dataset, name) for name in _scene_names(source, on_rejected)]
+
+
+def expand_splits(source: SourceConfig, names: Sequence[str]) -> list[str]:
+    """Return names of scenes; the name of an official split of nuScenes stands for those of its scenes that are there.
+
+    Raises:
+        SourceDataError: If the release has no such split, or holds none of its scenes.
+    """
+    from storage.ingest.nuscenes_splits import SPLIT_NAMES, split_scenes
+
+    expanded: list[str] = []
+    for name in names:
+        if source.format != "nuscenes" or name not in SPLIT_NAMES:
+            expanded.append(name)
+            continue
+        there = {key.scene_name for key in list_scenes(source, on_rejected=lambda _: None)}
+        found = [scene for scene in split_scenes(name, source.version) if scene in there]
+        if not found:
+            message = f"none of the scenes of split {name!r} is there"
+            raise SourceDataError(ErrorKind.SCENE_UNKNOWN, str(source.root), message)
+        expanded += found
+    return list(dict.fromkeys(expanded))
 
 
 def _scene_names(source: SourceConfig, on_rejected: Callable[[SourceDataError], None] | None) -> list[str]:

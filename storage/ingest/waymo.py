@@ -14,6 +14,7 @@ from storage.ingest.recording import FramePayload
 from storage.ingest.source import SourceConfig
 from storage.ingest.undistorted_jpeg import plan_camera, undistort_jpeg, undistortion_record
 from storage.ingest.waymo_frames import sweep_points
+from storage.ingest.waymo_projection import projection_ious
 from storage.ingest.waymo_scene import CAMERA_ORDER, MAIN_LASER, FrameHeader, SegmentInfo, WaymoCamera, WaymoSegment
 from storage.ingest.waymo_v1 import WaymoV1Segment, find_segment
 from storage.ingest.waymo_v2 import WaymoV2Segment
@@ -22,12 +23,6 @@ from storage.provenance import bytes_digest
 from storage.scenes.schema import SceneBoxes
 
 POSE_SOURCE = "Waymo frame and image poses"
-NOTR_CAMERAS = ("FRONT_LEFT", "FRONT", "FRONT_RIGHT")
-
-
-def notr_config() -> IngestConfig:
-    """Return what the NOTR experiments use of a segment: the three forward cameras, every frame."""
-    return IngestConfig(cameras=NOTR_CAMERAS)
 
 
 def open_waymo(source: SourceConfig, scene_name: str, config: IngestConfig) -> "WaymoRecording":
@@ -110,6 +105,7 @@ class WaymoRecording:
     def _raw(self, info: SegmentInfo, version: str, without_lidar: list[int]) -> RawScene:
         headers, names = info.headers, tuple(self._cameras)
         first = headers[0].ego_to_global
+        ious = projection_ious(info)
         global_to_world = invert_se3(first)
         exposures = [[header.exposures[name] for name in names] for header in headers]
         intrinsics = [
@@ -145,6 +141,7 @@ class WaymoRecording:
                 "readout": {name: camera.readout for name, camera in self._cameras.items()},
                 "lasers": sorted({name for header in headers for name in header.lasers}),
                 "frames_without_lidar": without_lidar,
+                "projected_label_iou": float(np.median(ious)) if len(ious) else None,
                 "panoptic_images": sum(e.has_panoptic for row in exposures for e in row),
             },
             row_digests={},

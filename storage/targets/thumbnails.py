@@ -8,11 +8,14 @@ import zarr
 from jaxtyping import Float, Integer, UInt8
 from PIL import Image
 
+from storage.geometry.cameras import project_camera
+from storage.geometry.transforms import apply_se3, invert_se3
 from storage.scenes.store import SceneReader
 from storage.targets.schema import read_target
 from storage.versioned import Home, StoreForm, StoreVersion
 
 _TILE_WIDTH = 176
+_CALIBRATION_WIDTH, _MOST_CAMERAS = 320, 12
 _JPEG_QUALITY = 80
 _NEAR_M, _FAR_M = 2.0, 100.0
 _UNDEFINED_COLOUR = 30  # dark grey: black would look like the far end of the scale
@@ -44,6 +47,31 @@ def thumbnail_jpeg(home: Home, version: StoreVersion) -> bytes | None:
         return _encode(_contact_sheet(tiles))
     draw = _DRAWERS.get(version.kind)
     return None if draw is None else _encode(_contact_sheet(draw(home.open_arrays(version), version.kind)))
+
+
+def calibration_jpeg(home: Home, version: StoreVersion) -> bytes:
+    """Return a JPEG of a scene's middle frame with its LiDAR drawn over every camera, red near and blue far.
+
+    Args:
+        home: Where the version lives.
+        version: Of kind ``scene``.
+    """
+    reader = SceneReader(home.open_arrays(version), version)
+    frame, tiles = reader.num_frames // 2, []
+    points = reader.lidar_points(frame)[:, :3].astype(np.float64)
+    for camera in range(reader.num_cameras):
+        height, width = reader.image_size(camera)
+        size = (round(height * _CALIBRATION_WIDTH / width), _CALIBRATION_WIDTH)
+        tile = reader.resized_image(frame, camera, height=size[0], width=size[1]).copy()
+        in_camera = apply_se3(invert_se3(reader.camera_to_reference_ego(frame, camera)), points)
+        pixels, _ = project_camera(in_camera, reader.intrinsics(camera, size=size), reader.fisheye(camera))
+        inside = ((pixels >= 0) & (pixels < size[::-1])).all(axis=-1)
+        distance = np.linalg.norm(in_camera[inside], axis=-1)
+        order = np.argsort(-distance)  # the nearest is drawn last
+        column, row = pixels[inside][order].astype(np.int64).T
+        tile[row, column] = colour_depth(distance[order][None])[0]
+        tiles.append(tile)
+    return _encode(_contact_sheet(tiles, width=_CALIBRATION_WIDTH, most=_MOST_CAMERAS))
 
 
 def colour_depth(depth: Float[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width 3"]:
@@ -134,12 +162,14 @@ _DRAWERS: dict[str, Callable[[zarr.Group, str], list[np.ndarray]]] = {
 }
 
 
-def _contact_sheet(tiles: list[np.ndarray]) -> UInt8[np.ndarray, "height width 3"]:
+def _contact_sheet(
+    tiles: list[np.ndarray], *, width: int = _TILE_WIDTH, most: int = 6
+) -> UInt8[np.ndarray, "height width 3"]:
     """Put pictures of one aspect side by side, three to a row."""
-    height = max(1, round(tiles[0].shape[0] * _TILE_WIDTH / tiles[0].shape[1]))
-    sized = [np.asarray(Image.fromarray(tile).resize((_TILE_WIDTH, height))) for tile in tiles[:6]]
+    height = max(1, round(tiles[0].shape[0] * width / tiles[0].shape[1]))
+    sized = [np.asarray(Image.fromarray(tile).resize((width, height))) for tile in tiles[:most]]
     columns = min(3, len(sized))
-    blank = np.full((height, _TILE_WIDTH, 3), 255, dtype=np.uint8)
+    blank = np.full((height, width, 3), 255, dtype=np.uint8)
     sized += [blank] * (-len(sized) % columns)
     rows = [np.concatenate(sized[i : i + columns], axis=1) for i in range(0, len(sized), columns)]
     return np.concatenate(rows, axis=0)

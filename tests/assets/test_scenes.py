@@ -97,11 +97,12 @@ def test_the_calibration_check_judges_the_partition_of_the_run(make_home, instan
     result = materialise(make_home(), instance, ["scene"], FIRST)
     (check,) = result.get_asset_check_evaluations()
     # The tiny rig looks ahead and behind, its LiDAR all around: the check can fail, and says where.
-    assert (check.check_name, check.partition, check.passed) == ("calibration", FIRST, False)
+    assert (check.check_name, check.partition, check.passed) == ("calibration_audit", FIRST, False)
     assert check.severity is dg.AssetCheckSeverity.WARN
     table = str(check.metadata[FIRST].value)
     assert "| lidar_seen_by_cameras | 0.02 | ≥ 0.1 | frame 1 | ✗ |" in table
     assert table.count("✓") == 4
+    assert f"![scene {FIRST}](data:image/jpeg;base64," in table
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from storage.targets.images import InputImagesConfig, resize_scene_images
 from storage.versioned import Home, materialize_files
 
 COMMANDS = (
-    *("demo", "run", "ingest", "train", "evaluate", "query", "lineage", "catalog", "bench", "plan"),
+    *("demo", "run", "ingest", "audit", "train", "evaluate", "query", "lineage", "catalog", "bench", "plan"),
     *("ui", "view", "doctor"),
 )
 SCENE = "tiny.scene-0001"

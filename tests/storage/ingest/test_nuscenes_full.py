@@ -15,6 +15,7 @@ from storage.ingest.nuscenes_splits import split_scenes, splits_of_scene
 from storage.ingest.nuscenes_sweeps import MAX_OFFSET_US, choose_frames
 from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.run import ingest_scene, open_recording
+from storage.ingest.source import expand_splits
 from storage.keys import SceneKey
 from storage.scenes.store import SceneReader
 
@@ -213,3 +214,13 @@ def test_official_splits_by_name():
 def test_a_scene_knows_its_splits(tiny):
     recording = open_recording(tiny.source(), "scene-0001", IngestConfig())
     assert recording.raw.attributes["splits"] == []
+
+
+def test_the_name_of_a_split_stands_for_its_scenes(tiny):
+    tiny.set("scene", "scene-0002", name="scene-0916")
+    source = tiny.source()
+    assert expand_splits(source, ["mini_val", "scene-0001", "scene-0916"]) == ["scene-0916", "scene-0001"]
+    with pytest.raises(SourceDataError, match="none of the scenes of split 'mini_train' is there"):
+        expand_splits(source, ["mini_train"])
+    with pytest.raises(SourceDataError, match="has no split 'val'"):
+        expand_splits(source, ["val"])

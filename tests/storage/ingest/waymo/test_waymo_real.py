@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from storage.audits import audit_geometry
 from storage.errors import ErrorKind, SourceDataError
 from storage.geometry.cameras import project
 from storage.geometry.distortion import LensDistortion, distort
@@ -15,7 +16,6 @@ from storage.geometry.transforms import apply_se3, invert_se3, rotation_error
 from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.run import ingest_scene
 from storage.ingest.source import SourceConfig, list_scenes, register_source
-from storage.ingest.waymo import notr_config
 from storage.ingest.waymo_projection import projection_ious
 from storage.ingest.waymo_v1 import WaymoV1Segment
 from storage.ingest.waymo_v2 import list_segments_v2, read_vehicle_poses
@@ -76,6 +76,9 @@ def test_boxes_project_onto_the_files_own_rectangles(real):
     assert len(ious) == 62
     assert np.median(ious) >= 0.999
     assert ious.min() >= 0.95
+    findings = {finding.name: finding for finding in audit_geometry(real.scene)}
+    assert findings["projected_label_iou"].passed
+    assert findings["projected_label_iou"].value == np.median(ious)
 
 
 @pytest.mark.parametrize("fault", ["1 degree", "0.1 m", "no lens"])
@@ -152,10 +155,6 @@ def test_panoptic_labels_are_sixteen_bit_images(real):
     with Image.open(io.BytesIO(labels["FRONT"])) as image:
         assert image.size == (1920, 1280)
         assert image.mode.startswith("I")
-
-
-def test_notr_preset_takes_three_cameras():
-    assert notr_config().cameras == ("FRONT_LEFT", "FRONT", "FRONT_RIGHT")
 
 
 def test_real_v2_vehicle_poses(external_data):

@@ -10,10 +10,10 @@ from scipy.spatial import cKDTree
 
 from storage.errors import SourceDataError
 from storage.geometry.transforms import apply_se3, invert_se3
+from storage.ingest.notr import notr_config
 from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.run import ingest_scene
 from storage.ingest.source import list_scenes, load_source
-from storage.ingest.waymo import notr_config
 from storage.ingest.waymo_projection import projection_ious
 from storage.ingest.waymo_v1 import WaymoV1Segment, find_segment
 from storage.ingest.waymo_v2 import WaymoV2Segment

@@ -1,0 +1,51 @@
+"""``distillnerf audit``: is a scene's calibration what its sensors say?"""
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline.commands.options import HomeCommand
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit(HomeCommand):
+    """Check the geometry of an ingested scene: cameras against LiDAR, sweeps against poses. Returns 1 if it fails.
+
+    Attributes:
+        scene: Key of the scene, as nuscenes.scene-0916.
+        picture: File for a JPEG of the LiDAR drawn over every camera.
+        json: Print JSON.
+    """
+
+    scene: Annotated[str, tyro.conf.Positional]
+    picture: Path | None = None
+    json: bool = False
+
+    def run(self, console: Console) -> int:
+        """Measure, and say what fails."""
+        from storage.audits import audit_calibration
+        from storage.targets.thumbnails import calibration_jpeg
+
+        home = self.open_home(must_exist=True)
+        version = home.require("scene", self.scene)
+        findings = audit_calibration(home, version)
+        if self.picture is not None:
+            self.picture.write_bytes(calibration_jpeg(home, version))
+        if self.json:
+            rows = [asdict(finding) | {"passed": finding.passed} for finding in findings]
+            sys.stdout.write(json.dumps(rows) + "\n")
+        else:
+            table = Table("figure", "value", "wanted", "where", "", title=escape(self.scene), title_justify="left")
+            for finding in findings:
+                wanted = f"{'≥' if finding.wanted == 'at_least' else '≤'} {finding.threshold:g}"
+                mark = "[green]✓[/green]" if finding.passed else "[red]✗[/red]"
+                table.add_row(finding.name, f"{finding.value:.4g}", wanted, escape(finding.where), mark)
+            console.print(table)
+        return 0 if all(finding.passed for finding in findings) else 1

@@ -1,0 +1,95 @@
+"""The audit of a real scene passes, and fails for every extrinsic that is off by a degree or a decimetre."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from storage.audits import Finding, audit_geometry
+from storage.geometry_audit import MOVE_M, TURN_RAD, Evidence
+from storage.ingest.run import ingest_scene
+from storage.ingest.source import SourceConfig, register_source
+from storage.keys import SceneKey
+from storage.scenes.store import SceneReader
+from storage.versioned import Home
+
+KEY = SceneKey("nuscenes", "scene-0916")
+
+
+class PerturbedReader(SceneReader):
+    """A scene whose cameras sit somewhere else on the vehicle than they are said to."""
+
+    error = np.eye(4)
+    only_camera: int | None = None
+
+    def camera_to_ego(self, camera_index: int) -> np.ndarray:
+        mounted = super().camera_to_ego(camera_index)
+        if self.only_camera is None:
+            return self.error @ mounted
+        return mounted @ self.error if camera_index == self.only_camera else mounted
+
+
+@pytest.fixture(scope="module")
+def real(external_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[PerturbedReader, Evidence]:
+    root = external_data / "nuscenes"
+    if not root.is_dir():
+        pytest.skip(f"no nuScenes recording at {root}")
+    home = Home(tmp_path_factory.mktemp("audit"))
+    register_source(home, SourceConfig(dataset="nuscenes", root=root, version="v1.0-mini", licence="CC-BY-NC-SA-4.0"))
+    version = ingest_scene(home, KEY).version
+    return PerturbedReader(home.open_arrays(version), version), Evidence()
+
+
+@pytest.fixture
+def audit(real, monkeypatch):
+    reader, evidence = real
+
+    def of(error: np.ndarray, only_camera: int | None = None) -> dict[str, Finding]:
+        monkeypatch.setattr(reader, "error", error)
+        monkeypatch.setattr(reader, "only_camera", only_camera)
+        return {finding.name: finding for finding in audit_geometry(reader, evidence)}
+
+    return of
+
+
+def turned(axis: str, sign: int) -> np.ndarray:
+    change = np.eye(4)
+    change[:3, :3] = Rotation.from_euler(axis, sign * TURN_RAD).as_matrix()
+    return change
+
+
+def moved(axis: str, sign: int) -> np.ndarray:
+    change = np.eye(4)
+    change["xyz".index(axis), 3] = sign * MOVE_M
+    return change
+
+
+@pytest.mark.external_data
+def test_a_calibrated_scene_passes(audit):
+    findings = audit(np.eye(4))
+    assert [name for name, finding in findings.items() if not finding.passed] == []
+    assert findings["lidar_edge_offset_px"].value <= 5.0
+    assert findings["sweeps_closer_by_poses"].value >= 2.5
+
+
+@pytest.mark.external_data
+@pytest.mark.parametrize(("axis", "sign"), [("x", 1), ("y", -1), ("z", 1)])
+def test_a_degree_is_found(audit, axis, sign):
+    findings = audit(turned(axis, sign))
+    assert not findings["gain_of_best_change"].passed
+    assert findings["gain_of_best_change"].where == f"turn {axis} {'+' if sign > 0 else '-'}1 degree"
+    assert not findings["lidar_edge_offset_px"].passed
+
+
+@pytest.mark.external_data
+@pytest.mark.parametrize(("axis", "sign"), [("x", -1), ("y", 1), ("z", 1)])
+def test_a_decimetre_is_found(audit, axis, sign):
+    assert not audit(moved(axis, sign))["gain_of_best_change"].passed
+
+
+@pytest.mark.external_data
+def test_one_camera_that_is_turned_is_named(audit):
+    finding = audit(turned("y", 1), only_camera=4)["gain_of_turning_one_camera"]
+    assert not finding.passed
+    assert finding.where == "camera CAM_BACK"
