@@ -53,7 +53,7 @@ def validate(
             batch = dataset[index].to(device)
             with torch.no_grad():
                 output = model(batch.inputs, batch.cameras)
-            figures.append(_score(output, batch))
+            figures.append(score(output, batch))
             if len(pictures) < max_pictures:
                 pictures[batch.keys[0]] = _draw(output, batch)
     finally:
@@ -62,7 +62,8 @@ def validate(
     return Validation(figures=means, pictures=pictures)
 
 
-def _score(output: StudentOutput, batch: TrainingBatch) -> dict[str, float]:
+def score(output: StudentOutput, batch: TrainingBatch) -> dict[str, float]:
+    """Return the figures of :class:`Validation` for one batch; NaN where nothing could be scored."""
     is_present = batch.cameras.target_is_present
     figures: dict[str, float] = {}
     if output.image is not None:

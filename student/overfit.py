@@ -1,0 +1,141 @@
+"""Overfit one real frame: can the student, from images and LiDAR alone, hold what it has seen?
+
+``python -m student.overfit DATA --scene scene-0916`` ingests the scene, takes every camera of one frame as input and as
+target, and descends until it sees the frame at 30 dB with LiDAR AbsRel at most 0.10, or its budget is spent. The exit
+code says which; the last line is JSON.
+"""
+
+import json
+import logging
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+from storage.ingest.raw_scene import IngestConfig
+from storage.ingest.run import ingest_scene
+from storage.ingest.source import SourceConfig, register_source
+from storage.keys import SceneKey
+from storage.targets.images import InputImagesConfig, resize_scene_images
+from storage.versioned import Home
+from student.config import StudentConfig, TrainingSetConfig
+from student.data.dataset import FrameDataset
+from student.data.sample import TrainingBatch
+from student.data.training_set import freeze_training_set, load_training_set
+from student.data.views import all_views
+from student.optimization import learning_rate
+from student.presets import student_preset
+from student.processes import Processes
+from student.training_step import TrainingStep
+from student.validation import score
+
+logger = logging.getLogger("student.overfit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overfit:
+    """Overfit one frame of a nuScenes scene.
+
+    Attributes:
+        data: Folder of nuScenes.
+        version: Release inside it.
+        scene: Name of the scene.
+        frame: Which of its frames.
+        home: Where stores go, and are found again.
+        preset: Size of the student.
+        steps: Budget.
+        seconds: Budget of time, if any.
+        rate: Peak learning rate.
+        device: What to compute on.
+        min_psnr: What the rendered images must reach, dB.
+        max_abs_rel: What the rendered depth must reach against LiDAR.
+        look_every: Steps between looks at the figures.
+    """
+
+    data: Annotated[Path, tyro.conf.Positional]
+    version: str = "v1.0-mini"
+    scene: str = "scene-0916"
+    frame: int = 10
+    home: Path = Path("runs/overfit")
+    preset: Literal["tiny", "small", "paper"] = "small"
+    steps: int = 3000
+    seconds: float | None = None
+    rate: float = 2e-3
+    device: Literal["cpu", "cuda"] = "cpu"
+    min_psnr: float = 30.0
+    max_abs_rel: float = 0.10
+    look_every: int = 50
+
+    def run(self) -> bool:
+        """Descend, and return whether both figures were reached."""
+        config = self.student()
+        batch = self._frame(config)
+        training = TrainingStep(config, Processes(rank=0, count=1, device=torch.device(self.device)))
+        batch = batch.to(self.device)
+        began = time.perf_counter()
+        figures: dict[str, float] = {}
+        for step in range(self.steps):
+            share = step / self.steps
+            if self.seconds is not None:
+                share = max(share, (time.perf_counter() - began) / self.seconds)
+            if share >= 1.0:
+                break
+            losses = training.take(batch, step=step, rate=learning_rate(config.fit.optimizer, step, share))
+            if (step + 1) % self.look_every == 0:
+                figures = self._look(training, batch)
+                seen = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+                logger.info("step %d, loss %.4f: %s", step + 1, losses.total.item(), seen)
+                if self._is_reached(figures):
+                    break
+        figures = figures or self._look(training, batch)
+        reached = self._is_reached(figures)
+        record = {**asdict(self), **figures, "step": step + 1, "elapsed_s": time.perf_counter() - began}
+        logger.info("%s", json.dumps({**record, "reached": reached}, default=str))
+        return reached
+
+    def student(self) -> StudentConfig:
+        """Return the preset without what a single frame and no teacher cannot give it."""
+        run = student_preset(self.preset, "depth_contracted")
+        coarse = replace(run.model.coarse_depth, depth_feature_channels=0)
+        views = replace(run.data.views, neighbour=0, virtual=0)
+        optimizer = replace(run.fit.optimizer, learning_rate=self.rate, schedule="cosine", warmup_steps=20)
+        return replace(
+            run,
+            model=replace(run.model, coarse_depth=coarse),
+            data=replace(
+                run.data, views=views, depth_anything=False, teacher_depth=False, sky_masks=False, batch_size=1
+            ),
+            # Without a sky mask nothing says which rays are solid.
+            losses=replace(run.losses, teacher_depth=0.0, opacity=0.0, sky=0.0),
+            fit=replace(run.fit, max_steps=self.steps, optimizer=optimizer),
+        )
+
+    def _frame(self, config: StudentConfig) -> TrainingBatch:
+        home, key = Home(self.home), SceneKey("nuscenes", self.scene)
+        register_source(home, SourceConfig(dataset="nuscenes", root=self.data, version=self.version))
+        ingest_scene(home, key, IngestConfig())
+        size = InputImagesConfig(height=config.data.image_height, width=config.data.image_width)
+        resize_scene_images(home, key, size)
+        name = f"overfit-{config.data.image_height}x{config.data.image_width}"
+        freeze_training_set(home, name, TrainingSetConfig(train_scenes=(str(key),), kinds=config.data.kinds))
+        frozen = load_training_set(home, name)
+        dataset = FrameDataset(home, frozen, "train", config.data)
+        return dataset.sample(str(key), self.frame, all_views(frozen.scenes[0], self.frame))
+
+    def _look(self, training: TrainingStep, batch: TrainingBatch) -> dict[str, float]:
+        training.model.eval()
+        with torch.no_grad():
+            figures = score(training.model(batch.inputs, batch.cameras), batch)
+        training.model.train()
+        return figures
+
+    def _is_reached(self, figures: dict[str, float]) -> bool:
+        return figures["psnr"] >= self.min_psnr and figures["depth_abs_rel"] <= self.max_abs_rel
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    raise SystemExit(0 if tyro.cli(Overfit).run() else 1)

@@ -1,0 +1,37 @@
+"""The overfitting command asks for nothing but images and LiDAR, and says honestly whether it got there."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from student.overfit import Overfit
+
+
+@pytest.mark.parametrize("preset", ["tiny", "small"])
+def test_it_needs_no_teacher(preset: str) -> None:
+    run = Overfit(data=Path("anywhere"), preset=preset, steps=7).student()  # type: ignore[arg-type]
+    assert run.data.kinds == ("scene", "input_images")
+    assert run.data.views.same_frame >= 1
+    assert run.data.views.neighbour == run.data.views.virtual == 0
+    assert run.fit.max_steps == 7
+
+
+@pytest.mark.slow
+def test_a_real_frame_is_looked_at_and_not_reached_in_two_steps(
+    external_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="student.overfit")
+    command = Overfit(data=external_data / "nuscenes", preset="tiny", home=tmp_path, steps=2, look_every=1)
+    assert command.run() is False
+    record = json.loads(caplog.messages[-1])
+    assert record["step"] == 2
+    assert 5 < record["psnr"] < 30
+    assert record["depth_abs_rel"] > 0.1
+    # Easier wishes are fulfilled at the first look.
+    easy = Overfit(
+        data=external_data / "nuscenes", preset="tiny", home=tmp_path, steps=2, look_every=1, min_psnr=1, max_abs_rel=99
+    )
+    assert easy.run() is True
+    assert json.loads(caplog.messages[-1])["step"] == 1
