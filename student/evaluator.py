@@ -125,14 +125,21 @@ class Evaluator:
     ) -> None:
         lidar, teacher = (getattr(batch.view_targets, name)[0].numpy() for name in ("lidar_depth", "teacher_depth"))
         trivial = self.evidence.depths(batch.cameras)
-        rivals = trivial | ({"the scene teacher": teacher} if np.isfinite(teacher).any() else {})
-        references = [(self.scores.depth_lidar, lidar, rivals), (self.scores.depth_teacher, teacher, trivial)]
+        rival = {"the scene teacher": teacher}
+        references = [(self.scores.depth_lidar, lidar, rival), (self.scores.depth_teacher, teacher, {})]
         if truth is not None:
-            references.append((self.scores.depth_truth, truth.termination_depth, rivals))
-        for scores, reference, others in references:
+            references.append((self.scores.depth_truth, truth.termination_depth, rival))
+        for scores, reference, partial in references:
             reason = f"{scores.name}: pixels without a reference"
             self.masked[reason] = self.masked.get(reason, 0) + int(np.sum(~np.isfinite(reference)))
-            scores.add(scene, views.termination_depth, reference, baselines=others, is_paper_frame=is_paper_frame)
+            scores.add(
+                scene,
+                views.termination_depth,
+                reference,
+                baselines=trivial,
+                partial=partial,
+                is_paper_frame=is_paper_frame,
+            )
 
     def _score_sky(
         self, frames: EvaluationFrames, views: RenderedViews, batch: TrainingBatch, truth: FrameTruth

@@ -46,7 +46,7 @@ class DepthReference:
     seed: int = 0
     _frames: dict[tuple[str, str], list[tuple[str, DepthScores]]] = field(default_factory=dict)
     _range_error: dict[str, np.ndarray] = field(default_factory=dict)
-    _range_count: np.ndarray = field(default_factory=lambda: np.zeros(len(RANGE_EDGES) - 1, dtype=np.int64))
+    _range_count: dict[str, np.ndarray] = field(default_factory=dict)
 
     def add(
         self,
@@ -55,6 +55,7 @@ class DepthReference:
         reference: Float[np.ndarray, "views height width"],
         *,
         baselines: Mapping[str, Float[np.ndarray, "views height width"]],
+        partial: Mapping[str, Float[np.ndarray, "views height width"]] | None = None,
         is_paper_frame: bool,
     ) -> None:
         """Score one frame; a frame whose reference is nowhere defined in range is skipped.
@@ -64,18 +65,23 @@ class DepthReference:
             predicted: Rendered distance along unit rays, metres, NaN where nothing was hit.
             reference: True distance, metres, NaN where undefined.
             baselines: The same rays by trivial predictors; the same labels every time.
+            partial: The same rays by what does not claim to know every ray: scored only where it is defined.
             is_paper_frame: Whether the paper's protocol scores this frame too.
         """
         if depth_scores(predicted, reference, clip=True).num_pixels == 0:
             return
-        for label, depth in {"student": predicted, **baselines}.items():
-            self._add(label, "untouched", scene, depth_scores(depth, reference, clip=False))
+        entries = [(label, depth, reference) for label, depth in {"student": predicted, **baselines}.items()]
+        for label, depth in (partial or {}).items():
+            known = np.where(np.isfinite(depth), reference, np.nan)
+            if depth_scores(depth, known, clip=True).num_pixels > 0:
+                entries.append((f"{label}, where it is defined", depth, known))
+        for label, depth, against in entries:
+            self._add(label, "untouched", scene, depth_scores(depth, against, clip=False))
             if is_paper_frame:
-                self._add(label, "paper", scene, depth_scores(depth, reference, clip=True))
-            error, count = depth_error_by_range(depth, reference, RANGE_EDGES)
+                self._add(label, "paper", scene, depth_scores(depth, against, clip=True))
+            error, count = depth_error_by_range(depth, against, RANGE_EDGES)
             self._range_error[label] = self._range_error.get(label, 0.0) + error
-            if label == "student":
-                self._range_count = self._range_count + count
+            self._range_count[label] = self._range_count.get(label, 0) + count
 
     def _add(self, label: str, protocol: str, scene: str, scores: DepthScores) -> None:
         self._frames.setdefault((label, protocol), []).append((scene, scores))
@@ -102,8 +108,8 @@ class DepthReference:
         if not self._frames:
             return None
         with np.errstate(invalid="ignore"):
-            series = {label: (error / self._range_count).tolist() for label, error in self._range_error.items()}
-        return {"edges": RANGE_EDGES.tolist(), "series": series, "count": self._range_count.tolist()}
+            series = {label: (error / self._range_count[label]).tolist() for label, error in self._range_error.items()}
+        return {"edges": RANGE_EDGES.tolist(), "series": series, "count": self._range_count["student"].tolist()}
 
     def _figure(self, name: str, protocol: Literal["paper", "untouched"]) -> Figure:
         label, unit, better, definition = _LABELS[name]

@@ -71,6 +71,19 @@ def test_depth_scores_count_pixels_and_skip_frames_without_reference():
     assert np.nanmax(curve["series"]["student"]) == pytest.approx(0.1)
 
 
+def test_a_partial_rival_is_scored_where_it_is_defined():
+    scores = DepthReference(name="depth_lidar", title="t", reference="LiDAR", unavailable="u")
+    reference, teacher = np.full((1, 2, 4), 20.0), np.full((1, 2, 4), 22.0)
+    teacher[0, 1] = np.nan
+    nowhere = {"nobody": np.full((1, 2, 4), np.nan)}
+    student = np.full((1, 2, 4), 30.0)
+    scores.add("s", student, reference, baselines={}, partial={"teacher": teacher} | nowhere, is_paper_frame=False)
+    (rival,) = scores.section().figure("abs_rel").baselines
+    assert rival.label == "teacher, where it is defined"
+    assert rival.value == pytest.approx(0.1)
+    assert np.nanmax(scores.curve()["series"][rival.label]) == pytest.approx(0.1)
+
+
 def test_ground_plane_depth_is_where_the_ray_meets_the_ground():
     directions = np.array([[0.6, 0.0, -0.8], [1.0, 0.0, 0.0], [0.0, 0.6, 0.8], [1.0, 0.0, -0.001]])
     origins = np.tile([0.0, 0.0, 1.6], (4, 1))
