@@ -19,7 +19,7 @@ class PosedCamera:
         intrinsics: Pixels, with pixel (0, 0) centred at (0.5, 0.5).
         height: Image rows.
         width: Image columns.
-        fisheye: Coefficients k1 to k4 of a Kannala-Brandt lens; None is a pinhole.
+        fisheye: Coefficients k1 to k4 of a Kannala-Brandt lens; None, or NaN as in a scene store, is a pinhole.
     """
 
     time_us: int
@@ -35,8 +35,10 @@ class PosedCamera:
             raise ValueError(f"image size must be positive, got {self.height} x {self.width}")
         if not (np.isfinite(self.camera_to_world).all() and np.isfinite(self.intrinsics).all()):
             raise ValueError("camera_to_world and intrinsics must be finite")
+        if self.fisheye is not None and np.isnan(self.fisheye).all():
+            object.__setattr__(self, "fisheye", None)
         if self.fisheye is not None and not np.isfinite(self.fisheye).all():
-            raise ValueError("fisheye coefficients must be finite; None stands for a pinhole")
+            raise ValueError("fisheye coefficients must be finite; None or NaN throughout stands for a pinhole")
         # Kept, because rays are asked for chunk by chunk.
         to_world = self.camera_to_world[:3, :3] @ np.linalg.inv(self.intrinsics)
         object.__setattr__(self, "_pixel_to_world", to_world)
