@@ -29,7 +29,7 @@ $(VENV)/.built: pyproject.toml environments/main.txt
 	@echo "== main environment ($(VENV)), about 2 minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --upgrade pip
-	$(BIN)/pip install -q --progress-bar off -c environments/main.txt -e '.[dev]'
+	PYTHONWARNINGS=ignore $(BIN)/pip install -q --progress-bar off -c environments/main.txt -e '.[dev]'
 	$(BIN)/pip check
 	$(BIN)/pip install -q --no-deps waymo-open-dataset-tf-2-12-0==1.6.7 # protobuf modules alone: see docs/adr/0009
 	@touch $@
@@ -39,7 +39,7 @@ $(NERFSTUDIO_VENV)/.built: pyproject.toml environments/nerfstudio.txt
 	$(PYTHON) -m venv $(NERFSTUDIO_VENV)
 	$(NERFSTUDIO_VENV)/bin/pip install -q --upgrade pip
 	$(NERFSTUDIO_VENV)/bin/pip install -q --progress-bar off -r environments/nerfstudio.txt
-	$(NERFSTUDIO_VENV)/bin/pip install -q --no-deps -e .
+	PYTHONWARNINGS=ignore $(NERFSTUDIO_VENV)/bin/pip install -q --no-deps -e .
 	@touch $@
 
 lint: ## Format and lint
