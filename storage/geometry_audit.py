@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from scipy.ndimage import distance_transform_edt, gaussian_filter, uniform_filter
 from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
@@ -27,6 +27,8 @@ _MARGIN_PX = 14
 _NEAR_M, _FAR_M = 4.0, 40.0
 _OFF_GROUND_M = 0.4  # circles on the ground are not edges
 _NUM_NEIGHBOURS, _MAX_STEP_RAD = 6, np.deg2rad(1.6)  # beams farther apart leave too much between them
+_NUM_ON_SURFACE = 8  # points that a surface is fitted to
+_MIN_STANDING, _MIN_FACING = 100, 50  # points of a sweep; fewer say nothing
 _MIN_JUMPS = 300  # over all frames; fewer say nothing
 
 
@@ -124,7 +126,10 @@ def range_jumps(reader: SceneReader, frame: int) -> Float[np.ndarray, "jumps 3"]
 
 
 def align_sweeps(reader: SceneReader, frames: Sequence[int], *, min_travel_m: float = 0.5) -> float:
-    """Return how much closer consecutive sweeps lie when poses bring them together; NaN if the vehicle hardly moved.
+    """Return how much closer consecutive sweeps lie when poses bring them together; NaN if nothing was seen to tell.
+
+    Only surfaces that face the way of travel are compared: walls along it look the same a few metres on, and the beams
+    that travel with the sensor then even fall closer together *without* poses.
 
     Args:
         reader: The scene.
@@ -136,13 +141,26 @@ def align_sweeps(reader: SceneReader, frames: Sequence[int], *, min_travel_m: fl
         if frame + 1 >= reader.num_frames:
             continue
         next_to_here = invert_se3(reader.ego_to_world(frame)) @ reader.ego_to_world(frame + 1)
+        travel = float(np.linalg.norm(next_to_here[:3, 3]))
         here, there = _standing(reader, frame), _standing(reader, frame + 1)
-        if np.linalg.norm(next_to_here[:3, 3]) < min_travel_m or min(len(here), len(there)) < 100:
+        if travel < min_travel_m or min(len(here), len(there)) < _MIN_STANDING:
+            continue
+        facing = there[_faces(there, next_to_here[:3, :3].T @ next_to_here[:3, 3] / travel)]
+        if len(facing) < _MIN_FACING:
             continue
         tree = KDTree(here)
-        together.append(np.median(tree.query(apply_se3(next_to_here, there))[0]))
-        apart.append(np.median(tree.query(there)[0]))
+        together.append(np.median(tree.query(apply_se3(next_to_here, facing))[0]))
+        apart.append(np.median(tree.query(facing)[0]))
     return float(np.mean(apart) / max(np.mean(together), 1e-6)) if together else float("nan")
+
+
+def _faces(points: Float[np.ndarray, "points 3"], way: Float[np.ndarray, "3"]) -> Bool[np.ndarray, " points"]:
+    """Return the points on flat surfaces whose normal lies within 60 degrees of a direction, either way."""
+    distance, index = KDTree(points).query(points, k=_NUM_ON_SURFACE)
+    around = points[index] - points[index].mean(axis=1, keepdims=True)
+    spread, axes = np.linalg.eigh(np.einsum("nki,nkj->nij", around, around))
+    is_flat = (spread[:, 0] < 0.02 * spread[:, 1]) & (distance[:, -1] < 1.0)
+    return is_flat & (np.abs(axes[:, :, 0] @ way) > 0.5)
 
 
 def _standing(reader: SceneReader, frame: int) -> Float[np.ndarray, "points 3"]:

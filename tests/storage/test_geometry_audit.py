@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from storage.audits import Finding, audit_geometry
-from storage.geometry_audit import MOVE_M, TURN_RAD, Evidence
+from storage.geometry_audit import MOVE_M, TURN_RAD, Evidence, align_sweeps
 from storage.ingest.run import ingest_scene
 from storage.ingest.source import SourceConfig, register_source
 from storage.keys import SceneKey
@@ -93,3 +93,38 @@ def test_one_camera_that_is_turned_is_named(audit):
     finding = audit(turned("y", 1), only_camera=4)["gain_of_turning_one_camera"]
     assert not finding.passed
     assert finding.where == "camera CAM_BACK"
+
+
+class Canyon(SceneReader):
+    """Sweeps between two long walls, with a few house ends across the street; no store behind it."""
+
+    def __init__(self, *, error_m: float) -> None:
+        self._error_m = error_m
+
+    num_frames = 4  # type: ignore[assignment]
+
+    def ego_to_world(self, frame_index: int) -> np.ndarray:
+        pose = np.eye(4)
+        pose[0, 3] = 4.0 * frame_index + self._error_m * (frame_index % 2)
+        return pose
+
+    def lidar_points(self, frame_index: int) -> np.ndarray:
+        azimuth, elevation = np.meshgrid(np.linspace(-np.pi, np.pi, 900), np.linspace(-0.1, 0.4, 24))
+        beams = np.stack(
+            [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)], axis=-1
+        ).reshape(-1, 3)
+        at = 4.0 * frame_index
+        wall = 8.0 / np.maximum(np.abs(beams[:, 1]), 1e-6)
+        ends = []
+        for face in (-15.0, 3.0, 21.0, 39.0):  # 2 m deep, on the left side
+            reach = np.where(np.abs(beams[:, 0]) > 1e-6, (face - at) / beams[:, 0], np.inf)
+            ends.append(np.where((reach > 0) & (reach * beams[:, 1] > 6.0) & (reach < wall), reach, np.inf))
+        distance = np.minimum(wall, np.min(ends, axis=0))
+        points = beams * distance[:, None] + [0.0, 0.0, 1.5]
+        return np.concatenate([points, np.zeros((len(points), 1))], axis=1)[distance < 40].astype(np.float32)
+
+
+def test_poses_are_told_apart_in_a_street_canyon_too() -> None:
+    frames = (0, 1, 2)
+    assert align_sweeps(Canyon(error_m=0.0), frames) > 5
+    assert align_sweeps(Canyon(error_m=2.0), frames) < 2.5
