@@ -113,7 +113,7 @@ def demo(variant: Variant) -> PipelineConfig:
 
     Streets and aprons take turns, so that the last scene, an apron that is held out, is not the first one seen.
     """
-    config = _assemble(demo_student(variant), demo_image_teachers(), NerfConfig())
+    config = _assemble(demo_student(variant), demo_image_teachers(), NerfConfig(num_steps=420))
     return dataclasses.replace(config, procedural=ProceduralConfig(airside_share=0.5, seed=1))
 
 

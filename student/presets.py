@@ -61,8 +61,8 @@ def demo_student(variant: Variant) -> StudentConfig:
         ),
         losses=LossConfig(log_depth=0.5, depth_likelihood=0.1, fine_depth=1.0, perceptual=0.3, sky=0.1, opacity=0.1),
         fit=FitConfig(
-            max_steps=240,
-            validate_every=80,
+            max_steps=220,
+            validate_every=110,
             max_validation_samples=4,
             optimizer=OptimizerConfig(
                 learning_rate=3e-3,
