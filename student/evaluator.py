@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 
-from storage.procedural.classes import SKY_ID, occ3d_table
+from storage.procedural.classes import SKY_ID, VOID_ID, occ3d_table
 from student.data.dataset import nearest
 from student.data.sample import TrainingBatch
 from student.evaluation_config import EvaluationConfig
@@ -147,7 +147,8 @@ class Evaluator:
         rivals = {"everything above the horizon": above_horizon(batch.cameras)}
         if frames.config.sky_masks:
             rivals["the sky teacher"] = batch.view_targets.is_sky[0].numpy()
-        self.scores.sky.add(frames.key, 1.0 - views.opacity, truth.semantics == SKY_ID, rivals=rivals)
+        is_sky, is_seen = truth.semantics == SKY_ID, truth.semantics != VOID_ID
+        self.scores.sky.add(frames.key, 1.0 - views.opacity, is_sky, is_seen=is_seen, rivals=rivals)
 
     def _score_features(self, scene: str, views: RenderedViews, batch: TrainingBatch) -> None:
         for source, rendered in views.features.items():

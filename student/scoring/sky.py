@@ -31,6 +31,7 @@ class SkyScores:
         sky_probability: Float[np.ndarray, "views height width"],
         is_sky: Bool[np.ndarray, "views height width"],
         *,
+        is_seen: Bool[np.ndarray, "views height width"] | None = None,
         rivals: Mapping[str, Bool[np.ndarray, "views height width"]],
     ) -> None:
         """Score one frame; a frame without any sky is left out.
@@ -39,15 +40,17 @@ class SkyScores:
             scene: Scene key.
             sky_probability: 1 - opacity.
             is_sky: Truth.
+            is_seen: Pixels that see anything, which is all of a pinhole's; None is all.
             rivals: What others call sky, by label; the same labels every time.
         """
         if not is_sky.any():
             return
+        seen = np.ones_like(is_sky) if is_seen is None else is_seen
         self._scenes.append(scene)
-        self._num_pixels += is_sky.size
-        self._precision.append(average_precision(sky_probability.ravel(), is_sky.ravel()))
+        self._num_pixels += int(seen.sum())
+        self._precision.append(average_precision(sky_probability[seen], is_sky[seen]))
         for label, predicted in {"": sky_probability > 0.5, **rivals}.items():
-            counts = BinaryCounts.of(predicted.ravel(), is_sky.ravel())
+            counts = BinaryCounts.of(predicted[seen], is_sky[seen])
             union = counts.true_positive + counts.false_positive + counts.false_negative
             self._counts.setdefault(label, []).append((float(counts.true_positive), float(union)))
 

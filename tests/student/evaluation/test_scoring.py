@@ -9,6 +9,7 @@ from student.scoring.images import FeatureScores, ImageScores
 from student.scoring.occupancy import OccupancySample, OccupancyScores, occupancy_sections
 from student.scoring.queries import QueryScores
 from student.scoring.semantics import SemanticScores
+from student.scoring.sky import SkyScores
 
 
 def test_image_scores_name_both_protocols_and_tell_them_apart():
@@ -69,6 +70,16 @@ def test_depth_scores_count_pixels_and_skip_frames_without_reference():
     curve = scores.curve()
     assert sum(curve["count"]) == 16
     assert np.nanmax(curve["series"]["student"]) == pytest.approx(0.1)
+
+
+def test_sky_is_scored_where_a_camera_sees_anything():
+    is_sky, is_seen = np.zeros((1, 2, 4), bool), np.ones((1, 2, 4), bool)
+    is_sky[0, 0], is_seen[0, 1, 2:] = True, False
+    called_sky = np.where(is_sky | ~is_seen, 1.0, 0.0)  # outside a fisheye's circle nothing is rendered: opacity 0
+    for seen, expected in ((is_seen, 1.0), (None, 4 / 6)):
+        scores = SkyScores()
+        scores.add("s", called_sky, is_sky, is_seen=seen, rivals={})
+        assert scores.section().figure("iou").value == pytest.approx(expected)
 
 
 def test_a_partial_rival_is_scored_where_it_is_defined():
