@@ -90,11 +90,17 @@ def projection_ious(info: SegmentInfo) -> Float[np.ndarray, " boxes"]:
         for name, rectangles in header.projected.items():
             if name not in header.exposures or name not in info.cameras:
                 continue
+            if not np.isfinite(_times(header.exposures[name])).all():
+                continue  # refused by the checks of the whole scene, which name the frame
             for instance, wanted in rectangles.items():
                 if instance in boxes:
                     ours = project_box(boxes[instance], header, info.cameras[name])
                     found.append(0.0 if ours is None else rectangle_iou(ours, wanted))
     return np.array(found, np.float64)
+
+
+def _times(exposure: Exposure) -> tuple[float, ...]:
+    return exposure.pose_timestamp, exposure.trigger, exposure.shutter, exposure.readout_done
 
 
 def _line_time(

@@ -88,7 +88,7 @@ class CoarseDepthHead(nn.Module):
         """Start with every bin equally likely: equal logits would end every ray within a few metres."""
         num_bins = len(self.edges) - 1
         weight = self.config.initial_opacity / num_bins
-        transmittance = 1.0 - weight * torch.arange(num_bins)
+        transmittance = 1.0 - weight * torch.arange(num_bins, device=self.edges.device)
         density = -torch.log1p(-weight / transmittance) / self.edges.diff()
         nn.init.normal_(self.logits.weight, std=0.01)
         nn.init.zeros_(self.logits.bias)  # pyright: ignore[reportArgumentType]

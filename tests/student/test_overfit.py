@@ -31,7 +31,13 @@ def test_a_real_frame_is_looked_at_and_not_reached_in_two_steps(
     assert record["depth_abs_rel"] > 0.1
     # Easier wishes are fulfilled at the first look.
     easy = Overfit(
-        data=external_data / "nuscenes", preset="tiny", home=tmp_path, steps=2, look_every=1, min_psnr=1, max_abs_rel=99
+        data=external_data / "nuscenes",
+        preset="tiny",
+        home=tmp_path,
+        steps=2,
+        look_every=1,
+        min_psnr=1.0,
+        max_abs_rel=99.0,
     )
     assert easy.run() is True
     assert json.loads(caplog.messages[-1])["step"] == 1

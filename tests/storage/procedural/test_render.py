@@ -231,7 +231,12 @@ def test_threads_do_not_change_an_image(street, monkeypatch):
     np.testing.assert_array_equal(several.termination_depth, one.termination_depth)
 
 
-@pytest.mark.parametrize("bad", [np.full(4, np.nan), np.array([0.0, 0.0, np.inf, 0.0])])
+def test_a_lens_of_nan_is_a_pinhole():
+    camera = fisheye_camera()
+    assert replace(camera, fisheye=np.full(4, np.nan)).fisheye is None
+
+
+@pytest.mark.parametrize("bad", [np.array([0.1, np.nan, 0.0, 0.0]), np.array([0.0, 0.0, np.inf, 0.0])])
 def test_bad_lens_is_refused(bad):
     with pytest.raises(ValueError, match="fisheye"):
         replace(fisheye_camera(), fisheye=bad)
