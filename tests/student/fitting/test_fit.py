@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from storage.errors import IntegrityError, MissingTargetError, StudentDivergedError
 from student.checkpoint import from_pretrained
-from student.config import StudentConfig
+from student.config import StudentConfig, ViewsConfig
 from student.data.dataset import FrameDataset
 from student.data.training_set import load_training_set
 from student.fit import fit_student
@@ -123,6 +123,30 @@ def test_killed_and_resumed_ends_with_the_same_bits(
     entries = [json.loads((path / "history.json").read_text())["history"] for path in (folder, whole)]
     assert [e["total"] for e in entries[0]] == [e["total"] for e in entries[1]]
     assert not list(work.iterdir())
+
+
+@pytest.mark.slow
+def test_a_hundred_steps_after_a_kill_are_the_same_bits(
+    student_config: StudentConfig, shared_world: Any, tmp_path: Path
+) -> None:
+    fit = replace(student_config.fit, max_steps=105, validate_every=1000, max_validation_samples=0)
+    views = ViewsConfig(same_frame=1, neighbour=0, virtual=0)
+    config = replace(
+        student_config,
+        data=replace(student_config.data, views=views),
+        fit=replace(fit, runtime=replace(fit.runtime, log_every=5, save_every=5, trackers=())),
+    )
+    shared_world.freeze("long", config, validation_scenes=())
+    weights = []
+    for name, is_killed in (("whole", False), ("killed", True)):
+        home = type(shared_world.home)(tmp_path / name)
+        shutil.copytree(shared_world.home.root / "stores", home.root / "stores")
+        if is_killed:
+            with pytest.raises(Killed):
+                fit_student(home, "long", config, kill_at(10))  # the last state is that of step 5
+        done = fit_student(home, "long", config)
+        weights.append((home.open_files(done.version) / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
 
 
 def test_another_training_set_makes_another_checkpoint(
