@@ -182,8 +182,7 @@ class _View:
             evidence.edges[frame, camera] = _edge_nearness(image)
         self.camera = camera
         self._nearness = evidence.edges[frame, camera]
-        lens = reader.fisheye(camera)
-        self._intrinsics, self._fisheye = reader.intrinsics(camera, size=size), None if np.isnan(lens).all() else lens
+        self._intrinsics, self._fisheye = reader.intrinsics(camera, size=size), reader.fisheye(camera)
         self._ego_to_camera = invert_se3(reader.camera_to_reference_ego(frame, camera))
         # Those that leave the image after a small change would count as misses: a margin keeps them out.
         jumps = evidence.jumps[frame]

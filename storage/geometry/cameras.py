@@ -59,7 +59,7 @@ def project_camera(
     )
     pixels = project(ahead, intrinsics)[0]
     pixels = xp.where(is_ahead[..., None], pixels, xp.full_like(pixels, math.nan))
-    if fisheye is None:
+    if fisheye is None or _has_pinholes_only(fisheye):
         return pixels, camera_depth
     is_pinhole, coefficients = _split_models(fisheye)
     return xp.where(is_pinhole, pixels, project_fisheye(points_camera, intrinsics, coefficients)[0]), camera_depth
@@ -79,11 +79,17 @@ def unproject_camera(
         Directions, NaN for a pixel outside the image circle of a fisheye.
     """
     directions = unproject(pixels, intrinsics)
-    if fisheye is None:
+    if fisheye is None or _has_pinholes_only(fisheye):
         return directions
     xp = array_namespace(pixels, intrinsics)
     is_pinhole, coefficients = _split_models(fisheye)
     return xp.where(is_pinhole, directions, unproject_fisheye(pixels, intrinsics, coefficients))
+
+
+def _has_pinholes_only(fisheye: Float[Any, "*batch 4"]) -> bool:
+    """Return whether no camera has a lens to invert, which is done by iteration: a rig without one does not pay."""
+    xp = array_namespace(fisheye)
+    return bool(xp.all(xp.isnan(fisheye[..., :1])))
 
 
 def _split_models(fisheye: Float[Any, "*batch 4"]) -> tuple[Bool[Any, "*batch 1"], Float[Any, "*batch 4"]]:

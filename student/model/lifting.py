@@ -54,9 +54,7 @@ def camera_rays(
     rows = torch.arange(height, device=intrinsics.device, dtype=intrinsics.dtype) + 0.5
     columns = torch.arange(width, device=intrinsics.device, dtype=intrinsics.dtype) + 0.5
     pixels = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).view(1, -1, 2)
-    # The lens of a fisheye is inverted by iteration: a rig without one does not pay for it.
-    has_lens = fisheye is not None and not bool(fisheye.isnan().all())
-    lens = fisheye.to(intrinsics.dtype)[:, None] if fisheye is not None and has_lens else None
+    lens = None if fisheye is None else fisheye.to(intrinsics.dtype)[:, None]
     directions = unproject_camera(pixels.expand(len(intrinsics), -1, 2), intrinsics[:, None], lens)
     with full_precision(directions):
         directions = rotate(camera_to_ego, directions)
