@@ -62,7 +62,7 @@ def build_summary(
         "failures": outcome.failures,
         "not_started": outcome.blocked,
         "selection": config_json(selection),
-        "left_out": left_out_scenes(home, selection.variant),
+        "left_out": _left_out(home, selection.variant),
         "metrics": scorecard.get("headline", {}),
         "assets": _assets(home, outcome),
         "checks": [check for o in outcome.outcomes.values() for check in o["checks"]],
@@ -89,7 +89,7 @@ def report_page(home: Home, variant: str) -> Path | None:
     return page if page.is_file() else None
 
 
-def left_out_scenes(home: Home, variant: str) -> dict[str, str]:
+def _left_out(home: Home, variant: str) -> dict[str, str]:
     """Return why scenes were left out of a variant's current training set, by key."""
     version = home.latest("training_set", variant)
     return {} if version is None else dict(home.metrics(version).get("left_out", {}))

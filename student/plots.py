@@ -88,6 +88,7 @@ def error_over_range(edges: Sequence[float], series: Mapping[str, Sequence[float
     """
     centre = (np.asarray(edges[1:]) + np.asarray(edges[:-1])) / 2
     rivals = sorted(label for label in series if label != "student")
+    # As many of either as there are: further rivals share the baseline's colour.
     colours = dict(zip(rivals, (BASELINE_COLOUR, TEACHER_COLOUR, "#6e40c9", "#2da44e"), strict=False))
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(5.4, 3.0), layout="constrained")

@@ -197,17 +197,19 @@ def _plots(section: Section, card: Scorecard) -> list[dict[str, str]]:
 
 def _left_out(home: Home, lineage: Lineage) -> list[tuple[str, str]]:
     """Return the scenes that failed gates took out of the training set, and why."""
-    reasons: dict[str, str] = {}
-    for found in (home.find(v.kind, v.partition, v.digest) for v in (n.version for n in lineage.nodes)):
-        if found is not None and found.kind == TRAINING_SET:
-            reasons |= home.metrics(found).get("left_out", {})
-    return sorted(reasons.items())
+    version = _ancestor(home, lineage, TRAINING_SET)
+    return [] if version is None else sorted(home.metrics(version).get("left_out", {}).items())
 
 
 def _checkpoint_folder(home: Home, lineage: Lineage) -> Path | None:
-    version = next((node.version for node in lineage.nodes if node.version.kind == "student_checkpoint"), None)
-    found = None if version is None else home.find(version.kind, version.partition, version.digest)
-    return None if found is None else home.open_files(found)
+    version = _ancestor(home, lineage, "student_checkpoint")
+    return None if version is None else home.open_files(version)
+
+
+def _ancestor(home: Home, lineage: Lineage, kind: str) -> StoreVersion | None:
+    """Return the version of a kind that has one only in a lineage; None where it is gone."""
+    version = next((node.version for node in lineage.nodes if node.version.kind == kind), None)
+    return None if version is None else home.find(version.kind, version.partition, version.digest)
 
 
 def _training(folder: Path | None) -> dict[str, Any]:

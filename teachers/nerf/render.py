@@ -267,14 +267,15 @@ class _DepthTally:
         predicted, measured = np.concatenate(self._predicted), np.concatenate(self._measured)
         defined = np.isfinite(predicted)
         predicted, measured = predicted[defined], measured[defined]
-        errors = depth_errors(torch.tensor(predicted, dtype=torch.float32), torch.tensor(measured, dtype=torch.float32))
         coverage = float(defined.mean()) if len(defined) else 0.0
         is_contradicted = contradicts(predicted.astype(np.float64), measured, ratio=config.contradiction_ratio)
         contradicted = float(is_contradicted.mean()) if len(predicted) else math.nan
-        agreed = np.abs(predicted - measured)[~is_contradicted] / measured[~is_contradicted]
+        rendered, returned = (torch.tensor(d, dtype=torch.float32) for d in (predicted, measured))
+        agrees = torch.from_numpy(~is_contradicted)
+        errors, kept = depth_errors(rendered, returned), depth_errors(rendered[agrees], returned[agrees])
         checks = {
             "fit_passed": at_least(int(self.source.fit_passed), 1),
-            "lidar_abs_rel_where_kept": at_most(float(agreed.mean()) if len(agreed) else math.nan, config.max_abs_rel),
+            "lidar_abs_rel_where_kept": at_most(kept["abs_rel"], config.max_abs_rel),
             "lidar_contradicted_share": at_most(contradicted, config.max_contradicted_share),
             "lidar_coverage": at_least(coverage, config.min_coverage),
         }
