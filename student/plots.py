@@ -133,6 +133,31 @@ def class_bars(names: Sequence[str], series: Mapping[str, Sequence[float | int |
         return _svg(figure)
 
 
+def ablation_plot(found: Mapping[str, Sequence[Mapping[str, float]]], figures: Sequence[str]) -> str:
+    """Draw one panel per figure: a dot for each seed of each variant, and a line through their means.
+
+    Args:
+        found: By variant, in the order of the axis: for each seed, its figures by name; a missing one is left out.
+        figures: Names of the panels.
+    """
+    columns = min(3, len(figures))
+    rows = -(-len(figures) // columns)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(3.4 * columns, 2.3 * rows + 0.6), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
+        for axis, name in zip(axes, figures, strict=False):
+            values = [np.array([run[name] for run in runs if name in run]) for runs in found.values()]
+            for place, of_seed in enumerate(values):
+                axis.plot(np.full(len(of_seed), place), of_seed, "o", markersize=4, color=STUDENT_COLOUR, alpha=0.6)
+            axis.plot([v.mean() if len(v) else np.nan for v in values], color=STUDENT_COLOUR, linewidth=1.2)
+            axis.set_title(name, fontsize=9, loc="left")
+            axis.set_xticks(range(len(found)), [v.replace("_", "\n") for v in found], fontsize=7)
+            axis.margins(x=0.15, y=0.15)
+        for axis in axes[len(figures) :]:
+            axis.set_visible(False)
+        return _svg(figure)
+
+
 def _mark_undefined(axis: Axes, position: np.ndarray, numbers: np.ndarray) -> None:
     for place in position[~np.isfinite(numbers)]:
         axis.text(0.0, place, " not in the truth", va="center", fontsize=7, color="#8b949e")

@@ -25,6 +25,16 @@ _LABELS: dict[str, tuple[str, str, Literal["higher", "lower"], str]] = {
 }
 _UNTOUCHED = "All held-out frames, pixels pooled per frame; a ray that hits nothing counts as 80 m."
 _PAPER = "The paper's protocol: predictions clipped to 80 m, one frame per scene (the second, or the first held out)."
+_FAR_BEGIN = 50.0  # metres: where the published contraction leaves linear space
+_FAR = f"Pixels beyond {_FAR_BEGIN:.0f} m of all held-out frames, pooled per frame."
+
+_Protocol = Literal["untouched", "paper", "far"]
+_NOTES: dict[_Protocol, str] = {"untouched": _UNTOUCHED, "paper": _PAPER, "far": _FAR}
+_NAMES: dict[_Protocol, tuple[str, str]] = {
+    "untouched": ("{}", "{}"),
+    "paper": ("paper_{}", "{}, paper's protocol"),
+    "far": ("far_{}", f"{{}}, beyond {_FAR_BEGIN:.0f} m"),
+}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,7 +54,7 @@ class DepthReference:
     reference: str
     unavailable: str
     seed: int = 0
-    _frames: dict[tuple[str, str], list[tuple[str, DepthScores]]] = field(default_factory=dict)
+    _frames: dict[tuple[str, _Protocol], list[tuple[str, DepthScores]]] = field(default_factory=dict)
     _range_error: dict[str, np.ndarray] = field(default_factory=dict)
     _range_count: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -79,11 +89,14 @@ class DepthReference:
             self._add(label, "untouched", scene, depth_scores(depth, against, clip=False))
             if is_paper_frame:
                 self._add(label, "paper", scene, depth_scores(depth, against, clip=True))
+            far = depth_scores(depth, np.where(against > _FAR_BEGIN, against, np.nan), clip=False)
+            if far.num_pixels > 0:
+                self._add(label, "far", scene, far)
             error, count = depth_error_by_range(depth, against, RANGE_EDGES)
             self._range_error[label] = self._range_error.get(label, 0.0) + error
             self._range_count[label] = self._range_count.get(label, 0) + count
 
-    def _add(self, label: str, protocol: str, scene: str, scores: DepthScores) -> None:
+    def _add(self, label: str, protocol: _Protocol, scene: str, scores: DepthScores) -> None:
         self._frames.setdefault((label, protocol), []).append((scene, scores))
 
     def section(self) -> Section:
@@ -93,6 +106,8 @@ class DepthReference:
             figures += [self._figure(name, "untouched") for name in _LABELS]
         if ("student", "paper") in self._frames:
             figures += [self._figure(name, "paper") for name in _LABELS if name != "coverage"]
+        if ("student", "far") in self._frames:
+            figures += [self._figure(name, "far") for name in ("abs_rel", "delta_1", "coverage")]
         return Section(
             name=self.name,
             title=self.title,
@@ -111,9 +126,9 @@ class DepthReference:
             series = {label: (error / self._range_count[label]).tolist() for label, error in self._range_error.items()}
         return {"edges": RANGE_EDGES.tolist(), "series": series, "count": self._range_count["student"].tolist()}
 
-    def _figure(self, name: str, protocol: Literal["paper", "untouched"]) -> Figure:
+    def _figure(self, name: str, protocol: _Protocol) -> Figure:
         label, unit, better, definition = _LABELS[name]
-        is_paper = protocol == "paper"
+        named, labelled = _NAMES[protocol]
         own = self._frames["student", protocol]
         values, scenes = _values(own, name), [scene for scene, _ in own]
         rivals = [
@@ -122,10 +137,10 @@ class DepthReference:
             if rival != "student" and of == protocol and name != "coverage"
         ]
         return figure_of(
-            f"paper_{name}" if is_paper else name,
-            f"{label}, paper's protocol" if is_paper else label,
+            named.format(name),
+            labelled.format(label),
             bootstrap_mean(values, scenes, seed=self.seed),
-            definition=f"{definition} {_PAPER if is_paper else _UNTOUCHED}",
+            definition=f"{definition} {_NOTES[protocol]}",
             better=better,
             unit=unit,
             counted="pixels",

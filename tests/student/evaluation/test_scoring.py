@@ -72,6 +72,20 @@ def test_depth_scores_count_pixels_and_skip_frames_without_reference():
     assert np.nanmax(curve["series"]["student"]) == pytest.approx(0.1)
 
 
+def test_what_is_far_is_scored_by_itself():
+    scores = DepthReference(name="depth_lidar", title="t", reference="LiDAR", unavailable="u")
+    reference, predicted = np.full((1, 2, 4), 20.0), np.full((1, 2, 4), 20.0)
+    scores.add("s", predicted, reference, baselines={}, is_paper_frame=False)
+    with pytest.raises(KeyError):
+        scores.section().figure("far_abs_rel")
+    reference[0, 1], predicted[0, 1] = 60.0, 45.0
+    scores.add("s", predicted, reference, baselines={"cap": np.full((1, 2, 4), 60.0)}, is_paper_frame=False)
+    far = scores.section().figure("far_abs_rel")
+    assert far.value == pytest.approx(0.25)
+    assert far.count == 4
+    assert far.baselines[0].value == 0.0
+
+
 def test_sky_is_scored_where_a_camera_sees_anything():
     is_sky, is_seen = np.zeros((1, 2, 4), bool), np.ones((1, 2, 4), bool)
     is_sky[0, 0], is_seen[0, 1, 2:] = True, False
