@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from storage.freed_memory import reuse_freed_memory
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -22,6 +24,7 @@ def main() -> int:
     """Serve tasks until standard input ends."""
     home, log = Path(sys.argv[1]), Path(sys.argv[2])
     _end_with_parent()
+    reuse_freed_memory()
     tasks, replies = _take_standard_streams(log)
 
     import dagster as dg

@@ -18,6 +18,7 @@ import torch
 import tyro
 from scipy.stats import t as student_t
 
+from storage.freed_memory import reuse_freed_memory
 from storage.versioned import Home
 from student.config import StudentConfig, Variant
 from student.data.training_set import load_training_set
@@ -211,6 +212,7 @@ def _tell(partition: str, done: float) -> None:
 
 
 if __name__ == "__main__":
+    reuse_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     record = tyro.cli(Ablation).run()
     logger.info("%s", json.dumps(record["claims"], indent=2))

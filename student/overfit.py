@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
+from storage.freed_memory import reuse_freed_memory
 from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.run import ingest_scene
 from storage.ingest.source import SourceConfig, register_source
@@ -137,5 +138,6 @@ class Overfit:
 
 
 if __name__ == "__main__":
+    reuse_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     raise SystemExit(0 if tyro.cli(Overfit).run() else 1)

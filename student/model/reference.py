@@ -3,6 +3,7 @@
 Nothing here is used by the model.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -38,8 +39,9 @@ def sparse_convolution_plainly(
     features: Float[Tensor, "inputs in_channels"],
     weight: Float[Tensor, "taps in_channels out_channels"],
     convolution_map: ConvolutionMap,
+    after: Callable[[Tensor], Tensor] | None = None,
 ) -> Float[Tensor, "outputs out_channels"]:
-    """Convolve tap by tap: gather the rows of all its pairs, multiply, scatter."""
+    """Convolve tap by tap: gather the rows of all its pairs, multiply, scatter; then do what comes after."""
     kernel_map = convolution_map.forward
     counts = torch.tensor(kernel_map.counts, device=features.device)
     taps = torch.arange(counts.shape[1], device=features.device).expand_as(counts).reshape(-1)
@@ -49,7 +51,7 @@ def sparse_convolution_plainly(
         pairs = (tap_of_pair == tap).nonzero()[:, 0]
         product = features[kernel_map.input_row[pairs]] @ weight[tap]
         output = output.index_add(0, kernel_map.output_row[pairs], product)
-    return output
+    return output if after is None else after(output)
 
 
 class DenseRays(NamedTuple):

@@ -6,10 +6,11 @@ enough to stay in cache and are used again for the next block; on the CPU, touch
 more than the arithmetic.
 
 The backward pass is the same walk over the transposed map: gathering the output's gradient once serves
-both the input's gradient and the weights'.
+both the input's gradient and the weights'. Where no gradient is wanted, bias, activation and normalisation are applied
+to each block while it is in cache, too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
@@ -25,6 +26,9 @@ from student.model.sparse_voxels import CHILDREN_PER_AXIS, CHILDREN_PER_CELL, Sp
 
 _BLOCK_VALUES = 2**21
 """Values that a block gathers, about: enough for efficient products, few enough to stay in cache."""
+_REDUCED_ROWS = 64
+"""On the CPU, a product in reduced precision compiles a kernel for each number of rows, which takes longer than many a
+product: numbers are rounded up to a multiple of this, so that there are few."""
 _KERNEL_OFFSETS = tuple((x, y, z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1))
 NUM_NEIGHBOUR_TAPS = len(_KERNEL_OFFSETS)
 _CENTRE_TAP = NUM_NEIGHBOUR_TAPS // 2
@@ -206,7 +210,7 @@ class _Buffers:
 
     @classmethod
     def of(cls, kernel_map: KernelMap, like: Tensor, gathered_width: int, product_width: int) -> "_Buffers":
-        rows = max(sum(counts) for counts in kernel_map.counts)
+        rows = max(sum(counts) for counts in kernel_map.counts) + _REDUCED_ROWS - 1
         return cls(like.new_empty(rows, gathered_width), like.new_empty(rows, product_width))
 
 
@@ -222,6 +226,18 @@ def _blocks(kernel_map: KernelMap) -> Iterator[tuple[slice, slice, list[tuple[in
         start += edges[-1]
 
 
+def _multiply(buffers: _Buffers, matrices: list[Tensor], taps: list[tuple[int, int, int]]) -> None:
+    """Multiply the gathered rows of each tap by its matrix.
+
+    Rows that rounding up adds are those of the next tap, which then writes its own products over them.
+    """
+    gathered, product = buffers.gathered, buffers.product
+    step = 1 if gathered.dtype == torch.float32 or gathered.is_cuda else _REDUCED_ROWS
+    for matrix, (_, first, last) in zip(matrices, taps, strict=True):
+        end = first + -(-(last - first) // step) * step
+        torch.mm(gathered[first:end], matrix, out=product[first:end])
+
+
 def _sum_by_output(product: Tensor, kernel_map: KernelMap, pairs: slice, rows: slice) -> Tensor:
     offsets = kernel_map.output_offsets[rows.start : rows.stop + 1]
     return embedding_bag(
@@ -229,18 +245,18 @@ def _sum_by_output(product: Tensor, kernel_map: KernelMap, pairs: slice, rows: s
     )
 
 
-def _convolve(features: Tensor, weight: Tensor, kernel_map: KernelMap) -> Tensor:
-    output = features.new_zeros(kernel_map.num_outputs, weight.shape[2])
+def _convolve(
+    features: Tensor, weight: Tensor, kernel_map: KernelMap, after: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    # Every output row lies in one block; one without pairs gets what follows a zero.
+    output = features.new_empty(kernel_map.num_outputs, weight.shape[2])
     buffers = _Buffers.of(kernel_map, features, weight.shape[1], weight.shape[2])
     for pairs, rows, taps in _blocks(kernel_map):
         count = pairs.stop - pairs.start
-        if count == 0:
-            continue
-        gathered, product = buffers.gathered[:count], buffers.product[:count]
-        torch.index_select(features, 0, kernel_map.input_row[pairs], out=gathered)
-        for tap, a, b in taps:
-            torch.mm(gathered[a:b], weight[tap], out=product[a:b])
-        output[rows] = _sum_by_output(product, kernel_map, pairs, rows)
+        torch.index_select(features, 0, kernel_map.input_row[pairs], out=buffers.gathered[:count])
+        _multiply(buffers, [weight[tap] for tap, _, _ in taps], taps)
+        total = _sum_by_output(buffers.product[:count], kernel_map, pairs, rows)
+        output[rows] = total if after is None else after(total)
     return output
 
 
@@ -274,8 +290,7 @@ class _SparseConvolution(torch.autograd.Function):
                     # Many blocks add to one weight: in reduced precision the sum would lose what the last ones say.
                     grad_weight[own_tap[tap]] += product[a:b].T @ gathered[a:b]
             if grad_features is not None:
-                for tap, a, b in taps:
-                    torch.mm(gathered[a:b], weight[own_tap[tap]].T, out=product[a:b])
+                _multiply(buffers, [weight[own_tap[tap]].T for tap, _, _ in taps], taps)
                 grad_features[rows] = _sum_by_output(product, kernel_map, pairs, rows)
         return grad_features, grad_weight, None
 
@@ -284,13 +299,22 @@ def sparse_convolution(
     features: Float[Tensor, "inputs in_channels"],
     weight: Float[Tensor, "taps in_channels out_channels"],
     convolution_map: ConvolutionMap,
+    after: Callable[[Tensor], Tensor] | None = None,
 ) -> Float[Tensor, "outputs out_channels"]:
     """Convolve features on occupied cells; an unoccupied cell counts as zero.
 
     With :func:`neighbour_map` and taps in the order of ``weight.permute(2, 3, 4, 1, 0)``, equals
     ``conv3d`` of the dense grid, padding 1, read at the occupied cells.
+
+    Args:
+        features: Rows of the occupied cells.
+        weight: Of each tap.
+        convolution_map: Which row meets which.
+        after: Applied to the result, to each row by itself; only without gradients, where it costs no memory.
     """
     dtype = product_dtype(features, weight)
+    if after is not None:
+        return _convolve(features.to(dtype), weight.to(dtype), convolution_map.forward, after)
     return _SparseConvolution.apply(features.to(dtype), weight.to(dtype), convolution_map)  # pyright: ignore[reportReturnType]
 
 
@@ -311,7 +335,23 @@ class SparseConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
     def forward(
-        self, features: Float[Tensor, "inputs in_channels"], convolution_map: ConvolutionMap
+        self,
+        features: Float[Tensor, "inputs in_channels"],
+        convolution_map: ConvolutionMap,
+        after: Callable[[Tensor], Tensor] | None = None,
     ) -> Float[Tensor, "outputs out_channels"]:
-        """Convolve along the given map."""
-        return sparse_convolution(features, self.weight, convolution_map) + self.bias
+        """Convolve along the given map.
+
+        Args:
+            features: Rows of the occupied cells.
+            convolution_map: Which row meets which.
+            after: Applied to the result, to each row by itself, such as an activation.
+        """
+
+        def finish(rows: Tensor) -> Tensor:
+            rows = rows + self.bias
+            return rows if after is None else after(rows)
+
+        if torch.is_grad_enabled():
+            return finish(sparse_convolution(features, self.weight, convolution_map))
+        return sparse_convolution(features, self.weight, convolution_map, finish)

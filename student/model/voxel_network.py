@@ -46,16 +46,16 @@ class VoxelNetwork(nn.Module):
         width = self.fine_output.in_features
         fine_map = neighbour_map(grid, level="fine", width=width)
         coarse_map = neighbour_map(grid, level="coarse", width=width)
-        fine_hidden = leaky_relu(self.fine_input(_network_input(fine), fine_map), LEAKY_SLOPE)
+        fine_hidden = self.fine_input(_network_input(fine), fine_map, _activate)
         for block in self.fine_blocks:
             fine_hidden = block(fine_hidden, fine_map)
-        from_children = leaky_relu(self.down(fine_hidden, children_map(grid, width=width)), LEAKY_SLOPE)
-        own = leaky_relu(self.coarse_input(_network_input(coarse), coarse_map), LEAKY_SLOPE)
+        from_children = self.down(fine_hidden, children_map(grid, width=width), _activate)
+        own = self.coarse_input(_network_input(coarse), coarse_map, _activate)
         coarse_hidden = torch.cat([from_children, own], dim=1)
         for block in self.coarse_blocks:
             coarse_hidden = block(coarse_hidden, coarse_map)
         from_parent = self.from_parent(coarse_hidden).index_select(0, grid.parent_row)
-        fine_hidden = leaky_relu(self.from_fine(fine_hidden) + from_parent, LEAKY_SLOPE)
+        fine_hidden = _activate(self.from_fine(fine_hidden) + from_parent)
         return (
             _correct(fine, self.fine_output(fine_hidden)),
             _correct(coarse, self.coarse_output(coarse_hidden, coarse_map)),
@@ -69,7 +69,11 @@ class _NormedConv(nn.Module):
         self.norm = nn.LayerNorm(out_channels)
 
     def forward(self, features: Tensor, convolution_map: ConvolutionMap) -> Tensor:
-        return self.norm(leaky_relu(self.convolution(features, convolution_map), LEAKY_SLOPE))
+        return self.convolution(features, convolution_map, lambda rows: self.norm(_activate(rows)))
+
+
+def _activate(rows: Tensor) -> Tensor:
+    return leaky_relu(rows, LEAKY_SLOPE)
 
 
 def _network_input(level: LevelFeatures) -> Float[Tensor, "cells channels_and_one"]:

@@ -17,6 +17,7 @@ from typing import Any
 from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pipes
 
 from storage.errors import PipelineError
+from storage.freed_memory import reuse_freed_memory
 from storage.versioned import Home, Materialized
 from teachers.nerf.progress import Progress
 from teachers.nerf.task import KIND_OF, NerfStep, NerfTask, write_result
@@ -152,4 +153,5 @@ def _run_guarded(raw: Mapping[str, Any], report: Callable[[Mapping[str, Any]], N
 
 
 if __name__ == "__main__":
+    reuse_freed_memory()
     sys.exit(main())

@@ -78,6 +78,46 @@ def test_down_convolution_sees_all_64_children_and_equals_dense():
     assert (torch.autograd.grad(sparse_convolution(features, weight, children_map(grid)).sum(), features)[0] != 0).all()
 
 
+@pytest.mark.parametrize("level", ["coarse", "fine"])
+def test_what_comes_after_is_the_same_block_by_block(level):
+    torch.manual_seed(3)
+    grid = random_grid(num_points=6000)
+    # So wide that there are many blocks, some rows of which have no pair but their own.
+    convolution_map = neighbour_map(grid, level=level, width=2**14)
+    assert len(convolution_map.forward.counts) > 5
+    convolution, norm = SparseConv(8, 6), torch.nn.LayerNorm(6)
+    torch.nn.init.normal_(convolution.bias)
+    features = torch.randn(len(cells_of(grid, level)[0]), 8)
+
+    def after(rows: Tensor) -> Tensor:
+        return norm(rows.relu())
+
+    whole = convolution(features, convolution_map, after)
+    with torch.no_grad():
+        by_block = convolution(features, convolution_map, after)
+    torch.testing.assert_close(by_block, whole.detach())
+
+
+@pytest.mark.parametrize("num_points", [1, 300, 6000])
+def test_reduced_precision_differs_by_its_rounding_alone(num_points):
+    torch.manual_seed(4)
+    grid = random_grid(num_points=num_points)
+    convolution_map = neighbour_map(grid, level="fine", width=2**12)
+    # Integers so small that bfloat16 holds every product and most sums exactly.
+    features = torch.randint(-2, 3, (grid.num_fine, 8)).float().requires_grad_()
+    weight = torch.randint(-1, 2, (27, 8, 6)).float().requires_grad_()
+    exact = sparse_convolution(features, weight, convolution_map)
+    reduced = sparse_convolution(features.bfloat16(), weight.bfloat16(), convolution_map)
+    torch.testing.assert_close(reduced.float(), exact, atol=0.5, rtol=2**-7)
+    probe = torch.randint(-1, 2, exact.shape).float()
+    for got, want in zip(
+        torch.autograd.grad((reduced.float() * probe).sum(), [features, weight]),
+        torch.autograd.grad((exact * probe).sum(), [features, weight]),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, want, atol=0.5, rtol=2**-7)
+
+
 def test_double_precision_gradients_pass_gradcheck():
     grid = random_grid(num_points=12)
     features = torch.randn(grid.num_fine, 2, dtype=torch.float64, requires_grad=True)
