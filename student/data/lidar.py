@@ -39,13 +39,16 @@ def rasterise_lidar(
         The map, NaN where no return fell.
     """
     # Single precision resolves a hundredth of a millimetre here, and all of a sweep is projected once per view.
-    points_camera = apply_se3(invert_se3(camera_to_ego).astype(np.float32), points_ego.astype(np.float32, copy=False))
+    ego_to_camera = invert_se3(camera_to_ego).astype(np.float32)
+    points_ego = np.ascontiguousarray(points_ego, np.float32)
     # A return that is not a number fails every comparison, so it is dropped as well.
     if fisheye is None or np.isnan(fisheye).all():
-        lens, is_far = None, points_camera[:, 2] >= min_camera_depth
+        # Most returns are behind the camera: nothing but their depth is worked out.
+        is_ahead = points_ego @ ego_to_camera[2, :3] + ego_to_camera[2, 3] >= min_camera_depth
+        lens, points_camera = None, apply_se3(ego_to_camera, points_ego[is_ahead])
     else:
-        lens, is_far = fisheye.astype(np.float32), np.linalg.norm(points_camera, axis=-1) >= min_camera_depth
-    points_camera = points_camera[is_far]
+        lens, points_camera = fisheye.astype(np.float32), apply_se3(ego_to_camera, points_ego)
+        points_camera = points_camera[np.linalg.norm(points_camera, axis=-1) >= min_camera_depth]
     pixels, _ = project_camera(points_camera, intrinsics.astype(np.float32), lens)
     limits = np.array([width, height], np.float32)
     is_inside = ((pixels >= 0) & (pixels < limits)).all(axis=1)
