@@ -345,11 +345,11 @@ class SparseConv(nn.Module):
         Args:
             features: Rows of the occupied cells.
             convolution_map: Which row meets which.
-            after: Applied to the result, to each row by itself, such as an activation.
+            after: Applied to the result, to each row by itself, such as an activation; it may write over its argument.
         """
 
         def finish(rows: Tensor) -> Tensor:
-            rows = rows + self.bias
+            rows += self.bias.to(rows.dtype)  # in place: the sum itself is needed by nothing
             return rows if after is None else after(rows)
 
         if torch.is_grad_enabled():

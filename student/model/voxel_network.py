@@ -73,7 +73,8 @@ class _NormedConv(nn.Module):
 
 
 def _activate(rows: Tensor) -> Tensor:
-    return leaky_relu(rows, LEAKY_SLOPE)
+    """Activate in place: its gradient is told from its result, so the argument, the size of a level, is not kept."""
+    return leaky_relu(rows, LEAKY_SLOPE, inplace=True)
 
 
 def _network_input(level: LevelFeatures) -> Float[Tensor, "cells channels_and_one"]:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from student.benchmarks.memory import TrainingMemory
 from student.benchmarks.pooling import bench_pooling
 from student.benchmarks.render import bench_render
 from student.benchmarks.sparse_conv import bench_sparse_conv
@@ -48,3 +49,9 @@ def test_a_student_without_fast_paths_draws_the_same_pictures():
         assert len(shares) == 5
         assert sum(shares) == pytest.approx(1.0)
     assert details["bfloat16_psnr_db"] > 20
+
+
+def test_a_training_step_takes_memory():
+    record = TrainingMemory(preset="demo", height=32, width=40).run()
+    assert record["fine_voxels"] > 0
+    assert record["peak_memory_bytes"] >= record["before_bytes"] > 0
