@@ -1,6 +1,7 @@
 """One test for each way in which a manifest can be wrong: a typed error that names the field, and nothing written."""
 
 import copy
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -333,3 +334,16 @@ def test_frames_without_a_sweep_may_be_accepted(recording, recording_home):
     change_table(recording.root, "frames", put("lidar_file", 1, None))
     made = ingest_scene(recording_home, KEY, IngestConfig(allow_missing_lidar=True, cameras=("left",)))
     assert made.metrics["lidar_points"] == 4
+
+
+@pytest.mark.parametrize("file", ["left/1.jpg", "roof/1.parquet"])
+def test_a_file_that_changes_after_it_was_hashed_is_refused(recording, recording_home, file):
+    def change(stage, fraction, _):
+        if (stage, fraction) == ("hash", 1.0):
+            # Sound, but of another instant: only its digest tells.
+            shutil.copy(recording.root / "stand-1" / file.replace("1.", "2."), recording.root / "stand-1" / file)
+
+    with pytest.raises(SourceDataError) as caught:
+        ingest_scene(recording_home, KEY, on_progress=change)
+    assert (caught.value.kind, caught.value.key) == (ErrorKind.DIGEST_MISMATCH, f"stand-1/{file}")
+    assert recording_home.versions() == []
