@@ -11,8 +11,8 @@ from storage.ingest.nuscenes import read_raw_scene
 from storage.ingest.nuscenes_tables import load_tables
 from storage.ingest.raw_files import check_jpeg, parse_nuscenes_labels, parse_nuscenes_lidar
 from storage.ingest.raw_scene import IngestConfig, RawScene
-from storage.ingest.read_ahead import Sweep, read_ahead
-from storage.ingest.recording import FramePayload
+from storage.ingest.read_ahead import read_ahead
+from storage.ingest.recording import FramePayload, Sweep
 from storage.ingest.source import SourceConfig
 from storage.ingest.source_files import SourceFiles
 from storage.scenes.schema import UNLABELLED

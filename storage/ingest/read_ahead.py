@@ -5,13 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import numpy as np
-from jaxtyping import Float32, UInt8
-
-from storage.ingest.recording import FramePayload
-
-Sweep = tuple[Float32[np.ndarray, "points 4"], UInt8[np.ndarray, " points"] | None]
-"""Points of a frame, in the ego frame of its instant, and their classes where they have any."""
+from storage.ingest.recording import FramePayload, Sweep
 
 _MAX_WORKERS = 4  # decoding releases the interpreter lock; more than a few threads only compete for the disk
 _FRAMES_AHEAD = 6  # a store writes several frames at once: as many must be under way meanwhile

@@ -14,8 +14,8 @@ from storage.geometry.trajectory import Trajectory
 from storage.geometry.transforms import apply_se3, invert_se3, rotation_to_quat_wxyz
 from storage.ingest.raw_files import check_jpeg
 from storage.ingest.raw_scene import IngestConfig, RawScene
-from storage.ingest.read_ahead import Sweep, read_ahead
-from storage.ingest.recording import FramePayload
+from storage.ingest.read_ahead import read_ahead
+from storage.ingest.recording import FramePayload, Sweep
 from storage.ingest.rig_manifest import RIG_MANIFEST_FILE, Rig, RigCamera, find_scene, load_manifest
 from storage.ingest.rig_manifest_tables import (
     BOXES,

@@ -41,6 +41,7 @@ _WAYMO_CODE = (
     "storage.ingest.undistorted_jpeg",
     "storage.ingest.waymo",
     "storage.ingest.waymo_frames",
+    "storage.ingest.waymo_labels",
     "storage.ingest.waymo_projection",
     "storage.ingest.waymo_scene",
 )

@@ -10,12 +10,21 @@ from storage.geometry.distortion import UndistortionMap
 from storage.geometry.transforms import invert_se3, rotation_to_quat_wxyz
 from storage.ingest.raw_files import check_jpeg
 from storage.ingest.raw_scene import IngestConfig, RawScene
-from storage.ingest.recording import FramePayload
+from storage.ingest.recording import FramePayload, Sweep
 from storage.ingest.source import SourceConfig
 from storage.ingest.undistorted_jpeg import plan_camera, undistort_jpeg, undistortion_record
 from storage.ingest.waymo_frames import sweep_points
+from storage.ingest.waymo_labels import LIDAR_CLASSES, sweep_labels
 from storage.ingest.waymo_projection import projection_ious
-from storage.ingest.waymo_scene import CAMERA_ORDER, MAIN_LASER, FrameHeader, SegmentInfo, WaymoCamera, WaymoSegment
+from storage.ingest.waymo_scene import (
+    CAMERA_ORDER,
+    MAIN_LASER,
+    FrameHeader,
+    LaserSweep,
+    SegmentInfo,
+    WaymoCamera,
+    WaymoSegment,
+)
 from storage.ingest.waymo_v1 import WaymoV1Segment, find_segment
 from storage.ingest.waymo_v2 import WaymoV2Segment
 from storage.keys import check_name
@@ -77,19 +86,25 @@ class WaymoRecording:
         for index, header in enumerate(info.headers):
             content = self._segment.content(index)
             jpegs = [self._jpeg(content.jpegs[name], header, name, undistortion) for name, undistortion in maps.items()]
-            points = []
-            for sweep in content.sweeps:
-                key = f"{header.key}/{sweep.name}"
-                if sweep.name not in info.lasers:
-                    raise SourceDataError(ErrorKind.CALIBRATION_INVALID, key, "has no calibration")
-                if sweep.name == MAIN_LASER and sweep.pixel_pose is None:
-                    message = "has no pixel poses: without them a turning laser's points smear as the vehicle moves"
-                    raise SourceDataError(ErrorKind.LIDAR_INVALID, key, message)
-                points.append(sweep_points(sweep, info.lasers[sweep.name], header.ego_to_global, key))
-            merged = np.concatenate(points) if points else np.zeros((0, 4), np.float32)
-            if header.lasers and not len(merged):
-                raise SourceDataError(ErrorKind.LIDAR_INVALID, header.key, "its range images hold no return")
-            yield FramePayload(jpegs=tuple(jpegs), points=merged)
+            points, labels = self._points(content.sweeps, header)
+            yield FramePayload(jpegs=tuple(jpegs), points=points, labels=labels)
+
+    def _points(self, sweeps: tuple[LaserSweep, ...], header: FrameHeader) -> Sweep:
+        points, labels = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.uint8)]
+        for sweep in sweeps:
+            key = f"{header.key}/{sweep.name}"
+            mount = self._segment.info.lasers.get(sweep.name)
+            if mount is None:
+                raise SourceDataError(ErrorKind.CALIBRATION_INVALID, key, "has no calibration")
+            if sweep.name == MAIN_LASER and sweep.pixel_pose is None:
+                message = "has no pixel poses: without them a turning laser's points smear as the vehicle moves"
+                raise SourceDataError(ErrorKind.LIDAR_INVALID, key, message)
+            points.append(sweep_points(sweep, mount, header.ego_to_global, key))
+            labels.append(sweep_labels(sweep, key))
+        merged = np.concatenate(points)
+        if header.lasers and not len(merged):
+            raise SourceDataError(ErrorKind.LIDAR_INVALID, header.key, "its range images hold no return")
+        return merged, np.concatenate(labels) if header.has_lidar_labels else None
 
     def _jpeg(self, data: bytes, header: FrameHeader, name: str, undistortion: UndistortionMap | None) -> bytes:
         key, camera = f"{header.key}/{name}", self._cameras[name]
@@ -108,6 +123,7 @@ class WaymoRecording:
         ious = projection_ious(info)
         global_to_world = invert_se3(first)
         exposures = [[header.exposures[name] for name in names] for header in headers]
+        labelled = [index for index, header in enumerate(headers) if header.has_lidar_labels]
         intrinsics = [
             camera.intrinsics if plan is None else plan.intrinsics
             for camera, plan in zip(self._cameras.values(), self._undistortions.values(), strict=True)
@@ -142,6 +158,8 @@ class WaymoRecording:
                 "lasers": sorted({name for header in headers for name in header.lasers}),
                 "frames_without_lidar": without_lidar,
                 "projected_label_iou": float(np.median(ious)) if len(ious) else None,
+                "lidarseg_frames": labelled,
+                "lidarseg_categories": {str(n): name for n, name in enumerate(LIDAR_CLASSES)} if labelled else {},
                 "panoptic_images": sum(e.has_panoptic for row in exposures for e in row),
             },
             row_digests={},

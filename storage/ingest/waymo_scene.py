@@ -122,6 +122,7 @@ class FrameHeader:
         projected: By camera and object: the file's own image rectangle, left, top, right, bottom in pixels.
         lasers: Names of the lasers that hold a range image.
         key: File and frame, for errors.
+        has_lidar_labels: Whether points of this frame carry classes; Waymo labels only some frames.
     """
 
     timestamp_us: int
@@ -131,6 +132,7 @@ class FrameHeader:
     projected: Mapping[str, Mapping[str, Float[np.ndarray, " 4"]]]
     lasers: tuple[str, ...]
     key: str
+    has_lidar_labels: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +142,7 @@ class LaserReturn:
     Attributes:
         values: Range (metres, <= 0 where nothing came back), intensity, elongation, whether in a no-label zone.
         projection: First and second camera number and pixel (column, row) of each point, where stored.
-        labels: Instance and semantic class of each point, where stored.
+        labels: Instance and semantic class of each point (0 where nothing came back), where stored.
     """
 
     values: Float32[np.ndarray, "beams columns 4"]

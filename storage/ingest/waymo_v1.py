@@ -202,6 +202,12 @@ def _header(frame: Any, key: str) -> FrameHeader:  # noqa: ANN401 - generated cl
         },
         lasers=tuple(LASERS[laser.name] for laser in frame.lasers if _has_range(laser)),
         key=key,
+        has_lidar_labels=any(
+            one.segmentation_label_compressed
+            for laser in frame.lasers
+            for one in (laser.ri_return1, laser.ri_return2)
+            if _has_range(laser)
+        ),
     )
 
 

@@ -5,7 +5,7 @@ the files are written in time order, as Waymo's are; another order costs memory,
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,7 @@ from storage.keys import check_name
 from storage.provenance import bytes_digest, file_digest
 
 _REQUIRED = ("vehicle_pose", "camera_calibration", "camera_image", "lidar_calibration")
+_OF_LASERS = ("lidar_pose", "lidar_camera_projection", "lidar_segmentation")
 _INTRINSIC = ("f_u", "f_v", "c_u", "c_v", "k1", "k2", "p1", "p2", "k3")
 
 
@@ -93,7 +94,7 @@ class WaymoV2Segment:
         self.info = self._read_info(poses)
         self._streams = {
             name: _FrameStream(self._files[name])
-            for name in ("camera_image", "lidar", "lidar_pose", "lidar_camera_projection")
+            for name in ("camera_image", "lidar", *_OF_LASERS)
             if name in self._files
         }
 
@@ -101,15 +102,11 @@ class WaymoV2Segment:
         """Return images and range images of one frame; as ``WaymoSegment.content``. Cheapest in order."""
         time, key = self._times[index], self.info.headers[index].key
         rows = {name: stream.rows_at(time) for name, stream in self._streams.items()}
-        by_laser = {
-            name: {LASERS.get(row["key.laser_name"]): row for row in rows.get(name, [])}
-            for name in ("lidar_pose", "lidar_camera_projection")
-        }
+        by_laser = {name: {LASERS.get(row["key.laser_name"]): row for row in rows.get(name, [])} for name in _OF_LASERS}
         sweeps = []
         for row in rows.get("lidar", []):
             name = LASERS.get(row["key.laser_name"], str(row["key.laser_name"]))
-            pose, projection = (by_laser[n].get(name) for n in ("lidar_pose", "lidar_camera_projection"))
-            sweep = _sweep(name, row, pose, projection, f"{key}/{name}")
+            sweep = _sweep(name, row, {n: by_laser[n].get(name) for n in _OF_LASERS}, f"{key}/{name}")
             if sweep.returns:
                 sweeps.append(sweep)
         return FrameContent(
@@ -120,7 +117,7 @@ class WaymoV2Segment:
     def _read_info(self, poses: Float[np.ndarray, "frames 4 4"]) -> SegmentInfo:
         exposures = self._exposures()
         boxes = self._boxes()
-        lasers = self._lasers_of_frames()
+        lasers, labelled = self._lasers_of_frames("lidar"), self._lasers_of_frames("lidar_segmentation")
         headers = tuple(
             FrameHeader(
                 timestamp_us=time,
@@ -130,6 +127,7 @@ class WaymoV2Segment:
                 projected={},
                 lasers=tuple(lasers.get(time, ())),
                 key=f"{self._segment}#{time}",
+                has_lidar_labels=time in labelled,
             )
             for time, pose in zip(self._times, poses, strict=True)
         )
@@ -212,11 +210,12 @@ class WaymoV2Segment:
             )
         return found
 
-    def _lasers_of_frames(self) -> dict[int, list[str]]:
+    def _lasers_of_frames(self, component: str) -> dict[int, list[str]]:
+        """Return the lasers that hold a first return in a component of range images, by frame."""
         found: dict[int, list[str]] = defaultdict(list)
-        if "lidar" in self._files:
+        if component in self._files:
             shape = "range_image_return1.shape"
-            for row in self._rows_of_frames(self._files["lidar"], [shape]):
+            for row in self._rows_of_frames(self._files[component], [shape]):
                 if row.get(shape) is not None:
                     number = row["key.laser_name"]
                     found[row["key.frame_timestamp_micros"]].append(LASERS.get(number, str(number)))
@@ -276,14 +275,17 @@ def _exposure(row: Row, key: str) -> Exposure:
     )
 
 
-def _sweep(name: str, row: Row, pose: Row | None, projection: Row | None, key: str) -> LaserSweep:
+def _sweep(name: str, row: Row, beside: Mapping[str, Row | None], key: str) -> LaserSweep:
+    """Return a laser's sweep; ``beside`` are its rows in the components that go with its ranges."""
+    pose, projection, segmentation = (beside[component] for component in _OF_LASERS)
     returns = []
     for number in (1, 2):
         values = _image(row, number, 4, key)
         if values is None:
             continue
         pixels = None if projection is None else _image(projection, number, 6, key)
-        returns.append(laser_return_of(values=values, projection=pixels, labels=None, key=f"{key}, return {number}"))
+        labels = None if segmentation is None else _image(segmentation, number, 2, f"{key}: segmentation")
+        returns.append(laser_return_of(values=values, projection=pixels, labels=labels, key=f"{key}, return {number}"))
     pixel_pose = None if pose is None else _image(pose, 1, 6, key)
     return LaserSweep(
         name=name,

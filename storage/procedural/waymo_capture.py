@@ -28,6 +28,7 @@ from storage.procedural.materials import texture_atlas
 from storage.procedural.posed_camera import PosedCamera
 from storage.procedural.sensors import LidarSweep
 from storage.procedural.shading import shade, to_display
+from storage.procedural.waymo_classes import waymo_lidar_table
 from storage.procedural.waymo_rig import WaymoRigConfig, exposure_delay_us
 from storage.procedural.world import World
 from storage.provenance import bytes_digest
@@ -92,14 +93,14 @@ class WaymoCapture:
         self.cameras = config.cameras()
         self.lasers = config.lasers()
 
-    def capture(self, time_us: int, key: str) -> CapturedFrame:
-        """Return the frame whose instant is ``time_us`` in the world's time."""
+    def capture(self, time_us: int, key: str, *, has_labels: bool = False) -> CapturedFrame:
+        """Return the frame whose instant is ``time_us`` in the world's time, its points labelled or not."""
         world = self.world
         jpegs = {name: self._jpeg(camera, time_us + exposure_delay_us(name)) for name, camera in self.cameras.items()}
         exposures = {name: self._exposure(name, time_us, jpegs[name]) for name in self.cameras}
         sweeps, points, actors = [], [], []
         for mount in self.lasers.values():
-            sweep, hit_points, hit_actors = self._scan(mount, time_us, exposures)
+            sweep, hit_points, hit_actors = self._scan(mount, time_us, exposures, has_labels=has_labels)
             sweeps.append(sweep)
             points.append(hit_points)
             actors.append(hit_actors)
@@ -111,6 +112,7 @@ class WaymoCapture:
             projected={},
             lasers=tuple(self.lasers),
             key=key,
+            has_lidar_labels=has_labels,
         )
         projected = {name: self._rectangles(header, camera) for name, camera in self.cameras.items()}
         return CapturedFrame(
@@ -146,7 +148,7 @@ class WaymoCapture:
     # --- lasers ----------------------------------------------------------------------------------------------------
 
     def _scan(
-        self, mount: WaymoLaserMount, time_us: int, exposures: Mapping[str, Exposure]
+        self, mount: WaymoLaserMount, time_us: int, exposures: Mapping[str, Exposure], *, has_labels: bool
     ) -> tuple[LaserSweep, Float[np.ndarray, "points 3"], Int[np.ndarray, " points"]]:
         """Return a sweep, its returns' places in world, and which actors they came from (0: surroundings)."""
         spins = mount.name == "TOP"
@@ -155,20 +157,24 @@ class WaymoCapture:
         ranges = np.full((2, *shape), -1.0)
         intensity = np.full((2, *shape), -1.0)
         actor = np.zeros((2, *shape), np.int64)
+        waymo_class = np.zeros((2, *shape), np.int64)
         place = np.zeros((2, *shape, 3))
         pixel_pose = np.zeros((*shape, 6), np.float32)
         for columns, spin_us in self._spin(shape[1]) if spins else [(np.arange(shape[1]), 0)]:
             ego_to_world = self.world.ego_to_world(time_us + spin_us)
             pixel_pose[:, columns] = _roll_pitch_yaw_xyz(self._to_global @ ego_to_world)
             part = self._cast(mount, directions[:, columns], time_us + spin_us, ego_to_world)
-            ranges[:, :, columns], intensity[:, :, columns], actor[:, :, columns], place[:, :, columns] = part
+            for whole, piece in zip((ranges, intensity, actor, waymo_class, place), part, strict=True):
+                whole[:, :, columns] = piece
         is_return = ranges > 0
         projection = self._camera_projection(place, is_return, exposures)
         rest = np.where(is_return, 0.0, -1.0)
         values = np.stack([ranges, intensity, rest, rest], axis=-1).astype(np.float32)
+        # Waymo labels the spinning laser's points alone.
+        labels = np.stack([actor, waymo_class], axis=-1).astype(np.int32) if has_labels and spins else (None, None)
         sweep = LaserSweep(
             name=mount.name,
-            returns=tuple(LaserReturn(values=values[i], projection=projection[i]) for i in range(2)),
+            returns=tuple(LaserReturn(values=values[i], projection=projection[i], labels=labels[i]) for i in range(2)),
             pixel_pose=pixel_pose if spins else None,
         )
         return sweep, place[is_return], actor[is_return]
@@ -183,8 +189,8 @@ class WaymoCapture:
         directions: Float[np.ndarray, "beams columns 3"],
         time_us: int,
         ego_to_world: Float[np.ndarray, "4 4"],
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return ranges, intensities, actors and places in world of both returns; range -1 where there is none."""
+    ) -> tuple[np.ndarray, ...]:
+        """Return ranges, intensities, actors, classes and places in world of both returns; range -1 where none is."""
         laser_to_world = ego_to_world @ mount.laser_to_ego
         limit = _MAX_RANGE_M.get(mount.name, _NEAR_MAX_RANGE_M)
         rim = directions - [0.0, 0.0, _DIVERGENCE_RAD]
@@ -194,11 +200,11 @@ class WaymoCapture:
         is_split = (ranges > 0).all(axis=0) & (np.abs(ranges[1] - ranges[0]) > _MIN_SPLIT_M)
         ranges[1] = np.where(is_split, ranges[1], -1.0)
         intensity = np.where(ranges > 0, np.stack([f[1].reshape(shape) for f in found]), -1.0)
-        actor = np.where(ranges > 0, np.stack([f[2].reshape(shape) for f in found]), 0)
+        actor, waymo_class = (np.where(ranges > 0, np.stack([f[i].reshape(shape) for f in found]), 0) for i in (2, 3))
         # A range image knows one direction for each pixel: the second return is placed along the beam's middle.
         local = directions * ranges[..., None]
         place = apply_se3(laser_to_world, local.reshape(-1, 3)).reshape(local.shape)
-        return ranges, intensity, actor, place
+        return ranges, intensity, actor, waymo_class, place
 
     def _first_hits(
         self,
@@ -206,7 +212,7 @@ class WaymoCapture:
         laser_to_world: Float[np.ndarray, "4 4"],
         time_us: int,
         limit: float,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         snapshot = self.world.snapshot(time_us)
         rays = local.reshape(-1, 3) @ laser_to_world[:3, :3].T
         rays /= np.linalg.norm(rays, axis=1, keepdims=True)
@@ -219,7 +225,8 @@ class WaymoCapture:
         ranges = np.where(is_hit, hits.distance, -1.0).astype(np.float32).astype(np.float64)
         reflectivity = texture_atlas().reflectivity[snapshot.table.material[face]]
         actor = np.where(is_hit, snapshot.table.instance[face], 0)
-        return ranges, reflectivity.astype(np.float64), actor.astype(np.int64)
+        waymo_class = waymo_lidar_table()[snapshot.table.class_id[face]]
+        return ranges, reflectivity.astype(np.float64), actor.astype(np.int64), waymo_class
 
     def _camera_projection(
         self,

@@ -146,7 +146,8 @@ def _matrix(values: np.ndarray) -> bytes:
 
     from waymo_open_dataset import dataset_pb2
 
-    matrix = dataset_pb2.MatrixFloat()
+    is_whole = np.issubdtype(values.dtype, np.integer)
+    matrix = dataset_pb2.MatrixInt32() if is_whole else dataset_pb2.MatrixFloat()
     matrix.shape.dims.extend(values.shape)
     matrix.data.extend(values.reshape(-1).tolist())
     return zlib.compress(matrix.SerializeToString())
@@ -164,6 +165,13 @@ def _wrong_channels(frame) -> None:
 
 def _wrong_beams(frame) -> None:
     frame.lasers[0].ri_return1.range_image_compressed = _matrix(np.ones((20, 180, 4)))
+
+
+def _labels(values: np.ndarray) -> Callable:
+    def apply(frame) -> None:
+        frame.lasers[0].ri_return1.segmentation_label_compressed = _matrix(values)
+
+    return apply
 
 
 def _no_return(frame) -> None:
@@ -251,6 +259,27 @@ V1_FAULTS = [
     Fault("wrong channels", _edit_second(_wrong_channels), K.LIDAR_INVALID, "#record1/TOP", "(24, 180, 3)"),
     Fault(
         "ranges of another shape", _edit_second(_wrong_beams), K.LIDAR_INVALID, "TOP, return 1", "its ranges (20, 180)"
+    ),
+    Fault(
+        "labels of another shape",
+        _edit_second(_labels(np.ones((24, 90, 2), np.int32))),
+        K.LIDAR_INVALID,
+        "#record1/TOP, return 1",
+        "segmentation has shape (24, 90), its ranges (24, 180)",
+    ),
+    Fault(
+        "labels without instances",
+        _edit_second(_labels(np.ones((24, 180, 1), np.int32))),
+        K.LIDAR_INVALID,
+        "#record1/TOP, return 1",
+        "want (beams, columns, 2)",
+    ),
+    Fault(
+        "unknown class of a point",
+        _edit_second(_labels(np.full((24, 180, 2), 23, np.int32))),
+        K.LIDAR_INVALID,
+        "#record1/TOP, return 1",
+        "has class 23, want 0 to 22",
     ),
     Fault("missing beams", _edit_frames(_missing_beams), K.CALIBRATION_INVALID, "laser TOP", "lists 23 beams"),
     Fault("no return at all", _edit_second(_no_return), K.LIDAR_INVALID, "#record1", "hold no return"),
@@ -365,11 +394,16 @@ def _second_nan(values: list) -> list:
     return [values[0], [float("nan")] * 16, *values[2:]]
 
 
+def _shifted(values: list) -> list:
+    return [None if v is None else [x + 23 for x in v] for v in values]
+
+
 def _truncate(root: Path) -> None:
     path = root / "camera_image" / "scene-0001.parquet"
     path.write_bytes(path.read_bytes()[:-100])
 
 
+LABELS = "[LiDARSegmentationLabelComponent].range_image_return2"
 POSE = "[VehiclePoseComponent].world_from_vehicle.transform"
 TIME = "key.frame_timestamp_micros"
 V2_FAULTS = [
@@ -458,6 +492,36 @@ V2_FAULTS = [
         K.LIDAR_INVALID,
         "/TOP",
         "shape (5, 5, 4)",
+    ),
+    Fault(
+        "labels of another shape",
+        _edit_table("lidar_segmentation", _set_column(f"{LABELS}.shape", lambda v: [[180, 24, 2], *v[1:]])),
+        K.LIDAR_INVALID,
+        "/TOP, return 2",
+        "segmentation has shape (180, 24), its ranges (24, 180)",
+    ),
+    Fault(
+        "labels that are no whole numbers",
+        _edit_table(
+            "lidar_segmentation", _set_column(f"{LABELS}.values", lambda v: [None] * len(v), pa.list_(pa.float32()))
+        ),
+        K.TABLE_INVALID,
+        "lidar_segmentation/scene-0001.parquet",
+        "holds list<",
+    ),
+    Fault(
+        "unknown class of a point",
+        _edit_table("lidar_segmentation", _set_column(f"{LABELS}.values", _shifted)),
+        K.LIDAR_INVALID,
+        "/TOP, return 2",
+        "want 0 to 22",
+    ),
+    Fault(
+        "labels at no frame",
+        _edit_table("lidar_segmentation", _set_column(TIME, lambda v: [v[0] - 1])),
+        K.TABLE_INVALID,
+        "lidar_segmentation",
+        "no vehicle pose",
     ),
 ]
 
