@@ -84,17 +84,20 @@ def _write_frames(group: zarr.Group, scene: SceneData, frames: Iterable[SceneFra
     ]
     image_ends: list[list[int]] = [[0] for _ in images]
     points = GrowingArray(group, "lidar/points", rows_per_chunk=_POINTS_PER_CHUNK)
-    labels = GrowingArray(group, "lidar/labels", rows_per_chunk=_POINTS_PER_CHUNK)
-    point_ends, num_labelled = [0], 0
+    labels: GrowingArray | None = None
+    point_ends = [0]
     for frame in frames:
         for array, ends, data in zip(images, image_ends, frame.jpegs, strict=True):
             array.append(np.frombuffer(data, np.uint8))
             ends.append(array.num_rows)
+        if labels is None and frame.labels is not None:
+            labels = GrowingArray(group, "lidar/labels", rows_per_chunk=_POINTS_PER_CHUNK)
+            labels.append(np.full(points.num_rows, UNLABELLED, np.uint8))
+        if labels is not None:
+            unlabelled = np.full(len(frame.points), UNLABELLED, np.uint8)
+            labels.append(unlabelled if frame.labels is None else frame.labels)
         points.append(frame.points)
         point_ends.append(points.num_rows)
-        unlabelled = np.full(len(frame.points), UNLABELLED, np.uint8)
-        labels.append(unlabelled if frame.labels is None else frame.labels)
-        num_labelled += frame.labels is not None
     if len(point_ends) - 1 != len(scene.timestamp_us):
         raise ValueError(f"{len(point_ends) - 1} frames came, want {len(scene.timestamp_us)}")
     for array, ends, camera in zip(images, image_ends, scene.camera_names, strict=True):
@@ -102,7 +105,7 @@ def _write_frames(group: zarr.Group, scene: SceneData, frames: Iterable[SceneFra
         group.create_array(f"images/{camera}/offsets", data=np.array(ends, np.int64))
     points.close()
     group.create_array("lidar/offsets", data=np.array(point_ends, np.int64))
-    if num_labelled:
+    if labels is not None:
         labels.close()
 
 
