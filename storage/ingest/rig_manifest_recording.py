@@ -217,6 +217,9 @@ class RigManifestRecording:
     def _is_valid(self, camera: RigCamera) -> Bool[np.ndarray, "_ _"] | None:
         if camera.valid_mask is None:
             return None
+        if camera.width * camera.height > self._config.max_image_pixels:
+            message = f"claims {camera.width} x {camera.height} pixels, want at most {self._config.max_image_pixels}"
+            raise SourceDataError(ErrorKind.IMAGE_INVALID, camera.valid_mask, message)
         mask = _decode_mask(self._files.read(camera.valid_mask), camera.valid_mask, (camera.height, camera.width))
         plan = self._plans[camera.name]
         if plan is None:

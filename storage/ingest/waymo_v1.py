@@ -90,19 +90,24 @@ def _unused_name(name: str, file: str, found: dict[str, str]) -> str:
 
 
 def find_segment(root: Path, name: str) -> str:
-    """Return the file that holds a segment; files that carry its name in theirs are looked into first.
+    """Return the file that holds a segment; only if none that carries its name does, the others are looked into.
 
     Raises:
-        SourceDataError: If no file does.
+        SourceDataError: If no file does, or two that carry its name do.
     """
     files = segment_files(root)
-    for file in sorted(files, key=lambda file: name not in file):
+    # A fault of a file that carries its name is the segment's business.
+    found = [file for file in files if name in file and segment_name(root, file) == name]
+    if len(found) > 1:
+        raise SourceDataError(ErrorKind.SCENE_DUPLICATE, found[1], f"holds segment {name}, as {found[0]} does")
+    if found:
+        return found[0]
+    for file in (file for file in files if name not in file):
         try:
             if segment_name(root, file) == name:
                 return file
         except SourceDataError:
-            if name in file:
-                raise  # a broken neighbour is not this segment's business, its own file is
+            continue  # a broken neighbour is not
     raise SourceDataError(ErrorKind.SCENE_UNKNOWN, name, f"is in none of the {len(files)} TFRecord files below {root}")
 
 

@@ -5,7 +5,7 @@ the files are written in time order, as Waymo's are; another order costs memory,
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -38,16 +38,29 @@ _OF_LASERS = ("lidar_pose", "lidar_camera_projection", "lidar_segmentation")
 _INTRINSIC = ("f_u", "f_v", "c_u", "c_v", "k1", "k2", "p1", "p2", "k3")
 
 
-def list_segments_v2(root: Path) -> list[str]:
+def list_segments_v2(root: Path, *, on_rejected: Callable[[SourceDataError], None] | None = None) -> list[str]:
     """Return the names of all segments that have vehicle poses, sorted.
 
+    Args:
+        root: Folder of the data set.
+        on_rejected: Called with the error of each name that cannot stand in a key, which is then left out; without it
+            the first such error is raised.
+
     Raises:
-        SourceDataError: If there is none, or a name cannot stand in a key.
+        SourceDataError: If there is no segment, or one was rejected and nobody listens.
     """
-    names = sorted(path.stem for path in (root / "vehicle_pose").glob("*.parquet"))
-    if not names:
+    files = sorted((root / "vehicle_pose").glob("*.parquet"))
+    if not files:
         raise SourceDataError(ErrorKind.FILE_MISSING, str(root), "holds no vehicle_pose/*.parquet")
-    return [check_name(name) for name in names]
+    names = []
+    for file in files:
+        try:
+            names.append(check_name(file.stem))
+        except SourceDataError as error:
+            if on_rejected is None:
+                raise
+            on_rejected(error)
+    return names
 
 
 def read_vehicle_poses(root: Path, segment: str) -> tuple[list[int], Float[np.ndarray, "frames 4 4"]]:

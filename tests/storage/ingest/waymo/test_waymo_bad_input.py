@@ -1,7 +1,9 @@
 """Every way a Waymo recording can be broken is a typed error that names the place; nothing is published."""
 
+import io
 import shutil
 import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from storage import catalog
 from storage.errors import ErrorKind, SourceDataError
@@ -59,8 +62,11 @@ def _refuse(set_: SimpleNamespace, fault: Fault, config: IngestConfig | None = N
     assert caught.value.kind == fault.kind, caught.value
     assert fault.key in caught.value.key, caught.value
     assert fault.message in caught.value.message, caught.value
-    assert not set_.home.versions("scene")
-    assert catalog.quarantined(set_.home.root).column("partition").to_pylist() == [str(KEY)]
+    assert not set_.home.versions()
+    assert not list((set_.home.root / "stores").glob("*/*/chunks/*"))
+    (row,) = catalog.quarantined(set_.home.root).to_pylist()
+    assert (row["partition"], row["error_kind"]) == (str(KEY), fault.kind)
+    assert (row["key"], row["message"]) == (caught.value.key, caught.value.message)
     return caught.value
 
 
@@ -124,6 +130,54 @@ def _cut_image(frame) -> None:
     frame.images[0].image = frame.images[0].image[:-200]
 
 
+def _jpeg(width: int, height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def _bomb() -> bytes:
+    """A JPEG of a few bytes whose header claims 60000 x 60000 pixels."""
+    content = bytearray(_jpeg(96, 64))
+    start_of_frame = content.index(b"\xff\xc0")
+    content[start_of_frame + 5 : start_of_frame + 9] = struct.pack(">HH", 60000, 60000)
+    return bytes(content)
+
+
+def _first_image(content: bytes) -> Callable:
+    def apply(frame) -> None:
+        frame.images[0].image = content
+
+    return apply
+
+
+def _swap_cameras(frame) -> None:
+    """The front camera's image under the name of a side camera, which is less high."""
+    by_number = {image.name: image for image in frame.images}
+    by_number[1].name, by_number[4].name = 4, 1
+
+
+def _jump(frame) -> None:
+    for pose in (frame.pose, *(image.pose for image in frame.images)):
+        pose.transform[3] += 5000.0
+
+
+def _sheared_mounting(frames: list) -> list:
+    for frame in frames:
+        frame.context.camera_calibrations[0].extrinsic.transform[0] = 1.3
+    return frames
+
+
+def _inflating(frame) -> None:
+    frame.lasers[0].ri_return1.range_image_compressed = zlib.compress(bytes(1 << 27))
+
+
+def _reserved_name(frames: list) -> list:
+    for frame in frames:
+        frame.context.name = "../scene-0001"
+    return frames
+
+
 def _no_lasers(frame) -> None:
     del frame.lasers[:]
 
@@ -142,8 +196,6 @@ def _cut_zlib(frame) -> None:
 
 
 def _matrix(values: np.ndarray) -> bytes:
-    import zlib
-
     from waymo_open_dataset import dataset_pb2
 
     is_whole = np.issubdtype(values.dtype, np.integer)
@@ -251,6 +303,20 @@ V1_FAULTS = [
     Fault("NaN pose", _edit_second(_nan_pose), K.POSE_INVALID, "#record1.pose", "finite"),
     Fault("sheared image pose", _edit_second(_sheared_image_pose), K.POSE_INVALID, "#record1/FRONT", "rotation"),
     Fault("cut JPEG", _edit_second(_cut_image), K.FILE_CORRUPT, "#record1/FRONT", "do not decode"),
+    Fault("no JPEG", _edit_second(_first_image(b"GIF89a")), K.IMAGE_INVALID, "#record1/FRONT", "is not a JPEG"),
+    Fault("wrong size", _edit_second(_first_image(_jpeg(90, 64))), K.IMAGE_INVALID, "#record1/FRONT", "is 90 x 64"),
+    Fault("decompression bomb", _edit_second(_first_image(_bomb())), K.IMAGE_INVALID, "#record1/FRONT", "60000"),
+    Fault("swapped camera names", _edit_second(_swap_cameras), K.IMAGE_INVALID, "#record1/", "its table says 96 x"),
+    Fault("jumping pose", _edit_second(_jump), K.POSE_INVALID, "scene-0001: ego_to_world[1]", "m/s"),
+    Fault(
+        "sheared mounting",
+        _edit_frames(_sheared_mounting),
+        K.CALIBRATION_INVALID,
+        "/FRONT.extrinsic",
+        "want a rotation",
+    ),
+    Fault("range image that inflates", _edit_second(_inflating), K.LIDAR_INVALID, "TOP, return 1", "more than"),
+    Fault("reserved characters", _edit_frames(_reserved_name), K.NAME_INVALID, "'../scene-0001'", "want letters"),
     Fault("empty lasers", _edit_second(_no_lasers), K.LIDAR_INVALID, "#record1", "no LiDAR"),
     Fault("no pixel poses", _edit_second(_no_pixel_pose), K.LIDAR_INVALID, "#record1/TOP", "no pixel poses"),
     Fault("range image is no zlib", _edit_second(_bad_zlib), K.LIDAR_INVALID, "TOP, return 1", "does not inflate"),
@@ -368,6 +434,15 @@ def test_a_link_out_of_the_root_is_refused(broken, tmp_path):
     with pytest.raises(SourceDataError) as caught:
         list_scenes(data.source)
     assert caught.value.kind == K.FILE_UNSAFE
+    _refuse(data, Fault("link", _edit_frames, K.FILE_UNSAFE, FILE, "outside the root"))
+
+
+def test_a_segment_that_is_there_twice_is_refused(broken):
+    """As in two splits of a release that were unpacked over each other."""
+    data = broken("waymo_v1")
+    (data.root / "validation").mkdir()
+    shutil.copy(data.root / FILE, data.root / "validation" / FILE)
+    _refuse(data, Fault("twice", shutil.copy, K.SCENE_DUPLICATE, f"validation/{FILE}", f"as {FILE} does"))
 
 
 # --- v2: components --------------------------------------------------------------------------------------------------
@@ -394,6 +469,16 @@ def _second_nan(values: list) -> list:
     return [values[0], [float("nan")] * 16, *values[2:]]
 
 
+def _second_far(values: list) -> list:
+    return [values[0], [x + 5000.0 * (i == 3) for i, x in enumerate(values[1])], *values[2:]]
+
+
+def _link_out(root: Path) -> None:
+    outside = root.parent / "outside.parquet"
+    shutil.move(root / "lidar_box" / "scene-0001.parquet", outside)
+    (root / "lidar_box" / "scene-0001.parquet").symlink_to(outside)
+
+
 def _shifted(values: list) -> list:
     return [None if v is None else [x + 23 for x in v] for v in values]
 
@@ -404,6 +489,10 @@ def _truncate(root: Path) -> None:
 
 
 LABELS = "[LiDARSegmentationLabelComponent].range_image_return2"
+CAMERA = "key.camera_name"
+FOCAL = "[CameraCalibrationComponent].intrinsic.f_u"
+MOUNTING = "[CameraCalibrationComponent].extrinsic.transform"
+RANGES = "[LiDARComponent].range_image_return1.values"
 POSE = "[VehiclePoseComponent].world_from_vehicle.transform"
 TIME = "key.frame_timestamp_micros"
 V2_FAULTS = [
@@ -450,6 +539,63 @@ V2_FAULTS = [
     ),
     Fault("NaN pose", _edit_table("vehicle_pose", _set_column(POSE, _second_nan)), K.POSE_INVALID, "vehicle_pose"),
     Fault("no row", _edit_table("vehicle_pose", lambda t: t.slice(0, 0)), K.TABLE_INVALID, "vehicle_pose", "no row"),
+    Fault("jumping pose", _edit_table("vehicle_pose", _set_column(POSE, _second_far)), K.POSE_INVALID, "[1]", "m/s"),
+    Fault(
+        "truncated JPEG",
+        _edit_table("camera_image", _set_column(IMAGE, lambda v: [v[0][:-200], *v[1:]])),
+        K.FILE_CORRUPT,
+        "/FRONT",
+        "do not decode",
+    ),
+    Fault(
+        "wrong size",
+        _edit_table("camera_image", _set_column(IMAGE, lambda v: [_jpeg(90, 64), *v[1:]])),
+        K.IMAGE_INVALID,
+        "/FRONT",
+        "is 90 x 64",
+    ),
+    Fault(
+        "decompression bomb",
+        _edit_table("camera_image", _set_column(IMAGE, lambda v: [_bomb(), *v[1:]])),
+        K.IMAGE_INVALID,
+        "/FRONT",
+        "60000",
+    ),
+    Fault(
+        "swapped camera names",
+        _edit_table("camera_image", _set_column(CAMERA, lambda v: [{1: 4, 4: 1}.get(x, x) for x in v])),
+        K.IMAGE_INVALID,
+        "scene-0001#",
+        "its table says 96 x",
+    ),
+    Fault(
+        "singular intrinsics",
+        _edit_table("camera_calibration", _set_column(FOCAL, lambda v: [0.0, *v[1:]])),
+        K.CALIBRATION_INVALID,
+        "camera_calibration/scene-0001.parquet/FRONT",
+        "focal lengths are 0.0",
+    ),
+    Fault(
+        "sheared mounting",
+        _edit_table("camera_calibration", _set_column(MOUNTING, lambda v: [[1.3, *v[0][1:]], *v[1:]])),
+        K.CALIBRATION_INVALID,
+        "/FRONT.extrinsic",
+        "want a rotation",
+    ),
+    Fault(
+        "NaN range",
+        _edit_table("lidar", _set_column(RANGES, lambda v: [[float("nan"), *v[0][1:]], *v[1:]])),
+        K.LIDAR_INVALID,
+        "/TOP, return 1",
+        "pixel (0, 0)",
+    ),
+    Fault(
+        "link out of the root",
+        _link_out,
+        K.FILE_UNSAFE,
+        "lidar_box/scene-0001.parquet",
+        "outside the root",
+    ),
     Fault("cut file", _truncate, K.FILE_CORRUPT, "camera_image", "cannot be read"),
     Fault(
         "row of another segment",
@@ -531,6 +677,16 @@ def test_v2_fault_is_a_typed_error(broken, fault):
     data = broken("waymo_v2")
     fault.apply(data.root)
     _refuse(data, fault)
+
+
+def test_a_component_that_cannot_be_named_does_not_hide_the_others(broken):
+    data = broken("waymo_v2")
+    shutil.copy(data.root / "vehicle_pose" / "scene-0001.parquet", data.root / "vehicle_pose" / "scene 2.parquet")
+    rejected: list[SourceDataError] = []
+    assert list_scenes(data.source, on_rejected=rejected.append) == [KEY]
+    assert [(e.kind, e.key) for e in rejected] == [(K.NAME_INVALID, "'scene 2'")]
+    with pytest.raises(SourceDataError, match="scene 2"):
+        list_scenes(data.source)
 
 
 def test_unknown_columns_are_tolerated_and_counted(broken):
