@@ -124,7 +124,7 @@ class RigManifestRecording:
         ego_to_world = self._poses_at(instants, f"{scene.frames}: timestamp_us")
         camera_poses = self._poses_at(exposures, f"{scene.images}: timestamp_us")
         global_to_world = invert_se3(ego_to_world[0])
-        lidar = self._rig.lidar
+        lidar, sweeps = self._rig.lidar, self._lidar_files(frames)
         return RawScene(
             name=scene.name,
             camera_names=tuple(c.name for c in cameras),
@@ -139,7 +139,7 @@ class RigManifestRecording:
             camera_timestamp_us=exposures,
             camera_ego_to_world=global_to_world @ camera_poses,
             image_files=tuple(tuple(str(f) for f in row) for row in images["file"][rows]),
-            lidar_files=self._lidar_files(frames),
+            lidar_files=sweeps,
             boxes=self._boxes(global_to_world, len(instants)),
             attributes={
                 "source_format": "rig_manifest",
@@ -155,6 +155,7 @@ class RigManifestRecording:
                     if c.model == "pinhole"
                 },
                 "lasers": [] if lidar is None else [lidar.name],
+                "frames_without_lidar": [] if lidar is None else [i for i, file in enumerate(sweeps) if not file],
             },
             row_digests={f"{RIG_MANIFEST_FILE}#{scene.name}": digest_of([self._rig, scene])},
             pose_source=POSE_SOURCE,

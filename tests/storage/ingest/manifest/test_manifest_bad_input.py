@@ -22,6 +22,7 @@ from storage.ingest.rig_manifest import find_problems, load_manifest, parse_mani
 from storage.ingest.run import ingest_scene
 from storage.ingest.source import list_scenes, load_source
 from storage.keys import SceneKey
+from storage.scenes.store import SceneReader
 
 KEY = SceneKey("apron", "stand-1")
 
@@ -402,6 +403,7 @@ def test_frames_without_a_sweep_may_be_accepted(recording, recording_home):
     change_table(recording.root, "frames", put("lidar_file", 1, None))
     made = ingest_scene(recording_home, KEY, IngestConfig(allow_missing_lidar=True, cameras=("left",)))
     assert made.metrics["lidar_points"] == 4
+    assert SceneReader.open(recording_home, KEY).attributes["frames_without_lidar"] == [1]
 
 
 @pytest.mark.parametrize("file", ["left/1.jpg", "roof/1.parquet"])
