@@ -42,6 +42,7 @@ _WAYMO_CODE = (
     "storage.ingest.waymo",
     "storage.ingest.waymo_frames",
     "storage.ingest.waymo_labels",
+    "storage.ingest.waymo_panoptic",
     "storage.ingest.waymo_projection",
     "storage.ingest.waymo_scene",
 )

@@ -15,6 +15,7 @@ from storage.ingest.source import SourceConfig
 from storage.ingest.undistorted_jpeg import plan_camera, undistort_jpeg, undistortion_record
 from storage.ingest.waymo_frames import sweep_points
 from storage.ingest.waymo_labels import LIDAR_CLASSES, sweep_labels
+from storage.ingest.waymo_panoptic import CAMERA_CLASSES, stored_panoptic
 from storage.ingest.waymo_projection import projection_ious
 from storage.ingest.waymo_scene import (
     CAMERA_ORDER,
@@ -86,8 +87,21 @@ class WaymoRecording:
         for index, header in enumerate(info.headers):
             content = self._segment.content(index)
             jpegs = [self._jpeg(content.jpegs[name], header, name, undistortion) for name, undistortion in maps.items()]
+            panoptics = [self._panoptic(content.panoptics.get(name), header, name, map_) for name, map_ in maps.items()]
             points, labels = self._points(content.sweeps, header)
-            yield FramePayload(jpegs=tuple(jpegs), points=points, labels=labels)
+            yield FramePayload(
+                jpegs=tuple(jpegs), points=points, labels=labels, panoptics=tuple(panoptics) if any(panoptics) else None
+            )
+
+    def _panoptic(
+        self, png: bytes | None, header: FrameHeader, name: str, undistortion: UndistortionMap | None
+    ) -> bytes:
+        divisor = header.exposures[name].panoptic_divisor
+        if png is None or divisor is None:
+            return b""
+        return stored_panoptic(
+            png, divisor, size=self._cameras[name].size, undistortion=undistortion, key=f"{header.key}/{name}"
+        )
 
     def _points(self, sweeps: tuple[LaserSweep, ...], header: FrameHeader) -> Sweep:
         points, labels = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.uint8)]
@@ -123,6 +137,7 @@ class WaymoRecording:
         ious = projection_ious(info)
         global_to_world = invert_se3(first)
         exposures = [[header.exposures[name] for name in names] for header in headers]
+        divisor = _panoptic_divisor(headers, names)
         labelled = [index for index, header in enumerate(headers) if header.has_lidar_labels]
         intrinsics = [
             camera.intrinsics if plan is None else plan.intrinsics
@@ -160,7 +175,9 @@ class WaymoRecording:
                 "projected_label_iou": float(np.median(ious)) if len(ious) else None,
                 "lidarseg_frames": labelled,
                 "lidarseg_categories": {str(n): name for n, name in enumerate(LIDAR_CLASSES)} if labelled else {},
-                "panoptic_images": sum(e.has_panoptic for row in exposures for e in row),
+                "panoptic_images": sum(e.panoptic_divisor is not None for row in exposures for e in row),
+                "panoptic_divisor": divisor,
+                "panoptic_categories": {} if divisor is None else {str(n): c for n, c in enumerate(CAMERA_CLASSES)},
             },
             row_digests={},
             pose_source=POSE_SOURCE,
@@ -190,6 +207,19 @@ def _frames_without_lidar(info: SegmentInfo, config: IngestConfig) -> list[int]:
         message = f"has no LiDAR (nor do {len(missing) - 1} more frames); allow_missing_lidar accepts that"
         raise SourceDataError(ErrorKind.LIDAR_INVALID, info.headers[missing[0]].key, message)
     return missing
+
+
+def _panoptic_divisor(headers: tuple[FrameHeader, ...], names: tuple[str, ...]) -> int | None:
+    """Return what classes are multiplied by in all panoptic labels, or None where there are none."""
+    seen: int | None = None
+    for header in headers:
+        for name in names:
+            divisor = header.exposures[name].panoptic_divisor
+            if None not in (divisor, seen) and divisor != seen:
+                message = f"panoptic_label_divisor is {divisor}, was {seen}: want one for each segment"
+                raise SourceDataError(ErrorKind.TABLE_INVALID, f"{header.key}/{name}", message)
+            seen = seen if divisor is None else divisor
+    return seen
 
 
 def _microseconds(seconds: float, key: str) -> int:

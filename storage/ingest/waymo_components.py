@@ -145,6 +145,10 @@ COMPONENTS: Mapping[str, Component] = {
             ),
         },
     ),
+    "camera_segmentation": Component(
+        prefix="CameraSegmentationLabelComponent",
+        columns={**_FRAME, **_CAMERA, "panoptic_label_divisor": _SIZE, "panoptic_label": _BYTES},
+    ),
     "lidar_calibration": Component(
         prefix="LiDARCalibrationComponent",
         columns={

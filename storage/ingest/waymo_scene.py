@@ -85,7 +85,7 @@ class Exposure:
         shutter: How long each line was exposed, seconds.
         velocity: Of the vehicle in global: metres and radians a second, (v, w).
         digest: SHA-256 of the encoded image as recorded.
-        has_panoptic: Whether the image carries a panoptic label.
+        panoptic_divisor: What classes are multiplied by in the image's panoptic labels, or None where it has none.
     """
 
     ego_to_global: Float[np.ndarray, "4 4"]
@@ -95,7 +95,7 @@ class Exposure:
     shutter: float
     velocity: Float[np.ndarray, " 6"]
     digest: str
-    has_panoptic: bool = False
+    panoptic_divisor: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,10 +167,17 @@ class LaserSweep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameContent:
-    """What is large in a frame: encoded images by camera, and the sweeps of its lasers."""
+    """What is large in a frame.
+
+    Attributes:
+        jpegs: Encoded images, by camera.
+        sweeps: Of its lasers.
+        panoptics: Labels of those images that have any, 16-bit PNG, by camera.
+    """
 
     jpegs: Mapping[str, bytes]
     sweeps: tuple[LaserSweep, ...]
+    panoptics: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,3 +306,14 @@ def laser_return_of(
         projection=None if projection is None else projection.astype(np.int32),
         labels=None if labels is None else labels.astype(np.int32),
     )
+
+
+def panoptic_divisor_of(divisor: int, key: str) -> int:
+    """Return what classes are multiplied by in panoptic labels of 16 bits.
+
+    Raises:
+        SourceDataError: If it is impossible.
+    """
+    if not 0 < divisor < 1 << 16:
+        raise SourceDataError(ErrorKind.TABLE_INVALID, key, f"panoptic_label_divisor is {divisor}, want 1 to 65535")
+    return int(divisor)

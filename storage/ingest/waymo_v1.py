@@ -31,6 +31,7 @@ from storage.ingest.waymo_scene import (
     box_of,
     camera_of,
     laser_return_of,
+    panoptic_divisor_of,
     transform_of,
 )
 from storage.keys import check_name
@@ -128,26 +129,26 @@ class WaymoV1Segment:
         self.file = file
         self._path = resolve_inside(root, file)
         self._offsets: list[int] = []
+        self._digests: list[str] = []
         self.info = self._scan(max_frames)
 
     def content(self, index: int) -> FrameContent:
         """Return images and range images of one frame; as ``WaymoSegment.content``."""
         key = self.info.headers[index].key
-        frame = parse_frame(read_record_at(self._path, self._offsets[index], key), key)
+        payload = read_record_at(self._path, self._offsets[index], key)
+        if bytes_digest(payload) != self._digests[index]:
+            message = "is another record than a moment ago: it changed while it was read"
+            raise SourceDataError(ErrorKind.DIGEST_MISMATCH, key, message)
+        frame = parse_frame(payload, key)
         return FrameContent(
             jpegs={CAMERAS[image.name]: image.image for image in frame.images},
             sweeps=tuple(_sweep(laser, f"{key}/{LASERS[laser.name]}") for laser in frame.lasers if _has_range(laser)),
+            panoptics={
+                CAMERAS[image.name]: image.camera_segmentation_label.panoptic_label
+                for image in frame.images
+                if image.camera_segmentation_label.panoptic_label
+            },
         )
-
-    def panoptic_png(self, index: int) -> dict[str, bytes]:
-        """Return the panoptic labels of one frame as stored, 16-bit PNG, by camera; empty where it has none."""
-        key = self.info.headers[index].key
-        frame = parse_frame(read_record_at(self._path, self._offsets[index], key), key)
-        return {
-            CAMERAS[image.name]: image.camera_segmentation_label.panoptic_label
-            for image in frame.images
-            if image.camera_segmentation_label.panoptic_label
-        }
 
     def _scan(self, max_frames: int | None) -> SegmentInfo:
         headers: list[FrameHeader] = []
@@ -171,6 +172,7 @@ class WaymoV1Segment:
                 raise SourceDataError(ErrorKind.TIME_INVALID, key, message)
             headers.append(_header(frame, key))
             self._offsets.append(record.offset)
+            self._digests.append(bytes_digest(record.payload))
             if len(headers) == max_frames:
                 break
         sources = {self.file: file_digest(self._path)}
@@ -232,7 +234,11 @@ def _exposures(frame: Any, key: str) -> dict[str, Exposure]:  # noqa: ANN401
             shutter=image.shutter,
             velocity=np.array([v.v_x, v.v_y, v.v_z, v.w_x, v.w_y, v.w_z], np.float64),
             digest=bytes_digest(image.image),
-            has_panoptic=bool(image.camera_segmentation_label.panoptic_label),
+            panoptic_divisor=panoptic_divisor_of(
+                image.camera_segmentation_label.panoptic_label_divisor, f"{key}/{name}"
+            )
+            if image.camera_segmentation_label.panoptic_label
+            else None,
         )
     return found
 

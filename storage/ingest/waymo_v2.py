@@ -28,6 +28,7 @@ from storage.ingest.waymo_scene import (
     box_of,
     camera_of,
     laser_return_of,
+    panoptic_divisor_of,
     transform_of,
 )
 from storage.keys import check_name
@@ -107,7 +108,7 @@ class WaymoV2Segment:
         self.info = self._read_info(poses)
         self._streams = {
             name: _FrameStream(self._files[name])
-            for name in ("camera_image", "lidar", *_OF_LASERS)
+            for name in ("camera_image", "camera_segmentation", "lidar", *_OF_LASERS)
             if name in self._files
         }
 
@@ -125,6 +126,9 @@ class WaymoV2Segment:
         return FrameContent(
             jpegs={CAMERAS[row["key.camera_name"]]: row["image"] for row in rows["camera_image"]},
             sweeps=tuple(sweeps),
+            panoptics={
+                CAMERAS[row["key.camera_name"]]: row["panoptic_label"] for row in rows.get("camera_segmentation", ())
+            },
         )
 
     def _read_info(self, poses: Float[np.ndarray, "frames 4 4"]) -> SegmentInfo:
@@ -193,7 +197,7 @@ class WaymoV2Segment:
         return mounts
 
     def _exposures(self) -> dict[int, dict[str, Exposure]]:
-        file = self._files["camera_image"]
+        file, divisors = self._files["camera_image"], self._panoptic_divisors()
         found: dict[int, dict[str, Exposure]] = defaultdict(dict)
         for row in self._rows_of_frames(file):
             time, number = row["key.frame_timestamp_micros"], row["key.camera_name"]
@@ -201,7 +205,24 @@ class WaymoV2Segment:
             if name is None or name in found[time]:
                 message = f"holds an image of camera {number}, want each of {CAMERAS} at most once"
                 raise SourceDataError(ErrorKind.TABLE_INVALID, key, message)
-            found[time][name] = _exposure(row, f"{key}/{name}")
+            found[time][name] = _exposure(row, divisors.pop((time, number), None), f"{key}/{name}")
+        for time, number in divisors:
+            key = f"{self._files['camera_segmentation'].key}#{time}"
+            raise SourceDataError(ErrorKind.TABLE_INVALID, key, f"labels camera {number}, which took no image then")
+        return found
+
+    def _panoptic_divisors(self) -> dict[tuple[int, int], int]:
+        """Return what classes are multiplied by in the labels of each image that has any, by time and camera."""
+        found: dict[tuple[int, int], int] = {}
+        if "camera_segmentation" in self._files:
+            file, divisor = self._files["camera_segmentation"], "panoptic_label_divisor"
+            for row in self._rows_of_frames(file, [divisor]):
+                time, number = row["key.frame_timestamp_micros"], row["key.camera_name"]
+                if (time, number) in found:
+                    raise SourceDataError(
+                        ErrorKind.TABLE_INVALID, f"{file.key}#{time}", f"labels camera {number} twice"
+                    )
+                found[time, number] = panoptic_divisor_of(row[divisor], f"{file.key}#{time}")
         return found
 
     def _boxes(self) -> dict[int, list[WaymoBox]]:
@@ -275,7 +296,7 @@ class _FrameStream:
         return self._waiting.pop(time)
 
 
-def _exposure(row: Row, key: str) -> Exposure:
+def _exposure(row: Row, panoptic_divisor: int | None, key: str) -> Exposure:
     velocity = [row[f"velocity.{kind}_velocity.{axis}"] for kind in ("linear", "angular") for axis in "xyz"]
     return Exposure(
         ego_to_global=transform_of(row["pose.transform"], ErrorKind.POSE_INVALID, f"{key}.pose"),
@@ -285,6 +306,7 @@ def _exposure(row: Row, key: str) -> Exposure:
         shutter=row["rolling_shutter_params.shutter"],
         velocity=np.array(velocity, np.float64),
         digest=bytes_digest(row["image"]),
+        panoptic_divisor=panoptic_divisor,
     )
 
 

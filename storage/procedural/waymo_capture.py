@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Int, Int32, UInt8
+from jaxtyping import Float, Int, Int32
 from PIL import Image
 
-from storage.geometry.distortion import undistort
 from storage.geometry.transforms import apply_se3, invert_se3
 from storage.ingest.waymo_frames import beam_directions
+from storage.ingest.waymo_panoptic import encode_panoptic
 from storage.ingest.waymo_projection import project_box, project_points
 from storage.ingest.waymo_scene import (
     CAMERAS,
@@ -27,8 +27,9 @@ from storage.procedural.annotate import annotate
 from storage.procedural.materials import texture_atlas
 from storage.procedural.posed_camera import PosedCamera
 from storage.procedural.sensors import LidarSweep
-from storage.procedural.shading import shade, to_display
 from storage.procedural.waymo_classes import waymo_lidar_table
+from storage.procedural.waymo_lens import render_through_lens
+from storage.procedural.waymo_panoptic import DIVISOR, panoptic_through_lens
 from storage.procedural.waymo_rig import WaymoRigConfig, exposure_delay_us
 from storage.procedural.world import World
 from storage.provenance import bytes_digest
@@ -40,7 +41,6 @@ _NEAR_MAX_RANGE_M = 20.0
 _MIN_RANGE_M = 0.5
 _DIVERGENCE_RAD = 1.5e-3  # the lower rim of a beam; where it meets something else, there is a second return
 _MIN_SPLIT_M = 0.5
-_RAYS_PER_STEP = 16384
 _TYPES = {
     "TYPE_VEHICLE": ("car", "truck", "bus", "trailer", "construction_vehicle", "motorcycle"),
     "TYPE_PEDESTRIAN": ("pedestrian",),
@@ -94,10 +94,14 @@ class WaymoCapture:
         self.lasers = config.lasers()
 
     def capture(self, time_us: int, key: str, *, has_labels: bool = False) -> CapturedFrame:
-        """Return the frame whose instant is ``time_us`` in the world's time, its points labelled or not."""
+        """Return the frame whose instant is ``time_us`` in the world's time, its points and images labelled or not."""
         world = self.world
         jpegs = {name: self._jpeg(camera, time_us + exposure_delay_us(name)) for name, camera in self.cameras.items()}
-        exposures = {name: self._exposure(name, time_us, jpegs[name]) for name in self.cameras}
+        panoptics = self._panoptics(time_us) if has_labels else {}
+        divisor = DIVISOR if has_labels else None
+        exposures = {
+            name: replace(self._exposure(name, time_us, jpegs[name]), panoptic_divisor=divisor) for name in self.cameras
+        }
         sweeps, points, actors = [], [], []
         for mount in self.lasers.values():
             sweep, hit_points, hit_actors = self._scan(mount, time_us, exposures, has_labels=has_labels)
@@ -117,7 +121,7 @@ class WaymoCapture:
         projected = {name: self._rectangles(header, camera) for name, camera in self.cameras.items()}
         return CapturedFrame(
             header=replace(header, projected=projected),
-            content=FrameContent(jpegs=jpegs, sweeps=tuple(sweeps)),
+            content=FrameContent(jpegs=jpegs, sweeps=tuple(sweeps), panoptics=panoptics),
             points_world=np.concatenate(points),
         )
 
@@ -144,6 +148,12 @@ class WaymoCapture:
         image = Image.fromarray(render_through_lens(self.world, time_us, camera))
         image.save(buffer, "JPEG", quality=self._config.jpeg_quality, subsampling=0)
         return buffer.getvalue()
+
+    def _panoptics(self, time_us: int) -> dict[str, bytes]:
+        return {
+            name: encode_panoptic(panoptic_through_lens(self.world, time_us + exposure_delay_us(name), camera))
+            for name, camera in self.cameras.items()
+        }
 
     # --- lasers ----------------------------------------------------------------------------------------------------
 
@@ -291,27 +301,6 @@ class WaymoCapture:
     def _rectangles(self, header: FrameHeader, camera: WaymoCamera) -> dict[str, Float[np.ndarray, " 4"]]:
         found = {box.instance: project_box(box, header, camera) for box in header.boxes}
         return {instance: rectangle for instance, rectangle in found.items() if rectangle is not None}
-
-
-def render_through_lens(world: World, time_us: int, camera: WaymoCamera) -> UInt8[np.ndarray, "height width 3"]:
-    """Render a camera as its lens shows the world: one ray a pixel, bent where the lens bends it."""
-    height, width = camera.size
-    focal = np.array([camera.intrinsics[0, 0], camera.intrinsics[1, 1]])
-    rows, columns = np.mgrid[0:height, 0:width] + 0.5
-    pixels = np.stack([columns.reshape(-1), rows.reshape(-1)], axis=1)
-    plane = undistort((pixels - camera.intrinsics[:2, 2]) / focal, camera.lens)
-    camera_to_world = world.ego_to_world(time_us) @ camera.camera_to_ego
-    rays = np.column_stack([plane, np.ones(len(plane))]) @ camera_to_world[:3, :3].T
-    directions = (rays / np.linalg.norm(rays, axis=1, keepdims=True)).astype(np.float32)
-    snapshot, origin = world.snapshot(time_us), camera_to_world[:3, 3]
-    radiance = np.empty((3, len(directions)), np.float32)
-    for start in range(0, len(directions), _RAYS_PER_STEP):
-        part = np.ascontiguousarray(directions[start : start + _RAYS_PER_STEP])
-        hits = snapshot.first_hits(np.broadcast_to(origin.astype(np.float32), part.shape).copy(), part)
-        radiance[:, start : start + len(part)] = shade(
-            snapshot.table, snapshot, world.lighting, origin, part, hits, float(1.0 / focal[0])
-        )
-    return to_display(radiance).reshape(height, width, 3)
 
 
 def _roll_pitch_yaw_xyz(pose: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, " 6"]:

@@ -43,8 +43,8 @@ class WaymoRigConfig:
         near_shape: Beams and columns of each of the other four; 200 by 600 in the original.
         spin_steps: Parts of a revolution, each seen at its own instant.
         jpeg_quality: 1 to 95.
-        labelled_every: One frame of so many carries a class for each LiDAR point, from the first on; Waymo labels 1 of
-            5 or so.
+        labelled_every: One frame of so many carries classes of LiDAR points and pixels, from the first on; Waymo labels
+            1 of 5 or so.
     """
 
     world: ProceduralConfig

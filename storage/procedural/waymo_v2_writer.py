@@ -122,6 +122,15 @@ def _frame_rows(key: Row, frame: CapturedFrame) -> dict[str, list[Row]]:
     return {
         "vehicle_pose": [{**key, "world_from_vehicle.transform": header.ego_to_global.reshape(-1).tolist()}],
         "camera_image": [_image_row(key, frame, name) for name in header.exposures],
+        "camera_segmentation": [
+            {
+                **key,
+                "key.camera_name": _CAMERA_NUMBER[name],
+                "panoptic_label_divisor": header.exposures[name].panoptic_divisor,
+                "panoptic_label": png,
+            }
+            for name, png in frame.content.panoptics.items()
+        ],
         "lidar": [
             {**key, "key.laser_name": _LASER_NUMBER[s.name], **_range_columns([r.values for r in s.returns])}
             for s in sweeps

@@ -149,7 +149,11 @@ def encode_frame(captured: CapturedFrame, context: Any) -> Any:  # noqa: ANN401 
     frame.timestamp_micros = header.timestamp_us
     frame.pose.transform.extend(header.ego_to_global.reshape(-1).tolist())
     for name, jpeg in content.jpegs.items():
-        _encode_image(frame.images.add(), header, name, jpeg)
+        message = frame.images.add()
+        _encode_image(message, header, name, jpeg)
+        if (divisor := header.exposures[name].panoptic_divisor) is not None:
+            message.camera_segmentation_label.panoptic_label = content.panoptics[name]
+            message.camera_segmentation_label.panoptic_label_divisor = divisor
     for sweep in content.sweeps:
         _encode_laser(frame.lasers.add(), sweep)
     for box in header.boxes:

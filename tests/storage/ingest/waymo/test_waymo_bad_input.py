@@ -21,6 +21,7 @@ from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.run import ingest_scene
 from storage.ingest.source import SourceConfig, list_scenes, register_source
 from storage.ingest.tfrecord import masked_crc32c, read_records, write_records
+from storage.ingest.waymo_panoptic import encode_panoptic
 from storage.keys import SceneKey
 from storage.scenes.store import SceneReader
 from storage.versioned import Home
@@ -108,6 +109,25 @@ def _edit_second(change: Callable) -> Callable[[Path], None]:
         return frames
 
     return _edit_frames(apply)
+
+
+def _edit_first(change: Callable) -> Callable[[Path], None]:
+    def apply(frames: list) -> list:
+        change(frames[0])
+        return frames
+
+    return _edit_frames(apply)
+
+
+def _panoptic(frame) -> None:
+    frame.images[0].camera_segmentation_label.panoptic_label = encode_panoptic(np.zeros((8, 8), np.uint16))
+
+
+def _divisor(value: int) -> Callable:
+    def apply(frame) -> None:
+        frame.images[0].camera_segmentation_label.panoptic_label_divisor = value
+
+    return apply
 
 
 def _drop_camera(frame) -> None:
@@ -347,6 +367,9 @@ V1_FAULTS = [
         "#record1/TOP, return 1",
         "has class 23, want 0 to 22",
     ),
+    Fault("labels of another image", _edit_first(_panoptic), K.IMAGE_INVALID, "#record0/", "labels are 8 x 8"),
+    Fault("divisor of labels", _edit_first(_divisor(0)), K.TABLE_INVALID, "#record0/", "panoptic_label_divisor is 0"),
+    Fault("two divisors", _edit_first(_divisor(500)), K.TABLE_INVALID, "#record0/", "want one for each segment"),
     Fault("missing beams", _edit_frames(_missing_beams), K.CALIBRATION_INVALID, "laser TOP", "lists 23 beams"),
     Fault("no return at all", _edit_second(_no_return), K.LIDAR_INVALID, "#record1", "hold no return"),
     Fault("NaN box", _edit_second(_nan_box), K.TABLE_INVALID, "#record1.laser_labels[actor-", "finite centre"),
@@ -435,6 +458,30 @@ def test_a_link_out_of_the_root_is_refused(broken, tmp_path):
         list_scenes(data.source)
     assert caught.value.kind == K.FILE_UNSAFE
     _refuse(data, Fault("link", _edit_frames, K.FILE_UNSAFE, FILE, "outside the root"))
+
+
+def test_a_record_that_changes_after_it_was_hashed_is_refused(broken):
+    """A sound record with other ranges, at the same place: neither its checksum nor its images tell."""
+    data = broken("waymo_v1")
+    path = data.root / FILE
+    other = path.with_suffix(".other")
+    shutil.copy(path, other)
+    _edit_frames(lambda frames: [_with_other_ranges(frame) for frame in frames])(other)
+
+    def change(stage, fraction, _):
+        if (stage, fraction) == ("hash", 1.0):
+            shutil.move(other, path)
+
+    with pytest.raises(SourceDataError) as caught:
+        ingest_scene(data.home, KEY, on_progress=change)
+    assert (caught.value.kind, caught.value.key) == (K.DIGEST_MISMATCH, f"{FILE}#record0")
+    assert not data.home.versions()
+
+
+def _with_other_ranges(frame):
+    values = np.ones((24, 180, 4))
+    frame.lasers[0].ri_return1.range_image_compressed = _matrix(values)
+    return frame
 
 
 def test_a_segment_that_is_there_twice_is_refused(broken):
@@ -613,10 +660,10 @@ V2_FAULTS = [
     ),
     Fault(
         "missing camera",
-        _edit_table("camera_image", lambda t: t.slice(1)),
+        _edit_table("camera_image", lambda t: t.slice(0, len(t) - 1)),
         K.IMAGE_INVALID,
         "scene-0001#",
-        "no image of camera 'FRONT'",
+        "no image of camera 'SIDE_RIGHT'",
     ),
     Fault(
         "no LiDAR",
@@ -661,6 +708,20 @@ V2_FAULTS = [
         K.LIDAR_INVALID,
         "/TOP, return 2",
         "want 0 to 22",
+    ),
+    Fault(
+        "labels of an image that was not taken",
+        _edit_table("camera_segmentation", _set_column(CAMERA, lambda v: [9, *v[1:]])),
+        K.TABLE_INVALID,
+        "camera_segmentation/scene-0001.parquet#",
+        "labels camera 9",
+    ),
+    Fault(
+        "image labelled twice",
+        _edit_table("camera_segmentation", lambda t: t.take([0, *range(len(t))])),
+        K.TABLE_INVALID,
+        "camera_segmentation/scene-0001.parquet#",
+        "twice",
     ),
     Fault(
         "labels at no frame",
