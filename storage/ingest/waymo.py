@@ -92,6 +92,7 @@ class WaymoRecording:
             yield FramePayload(
                 jpegs=tuple(jpegs), points=points, labels=labels, panoptics=tuple(panoptics) if any(panoptics) else None
             )
+        self._segment.check_unchanged()
 
     def _panoptic(
         self, png: bytes | None, header: FrameHeader, name: str, undistortion: UndistortionMap | None

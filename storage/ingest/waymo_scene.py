@@ -214,6 +214,10 @@ class WaymoSegment(Protocol):
         """Return images and range images of one frame."""
         ...
 
+    def check_unchanged(self) -> None:
+        """Raise ``SourceDataError`` if any ``content`` may be of other files than ``info.sources`` names."""
+        ...
+
 
 def transform_of(values: object, kind: ErrorKind, key: str) -> Float[np.ndarray, "4 4"]:
     """Return sixteen row-major numbers as a rigid transform whose rotation is exact to float64.

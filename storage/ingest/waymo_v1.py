@@ -150,6 +150,9 @@ class WaymoV1Segment:
             },
         )
 
+    def check_unchanged(self) -> None:
+        """Do nothing: ``content`` has held each record against its digest."""
+
     def _scan(self, max_frames: int | None) -> SegmentInfo:
         headers: list[FrameHeader] = []
         unknown_fields = 0

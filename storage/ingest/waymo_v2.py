@@ -131,6 +131,17 @@ class WaymoV2Segment:
             },
         )
 
+    def check_unchanged(self) -> None:
+        """Hash the components again, which were streamed after they were hashed.
+
+        Raises:
+            SourceDataError: If one is another file now.
+        """
+        for file in self._files.values():
+            if (seen := file_digest(file.path)) != (wanted := self.info.sources[file.key]):
+                message = f"SHA-256 is {seen}, was {wanted} a moment ago: it changed while it was read"
+                raise SourceDataError(ErrorKind.DIGEST_MISMATCH, file.key, message)
+
     def _read_info(self, poses: Float[np.ndarray, "frames 4 4"]) -> SegmentInfo:
         exposures = self._exposures()
         boxes = self._boxes()

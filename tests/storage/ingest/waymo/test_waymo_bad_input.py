@@ -740,6 +740,24 @@ def test_v2_fault_is_a_typed_error(broken, fault):
     _refuse(data, fault)
 
 
+def test_a_component_that_changes_after_it_was_hashed_is_refused(broken):
+    """Other ranges of the same shape: the images do not tell."""
+    data = broken("waymo_v2")
+    path = data.root / "lidar" / "scene-0001.parquet"
+    other = path.with_suffix(".other")
+    farther = _set_column(RANGES, lambda values: [[x + 1.0 for x in v] for v in values])
+    pq.write_table(farther(pq.read_table(path)), other)
+
+    def change(stage, fraction, _):
+        if (stage, fraction) == ("hash", 1.0):
+            shutil.move(other, path)
+
+    with pytest.raises(SourceDataError) as caught:
+        ingest_scene(data.home, KEY, on_progress=change)
+    assert (caught.value.kind, caught.value.key) == (K.DIGEST_MISMATCH, "lidar/scene-0001.parquet")
+    assert not data.home.versions()
+
+
 def test_a_component_that_cannot_be_named_does_not_hide_the_others(broken):
     data = broken("waymo_v2")
     shutil.copy(data.root / "vehicle_pose" / "scene-0001.parquet", data.root / "vehicle_pose" / "scene 2.parquet")
