@@ -6,6 +6,7 @@ calibration and seed. What merely describes the run (packages, device, times) is
 
 import dataclasses
 import enum
+import functools
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -202,10 +203,13 @@ def _source_files(name: str) -> Iterable[tuple[str, Path]]:
 
 def package_versions(*names: str) -> dict[str, str]:
     """Return the installed version of each named distribution; one that is absent is left out."""
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+    versions = {name: _installed_version(name) for name in names}
+    return {name: version for name, version in versions.items() if version is not None}
+
+
+@functools.cache
+def _installed_version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)  # parses the package's whole description
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -31,6 +31,7 @@ from storage.integrity import reading
 from storage.keys import check_name
 from storage.provenance import Provenance, canonical_json, file_digest
 from storage.targets.schema import TARGET_SCHEMAS, check_target
+from storage.unpublished import check_complete, no_leftovers
 
 # Icechunk warns at every open that local commits must not run side by side; ``Home.lock`` sees to that.
 icechunk.set_logs_filter("error")
@@ -310,27 +311,28 @@ def materialize_arrays(
             return existing
         started = time.perf_counter()
         repository = icechunk.Repository.open_or_create(home._storage(kind, partition))
-        session = repository.writable_session("main")
-        # Chunks that hold only the fill value are written too: a chunk that is not there is then always a loss.
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            group = zarr.open_group(session.store, mode="w")
-            metrics = _plain_metrics(write(group))
-            stamped = provenance.finished(time.perf_counter() - started)
-            group.attrs.update(
-                {
-                    "schema_version": SCHEMA_VERSION,
-                    "kind": kind,
-                    "provenance": json.loads(stamped.to_json()),
-                    "metrics": metrics,
-                }
+        with no_leftovers(repository, is_local=home.store_url is None):
+            session = repository.writable_session("main")
+            # Chunks that hold only the fill value are written too: a chunk that is not there is then always a loss.
+            with zarr.config.set({"array.write_empty_chunks": True}):
+                group = zarr.open_group(session.store, mode="w")
+                metrics = _plain_metrics(write(group))
+                stamped = provenance.finished(time.perf_counter() - started)
+                group.attrs.update(
+                    {
+                        "schema_version": SCHEMA_VERSION,
+                        "kind": kind,
+                        "provenance": json.loads(stamped.to_json()),
+                        "metrics": metrics,
+                    }
+                )
+            if kind in TARGET_SCHEMAS:
+                check_target(group, kind)
+            check_complete(group, session, f"{kind}/{partition}")
+            snapshot_id = session.commit(
+                f"{kind} {partition} {digest[:12]}",
+                metadata={"digest": digest, "provenance": stamped.to_json(), "metrics": canonical_json(metrics)},
             )
-        if kind in TARGET_SCHEMAS:
-            check_target(group, kind)
-        _check_complete(group, f"{kind}/{partition}")
-        snapshot_id = session.commit(
-            f"{kind} {partition} {digest[:12]}",
-            metadata={"digest": digest, "provenance": stamped.to_json(), "metrics": canonical_json(metrics)},
-        )
         version = StoreVersion(kind, partition, digest, snapshot_id, StoreForm.ARRAYS)
         _point_branch(home, version)
     catalog.record(home.root, stamped, snapshot_id=snapshot_id, form=version.form, metrics=metrics)
@@ -395,16 +397,6 @@ def _replace_text(path: Path, text: str) -> None:
     aside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     aside.write_text(text)
     os.replace(aside, path)
-
-
-def _check_complete(group: zarr.Group, key: str) -> None:
-    for name, array in group.members(max_depth=None):
-        if isinstance(array, zarr.Array) and array.nchunks_initialized < array.nchunks:
-            raise IntegrityError(
-                ErrorKind.STORE_CORRUPT,
-                f"{key}/{name}",
-                f"{array.nchunks_initialized} of {array.nchunks} chunks were written",
-            )
 
 
 def _check_schema(key: str, seen: object) -> None:

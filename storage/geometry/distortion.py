@@ -139,6 +139,17 @@ class UndistortionMap:
             out[part] = (total + half) >> (2 * _WEIGHT_BITS)
         return out
 
+    def nearest(self, labels: UInt16[np.ndarray, "height width"]) -> UInt16[np.ndarray, "height width"]:
+        """Return undistorted labels, which unlike colours cannot be blended: each is that of the nearest pixel.
+
+        Raises:
+            ValueError: If the labels have another size than the map.
+        """
+        if labels.shape != self.size:
+            raise ValueError(f"labels are {labels.shape}, the map is for {self.size} (height, width)")
+        middle = 1 << (_WEIGHT_BITS - 1)
+        return labels.reshape(-1)[self.corner + (self.weight_x > middle) + self.size[1] * (self.weight_y > middle)]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Undistortion:

@@ -1,38 +1,48 @@
 """Read frames on several threads, a few ahead of whoever takes them: memory holds those few, whatever the scene."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
-from typing import TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
 
-_FRAMES_AHEAD = 2
+from storage.ingest.recording import FramePayload, Sweep
 
-Part = TypeVar("Part")
-Frame = TypeVar("Frame")
+_MAX_WORKERS = 4  # decoding releases the interpreter lock; more than a few threads only compete for the disk
+_FRAMES_AHEAD = 6  # a store writes several frames at once: as many must be under way meanwhile
+
+
+def reading_pool() -> ThreadPoolExecutor:
+    """Return threads to read files with."""
+    return ThreadPoolExecutor(min(_MAX_WORKERS, os.cpu_count() or 1))
 
 
 def read_ahead(
-    pool: Executor,
-    frames: Iterable[int],
-    parts_of: Callable[[int], Iterable[Callable[[], Part]]],
-    assemble: Callable[[int, tuple[Part, ...]], Frame],
-) -> Iterator[Frame]:
+    num_frames: int,
+    images_of: Callable[[int], Iterable[Callable[[], bytes]]],
+    sweep_of: Callable[[int], Sweep],
+) -> Iterator[FramePayload]:
     """Yield frames in order.
 
     Args:
-        pool: Runs the parts.
-        frames: Which frames.
-        parts_of: Returns the calls that make the parts of a frame; they run in the pool.
-        assemble: Makes a frame of its parts.
+        num_frames: How many.
+        images_of: Returns the calls that read a frame's images; each runs on some thread.
+        sweep_of: Reads a frame's points and labels, on some thread.
     """
-    under_way: deque[tuple[int, list[Future[Part]]]] = deque()
-    for frame in frames:
-        under_way.append((frame, [pool.submit(part) for part in parts_of(frame)]))
-        if len(under_way) > _FRAMES_AHEAD:
-            yield _take(*under_way.popleft(), assemble)
-    while under_way:
-        yield _take(*under_way.popleft(), assemble)
+    under_way: deque[tuple[list[Future[bytes]], Future[Sweep]]] = deque()
+    with reading_pool() as pool:
+        try:
+            for frame in range(num_frames):
+                images = [pool.submit(image) for image in images_of(frame)]
+                under_way.append((images, pool.submit(sweep_of, frame)))
+                if len(under_way) > _FRAMES_AHEAD:
+                    yield _take(*under_way.popleft())
+            while under_way:
+                yield _take(*under_way.popleft())
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # after a fault nobody takes what was still to be read
 
 
-def _take(frame: int, parts: list[Future[Part]], assemble: Callable[[int, tuple[Part, ...]], Frame]) -> Frame:
-    return assemble(frame, tuple(part.result() for part in parts))
+def _take(images: list[Future[bytes]], sweep: Future[Sweep]) -> FramePayload:
+    jpegs = tuple(image.result() for image in images)
+    points, labels = sweep.result()
+    return FramePayload(jpegs=jpegs, points=points, labels=labels)

@@ -6,10 +6,15 @@ Two steps, because the identity of a scene store is known from the first: what i
 from collections.abc import Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+from jaxtyping import Float32, UInt8
+
 from storage.ingest.raw_scene import RawScene
 from storage.scenes.schema import SceneFrame
 
 FramePayload = SceneFrame
+Sweep = tuple[Float32[np.ndarray, "points 4"], UInt8[np.ndarray, " points"] | None]
+"""Points of a frame, in the ego frame of its instant, and their classes where they have any."""
 
 
 @runtime_checkable

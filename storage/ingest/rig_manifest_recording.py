@@ -1,9 +1,7 @@
 """One scene of a rig manifest as a recording: every table, image and sweep held against what the manifest says."""
 
 import io
-import os
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -14,10 +12,10 @@ from storage.errors import ErrorKind, SourceDataError
 from storage.geometry.distortion import LensDistortion, Undistortion, UndistortionMap
 from storage.geometry.trajectory import Trajectory
 from storage.geometry.transforms import apply_se3, invert_se3, rotation_to_quat_wxyz
-from storage.ingest.raw_files import check_jpeg, read_bytes, resolve_inside
+from storage.ingest.raw_files import check_jpeg
 from storage.ingest.raw_scene import IngestConfig, RawScene
 from storage.ingest.read_ahead import read_ahead
-from storage.ingest.recording import FramePayload
+from storage.ingest.recording import FramePayload, Sweep
 from storage.ingest.rig_manifest import RIG_MANIFEST_FILE, Rig, RigCamera, find_scene, load_manifest
 from storage.ingest.rig_manifest_tables import (
     BOXES,
@@ -31,12 +29,12 @@ from storage.ingest.rig_manifest_tables import (
     transforms_of,
 )
 from storage.ingest.source import SourceConfig
+from storage.ingest.source_files import SourceFiles
 from storage.ingest.undistorted_jpeg import plan_camera, undistort_jpeg, undistortion_record
-from storage.provenance import bytes_digest, digest_of, file_digest
+from storage.provenance import digest_of
 from storage.scenes.schema import SceneBoxes
 
 POSE_SOURCE = "rig manifest trajectory, interpolated"
-_MAX_WORKERS = 4
 
 
 class RigManifestRecording:
@@ -52,27 +50,21 @@ class RigManifestRecording:
         Raises:
             SourceDataError: If the manifest, a table or a mask is broken, or an image or a pose is missing.
         """
-        self._root, self._config = source.root, config
+        self._config, self._files = config, SourceFiles(source.root)
         manifest = load_manifest(source.root)
         self._scene = find_scene(manifest, scene_name)
         self._rig = manifest.rigs[self._scene.rig]
         self._cameras = _chosen_cameras(self._rig, config, f"{RIG_MANIFEST_FILE}: rigs.{self._scene.rig}.cameras")
         self._plans = {c.name: _plan(c, self._rig, scene_name) for c in self._cameras}
         self._trajectory = self._read_trajectory()
-        self._digests: dict[str, str] | None = None
         self.raw = self._read_tables(manifest.version)
 
     def sources(self) -> Mapping[str, str]:
         """Return the SHA-256 of every table, mask, image and sweep."""
-        if self._digests is None:
-            masks = [camera.valid_mask for camera in self._cameras if camera.valid_mask is not None]
-            tables = [f for f in (self._scene.poses, self._scene.frames, self._scene.images, self._scene.boxes) if f]
-            images = [file for row in self.raw.image_files for file in row]
-            files = [*tables, *masks, *images, *(f for f in self.raw.lidar_files if f)]
-            paths = [resolve_inside(self._root, file) for file in files]
-            with ThreadPoolExecutor(_num_workers()) as pool:
-                self._digests = dict(zip(files, pool.map(file_digest, paths), strict=True))
-        return self._digests
+        masks = [camera.valid_mask for camera in self._cameras if camera.valid_mask is not None]
+        tables = [f for f in (self._scene.poses, self._scene.frames, self._scene.images, self._scene.boxes) if f]
+        images = [file for row in self.raw.image_files for file in row]
+        return self._files.digests([*tables, *masks, *images, *(f for f in self.raw.lidar_files if f)])
 
     def payloads(self) -> Iterator[FramePayload]:
         """Yield images and points in frame order."""
@@ -82,25 +74,20 @@ class RigManifestRecording:
             files = zip(self.raw.image_files[frame], self.raw.image_sizes, maps, strict=True)
             return [partial(self._jpeg, *image) for image in files]
 
-        def assemble(frame: int, jpegs: tuple[bytes, ...]) -> FramePayload:
-            sweep = self.raw.lidar_files[frame]
-            points = self._points(frame, sweep) if sweep else np.zeros((0, 4), np.float32)
-            return FramePayload(jpegs=jpegs, points=points)
-
-        with ThreadPoolExecutor(_num_workers()) as pool:
-            yield from read_ahead(pool, range(len(self.raw.timestamp_us)), images, assemble)
+        yield from read_ahead(len(self.raw.timestamp_us), images, self._sweep)
 
     def _jpeg(self, file: str, size: tuple[int, int], undistortion: UndistortionMap | None) -> bytes:
-        data = read_bytes(resolve_inside(self._root, file), file)
-        if (seen := bytes_digest(data)) != (wanted := self.sources()[file]):
-            message = f"SHA-256 is {seen}, was {wanted} a moment ago: it changed while it was read"
-            raise SourceDataError(ErrorKind.DIGEST_MISMATCH, file, message)
+        data = self._files.read(file)
         check_jpeg(data, file, width=size[1], height=size[0], max_pixels=self._config.max_image_pixels)
         return data if undistortion is None else undistort_jpeg(data, undistortion)
 
+    def _sweep(self, frame: int) -> Sweep:
+        file = self.raw.lidar_files[frame]
+        return (self._points(frame, file) if file else np.zeros((0, 4), np.float32)), None
+
     def _points(self, frame: int, file: str) -> Float32[np.ndarray, "points 4"]:
         """Return a sweep's points in the ego frame of the frame's instant, each moved with the vehicle."""
-        sweep = read_sweep(self._root, file)
+        sweep = read_sweep(self._files.read(file), file)
         points = apply_se3(self.raw.lidar_to_ego, sweep.points[:, :3].astype(np.float64))
         if sweep.time_offset_us is not None:
             points = self._compensated(points, sweep, frame, file)
@@ -121,7 +108,7 @@ class RigManifestRecording:
     # --- tables ------------------------------------------------------------------------------------------------------
 
     def _read_trajectory(self) -> Trajectory:
-        instants, poses = read_poses(self._root, self._scene.poses)
+        instants, poses = read_poses(self._files.read(self._scene.poses), self._scene.poses)
         try:
             return Trajectory(instants, poses, max_gap_s=self._config.max_pose_gap_s)
         except ValueError as error:
@@ -131,13 +118,13 @@ class RigManifestRecording:
         scene, cameras = self._scene, self._cameras
         frames = self._frames()
         instants = frames["timestamp_us"]
-        images = read_columns(self._root, scene.images, IMAGES)
+        images = read_columns(self._files.read(scene.images), scene.images, IMAGES)
         rows = self._image_rows(images, len(instants))
         exposures = images["timestamp_us"][rows]
         ego_to_world = self._poses_at(instants, f"{scene.frames}: timestamp_us")
         camera_poses = self._poses_at(exposures, f"{scene.images}: timestamp_us")
         global_to_world = invert_se3(ego_to_world[0])
-        lidar = self._rig.lidar
+        lidar, sweeps = self._rig.lidar, self._lidar_files(frames)
         return RawScene(
             name=scene.name,
             camera_names=tuple(c.name for c in cameras),
@@ -152,7 +139,7 @@ class RigManifestRecording:
             camera_timestamp_us=exposures,
             camera_ego_to_world=global_to_world @ camera_poses,
             image_files=tuple(tuple(str(f) for f in row) for row in images["file"][rows]),
-            lidar_files=self._lidar_files(frames),
+            lidar_files=sweeps,
             boxes=self._boxes(global_to_world, len(instants)),
             attributes={
                 "source_format": "rig_manifest",
@@ -168,13 +155,14 @@ class RigManifestRecording:
                     if c.model == "pinhole"
                 },
                 "lasers": [] if lidar is None else [lidar.name],
+                "frames_without_lidar": [] if lidar is None else [i for i, file in enumerate(sweeps) if not file],
             },
             row_digests={f"{RIG_MANIFEST_FILE}#{scene.name}": digest_of([self._rig, scene])},
             pose_source=POSE_SOURCE,
         )
 
     def _frames(self) -> Columns:
-        frames = read_columns(self._root, self._scene.frames, FRAMES)
+        frames = read_columns(self._files.read(self._scene.frames), self._scene.frames, FRAMES)
         seen = frames["frame"]
         wrong = np.flatnonzero(seen != np.arange(len(seen)))
         if len(wrong) or not len(seen):
@@ -230,8 +218,10 @@ class RigManifestRecording:
     def _is_valid(self, camera: RigCamera) -> Bool[np.ndarray, "_ _"] | None:
         if camera.valid_mask is None:
             return None
-        content = read_bytes(resolve_inside(self._root, camera.valid_mask), camera.valid_mask)
-        mask = _decode_mask(content, camera.valid_mask, (camera.height, camera.width))
+        if camera.width * camera.height > self._config.max_image_pixels:
+            message = f"claims {camera.width} x {camera.height} pixels, want at most {self._config.max_image_pixels}"
+            raise SourceDataError(ErrorKind.IMAGE_INVALID, camera.valid_mask, message)
+        mask = _decode_mask(self._files.read(camera.valid_mask), camera.valid_mask, (camera.height, camera.width))
         plan = self._plans[camera.name]
         if plan is None:
             return mask
@@ -243,7 +233,7 @@ class RigManifestRecording:
         file = self._scene.boxes
         if file is None:
             return SceneBoxes.none()
-        columns = read_columns(self._root, file, BOXES)
+        columns = read_columns(self._files.read(file), file, BOXES)
         sizes = np.stack([columns[name] for name in ("length", "width", "height")], axis=-1)
         if len(wrong := np.flatnonzero((columns["frame"] < 0) | ~(sizes > 0).all(axis=-1))):
             row = int(wrong[0])
@@ -310,7 +300,3 @@ def _decode_mask(content: bytes, key: str, size: tuple[int, int]) -> Bool[np.nda
             return np.asarray(image) > 0
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise SourceDataError(ErrorKind.IMAGE_INVALID, key, f"is no PNG that decodes: {error}") from error
-
-
-def _num_workers() -> int:
-    return min(_MAX_WORKERS, os.cpu_count() or 1)

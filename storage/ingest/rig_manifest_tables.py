@@ -11,7 +11,6 @@ from jaxtyping import Float, Float32, Int64
 
 from storage.errors import ErrorKind, SourceDataError
 from storage.geometry.transforms import from_rotation_translation, quat_wxyz_to_rotation, rotation_to_quat_wxyz
-from storage.ingest.raw_files import resolve_inside
 
 _POSE = [pa.field(name, pa.float64(), nullable=False) for name in ("x", "y", "z", "qw", "qx", "qy", "qz")]
 _TIME = pa.field("timestamp_us", pa.int64(), nullable=False)
@@ -38,19 +37,24 @@ Columns = Mapping[str, np.ndarray]
 Values = Sequence[object] | np.ndarray
 
 
-def read_columns(root: Path, file: str, schema: pa.Schema) -> Columns:
+def read_columns(content: bytes, file: str, schema: pa.Schema) -> Columns:
     """Return the declared columns of a table; columns of text are object arrays, optional ones may be left out.
 
+    Args:
+        content: The whole file.
+        file: Its name, for errors.
+        schema: What it should hold.
+
     Raises:
-        SourceDataError: If the file is unsafe, missing or no Parquet, or a column is missing, of another type, or holds
-            a null or a number that is not finite.
+        SourceDataError: If it is no Parquet, or a column is missing, of another type, or holds a null or a number that
+            is not finite.
     """
-    path = resolve_inside(root, file)
     try:
-        seen = pq.read_schema(path)
+        parquet = pq.ParquetFile(pa.BufferReader(content))
+        seen = parquet.schema_arrow
         wanted = [field for field in schema if field.name in seen.names]
         _check_fields(seen, schema, file)
-        table = pq.read_table(path, columns=[field.name for field in wanted])
+        table = parquet.read(columns=[field.name for field in wanted], use_threads=False)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SourceDataError(ErrorKind.FILE_CORRUPT, file, f"cannot be read: {reason}") from error
@@ -62,13 +66,13 @@ def read_columns(root: Path, file: str, schema: pa.Schema) -> Columns:
     return columns
 
 
-def read_poses(root: Path, file: str) -> tuple[Int64[np.ndarray, " poses"], Float[np.ndarray, "poses 4 4"]]:
+def read_poses(content: bytes, file: str) -> tuple[Int64[np.ndarray, " poses"], Float[np.ndarray, "poses 4 4"]]:
     """Return instants and ego-to-world transforms of a trajectory.
 
     Raises:
         SourceDataError: As ``read_columns``, or if a quaternion is no rotation.
     """
-    columns = read_columns(root, file, POSES)
+    columns = read_columns(content, file, POSES)
     return columns["timestamp_us"], transforms_of(columns, file, ErrorKind.POSE_INVALID)
 
 
@@ -127,13 +131,13 @@ class RawSweep:
     time_offset_us: Int64[np.ndarray, " points"] | None
 
 
-def read_sweep(root: Path, file: str) -> RawSweep:
+def read_sweep(content: bytes, file: str) -> RawSweep:
     """Return a sweep.
 
     Raises:
         SourceDataError: As ``read_columns``, or if it holds no point.
     """
-    columns = read_columns(root, file, SWEEP)
+    columns = read_columns(content, file, SWEEP)
     points = np.stack([columns[name] for name in ("x", "y", "z", "intensity")], axis=-1)
     if not len(points):
         raise SourceDataError(ErrorKind.LIDAR_INVALID, file, "holds no point")

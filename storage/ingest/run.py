@@ -32,6 +32,7 @@ _CODE = (
     "storage.ingest.read_ahead",
     "storage.ingest.recording",
     "storage.ingest.run",
+    "storage.ingest.source_files",
     "storage.scenes",
     "storage.geometry.transforms",
 )
@@ -40,6 +41,8 @@ _WAYMO_CODE = (
     "storage.ingest.undistorted_jpeg",
     "storage.ingest.waymo",
     "storage.ingest.waymo_frames",
+    "storage.ingest.waymo_labels",
+    "storage.ingest.waymo_panoptic",
     "storage.ingest.waymo_projection",
     "storage.ingest.waymo_scene",
 )
@@ -119,12 +122,14 @@ def _ingest(home: Home, scene_key: SceneKey, config: IngestConfig, on_progress: 
     raw = recording.raw
     check_raw_scene(raw, config)
     on_progress("hash", 0.0, {"frames": len(raw.timestamp_us)})
+    sources = {**recording.sources(), **raw.row_digests}
+    on_progress("hash", 1.0, {"sources": len(sources)})
     provenance = Provenance(
         kind="scene",
         partition=str(scene_key),
         config_digest=config_digest(config),
         code_digest=code_digest(*_CODE, *_FORMAT_CODE[source.format]),
-        sources={**recording.sources(), **raw.row_digests},
+        sources=sources,
         calibration_digest=raw.calibration_digest,
         pose_source=raw.pose_source,
         licence=source.licence,

@@ -159,7 +159,7 @@ def _scene_names(source: SourceConfig, on_rejected: Callable[[SourceDataError], 
     if source.format == "waymo_v2":
         from storage.ingest.waymo_v2 import list_segments_v2
 
-        return list_segments_v2(source.root)
+        return list_segments_v2(source.root, on_rejected=on_rejected)
     from storage.ingest.waymo_v1 import list_segments
 
     return [name for name, _ in list_segments(source.root, on_rejected=on_rejected)]

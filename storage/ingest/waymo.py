@@ -10,12 +10,22 @@ from storage.geometry.distortion import UndistortionMap
 from storage.geometry.transforms import invert_se3, rotation_to_quat_wxyz
 from storage.ingest.raw_files import check_jpeg
 from storage.ingest.raw_scene import IngestConfig, RawScene
-from storage.ingest.recording import FramePayload
+from storage.ingest.recording import FramePayload, Sweep
 from storage.ingest.source import SourceConfig
 from storage.ingest.undistorted_jpeg import plan_camera, undistort_jpeg, undistortion_record
 from storage.ingest.waymo_frames import sweep_points
+from storage.ingest.waymo_labels import LIDAR_CLASSES, sweep_labels
+from storage.ingest.waymo_panoptic import CAMERA_CLASSES, stored_panoptic
 from storage.ingest.waymo_projection import projection_ious
-from storage.ingest.waymo_scene import CAMERA_ORDER, MAIN_LASER, FrameHeader, SegmentInfo, WaymoCamera, WaymoSegment
+from storage.ingest.waymo_scene import (
+    CAMERA_ORDER,
+    MAIN_LASER,
+    FrameHeader,
+    LaserSweep,
+    SegmentInfo,
+    WaymoCamera,
+    WaymoSegment,
+)
 from storage.ingest.waymo_v1 import WaymoV1Segment, find_segment
 from storage.ingest.waymo_v2 import WaymoV2Segment
 from storage.keys import check_name
@@ -77,19 +87,39 @@ class WaymoRecording:
         for index, header in enumerate(info.headers):
             content = self._segment.content(index)
             jpegs = [self._jpeg(content.jpegs[name], header, name, undistortion) for name, undistortion in maps.items()]
-            points = []
-            for sweep in content.sweeps:
-                key = f"{header.key}/{sweep.name}"
-                if sweep.name not in info.lasers:
-                    raise SourceDataError(ErrorKind.CALIBRATION_INVALID, key, "has no calibration")
-                if sweep.name == MAIN_LASER and sweep.pixel_pose is None:
-                    message = "has no pixel poses: without them a turning laser's points smear as the vehicle moves"
-                    raise SourceDataError(ErrorKind.LIDAR_INVALID, key, message)
-                points.append(sweep_points(sweep, info.lasers[sweep.name], header.ego_to_global, key))
-            merged = np.concatenate(points) if points else np.zeros((0, 4), np.float32)
-            if header.lasers and not len(merged):
-                raise SourceDataError(ErrorKind.LIDAR_INVALID, header.key, "its range images hold no return")
-            yield FramePayload(jpegs=tuple(jpegs), points=merged)
+            panoptics = [self._panoptic(content.panoptics.get(name), header, name, map_) for name, map_ in maps.items()]
+            points, labels = self._points(content.sweeps, header)
+            yield FramePayload(
+                jpegs=tuple(jpegs), points=points, labels=labels, panoptics=tuple(panoptics) if any(panoptics) else None
+            )
+        self._segment.check_unchanged()
+
+    def _panoptic(
+        self, png: bytes | None, header: FrameHeader, name: str, undistortion: UndistortionMap | None
+    ) -> bytes:
+        divisor = header.exposures[name].panoptic_divisor
+        if png is None or divisor is None:
+            return b""
+        return stored_panoptic(
+            png, divisor, size=self._cameras[name].size, undistortion=undistortion, key=f"{header.key}/{name}"
+        )
+
+    def _points(self, sweeps: tuple[LaserSweep, ...], header: FrameHeader) -> Sweep:
+        points, labels = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.uint8)]
+        for sweep in sweeps:
+            key = f"{header.key}/{sweep.name}"
+            mount = self._segment.info.lasers.get(sweep.name)
+            if mount is None:
+                raise SourceDataError(ErrorKind.CALIBRATION_INVALID, key, "has no calibration")
+            if sweep.name == MAIN_LASER and sweep.pixel_pose is None:
+                message = "has no pixel poses: without them a turning laser's points smear as the vehicle moves"
+                raise SourceDataError(ErrorKind.LIDAR_INVALID, key, message)
+            points.append(sweep_points(sweep, mount, header.ego_to_global, key))
+            labels.append(sweep_labels(sweep, key))
+        merged = np.concatenate(points)
+        if header.lasers and not len(merged):
+            raise SourceDataError(ErrorKind.LIDAR_INVALID, header.key, "its range images hold no return")
+        return merged, np.concatenate(labels) if header.has_lidar_labels else None
 
     def _jpeg(self, data: bytes, header: FrameHeader, name: str, undistortion: UndistortionMap | None) -> bytes:
         key, camera = f"{header.key}/{name}", self._cameras[name]
@@ -108,6 +138,8 @@ class WaymoRecording:
         ious = projection_ious(info)
         global_to_world = invert_se3(first)
         exposures = [[header.exposures[name] for name in names] for header in headers]
+        divisor = _panoptic_divisor(headers, names)
+        labelled = [index for index, header in enumerate(headers) if header.has_lidar_labels]
         intrinsics = [
             camera.intrinsics if plan is None else plan.intrinsics
             for camera, plan in zip(self._cameras.values(), self._undistortions.values(), strict=True)
@@ -142,7 +174,11 @@ class WaymoRecording:
                 "lasers": sorted({name for header in headers for name in header.lasers}),
                 "frames_without_lidar": without_lidar,
                 "projected_label_iou": float(np.median(ious)) if len(ious) else None,
-                "panoptic_images": sum(e.has_panoptic for row in exposures for e in row),
+                "lidarseg_frames": labelled,
+                "lidarseg_categories": {str(n): name for n, name in enumerate(LIDAR_CLASSES)} if labelled else {},
+                "panoptic_images": sum(e.panoptic_divisor is not None for row in exposures for e in row),
+                "panoptic_divisor": divisor,
+                "panoptic_categories": {} if divisor is None else {str(n): c for n, c in enumerate(CAMERA_CLASSES)},
             },
             row_digests={},
             pose_source=POSE_SOURCE,
@@ -172,6 +208,19 @@ def _frames_without_lidar(info: SegmentInfo, config: IngestConfig) -> list[int]:
         message = f"has no LiDAR (nor do {len(missing) - 1} more frames); allow_missing_lidar accepts that"
         raise SourceDataError(ErrorKind.LIDAR_INVALID, info.headers[missing[0]].key, message)
     return missing
+
+
+def _panoptic_divisor(headers: tuple[FrameHeader, ...], names: tuple[str, ...]) -> int | None:
+    """Return what classes are multiplied by in all panoptic labels, or None where there are none."""
+    seen: int | None = None
+    for header in headers:
+        for name in names:
+            divisor = header.exposures[name].panoptic_divisor
+            if None not in (divisor, seen) and divisor != seen:
+                message = f"panoptic_label_divisor is {divisor}, was {seen}: want one for each segment"
+                raise SourceDataError(ErrorKind.TABLE_INVALID, f"{header.key}/{name}", message)
+            seen = seen if divisor is None else divisor
+    return seen
 
 
 def _microseconds(seconds: float, key: str) -> int:

@@ -77,6 +77,7 @@ _SHAPE = ColumnKind(
     optional=True,
 )
 _FLOATS = _values(pa.float32(), pa.types.is_floating)
+_LABELS = _values(pa.int32(), pa.types.is_integer)
 _INTS = _values(pa.int32(), lambda seen: pa.types.is_integer(seen) or pa.types.is_floating(seen))
 
 
@@ -144,6 +145,10 @@ COMPONENTS: Mapping[str, Component] = {
             ),
         },
     ),
+    "camera_segmentation": Component(
+        prefix="CameraSegmentationLabelComponent",
+        columns={**_FRAME, **_CAMERA, "panoptic_label_divisor": _SIZE, "panoptic_label": _BYTES},
+    ),
     "lidar_calibration": Component(
         prefix="LiDARCalibrationComponent",
         columns={
@@ -161,6 +166,10 @@ COMPONENTS: Mapping[str, Component] = {
     "lidar_camera_projection": Component(
         prefix="LiDARCameraProjectionComponent",
         columns={**_FRAME, **_LASER, **_range_image(1, _INTS), **_range_image(2, _INTS)},
+    ),
+    "lidar_segmentation": Component(
+        prefix="LiDARSegmentationLabelComponent",
+        columns={**_FRAME, **_LASER, **_range_image(1, _LABELS), **_range_image(2, _LABELS)},
     ),
     "lidar_pose": Component(prefix="LiDARPoseComponent", columns={**_FRAME, **_LASER, **_range_image(1, _FLOATS)}),
     "lidar_box": Component(

@@ -85,7 +85,7 @@ class Exposure:
         shutter: How long each line was exposed, seconds.
         velocity: Of the vehicle in global: metres and radians a second, (v, w).
         digest: SHA-256 of the encoded image as recorded.
-        has_panoptic: Whether the image carries a panoptic label.
+        panoptic_divisor: What classes are multiplied by in the image's panoptic labels, or None where it has none.
     """
 
     ego_to_global: Float[np.ndarray, "4 4"]
@@ -95,7 +95,7 @@ class Exposure:
     shutter: float
     velocity: Float[np.ndarray, " 6"]
     digest: str
-    has_panoptic: bool = False
+    panoptic_divisor: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +122,7 @@ class FrameHeader:
         projected: By camera and object: the file's own image rectangle, left, top, right, bottom in pixels.
         lasers: Names of the lasers that hold a range image.
         key: File and frame, for errors.
+        has_lidar_labels: Whether points of this frame carry classes; Waymo labels only some frames.
     """
 
     timestamp_us: int
@@ -131,6 +132,7 @@ class FrameHeader:
     projected: Mapping[str, Mapping[str, Float[np.ndarray, " 4"]]]
     lasers: tuple[str, ...]
     key: str
+    has_lidar_labels: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +142,7 @@ class LaserReturn:
     Attributes:
         values: Range (metres, <= 0 where nothing came back), intensity, elongation, whether in a no-label zone.
         projection: First and second camera number and pixel (column, row) of each point, where stored.
-        labels: Instance and semantic class of each point, where stored.
+        labels: Instance and semantic class of each point (0 where nothing came back), where stored.
     """
 
     values: Float32[np.ndarray, "beams columns 4"]
@@ -165,10 +167,17 @@ class LaserSweep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameContent:
-    """What is large in a frame: encoded images by camera, and the sweeps of its lasers."""
+    """What is large in a frame.
+
+    Attributes:
+        jpegs: Encoded images, by camera.
+        sweeps: Of its lasers.
+        panoptics: Labels of those images that have any, 16-bit PNG, by camera.
+    """
 
     jpegs: Mapping[str, bytes]
     sweeps: tuple[LaserSweep, ...]
+    panoptics: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,6 +212,10 @@ class WaymoSegment(Protocol):
 
     def content(self, index: int) -> FrameContent:
         """Return images and range images of one frame."""
+        ...
+
+    def check_unchanged(self) -> None:
+        """Raise ``SourceDataError`` if any ``content`` may be of other files than ``info.sources`` names."""
         ...
 
 
@@ -297,3 +310,14 @@ def laser_return_of(
         projection=None if projection is None else projection.astype(np.int32),
         labels=None if labels is None else labels.astype(np.int32),
     )
+
+
+def panoptic_divisor_of(divisor: int, key: str) -> int:
+    """Return what classes are multiplied by in panoptic labels of 16 bits.
+
+    Raises:
+        SourceDataError: If it is impossible.
+    """
+    if not 0 < divisor < 1 << 16:
+        raise SourceDataError(ErrorKind.TABLE_INVALID, key, f"panoptic_label_divisor is {divisor}, want 1 to 65535")
+    return int(divisor)

@@ -31,6 +31,7 @@ from storage.ingest.waymo_scene import (
     box_of,
     camera_of,
     laser_return_of,
+    panoptic_divisor_of,
     transform_of,
 )
 from storage.keys import check_name
@@ -90,19 +91,24 @@ def _unused_name(name: str, file: str, found: dict[str, str]) -> str:
 
 
 def find_segment(root: Path, name: str) -> str:
-    """Return the file that holds a segment; files that carry its name in theirs are looked into first.
+    """Return the file that holds a segment; only if none that carries its name does, the others are looked into.
 
     Raises:
-        SourceDataError: If no file does.
+        SourceDataError: If no file does, or two that carry its name do.
     """
     files = segment_files(root)
-    for file in sorted(files, key=lambda file: name not in file):
+    # A fault of a file that carries its name is the segment's business.
+    found = [file for file in files if name in file and segment_name(root, file) == name]
+    if len(found) > 1:
+        raise SourceDataError(ErrorKind.SCENE_DUPLICATE, found[1], f"holds segment {name}, as {found[0]} does")
+    if found:
+        return found[0]
+    for file in (file for file in files if name not in file):
         try:
             if segment_name(root, file) == name:
                 return file
         except SourceDataError:
-            if name in file:
-                raise  # a broken neighbour is not this segment's business, its own file is
+            continue  # a broken neighbour is not
     raise SourceDataError(ErrorKind.SCENE_UNKNOWN, name, f"is in none of the {len(files)} TFRecord files below {root}")
 
 
@@ -123,26 +129,29 @@ class WaymoV1Segment:
         self.file = file
         self._path = resolve_inside(root, file)
         self._offsets: list[int] = []
+        self._digests: list[str] = []
         self.info = self._scan(max_frames)
 
     def content(self, index: int) -> FrameContent:
         """Return images and range images of one frame; as ``WaymoSegment.content``."""
         key = self.info.headers[index].key
-        frame = parse_frame(read_record_at(self._path, self._offsets[index], key), key)
+        payload = read_record_at(self._path, self._offsets[index], key)
+        if bytes_digest(payload) != self._digests[index]:
+            message = "is another record than a moment ago: it changed while it was read"
+            raise SourceDataError(ErrorKind.DIGEST_MISMATCH, key, message)
+        frame = parse_frame(payload, key)
         return FrameContent(
             jpegs={CAMERAS[image.name]: image.image for image in frame.images},
             sweeps=tuple(_sweep(laser, f"{key}/{LASERS[laser.name]}") for laser in frame.lasers if _has_range(laser)),
+            panoptics={
+                CAMERAS[image.name]: image.camera_segmentation_label.panoptic_label
+                for image in frame.images
+                if image.camera_segmentation_label.panoptic_label
+            },
         )
 
-    def panoptic_png(self, index: int) -> dict[str, bytes]:
-        """Return the panoptic labels of one frame as stored, 16-bit PNG, by camera; empty where it has none."""
-        key = self.info.headers[index].key
-        frame = parse_frame(read_record_at(self._path, self._offsets[index], key), key)
-        return {
-            CAMERAS[image.name]: image.camera_segmentation_label.panoptic_label
-            for image in frame.images
-            if image.camera_segmentation_label.panoptic_label
-        }
+    def check_unchanged(self) -> None:
+        """Do nothing: ``content`` has held each record against its digest."""
 
     def _scan(self, max_frames: int | None) -> SegmentInfo:
         headers: list[FrameHeader] = []
@@ -166,6 +175,7 @@ class WaymoV1Segment:
                 raise SourceDataError(ErrorKind.TIME_INVALID, key, message)
             headers.append(_header(frame, key))
             self._offsets.append(record.offset)
+            self._digests.append(bytes_digest(record.payload))
             if len(headers) == max_frames:
                 break
         sources = {self.file: file_digest(self._path)}
@@ -202,6 +212,12 @@ def _header(frame: Any, key: str) -> FrameHeader:  # noqa: ANN401 - generated cl
         },
         lasers=tuple(LASERS[laser.name] for laser in frame.lasers if _has_range(laser)),
         key=key,
+        has_lidar_labels=any(
+            one.segmentation_label_compressed
+            for laser in frame.lasers
+            for one in (laser.ri_return1, laser.ri_return2)
+            if _has_range(laser)
+        ),
     )
 
 
@@ -221,7 +237,11 @@ def _exposures(frame: Any, key: str) -> dict[str, Exposure]:  # noqa: ANN401
             shutter=image.shutter,
             velocity=np.array([v.v_x, v.v_y, v.v_z, v.w_x, v.w_y, v.w_z], np.float64),
             digest=bytes_digest(image.image),
-            has_panoptic=bool(image.camera_segmentation_label.panoptic_label),
+            panoptic_divisor=panoptic_divisor_of(
+                image.camera_segmentation_label.panoptic_label_divisor, f"{key}/{name}"
+            )
+            if image.camera_segmentation_label.panoptic_label
+            else None,
         )
     return found
 

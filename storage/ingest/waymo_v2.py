@@ -5,7 +5,7 @@ the files are written in time order, as Waymo's are; another order costs memory,
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,25 +28,40 @@ from storage.ingest.waymo_scene import (
     box_of,
     camera_of,
     laser_return_of,
+    panoptic_divisor_of,
     transform_of,
 )
 from storage.keys import check_name
 from storage.provenance import bytes_digest, file_digest
 
 _REQUIRED = ("vehicle_pose", "camera_calibration", "camera_image", "lidar_calibration")
+_OF_LASERS = ("lidar_pose", "lidar_camera_projection", "lidar_segmentation")
 _INTRINSIC = ("f_u", "f_v", "c_u", "c_v", "k1", "k2", "p1", "p2", "k3")
 
 
-def list_segments_v2(root: Path) -> list[str]:
+def list_segments_v2(root: Path, *, on_rejected: Callable[[SourceDataError], None] | None = None) -> list[str]:
     """Return the names of all segments that have vehicle poses, sorted.
 
+    Args:
+        root: Folder of the data set.
+        on_rejected: Called with the error of each name that cannot stand in a key, which is then left out; without it
+            the first such error is raised.
+
     Raises:
-        SourceDataError: If there is none, or a name cannot stand in a key.
+        SourceDataError: If there is no segment, or one was rejected and nobody listens.
     """
-    names = sorted(path.stem for path in (root / "vehicle_pose").glob("*.parquet"))
-    if not names:
+    files = sorted((root / "vehicle_pose").glob("*.parquet"))
+    if not files:
         raise SourceDataError(ErrorKind.FILE_MISSING, str(root), "holds no vehicle_pose/*.parquet")
-    return [check_name(name) for name in names]
+    names = []
+    for file in files:
+        try:
+            names.append(check_name(file.stem))
+        except SourceDataError as error:
+            if on_rejected is None:
+                raise
+            on_rejected(error)
+    return names
 
 
 def read_vehicle_poses(root: Path, segment: str) -> tuple[list[int], Float[np.ndarray, "frames 4 4"]]:
@@ -93,7 +108,7 @@ class WaymoV2Segment:
         self.info = self._read_info(poses)
         self._streams = {
             name: _FrameStream(self._files[name])
-            for name in ("camera_image", "lidar", "lidar_pose", "lidar_camera_projection")
+            for name in ("camera_image", "camera_segmentation", "lidar", *_OF_LASERS)
             if name in self._files
         }
 
@@ -101,26 +116,36 @@ class WaymoV2Segment:
         """Return images and range images of one frame; as ``WaymoSegment.content``. Cheapest in order."""
         time, key = self._times[index], self.info.headers[index].key
         rows = {name: stream.rows_at(time) for name, stream in self._streams.items()}
-        by_laser = {
-            name: {LASERS.get(row["key.laser_name"]): row for row in rows.get(name, [])}
-            for name in ("lidar_pose", "lidar_camera_projection")
-        }
+        by_laser = {name: {LASERS.get(row["key.laser_name"]): row for row in rows.get(name, [])} for name in _OF_LASERS}
         sweeps = []
         for row in rows.get("lidar", []):
             name = LASERS.get(row["key.laser_name"], str(row["key.laser_name"]))
-            pose, projection = (by_laser[n].get(name) for n in ("lidar_pose", "lidar_camera_projection"))
-            sweep = _sweep(name, row, pose, projection, f"{key}/{name}")
+            sweep = _sweep(name, row, {n: by_laser[n].get(name) for n in _OF_LASERS}, f"{key}/{name}")
             if sweep.returns:
                 sweeps.append(sweep)
         return FrameContent(
             jpegs={CAMERAS[row["key.camera_name"]]: row["image"] for row in rows["camera_image"]},
             sweeps=tuple(sweeps),
+            panoptics={
+                CAMERAS[row["key.camera_name"]]: row["panoptic_label"] for row in rows.get("camera_segmentation", ())
+            },
         )
+
+    def check_unchanged(self) -> None:
+        """Hash the components again, which were streamed after they were hashed.
+
+        Raises:
+            SourceDataError: If one is another file now.
+        """
+        for file in self._files.values():
+            if (seen := file_digest(file.path)) != (wanted := self.info.sources[file.key]):
+                message = f"SHA-256 is {seen}, was {wanted} a moment ago: it changed while it was read"
+                raise SourceDataError(ErrorKind.DIGEST_MISMATCH, file.key, message)
 
     def _read_info(self, poses: Float[np.ndarray, "frames 4 4"]) -> SegmentInfo:
         exposures = self._exposures()
         boxes = self._boxes()
-        lasers = self._lasers_of_frames()
+        lasers, labelled = self._lasers_of_frames("lidar"), self._lasers_of_frames("lidar_segmentation")
         headers = tuple(
             FrameHeader(
                 timestamp_us=time,
@@ -130,6 +155,7 @@ class WaymoV2Segment:
                 projected={},
                 lasers=tuple(lasers.get(time, ())),
                 key=f"{self._segment}#{time}",
+                has_lidar_labels=time in labelled,
             )
             for time, pose in zip(self._times, poses, strict=True)
         )
@@ -182,7 +208,7 @@ class WaymoV2Segment:
         return mounts
 
     def _exposures(self) -> dict[int, dict[str, Exposure]]:
-        file = self._files["camera_image"]
+        file, divisors = self._files["camera_image"], self._panoptic_divisors()
         found: dict[int, dict[str, Exposure]] = defaultdict(dict)
         for row in self._rows_of_frames(file):
             time, number = row["key.frame_timestamp_micros"], row["key.camera_name"]
@@ -190,7 +216,24 @@ class WaymoV2Segment:
             if name is None or name in found[time]:
                 message = f"holds an image of camera {number}, want each of {CAMERAS} at most once"
                 raise SourceDataError(ErrorKind.TABLE_INVALID, key, message)
-            found[time][name] = _exposure(row, f"{key}/{name}")
+            found[time][name] = _exposure(row, divisors.pop((time, number), None), f"{key}/{name}")
+        for time, number in divisors:
+            key = f"{self._files['camera_segmentation'].key}#{time}"
+            raise SourceDataError(ErrorKind.TABLE_INVALID, key, f"labels camera {number}, which took no image then")
+        return found
+
+    def _panoptic_divisors(self) -> dict[tuple[int, int], int]:
+        """Return what classes are multiplied by in the labels of each image that has any, by time and camera."""
+        found: dict[tuple[int, int], int] = {}
+        if "camera_segmentation" in self._files:
+            file, divisor = self._files["camera_segmentation"], "panoptic_label_divisor"
+            for row in self._rows_of_frames(file, [divisor]):
+                time, number = row["key.frame_timestamp_micros"], row["key.camera_name"]
+                if (time, number) in found:
+                    raise SourceDataError(
+                        ErrorKind.TABLE_INVALID, f"{file.key}#{time}", f"labels camera {number} twice"
+                    )
+                found[time, number] = panoptic_divisor_of(row[divisor], f"{file.key}#{time}")
         return found
 
     def _boxes(self) -> dict[int, list[WaymoBox]]:
@@ -212,11 +255,12 @@ class WaymoV2Segment:
             )
         return found
 
-    def _lasers_of_frames(self) -> dict[int, list[str]]:
+    def _lasers_of_frames(self, component: str) -> dict[int, list[str]]:
+        """Return the lasers that hold a first return in a component of range images, by frame."""
         found: dict[int, list[str]] = defaultdict(list)
-        if "lidar" in self._files:
+        if component in self._files:
             shape = "range_image_return1.shape"
-            for row in self._rows_of_frames(self._files["lidar"], [shape]):
+            for row in self._rows_of_frames(self._files[component], [shape]):
                 if row.get(shape) is not None:
                     number = row["key.laser_name"]
                     found[row["key.frame_timestamp_micros"]].append(LASERS.get(number, str(number)))
@@ -263,7 +307,7 @@ class _FrameStream:
         return self._waiting.pop(time)
 
 
-def _exposure(row: Row, key: str) -> Exposure:
+def _exposure(row: Row, panoptic_divisor: int | None, key: str) -> Exposure:
     velocity = [row[f"velocity.{kind}_velocity.{axis}"] for kind in ("linear", "angular") for axis in "xyz"]
     return Exposure(
         ego_to_global=transform_of(row["pose.transform"], ErrorKind.POSE_INVALID, f"{key}.pose"),
@@ -273,17 +317,21 @@ def _exposure(row: Row, key: str) -> Exposure:
         shutter=row["rolling_shutter_params.shutter"],
         velocity=np.array(velocity, np.float64),
         digest=bytes_digest(row["image"]),
+        panoptic_divisor=panoptic_divisor,
     )
 
 
-def _sweep(name: str, row: Row, pose: Row | None, projection: Row | None, key: str) -> LaserSweep:
+def _sweep(name: str, row: Row, beside: Mapping[str, Row | None], key: str) -> LaserSweep:
+    """Return a laser's sweep; ``beside`` are its rows in the components that go with its ranges."""
+    pose, projection, segmentation = (beside[component] for component in _OF_LASERS)
     returns = []
     for number in (1, 2):
         values = _image(row, number, 4, key)
         if values is None:
             continue
         pixels = None if projection is None else _image(projection, number, 6, key)
-        returns.append(laser_return_of(values=values, projection=pixels, labels=None, key=f"{key}, return {number}"))
+        labels = None if segmentation is None else _image(segmentation, number, 2, f"{key}: segmentation")
+        returns.append(laser_return_of(values=values, projection=pixels, labels=labels, key=f"{key}, return {number}"))
     pixel_pose = None if pose is None else _image(pose, 1, 6, key)
     return LaserSweep(
         name=name,

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Int, Int32, UInt8
+from jaxtyping import Float, Int, Int32
 from PIL import Image
 
-from storage.geometry.distortion import undistort
 from storage.geometry.transforms import apply_se3, invert_se3
 from storage.ingest.waymo_frames import beam_directions
+from storage.ingest.waymo_panoptic import encode_panoptic
 from storage.ingest.waymo_projection import project_box, project_points
 from storage.ingest.waymo_scene import (
     CAMERAS,
@@ -27,7 +27,9 @@ from storage.procedural.annotate import annotate
 from storage.procedural.materials import texture_atlas
 from storage.procedural.posed_camera import PosedCamera
 from storage.procedural.sensors import LidarSweep
-from storage.procedural.shading import shade, to_display
+from storage.procedural.waymo_classes import waymo_lidar_table
+from storage.procedural.waymo_lens import render_through_lens
+from storage.procedural.waymo_panoptic import DIVISOR, panoptic_through_lens
 from storage.procedural.waymo_rig import WaymoRigConfig, exposure_delay_us
 from storage.procedural.world import World
 from storage.provenance import bytes_digest
@@ -39,7 +41,6 @@ _NEAR_MAX_RANGE_M = 20.0
 _MIN_RANGE_M = 0.5
 _DIVERGENCE_RAD = 1.5e-3  # the lower rim of a beam; where it meets something else, there is a second return
 _MIN_SPLIT_M = 0.5
-_RAYS_PER_STEP = 16384
 _TYPES = {
     "TYPE_VEHICLE": ("car", "truck", "bus", "trailer", "construction_vehicle", "motorcycle"),
     "TYPE_PEDESTRIAN": ("pedestrian",),
@@ -92,14 +93,18 @@ class WaymoCapture:
         self.cameras = config.cameras()
         self.lasers = config.lasers()
 
-    def capture(self, time_us: int, key: str) -> CapturedFrame:
-        """Return the frame whose instant is ``time_us`` in the world's time."""
+    def capture(self, time_us: int, key: str, *, has_labels: bool = False) -> CapturedFrame:
+        """Return the frame whose instant is ``time_us`` in the world's time, its points and images labelled or not."""
         world = self.world
         jpegs = {name: self._jpeg(camera, time_us + exposure_delay_us(name)) for name, camera in self.cameras.items()}
-        exposures = {name: self._exposure(name, time_us, jpegs[name]) for name in self.cameras}
+        panoptics = self._panoptics(time_us) if has_labels else {}
+        divisor = DIVISOR if has_labels else None
+        exposures = {
+            name: replace(self._exposure(name, time_us, jpegs[name]), panoptic_divisor=divisor) for name in self.cameras
+        }
         sweeps, points, actors = [], [], []
         for mount in self.lasers.values():
-            sweep, hit_points, hit_actors = self._scan(mount, time_us, exposures)
+            sweep, hit_points, hit_actors = self._scan(mount, time_us, exposures, has_labels=has_labels)
             sweeps.append(sweep)
             points.append(hit_points)
             actors.append(hit_actors)
@@ -111,11 +116,12 @@ class WaymoCapture:
             projected={},
             lasers=tuple(self.lasers),
             key=key,
+            has_lidar_labels=has_labels,
         )
         projected = {name: self._rectangles(header, camera) for name, camera in self.cameras.items()}
         return CapturedFrame(
             header=replace(header, projected=projected),
-            content=FrameContent(jpegs=jpegs, sweeps=tuple(sweeps)),
+            content=FrameContent(jpegs=jpegs, sweeps=tuple(sweeps), panoptics=panoptics),
             points_world=np.concatenate(points),
         )
 
@@ -143,10 +149,16 @@ class WaymoCapture:
         image.save(buffer, "JPEG", quality=self._config.jpeg_quality, subsampling=0)
         return buffer.getvalue()
 
+    def _panoptics(self, time_us: int) -> dict[str, bytes]:
+        return {
+            name: encode_panoptic(panoptic_through_lens(self.world, time_us + exposure_delay_us(name), camera))
+            for name, camera in self.cameras.items()
+        }
+
     # --- lasers ----------------------------------------------------------------------------------------------------
 
     def _scan(
-        self, mount: WaymoLaserMount, time_us: int, exposures: Mapping[str, Exposure]
+        self, mount: WaymoLaserMount, time_us: int, exposures: Mapping[str, Exposure], *, has_labels: bool
     ) -> tuple[LaserSweep, Float[np.ndarray, "points 3"], Int[np.ndarray, " points"]]:
         """Return a sweep, its returns' places in world, and which actors they came from (0: surroundings)."""
         spins = mount.name == "TOP"
@@ -155,20 +167,24 @@ class WaymoCapture:
         ranges = np.full((2, *shape), -1.0)
         intensity = np.full((2, *shape), -1.0)
         actor = np.zeros((2, *shape), np.int64)
+        waymo_class = np.zeros((2, *shape), np.int64)
         place = np.zeros((2, *shape, 3))
         pixel_pose = np.zeros((*shape, 6), np.float32)
         for columns, spin_us in self._spin(shape[1]) if spins else [(np.arange(shape[1]), 0)]:
             ego_to_world = self.world.ego_to_world(time_us + spin_us)
             pixel_pose[:, columns] = _roll_pitch_yaw_xyz(self._to_global @ ego_to_world)
             part = self._cast(mount, directions[:, columns], time_us + spin_us, ego_to_world)
-            ranges[:, :, columns], intensity[:, :, columns], actor[:, :, columns], place[:, :, columns] = part
+            for whole, piece in zip((ranges, intensity, actor, waymo_class, place), part, strict=True):
+                whole[:, :, columns] = piece
         is_return = ranges > 0
         projection = self._camera_projection(place, is_return, exposures)
         rest = np.where(is_return, 0.0, -1.0)
         values = np.stack([ranges, intensity, rest, rest], axis=-1).astype(np.float32)
+        # Waymo labels the spinning laser's points alone.
+        labels = np.stack([actor, waymo_class], axis=-1).astype(np.int32) if has_labels and spins else (None, None)
         sweep = LaserSweep(
             name=mount.name,
-            returns=tuple(LaserReturn(values=values[i], projection=projection[i]) for i in range(2)),
+            returns=tuple(LaserReturn(values=values[i], projection=projection[i], labels=labels[i]) for i in range(2)),
             pixel_pose=pixel_pose if spins else None,
         )
         return sweep, place[is_return], actor[is_return]
@@ -183,8 +199,8 @@ class WaymoCapture:
         directions: Float[np.ndarray, "beams columns 3"],
         time_us: int,
         ego_to_world: Float[np.ndarray, "4 4"],
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return ranges, intensities, actors and places in world of both returns; range -1 where there is none."""
+    ) -> tuple[np.ndarray, ...]:
+        """Return ranges, intensities, actors, classes and places in world of both returns; range -1 where none is."""
         laser_to_world = ego_to_world @ mount.laser_to_ego
         limit = _MAX_RANGE_M.get(mount.name, _NEAR_MAX_RANGE_M)
         rim = directions - [0.0, 0.0, _DIVERGENCE_RAD]
@@ -194,11 +210,11 @@ class WaymoCapture:
         is_split = (ranges > 0).all(axis=0) & (np.abs(ranges[1] - ranges[0]) > _MIN_SPLIT_M)
         ranges[1] = np.where(is_split, ranges[1], -1.0)
         intensity = np.where(ranges > 0, np.stack([f[1].reshape(shape) for f in found]), -1.0)
-        actor = np.where(ranges > 0, np.stack([f[2].reshape(shape) for f in found]), 0)
+        actor, waymo_class = (np.where(ranges > 0, np.stack([f[i].reshape(shape) for f in found]), 0) for i in (2, 3))
         # A range image knows one direction for each pixel: the second return is placed along the beam's middle.
         local = directions * ranges[..., None]
         place = apply_se3(laser_to_world, local.reshape(-1, 3)).reshape(local.shape)
-        return ranges, intensity, actor, place
+        return ranges, intensity, actor, waymo_class, place
 
     def _first_hits(
         self,
@@ -206,7 +222,7 @@ class WaymoCapture:
         laser_to_world: Float[np.ndarray, "4 4"],
         time_us: int,
         limit: float,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         snapshot = self.world.snapshot(time_us)
         rays = local.reshape(-1, 3) @ laser_to_world[:3, :3].T
         rays /= np.linalg.norm(rays, axis=1, keepdims=True)
@@ -219,7 +235,8 @@ class WaymoCapture:
         ranges = np.where(is_hit, hits.distance, -1.0).astype(np.float32).astype(np.float64)
         reflectivity = texture_atlas().reflectivity[snapshot.table.material[face]]
         actor = np.where(is_hit, snapshot.table.instance[face], 0)
-        return ranges, reflectivity.astype(np.float64), actor.astype(np.int64)
+        waymo_class = waymo_lidar_table()[snapshot.table.class_id[face]]
+        return ranges, reflectivity.astype(np.float64), actor.astype(np.int64), waymo_class
 
     def _camera_projection(
         self,
@@ -284,27 +301,6 @@ class WaymoCapture:
     def _rectangles(self, header: FrameHeader, camera: WaymoCamera) -> dict[str, Float[np.ndarray, " 4"]]:
         found = {box.instance: project_box(box, header, camera) for box in header.boxes}
         return {instance: rectangle for instance, rectangle in found.items() if rectangle is not None}
-
-
-def render_through_lens(world: World, time_us: int, camera: WaymoCamera) -> UInt8[np.ndarray, "height width 3"]:
-    """Render a camera as its lens shows the world: one ray a pixel, bent where the lens bends it."""
-    height, width = camera.size
-    focal = np.array([camera.intrinsics[0, 0], camera.intrinsics[1, 1]])
-    rows, columns = np.mgrid[0:height, 0:width] + 0.5
-    pixels = np.stack([columns.reshape(-1), rows.reshape(-1)], axis=1)
-    plane = undistort((pixels - camera.intrinsics[:2, 2]) / focal, camera.lens)
-    camera_to_world = world.ego_to_world(time_us) @ camera.camera_to_ego
-    rays = np.column_stack([plane, np.ones(len(plane))]) @ camera_to_world[:3, :3].T
-    directions = (rays / np.linalg.norm(rays, axis=1, keepdims=True)).astype(np.float32)
-    snapshot, origin = world.snapshot(time_us), camera_to_world[:3, 3]
-    radiance = np.empty((3, len(directions)), np.float32)
-    for start in range(0, len(directions), _RAYS_PER_STEP):
-        part = np.ascontiguousarray(directions[start : start + _RAYS_PER_STEP])
-        hits = snapshot.first_hits(np.broadcast_to(origin.astype(np.float32), part.shape).copy(), part)
-        radiance[:, start : start + len(part)] = shade(
-            snapshot.table, snapshot, world.lighting, origin, part, hits, float(1.0 / focal[0])
-        )
-    return to_display(radiance).reshape(height, width, 3)
 
 
 def _roll_pitch_yaw_xyz(pose: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, " 6"]:

@@ -43,6 +43,8 @@ class WaymoRigConfig:
         near_shape: Beams and columns of each of the other four; 200 by 600 in the original.
         spin_steps: Parts of a revolution, each seen at its own instant.
         jpeg_quality: 1 to 95.
+        labelled_every: One frame of so many carries classes of LiDAR points and pixels, from the first on; Waymo labels
+            1 of 5 or so.
     """
 
     world: ProceduralConfig
@@ -52,6 +54,7 @@ class WaymoRigConfig:
     near_shape: tuple[int, int] = (40, 120)
     spin_steps: int = 8
     jpeg_quality: int = 95
+    labelled_every: int = 5
 
     def __post_init__(self) -> None:
         if not 32 <= self.image_width <= 4096:
@@ -64,6 +67,8 @@ class WaymoRigConfig:
             raise ValueError(f"spin_steps is {self.spin_steps}, want 1 to the number of columns")
         if not 1 <= self.jpeg_quality <= 95:
             raise ValueError(f"jpeg_quality is {self.jpeg_quality}, want 1 to 95")
+        if self.labelled_every < 1:
+            raise ValueError(f"labelled_every is {self.labelled_every}, want at least 1")
 
     def cameras(self) -> dict[str, WaymoCamera]:
         """Return the calibrated cameras by name."""

@@ -42,7 +42,8 @@ def write_components(
     _write_all(root, "lidar_calibration", segment, [_laser_rows(key, lasers)])
     writers = {
         name: _Writer(root, name, segment)
-        for name in ("vehicle_pose", "camera_image", "lidar", "lidar_camera_projection", "lidar_pose", "lidar_box")
+        for name in COMPONENTS
+        if name not in ("camera_calibration", "lidar_calibration")
     }
     try:
         for frame in frames:
@@ -121,6 +122,15 @@ def _frame_rows(key: Row, frame: CapturedFrame) -> dict[str, list[Row]]:
     return {
         "vehicle_pose": [{**key, "world_from_vehicle.transform": header.ego_to_global.reshape(-1).tolist()}],
         "camera_image": [_image_row(key, frame, name) for name in header.exposures],
+        "camera_segmentation": [
+            {
+                **key,
+                "key.camera_name": _CAMERA_NUMBER[name],
+                "panoptic_label_divisor": header.exposures[name].panoptic_divisor,
+                "panoptic_label": png,
+            }
+            for name, png in frame.content.panoptics.items()
+        ],
         "lidar": [
             {**key, "key.laser_name": _LASER_NUMBER[s.name], **_range_columns([r.values for r in s.returns])}
             for s in sweeps
@@ -133,6 +143,11 @@ def _frame_rows(key: Row, frame: CapturedFrame) -> dict[str, list[Row]]:
             {**key, "key.laser_name": _LASER_NUMBER[s.name], **_range_columns([s.pixel_pose])}
             for s in sweeps
             if s.pixel_pose is not None
+        ],
+        "lidar_segmentation": [
+            {**key, "key.laser_name": _LASER_NUMBER[s.name], **_range_columns([r.labels for r in s.returns])}
+            for s in sweeps
+            if s.returns[0].labels is not None
         ],
         "lidar_box": [
             {

@@ -104,7 +104,8 @@ def captured_frames(config: WaymoRigConfig, index: int) -> tuple[WaymoCapture, I
     capture = WaymoCapture(config, _world(recipe), world_to_global, recipe.start_timestamp_us)
     name = world.scene_name(index)
     frames = (
-        capture.capture(world.keyframe_time_us(frame), f"{name}#{frame}") for frame in range(world.frames_per_scene)
+        capture.capture(world.keyframe_time_us(frame), f"{name}#{frame}", has_labels=frame % config.labelled_every == 0)
+        for frame in range(world.frames_per_scene)
     )
     return capture, frames
 
@@ -148,7 +149,11 @@ def encode_frame(captured: CapturedFrame, context: Any) -> Any:  # noqa: ANN401 
     frame.timestamp_micros = header.timestamp_us
     frame.pose.transform.extend(header.ego_to_global.reshape(-1).tolist())
     for name, jpeg in content.jpegs.items():
-        _encode_image(frame.images.add(), header, name, jpeg)
+        message = frame.images.add()
+        _encode_image(message, header, name, jpeg)
+        if (divisor := header.exposures[name].panoptic_divisor) is not None:
+            message.camera_segmentation_label.panoptic_label = content.panoptics[name]
+            message.camera_segmentation_label.panoptic_label_divisor = divisor
     for sweep in content.sweeps:
         _encode_laser(frame.lasers.add(), sweep)
     for box in header.boxes:
@@ -199,6 +204,8 @@ def _encode_laser(message: Any, sweep: LaserSweep) -> None:  # noqa: ANN401
         target.range_image_compressed = _matrix(module.MatrixFloat, one.values)
         if one.projection is not None:
             target.camera_projection_compressed = _matrix(module.MatrixInt32, one.projection)
+        if one.labels is not None:
+            target.segmentation_label_compressed = _matrix(module.MatrixInt32, one.labels)
     if sweep.pixel_pose is not None:
         message.ri_return1.range_image_pose_compressed = _matrix(module.MatrixFloat, sweep.pixel_pose)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import zarr
 
-_CHUNKS_PER_WRITE = 4  # the array's length is written once for so many chunks
+_CHUNKS_PER_WRITE = 16  # the array's length is written once for so many chunks
 
 
 class GrowingArray:

@@ -65,11 +65,15 @@ class SceneFrame:
         points: x, y, z in the ego frame of the reference instant, metres, and intensity.
         labels: Class of each point in the source's own numbering (``scene_attributes.lidarseg_categories``), 255 where
             it has none; None where the frame has none at all.
+        panoptics: One 16-bit PNG for each camera, of its image's size: class (``scene_attributes.panoptic_categories``)
+            times ``scene_attributes.panoptic_divisor``, plus the number of the object in that image. Empty bytes where
+            nobody labelled the image; None where no image of the frame is labelled.
     """
 
     jpegs: tuple[bytes, ...]
     points: Float32[np.ndarray, "points 4"]
     labels: UInt8[np.ndarray, " points"] | None = None
+    panoptics: tuple[bytes, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import zarr
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, UInt8, UInt16
 from PIL import Image
 
 from storage.errors import ErrorKind, IntegrityError
@@ -84,17 +84,28 @@ def _write_frames(group: zarr.Group, scene: SceneData, frames: Iterable[SceneFra
     ]
     image_ends: list[list[int]] = [[0] for _ in images]
     points = GrowingArray(group, "lidar/points", rows_per_chunk=_POINTS_PER_CHUNK)
-    labels = GrowingArray(group, "lidar/labels", rows_per_chunk=_POINTS_PER_CHUNK)
-    point_ends, num_labelled = [0], 0
+    panoptics = [
+        GrowingArray(group, f"panoptic/{c}/bytes", rows_per_chunk=_BYTES_PER_CHUNK, compress=False)
+        for c in scene.camera_names
+    ]
+    panoptic_ends: list[list[int]] = [[0] for _ in panoptics]
+    labels: GrowingArray | None = None
+    point_ends = [0]
     for frame in frames:
         for array, ends, data in zip(images, image_ends, frame.jpegs, strict=True):
             array.append(np.frombuffer(data, np.uint8))
             ends.append(array.num_rows)
+        for array, ends, data in zip(panoptics, panoptic_ends, frame.panoptics or (b"",) * len(images), strict=True):
+            array.append(np.frombuffer(data, np.uint8))
+            ends.append(array.num_rows)
+        if labels is None and frame.labels is not None:
+            labels = GrowingArray(group, "lidar/labels", rows_per_chunk=_POINTS_PER_CHUNK)
+            labels.append(np.full(points.num_rows, UNLABELLED, np.uint8))
+        if labels is not None:
+            unlabelled = np.full(len(frame.points), UNLABELLED, np.uint8)
+            labels.append(unlabelled if frame.labels is None else frame.labels)
         points.append(frame.points)
         point_ends.append(points.num_rows)
-        unlabelled = np.full(len(frame.points), UNLABELLED, np.uint8)
-        labels.append(unlabelled if frame.labels is None else frame.labels)
-        num_labelled += frame.labels is not None
     if len(point_ends) - 1 != len(scene.timestamp_us):
         raise ValueError(f"{len(point_ends) - 1} frames came, want {len(scene.timestamp_us)}")
     for array, ends, camera in zip(images, image_ends, scene.camera_names, strict=True):
@@ -102,8 +113,12 @@ def _write_frames(group: zarr.Group, scene: SceneData, frames: Iterable[SceneFra
         group.create_array(f"images/{camera}/offsets", data=np.array(ends, np.int64))
     points.close()
     group.create_array("lidar/offsets", data=np.array(point_ends, np.int64))
-    if num_labelled:
+    if labels is not None:
         labels.close()
+    if any(array.num_rows for array in panoptics):
+        for array, ends, camera in zip(panoptics, panoptic_ends, scene.camera_names, strict=True):
+            array.close()
+            group.create_array(f"panoptic/{camera}/offsets", data=np.array(ends, np.int64))
 
 
 class SceneReader:
@@ -264,6 +279,31 @@ class SceneReader:
             return None
         start, stop = self._lidar_offsets[frame_index : frame_index + 2]
         return self._read("lidar/labels", slice(int(start), int(stop)))
+
+    def panoptic(
+        self, frame_index: int, camera_index: int
+    ) -> tuple[UInt16[np.ndarray, "height width"], UInt16[np.ndarray, "height width"]] | None:
+        """Return the class of each pixel in the source's numbering, and the number of its object in this image.
+
+        The object is 0 where a class has none to count. None where nobody labelled the image.
+        """
+        name = f"panoptic/{self.camera_names[camera_index]}"
+        if name not in self.group:
+            return None
+        start, stop = self._read(f"{name}/offsets", slice(frame_index, frame_index + 2))
+        if start == stop:
+            return None
+        data = self._read(f"{name}/bytes", slice(int(start), int(stop))).tobytes()
+        with (
+            reading(f"{self.version or 'scene'}/{name}[{frame_index}]"),
+            Image.open(io.BytesIO(data), formats=("PNG",)) as image,
+        ):
+            labels = np.asarray(image).astype(np.uint16)
+        divisor = self.attributes.get("panoptic_divisor")
+        if not isinstance(divisor, int):
+            message = f"panoptic_divisor is {divisor!r}, want a whole number"
+            raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, str(self.version or "scene"), message)
+        return np.divmod(labels, np.uint16(divisor))
 
     @property
     def lidar_to_ego(self) -> Float[np.ndarray, "4 4"]:

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import threading
 from pathlib import Path
@@ -112,6 +113,50 @@ def test_a_crash_while_writing_publishes_nothing(home, error):
     assert home.latest(KIND, PARTITION) == before
     assert numbers(home, before)[0, 0] == 1.0
     assert not materialize_arrays(home, provenance("2"), write_numbers(2.0)).reused
+
+
+def stored_bytes(home):
+    return sum(path.stat().st_size for path in (home.root / "stores").rglob("*") if path.is_file())
+
+
+def write_much(group):
+    group.create_array("numbers", data=np.random.default_rng(0).random((100, 1000)), chunks=(10, 1000))
+    return {}
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_failed_write_leaves_nothing_on_the_disk(home, is_first):
+    if not is_first:
+        materialize_arrays(home, provenance("1"), write_numbers(1.0))
+    before = stored_bytes(home)
+
+    def fail(group):
+        write_much(group)
+        raise RuntimeError
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            materialize_arrays(home, provenance("2"), fail)
+    assert stored_bytes(home) < before + 10_000
+    assert materialize_arrays(home, provenance("3"), write_numbers(3.0)).version in home.versions()
+
+
+def test_what_a_killed_writer_left_is_gone_after_the_next_write(home, monkeypatch):
+    first = materialize_arrays(home, provenance("1"), write_numbers(1.0)).version
+    before = stored_bytes(home)
+
+    def killed(group):
+        write_much(group)
+        raise Killed
+
+    with monkeypatch.context() as patch:  # a process that dies cleans up nothing
+        patch.setattr(versioned, "no_leftovers", lambda *_, **__: contextlib.nullcontext())
+        with pytest.raises(Killed):
+            materialize_arrays(home, provenance("2"), killed)
+    assert stored_bytes(home) > before + 500_000
+    second = materialize_arrays(home, provenance("2"), write_numbers(2.0)).version
+    assert stored_bytes(home) < before + 20_000
+    assert [numbers(home, v)[0, 0] for v in (first, second)] == [1.0, 2.0]
 
 
 def test_a_crash_before_the_pointer_moved_is_mended_by_asking_again(home, monkeypatch):

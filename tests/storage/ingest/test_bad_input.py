@@ -206,9 +206,11 @@ def test_a_broken_scene_is_refused_and_the_others_go_on(fault, tiny_home, tiny):
     assert fault.key in caught.value.key
     assert fault.message in caught.value.message
     assert tiny_home.versions() == []
+    assert not list((tiny_home.root / "stores").glob("*/*/chunks/*"))
     assert catalog.versions(tiny_home.root).num_rows == 0
     (row,) = catalog.quarantined(tiny_home.root).to_pylist()
-    assert (row["partition"], row["error_kind"], row["key"]) == (str(KEY), fault.kind, caught.value.key)
+    assert (row["partition"], row["error_kind"]) == (str(KEY), fault.kind)
+    assert (row["key"], row["message"]) == (caught.value.key, caught.value.message)
 
     assert not ingest_scene(tiny_home, OTHER).reused
     assert SceneReader.open(tiny_home, OTHER).num_frames == 3
@@ -302,14 +304,15 @@ def test_bomb_is_refused_even_if_its_table_agrees(tiny_home, tiny):
     assert caught.value.kind == ErrorKind.IMAGE_INVALID
 
 
-def test_file_that_changes_while_it_is_read_is_refused(tiny_home, tiny):
+@pytest.mark.parametrize(("file", "content"), [(IMAGE, b"another image"), (SWEEP, b"another sweep")])
+def test_file_that_changes_after_it_was_hashed_is_refused(tiny_home, tiny, file, content):
     def change(stage, fraction, _):
-        if stage == "read" and fraction < 0.5:
-            (tiny.root / SWEEP).write_bytes(np.ones((4, 5), "<f4").tobytes())
+        if (stage, fraction) == ("hash", 1.0):
+            (tiny.root / file).write_bytes(content)
 
     with pytest.raises(SourceDataError) as caught:
         ingest_scene(tiny_home, KEY, on_progress=change)
-    assert (caught.value.kind, caught.value.key) == (ErrorKind.DIGEST_MISMATCH, SWEEP)
+    assert (caught.value.kind, caught.value.key) == (ErrorKind.DIGEST_MISMATCH, file)
     assert tiny_home.versions() == []
 
 

@@ -1,4 +1,6 @@
+import dataclasses
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from PIL import Image
 
 from storage.errors import IntegrityError
 from storage.geometry.transforms import from_rotation_translation, quat_wxyz_to_rotation
-from storage.scenes.schema import PINHOLE_SCENE_SCHEMA, SceneBoxes, SceneData
+from storage.scenes.schema import PINHOLE_SCENE_SCHEMA, UNLABELLED, SceneBoxes, SceneData, SceneFrame
 from storage.scenes.store import SceneReader, write_scene
 
 
@@ -172,3 +174,43 @@ def test_damaged_image_is_told_by_frame_and_camera():
     for read in (lambda: reader.image(0, 0), lambda: reader.resized_image(0, 0, height=4, width=4)):
         with pytest.raises(IntegrityError, match=r"images/CAM\[0\]"):
             read()
+
+
+def without_content(num_frames: int, location: str = "") -> SceneData:
+    scene = random_scene(0, [(4, 4)], [0] * num_frames, 0, location)
+    return dataclasses.replace(scene, jpegs=(), lidar_points=())
+
+
+@pytest.mark.parametrize("labelled", [(), (0,), (7,), (2, 9)])
+def test_long_scenes_have_a_class_for_each_point_or_none_at_all(labelled):
+    """More points than are written at once: classes that begin late, and a scene that never has any."""
+    num_points, num_frames = 200_000, 12
+    classes = np.arange(num_points, dtype=np.int64).astype(np.uint8)
+    points = np.zeros((num_points, 4), np.float32)
+    group = zarr.open_group(zarr.storage.MemoryStore(), mode="w")
+    write_scene(
+        group,
+        without_content(num_frames),
+        (SceneFrame(jpegs=(b"x",), points=points, labels=classes if f in labelled else None) for f in range(12)),
+    )
+    reader = SceneReader(group)
+    for frame in range(num_frames):
+        seen = reader.lidar_labels(frame)
+        if not labelled:
+            assert seen is None
+        else:
+            np.testing.assert_array_equal(seen, classes if frame in labelled else np.full(num_points, UNLABELLED))
+
+
+def test_memory_does_not_grow_with_the_scene(tmp_path):
+    peaks = []
+    for num_frames in (50, 150):
+        frames = (
+            SceneFrame(jpegs=(bytes(300_000),), points=np.zeros((30_000, 4), np.float32)) for _ in range(num_frames)
+        )
+        group = zarr.open_group(tmp_path / str(num_frames), mode="w")
+        tracemalloc.start()
+        write_scene(group, without_content(num_frames), frames)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]

@@ -1,6 +1,10 @@
 """One test for each way in which a manifest can be wrong: a typed error that names the field, and nothing written."""
 
 import copy
+import io
+import json
+import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,7 @@ from storage.ingest.rig_manifest import find_problems, load_manifest, parse_mani
 from storage.ingest.run import ingest_scene
 from storage.ingest.source import list_scenes, load_source
 from storage.keys import SceneKey
+from storage.scenes.store import SceneReader
 
 KEY = SceneKey("apron", "stand-1")
 
@@ -193,6 +198,34 @@ def mask_of_another_size(root: Path) -> None:
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(root / "masks/left.png")
 
 
+def swap_for(file: str, size: tuple[int, int], encoding: str) -> Callable[[Path], object]:
+    return lambda root: Image.new("RGB" if encoding == "JPEG" else "L", size).save(root / file, encoding)
+
+
+def bomb(root: Path) -> None:
+    """A JPEG of a few bytes whose header claims 60000 x 60000 pixels."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 24)).save(buffer, "JPEG")
+    content = bytearray(buffer.getvalue())
+    start_of_frame = content.index(b"\xff\xc0")
+    content[start_of_frame + 5 : start_of_frame + 9] = struct.pack(">HH", 60000, 60000)
+    (root / "stand-1/left/0.jpg").write_bytes(content)
+
+
+def bomb_that_its_manifest_declares(root: Path) -> None:
+    path = root / "rig_manifest.json"
+    document = json.loads(path.read_text())
+    camera(document, 0).update(width=16000, height=16000)
+    path.write_text(json.dumps(document))
+
+
+def mount_askew(root: Path) -> None:
+    path = root / "rig_manifest.json"
+    document = json.loads(path.read_text())
+    camera(document, 1)["camera_to_ego"].update(rotation_wxyz=[1, 1, 0, 0])
+    path.write_text(json.dumps(document))
+
+
 def cut_image(root: Path) -> None:
     path = root / "stand-1/left/2.jpg"
     path.write_bytes(path.read_bytes()[:-300])
@@ -276,6 +309,33 @@ SCENE_FAULTS: dict[str, tuple[Callable[[Path], object], ErrorKind, str]] = {
     ),
     "swapped camera names": (swap_cameras, ErrorKind.IMAGE_INVALID, "its table says 32 x 24"),
     "truncated JPEG": (cut_image, ErrorKind.FILE_CORRUPT, "stand-1/left/2.jpg"),
+    "image that is no JPEG": (
+        swap_for("stand-1/left/0.jpg", (32, 24), "PNG"),
+        ErrorKind.IMAGE_INVALID,
+        "stand-1/left/0.jpg: is not a JPEG",
+    ),
+    "image of another size": (
+        swap_for("stand-1/left/0.jpg", (30, 24), "JPEG"),
+        ErrorKind.IMAGE_INVALID,
+        "stand-1/left/0.jpg: is 30 x 24 pixels",
+    ),
+    "decompression bomb": (bomb, ErrorKind.IMAGE_INVALID, "50000000"),
+    "mask that is a bomb": (
+        bomb_that_its_manifest_declares,
+        ErrorKind.IMAGE_INVALID,
+        "masks/left.png: claims 16000 x 16000",
+    ),
+    "mounting that is no rotation": (mount_askew, ErrorKind.CALIBRATION_INVALID, "rotation_wxyz: is [1, 1, 0, 0]"),
+    "sweep outside of the recording": (
+        lambda r: change_table(r, "frames", put("lidar_file", 1, "../roof.parquet")),
+        ErrorKind.FILE_UNSAFE,
+        "'../roof.parquet': want a plain path",
+    ),
+    "cut sweep": (
+        lambda r: (r / "stand-1/roof/1.parquet").write_bytes((r / "stand-1/roof/1.parquet").read_bytes()[:-40]),
+        ErrorKind.FILE_CORRUPT,
+        "stand-1/roof/1.parquet: cannot be read",
+    ),
     "path with ..": (
         lambda r: change_table(r, "images", put("file", 0, "../apron/stand-1/left/0.jpg")),
         ErrorKind.FILE_UNSAFE,
@@ -324,12 +384,36 @@ def test_a_broken_scene_is_quarantined_with_its_reason(recording, recording_home
         ingest_scene(recording_home, KEY)
     assert caught.value.kind == kind
     assert message in str(caught.value)
-    assert recording_home.latest("scene", str(KEY)) is None
+    assert recording_home.versions() == []
+    assert not list((recording_home.root / "stores").glob("*/*/chunks/*"))
     (row,) = catalog.quarantined(recording_home.root).to_pylist()
     assert (row["partition"], row["error_kind"]) == (str(KEY), kind)
+    assert (row["key"], row["message"]) == (caught.value.key, caught.value.message)
+
+
+@pytest.mark.parametrize("fault", ["truncated JPEG", "missing table", "NaN in a sweep", "jumping pose"])
+def test_the_other_scenes_go_on(recording, recording_home, fault):
+    SCENE_FAULTS[fault][0](recording.root)
+    with pytest.raises(SourceDataError):
+        ingest_scene(recording_home, KEY)
+    assert not ingest_scene(recording_home, SceneKey("apron", "stand-2")).reused
 
 
 def test_frames_without_a_sweep_may_be_accepted(recording, recording_home):
     change_table(recording.root, "frames", put("lidar_file", 1, None))
     made = ingest_scene(recording_home, KEY, IngestConfig(allow_missing_lidar=True, cameras=("left",)))
     assert made.metrics["lidar_points"] == 4
+    assert SceneReader.open(recording_home, KEY).attributes["frames_without_lidar"] == [1]
+
+
+@pytest.mark.parametrize("file", ["left/1.jpg", "roof/1.parquet"])
+def test_a_file_that_changes_after_it_was_hashed_is_refused(recording, recording_home, file):
+    def change(stage, fraction, _):
+        if (stage, fraction) == ("hash", 1.0):
+            # Sound, but of another instant: only its digest tells.
+            shutil.copy(recording.root / "stand-1" / file.replace("1.", "2."), recording.root / "stand-1" / file)
+
+    with pytest.raises(SourceDataError) as caught:
+        ingest_scene(recording_home, KEY, on_progress=change)
+    assert (caught.value.kind, caught.value.key) == (ErrorKind.DIGEST_MISMATCH, f"stand-1/{file}")
+    assert recording_home.versions() == []

@@ -1,7 +1,9 @@
 """Every way a Waymo recording can be broken is a typed error that names the place; nothing is published."""
 
+import io
 import shutil
 import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from storage import catalog
 from storage.errors import ErrorKind, SourceDataError
@@ -18,6 +21,7 @@ from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.run import ingest_scene
 from storage.ingest.source import SourceConfig, list_scenes, register_source
 from storage.ingest.tfrecord import masked_crc32c, read_records, write_records
+from storage.ingest.waymo_panoptic import encode_panoptic
 from storage.keys import SceneKey
 from storage.scenes.store import SceneReader
 from storage.versioned import Home
@@ -59,8 +63,11 @@ def _refuse(set_: SimpleNamespace, fault: Fault, config: IngestConfig | None = N
     assert caught.value.kind == fault.kind, caught.value
     assert fault.key in caught.value.key, caught.value
     assert fault.message in caught.value.message, caught.value
-    assert not set_.home.versions("scene")
-    assert catalog.quarantined(set_.home.root).column("partition").to_pylist() == [str(KEY)]
+    assert not set_.home.versions()
+    assert not list((set_.home.root / "stores").glob("*/*/chunks/*"))
+    (row,) = catalog.quarantined(set_.home.root).to_pylist()
+    assert (row["partition"], row["error_kind"]) == (str(KEY), fault.kind)
+    assert (row["key"], row["message"]) == (caught.value.key, caught.value.message)
     return caught.value
 
 
@@ -104,6 +111,25 @@ def _edit_second(change: Callable) -> Callable[[Path], None]:
     return _edit_frames(apply)
 
 
+def _edit_first(change: Callable) -> Callable[[Path], None]:
+    def apply(frames: list) -> list:
+        change(frames[0])
+        return frames
+
+    return _edit_frames(apply)
+
+
+def _panoptic(frame) -> None:
+    frame.images[0].camera_segmentation_label.panoptic_label = encode_panoptic(np.zeros((8, 8), np.uint16))
+
+
+def _divisor(value: int) -> Callable:
+    def apply(frame) -> None:
+        frame.images[0].camera_segmentation_label.panoptic_label_divisor = value
+
+    return apply
+
+
 def _drop_camera(frame) -> None:
     del frame.images[0]
 
@@ -124,6 +150,54 @@ def _cut_image(frame) -> None:
     frame.images[0].image = frame.images[0].image[:-200]
 
 
+def _jpeg(width: int, height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def _bomb() -> bytes:
+    """A JPEG of a few bytes whose header claims 60000 x 60000 pixels."""
+    content = bytearray(_jpeg(96, 64))
+    start_of_frame = content.index(b"\xff\xc0")
+    content[start_of_frame + 5 : start_of_frame + 9] = struct.pack(">HH", 60000, 60000)
+    return bytes(content)
+
+
+def _first_image(content: bytes) -> Callable:
+    def apply(frame) -> None:
+        frame.images[0].image = content
+
+    return apply
+
+
+def _swap_cameras(frame) -> None:
+    """The front camera's image under the name of a side camera, which is less high."""
+    by_number = {image.name: image for image in frame.images}
+    by_number[1].name, by_number[4].name = 4, 1
+
+
+def _jump(frame) -> None:
+    for pose in (frame.pose, *(image.pose for image in frame.images)):
+        pose.transform[3] += 5000.0
+
+
+def _sheared_mounting(frames: list) -> list:
+    for frame in frames:
+        frame.context.camera_calibrations[0].extrinsic.transform[0] = 1.3
+    return frames
+
+
+def _inflating(frame) -> None:
+    frame.lasers[0].ri_return1.range_image_compressed = zlib.compress(bytes(1 << 27))
+
+
+def _reserved_name(frames: list) -> list:
+    for frame in frames:
+        frame.context.name = "../scene-0001"
+    return frames
+
+
 def _no_lasers(frame) -> None:
     del frame.lasers[:]
 
@@ -142,11 +216,10 @@ def _cut_zlib(frame) -> None:
 
 
 def _matrix(values: np.ndarray) -> bytes:
-    import zlib
-
     from waymo_open_dataset import dataset_pb2
 
-    matrix = dataset_pb2.MatrixFloat()
+    is_whole = np.issubdtype(values.dtype, np.integer)
+    matrix = dataset_pb2.MatrixInt32() if is_whole else dataset_pb2.MatrixFloat()
     matrix.shape.dims.extend(values.shape)
     matrix.data.extend(values.reshape(-1).tolist())
     return zlib.compress(matrix.SerializeToString())
@@ -164,6 +237,13 @@ def _wrong_channels(frame) -> None:
 
 def _wrong_beams(frame) -> None:
     frame.lasers[0].ri_return1.range_image_compressed = _matrix(np.ones((20, 180, 4)))
+
+
+def _labels(values: np.ndarray) -> Callable:
+    def apply(frame) -> None:
+        frame.lasers[0].ri_return1.segmentation_label_compressed = _matrix(values)
+
+    return apply
 
 
 def _no_return(frame) -> None:
@@ -243,6 +323,20 @@ V1_FAULTS = [
     Fault("NaN pose", _edit_second(_nan_pose), K.POSE_INVALID, "#record1.pose", "finite"),
     Fault("sheared image pose", _edit_second(_sheared_image_pose), K.POSE_INVALID, "#record1/FRONT", "rotation"),
     Fault("cut JPEG", _edit_second(_cut_image), K.FILE_CORRUPT, "#record1/FRONT", "do not decode"),
+    Fault("no JPEG", _edit_second(_first_image(b"GIF89a")), K.IMAGE_INVALID, "#record1/FRONT", "is not a JPEG"),
+    Fault("wrong size", _edit_second(_first_image(_jpeg(90, 64))), K.IMAGE_INVALID, "#record1/FRONT", "is 90 x 64"),
+    Fault("decompression bomb", _edit_second(_first_image(_bomb())), K.IMAGE_INVALID, "#record1/FRONT", "60000"),
+    Fault("swapped camera names", _edit_second(_swap_cameras), K.IMAGE_INVALID, "#record1/", "its table says 96 x"),
+    Fault("jumping pose", _edit_second(_jump), K.POSE_INVALID, "scene-0001: ego_to_world[1]", "m/s"),
+    Fault(
+        "sheared mounting",
+        _edit_frames(_sheared_mounting),
+        K.CALIBRATION_INVALID,
+        "/FRONT.extrinsic",
+        "want a rotation",
+    ),
+    Fault("range image that inflates", _edit_second(_inflating), K.LIDAR_INVALID, "TOP, return 1", "more than"),
+    Fault("reserved characters", _edit_frames(_reserved_name), K.NAME_INVALID, "'../scene-0001'", "want letters"),
     Fault("empty lasers", _edit_second(_no_lasers), K.LIDAR_INVALID, "#record1", "no LiDAR"),
     Fault("no pixel poses", _edit_second(_no_pixel_pose), K.LIDAR_INVALID, "#record1/TOP", "no pixel poses"),
     Fault("range image is no zlib", _edit_second(_bad_zlib), K.LIDAR_INVALID, "TOP, return 1", "does not inflate"),
@@ -252,6 +346,30 @@ V1_FAULTS = [
     Fault(
         "ranges of another shape", _edit_second(_wrong_beams), K.LIDAR_INVALID, "TOP, return 1", "its ranges (20, 180)"
     ),
+    Fault(
+        "labels of another shape",
+        _edit_second(_labels(np.ones((24, 90, 2), np.int32))),
+        K.LIDAR_INVALID,
+        "#record1/TOP, return 1",
+        "segmentation has shape (24, 90), its ranges (24, 180)",
+    ),
+    Fault(
+        "labels without instances",
+        _edit_second(_labels(np.ones((24, 180, 1), np.int32))),
+        K.LIDAR_INVALID,
+        "#record1/TOP, return 1",
+        "want (beams, columns, 2)",
+    ),
+    Fault(
+        "unknown class of a point",
+        _edit_second(_labels(np.full((24, 180, 2), 23, np.int32))),
+        K.LIDAR_INVALID,
+        "#record1/TOP, return 1",
+        "has class 23, want 0 to 22",
+    ),
+    Fault("labels of another image", _edit_first(_panoptic), K.IMAGE_INVALID, "#record0/", "labels are 8 x 8"),
+    Fault("divisor of labels", _edit_first(_divisor(0)), K.TABLE_INVALID, "#record0/", "panoptic_label_divisor is 0"),
+    Fault("two divisors", _edit_first(_divisor(500)), K.TABLE_INVALID, "#record0/", "want one for each segment"),
     Fault("missing beams", _edit_frames(_missing_beams), K.CALIBRATION_INVALID, "laser TOP", "lists 23 beams"),
     Fault("no return at all", _edit_second(_no_return), K.LIDAR_INVALID, "#record1", "hold no return"),
     Fault("NaN box", _edit_second(_nan_box), K.TABLE_INVALID, "#record1.laser_labels[actor-", "finite centre"),
@@ -339,6 +457,39 @@ def test_a_link_out_of_the_root_is_refused(broken, tmp_path):
     with pytest.raises(SourceDataError) as caught:
         list_scenes(data.source)
     assert caught.value.kind == K.FILE_UNSAFE
+    _refuse(data, Fault("link", _edit_frames, K.FILE_UNSAFE, FILE, "outside the root"))
+
+
+def test_a_record_that_changes_after_it_was_hashed_is_refused(broken):
+    """A sound record with other ranges, at the same place: neither its checksum nor its images tell."""
+    data = broken("waymo_v1")
+    path = data.root / FILE
+    other = path.with_suffix(".other")
+    shutil.copy(path, other)
+    _edit_frames(lambda frames: [_with_other_ranges(frame) for frame in frames])(other)
+
+    def change(stage, fraction, _):
+        if (stage, fraction) == ("hash", 1.0):
+            shutil.move(other, path)
+
+    with pytest.raises(SourceDataError) as caught:
+        ingest_scene(data.home, KEY, on_progress=change)
+    assert (caught.value.kind, caught.value.key) == (K.DIGEST_MISMATCH, f"{FILE}#record0")
+    assert not data.home.versions()
+
+
+def _with_other_ranges(frame):
+    values = np.ones((24, 180, 4))
+    frame.lasers[0].ri_return1.range_image_compressed = _matrix(values)
+    return frame
+
+
+def test_a_segment_that_is_there_twice_is_refused(broken):
+    """As in two splits of a release that were unpacked over each other."""
+    data = broken("waymo_v1")
+    (data.root / "validation").mkdir()
+    shutil.copy(data.root / FILE, data.root / "validation" / FILE)
+    _refuse(data, Fault("twice", shutil.copy, K.SCENE_DUPLICATE, f"validation/{FILE}", f"as {FILE} does"))
 
 
 # --- v2: components --------------------------------------------------------------------------------------------------
@@ -365,11 +516,30 @@ def _second_nan(values: list) -> list:
     return [values[0], [float("nan")] * 16, *values[2:]]
 
 
+def _second_far(values: list) -> list:
+    return [values[0], [x + 5000.0 * (i == 3) for i, x in enumerate(values[1])], *values[2:]]
+
+
+def _link_out(root: Path) -> None:
+    outside = root.parent / "outside.parquet"
+    shutil.move(root / "lidar_box" / "scene-0001.parquet", outside)
+    (root / "lidar_box" / "scene-0001.parquet").symlink_to(outside)
+
+
+def _shifted(values: list) -> list:
+    return [None if v is None else [x + 23 for x in v] for v in values]
+
+
 def _truncate(root: Path) -> None:
     path = root / "camera_image" / "scene-0001.parquet"
     path.write_bytes(path.read_bytes()[:-100])
 
 
+LABELS = "[LiDARSegmentationLabelComponent].range_image_return2"
+CAMERA = "key.camera_name"
+FOCAL = "[CameraCalibrationComponent].intrinsic.f_u"
+MOUNTING = "[CameraCalibrationComponent].extrinsic.transform"
+RANGES = "[LiDARComponent].range_image_return1.values"
 POSE = "[VehiclePoseComponent].world_from_vehicle.transform"
 TIME = "key.frame_timestamp_micros"
 V2_FAULTS = [
@@ -416,6 +586,63 @@ V2_FAULTS = [
     ),
     Fault("NaN pose", _edit_table("vehicle_pose", _set_column(POSE, _second_nan)), K.POSE_INVALID, "vehicle_pose"),
     Fault("no row", _edit_table("vehicle_pose", lambda t: t.slice(0, 0)), K.TABLE_INVALID, "vehicle_pose", "no row"),
+    Fault("jumping pose", _edit_table("vehicle_pose", _set_column(POSE, _second_far)), K.POSE_INVALID, "[1]", "m/s"),
+    Fault(
+        "truncated JPEG",
+        _edit_table("camera_image", _set_column(IMAGE, lambda v: [v[0][:-200], *v[1:]])),
+        K.FILE_CORRUPT,
+        "/FRONT",
+        "do not decode",
+    ),
+    Fault(
+        "wrong size",
+        _edit_table("camera_image", _set_column(IMAGE, lambda v: [_jpeg(90, 64), *v[1:]])),
+        K.IMAGE_INVALID,
+        "/FRONT",
+        "is 90 x 64",
+    ),
+    Fault(
+        "decompression bomb",
+        _edit_table("camera_image", _set_column(IMAGE, lambda v: [_bomb(), *v[1:]])),
+        K.IMAGE_INVALID,
+        "/FRONT",
+        "60000",
+    ),
+    Fault(
+        "swapped camera names",
+        _edit_table("camera_image", _set_column(CAMERA, lambda v: [{1: 4, 4: 1}.get(x, x) for x in v])),
+        K.IMAGE_INVALID,
+        "scene-0001#",
+        "its table says 96 x",
+    ),
+    Fault(
+        "singular intrinsics",
+        _edit_table("camera_calibration", _set_column(FOCAL, lambda v: [0.0, *v[1:]])),
+        K.CALIBRATION_INVALID,
+        "camera_calibration/scene-0001.parquet/FRONT",
+        "focal lengths are 0.0",
+    ),
+    Fault(
+        "sheared mounting",
+        _edit_table("camera_calibration", _set_column(MOUNTING, lambda v: [[1.3, *v[0][1:]], *v[1:]])),
+        K.CALIBRATION_INVALID,
+        "/FRONT.extrinsic",
+        "want a rotation",
+    ),
+    Fault(
+        "NaN range",
+        _edit_table("lidar", _set_column(RANGES, lambda v: [[float("nan"), *v[0][1:]], *v[1:]])),
+        K.LIDAR_INVALID,
+        "/TOP, return 1",
+        "pixel (0, 0)",
+    ),
+    Fault(
+        "link out of the root",
+        _link_out,
+        K.FILE_UNSAFE,
+        "lidar_box/scene-0001.parquet",
+        "outside the root",
+    ),
     Fault("cut file", _truncate, K.FILE_CORRUPT, "camera_image", "cannot be read"),
     Fault(
         "row of another segment",
@@ -433,10 +660,10 @@ V2_FAULTS = [
     ),
     Fault(
         "missing camera",
-        _edit_table("camera_image", lambda t: t.slice(1)),
+        _edit_table("camera_image", lambda t: t.slice(0, len(t) - 1)),
         K.IMAGE_INVALID,
         "scene-0001#",
-        "no image of camera 'FRONT'",
+        "no image of camera 'SIDE_RIGHT'",
     ),
     Fault(
         "no LiDAR",
@@ -459,6 +686,50 @@ V2_FAULTS = [
         "/TOP",
         "shape (5, 5, 4)",
     ),
+    Fault(
+        "labels of another shape",
+        _edit_table("lidar_segmentation", _set_column(f"{LABELS}.shape", lambda v: [[180, 24, 2], *v[1:]])),
+        K.LIDAR_INVALID,
+        "/TOP, return 2",
+        "segmentation has shape (180, 24), its ranges (24, 180)",
+    ),
+    Fault(
+        "labels that are no whole numbers",
+        _edit_table(
+            "lidar_segmentation", _set_column(f"{LABELS}.values", lambda v: [None] * len(v), pa.list_(pa.float32()))
+        ),
+        K.TABLE_INVALID,
+        "lidar_segmentation/scene-0001.parquet",
+        "holds list<",
+    ),
+    Fault(
+        "unknown class of a point",
+        _edit_table("lidar_segmentation", _set_column(f"{LABELS}.values", _shifted)),
+        K.LIDAR_INVALID,
+        "/TOP, return 2",
+        "want 0 to 22",
+    ),
+    Fault(
+        "labels of an image that was not taken",
+        _edit_table("camera_segmentation", _set_column(CAMERA, lambda v: [9, *v[1:]])),
+        K.TABLE_INVALID,
+        "camera_segmentation/scene-0001.parquet#",
+        "labels camera 9",
+    ),
+    Fault(
+        "image labelled twice",
+        _edit_table("camera_segmentation", lambda t: t.take([0, *range(len(t))])),
+        K.TABLE_INVALID,
+        "camera_segmentation/scene-0001.parquet#",
+        "twice",
+    ),
+    Fault(
+        "labels at no frame",
+        _edit_table("lidar_segmentation", _set_column(TIME, lambda v: [v[0] - 1])),
+        K.TABLE_INVALID,
+        "lidar_segmentation",
+        "no vehicle pose",
+    ),
 ]
 
 
@@ -467,6 +738,34 @@ def test_v2_fault_is_a_typed_error(broken, fault):
     data = broken("waymo_v2")
     fault.apply(data.root)
     _refuse(data, fault)
+
+
+def test_a_component_that_changes_after_it_was_hashed_is_refused(broken):
+    """Other ranges of the same shape: the images do not tell."""
+    data = broken("waymo_v2")
+    path = data.root / "lidar" / "scene-0001.parquet"
+    other = path.with_suffix(".other")
+    farther = _set_column(RANGES, lambda values: [[x + 1.0 for x in v] for v in values])
+    pq.write_table(farther(pq.read_table(path)), other)
+
+    def change(stage, fraction, _):
+        if (stage, fraction) == ("hash", 1.0):
+            shutil.move(other, path)
+
+    with pytest.raises(SourceDataError) as caught:
+        ingest_scene(data.home, KEY, on_progress=change)
+    assert (caught.value.kind, caught.value.key) == (K.DIGEST_MISMATCH, "lidar/scene-0001.parquet")
+    assert not data.home.versions()
+
+
+def test_a_component_that_cannot_be_named_does_not_hide_the_others(broken):
+    data = broken("waymo_v2")
+    shutil.copy(data.root / "vehicle_pose" / "scene-0001.parquet", data.root / "vehicle_pose" / "scene 2.parquet")
+    rejected: list[SourceDataError] = []
+    assert list_scenes(data.source, on_rejected=rejected.append) == [KEY]
+    assert [(e.kind, e.key) for e in rejected] == [(K.NAME_INVALID, "'scene 2'")]
+    with pytest.raises(SourceDataError, match="scene 2"):
+        list_scenes(data.source)
 
 
 def test_unknown_columns_are_tolerated_and_counted(broken):

@@ -1,0 +1,52 @@
+"""The files of one scene: each is found once, hashed once, and held against that hash whenever it is read again."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from storage.errors import ErrorKind, SourceDataError
+from storage.ingest.raw_files import read_bytes, resolve_inside
+from storage.ingest.read_ahead import reading_pool
+from storage.provenance import bytes_digest
+
+
+class SourceFiles:
+    """Files below a source's root; the content that the provenance names is the only one that is ever read.
+
+    Args:
+        root: Folder below which every file lies.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._paths: dict[str, Path] = {}
+        self._digests: dict[str, str] = {}
+
+    def read(self, file: str) -> bytes:
+        """Return a file's content; safe to call from several threads.
+
+        Raises:
+            SourceDataError: If it is missing, unsafe or unreadable, or is not what it was when it was first read.
+        """
+        path = self._paths.get(file) or self._paths.setdefault(file, resolve_inside(self._root, file))
+        content = read_bytes(path, file)
+        seen = bytes_digest(content)
+        wanted = self._digests.setdefault(file, seen)
+        if seen != wanted:
+            message = f"SHA-256 is {seen}, was {wanted} a moment ago: it changed while it was read"
+            raise SourceDataError(ErrorKind.DIGEST_MISMATCH, file, message)
+        return content
+
+    def digests(self, files: Iterable[str]) -> dict[str, str]:
+        """Return the SHA-256 of each file; one that has been read is not read again.
+
+        Raises:
+            SourceDataError: As ``read`` does.
+        """
+        wanted = list(dict.fromkeys(files))
+        with reading_pool() as pool:
+            for _ in pool.map(self._hash, [file for file in wanted if file not in self._digests]):
+                pass
+        return {file: self._digests[file] for file in wanted}
+
+    def _hash(self, file: str) -> None:
+        self.read(file)
