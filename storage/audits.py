@@ -21,6 +21,7 @@ from storage.sweep_alignment import align_sweeps
 from storage.targets.schema import read_target
 from storage.versioned import Home, StoreVersion
 
+_MIN_CLOSER = 2.0  # seen with exact poses: 2.3 to 21; with poses half as far or half again as far apart: 0.3 to 1.9
 _MAX_FRAMES = 8  # an audit of a long scene looks at this many frames, evenly spaced
 
 
@@ -129,7 +130,7 @@ def audit_geometry(reader: SceneReader, evidence: Evidence | None = None) -> lis
         Finding(
             name="sweeps_closer_by_poses",
             value=closer,
-            threshold=2.5,
+            threshold=_MIN_CLOSER,
             wanted="at_least",
             otherwise=_if_measured(closer),
         ),
@@ -142,7 +143,8 @@ def audit_geometry(reader: SceneReader, evidence: Evidence | None = None) -> lis
 
 def _judge_fits(subject: str, fits: Mapping[str, CalibrationFit]) -> list[Finding]:
     """Return the largest gains that are beyond chance, and the share of small errors that would not go unnoticed."""
-    small = {f"{name}: {fit.best_change}": fit.gains[fit.best_change].at_least for name, fit in fits.items()}
+    best = {name: fit.best_change for name, fit in fits.items()}
+    changed = {f"{name}: {change}": gain.at_least for name, (change, gain) in best.items()}
     away = {name: fit.away.at_least for name, fit in fits.items()}
     untold = {name: fit.untold for name, fit in fits.items()}
     told = {name: len(fit.gains) - len(untold[name]) for name, fit in fits.items()}
@@ -153,7 +155,7 @@ def _judge_fits(subject: str, fits: Mapping[str, CalibrationFit]) -> list[Findin
     else:
         where = f"of {number // len(fits)} each: " + ", ".join(f"{name} {count}" for name, count in told.items())
     return [
-        _worst(f"gain_of_changing_{subject}", small, next(iter(fits.values())).limit),
+        _worst(f"gain_of_changing_{subject}", changed, next(iter(fits.values())).limit),
         _worst(f"gain_of_turning_{subject}_away", away, MAX_AWAY_GAIN),
         Finding(
             name=f"small_errors_of_{subject}_told",

@@ -70,24 +70,26 @@ class CalibrationFit:
         num_jumps: Range jumps that fell into images.
         score: Mean nearness of jumps to edges, [0, 1]; NaN without any.
         gains: Of each small change, by its name.
+        larger: Likewise of changes of two and four times the size: an error of four degrees is no better after one.
         away: Of turns about the upright axis that are far too large, on average: what the score is by chance.
     """
 
     limit: float
     num_jumps: int
     score: float
-    gains: Mapping[str, Gain]
+    gains: dict[str, Gain]
+    larger: dict[str, Gain]
     away: Gain
 
     @property
-    def best_change(self) -> str:
+    def best_change(self) -> tuple[str, Gain]:
         """Return the change whose gain is the most beyond chance."""
-        return max(self.gains, key=lambda name: self.gains[name].at_least)
+        return max((self.gains | self.larger).items(), key=lambda change: change[1].at_least)
 
     @property
     def is_wrong(self) -> bool:
         """Return whether a small change is better, beyond chance, or no calibration near this one fits."""
-        return self.gains[self.best_change].at_least > self.limit or self.away.at_least > MAX_AWAY_GAIN
+        return self.best_change[1].at_least > self.limit or self.away.at_least > MAX_AWAY_GAIN
 
     @property
     def untold(self) -> list[str]:
@@ -222,6 +224,9 @@ def _fit(
         num_jumps=len(before),
         score=score,
         gains={name: gain(seen_after(change)) for name, change in changes.items()},
+        larger={
+            name: gain(seen_after(change)) for scale in (2.0, 4.0) for name, change in small_changes(scale).items()
+        },
         away=gain(np.mean([seen_after(_turn(upright, angle)) for angle in _AWAY_RAD], axis=0)),
     )
 
