@@ -11,7 +11,7 @@ import dagster as dg
 from assets.metadata import embed, spell
 from pipeline.partitions import feature_sources, scenes, variants
 from pipeline.resources import HomeResource
-from storage.audits import Finding, audit_calibration, audit_depth, audit_numbers, audit_sky
+from storage.audits import Finding, Outcome, audit_calibration, audit_depth, audit_numbers, audit_sky
 from storage.errors import PipelineError
 from storage.targets.thumbnails import calibration_jpeg
 from storage.versioned import Home, StoreVersion
@@ -24,7 +24,7 @@ class Verdict(NamedTuple):
     value: str
     wanted: str
     where: str
-    passed: bool
+    outcome: Outcome
 
 
 Judge = Callable[[Home, StoreVersion], Sequence[Verdict] | None]
@@ -51,7 +51,7 @@ def read_gate(home: Home, version: StoreVersion) -> list[Verdict] | None:
     if quality is None:
         return None
     return [
-        Verdict(name, spell(check["value"]), spell(check["threshold"]), "", bool(check["passed"]))
+        Verdict(name, spell(check["value"]), spell(check["threshold"]), "", "passed" if check["passed"] else "failed")
         for name, check in quality["checks"].items()
     ]
 
@@ -61,7 +61,7 @@ def by_audit(audit: Callable[[Home, StoreVersion], Sequence[Finding]]) -> Judge:
 
     def judge(home: Home, version: StoreVersion) -> list[Verdict]:
         return [
-            Verdict(f.name, spell(f.value), f"{_SIGNS[f.wanted]} {spell(f.threshold)}", f.where, f.passed)
+            Verdict(f.name, spell(f.value), f"{_SIGNS[f.wanted]} {spell(f.threshold)}", f.where, f.outcome)
             for f in audit(home, version)
         ]
 
@@ -69,6 +69,7 @@ def by_audit(audit: Callable[[Home, StoreVersion], Sequence[Finding]]) -> Judge:
 
 
 _SIGNS = {"at_least": "≥", "at_most": "≤"}
+_MARKS: dict[Outcome, str] = {"passed": "✓", "failed": "✗", "undecided": "?"}
 
 Draw = Callable[[Home, StoreVersion], bytes]
 """Draw one version as a JPEG: what a person looks at beside the figures."""
@@ -126,9 +127,9 @@ def _judge_partition(
         return False, dg.MetadataValue.text(str(error))
     if verdicts is None:
         return True, dg.MetadataValue.text("no gate was measured")
-    rows = [f"| {v.name} | {v.value} | {v.wanted} | {v.where} | {'✓' if v.passed else '✗'} |" for v in verdicts]
-    table = "\n".join(["| figure | value | wanted | where | passed |", "|---|---|---|---|---|", *rows])
-    return all(v.passed for v in verdicts), dg.MetadataValue.md(table + picture)
+    rows = [f"| {v.name} | {v.value} | {v.wanted} | {v.where} | {_MARKS[v.outcome]} |" for v in verdicts]
+    table = "\n".join(["| figure | value | wanted | where | outcome |", "|---|---|---|---|---|", *rows])
+    return all(v.outcome != "failed" for v in verdicts), dg.MetadataValue.md(table + picture)
 
 
 def _one_event_each(

@@ -4,7 +4,7 @@ An audit never repairs and never decides for the training set, which has its gat
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,15 +12,20 @@ import numpy as np
 import zarr
 from jaxtyping import Float
 
+from storage.calibration_evidence import Evidence
 from storage.geometry.cameras import project_camera
 from storage.geometry.transforms import apply_se3, invert_se3
-from storage.geometry_audit import Evidence, align_sweeps, fit_rig
+from storage.geometry_audit import MAX_AWAY_GAIN, CalibrationFit, calibration_frames, fit_rig
 from storage.scenes.store import SceneReader
+from storage.sweep_alignment import align_sweeps
 from storage.targets.schema import read_target
 from storage.versioned import Home, StoreVersion
 
-_MAX_CAMERA_GAIN = 1.05  # one camera's jumps are few, so that a true one may seem a little better turned
+_MIN_CLOSER = 2.0  # seen with exact poses: 2.3 to 21; with poses half as far or half again as far apart: 0.3 to 1.9
 _MAX_FRAMES = 8  # an audit of a long scene looks at this many frames, evenly spaced
+
+
+Outcome = Literal["passed", "failed", "undecided"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +38,8 @@ class Finding:
         threshold: Limit.
         wanted: Which side of the limit is good.
         where: Where the worst value was seen: a frame, a camera, an array.
+        otherwise: Outcome of a value that is not on the good side: "undecided" where that says how little there was to
+            see, and not that anything is wrong.
     """
 
     name: str
@@ -40,13 +47,13 @@ class Finding:
     threshold: float
     wanted: Literal["at_least", "at_most"]
     where: str = ""
+    otherwise: Literal["failed", "undecided"] = "failed"
 
     @property
-    def passed(self) -> bool:
-        """Return whether the value is on the good side; an undefined one is not."""
-        if not math.isfinite(self.value):
-            return False
-        return self.value >= self.threshold if self.wanted == "at_least" else self.value <= self.threshold
+    def outcome(self) -> Outcome:
+        """Return what was found; an undefined value is never on the good side."""
+        is_good = self.value >= self.threshold if self.wanted == "at_least" else self.value <= self.threshold
+        return "passed" if math.isfinite(self.value) and is_good else self.otherwise
 
 
 def audit_calibration(home: Home, version: StoreVersion) -> list[Finding]:
@@ -84,7 +91,14 @@ def audit_calibration(home: Home, version: StoreVersion) -> list[Finding]:
             wanted="at_most",
             where=f"camera {names[farthest]}",
         ),
-        Finding(name="lidar_seen_by_cameras", value=seen, threshold=0.1, wanted="at_least", where=f"frame {frame}"),
+        Finding(
+            name="lidar_seen_by_cameras",
+            value=seen,
+            threshold=0.1,
+            wanted="at_least",
+            where=f"frame {frame}",
+            otherwise=_if_measured(seen),
+        ),
         Finding(name="exposure_offset_s", value=exposure, threshold=0.25, wanted="at_most", where=f"frame {frame}"),
         Finding(name="backward_time_steps", value=float((np.diff(steps) <= 0).sum()), threshold=0.0, wanted="at_most"),
         *audit_geometry(reader),
@@ -94,39 +108,86 @@ def audit_calibration(home: Home, version: StoreVersion) -> list[Finding]:
 def audit_geometry(reader: SceneReader, evidence: Evidence | None = None) -> list[Finding]:
     """Check cameras against LiDAR, sweeps against poses, and boxes against rectangles that the source ships.
 
-    What a scene is too short, too empty or too slow to tell is left out.
+    What a scene is too short, too empty or too slow to tell is undecided; rectangles that it does not ship are no
+    finding.
 
     Args:
         reader: The scene.
         evidence: As in ``fit_rig``.
     """
-    frames = sorted({int(i) for i in np.linspace(0, reader.num_frames - 1, min(reader.num_frames, _MAX_FRAMES))})
-    findings = []
-    fit = fit_rig(reader, frames, evidence)
-    if fit is not None:
-        change = max(fit.gains, key=lambda name: fit.gains[name])
-        findings += [
-            Finding(name="gain_of_best_change", value=fit.gains[change], threshold=1.0, wanted="at_most", where=change),
-            Finding(name="lidar_edge_offset_px", value=fit.offset_px, threshold=5.0, wanted="at_most"),
-        ]
-        if fit.camera_gains:
-            camera = max(fit.camera_gains, key=lambda name: fit.camera_gains[name])
-            findings.append(
-                Finding(
-                    name="gain_of_turning_one_camera",
-                    value=fit.camera_gains[camera],
-                    threshold=_MAX_CAMERA_GAIN,
-                    wanted="at_most",
-                    where=f"camera {camera}",
-                )
-            )
-    closer = align_sweeps(reader, frames)
-    if math.isfinite(closer):
-        findings.append(Finding(name="sweeps_closer_by_poses", value=closer, threshold=2.5, wanted="at_least"))
+    fit = fit_rig(reader, calibration_frames(reader), evidence)
+    closer = align_sweeps(reader, _spread(reader.num_frames))
+    findings = [
+        *_judge_fits("rig", {"": fit.rig}),
+        Finding(
+            name="lidar_edge_offset_px",
+            value=fit.offset_px,
+            threshold=5.0,
+            wanted="at_most",
+            otherwise=_if_measured(fit.offset_px),
+        ),
+        *_judge_fits("one_camera", fit.cameras),
+        Finding(
+            name="sweeps_closer_by_poses",
+            value=closer,
+            threshold=_MIN_CLOSER,
+            wanted="at_least",
+            otherwise=_if_measured(closer),
+        ),
+    ]
     iou = reader.attributes.get("projected_label_iou")
     if isinstance(iou, float):
         findings.append(Finding(name="projected_label_iou", value=iou, threshold=0.95, wanted="at_least"))
     return findings
+
+
+def _judge_fits(subject: str, fits: Mapping[str, CalibrationFit]) -> list[Finding]:
+    """Return the largest gains that are beyond chance, and the share of small errors that would not go unnoticed."""
+    best = {name: fit.best_change for name, fit in fits.items()}
+    changed = {f"{name}: {change}": gain.at_least for name, (change, gain) in best.items()}
+    away = {name: fit.away.at_least for name, fit in fits.items()}
+    untold = {name: fit.untold for name, fit in fits.items()}
+    told = {name: len(fit.gains) - len(untold[name]) for name, fit in fits.items()}
+    number = sum(len(fit.gains) for fit in fits.values())
+    if len(fits) == 1:
+        (missed,) = untold.values()
+        where = "not " + ", ".join(missed) if missed else ""
+    else:
+        where = f"of {number // len(fits)} each: " + ", ".join(f"{name} {count}" for name, count in told.items())
+    return [
+        _worst(f"gain_of_changing_{subject}", changed, next(iter(fits.values())).limit),
+        _worst(f"gain_of_turning_{subject}_away", away, MAX_AWAY_GAIN),
+        Finding(
+            name=f"small_errors_of_{subject}_told",
+            value=sum(told.values()) / number,
+            threshold=1.0,
+            wanted="at_least",
+            where=where,
+            otherwise="undecided",
+        ),
+    ]
+
+
+def _worst(name: str, gains: Mapping[str, float], limit: float) -> Finding:
+    where = max(gains, key=lambda name: gains[name])
+    value = gains[where] if math.isfinite(gains[where]) else math.nan
+    return Finding(
+        name=name,
+        value=value,
+        threshold=limit,
+        wanted="at_most",
+        where=where.removeprefix(": "),
+        otherwise=_if_measured(value),
+    )
+
+
+def _if_measured(value: float) -> Literal["failed", "undecided"]:
+    """Return what a value that is not good means: one that could not be measured proves nothing."""
+    return "undecided" if math.isnan(value) else "failed"
+
+
+def _spread(count: int) -> list[int]:
+    return sorted({int(i) for i in np.linspace(0, count - 1, min(count, _MAX_FRAMES))})
 
 
 def audit_sky(home: Home, version: StoreVersion) -> list[Finding]:
@@ -182,7 +243,7 @@ def _frames(group: zarr.Group, name: str) -> Iterator[int]:
     if not isinstance(array, zarr.Array):
         raise TypeError(f"{name} is a {type(array).__name__}, want an array")
     count = array.shape[0]
-    yield from sorted({int(i) for i in np.linspace(0, count - 1, min(count, _MAX_FRAMES))})
+    yield from _spread(count)
 
 
 def _rotation_error(transform: Float[np.ndarray, "4 4"]) -> float:

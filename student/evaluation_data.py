@@ -176,6 +176,11 @@ def view_images(batch: TrainingBatch) -> Float32[np.ndarray, "views height width
     return channels_last(batch.view_targets.image[0])
 
 
+def valid_of(batch: TrainingBatch) -> Bool[np.ndarray, "views height width"] | None:
+    """Return the pixels of a batch's camera views that show the world; None if all do."""
+    return None if batch.cameras.is_valid is None else batch.cameras.is_valid[0].numpy()
+
+
 def select_views(cameras: TargetCameras, views: slice) -> TargetCameras:
     """Return some of the target cameras."""
     return replace(
@@ -184,13 +189,15 @@ def select_views(cameras: TargetCameras, views: slice) -> TargetCameras:
         camera_to_reference_ego=cameras.camera_to_reference_ego[:, views],
         target_is_present=cameras.target_is_present[:, views],
         fisheye=None if cameras.fisheye is None else cameras.fisheye[:, views],
+        is_valid=None if cameras.is_valid is None else cameras.is_valid[:, views],
     )
 
 
 def shift_views(cameras: TargetCameras, virtual_to_camera: Float[np.ndarray, "4 4"]) -> TargetCameras:
     """Return the cameras moved by a transform in their own frames."""
     shift = torch.from_numpy(virtual_to_camera).to(cameras.camera_to_reference_ego)
-    return replace(cameras, camera_to_reference_ego=cameras.camera_to_reference_ego @ shift)
+    moved = cameras.camera_to_reference_ego @ shift
+    return replace(cameras, camera_to_reference_ego=moved, is_valid=None)  # the vehicle is not where the view is
 
 
 def evenly_spaced(frames: Sequence[int], wanted: int) -> tuple[int, ...]:

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 
 from storage.procedural.classes import SKY_ID, VOID_ID, occ3d_table
 from student.data.dataset import nearest
 from student.data.sample import TrainingBatch
 from student.evaluation_config import EvaluationConfig
-from student.evaluation_data import EvaluationFrames, FrameTruth, channels_last, select_views, view_images
+from student.evaluation_data import EvaluationFrames, FrameTruth, channels_last, select_views, valid_of, view_images
 from student.lateral import LateralTruth
 from student.model.voxel_field import VoxelField
 from student.occupancy import FREE_LABEL, OCC3D_GRID, occupancy_probability
@@ -89,7 +89,9 @@ class Evaluator:
             views = self.predictor.render(field, batch.cameras)
         truth = frames.truth(frame)
         with self._timed("score views"):
-            self._score_images(self.scores.reconstruction, frames.key, views, view_images(batch), None, is_paper_frame)
+            self._score_images(
+                self.scores.reconstruction, frames.key, views, view_images(batch), None, is_paper_frame, valid_of(batch)
+            )
             self._score_depth(frames.key, views, batch, truth, is_paper_frame)
             self._score_features(frames.key, views, batch)
         with self._timed("other poses"):
@@ -109,12 +111,28 @@ class Evaluator:
         reference: Float32[np.ndarray, "views height width 3"],
         still: Float32[np.ndarray, "views height width 3"] | None,
         is_paper_frame: bool,
+        is_valid: Bool[np.ndarray, "views _ _"] | None = None,
     ) -> None:
-        """Score images; ``still`` is what the input cameras saw, where the view is another one."""
+        """Score images.
+
+        Args:
+            scores: Where to.
+            scene: Scene key.
+            views: What was rendered.
+            reference: What should be seen.
+            still: What the input cameras saw, where the view is another one.
+            is_paper_frame: Whether the paper's protocol scores the frame too.
+            is_valid: Pixels of the reference that show the world, and not the vehicle itself; None if all do.
+        """
         if views.image is None:
             return
         predicted = resized(views.image, reference.shape[1:3])
         baselines = {} if still is None else {"repeating the input": resized(still, reference.shape[1:3])}
+        if is_valid is not None and not bool(is_valid.all()):
+            # Nobody is asked to draw the vehicle itself: all are right there.
+            shown = np.stack([nearest(view, *reference.shape[1:3]) for view in is_valid])[..., None]
+            predicted = np.where(shown, predicted, reference)
+            baselines = {label: np.where(shown, images, reference) for label, images in baselines.items()}
         mean = self.evidence.mean_image(reference.shape)
         if mean is not None:
             baselines["mean training image"] = mean
@@ -174,7 +192,9 @@ class Evaluator:
             ahead = frames.camera_views(frame, target_frame=frame + 1)
             self._seconds_ahead.append(frames.seconds_between(frame, frame + 1))
             views = self.predictor.render(field, ahead.cameras)
-            self._score_images(self.scores.next_frame, frames.key, views, view_images(ahead), own, is_paper_frame)
+            self._score_images(
+                self.scores.next_frame, frames.key, views, view_images(ahead), own, is_paper_frame, valid_of(ahead)
+            )
         if frames.has_virtual_views:
             shifted = frames.virtual_views(frame)
             views = self.predictor.render(

@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 
 from student.data.dataset import FrameDataset
 from student.data.sample import TrainingBatch
+from student.losses import with_target_where_unseen
 from student.metrics import depth_scores, peak_signal_to_noise
 from student.model.distillnerf import DistillNeRF
 from student.model.types import StudentOutput
@@ -68,7 +69,8 @@ def score(output: StudentOutput, batch: TrainingBatch) -> dict[str, float]:
     figures: dict[str, float] = {}
     if output.image is not None:
         image = batch.view_targets.image[is_present].cpu().numpy()
-        figures["psnr"] = peak_signal_to_noise(output.image[is_present].cpu().numpy(), image)
+        predicted = with_target_where_unseen(output.image, output.is_seen, batch.view_targets)
+        figures["psnr"] = peak_signal_to_noise(predicted[is_present].cpu().numpy(), image)
         mean_colour = np.broadcast_to(image.mean(axis=(0, 2, 3), keepdims=True), image.shape)
         figures["psnr_mean_colour"] = peak_signal_to_noise(mean_colour, image)
     lidar = batch.view_targets.lidar_depth.cpu().numpy()

@@ -13,10 +13,14 @@ from rich.table import Table
 
 from pipeline.commands.options import HomeCommand
 
+_MARKS = {"passed": "[green]✓[/green]", "failed": "[red]✗[/red]", "undecided": "[yellow]?[/yellow]"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Audit(HomeCommand):
     """Check the geometry of an ingested scene: cameras against LiDAR, sweeps against poses. Returns 1 if it fails.
+
+    What the scene shows too little of to tell is undecided, and no failure.
 
     Attributes:
         scene: Key of the scene, as nuscenes.scene-0916.
@@ -39,13 +43,14 @@ class Audit(HomeCommand):
         if self.picture is not None:
             self.picture.write_bytes(calibration_jpeg(home, version))
         if self.json:
-            rows = [asdict(finding) | {"passed": finding.passed} for finding in findings]
+            rows = [asdict(finding) | {"outcome": finding.outcome} for finding in findings]
             sys.stdout.write(json.dumps(rows) + "\n")
         else:
             table = Table("figure", "value", "wanted", "where", "", title=escape(self.scene), title_justify="left")
             for finding in findings:
                 wanted = f"{'≥' if finding.wanted == 'at_least' else '≤'} {finding.threshold:g}"
-                mark = "[green]✓[/green]" if finding.passed else "[red]✗[/red]"
-                table.add_row(finding.name, f"{finding.value:.4g}", wanted, escape(finding.where), mark)
+                table.add_row(
+                    finding.name, f"{finding.value:.4g}", wanted, escape(finding.where), _MARKS[finding.outcome]
+                )
             console.print(table)
-        return 0 if all(finding.passed for finding in findings) else 1
+        return 1 if any(finding.outcome == "failed" for finding in findings) else 0

@@ -254,6 +254,9 @@ class _LooseFrames:
     def fisheye(self) -> np.ndarray:
         return np.full((self.num_cameras, 4), np.nan)
 
+    def is_valid(self, height: int, width: int) -> np.ndarray:
+        return np.ones((self.num_cameras, height, width), bool)
+
     def camera_to_reference_ego(self, frame_index: int, reference_frame_index: int) -> np.ndarray:
         return np.stack(
             [

@@ -159,6 +159,11 @@ class _Assembler:
         image_size = (self._config.image_height, self._config.image_width)
         return scale_intrinsics(self._frames.intrinsics(), from_size=image_size, to_size=(height, width))
 
+    def _where_valid(self, values: np.ndarray, camera_index: int) -> np.ndarray:
+        """Return a map of known depth, unknown where the camera sees its own vehicle."""
+        height, width = values.shape
+        return np.where(self._frames.is_valid(height, width)[camera_index], values, np.float32(np.nan))
+
     def _lidar(self, frame_index: int, camera_index: int, height: int, width: int) -> np.ndarray:
         # The same view is often both an input and a target, on grids of one size.
         name = f"lidar {camera_index} {height}x{width}"
@@ -172,7 +177,7 @@ class _Assembler:
             frame_index,
             lambda frame: self._frames.camera_to_reference_ego(frame, reference_frame_index=frame),
         )
-        return rasterise_lidar(
+        depth = rasterise_lidar(
             points,
             poses[camera_index],
             self._intrinsics(height, width)[camera_index],
@@ -182,12 +187,13 @@ class _Assembler:
             min_camera_depth=self._config.min_camera_depth,
             max_range=self._config.max_lidar_range,
         )
+        return self._where_valid(depth, camera_index)
 
     def _teacher_depth(self, frame_index: int, camera_index: int, height: int, width: int) -> np.ndarray:
         if not self._config.teacher_depth:
             return np.full((height, width), np.nan, np.float32)
         depth = self._once("teacher_depth", frame_index, self._frames.teacher_depth)[camera_index]
-        return nearest(depth, height, width).astype(np.float32)
+        return self._where_valid(nearest(depth, height, width).astype(np.float32), camera_index)
 
     def _is_sky(
         self, frame_index: int, camera_index: int, lidar_depth: Float[np.ndarray, "height width"]
@@ -197,7 +203,8 @@ class _Assembler:
             return np.zeros((height, width), bool), np.zeros((height, width), bool)
         mask = self._once("sky", frame_index, self._frames.is_sky)[camera_index]
         is_sky = nearest(mask, height, width)
-        return is_sky, ~(is_sky & np.isfinite(lidar_depth))
+        is_valid = self._frames.is_valid(height, width)[camera_index]
+        return is_sky, is_valid & ~(is_sky & np.isfinite(lidar_depth))
 
     def _features(self, frame_index: int, kind: str) -> np.ndarray:
         return self._once(kind, frame_index, lambda frame: self._frames.features(frame, kind))
@@ -224,6 +231,7 @@ class _Assembler:
             camera_is_present=torch.arange(num_cameras)[None] < self._frames.num_cameras,
             depth_features=features,
             fisheye=_as_lenses([*self._frames.fisheye(), *[_PINHOLE] * padding]),
+            is_valid=_stack([*_pad(self._frames.is_valid(config.image_height, config.image_width), padding)]),
         )
 
     def input_targets(self, num_cameras: int) -> InputTargets:
@@ -246,12 +254,17 @@ class _Assembler:
     def cameras(self, choice: ViewChoice) -> TargetCameras:
         """Return the cameras of the chosen views."""
         height, width = self._config.render_height, self._config.render_width
-        intrinsics, poses, fisheye, is_present = [], [], [], []
+        intrinsics, poses, fisheye, is_valid, is_present = [], [], [], [], []
+        everywhere = np.ones((height, width), bool)
         for view in (*choice.real, *choice.virtual):
             is_present.append(view is not None)
             intrinsics.append(np.eye(3) if view is None else self._intrinsics(height, width)[view.camera_index])
             poses.append(np.eye(4) if view is None else self._view_pose(view))
             fisheye.append(_PINHOLE if view is None else self._frames.fisheye()[view.camera_index])
+            if view is None or view.virtual_index is not None:  # a virtual view has no vehicle in it
+                is_valid.append(everywhere)
+            else:
+                is_valid.append(self._frames.is_valid(height, width)[view.camera_index])
         return TargetCameras(
             intrinsics=_as_matrices(np.stack(intrinsics)),
             camera_to_reference_ego=_as_matrices(np.stack(poses)),
@@ -259,6 +272,7 @@ class _Assembler:
             render_height=height,
             render_width=width,
             fisheye=_as_lenses(fisheye),
+            is_valid=_stack(is_valid),
         )
 
     def _view_pose(self, view: View) -> np.ndarray:

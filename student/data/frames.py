@@ -34,6 +34,10 @@ class Frames(Protocol):
         """Return the lens coefficients of each camera, NaN for a pinhole."""
         ...
 
+    def is_valid(self, height: int, width: int) -> Bool[np.ndarray, "cameras height width"]:
+        """Return the pixels of images of that size that show the world, and not the vehicle itself."""
+        ...
+
     def camera_to_reference_ego(self, frame_index: int, reference_frame_index: int) -> Float[np.ndarray, "cameras 4 4"]:
         """Return each camera at its own exposure in a frame, in the ego frame of another frame's reference time."""
         ...
@@ -87,6 +91,7 @@ class StoreFrames:
         self.num_frames = scene.num_frames
         self.num_cameras = scene.num_cameras
         self._groups: dict[str, zarr.Group] = {}
+        self._is_valid: dict[tuple[int, int], np.ndarray] = {}
 
     def _group(self, kind: str) -> zarr.Group:
         if kind not in self._groups:
@@ -142,6 +147,13 @@ class StoreFrames:
     def fisheye(self) -> Float[np.ndarray, "cameras 4"]:
         """See :class:`Frames`."""
         return self._fisheye
+
+    def is_valid(self, height: int, width: int) -> Bool[np.ndarray, "cameras height width"]:
+        """See :class:`Frames`."""
+        size = (height, width)
+        if size not in self._is_valid:
+            self._is_valid[size] = np.stack([self.reader.is_valid(c, size=size) for c in range(self.num_cameras)])
+        return self._is_valid[size]
 
     def camera_to_reference_ego(self, frame_index: int, reference_frame_index: int) -> Float[np.ndarray, "cameras 4 4"]:
         """See :class:`Frames`."""

@@ -7,6 +7,7 @@ render: target cameras -> rays -> weights and features -> sky behind -> image an
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+from torch.nn import functional
 
 from storage.geometry.cameras import scale_intrinsics
 from student.model.config import ModelConfig
@@ -90,6 +91,10 @@ class DistillNeRF(nn.Module):
         depth_features = None if inputs.depth_features is None else inputs.depth_features[is_present].to(images.dtype)
         origins, directions = self._depth_rays(inputs)
         is_seen = torch.isfinite(directions[..., 0])
+        if inputs.is_valid is not None:
+            is_valid = inputs.is_valid[is_present]
+            images = images * is_valid[:, None]  # the vehicle itself is grey
+            is_seen = is_seen & _all_covered(is_valid, (is_seen.shape[-2], is_seen.shape[-1]))
         coarse = self.coarse_depth(images, depth_features)
         fine = self.fine_depth(
             images, coarse.termination_depth, coarse.mono_features, min_opacity=self.config.renderer.min_opacity
@@ -152,6 +157,8 @@ class DistillNeRF(nn.Module):
         )
         num_targets, pixels = len(origins), height * width
         is_seen = torch.isfinite(directions[..., 0])
+        if targets.is_valid is not None:
+            is_seen = is_seen & targets.is_valid[is_present]
         pixel = is_seen.flatten().nonzero()[:, 0]
         target = torch.div(pixel, pixels, rounding_mode="floor")
         rays = Rays(
@@ -208,6 +215,13 @@ def _mean_sky(
     by_scene = total.new_zeros(batch_size, total.shape[1]).index_add(0, batch_index, total)
     weight = total.new_zeros(batch_size).index_add(0, batch_index, transmittance.sum((-2, -1)))
     return by_scene / weight.clamp(min=_SKY_FLOOR)[:, None]
+
+
+def _all_covered(is_valid: Bool[Tensor, "n _ _"], size: tuple[int, int]) -> Bool[Tensor, "n height width"]:
+    """Return the pixels of another grid over the same image of which every part is valid."""
+    if is_valid.shape[-2:] == size:
+        return is_valid
+    return functional.adaptive_max_pool2d((~is_valid[:, None]).float(), size)[:, 0] == 0
 
 
 def _seen(values: Float[Tensor, "n height width *rest"], pixel: Int64[Tensor, " seen"]) -> Float[Tensor, " seen *rest"]:

@@ -42,6 +42,8 @@ class CameraInputs:
             model configured without them.
         fisheye: Lens coefficients k1 to k4 of each fisheye, NaN for a pinhole; None if all are pinholes. Pixels
             outside a fisheye's image circle are not lifted.
+        is_valid: Pixels of ``images`` that show the world, and not the vehicle itself; None if all do. The others are
+            not looked at and not lifted.
     """
 
     images: Float[Tensor, "batch cameras 3 height width"]
@@ -50,6 +52,7 @@ class CameraInputs:
     camera_is_present: Bool[Tensor, "batch cameras"]
     depth_features: Float[Tensor, "batch cameras channels grid_height grid_width"] | None = None
     fisheye: Float[Tensor, "batch cameras 4"] | None = None
+    is_valid: Bool[Tensor, "batch cameras height width"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,8 @@ class TargetCameras:
         render_height: Rows of the render grid.
         render_width: Columns of the render grid.
         fisheye: As of :class:`CameraInputs`. Rays outside an image circle are not rendered.
+        is_valid: Pixels of the render grid whose target shows the world; None if all do. The others are not rendered,
+            like those outside an image circle.
     """
 
     intrinsics: Float[Tensor, "batch targets 3 3"]
@@ -72,6 +77,7 @@ class TargetCameras:
     render_height: int
     render_width: int
     fisheye: Float[Tensor, "batch targets 4"] | None = None
+    is_valid: Bool[Tensor, "batch targets render_height render_width"] | None = None
 
     def __post_init__(self) -> None:
         """Reject an empty render grid."""
@@ -142,7 +148,8 @@ class Rendering:
             NaN where ``opacity`` is under the configured minimum, and at padding.
         opacity: Sum of weights along the ray, in [0, 1]. ``1 - opacity`` is what the sky gets.
         weight_entropy: ``-sum w log w`` over each ray's samples: 0 for a single hard surface.
-        is_seen: Whether the pixel has a ray: False at padding and outside a fisheye's image circle, where opacity is 0
+        is_seen: Whether the pixel has a ray: False at padding, outside a fisheye's image circle and where the target
+            is said not to show the world, where opacity is 0
             and depth NaN.
         features: Foundation features in [0, 1] by source name ("clip", "dinov2"), in the space of the
             stored, basis-reduced targets.

@@ -124,13 +124,13 @@ def _distil(
     split = split_frames(frames, holdout_every=source.teacher.nerf.holdout_every)
     size = (grid[0], grid[1])
     images = [(f, c) for f in split.train for c in range(cameras)]
-    surfaces = [_surface(source, f, c, size)[source.is_seen(c, size)] for f, c in images]
+    surfaces = [_surface(source, f, c, size)[source.shows_world(c, size)] for f, c in images]
     surface = RaySurface(
         positions=torch.cat([s.positions for s in surfaces]),
         weights=torch.cat([s.weights for s in surfaces]),
         directions=torch.cat([s.directions for s in surfaces]),
     )
-    wanted = torch.cat([_as_rows(targets[f, c])[source.is_seen(c, size)] for f, c in images])
+    wanted = torch.cat([_as_rows(targets[f, c])[source.shows_world(c, size)] for f, c in images])
     field = FeatureField(config, source.teacher.bounds, targets.shape[-1])
     networks = [*field.decoder.parameters(), *field.sky.parameters()]
     optimizer = torch.optim.Adam(
@@ -153,9 +153,10 @@ def _distil(
             numbers = {"step": step + 1.0, "psnr": -10.0 * math.log10(max(float(loss.detach()), 1e-10))}
             on_progress("distil_features", 0.5 * (step + 1) / config.num_steps, numbers)
     errors = [
-        float((_render(field, _surface(source, f, c, size)) - _as_rows(targets[f, c])).square().mean())
+        float((_render(field, _surface(source, f, c, size)) - _as_rows(targets[f, c]))[shown].square().mean())
         for f in split.held_out
         for c in range(cameras)
+        if (shown := source.shows_world(c, size)).any()
     ]
     return field, -10.0 * math.log10(max(sum(errors) / len(errors), 1e-10))
 

@@ -95,6 +95,10 @@ class RenderSource:
             self._directions[camera, size] = camera_directions(self.scene, camera, size)
         return torch.isfinite(self._directions[camera, size]).all(dim=-1)
 
+    def shows_world(self, camera: int, size: tuple[int, int]) -> Bool[Tensor, " pixels"]:
+        """Return which of them do not show the vehicle itself either, if the image is the camera's own."""
+        return self.is_seen(camera, size) & torch.from_numpy(self.scene.is_valid(camera, size=size).reshape(-1).copy())
+
     def render(
         self, frame: int, camera: int, camera_to_world: Float[np.ndarray, "4 4"], size: tuple[int, int]
     ) -> RenderedRays:
@@ -118,8 +122,9 @@ def render_teacher_depth(
     """Return the depth of every camera of every frame, rendering it first if it does not exist.
 
     Depth is the termination depth along unit rays, metres; NaN where the opacity is under ``min_opacity``, beyond
-    ``max_depth_m``, where the sky mask that the field was fitted with says sky, and around LiDAR returns of the same
-    frame that contradict it. The figures against the LiDAR are of the depth before that last step.
+    ``max_depth_m``, where the image shows the vehicle itself, where the sky mask that the field was fitted with says
+    sky, and around LiDAR returns of the same frame that contradict it. The figures against the LiDAR are of the depth
+    before that last step.
 
     Args:
         home: Where the field is read from and the depth is published.
@@ -140,12 +145,14 @@ def render_teacher_depth(
         opacities = create_target(group, "teacher_depth", "opacity", shape)
         write_target(group, "teacher_depth", "intrinsics", source.intrinsics(size))
         tally = _DepthTally(source, size, config)
+        shows_world = np.stack([source.shows_world(c, size).numpy().reshape(size) for c in range(scene.num_cameras)])
         for frame in range(scene.num_frames):
             rendered = [
                 source.render(frame, camera, scene.camera_to_world(frame, camera), size)
                 for camera in range(scene.num_cameras)
             ]
             depth = np.stack([_defined_depth(r, config).reshape(size) for r in rendered])
+            depth[~shows_world] = np.nan
             opacity = np.stack([r.opacity.numpy().reshape(size) for r in rendered])
             is_untrusted = tally.add(frame, depth, None if is_sky is None else is_sky[frame])
             depth[is_untrusted] = np.nan
@@ -242,6 +249,7 @@ class _DepthTally:
                 image_size=self.size,
             )
             near = measured <= self.source.teacher.nerf.losses.max_depth_m
+            near &= self.source.shows_world(camera, self.size).numpy()[pixel]
             pixel, measured = pixel[near], measured[near]
             self._predicted.append(depth[camera].reshape(-1)[pixel])
             self._measured.append(measured)

@@ -163,9 +163,9 @@ class SceneRays:
         self.camera_directions = torch.stack(
             [camera_directions(scene, c, image_size) for c in range(scene.num_cameras)]
         )
-        is_seen = torch.isfinite(self.camera_directions).all(dim=-1)
+        is_seen = torch.stack([shows_world(scene, c, image_size) for c in range(scene.num_cameras)])
         self._num_seen = is_seen.sum(dim=1)
-        # A row for each camera: the pixels inside its image circle in order, which are all of a pinhole's, then others.
+        # A row for each camera: the pixels that show the world in order, mostly all of a pinhole's, then the others.
         self._seen_first = torch.argsort((~is_seen).to(torch.uint8), dim=1, stable=True)
         poses = np.stack([scene.camera_to_world(f, c) for f, c in images])
         self.rotations = torch.tensor(poses[:, :3, :3], dtype=torch.float32)
@@ -216,6 +216,8 @@ class SceneRays:
                 scene.fisheye(camera),
                 image_size=(self.height, self.width),
             )
+            shown = shows_world(scene, camera, (self.height, self.width)).numpy()[pixel]
+            pixel, depth, source = pixel[shown], depth[shown], source[shown]
             columns.append((np.full(len(pixel), index), pixel, depth, moves[frame][source]))
         image, pixel, depth, pixel_moves = (np.concatenate(c) for c in zip(*columns, strict=True))
         scale = self.bounds.metres_per_unit
@@ -261,7 +263,7 @@ class SceneRays:
         return self._batch(image, pixel, beams, lidar_depth, moves)
 
     def seen_pixels(self, image: int) -> Int64[Tensor, " _"]:
-        """Return the pixels of an image that a ray goes through: all, but for the corners of a fisheye."""
+        """Return the pixels of an image that show the world: all, but for a fisheye's corners and the own vehicle."""
         camera = int(self.image_camera[image])
         return self._seen_first[camera, : int(self._num_seen[camera])]
 
@@ -310,6 +312,12 @@ def camera_directions(scene: SceneReader, camera_index: int, image_size: tuple[i
     intrinsics = scene.intrinsics(camera_index, size=image_size)
     directions = unproject_camera(pixel_grid(*image_size), intrinsics, scene.fisheye(camera_index))
     return torch.tensor(directions.reshape(-1, 3), dtype=torch.float32)
+
+
+def shows_world(scene: SceneReader, camera_index: int, image_size: tuple[int, int]) -> Bool[Tensor, " pixels"]:
+    """Return which pixels of an image, row-major, lie in the image circle and do not show the vehicle itself."""
+    is_valid = torch.from_numpy(scene.is_valid(camera_index, size=image_size).reshape(-1).copy())
+    return is_valid & torch.isfinite(camera_directions(scene, camera_index, image_size)).all(dim=-1)
 
 
 def project_lidar(

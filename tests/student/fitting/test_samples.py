@@ -274,3 +274,34 @@ def test_target_of_another_calibration_is_refused(make_world: Callable[[], Any],
     data = FrameDataset(world.home, load_training_set(world.home, "calibration"), "train", student_config.data)
     with pytest.raises(IntegrityError, match="intrinsics differ"):
         data[0]
+
+
+def test_nothing_is_known_where_a_camera_sees_its_own_vehicle(shared_world: Any, student_config: StudentConfig) -> None:
+    class WithMask(StoreFrames):
+        def is_valid(self, height: int, width: int) -> Any:
+            seen = super().is_valid(height, width).copy()
+            assert seen.all()  # as stored
+            seen[0, height // 2 :] = False
+            return seen
+
+    shared_world.freeze("mask", student_config)
+    frozen = load_training_set(shared_world.home, "mask")
+    data = FrameDataset(shared_world.home, frozen, "train", student_config.data, open_frames=WithMask)
+    choice = ViewChoice(
+        real=(View(frame_index=1, camera_index=0), View(frame_index=1, camera_index=1)),
+        virtual=(View(frame_index=1, camera_index=0, virtual_index=0),),
+    )
+    batch = data.sample("yard.a", 1, choice)
+    assert batch.cameras.is_valid is not None
+    hidden = ~batch.cameras.is_valid
+    assert hidden[0, 0].any()
+    assert not hidden[0, 1:].any()  # neither the other camera, nor a virtual view, which has no vehicle in it
+    for name in ("lidar_depth", "teacher_depth"):
+        depth = getattr(batch.view_targets, name)
+        assert torch.isnan(depth[hidden]).all()
+        assert torch.isfinite(depth[0, 0][~hidden[0, 0]]).any()
+        of_input = getattr(batch.input_targets, name)[0, 0]
+        assert torch.isnan(of_input[of_input.shape[0] // 2 :]).all()
+    assert not batch.view_targets.is_sky_known[hidden].any()
+    assert batch.inputs.is_valid is not None
+    assert not batch.inputs.is_valid[0, 0, student_config.data.image_height // 2 :].any()

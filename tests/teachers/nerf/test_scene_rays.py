@@ -148,3 +148,22 @@ class TestFisheye:
         seen = set(fisheye_rays.seen_pixels(1).tolist())
         hit = {tuple(d) for d in drawn.directions[drawn.camera_index == 1].tolist()}
         assert len(hit) == len(seen)  # every pixel that is seen, and no other
+
+
+def test_no_ray_goes_through_a_pixel_that_shows_the_vehicle(wall_scene, monkeypatch):
+    size, bounds = (18, 32), measure_bounds(wall_scene, (0, 2))
+    whole = SceneRays(wall_scene, (0, 2), bounds, image_size=size)
+    seen = np.ones(size, bool)
+    seen[12:] = False
+    monkeypatch.setattr(wall_scene, "is_valid", lambda camera, *, size: seen if camera == 0 else np.ones(size, bool))
+    masked = SceneRays(wall_scene, (0, 2), bounds, image_size=size)
+    assert len(masked.seen_pixels(0)) == seen.sum()
+    assert len(masked.seen_pixels(1)) == seen.size
+    batch = masked.draw(torch.Generator().manual_seed(0), pixel_rays=4000, lidar_pixel_rays=500, lidar_rays=1)
+    of_camera = (batch.camera_index == 0)[:-1]
+    lowest = masked.camera_directions[0].view(*size, 3)[11, :, 1].max()
+    down = torch.tensor(wall_scene.camera_to_world(0, 0)[:3, 1], dtype=torch.float32)
+    assert bool((batch.directions[:-1][of_camera] @ down <= lowest + 1e-4).all())
+    hidden = (whole.image_camera[whole.lidar_pixel_image] == 0) & (whole.lidar_pixel >= 12 * 32)
+    assert 0 < int(hidden.sum()) == len(whole.lidar_pixel) - len(masked.lidar_pixel)
+    assert len(masked.lidar_distances) == len(whole.lidar_distances), "beams are the LiDAR's, whatever a camera sees"

@@ -77,7 +77,7 @@ def test_boxes_project_onto_the_files_own_rectangles(real):
     assert np.median(ious) >= 0.999
     assert ious.min() >= 0.95
     findings = {finding.name: finding for finding in audit_geometry(real.scene)}
-    assert findings["projected_label_iou"].passed
+    assert findings["projected_label_iou"].outcome == "passed"
     assert findings["projected_label_iou"].value == np.median(ious)
 
 
