@@ -128,15 +128,11 @@ class Evaluator:
             return
         predicted = resized(views.image, reference.shape[1:3])
         baselines = {} if still is None else {"repeating the input": resized(still, reference.shape[1:3])}
-        if is_valid is not None and not bool(is_valid.all()):
-            # Nobody is asked to draw the vehicle itself: all are right there.
-            shown = np.stack([nearest(view, *reference.shape[1:3]) for view in is_valid])[..., None]
-            predicted = np.where(shown, predicted, reference)
-            baselines = {label: np.where(shown, images, reference) for label, images in baselines.items()}
         mean = self.evidence.mean_image(reference.shape)
         if mean is not None:
             baselines["mean training image"] = mean
-        scores.add(scene, predicted, reference, baselines=baselines, is_paper_frame=is_paper_frame)
+        shown = _on_grid(is_valid, *reference.shape[1:3])
+        scores.add(scene, predicted, reference, baselines=baselines, is_paper_frame=is_paper_frame, is_valid=shown)
 
     def _score_depth(
         self, scene: str, views: RenderedViews, batch: TrainingBatch, truth: FrameTruth | None, is_paper_frame: bool
@@ -176,7 +172,8 @@ class Evaluator:
             height, width = reference.shape[1:3]
             predicted = np.stack([nearest(view, height, width) for view in rendered])
             mean = self.evidence.mean_feature(source)
-            self.scores.features.add(scene, source, predicted, reference, mean_feature=mean)
+            shown = _on_grid(valid_of(batch), height, width)
+            self.scores.features.add(scene, source, predicted, reference, mean_feature=mean, is_valid=shown)
 
     def _score_other_poses(
         self,
@@ -301,6 +298,12 @@ class Evaluator:
         started = time.perf_counter()
         yield
         self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - started
+
+
+def _on_grid(
+    is_valid: Bool[np.ndarray, "views _ _"] | None, height: int, width: int
+) -> Bool[np.ndarray, "views height width"] | None:
+    return None if is_valid is None else np.stack([nearest(view, height, width) for view in is_valid])
 
 
 def resized(

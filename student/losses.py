@@ -114,7 +114,7 @@ def _sample_losses(
     total = _Sum(zero)
     is_present = batch.cameras.target_is_present
     if output.image is not None:
-        image = with_target_where_unseen(output.image, output.is_seen, batch.view_targets)
+        image = _with_target_where_unseen(output.image, output.is_seen, batch.view_targets)
         _add_image_terms(total, image, is_present, batch.view_targets, config, perceptual)
     if config.feature:
         num_real = batch.view_targets.num_real
@@ -169,7 +169,7 @@ def _add_image_terms(
         total.add("perceptual", config.perceptual, value, len(predicted))
 
 
-def with_target_where_unseen(
+def _with_target_where_unseen(
     image: Float[Tensor, "batch targets 3 image_height image_width"],
     is_seen: Bool[Tensor, "batch targets height width"],
     targets: ViewTargets,

@@ -28,16 +28,20 @@ _SSIM_WINDOW = 7
 def peak_signal_to_noise(
     predicted: Float[np.ndarray, "*shape"],
     reference: Float[np.ndarray, "*shape"],
+    is_valid: Bool[np.ndarray, "*pixels"] | None = None,
 ) -> float:
     """Return the PSNR in dB of values with a peak of 1, one mean error over everything given.
 
     Args:
         predicted: Values to score. Not clamped here.
         reference: True values in [0, 1].
+        is_valid: Of the leading axes, those that are scored; None scores all.
 
     Returns:
         ``-10 log10(MSE)``; infinite for identical inputs, NaN when nothing was given.
     """
+    if is_valid is not None:
+        predicted, reference = predicted[is_valid], reference[is_valid]
     if predicted.size == 0:
         return float("nan")
     error = float(np.mean((predicted.astype(np.float64) - reference.astype(np.float64)) ** 2))
@@ -47,6 +51,7 @@ def peak_signal_to_noise(
 def structural_similarity(
     predicted: Float[np.ndarray, "height width channels"],
     reference: Float[np.ndarray, "height width channels"],
+    is_valid: Bool[np.ndarray, "height width"] | None = None,
     *,
     window: int = _SSIM_WINDOW,
 ) -> float:
@@ -58,7 +63,11 @@ def structural_similarity(
     Args:
         predicted: Image to score.
         reference: True image in [0, 1].
+        is_valid: Pixels that are scored: a window with any other is dropped. None scores all.
         window: Odd side of the square window, pixels.
+
+    Returns:
+        In [-1, 1]; NaN when no window is left.
 
     Raises:
         ValueError: If the window is even, or larger than the image.
@@ -78,7 +87,9 @@ def structural_similarity(
         * (2 * covariance + contrast_floor)
         / ((mean_x**2 + mean_y**2 + luminance_floor) * (variance_x + variance_y + contrast_floor))
     )
-    return float(similarity.mean())
+    if is_valid is not None:
+        similarity = similarity[_window_mean(is_valid[..., None].astype(np.float64), window)[..., 0] > 1 - 1e-9]
+    return float(similarity.mean()) if similarity.size else float("nan")
 
 
 def _window_mean(

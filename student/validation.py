@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from student.data.dataset import FrameDataset
+from student.data.dataset import FrameDataset, nearest
 from student.data.sample import TrainingBatch
-from student.losses import with_target_where_unseen
 from student.metrics import depth_scores, peak_signal_to_noise
 from student.model.distillnerf import DistillNeRF
 from student.model.types import StudentOutput
@@ -69,10 +68,13 @@ def score(output: StudentOutput, batch: TrainingBatch) -> dict[str, float]:
     figures: dict[str, float] = {}
     if output.image is not None:
         image = batch.view_targets.image[is_present].cpu().numpy()
-        predicted = with_target_where_unseen(output.image, output.is_seen, batch.view_targets)
-        figures["psnr"] = peak_signal_to_noise(predicted[is_present].cpu().numpy(), image)
-        mean_colour = np.broadcast_to(image.mean(axis=(0, 2, 3), keepdims=True), image.shape)
-        figures["psnr_mean_colour"] = peak_signal_to_noise(mean_colour, image)
+        image = image.transpose(0, 2, 3, 1)
+        predicted = output.image[is_present].cpu().numpy().transpose(0, 2, 3, 1)
+        is_seen = output.is_seen[is_present].cpu().numpy()
+        is_seen = np.stack([nearest(view, *image.shape[1:3]) for view in is_seen])
+        figures["psnr"] = peak_signal_to_noise(predicted, image, is_seen)
+        mean_colour = np.broadcast_to(image[is_seen].mean(axis=0), image.shape)
+        figures["psnr_mean_colour"] = peak_signal_to_noise(mean_colour, image, is_seen)
     lidar = batch.view_targets.lidar_depth.cpu().numpy()
     figures["depth_abs_rel"] = _abs_rel(output.termination_depth.cpu().numpy(), lidar)
     coarse_lidar = batch.input_targets.lidar_depth.cpu().numpy()

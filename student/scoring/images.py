@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from student.metrics import bootstrap_mean, peak_signal_to_noise, structural_similarity
 from student.scorecard import Baseline, Figure, Section, figure_of, finite_or_none
@@ -54,8 +54,9 @@ class ImageScores:
         *,
         baselines: Mapping[str, Float[np.ndarray, "views height width channels"]],
         is_paper_frame: bool,
+        is_valid: Bool[np.ndarray, "views height width"] | None = None,
     ) -> None:
-        """Score the views of one frame.
+        """Score the views of one frame; one that shows nothing that is scored is skipped.
 
         Args:
             scene: Scene key, for the bootstrap.
@@ -63,15 +64,18 @@ class ImageScores:
             reference: What should be seen, in [0, 1].
             baselines: The same views by trivial predictors, by label; the same labels every time.
             is_paper_frame: Whether the paper's protocol scores this frame too.
+            is_valid: Pixels that show the world, and not the vehicle itself: no other is scored. None if all do.
         """
+        if is_valid is None:
+            is_valid = np.ones(reference.shape[:3], bool)
         for label, images in {"": predicted, **baselines}.items():
             clamped = np.clip(images, 0.0, 1.0)
-            each = [peak_signal_to_noise(*pair) for pair in zip(clamped, reference, strict=True)]
-            self._add("psnr", label, scene, np.mean(each))
-            self._add("ssim", label, scene, _mean_ssim(clamped, reference))
+            each = [peak_signal_to_noise(*view) for view in zip(clamped, reference, is_valid, strict=True)]
+            self._add("psnr", label, scene, _mean_of_defined(each))
+            self._add("ssim", label, scene, _mean_ssim(clamped, reference, is_valid))
             if is_paper_frame:
-                self._add("paper_psnr", label, scene, peak_signal_to_noise(images, reference))
-                self._add("paper_ssim", label, scene, _mean_ssim(images, reference))
+                self._add("paper_psnr", label, scene, peak_signal_to_noise(images, reference, is_valid))
+                self._add("paper_ssim", label, scene, _mean_ssim(images, reference, is_valid))
 
     def _add(self, name: str, label: str, scene: str, value: float | np.floating) -> None:
         self._series.setdefault((name, label), _Series()).add(scene, float(value))
@@ -134,6 +138,7 @@ class FeatureScores:
         reference: Float[np.ndarray, "views height width channels"],
         *,
         mean_feature: Float[np.ndarray, " channels"] | None,
+        is_valid: Bool[np.ndarray, "views height width"] | None = None,
     ) -> None:
         """Score one frame's feature maps, both on one grid, in the reduced space of [0, 1].
 
@@ -143,12 +148,15 @@ class FeatureScores:
             predicted: As rendered.
             reference: The stored target.
             mean_feature: Mean training feature, the trivial predictor, None when no training frame was read.
+            is_valid: Pixels that show the world; None if all do.
         """
-        self._series.setdefault((source, ""), _Series()).add(scene, peak_signal_to_noise(predicted, reference))
+        self._series.setdefault((source, ""), _Series()).add(
+            scene, peak_signal_to_noise(predicted, reference, is_valid)
+        )
         if mean_feature is not None:
             constant = np.broadcast_to(mean_feature, reference.shape).astype(reference.dtype)
             rival = self._series.setdefault((source, "mean training feature"), _Series())
-            rival.add(scene, peak_signal_to_noise(constant, reference))
+            rival.add(scene, peak_signal_to_noise(constant, reference, is_valid))
 
     def section(self, *, unavailable: str) -> Section:
         """Return the section; ``unavailable`` is why there would be no figures."""
@@ -185,5 +193,12 @@ class FeatureScores:
 def _mean_ssim(
     images: Float[np.ndarray, "views height width channels"],
     reference: Float[np.ndarray, "views height width channels"],
+    is_valid: Bool[np.ndarray, "views height width"],
 ) -> float:
-    return float(np.mean([structural_similarity(*pair) for pair in zip(images, reference, strict=True)]))
+    return _mean_of_defined([structural_similarity(*view) for view in zip(images, reference, is_valid, strict=True)])
+
+
+def _mean_of_defined(values: Sequence[float]) -> float:
+    """Return the mean over views that show anything; NaN, which the bootstrap drops, if none does."""
+    defined = [value for value in values if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else float("nan")

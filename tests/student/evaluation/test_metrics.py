@@ -148,3 +148,16 @@ def test_a_bootstrapped_ratio_is_that_of_the_sums_and_not_the_mean_of_ratios():
     interval = bootstrap_statistic(totals, ["one"] * 8, lambda t: t[0] / t[1])
     assert interval.mean == pytest.approx(91 / 102)
     assert interval.low < interval.mean <= interval.high <= 0.9 + 1e-9
+
+
+def test_what_is_not_valid_changes_no_figure():
+    random = np.random.default_rng(5)
+    reference, predicted = random.random((2, 16, 20, 3))
+    is_valid = np.ones((16, 20), bool)
+    is_valid[:, 12:] = False
+    spoilt = np.where(is_valid[..., None], predicted, 9.0)
+    for score in (peak_signal_to_noise, structural_similarity):
+        wanted = score(predicted[:, :12], reference[:, :12])
+        assert score(spoilt, reference, is_valid) == pytest.approx(wanted)
+        assert score(predicted, reference, np.ones_like(is_valid)) == pytest.approx(score(predicted, reference))
+        assert np.isnan(score(predicted, reference, np.zeros_like(is_valid)))

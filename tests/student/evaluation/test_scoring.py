@@ -72,6 +72,20 @@ def test_depth_scores_count_pixels_and_skip_frames_without_reference():
     assert np.nanmax(curve["series"]["student"]) == pytest.approx(0.1)
 
 
+def test_images_are_scored_where_the_world_is_shown():
+    scores = ImageScores(name="x", title="t", reference="r", note="n", unavailable="u")
+    reference = np.full((2, 16, 20, 3), 0.5)
+    predicted, is_valid = reference + 0.1, np.ones((2, 16, 20), bool)
+    is_valid[0, :, 12:] = is_valid[1] = False  # one view shows nothing but the vehicle
+    predicted = np.where(is_valid[..., None], predicted, 0.0)
+    baselines = {"still": np.where(is_valid[..., None], reference + 0.01, 1.0)}
+    scores.add("s", predicted, reference, baselines=baselines, is_paper_frame=True, is_valid=is_valid)
+    for name in ("psnr", "paper_psnr"):
+        figure = scores.section().figure(name)
+        assert figure.value == pytest.approx(20.0)
+        assert figure.baselines[0].value == pytest.approx(40.0)
+
+
 def test_what_is_far_is_scored_by_itself():
     scores = DepthReference(name="depth_lidar", title="t", reference="LiDAR", unavailable="u")
     reference, predicted = np.full((1, 2, 4), 20.0), np.full((1, 2, 4), 20.0)
