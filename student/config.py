@@ -64,6 +64,9 @@ class DataConfig:
         teacher_depth: Supervise with the scene teacher's depth.
         sky_masks: Supervise opacity with sky masks.
         feature_sources: Foundation features to supervise, of "clip" and "dinov2".
+        dynamic_masks: What is left out of views of neighbouring frames because it moved in between: "boxes" leaves out
+            every annotated object that changes place, where it is and where it was; "none", the published way, leaves
+            out nothing, and reads no annotation.
         min_camera_depth: LiDAR returns nearer to a camera plane than this are dropped, metres: they show the car.
         max_lidar_range: LiDAR returns farther from a camera than this are dropped, metres.
         batch_size: Frames per optimisation step, over all processes and accumulated parts.
@@ -80,6 +83,7 @@ class DataConfig:
     teacher_depth: bool = True
     sky_masks: bool = True
     feature_sources: tuple[str, ...] = ()
+    dynamic_masks: Literal["none", "boxes"] = "none"
     min_camera_depth: float = 1.0
     max_lidar_range: float = 80.0
     batch_size: int = 1

@@ -102,6 +102,7 @@ class EvaluationFrames:
             teacher_depth="teacher_depth" in stores,
             sky_masks="sky_mask" in stores,
             feature_sources=tuple(s for s in ("clip", "dinov2") if f"{s}_features" in stores),
+            dynamic_masks="none",  # whatever a run left out, all are judged on the same pixels
         )
         others = tuple(scene.frozen if s.key == scene.frozen.key else s for s in training_set.scenes)
         self._dataset = FrameDataset(home, replace(training_set, scenes=others), "validation", self.config)

@@ -257,6 +257,10 @@ class _LooseFrames:
     def is_valid(self, height: int, width: int) -> np.ndarray:
         return np.ones((self.num_cameras, height, width), bool)
 
+    def is_still(self, frame_index: int, reference_frame_index: int, height: int, width: int) -> np.ndarray:
+        del frame_index, reference_frame_index  # the published layout knows of nothing that moves
+        return self.is_valid(height, width)
+
     def camera_to_reference_ego(self, frame_index: int, reference_frame_index: int) -> np.ndarray:
         return np.stack(
             [

@@ -255,16 +255,12 @@ class _Assembler:
         """Return the cameras of the chosen views."""
         height, width = self._config.render_height, self._config.render_width
         intrinsics, poses, fisheye, is_valid, is_present = [], [], [], [], []
-        everywhere = np.ones((height, width), bool)
         for view in (*choice.real, *choice.virtual):
             is_present.append(view is not None)
             intrinsics.append(np.eye(3) if view is None else self._intrinsics(height, width)[view.camera_index])
             poses.append(np.eye(4) if view is None else self._view_pose(view))
             fisheye.append(_PINHOLE if view is None else self._frames.fisheye()[view.camera_index])
-            if view is None or view.virtual_index is not None:  # a virtual view has no vehicle in it
-                is_valid.append(everywhere)
-            else:
-                is_valid.append(self._frames.is_valid(height, width)[view.camera_index])
+            is_valid.append(self._is_valid(view, height, width))
         return TargetCameras(
             intrinsics=_as_matrices(np.stack(intrinsics)),
             camera_to_reference_ego=_as_matrices(np.stack(poses)),
@@ -274,6 +270,16 @@ class _Assembler:
             fisheye=_as_lenses(fisheye),
             is_valid=_stack(is_valid),
         )
+
+    def _is_valid(self, view: View | None, height: int, width: int) -> Bool[np.ndarray, "height width"]:
+        """Return the pixels of a view that the input frame's field can be held to."""
+        if view is None or view.virtual_index is not None:  # a virtual view has no vehicle in it
+            return np.ones((height, width), bool)
+        is_valid = self._frames.is_valid(height, width)[view.camera_index]
+        if self._config.dynamic_masks == "none" or view.frame_index == self._frame_index:
+            return is_valid
+        still = partial(self._frames.is_still, reference_frame_index=self._frame_index, height=height, width=width)
+        return is_valid & self._once("still", view.frame_index, still)[view.camera_index]
 
     def _view_pose(self, view: View) -> np.ndarray:
         pose = self._poses(view.frame_index)[view.camera_index]
@@ -309,7 +315,9 @@ class _Assembler:
             return _unknown_maps(height, width)
         lidar = self._lidar(view.frame_index, view.camera_index, height, width)
         teacher = self._teacher_depth(view.frame_index, view.camera_index, height, width)
-        return lidar, teacher, *self._is_sky(view.frame_index, view.camera_index, lidar)
+        is_sky, is_known = self._is_sky(view.frame_index, view.camera_index, lidar)
+        is_valid, unknown = self._is_valid(view, height, width), np.float32(np.nan)
+        return np.where(is_valid, lidar, unknown), np.where(is_valid, teacher, unknown), is_sky, is_known & is_valid
 
     def _virtual_maps(self, view: View | None, height: int, width: int) -> tuple[np.ndarray, ...]:
         if view is None:

@@ -8,7 +8,9 @@ import zarr
 from jaxtyping import Bool, Float, Float16, UInt8
 
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
-from storage.geometry.cameras import scale_intrinsics
+from storage.geometry.cameras import scale_intrinsics, unproject_camera
+from storage.geometry.transforms import rotate
+from storage.scenes.moving import MovingBoxes
 from storage.scenes.store import SceneReader
 from storage.targets.schema import TARGET_SCHEMAS, read_target
 from storage.versioned import Home
@@ -36,6 +38,12 @@ class Frames(Protocol):
 
     def is_valid(self, height: int, width: int) -> Bool[np.ndarray, "cameras height width"]:
         """Return the pixels of images of that size that show the world, and not the vehicle itself."""
+        ...
+
+    def is_still(
+        self, frame_index: int, reference_frame_index: int, height: int, width: int
+    ) -> Bool[np.ndarray, "cameras height width"]:
+        """Return the pixels of a frame's images in whose line of sight no annotated object moved between two frames."""
         ...
 
     def camera_to_reference_ego(self, frame_index: int, reference_frame_index: int) -> Float[np.ndarray, "cameras 4 4"]:
@@ -154,6 +162,26 @@ class StoreFrames:
         if size not in self._is_valid:
             self._is_valid[size] = np.stack([self.reader.is_valid(c, size=size) for c in range(self.num_cameras)])
         return self._is_valid[size]
+
+    @cached_property
+    def _moving(self) -> MovingBoxes:
+        return MovingBoxes(self.reader.boxes())
+
+    def is_still(
+        self, frame_index: int, reference_frame_index: int, height: int, width: int
+    ) -> Bool[np.ndarray, "cameras height width"]:
+        """See :class:`Frames`."""
+        rows, columns = np.arange(height) + 0.5, np.arange(width) + 0.5
+        pixels = np.stack(np.meshgrid(columns, rows), axis=-1).reshape(-1, 2)
+        is_still = np.ones((self.num_cameras, height * width), bool)
+        for camera in range(self.num_cameras):
+            intrinsics = self.reader.intrinsics(camera, size=(height, width))
+            directions = unproject_camera(pixels, intrinsics, self.reader.fisheye(camera))
+            pose = self.reader.camera_to_world(frame_index, camera)
+            directions = rotate(pose, directions)
+            for frame in (frame_index, reference_frame_index):  # where it is, and where the field has it
+                is_still[camera] &= ~self._moving.hit_by(frame, pose[:3, 3], directions)
+        return is_still.reshape(-1, height, width)
 
     def camera_to_reference_ego(self, frame_index: int, reference_frame_index: int) -> Float[np.ndarray, "cameras 4 4"]:
         """See :class:`Frames`."""

@@ -18,12 +18,12 @@ from nerfstudio.data.scene_box import SceneBox
 from torch import Tensor
 from torch.nn import Parameter
 
+from storage.scenes.moving import MovingBoxes
 from storage.scenes.store import SceneReader
 from storage.versioned import Home
 from teachers.nerf.config import NerfConfig
 from teachers.nerf.free_space import find_moving_returns
 from teachers.nerf.model import to_ray_bundle
-from teachers.nerf.moving import MovingBoxes
 from teachers.nerf.scene_rays import (
     FrameSplit,
     SceneBounds,

@@ -16,10 +16,10 @@ from storage.errors import ErrorKind, SourceDataError
 from storage.geometry.cameras import project_camera, unproject_camera
 from storage.geometry.rays import pixel_grid
 from storage.geometry.transforms import apply_se3, invert_se3
+from storage.scenes.moving import MovingBoxes
 from storage.scenes.store import SceneReader
 from storage.targets.schema import read_target
 from storage.versioned import Home
-from teachers.nerf.moving import MovingBoxes
 
 _MIN_LIDAR_POINTS = 100
 

@@ -10,7 +10,10 @@ import pytest
 import torch
 
 from storage.errors import IntegrityError, MissingTargetError, ProvenanceMismatchError
+from storage.geometry.cameras import project
 from storage.geometry.transforms import invert_se3
+from storage.scenes.moving import MovingBoxes
+from storage.scenes.schema import SceneBoxes
 from storage.scenes.store import SceneReader
 from student.config import StudentConfig
 from student.data.dataset import FrameDataset, nearest
@@ -305,3 +308,49 @@ def test_nothing_is_known_where_a_camera_sees_its_own_vehicle(shared_world: Any,
     assert not batch.view_targets.is_sky_known[hidden].any()
     assert batch.inputs.is_valid is not None
     assert not batch.inputs.is_valid[0, 0, student_config.data.image_height // 2 :].any()
+
+
+# --- what moves ----------------------------------------------------------------------------------------------------
+
+
+def test_what_moved_is_left_out_of_neighbouring_frames(dataset: FrameDataset) -> None:
+    key, frame = next(sample for sample in dataset.samples if sample[1] == 1)
+    frames = dataset._open(key)
+    assert isinstance(frames, StoreFrames)
+    reader = frames.reader
+    # A van that stands 8 m ahead of the first camera, and a metre and a half beside that place a frame later.
+    ahead = reader.camera_to_world(frame, 0) @ np.array([0.0, 0.0, 8.0, 1.0])
+    beside = reader.camera_to_world(frame, 0) @ np.array([1.5, 0.0, 8.0, 1.0])
+    van = SceneBoxes(
+        frame_index=np.array([frame, frame + 1]),
+        centre=np.stack([ahead[:3], beside[:3]]),
+        size=np.full((2, 3), 0.8),
+        quat_wxyz=np.tile([1.0, 0, 0, 0], (2, 1)),
+        category=("van",) * 2,
+        instance=("van",) * 2,
+        num_lidar_points=np.full(2, 9),
+    )
+    frames.__dict__["_moving"] = MovingBoxes(van)
+    choice = ViewChoice(real=(View(frame_index=frame, camera_index=0), View(frame_index=frame + 1, camera_index=0)))
+
+    def masks_and_targets(kind: str) -> tuple[np.ndarray, Any]:
+        dataset.config = replace(dataset.config, dynamic_masks=kind)  # type: ignore[arg-type]
+        batch = dataset.sample(key, frame, choice)
+        assert batch.cameras.is_valid is not None
+        return batch.cameras.is_valid[0].numpy(), batch.view_targets
+
+    everything, _ = masks_and_targets("none")
+    assert everything.all()
+    (own, ahead_in_time), targets = masks_and_targets("boxes")
+    assert own.all()  # the field is of this very moment
+    assert 0.5 < ahead_in_time.mean() < 1.0
+    height, width = ahead_in_time.shape
+    world_to_camera = invert_se3(reader.camera_to_world(frame + 1, 0))
+    for point in (ahead, beside):
+        pixel, _ = project((world_to_camera @ point)[:3], reader.intrinsics(0, size=(height, width)))
+        assert not ahead_in_time[int(pixel[1]), int(pixel[0])]
+    left_out = torch.from_numpy(~ahead_in_time)
+    for name in ("lidar_depth", "teacher_depth"):
+        assert torch.isnan(getattr(targets, name)[0, 1][left_out]).all()
+    assert not targets.is_sky_known[0, 1][left_out].any()
+    assert torch.isfinite(targets.teacher_depth[0, 0]).any()

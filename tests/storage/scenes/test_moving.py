@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from storage.scenes.moving import MovingBoxes
 from storage.scenes.schema import SceneBoxes
-from teachers.nerf.moving import MovingBoxes
 
 
 @pytest.fixture

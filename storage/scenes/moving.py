@@ -1,7 +1,8 @@
-"""What moves, from a scene's annotations: used to judge fits, never to make them.
+"""What moves, from a scene's annotations.
 
-Where something that moves stands in a frame that was held out cannot be known from the frames around it, half a second
-away. Scores of held-out frames are therefore given twice: over everything, and over what stands still.
+Where something that moves stands in one frame cannot be known from a frame half a second away. Fits of fields are
+therefore judged twice, over everything and over what stands still, and never made from annotations; a student may leave
+moving things out of the neighbouring frames that it renders, if its configuration says so.
 """
 
 from dataclasses import dataclass
