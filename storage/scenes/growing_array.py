@@ -3,6 +3,8 @@
 import numpy as np
 import zarr
 
+from storage.codecs import COMPRESSED, VERBATIM
+
 _CHUNKS_PER_WRITE = 16  # the array's length is written once for so many chunks
 
 
@@ -46,7 +48,7 @@ class GrowingArray:
                 shape=(stop, *rows.shape[1:]),
                 dtype=rows.dtype,
                 chunks=chunks,
-                compressors="auto" if self._compress else None,
+                compressors=COMPRESSED if self._compress else VERBATIM,
             )
         else:
             self._array.resize((stop, *rows.shape[1:]))

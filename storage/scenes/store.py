@@ -13,6 +13,7 @@ import zarr
 from jaxtyping import Bool, Float, UInt8, UInt16
 from PIL import Image
 
+from storage.codecs import COMPRESSED
 from storage.errors import ErrorKind, IntegrityError
 from storage.geometry.cameras import scale_intrinsics
 from storage.geometry.transforms import invert_se3
@@ -59,16 +60,20 @@ def write_scene(group: zarr.Group, scene: SceneData, frames: Iterable[SceneFrame
     }
     group.attrs.update(attributes)
     for name in _SMALL_ARRAYS:
-        group.create_array(name, data=np.ascontiguousarray(getattr(scene, name)))
+        group.create_array(name, data=np.ascontiguousarray(getattr(scene, name)), compressors=COMPRESSED)
     pinholes = np.full((len(scene.camera_names), 4), np.nan)
-    group.create_array("fisheye", data=pinholes if scene.fisheye is None else np.ascontiguousarray(scene.fisheye))
+    group.create_array(
+        "fisheye",
+        data=pinholes if scene.fisheye is None else np.ascontiguousarray(scene.fisheye),
+        compressors=COMPRESSED,
+    )
     for name in _BOX_ARRAYS:
         array = GrowingArray(group, f"boxes/{name}", rows_per_chunk=_POINTS_PER_CHUNK)
         array.append(getattr(scene.boxes, name))
         array.close()
     for camera, is_valid in zip(scene.camera_names, scene.is_valid or (), strict=bool(scene.is_valid)):
         if is_valid is not None:
-            group.create_array(f"is_valid/{camera}", data=np.ascontiguousarray(is_valid))
+            group.create_array(f"is_valid/{camera}", data=np.ascontiguousarray(is_valid), compressors=COMPRESSED)
     _write_frames(group, scene, _frames_of(scene) if frames is None else frames)
 
 
@@ -110,15 +115,15 @@ def _write_frames(group: zarr.Group, scene: SceneData, frames: Iterable[SceneFra
         raise ValueError(f"{len(point_ends) - 1} frames came, want {len(scene.timestamp_us)}")
     for array, ends, camera in zip(images, image_ends, scene.camera_names, strict=True):
         array.close()
-        group.create_array(f"images/{camera}/offsets", data=np.array(ends, np.int64))
+        group.create_array(f"images/{camera}/offsets", data=np.array(ends, np.int64), compressors=COMPRESSED)
     points.close()
-    group.create_array("lidar/offsets", data=np.array(point_ends, np.int64))
+    group.create_array("lidar/offsets", data=np.array(point_ends, np.int64), compressors=COMPRESSED)
     if labels is not None:
         labels.close()
     if any(array.num_rows for array in panoptics):
         for array, ends, camera in zip(panoptics, panoptic_ends, scene.camera_names, strict=True):
             array.close()
-            group.create_array(f"panoptic/{camera}/offsets", data=np.array(ends, np.int64))
+            group.create_array(f"panoptic/{camera}/offsets", data=np.array(ends, np.int64), compressors=COMPRESSED)
 
 
 class SceneReader:
