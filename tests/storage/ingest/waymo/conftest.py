@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from storage.ingest.run import ingest_scene
 from storage.ingest.source import load_source
 from storage.keys import SceneKey
 from storage.procedural import waymo_writer
@@ -12,6 +13,7 @@ from storage.procedural.config import ProceduralConfig
 from storage.procedural.waymo_capture import CapturedFrame, WaymoCapture
 from storage.procedural.waymo_rig import WaymoRigConfig
 from storage.procedural.waymo_writer import captured_frames, generate_waymo_dataset
+from storage.scenes.store import SceneReader
 from storage.versioned import Home
 
 WORLD = ProceduralConfig(dataset="waymo", num_scenes=1, airside_share=0.0, frames_per_scene=2, seed=5)
@@ -63,3 +65,16 @@ def v1(captured, tmp_path_factory) -> Written:
 @pytest.fixture(scope="session")
 def v2(captured, tmp_path_factory) -> Written:
     return _write(tmp_path_factory.mktemp("waymo_v2"), captured, "waymo_v2")
+
+
+@pytest.fixture(scope="session", params=["v1", "v2"])
+def written(request) -> Written:
+    """The data set in either format."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def scene(written) -> SceneReader:
+    """The data set's only scene, read back."""
+    ingest_scene(written.home, KEY)
+    return SceneReader.open(written.home, KEY)

@@ -20,17 +20,6 @@ KEY = SceneKey("waymo", "scene-0001")
 LABELLED, UNLABELLED_FRAME = 0, 1
 
 
-@pytest.fixture(scope="module", params=["v1", "v2"])
-def written(request):
-    return request.getfixturevalue(request.param)
-
-
-@pytest.fixture(scope="module")
-def scene(written) -> SceneReader:
-    ingest_scene(written.home, KEY)
-    return SceneReader.open(written.home, KEY)
-
-
 def test_every_point_keeps_the_class_that_was_written(written, scene):
     sweeps = written.frames[LABELLED].content.sweeps
     wanted = [

@@ -27,17 +27,6 @@ LABELLED, UNLABELLED = 0, 1
 SIZE = (6, 9)
 
 
-@pytest.fixture(scope="module", params=["v1", "v2"])
-def written(request):
-    return request.getfixturevalue(request.param)
-
-
-@pytest.fixture(scope="module")
-def scene(written) -> SceneReader:
-    ingest_scene(written.home, KEY)
-    return SceneReader.open(written.home, KEY)
-
-
 def test_recorded_labels_come_back_byte_for_byte(written):
     root = written.root
     is_v2 = (root / "vehicle_pose").is_dir()

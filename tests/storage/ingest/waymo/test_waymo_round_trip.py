@@ -33,17 +33,6 @@ KEY = SceneKey("waymo", "scene-0001")
 POINT_TOLERANCE_M = 2e-3
 
 
-@pytest.fixture(scope="session", params=["v1", "v2"])
-def written(request):
-    return request.getfixturevalue(request.param)
-
-
-@pytest.fixture(scope="session")
-def scene(written) -> SceneReader:
-    ingest_scene(written.home, KEY)
-    return SceneReader.open(written.home, KEY)
-
-
 def test_scene_is_listed(written):
     assert list_scenes(load_source(written.home, "waymo")) == [KEY]
 
