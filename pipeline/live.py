@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
 from storage.geometry.cameras import scale_intrinsics
+from storage.scenes.store import shrink_valid
 from storage.versioned import Home
 from student.config_json import config_from_json
 from student.model.types import CameraInputs, TargetCameras
@@ -39,12 +40,14 @@ class CameraImage:
         intrinsics: In pixels of the image, whose corner is (0, 0).
         camera_to_ego: Camera (OpenCV axes) at its own exposure to the ego frame at the reference time.
         fisheye: Lens coefficients k1 to k4, None for a pinhole.
+        is_valid: Pixels that show the world, and not the vehicle itself; None if all do.
     """
 
     image: UInt8[np.ndarray, "height width 3"]
     intrinsics: Float[np.ndarray, "3 3"]
     camera_to_ego: Float[np.ndarray, "4 4"]
     fisheye: Float[np.ndarray, "4"] | None = None
+    is_valid: Bool[np.ndarray, "height width"] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -137,6 +140,7 @@ class LiveStudent:
             camera_is_present=torch.ones(1, len(rig), dtype=torch.bool),
             depth_features=None if features is None else torch.from_numpy(features.transpose(0, 3, 1, 2))[None],
             fisheye=_lenses(rig),
+            is_valid=_valid(rig, size),
         )
 
 
@@ -171,12 +175,19 @@ def _target_cameras(rig: Sequence[CameraImage], *, height: int, width: int) -> T
         render_height=height,
         render_width=width,
         fisheye=_lenses(rig),
+        is_valid=_valid(rig, (height, width)),
     )
 
 
 def _intrinsics(rig: Sequence[CameraImage], size: tuple[int, int]) -> Float[torch.Tensor, "1 cameras 3 3"]:
     scaled = [scale_intrinsics(c.intrinsics, from_size=c.size, to_size=size) for c in rig]
     return torch.from_numpy(np.stack(scaled).astype(np.float32))[None]
+
+
+def _valid(rig: Sequence[CameraImage], size: tuple[int, int]) -> Bool[torch.Tensor, "1 cameras height width"]:
+    everywhere = np.ones(size, bool)
+    masks = [everywhere if c.is_valid is None else shrink_valid(c.is_valid, size) for c in rig]
+    return torch.from_numpy(np.stack(masks))[None]
 
 
 def _poses(rig: Sequence[CameraImage]) -> Float[torch.Tensor, "1 cameras 4 4"]:

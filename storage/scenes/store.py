@@ -229,9 +229,7 @@ class SceneReader:
         is_valid = self._read(name)
         if size == stored_size:
             return is_valid
-        covered = Image.fromarray(np.where(is_valid, np.float32(1), np.float32(0)))
-        resized = covered.resize((size[1], size[0]), Image.Resampling.BOX)
-        return np.asarray(resized) > 1.0 - 1e-6
+        return shrink_valid(is_valid, size)
 
     def camera_to_ego(self, camera_index: int) -> Float[np.ndarray, "4 4"]:
         """Return where the camera sits on the vehicle."""
@@ -320,3 +318,10 @@ class SceneReader:
         arrays = {name: self._read(f"boxes/{name}") for name in _BOX_ARRAYS}
         categories, instances = self._box_names
         return SceneBoxes(category=categories, instance=instances, attributes=self._box_attributes, **arrays)
+
+
+def shrink_valid(is_valid: Bool[np.ndarray, "_ _"], size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
+    """Return the pixels of the same image at another size (height, width) of which all that they cover is valid."""
+    covered = Image.fromarray(np.where(is_valid, np.float32(1), np.float32(0)))
+    resized = covered.resize((size[1], size[0]), Image.Resampling.BOX)
+    return np.asarray(resized) > 1.0 - 1e-6

@@ -103,6 +103,14 @@ def test_a_live_rig_is_seen_as_a_stored_one(home: Home, weights: Path) -> None:
     with pytest.raises(ValueError, match="at least one camera"):
         live.see([])
 
+    # What a camera sees of its own vehicle does not matter.
+    is_valid = np.ones(rig[0].size, bool)
+    is_valid[rig[0].size[0] // 2 :] = False
+    masked = replace(rig[0], is_valid=is_valid)
+    view = live.see([masked]).views.termination_depth[0]
+    assert np.isnan(view[len(view) // 2 + 1 :]).all()
+    assert np.isfinite(view[: len(view) // 2]).any()
+
     # Another depth model than the student's own is not taken in silence.
     config = weights / "config.json"
     config.write_text(config.read_text() + "\n")
