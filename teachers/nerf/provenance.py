@@ -28,7 +28,6 @@ _FIT_CODE = (
             "free_space",
             "losses",
             "model",
-            "moving",
             "nerfstudio_method",
             "quality",
             "scene_rays",
