@@ -145,7 +145,7 @@ def ablation_plot(found: Mapping[str, Sequence[Mapping[str, float]]], figures: S
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(3.4 * columns, 2.3 * rows + 0.6), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
-        for axis, name in zip(axes, figures, strict=False):
+        for axis, name in zip(axes, figures, strict=False):  # the last row may have axes to spare
             values = [np.array([run[name] for run in runs if name in run]) for runs in found.values()]
             for place, of_seed in enumerate(values):
                 axis.plot(np.full(len(of_seed), place), of_seed, "o", markersize=4, color=STUDENT_COLOUR, alpha=0.6)

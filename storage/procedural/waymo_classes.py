@@ -1,10 +1,12 @@
-"""What Waymo's annotators would call the classes of the procedural world in LiDAR points."""
+"""What Waymo's annotators would call the classes of the procedural world in LiDAR points, and any such naming."""
+
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
 
 from storage.ingest.waymo_labels import LIDAR_CLASSES
-from storage.procedural.classes import CLASSES
+from storage.procedural.classes import CLASSES, SemanticClass
 
 _NAMES = {  # Waymo's class: ours
     "TYPE_UNDEFINED": "other, barrier, wall, street_furniture, tow_bar, chock, cargo_container",
@@ -28,13 +30,33 @@ _NAMES = {  # Waymo's class: ours
     "TYPE_WALKABLE": "terrain",
     "TYPE_SIDEWALK": "sidewalk",
 }
-WAYMO_CLASS_OF = {name: waymo for waymo, names in _NAMES.items() for name in names.split(", ")}
+
+
+def by_our_name(names_of: Mapping[str, str]) -> dict[str, str]:
+    """Return Waymo's class of each of ours, from a list of ours for each of Waymo's."""
+    return {name: waymo for waymo, names in names_of.items() for name in names.split(", ")}
+
+
+def class_table(
+    entries: Iterable[SemanticClass], class_of: Mapping[str, str], numbered: Sequence[str]
+) -> UInt8[np.ndarray, " 256"]:
+    """Return a look-up from class id to the number of Waymo's class.
+
+    Args:
+        entries: Our classes.
+        class_of: Waymo's class of each, by name.
+        numbered: Waymo's classes in the order of their numbers.
+    """
+    table = np.zeros(256, np.uint8)
+    for entry in entries:
+        table[entry.class_id] = numbered.index(class_of[entry.name])
+    return table
+
+
+WAYMO_CLASS_OF = by_our_name(_NAMES)
 """Waymo's class of each of ours, by name; ``TYPE_UNDEFINED`` where it has none."""
 
 
 def waymo_lidar_table() -> UInt8[np.ndarray, " 256"]:
     """Return a look-up from class id to the number of Waymo's class."""
-    table = np.zeros(256, np.uint8)
-    for entry in CLASSES:
-        table[entry.class_id] = LIDAR_CLASSES.index(WAYMO_CLASS_OF[entry.name])
-    return table
+    return class_table(CLASSES, WAYMO_CLASS_OF, LIDAR_CLASSES)

@@ -6,6 +6,7 @@ from jaxtyping import UInt8, UInt16
 from storage.ingest.waymo_panoptic import CAMERA_CLASSES
 from storage.ingest.waymo_scene import WaymoCamera
 from storage.procedural.classes import CLASSES, SKY
+from storage.procedural.waymo_classes import by_our_name, class_table
 from storage.procedural.waymo_lens import rays_through_lens
 from storage.procedural.world import World
 
@@ -35,16 +36,13 @@ _NAMES = {  # Waymo's class: ours
     "TYPE_DYNAMIC": "tow_bar, chock, cargo_container",
     "TYPE_STATIC": "barrier, wall, street_furniture",
 }
-WAYMO_CAMERA_CLASS_OF = {name: waymo for waymo, names in _NAMES.items() for name in names.split(", ")}
+WAYMO_CAMERA_CLASS_OF = by_our_name(_NAMES)
 """Waymo's class of each of ours, by name."""
 
 
 def waymo_camera_table() -> UInt8[np.ndarray, " 256"]:
     """Return a look-up from class id, the sky's included, to the number of Waymo's class."""
-    table = np.zeros(256, np.uint8)
-    for entry in (*CLASSES, SKY):
-        table[entry.class_id] = CAMERA_CLASSES.index(WAYMO_CAMERA_CLASS_OF[entry.name])
-    return table
+    return class_table((*CLASSES, SKY), WAYMO_CAMERA_CLASS_OF, CAMERA_CLASSES)
 
 
 def panoptic_through_lens(world: World, time_us: int, camera: WaymoCamera) -> UInt16[np.ndarray, "height width"]:
