@@ -136,6 +136,7 @@ class SceneReader:
             message = f"schema {schema!r}, want {SCENE_SCHEMA!r} or {PINHOLE_SCENE_SCHEMA!r}"
             raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, str(version or group.name), message)
         self.group = group
+        self._opened: dict[str, zarr.Array] = {}
         self._box_names = (tuple(attributes["box_categories"]), tuple(attributes["box_instances"]))
         names = attributes.get("box_attributes")
         self._box_attributes = names and tuple(tuple(of_box) for of_box in names)
@@ -152,10 +153,12 @@ class SceneReader:
     def _read(self, name: str, selection: slice | None = None) -> np.ndarray:
         key = f"{self.version or 'scene'}/{name}"
         with reading(key):
-            array = self.group.get(name)
-            if not isinstance(array, zarr.Array):
-                raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, key, f"is {array}, want an array")
-            return np.asarray(array[...] if selection is None else array[selection])
+            if name not in self._opened:
+                array = self.group.get(name)
+                if not isinstance(array, zarr.Array):
+                    raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, key, f"is {array}, want an array")
+                self._opened[name] = array
+            return np.asarray(self._opened[name][... if selection is None else selection])
 
     @classmethod
     def open(cls, home: Home, scene_key: SceneKey | str, digest: str | None = None) -> "SceneReader":
@@ -270,8 +273,13 @@ class SceneReader:
 
     def lidar_points(self, frame_index: int) -> Float[np.ndarray, "points 4"]:
         """Return x, y, z in the ego frame of the reference instant (metres) and intensity, float32."""
-        start, stop = self._lidar_offsets[frame_index : frame_index + 2]
-        return self._read("lidar/points", slice(int(start), int(stop)))
+        return self.lidar_points_of(range(frame_index, frame_index + 1))[0]
+
+    def lidar_points_of(self, frames: range) -> list[Float[np.ndarray, "points 4"]]:
+        """Return the points of consecutive frames, each as :meth:`lidar_points` does; they share chunks."""
+        offsets = self._lidar_offsets[frames.start : frames.stop + 1]
+        points = self._read("lidar/points", slice(int(offsets[0]), int(offsets[-1])))
+        return np.split(points, offsets[1:-1] - offsets[0])
 
     def lidar_labels(self, frame_index: int) -> UInt8[np.ndarray, " points"] | None:
         """Return the class of each point of ``lidar_points`` in the source's numbering, 255 where it has none.

@@ -116,8 +116,8 @@ def write_target(group: zarr.Group, kind: str, name: str, data: np.ndarray) -> N
     create_target(group, kind, name, data.shape)[...] = data
 
 
-def read_target(group: zarr.Group, kind: str, name: str, selection: Any = ...) -> np.ndarray:  # noqa: ANN401 - any numpy index
-    """Read one declared array or a part of it.
+def open_target(group: zarr.Group, kind: str, name: str) -> zarr.Array:
+    """Open one declared array, to be read part by part.
 
     Raises:
         MissingTargetError: If the store lacks the array.
@@ -129,6 +129,17 @@ def read_target(group: zarr.Group, kind: str, name: str, selection: Any = ...) -
     array = group[name]
     if not isinstance(array, zarr.Array) or array.dtype != np.dtype(spec.dtype) or array.ndim != len(spec.axes):
         raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, f"{kind}/{name}", f"want {spec.dtype} over {spec.axes}")
+    return array
+
+
+def read_target(group: zarr.Group, kind: str, name: str, selection: Any = ...) -> np.ndarray:  # noqa: ANN401 - any numpy index
+    """Read one declared array or a part of it.
+
+    Raises:
+        MissingTargetError: If the store lacks the array.
+        IntegrityError: If it has another dtype or number of axes than declared, or has lost data.
+    """
+    array = open_target(group, kind, name)
     with reading(f"{kind}/{name}"):
         return np.asarray(array[selection])
 

@@ -114,7 +114,8 @@ class FrameDataset(Dataset[TrainingBatch]):
             IntegrityError: If a store lost data; its key names the kind, the scene and the frame.
             ProvenanceMismatchError: If the stored images have another size than configured.
         """
-        assembler = _Assembler(self._open(scene_key), self.config, frame_index)
+        shown = [frame_index, *(view.frame_index for view in choice.real if view is not None)]
+        assembler = _Assembler(self._open(scene_key), self.config, frame_index, range(min(shown), max(shown) + 1))
         return TrainingBatch(
             keys=(sample_key(scene_key, frame_index),),
             inputs=assembler.inputs(self._num_cameras),
@@ -125,16 +126,25 @@ class FrameDataset(Dataset[TrainingBatch]):
 
 
 class _Assembler:
-    """Builds one sample, reading each frame of each store at most once."""
+    """Builds one sample, reading each store at most once: to read three frames at once takes little longer than one."""
 
-    def __init__(self, frames: Frames, config: DataConfig, frame_index: int) -> None:
+    def __init__(self, frames: Frames, config: DataConfig, frame_index: int, shown: range) -> None:
         self._frames = frames
         self._config = config
         self._frame_index = frame_index
+        self._shown = shown
+        self._stored: dict[str, Sequence[np.ndarray]] = {}
         self._cache: dict[tuple[str, int], np.ndarray] = {}
         self._virtual: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
     # --- reading ---------------------------------------------------------------------------------------------------
+
+    def _of_frame(
+        self, name: str, frame_index: int, read: Callable[[range], Sequence[np.ndarray]]
+    ) -> np.ndarray:
+        if name not in self._stored:
+            self._stored[name] = read(self._shown)
+        return self._stored[name][frame_index - self._shown.start]
 
     def _once(self, name: str, frame_index: int, read: Callable[[int], np.ndarray]) -> np.ndarray:
         key = (name, frame_index)
@@ -143,7 +153,7 @@ class _Assembler:
         return self._cache[key]
 
     def _images(self, frame_index: int) -> np.ndarray:
-        images = self._once("images", frame_index, self._frames.images)
+        images = self._of_frame("images", frame_index, self._frames.images)
         wanted = (self._config.image_height, self._config.image_width)
         if images.shape[1:3] != wanted:
             raise ProvenanceMismatchError(
@@ -170,7 +180,7 @@ class _Assembler:
         return self._once(name, frame_index, lambda frame: self._rasterise(frame, camera_index, height, width))
 
     def _rasterise(self, frame_index: int, camera_index: int, height: int, width: int) -> np.ndarray:
-        points = self._once("lidar", frame_index, self._frames.lidar_points)
+        points = self._of_frame("lidar", frame_index, self._frames.lidar_points)
         # The returns are in the ego frame of *their* reference instant, so the camera must be too.
         poses = self._once(
             "own_poses",
@@ -192,7 +202,7 @@ class _Assembler:
     def _teacher_depth(self, frame_index: int, camera_index: int, height: int, width: int) -> np.ndarray:
         if not self._config.teacher_depth:
             return np.full((height, width), np.nan, np.float32)
-        depth = self._once("teacher_depth", frame_index, self._frames.teacher_depth)[camera_index]
+        depth = self._of_frame("teacher_depth", frame_index, self._frames.teacher_depth)[camera_index]
         return self._where_valid(nearest(depth, height, width).astype(np.float32), camera_index)
 
     def _is_sky(
@@ -201,13 +211,13 @@ class _Assembler:
         height, width = lidar_depth.shape
         if not self._config.sky_masks:
             return np.zeros((height, width), bool), np.zeros((height, width), bool)
-        mask = self._once("sky", frame_index, self._frames.is_sky)[camera_index]
+        mask = self._of_frame("sky", frame_index, self._frames.is_sky)[camera_index]
         is_sky = nearest(mask, height, width)
         is_valid = self._frames.is_valid(height, width)[camera_index]
         return is_sky, is_valid & ~(is_sky & np.isfinite(lidar_depth))
 
     def _features(self, frame_index: int, kind: str) -> np.ndarray:
-        return self._once(kind, frame_index, lambda frame: self._frames.features(frame, kind))
+        return self._of_frame(kind, frame_index, partial(self._frames.features, kind=kind))
 
     def _virtual_views(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if self._virtual is None:
@@ -221,8 +231,9 @@ class _Assembler:
         padding = num_cameras - self._frames.num_cameras
         features = None
         if self._config.depth_anything:
-            features = _pad(self._features(self._frame_index, "depth_anything_features"), padding)
-            features = torch.from_numpy(features.transpose(0, 3, 1, 2).astype(np.float32))[None]
+            own = range(self._frame_index, self._frame_index + 1)  # no other frame is an input
+            features = _pad(self._frames.features(own, "depth_anything_features")[0], padding)
+            features = _as_maps(features).contiguous()
         config = self._config
         return CameraInputs(
             images=_as_images(_pad(self._images(self._frame_index), padding)),
@@ -345,7 +356,7 @@ class _Assembler:
         kind = f"{source}_features"
         blank = np.zeros_like(self._features(self._frame_index, kind)[0])
         maps = [blank if view is None else self._features(view.frame_index, kind)[view.camera_index] for view in views]
-        return torch.from_numpy(np.stack(maps).transpose(0, 3, 1, 2).astype(np.float32))[None]
+        return _as_maps(np.stack(maps))
 
 
 def nearest(values: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -373,6 +384,11 @@ def _stack(maps: Sequence[np.ndarray]) -> torch.Tensor:
 
 def _as_images(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))).float().div_(255.0)[None]
+
+
+def _as_maps(maps: np.ndarray) -> torch.Tensor:
+    # Channels stay last in memory: to move every value would take longer than to read it from the store.
+    return torch.from_numpy(maps).permute(0, 3, 1, 2).float()[None]
 
 
 def _as_matrices(matrices: np.ndarray, padding: int = 0) -> torch.Tensor:

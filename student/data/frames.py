@@ -10,21 +10,22 @@ from jaxtyping import Bool, Float, Float16, UInt8
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
 from storage.geometry.cameras import scale_intrinsics, unproject_camera
 from storage.geometry.transforms import rotate
+from storage.integrity import reading
 from storage.scenes.moving import MovingBoxes
 from storage.scenes.store import SceneReader
-from storage.targets.schema import TARGET_SCHEMAS, read_target
+from storage.targets.schema import TARGET_SCHEMAS, open_target
 from storage.versioned import Home
 from student.data.training_set import FORBIDDEN_KINDS, FrozenScene
 
 
 @runtime_checkable
 class Frames(Protocol):
-    """Everything that a sample is made of, frame by frame, all cameras at once."""
+    """Everything that a sample is made of, all cameras at once."""
 
     num_frames: int
     num_cameras: int
 
-    def images(self, frame_index: int) -> UInt8[np.ndarray, "cameras height width 3"]:
+    def images(self, frames: range) -> UInt8[np.ndarray, "frames cameras height width 3"]:
         """Return the input images."""
         ...
 
@@ -50,19 +51,19 @@ class Frames(Protocol):
         """Return each camera at its own exposure in a frame, in the ego frame of another frame's reference time."""
         ...
 
-    def lidar_points(self, frame_index: int) -> Float[np.ndarray, "points 3"]:
-        """Return the LiDAR returns of a frame in its own reference ego frame, metres."""
+    def lidar_points(self, frames: range) -> list[Float[np.ndarray, "points 3"]]:
+        """Return the LiDAR returns of each frame in its own reference ego frame, metres."""
         ...
 
-    def teacher_depth(self, frame_index: int) -> Float16[np.ndarray, "cameras height width"]:
+    def teacher_depth(self, frames: range) -> Float16[np.ndarray, "frames cameras height width"]:
         """Return the teacher's termination depth, metres, NaN where undefined."""
         ...
 
-    def is_sky(self, frame_index: int) -> Bool[np.ndarray, "cameras height width"]:
+    def is_sky(self, frames: range) -> Bool[np.ndarray, "frames cameras height width"]:
         """Return the sky mask."""
         ...
 
-    def features(self, frame_index: int, kind: str) -> Float16[np.ndarray, "cameras height width channels"]:
+    def features(self, frames: range, kind: str) -> Float16[np.ndarray, "frames cameras height width channels"]:
         """Return a feature map of every camera."""
         ...
 
@@ -99,6 +100,7 @@ class StoreFrames:
         self.num_frames = scene.num_frames
         self.num_cameras = scene.num_cameras
         self._groups: dict[str, zarr.Group] = {}
+        self._arrays: dict[tuple[str, str], zarr.Array] = {}
         self._is_valid: dict[tuple[int, int], np.ndarray] = {}
 
     def _group(self, kind: str) -> zarr.Group:
@@ -112,17 +114,29 @@ class StoreFrames:
             self._groups[kind] = self.home.open_arrays(self.scene.stores[kind])
         return self._groups[kind]
 
-    def _read(self, kind: str, name: str, frame_index: int | None = None) -> np.ndarray:
+    def _array(self, kind: str, name: str) -> zarr.Array:
+        # Opening one takes as long as reading a frame of it.
+        if (kind, name) not in self._arrays:
+            self._arrays[kind, name] = open_target(self._group(kind), kind, name)
+        return self._arrays[kind, name]
+
+    def _read(self, kind: str, name: str, frames: range | None = None) -> np.ndarray:
+        """Read an array, or some consecutive frames of it; what is lost or damaged is named by its frame."""
+        array = self._array(kind, name)
+        if frames is None:
+            with reading(f"{kind}/{self.scene.key}/{name}"):
+                return np.asarray(array[...])
         try:
-            return read_target(self._group(kind), kind, name, ... if frame_index is None else frame_index)
-        except IntegrityError as error:  # say which scene and frame, not just which array
-            where = self.scene.key if frame_index is None else f"{self.scene.key}/{frame_index:06d}"
-            raise IntegrityError(error.kind, f"{kind}/{where}/{name}", error.message) from error
+            with reading(f"{kind}/{self.scene.key}/{frames[0]:06d}/{name}"):
+                return np.asarray(array[frames.start : frames.stop])
+        except IntegrityError:
+            if len(frames) > 1:
+                for frame in frames:
+                    self._read(kind, name, range(frame, frame + 1))
+            raise
 
     def _grid(self, kind: str, name: str) -> tuple[int, int]:
-        array = self._group(kind)[name]
-        assert isinstance(array, zarr.Array)
-        axes = TARGET_SCHEMAS[kind][name].axes
+        array, axes = self._array(kind, name), TARGET_SCHEMAS[kind][name].axes
         return array.shape[axes.index("height")], array.shape[axes.index("width")]
 
     @cached_property
@@ -144,9 +158,9 @@ class StoreFrames:
     def _virtual(self) -> tuple[np.ndarray, np.ndarray]:
         return self._read("virtual_views", "virtual_to_camera"), self._read("virtual_views", "intrinsics")
 
-    def images(self, frame_index: int) -> UInt8[np.ndarray, "cameras height width 3"]:
+    def images(self, frames: range) -> UInt8[np.ndarray, "frames cameras height width 3"]:
         """See :class:`Frames`."""
-        return self._read("input_images", "image", frame_index)
+        return self._read("input_images", "image", frames)
 
     def intrinsics(self) -> Float[np.ndarray, "cameras 3 3"]:
         """See :class:`Frames`."""
@@ -192,21 +206,21 @@ class StoreFrames:
             ]
         )
 
-    def lidar_points(self, frame_index: int) -> Float[np.ndarray, "points 3"]:
+    def lidar_points(self, frames: range) -> list[Float[np.ndarray, "points 3"]]:
         """See :class:`Frames`."""
-        return self.reader.lidar_points(frame_index)[:, :3]
+        return [np.ascontiguousarray(points[:, :3]) for points in self.reader.lidar_points_of(frames)]
 
-    def teacher_depth(self, frame_index: int) -> Float16[np.ndarray, "cameras height width"]:
+    def teacher_depth(self, frames: range) -> Float16[np.ndarray, "frames cameras height width"]:
         """See :class:`Frames`."""
-        return self._read("teacher_depth", "termination_depth", frame_index)
+        return self._read("teacher_depth", "termination_depth", frames)
 
-    def is_sky(self, frame_index: int) -> Bool[np.ndarray, "cameras height width"]:
+    def is_sky(self, frames: range) -> Bool[np.ndarray, "frames cameras height width"]:
         """See :class:`Frames`."""
-        return self._read("sky_mask", "is_sky", frame_index)
+        return self._read("sky_mask", "is_sky", frames)
 
-    def features(self, frame_index: int, kind: str) -> Float16[np.ndarray, "cameras height width channels"]:
+    def features(self, frames: range, kind: str) -> Float16[np.ndarray, "frames cameras height width channels"]:
         """See :class:`Frames`."""
-        return self._read(kind, "features", frame_index)
+        return self._read(kind, "features", frames)
 
     def virtual_views(
         self, frame_index: int
@@ -216,10 +230,11 @@ class StoreFrames:
         Float16[np.ndarray, "cameras views height width"],
     ]:
         """See :class:`Frames`."""
+        own = range(frame_index, frame_index + 1)
         return (
-            self._read("virtual_views", "image", frame_index),
-            self._read("virtual_views", "termination_depth", frame_index),
-            self._read("virtual_views", "opacity", frame_index),
+            self._read("virtual_views", "image", own)[0],
+            self._read("virtual_views", "termination_depth", own)[0],
+            self._read("virtual_views", "opacity", own)[0],
         )
 
     def virtual_to_camera(self) -> Float[np.ndarray, "views 4 4"]:

@@ -40,22 +40,45 @@ def rasterise_lidar(
     """
     # Single precision resolves a hundredth of a millimetre here, and all of a sweep is projected once per view.
     ego_to_camera = invert_se3(camera_to_ego).astype(np.float32)
-    points_ego = np.ascontiguousarray(points_ego, np.float32)
-    # A return that is not a number fails every comparison, so it is dropped as well.
+    points_ego = np.asarray(points_ego, np.float32)
+    intrinsics = intrinsics.astype(np.float32)
     if fisheye is None or np.isnan(fisheye).all():
-        # Most returns are behind the camera: nothing but their depth is worked out.
-        is_ahead = points_ego @ ego_to_camera[2, :3] + ego_to_camera[2, 3] >= min_camera_depth
-        lens, points_camera = None, apply_se3(ego_to_camera, points_ego[is_ahead])
+        columns, rows, points_camera = _through_pinhole(
+            points_ego, ego_to_camera, intrinsics, (height, width), min_camera_depth
+        )
     else:
-        lens, points_camera = fisheye.astype(np.float32), apply_se3(ego_to_camera, points_ego)
+        points_camera = apply_se3(ego_to_camera, points_ego)
         points_camera = points_camera[np.linalg.norm(points_camera, axis=-1) >= min_camera_depth]
-    pixels, _ = project_camera(points_camera, intrinsics.astype(np.float32), lens)
-    limits = np.array([width, height], np.float32)
-    is_inside = ((pixels >= 0) & (pixels < limits)).all(axis=1)
-    columns, rows = pixels[is_inside].astype(np.int64).T
-    distances = np.linalg.norm(points_camera[is_inside], axis=-1)
+        pixels, _ = project_camera(points_camera, intrinsics, fisheye.astype(np.float32))
+        is_inside = ((pixels >= 0) & (pixels < np.array([width, height], np.float32))).all(axis=1)
+        (columns, rows), points_camera = pixels[is_inside].T, points_camera[is_inside]
+    distances = np.linalg.norm(points_camera, axis=-1)
     is_near = distances <= max_range
     nearest = np.full(height * width, np.inf, np.float32)
-    np.minimum.at(nearest, (rows * width + columns)[is_near], distances[is_near])
+    places = rows[is_near].astype(np.int64) * width + columns[is_near].astype(np.int64)
+    np.minimum.at(nearest, places, distances[is_near])
     nearest[np.isinf(nearest)] = np.nan
     return nearest.reshape(height, width)
+
+
+def _through_pinhole(
+    points_ego: Float[np.ndarray, "points 3"],
+    ego_to_camera: Float[np.ndarray, "4 4"],
+    intrinsics: Float[np.ndarray, "3 3"],
+    size: tuple[int, int],
+    min_camera_depth: float,
+) -> tuple[Float[np.ndarray, " seen"], Float[np.ndarray, " seen"], Float[np.ndarray, "seen 3"]]:
+    """Return column, row and place in the camera frame of the points inside the image.
+
+    Most points are outside: it is told before anything is divided, from three products per point.
+    """
+    projection = intrinsics @ ego_to_camera[:3]
+    u, v, depth = projection[:, :3] @ points_ego.T + projection[:, 3:]
+    # A return that is not a number fails every comparison, so it is dropped as well.
+    is_inside = (depth >= min_camera_depth) & (u >= 0) & (v >= 0) & (u < size[1] * depth) & (v < size[0] * depth)
+    seen = is_inside.nonzero()[0]
+    depth = depth[seen]
+    # Rounding may bring a quotient up to the edge that it was told to be short of.
+    columns = np.minimum(u[seen] / depth, np.nextafter(np.float32(size[1]), np.float32(0)))
+    rows = np.minimum(v[seen] / depth, np.nextafter(np.float32(size[0]), np.float32(0)))
+    return columns, rows, apply_se3(ego_to_camera, points_ego[seen])

@@ -22,13 +22,11 @@ from torch.nn.functional import embedding_bag
 
 from student.model.gather_sum import offsets_from_counts
 from student.model.precision import product_dtype
+from student.model.products import multiply_rows, rows_multiple
 from student.model.sparse_voxels import CHILDREN_PER_AXIS, CHILDREN_PER_CELL, SparseGrid
 
-_BLOCK_VALUES = 2**21
+_BLOCK_VALUES = 2**22
 """Values that a block gathers, about: enough for efficient products, few enough to stay in cache."""
-_REDUCED_ROWS = 64
-"""On the CPU, a product in reduced precision compiles a kernel for each number of rows, which takes longer than many a
-product: numbers are rounded up to a multiple of this, so that there are few."""
 _KERNEL_OFFSETS = tuple((x, y, z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1))
 NUM_NEIGHBOUR_TAPS = len(_KERNEL_OFFSETS)
 _CENTRE_TAP = NUM_NEIGHBOUR_TAPS // 2
@@ -210,7 +208,7 @@ class _Buffers:
 
     @classmethod
     def of(cls, kernel_map: KernelMap, like: Tensor, gathered_width: int, product_width: int) -> "_Buffers":
-        rows = max(sum(counts) for counts in kernel_map.counts) + _REDUCED_ROWS - 1
+        rows = max(sum(counts) for counts in kernel_map.counts) + rows_multiple(like) - 1
         return cls(like.new_empty(rows, gathered_width), like.new_empty(rows, product_width))
 
 
@@ -232,10 +230,10 @@ def _multiply(buffers: _Buffers, matrices: list[Tensor], taps: list[tuple[int, i
     Rows that rounding up adds are those of the next tap, which then writes its own products over them.
     """
     gathered, product = buffers.gathered, buffers.product
-    step = 1 if gathered.dtype == torch.float32 or gathered.is_cuda else _REDUCED_ROWS
+    step = rows_multiple(gathered)
     for matrix, (_, first, last) in zip(matrices, taps, strict=True):
         end = first + -(-(last - first) // step) * step
-        torch.mm(gathered[first:end], matrix, out=product[first:end])
+        multiply_rows(gathered[first:end], matrix, product[first:end])
 
 
 def _sum_by_output(product: Tensor, kernel_map: KernelMap, pairs: slice, rows: slice) -> Tensor:

@@ -1,0 +1,47 @@
+"""Matrix products of many rows with one matrix, by the fastest library that PyTorch carries.
+
+``torch.mm`` multiplies in single precision with MKL, which gives processors of other makers than its own half of their
+vector width. oneDNN, PyTorch's library for convolutions, gives all of it: twice as many products a second.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+_COMPILED_ROWS = 64
+"""oneDNN compiles a kernel for each number of rows, which takes longer than many a product: numbers are rounded up to a
+multiple of this, so that there are few."""
+
+
+def rows_multiple(like: Tensor) -> int:
+    """Return what numbers of rows should be rounded up to a multiple of, to be multiplied fast."""
+    return _COMPILED_ROWS if not like.is_cuda and (like.dtype != torch.float32 or _mkl_is_slow()) else 1
+
+
+def multiply_rows(
+    rows: Float[Tensor, "rows in_channels"],
+    matrix: Float[Tensor, "in_channels out_channels"],
+    out: Float[Tensor, "rows out_channels"],
+) -> None:
+    """Write ``rows @ matrix`` into ``out``; not differentiable."""
+    if rows.dtype == torch.float32 and not rows.is_cuda and _mkl_is_slow():
+        # The only way to oneDNN's single precision: what the compiler of PyTorch itself calls for a linear layer.
+        out.copy_(torch.ops.mkldnn._linear_pointwise(rows, matrix.T, None, "none", [], ""))
+    else:
+        torch.mm(rows, matrix, out=out)
+
+
+@cache
+def _mkl_is_slow() -> bool:
+    """Tell whether this processor has wide vectors that MKL will not use."""
+    cpuinfo = Path("/proc/cpuinfo")
+    return (
+        torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and torch.backends.mkl.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and cpuinfo.is_file()
+        and "GenuineIntel" not in cpuinfo.read_text()
+    )
