@@ -122,6 +122,7 @@ def small_student(variant: Variant) -> StudentConfig:
             num_candidates=11,
             max_step=0.6,
             lift_colour=True,
+            lift_detail=True,
         ),
         voxels=replace(model.voxels, convolution_width=64, down_width=32),
         decoder=None if model.decoder is None else replace(model.decoder, width=96),

@@ -84,7 +84,7 @@ def paper_compatible(run: StudentConfig) -> StudentConfig:
         run,
         model=replace(
             model,
-            fine_depth=replace(model.fine_depth, lift_colour=False),
+            fine_depth=replace(model.fine_depth, lift_colour=False, lift_detail=False),
             voxels=replace(model.voxels, pooling="mean"),
             renderer=replace(model.renderer, fine_sampling="window", lookup="nearest"),
         ),

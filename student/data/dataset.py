@@ -26,6 +26,9 @@ _VIRTUAL_SKY_OPACITY = 0.1
 _VIRTUAL_SOLID_OPACITY = 0.9
 _PINHOLE = np.full(4, np.nan)
 
+_Frames = np.ndarray | list[np.ndarray]
+"""What is stored, by frame."""
+
 
 class SampleRequest(NamedTuple):
     """Which sample, and at which pass over the data, on which its random views depend."""
@@ -133,15 +136,13 @@ class _Assembler:
         self._config = config
         self._frame_index = frame_index
         self._shown = shown
-        self._stored: dict[str, Sequence[np.ndarray]] = {}
+        self._stored: dict[str, _Frames] = {}
         self._cache: dict[tuple[str, int], np.ndarray] = {}
         self._virtual: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
-    def _of_frame(
-        self, name: str, frame_index: int, read: Callable[[range], Sequence[np.ndarray]]
-    ) -> np.ndarray:
+    def _of_frame(self, name: str, frame_index: int, read: Callable[[range], _Frames]) -> np.ndarray:
         if name not in self._stored:
             self._stored[name] = read(self._shown)
         return self._stored[name][frame_index - self._shown.start]

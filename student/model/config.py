@@ -135,6 +135,9 @@ class FineDepthConfig:
         num_frequencies: Fourier octaves of the candidate embedding.
         lift_colour: Add the pixel's own colour to the first three lifted channels of each level, so that
             appearance need not be learned from nothing. No parameters.
+        lift_detail: Behind a strided stem, a pixel of the map stands for four of the image: add what these
+            differ from its colour to the fine level's next twelve channels, as in a Laplacian pyramid, and
+            let the decoder read it there.
         initial_logit: Score of every candidate before training. Slightly negative: a field that starts
             opaque hides what is behind it and gets no gradient there.
     """
@@ -153,12 +156,15 @@ class FineDepthConfig:
     max_step: float = 0.3
     num_frequencies: int = 8
     lift_colour: bool = True
+    lift_detail: bool = False
     initial_logit: float = -0.1
 
     def __post_init__(self) -> None:
         """Reject an asymmetric candidate set."""
         _require(self.num_candidates >= 3 and self.num_candidates % 2 == 1, "num_candidates must be odd and >= 3")
         _require(0 < self.min_step <= self.max_step, "need 0 < min_step <= max_step")
+        strided = self.pyramid.stem_stride == 2
+        _require(not self.lift_detail or (self.lift_colour and strided), "detail is lifted beside colour, at stride 2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +189,6 @@ class VoxelConfig:
     def __post_init__(self) -> None:
         """Reject levels whose dense coarse index would not be small."""
         _require(2 <= self.coarse_level <= 8, f"coarse_level must lie in [2, 8], got {self.coarse_level}")
-        _require(self.feature_width >= 3, "feature_width must hold a colour")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,6 +301,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Reject parts that do not fit together."""
+        width, needed = self.voxels.feature_width, 15 if self.fine_depth.lift_detail else 3
+        _require(width >= needed, f"feature_width {width} cannot hold the {needed} values of lifted colour")
         sources = [head.source for head in self.feature_heads]
         _require(len(set(sources)) == len(sources), f"feature sources must differ, got {sources}")
         _require(self.decoder is not None or bool(sources), "a model needs a decoder or a feature head")

@@ -5,20 +5,27 @@ import math
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, leaky_relu
+from torch.nn.functional import interpolate, leaky_relu, pixel_shuffle
 
 from student.model.backbone import LEAKY_SLOPE
 from student.model.config import DecoderConfig, FeatureHeadConfig, SkyConfig
+
+_DETAIL_CHANNELS = 12  # three colours of two by two pixels
 
 
 class ImageDecoder(nn.Module):
     """Convolve rendered features and double their resolution.
 
     A linear read-out of the features themselves is added to what the convolutions say, so that a lifted
-    colour reaches the image from the first step.
+    colour reaches the image from the first step, and so does what it leaves out, where that is lifted too.
+
+    Args:
+        config: Sizes.
+        in_channels: Of the rendered features, fine level first.
+        reads_detail: Read how the four pixels of the image differ from the one of the map.
     """
 
-    def __init__(self, config: DecoderConfig, in_channels: int) -> None:
+    def __init__(self, config: DecoderConfig, in_channels: int, *, reads_detail: bool = False) -> None:
         super().__init__()
         width = config.width
         self.input = nn.Conv2d(in_channels, width, 3, padding=1)
@@ -28,11 +35,16 @@ class ImageDecoder(nn.Module):
         self.readout = nn.Conv2d(in_channels, 3, 1)
         nn.init.normal_(self.output.weight, std=1e-3)
         nn.init.zeros_(self.output.bias)  # pyright: ignore[reportArgumentType]
+        self.detail = nn.Conv2d(in_channels, _DETAIL_CHANNELS, 1, bias=False) if reads_detail else None
         self._read_lifted_colour(in_channels)
 
     def _read_lifted_colour(self, in_channels: int) -> None:
         """Start as the inverse of lifting: colour in [-1, 1] sits in the first channels of both levels."""
         with torch.no_grad():
+            if self.detail is not None:
+                self.detail.weight.zero_()
+                for channel in range(_DETAIL_CHANNELS):
+                    self.detail.weight[channel, 3 + channel] = 0.5
             self.readout.weight.zero_()
             for channel in range(3):
                 self.readout.weight[channel, channel] = 0.25
@@ -48,6 +60,8 @@ class ImageDecoder(nn.Module):
                 x = interpolate(x, scale_factor=2, mode="nearest")
             x = leaky_relu(norm(convolution(x)), LEAKY_SLOPE)
         base = interpolate(self.readout(features), scale_factor=2, mode="bilinear", align_corners=False)
+        if self.detail is not None:
+            base = base + pixel_shuffle(self.detail(features), 2)
         return (base + self.output(x)).float()
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import instance_norm, layer_norm, leaky_relu, pad
+from torch.nn.functional import instance_norm, interpolate, layer_norm, leaky_relu, pad, pixel_unshuffle
 
 from student.model.backbone import LEAKY_SLOPE, Bottleneck, Pyramid, resize, soft_clamp
 from student.model.config import CoarseDepthConfig, ContractionConfig, FineDepthConfig
@@ -241,8 +241,13 @@ class FineDepthHead(nn.Module):
 
     def _add_colour(self, lifted: Tensor, images: Tensor) -> Tensor:
         colour = resize(images, (lifted.shape[-2], lifted.shape[-1]))
-        padding = lifted.new_zeros(lifted.shape[0], self.level_width - 3, *lifted.shape[-2:])
-        return lifted + torch.cat([colour, padding, colour, padding], dim=1)
+        added = lifted.new_zeros(lifted.shape)
+        added[:, :3] = added[:, self.level_width : self.level_width + 3] = colour
+        if self.config.lift_detail:
+            smooth = interpolate(colour, scale_factor=2, mode="bilinear", align_corners=False)
+            detail = pixel_unshuffle(images[..., : smooth.shape[-2], : smooth.shape[-1]] - smooth, 2)
+            added[:, 3 : 3 + detail.shape[1]] = detail
+        return lifted + added
 
 
 def _expected_depth(candidates: Tensor, logits: Tensor, min_opacity: float) -> tuple[Tensor, Tensor]:

@@ -52,7 +52,11 @@ class DistillNeRF(nn.Module):
         self.voxel_network = VoxelNetwork(voxels)
         width = 2 * voxels.feature_width
         self.sky = SkyHead(config.sky, width)
-        self.decoder = None if config.decoder is None else ImageDecoder(config.decoder, width)
+        self.decoder = (
+            None
+            if config.decoder is None
+            else ImageDecoder(config.decoder, width, reads_detail=config.fine_depth.lift_detail)
+        )
         self.feature_heads = nn.ModuleDict({head.source: FeatureHead(head, width) for head in config.feature_heads})
         edges = depth_bin_edges(config.renderer.bins, config.contraction)
         self.register_buffer("ray_edges", edges, persistent=False)

@@ -78,6 +78,7 @@ def tiny_model(*, depth_feature_channels: int = 0, feature_heads: tuple[FeatureH
             relative_step=0.04,
             min_step=0.1,
             max_step=1.5,
+            lift_detail=True,
         ),
         voxels=VoxelConfig(coarse_level=6, feature_width=16, convolution_width=24, down_width=16),
         renderer=RendererConfig(bins=replace(bins, num_bins=96), num_fine_samples=16),

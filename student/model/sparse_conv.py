@@ -25,8 +25,8 @@ from student.model.precision import product_dtype
 from student.model.products import multiply_rows, rows_multiple
 from student.model.sparse_voxels import CHILDREN_PER_AXIS, CHILDREN_PER_CELL, SparseGrid
 
-_BLOCK_VALUES = 2**22
-"""Values that a block gathers, about: enough for efficient products, few enough to stay in cache."""
+_BLOCK_VALUES = 2**23
+"""Values that a block gathers, about: enough for efficient products, few enough to be near when they are summed."""
 _KERNEL_OFFSETS = tuple((x, y, z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1))
 NUM_NEIGHBOUR_TAPS = len(_KERNEL_OFFSETS)
 _CENTRE_TAP = NUM_NEIGHBOUR_TAPS // 2
@@ -249,6 +249,7 @@ def _convolve(
     # Every output row lies in one block; one without pairs gets what follows a zero.
     output = features.new_empty(kernel_map.num_outputs, weight.shape[2])
     buffers = _Buffers.of(kernel_map, features, weight.shape[1], weight.shape[2])
+    weight = weight.mT.contiguous().mT  # as products read it; once, not for each block
     for pairs, rows, taps in _blocks(kernel_map):
         count = pairs.stop - pairs.start
         torch.index_select(features, 0, kernel_map.input_row[pairs], out=buffers.gathered[:count])

@@ -340,6 +340,7 @@ def student_config(sources=("clip",)):
     )
     model = replace(
         model,
+        fine_depth=replace(model.fine_depth, lift_detail=False),
         voxels=replace(model.voxels, coarse_level=5, feature_width=8, convolution_width=8, down_width=8),
         renderer=replace(model.renderer, bins=replace(model.renderer.bins, num_bins=32), num_fine_samples=4),
     )

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from storage.errors import IntegrityError, MissingTargetError, ProvenanceMismatchError
-from storage.geometry.cameras import project
-from storage.geometry.transforms import invert_se3
+from storage.geometry.cameras import project, project_camera
+from storage.geometry.transforms import apply_se3, invert_se3
 from storage.scenes.moving import MovingBoxes
 from storage.scenes.schema import SceneBoxes
 from storage.scenes.store import SceneReader
@@ -62,6 +63,25 @@ def test_nearest_return_wins_and_the_rest_stays_undefined() -> None:
 )  # fmt: skip
 def test_returns_that_a_camera_cannot_see_are_dropped(point: list[float]) -> None:
     assert np.isnan(rasterise([point])).all()
+
+
+def test_each_return_falls_where_the_camera_model_projects_it() -> None:
+    """Culling before dividing must keep exactly what the general projection keeps."""
+    generator = np.random.default_rng(0)
+    points = generator.normal(0, 12, (4000, 3))
+    turn = Rotation.from_euler("xyz", [0.3, -0.8, 0.2]).as_matrix()
+    camera_to_ego = np.block([[turn, np.array([[1.0], [-0.5], [1.6]])], [np.zeros((1, 3)), np.ones((1, 1))]])
+    intrinsics = np.array([[11.0, 0.4, 7.3], [0, 9.0, 6.2], [0, 0, 1]])
+    size = {"height": 12, "width": 16, "min_camera_depth": 1.0, "max_range": 30.0}
+    seen = rasterise_lidar(points, camera_to_ego, intrinsics, **size)
+    wanted = np.full((12, 16), np.inf)
+    points_camera = apply_se3(invert_se3(camera_to_ego), points)
+    pixels, camera_depth = project_camera(points_camera, intrinsics, None)
+    for (u, v), depth, distance in zip(pixels, camera_depth, np.linalg.norm(points_camera, axis=1), strict=True):
+        if depth >= 1.0 and 0 <= u < 16 and 0 <= v < 12 and distance <= 30.0:
+            wanted[int(v), int(u)] = min(wanted[int(v), int(u)], distance)
+    assert np.isfinite(wanted).sum() > 50
+    np.testing.assert_allclose(seen, np.where(np.isinf(wanted), np.nan, wanted), rtol=1e-5)
 
 
 def test_no_returns_is_an_empty_map() -> None:
@@ -246,6 +266,24 @@ def test_lost_chunk_is_named_and_not_read_as_zero(make_world: Callable[[], Any],
     with pytest.raises(IntegrityError) as caught:
         data[0]
     assert caught.value.key.startswith("teacher_depth/yard.a")
+
+
+def test_lost_frame_is_named_when_several_are_read_at_once(
+    make_world: Callable[[], Any], student_config: StudentConfig
+) -> None:
+    world = make_world()
+    world.freeze("one", student_config, validation_scenes=())
+    scene = load_training_set(world.home, "one").scenes[0]
+    whole = StoreFrames(world.home, scene).teacher_depth(range(scene.num_frames))
+    chunks = world.home.root / "stores" / "teacher_depth" / "yard.a" / "chunks"
+    next(path for path in sorted(chunks.rglob("*")) if path.is_file() and path.stat().st_size > 1000).unlink()
+    with pytest.raises(IntegrityError) as caught:
+        StoreFrames(world.home, scene).teacher_depth(range(scene.num_frames))
+    lost = [f for f in range(scene.num_frames) if caught.value.key == f"teacher_depth/yard.a/{f:06d}/termination_depth"]
+    assert len(lost) == 1
+    for frame in set(range(scene.num_frames)) - set(lost):
+        alone = StoreFrames(world.home, scene).teacher_depth(range(frame, frame + 1))
+        np.testing.assert_array_equal(alone[0], whole[frame])
 
 
 def test_kind_outside_the_training_set_is_refused(shared_world: Any, student_config: StudentConfig) -> None:

@@ -26,7 +26,9 @@ def mini_config() -> ModelConfig:
     return replace(
         tiny,
         coarse_depth=replace(tiny.coarse_depth, pyramid=pyramid, combiner_width=8, mono_width=8, bins=bins),
-        fine_depth=replace(tiny.fine_depth, pyramid=pyramid, fuse_width=8, hidden_width=8, num_candidates=5),
+        fine_depth=replace(
+            tiny.fine_depth, pyramid=pyramid, fuse_width=8, hidden_width=8, num_candidates=5, lift_detail=False
+        ),
         voxels=VoxelConfig(coarse_level=5, feature_width=8, convolution_width=8, down_width=8),
         renderer=replace(tiny.renderer, bins=bins, num_fine_samples=8),
     )

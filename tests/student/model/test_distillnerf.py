@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from storage.geometry.transforms import compose, invert_se3
 from student.model.config import ModelConfig
@@ -186,6 +187,21 @@ def test_untrained_rays_end_anywhere_rather_than_at_the_camera(mini_config):
     density = (head.logits.bias.detach() - 1).exp()[None] * head.edges.diff()
     weights = ray_weights(density)
     torch.testing.assert_close(weights, torch.full_like(weights, 0.9 / weights.shape[1]))
+
+
+def test_lifted_detail_is_read_out_exactly() -> None:
+    """What is lifted of an image is all of it, and an untrained decoder reads it back."""
+    torch.manual_seed(0)
+    head = DistillNeRF(tiny_model()).fine_depth
+    decoder = DistillNeRF(tiny_model()).decoder
+    assert decoder is not None
+    nn.init.zeros_(decoder.output.weight)
+    images = torch.rand(2, 3, 24, 40)
+    lifted = head._add_colour(torch.zeros(2, 2 * head.level_width, 12, 20), images * 2 - 1)
+    torch.testing.assert_close(decoder(lifted), images, atol=1e-5, rtol=0)
+    # Half of the colour is of each level. Without the fine level's detail, the image would be smooth.
+    lifted[:, 3 : head.level_width] = 0
+    assert (decoder(lifted) - images).abs().mean() > 0.1
 
 
 def test_foundation_features_of_a_point_come_from_the_same_head(model, make_rig):

@@ -4,11 +4,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from student.model import products
 from student.model.sparse_conv import SparseConv, children_map, neighbour_map, sparse_convolution
 from student.model.sparse_voxels import GridShape, SparseGrid, build_grid
 
 # float32 sums of up to 64 * 8 products of unit normals, in another order than conv3d's.
 TOLERANCE = 1e-4
+
+
+@pytest.fixture(params=["mkl", "onednn"], autouse=True)
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make products by either library, whatever this machine would choose."""
+    monkeypatch.setattr(products, "_mkl_is_slow", lambda: request.param == "onednn")
 
 
 def random_grid(*, num_points: int = 300, batch_size: int = 2, coarse_level: int = 2, seed: int = 0) -> SparseGrid:
@@ -83,7 +90,7 @@ def test_what_comes_after_is_the_same_block_by_block(level):
     torch.manual_seed(3)
     grid = random_grid(num_points=6000)
     # So wide that there are many blocks, some rows of which have no pair but their own.
-    convolution_map = neighbour_map(grid, level=level, width=2**14)
+    convolution_map = neighbour_map(grid, level=level, width=2**16)
     assert len(convolution_map.forward.counts) > 5
     convolution, norm = SparseConv(8, 6), torch.nn.LayerNorm(6)
     torch.nn.init.normal_(convolution.bias)

@@ -1,0 +1,30 @@
+"""Products are the same by whichever library they are made."""
+
+import pytest
+import torch
+
+from student.model import products
+from student.model.products import multiply_rows, rows_multiple
+
+
+@pytest.mark.parametrize("mkl_is_slow", [False, True])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+def test_products_equal_those_in_double_precision(
+    mkl_is_slow: bool, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "_mkl_is_slow", lambda: mkl_is_slow)
+    torch.manual_seed(0)
+    rows, matrix = torch.randn(130, 24).to(dtype), torch.randn(24, 10).to(dtype)
+    wanted = rows.double() @ matrix.double()
+    for layout in (matrix, matrix.T.contiguous().T):
+        out = torch.full((130, 10), torch.nan, dtype=dtype)
+        multiply_rows(rows, layout, out)
+        torch.testing.assert_close(out.double(), wanted, atol=tolerance * 10, rtol=tolerance)
+
+
+def test_only_compiled_kernels_want_round_numbers_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_mkl_is_slow", lambda: False)
+    assert rows_multiple(torch.zeros(1)) == 1
+    assert rows_multiple(torch.zeros(1, dtype=torch.bfloat16)) > 1
+    monkeypatch.setattr(products, "_mkl_is_slow", lambda: True)
+    assert rows_multiple(torch.zeros(1)) > 1
