@@ -2,7 +2,7 @@
 
 ``python -m student.overfit DATA --scene scene-0916`` ingests the scene, takes every camera of one frame as input and as
 target, and descends until it sees the frame at 30 dB with LiDAR AbsRel at most 0.10, or its budget is spent. The exit
-code says which; the last line is JSON.
+code says which; the last line is JSON, and ``overfit.png`` in the home shows what it sees.
 """
 
 import json
@@ -14,6 +14,10 @@ from typing import Annotated, Literal
 
 import torch
 import tyro
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import pixel_unshuffle
 
 from storage.freed_memory import reuse_freed_memory
 from storage.ingest.raw_scene import IngestConfig
@@ -27,11 +31,15 @@ from student.data.dataset import FrameDataset
 from student.data.sample import TrainingBatch
 from student.data.training_set import freeze_training_set, load_training_set
 from student.data.views import all_views
+from student.metrics import peak_signal_to_noise
+from student.model.config import ModelConfig
+from student.model.lifting import camera_rays
+from student.model.sparse_voxels import GridShape
 from student.optimization import learning_rate
 from student.presets import student_preset
 from student.processes import Processes
 from student.training_step import TrainingStep
-from student.validation import score
+from student.validation import draw, score
 
 logger = logging.getLogger("student.overfit")
 
@@ -54,6 +62,7 @@ class Overfit:
         min_psnr: What the rendered images must reach, dB.
         max_abs_rel: What the rendered depth must reach against LiDAR.
         look_every: Steps between looks at the figures.
+        coarse_level: Size of the cells, where it shall not be the preset's (:class:`student.model.config.VoxelConfig`).
     """
 
     data: Annotated[Path, tyro.conf.Positional]
@@ -64,11 +73,12 @@ class Overfit:
     preset: Literal["tiny", "small", "paper"] = "small"
     steps: int = 3000
     seconds: float | None = None
-    rate: float = 2e-3
+    rate: float = 1.5e-3
     device: Literal["cpu", "cuda"] = "cpu"
     min_psnr: float = 30.0
     max_abs_rel: float = 0.10
     look_every: int = 50
+    coarse_level: int | None = None
 
     def run(self) -> bool:
         """Descend, and return whether both figures were reached."""
@@ -98,19 +108,39 @@ class Overfit:
         return reached
 
     def student(self) -> StudentConfig:
-        """Return the preset without what a single frame and no teacher cannot give it."""
+        """Return the preset without what a single frame and no teacher cannot give it, for the sake of the image.
+
+        Depth is there after some sixty steps, whatever it weighs; the image is not. So the image weighs more here, and
+        rays are sampled in training where they are at evaluation.
+        """
         run = student_preset(self.preset, "depth_contracted")
         coarse = replace(run.model.coarse_depth, depth_feature_channels=0)
+        level = run.model.voxels.coarse_level if self.coarse_level is None else self.coarse_level
         views = replace(run.data.views, neighbour=0, virtual=0)
         optimizer = replace(run.fit.optimizer, learning_rate=self.rate, schedule="cosine", warmup_steps=20)
         return replace(
             run,
-            model=replace(run.model, coarse_depth=coarse),
+            model=replace(
+                run.model,
+                coarse_depth=coarse,
+                voxels=replace(run.model.voxels, coarse_level=level),
+                renderer=replace(run.model.renderer, jitter=False),
+            ),
             data=replace(
                 run.data, views=views, depth_anything=False, teacher_depth=False, sky_masks=False, batch_size=1
             ),
             # Without a sky mask nothing says which rays are solid.
-            losses=replace(run.losses, teacher_depth=0.0, opacity=0.0, sky=0.0),
+            losses=replace(
+                run.losses,
+                teacher_depth=0.0,
+                opacity=0.0,
+                sky=0.0,
+                rgb=5.0,
+                perceptual=0.5,
+                lidar_depth=3.0,
+                log_depth=0.2,
+                fine_depth=0.3,
+            ),
             fit=replace(run.fit, max_steps=self.steps, optimizer=optimizer),
         )
 
@@ -129,12 +159,47 @@ class Overfit:
     def _look(self, training: TrainingStep, batch: TrainingBatch) -> dict[str, float]:
         training.model.eval()
         with torch.no_grad():
-            figures = score(training.model(batch.inputs, batch.cameras), batch)
+            output = training.model(batch.inputs, batch.cameras)
         training.model.train()
-        return figures
+        Image.fromarray(draw(output, batch)).save(self.home / "overfit.png")
+        return score(output, batch) | {
+            "psnr_of_cells": psnr_of_cells(output.termination_depth, batch, training.model.config)
+        }
 
     def _is_reached(self, figures: dict[str, float]) -> bool:
         return figures["psnr"] >= self.min_psnr and figures["depth_abs_rel"] <= self.max_abs_rel
+
+
+def psnr_of_cells(
+    termination_depth: Float[Tensor, "1 views height width"], batch: TrainingBatch, config: ModelConfig
+) -> float:
+    """Return the PSNR, dB, of pinhole images of which every fine cell shows the mean of the pixels that end in it.
+
+    It says what cells of this size can hold before any network adds to it.
+
+    Args:
+        termination_depth: Where the pixels end, metres; what is undefined is left out.
+        batch: Images of the views, and their cameras.
+        config: The grid.
+    """
+    cameras = batch.cameras
+    origins, directions = camera_rays(
+        cameras.intrinsics[0],
+        cameras.camera_to_reference_ego[0],
+        height=cameras.render_height,
+        width=cameras.render_width,
+    )
+    depth = termination_depth[0]
+    ends = torch.isfinite(depth)
+    points = (origins[:, None, None] + directions * depth[..., None])[ends]
+    shape = GridShape(batch_size=1, coarse_level=config.voxels.coarse_level)
+    cells = shape.cell_coordinates(points, config.contraction)
+    cell = torch.unique(shape.fine_keys(cells, torch.zeros_like(cells[:, 0])), return_inverse=True)[1]
+    # Four pixels of the image to each ray.
+    pixels = pixel_unshuffle(batch.view_targets.image[0], 2).movedim(1, -1)[ends]
+    total = pixels.new_zeros(len(pixels), pixels.shape[1]).index_add_(0, cell, pixels)
+    mean = total / torch.bincount(cell, minlength=len(pixels)).clamp(min=1)[:, None]
+    return peak_signal_to_noise(mean[cell].cpu().numpy(), pixels.cpu().numpy())
 
 
 if __name__ == "__main__":

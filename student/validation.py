@@ -55,7 +55,7 @@ def validate(
                 output = model(batch.inputs, batch.cameras)
             figures.append(score(output, batch))
             if len(pictures) < max_pictures:
-                pictures[batch.keys[0]] = _draw(output, batch)
+                pictures[batch.keys[0]] = draw(output, batch)
     finally:
         model.train(was_training)
     means = {name: _mean([figure[name] for figure in figures]) for name in figures[0]} if figures else {}
@@ -85,7 +85,8 @@ def score(output: StudentOutput, batch: TrainingBatch) -> dict[str, float]:
     return figures
 
 
-def _draw(output: StudentOutput, batch: TrainingBatch) -> UInt8[np.ndarray, "_ _ 3"]:
+def draw(output: StudentOutput, batch: TrainingBatch) -> UInt8[np.ndarray, "_ _ 3"]:
+    """Return the first sample's views side by side: photograph, rendered image, rendered depth."""
     columns = []
     height, width = batch.view_targets.image.shape[-2:]
     for camera in batch.cameras.target_is_present[0].nonzero()[:, 0].tolist():

@@ -23,6 +23,7 @@ from student.data.lidar import rasterise_lidar
 from student.data.sample import concatenate
 from student.data.training_set import load_training_set
 from student.data.views import View, ViewChoice, draw_views
+from student.overfit import psnr_of_cells
 
 INTRINSICS = np.array([[10.0, 0, 8], [0, 10.0, 6], [0, 0, 1]])
 
@@ -392,3 +393,19 @@ def test_what_moved_is_left_out_of_neighbouring_frames(dataset: FrameDataset) ->
         assert torch.isnan(getattr(targets, name)[0, 1][left_out]).all()
     assert not targets.is_sky_known[0, 1][left_out].any()
     assert torch.isfinite(targets.teacher_depth[0, 0]).any()
+
+
+# --- what cells can hold -------------------------------------------------------------------------------------------
+
+
+def test_finer_cells_hold_more_of_an_image(dataset: FrameDataset, student_config: StudentConfig) -> None:
+    key, frame = dataset.samples[0]
+    batch = dataset.sample(key, frame, ViewChoice(real=(View(frame_index=frame, camera_index=0),)))
+    held = []
+    for level in (2, 4, 6, 8):
+        voxels = replace(student_config.model.voxels, coarse_level=level)
+        held.append(
+            psnr_of_cells(batch.view_targets.teacher_depth, batch, replace(student_config.model, voxels=voxels))
+        )
+    assert held == sorted(held)
+    assert held[0] < 30 < 45 < held[-1]
