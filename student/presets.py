@@ -125,7 +125,8 @@ def small_student(variant: Variant) -> StudentConfig:
             lift_detail=True,
         ),
         voxels=replace(model.voxels, convolution_width=64, down_width=32),
-        decoder=None if model.decoder is None else replace(model.decoder, width=96),
+        # With the published 32 groups, of three channels each here, single spots of a map grow without bound.
+        decoder=None if model.decoder is None else replace(model.decoder, width=96, norm_groups=8),
         feature_heads=_heads(variant, channels=64, hidden_width=64),
     )
     run = replace(
