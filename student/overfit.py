@@ -16,7 +16,7 @@ import torch
 import tyro
 from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pixel_unshuffle
 
 from storage.freed_memory import reuse_freed_memory
@@ -33,6 +33,7 @@ from student.data.training_set import freeze_training_set, load_training_set
 from student.data.views import all_views
 from student.metrics import peak_signal_to_noise
 from student.model.config import ModelConfig
+from student.model.distillnerf import DistillNeRF
 from student.model.lifting import camera_rays
 from student.model.sparse_voxels import GridShape
 from student.optimization import learning_rate
@@ -85,6 +86,7 @@ class Overfit:
         config = self.student()
         batch = self._frame(config)
         training = TrainingStep(config, Processes(rank=0, count=1, device=torch.device(self.device)))
+        _start_from_colours(training.model)
         batch = batch.to(self.device)
         began = time.perf_counter()
         figures: dict[str, float] = {}
@@ -110,12 +112,16 @@ class Overfit:
     def student(self) -> StudentConfig:
         """Return the preset without what a single frame and no teacher cannot give it, for the sake of the image.
 
-        Depth is there after some sixty steps, whatever it weighs; the image is not. So the image weighs more here, and
-        rays are sampled in training where they are at evaluation.
+        Depth is there after some sixty steps; the image is not. So the image weighs more here, and rays are sampled in
+        training where they are at evaluation.
         """
         run = student_preset(self.preset, "depth_contracted")
         coarse = replace(run.model.coarse_depth, depth_feature_channels=0)
         level = run.model.voxels.coarse_level if self.coarse_level is None else self.coarse_level
+        space, renderer = run.model.contraction, run.model.renderer
+        cell = (
+            2 * space.inner_range_xy / (space.inner_ratio * GridShape(batch_size=1, coarse_level=level).fine_resolution)
+        )
         views = replace(run.data.views, neighbour=0, virtual=0)
         optimizer = replace(run.fit.optimizer, learning_rate=self.rate, schedule="cosine", warmup_steps=20)
         return replace(
@@ -124,7 +130,10 @@ class Overfit:
                 run.model,
                 coarse_depth=coarse,
                 voxels=replace(run.model.voxels, coarse_level=level),
-                renderer=replace(run.model.renderer, jitter=False),
+                # Rays must not step over cells.
+                renderer=replace(
+                    renderer, jitter=False, bins=replace(renderer.bins, step=min(renderer.bins.step, cell))
+                ),
             ),
             data=replace(
                 run.data, views=views, depth_anything=False, teacher_depth=False, sky_masks=False, batch_size=1
@@ -135,11 +144,8 @@ class Overfit:
                 teacher_depth=0.0,
                 opacity=0.0,
                 sky=0.0,
-                rgb=5.0,
+                rgb=3.0,
                 perceptual=0.5,
-                lidar_depth=3.0,
-                log_depth=0.2,
-                fine_depth=0.3,
             ),
             fit=replace(run.fit, max_steps=self.steps, optimizer=optimizer),
         )
@@ -168,6 +174,15 @@ class Overfit:
 
     def _is_reached(self, figures: dict[str, float]) -> bool:
         return figures["psnr"] >= self.min_psnr and figures["depth_abs_rel"] <= self.max_abs_rel
+
+
+def _start_from_colours(model: DistillNeRF) -> None:
+    """Lift nothing but the pixels' own colours at first."""
+    last = model.fine_depth.lifted[-1]
+    assert isinstance(last, nn.Conv2d)
+    assert last.bias is not None
+    nn.init.normal_(last.weight, std=1e-3)
+    nn.init.zeros_(last.bias)
 
 
 def psnr_of_cells(
