@@ -25,8 +25,9 @@ from student.model.precision import product_dtype
 from student.model.products import multiply_rows, rows_multiple
 from student.model.sparse_voxels import CHILDREN_PER_AXIS, CHILDREN_PER_CELL, SparseGrid
 
-_BLOCK_VALUES = 2**23
-"""Values that a block gathers, about: enough for efficient products, few enough to be near when they are summed."""
+_BLOCK_VALUES, _BLOCK_VALUES_ALONE = 2**21, 2**23
+"""Values that a block gathers, about, with gradients and without: enough for efficient products, few enough to be near
+when they are summed. The way back reads twice as many arrays."""
 _KERNEL_OFFSETS = tuple((x, y, z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1))
 NUM_NEIGHBOUR_TAPS = len(_KERNEL_OFFSETS)
 _CENTRE_TAP = NUM_NEIGHBOUR_TAPS // 2
@@ -179,7 +180,8 @@ def _from_pairs(
     width: int,
 ) -> KernelMap:
     """Arrange pairs, given in any order, by block and tap; two radix sorts."""
-    block_rows = max(1, min(num_outputs, _BLOCK_VALUES // width * num_outputs // max(1, len(tap))))
+    values = _BLOCK_VALUES if torch.is_grad_enabled() else _BLOCK_VALUES_ALONE
+    block_rows = max(1, min(num_outputs, values // width * num_outputs // max(1, len(tap))))
     num_blocks = max(1, -(-num_outputs // block_rows))
     bucket = torch.div(output_row, block_rows, rounding_mode="floor") * num_taps + tap
     order = torch.argsort(bucket, stable=True)
