@@ -22,16 +22,13 @@ def rows_multiple(like: Tensor) -> int:
 
 
 def multiply_rows(
-    rows: Float[Tensor, "rows in_channels"],
-    matrix: Float[Tensor, "in_channels out_channels"],
-    out: Float[Tensor, "rows out_channels"],
-) -> None:
-    """Write ``rows @ matrix`` into ``out``; not differentiable."""
+    rows: Float[Tensor, "rows in_channels"], matrix: Float[Tensor, "in_channels out_channels"]
+) -> Float[Tensor, "rows out_channels"]:
+    """Return ``rows @ matrix``; not differentiable."""
     if rows.dtype == torch.float32 and not rows.is_cuda and _mkl_is_slow():
         # The only way to oneDNN's single precision: what the compiler of PyTorch itself calls for a linear layer.
-        out.copy_(torch.ops.mkldnn._linear_pointwise(rows, matrix.T, None, "none", [], ""))
-    else:
-        torch.mm(rows, matrix, out=out)
+        return torch.ops.mkldnn._linear_pointwise(rows, matrix.T, None, "none", [], "")
+    return rows @ matrix
 
 
 @cache

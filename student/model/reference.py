@@ -43,9 +43,10 @@ def sparse_convolution_plainly(
 ) -> Float[Tensor, "outputs out_channels"]:
     """Convolve tap by tap: gather the rows of all its pairs, multiply, scatter; then do what comes after."""
     kernel_map = convolution_map.forward
-    counts = torch.tensor(kernel_map.counts, device=features.device)
-    taps = torch.arange(counts.shape[1], device=features.device).expand_as(counts).reshape(-1)
-    tap_of_pair = taps.repeat_interleave(counts.reshape(-1))
+    tap_of_pair = torch.empty_like(kernel_map.input_row)
+    for block in kernel_map.blocks:
+        for tap, pairs in block.taps:
+            tap_of_pair[pairs] = tap
     output = features.new_zeros(kernel_map.num_outputs, weight.shape[2])
     for tap in range(weight.shape[0]):
         pairs = (tap_of_pair == tap).nonzero()[:, 0]

@@ -1,36 +1,45 @@
-"""Sparse convolution on occupied cells: gather, one matrix product per tap, and a sum by output.
+"""Sparse convolution on occupied cells: gather, multiply and add up, tap by tap.
 
-A *kernel map* lists, for every tap of the kernel, which input row meets which output row. Its pairs are
-kept in blocks of consecutive output rows, so that the buffers between gather, product and sum are small
-enough to stay in cache and are used again for the next block; on the CPU, touching fresh memory costs
-more than the arithmetic.
+A *kernel map* lists, for every tap of the kernel, which input row meets which output row. Its pairs are kept in blocks
+of consecutive output rows. Threads share the blocks, and what a tap gathers is near when it is multiplied and added.
 
-The backward pass is the same walk over the transposed map: gathering the output's gradient once serves
-both the input's gradient and the weights'. Where no gradient is wanted, bias, activation and normalisation are applied
-to each block while it is in cache, too.
+The backward pass is the same walk over the transposed map: gathering the output's gradient once serves both the input's
+gradient and the weights'. Where no gradient is wanted, bias, activation and normalisation are applied to each block
+while it is near, too.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int32, Int64
 from torch import Tensor, nn
-from torch.nn.functional import embedding_bag
 
-from student.model.gather_sum import offsets_from_counts
 from student.model.precision import product_dtype
 from student.model.products import multiply_rows, rows_multiple
 from student.model.sparse_voxels import CHILDREN_PER_AXIS, CHILDREN_PER_CELL, SparseGrid
+from student.model.threads import each_share, num_shares
 
-_BLOCK_VALUES, _BLOCK_VALUES_ALONE = 2**21, 2**23
-"""Values that a block gathers, about, with gradients and without: enough for efficient products, few enough to be near
-when they are summed. The way back reads twice as many arrays."""
+_BLOCK_VALUES, _BLOCK_VALUES_ON_CPU = 2**27, 2**23
+"""Values that a block gathers, about: on a processor few enough to be near, elsewhere as many as memory allows."""
 _KERNEL_OFFSETS = tuple((x, y, z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1))
 NUM_NEIGHBOUR_TAPS = len(_KERNEL_OFFSETS)
 _CENTRE_TAP = NUM_NEIGHBOUR_TAPS // 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Consecutive output rows, and the pairs that add to them.
+
+    Attributes:
+        rows: The output rows.
+        taps: Each tap that has pairs here, and which they are.
+    """
+
+    rows: slice
+    taps: tuple[tuple[int, slice], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,21 +48,14 @@ class KernelMap:
 
     Attributes:
         input_row: Row gathered by each pair.
-        output_row: Row that each pair adds to.
-        pairs_by_output: Within each block, its pairs in the order of their output rows, counted from the
-            block's first pair.
-        output_offsets: Where the pairs of each output row start in ``pairs_by_output``.
-        counts: Number of pairs by block and tap.
-        block_rows: Output rows of a block; the last may have fewer.
+        output_row: Row that each pair adds to; no two of a block and tap add to the same.
+        blocks: Together all output rows.
         num_outputs: Output rows.
     """
 
     input_row: Int64[Tensor, " pairs"]
     output_row: Int64[Tensor, " pairs"]
-    pairs_by_output: Int64[Tensor, " pairs"]
-    output_offsets: Int64[Tensor, " outputs_and_one"]
-    counts: tuple[tuple[int, ...], ...]
-    block_rows: int
+    blocks: tuple[Block, ...]
     num_outputs: int
 
     @property
@@ -179,70 +181,55 @@ def _from_pairs(
     num_taps: int,
     width: int,
 ) -> KernelMap:
-    """Arrange pairs, given in any order, by block and tap; two radix sorts."""
-    values = _BLOCK_VALUES if torch.is_grad_enabled() else _BLOCK_VALUES_ALONE
-    block_rows = max(1, min(num_outputs, values // width * num_outputs // max(1, len(tap))))
-    num_blocks = max(1, -(-num_outputs // block_rows))
+    """Arrange pairs, given in any order, by block and tap; a radix sort."""
+    is_on_cpu = tap.device.type == "cpu"
+    num_blocks = -(-len(tap) * width // (_BLOCK_VALUES_ON_CPU if is_on_cpu else _BLOCK_VALUES))
+    if is_on_cpu and num_blocks > 1:
+        num_blocks = -(-num_blocks // num_shares()) * num_shares()
+    block_rows = max(1, -(-num_outputs // max(1, num_blocks)))
+    starts = range(0, max(1, num_outputs), block_rows)
     bucket = torch.div(output_row, block_rows, rounding_mode="floor") * num_taps + tap
     order = torch.argsort(bucket, stable=True)
-    counts = torch.bincount(bucket, minlength=num_blocks * num_taps).view(num_blocks, num_taps)
-    output_row = output_row.index_select(0, order)
-    by_output = torch.argsort(output_row, stable=True)
-    pairs_of_block = counts.sum(1)
-    first_of_block = offsets_from_counts(pairs_of_block)[:-1].repeat_interleave(pairs_of_block)
+    ends = torch.bincount(bucket, minlength=len(starts) * num_taps).cumsum(0).tolist()
+    pairs = [slice(first, last) for first, last in pairwise([0, *ends])]
     return KernelMap(
         input_row=input_row.index_select(0, order),
-        output_row=output_row,
-        pairs_by_output=by_output - first_of_block,
-        output_offsets=offsets_from_counts(torch.bincount(output_row, minlength=num_outputs)),
-        counts=tuple(tuple(row) for row in counts.tolist()),
-        block_rows=block_rows,
+        output_row=output_row.index_select(0, order),
+        blocks=tuple(
+            Block(
+                rows=slice(start, min(start + block_rows, num_outputs)),
+                taps=tuple(
+                    (tap, own)
+                    for tap, own in enumerate(pairs[index * num_taps : (index + 1) * num_taps])
+                    if own.start < own.stop
+                ),
+            )
+            for index, start in enumerate(starts)
+        ),
         num_outputs=num_outputs,
     )
 
 
-@dataclass(slots=True)
-class _Buffers:
-    """Two matrices as large as the largest block, used for one block after the other."""
+def _gather_by_tap(rows: Tensor, kernel_map: KernelMap, block: Block) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield each tap of a block, which of its rows the tap adds to, and what it gathers for them.
 
-    gathered: Tensor
-    product: Tensor
-
-    @classmethod
-    def of(cls, kernel_map: KernelMap, like: Tensor, gathered_width: int, product_width: int) -> "_Buffers":
-        rows = max(sum(counts) for counts in kernel_map.counts) + rows_multiple(like) - 1
-        return cls(like.new_empty(rows, gathered_width), like.new_empty(rows, product_width))
-
-
-def _blocks(kernel_map: KernelMap) -> Iterator[tuple[slice, slice, list[tuple[int, int, int]]]]:
-    """Yield each block's pairs, its output rows, and (tap, first, last) of its taps that have pairs."""
-    start = 0
-    for index, counts in enumerate(kernel_map.counts):
-        edges = list(accumulate(counts, initial=0))
-        taps = [(tap, a, b) for tap, (a, b) in enumerate(pairwise(edges)) if b > a]
-        first_row = index * kernel_map.block_rows
-        rows = slice(first_row, min(first_row + kernel_map.block_rows, kernel_map.num_outputs))
-        yield slice(start, start + edges[-1]), rows, taps
-        start += edges[-1]
-
-
-def _multiply(buffers: _Buffers, matrices: list[Tensor], taps: list[tuple[int, int, int]]) -> None:
-    """Multiply the gathered rows of each tap by its matrix.
-
-    Rows that rounding up adds are those of the next tap, which then writes its own products over them.
+    More may be gathered, to be multiplied fast: the first rows are the tap's.
     """
-    gathered, product = buffers.gathered, buffers.product
-    step = rows_multiple(gathered)
-    for matrix, (_, first, last) in zip(matrices, taps, strict=True):
-        end = first + -(-(last - first) // step) * step
-        multiply_rows(gathered[first:end], matrix, product[first:end])
+    step = rows_multiple(rows)
+    for tap, pairs in block.taps:
+        end = pairs.start + -(-(pairs.stop - pairs.start) // step) * step
+        gathered = rows.index_select(0, kernel_map.input_row[pairs.start : end])
+        yield tap, kernel_map.output_row[pairs] - block.rows.start, gathered
 
 
-def _sum_by_output(product: Tensor, kernel_map: KernelMap, pairs: slice, rows: slice) -> Tensor:
-    offsets = kernel_map.output_offsets[rows.start : rows.stop + 1]
-    return embedding_bag(
-        kernel_map.pairs_by_output[pairs], product, offsets - offsets[0], mode="sum", include_last_offset=True
-    )
+def _zeros_for(output: Tensor) -> Tensor:
+    """Return zeros to add products up in: the output itself, unless it is in reduced precision."""
+    dtype = torch.promote_types(output.dtype, torch.float32)
+    return output.zero_() if output.dtype == dtype else torch.zeros_like(output, dtype=dtype)
+
+
+def _add_products(total: Tensor, rows: Tensor, gathered: Tensor, matrix: Tensor) -> None:
+    total.index_add_(0, rows, multiply_rows(gathered, matrix)[: len(rows)].to(total.dtype))
 
 
 def _convolve(
@@ -250,14 +237,18 @@ def _convolve(
 ) -> Tensor:
     # Every output row lies in one block; one without pairs gets what follows a zero.
     output = features.new_empty(kernel_map.num_outputs, weight.shape[2])
-    buffers = _Buffers.of(kernel_map, features, weight.shape[1], weight.shape[2])
     weight = weight.mT.contiguous().mT  # as products read it; once, not for each block
-    for pairs, rows, taps in _blocks(kernel_map):
-        count = pairs.stop - pairs.start
-        torch.index_select(features, 0, kernel_map.input_row[pairs], out=buffers.gathered[:count])
-        _multiply(buffers, [weight[tap] for tap, _, _ in taps], taps)
-        total = _sum_by_output(buffers.product[:count], kernel_map, pairs, rows)
-        output[rows] = total if after is None else after(total)
+
+    def work(blocks: Sequence[Block]) -> None:
+        for block in blocks:
+            own = output[block.rows]
+            total = _zeros_for(own)
+            for tap, rows, gathered in _gather_by_tap(features, kernel_map, block):
+                _add_products(total, rows, gathered, weight[tap])
+            total = total.to(own.dtype)
+            own.copy_(total if after is None else after(total))
+
+    each_share(work, kernel_map.blocks)
     return output
 
 
@@ -275,25 +266,26 @@ class _SparseConvolution(torch.autograd.Function):
         kernel_map, own_tap = ctx.convolution_map.transposed, ctx.convolution_map.transposed_taps
         gradient = grad_outputs[0].contiguous()
         needs_features, needs_weight, _ = ctx.needs_input_grad
-        grad_features = features.new_zeros(features.shape) if needs_features else None
+        grad_features = torch.empty_like(features)
+        # Many blocks add to one weight: in reduced precision the sum would lose what the last ones say.
         sum_dtype = torch.promote_types(weight.dtype, torch.float32)
-        grad_weight = weight.new_zeros(weight.shape, dtype=sum_dtype) if needs_weight else None
-        buffers = _Buffers.of(kernel_map, features, weight.shape[2], weight.shape[1])
-        for pairs, rows, taps in _blocks(kernel_map):
-            count = pairs.stop - pairs.start
-            if count == 0:
-                continue
-            gathered, product = buffers.gathered[:count], buffers.product[:count]
-            torch.index_select(gradient, 0, kernel_map.input_row[pairs], out=gathered)
-            if grad_weight is not None:
-                torch.index_select(features, 0, kernel_map.output_row[pairs], out=product)
-                for tap, a, b in taps:
-                    # Many blocks add to one weight: in reduced precision the sum would lose what the last ones say.
-                    grad_weight[own_tap[tap]] += product[a:b].T @ gathered[a:b]
-            if grad_features is not None:
-                _multiply(buffers, [weight[own_tap[tap]].T for tap, _, _ in taps], taps)
-                grad_features[rows] = _sum_by_output(product, kernel_map, pairs, rows)
-        return grad_features, grad_weight, None
+
+        def work(blocks: Sequence[Block]) -> Tensor:
+            grad_weight = torch.zeros_like(weight, dtype=sum_dtype)
+            for block in blocks:
+                own = grad_features[block.rows]
+                total = _zeros_for(own)
+                for tap, rows, gathered in _gather_by_tap(gradient, kernel_map, block):
+                    if needs_weight:
+                        met = features[block.rows].index_select(0, rows)
+                        grad_weight[own_tap[tap]] += met.T @ gathered[: len(rows)]
+                    if needs_features:
+                        _add_products(total, rows, gathered, weight[own_tap[tap]].T)
+                own.copy_(total)
+            return grad_weight
+
+        first, *others = each_share(work, kernel_map.blocks)
+        return grad_features if needs_features else None, sum(others, first) if needs_weight else None, None
 
 
 def sparse_convolution(
