@@ -217,6 +217,8 @@ class FitRuntime:
         num_workers: Processes that read samples, for each process that trains; 0 reads in the training process.
         accumulation_steps: Parts in which a process takes its share of a batch, one after the other, to save memory.
             Losses are means over samples, so the sum of the parts is the whole.
+        recompute_activations: Compute what the largest parts of the network hold again for their gradients instead of
+            keeping it, to save memory: the same gradients, later.
         log_every: Steps between entries of the history and of the trackers.
         save_every: Steps between resumable states.
         trackers: Where curves and pictures are sent to.
@@ -226,6 +228,7 @@ class FitRuntime:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     num_workers: int = 0
     accumulation_steps: int = 1
+    recompute_activations: bool = False
     log_every: int = 10
     save_every: int = 50
     trackers: tuple[TrackerName, ...] = ("tensorboard",)

@@ -33,6 +33,7 @@ class Arguments:
         config: A run as JSON, such as the "student" part of a checkpoint's config.json, in place of a preset.
         training_set: Another training set than the variant's own.
         accumulation_steps: Parts in which a process takes its share of a batch.
+        recompute_activations: Save memory by computing activations twice.
         precision: Number format of convolutions and linear layers; the run's own where it is not given.
     """
 
@@ -42,6 +43,7 @@ class Arguments:
     config: Path | None = None
     training_set: str | None = None
     accumulation_steps: int | None = None
+    recompute_activations: bool = False
     precision: Literal["float32", "bfloat16", "float16"] | None = None
 
     def run(self) -> StudentConfig:
@@ -60,6 +62,8 @@ class Arguments:
             fit = replace(fit, precision=self.precision)
         if self.accumulation_steps is not None:
             fit = replace(fit, runtime=replace(fit.runtime, accumulation_steps=self.accumulation_steps))
+        if self.recompute_activations:
+            fit = replace(fit, runtime=replace(fit.runtime, recompute_activations=True))
         return replace(run, fit=fit)
 
 

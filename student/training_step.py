@@ -35,6 +35,7 @@ class TrainingStep:
         self.processes = processes
         torch.manual_seed(config.fit.seed)
         self.model = DistillNeRF(config.model).to(processes.device).train()
+        self.model.recomputes_activations = config.fit.runtime.recompute_activations
         self.optimizer = build_optimizer(self.model, config.fit.optimizer)
         decay = config.fit.optimizer.ema_decay
         self.average = None if decay is None else WeightAverage(self.model, decay)

@@ -33,6 +33,7 @@ class TrainingMemory:
         width: Columns of the images.
         precision: Of convolutions and linear layers.
         device: What to compute on.
+        recompute_activations: Compute them twice instead of keeping them.
     """
 
     preset: Literal["demo", "tiny", "small", "paper"] = "paper"
@@ -40,11 +41,13 @@ class TrainingMemory:
     width: int = 228
     precision: Literal["float32", "bfloat16"] = "float32"
     device: Literal["cpu", "cuda"] = "cpu"
+    recompute_activations: bool = False
 
     def run(self) -> dict[str, object]:
         """Take one step, and return its memory and time."""
         torch.manual_seed(0)
         model = DistillNeRF(student_preset(self.preset, "depth_contracted").model).to(self.device).train()
+        model.recomputes_activations = self.recompute_activations
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
         channels = model.config.coarse_depth.depth_feature_channels
         inputs, cameras = street_rig(self.height, self.width, depth_feature_channels=channels)

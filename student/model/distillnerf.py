@@ -4,10 +4,13 @@ encode: images -> coarse depth -> fine candidates -> lifted points -> sparse vox
 render: target cameras -> rays -> weights and features -> sky behind -> image and foundation features.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from storage.geometry.cameras import scale_intrinsics
 from student.model.config import ModelConfig
@@ -32,9 +35,14 @@ class DistillNeRF(nn.Module):
     Works on any number of cameras, pinholes and fisheyes in one rig, any batch size, any image size that its encoder
     can halve often enough.
     Permuting cameras changes nothing. Deterministic after ``eval()``.
+
+    Attributes:
+        recomputes_activations: Whether the depth heads and the voxel network forget what they computed on the way, and
+            compute it again for their gradients: the same gradients, for less memory and more time.
     """
 
     ray_edges: Tensor
+    recomputes_activations: bool = False
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -99,9 +107,13 @@ class DistillNeRF(nn.Module):
             is_valid = inputs.is_valid[is_present]
             images = images * is_valid[:, None]  # the vehicle itself is grey
             is_seen = is_seen & _all_covered(is_valid, (is_seen.shape[-2], is_seen.shape[-1]))
-        coarse = self.coarse_depth(images, depth_features)
-        fine = self.fine_depth(
-            images, coarse.termination_depth, coarse.mono_features, min_opacity=self.config.renderer.min_opacity
+        coarse: CoarseDepth = self._run(self.coarse_depth, images, depth_features)
+        fine: FineDepth = self._run(
+            self.fine_depth,
+            images,
+            coarse.termination_depth,
+            coarse.mono_features,
+            min_opacity=self.config.renderer.min_opacity,
         )
         shape = GridShape(batch_size=len(is_present), coarse_level=self.config.voxels.coarse_level)
         pixel = is_seen.flatten().nonzero()[:, 0]
@@ -112,7 +124,8 @@ class DistillNeRF(nn.Module):
         grid, order = build_grid(shape, shape.fine_keys(cells, point_batch).reshape(-1))
         # A candidate is believed as far as its score says, and as far as its ray ends anywhere at all.
         opacity = fine.probability * coarse.opacity[:, None]
-        fine_level, coarse_level = self.voxel_network(
+        fine_level, coarse_level = self._run(
+            self.voxel_network,
             grid,
             *pool_points(
                 grid,
@@ -133,6 +146,11 @@ class DistillNeRF(nn.Module):
             lookup=self.config.renderer.lookup,
             logit_limit=self.config.renderer.logit_limit,
         )
+
+    def _run(self, part: nn.Module, *arguments: object, **options: object) -> Any:  # noqa: ANN401 - as of any module
+        if self.recomputes_activations and torch.is_grad_enabled():
+            return checkpoint(part, *arguments, use_reentrant=False, **options)
+        return part(*arguments, **options)
 
     def _depth_rays(self, inputs: CameraInputs) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n height width 3"]]:
         """Return the rays of the depth grid of every present camera, in the ego frame."""

@@ -65,6 +65,16 @@ def test_accumulated_parts_are_the_whole_batch(batch: TrainingBatch, student_con
     assert float((ends[0][1] - ends[1][1]).norm()) < 1e-3 * float(ends[0][1].norm())
 
 
+def test_activations_are_recomputed_where_the_run_says_so(batch: TrainingBatch, student_config: StudentConfig) -> None:
+    ends = []
+    for recomputes in (False, True):
+        training = TrainingStep(without_chance(student_config, recompute_activations=recomputes), ALONE)
+        assert training.model.recomputes_activations == recomputes
+        training.take(batch, step=0, rate=1e-3)
+        ends.append(weights(training))
+    assert torch.equal(*ends)
+
+
 def test_a_batch_that_cannot_be_cut_is_refused(batch: TrainingBatch, student_config: StudentConfig) -> None:
     with pytest.raises(ValueError, match="3 equal parts"):
         batch.parts(3)

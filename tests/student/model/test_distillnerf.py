@@ -139,6 +139,31 @@ def test_a_training_step_gives_every_parameter_a_finite_gradient(mini_config, ma
         assert (parameter.grad != 0).any(), name
 
 
+def test_recomputed_activations_give_the_same_gradients_and_are_not_kept(mini_config, make_rig):
+    inputs, targets = make_rig(num_cameras=2)
+    gradients, kept = [], []
+    for recomputes in (False, True):
+        torch.manual_seed(0)
+        model = DistillNeRF(mini_config).train()
+        model.recomputes_activations = recomputes
+        storages: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor, into: dict[int, int] = storages) -> torch.Tensor:
+            into[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        torch.manual_seed(1)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            output = model(inputs, targets)
+        kept.append(sum(storages.values()))
+        (output.image.square().mean() + output.opacity.mean() + output.coarse_opacity.mean()).backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=0, rtol=0, msg=name)
+    assert kept[1] < 0.5 * kept[0]
+
+
 def test_gradients_stay_finite_when_weights_are_extreme(mini_config, make_rig):
     torch.manual_seed(0)
     model = DistillNeRF(mini_config)
