@@ -147,7 +147,7 @@ class DistillNeRF(nn.Module):
             logit_limit=self.config.renderer.logit_limit,
         )
 
-    def _run(self, part: nn.Module, *arguments: object, **options: object) -> Any:  # noqa: ANN401 - as of any module
+    def _run(self, part: nn.Module, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - as any module
         if self.recomputes_activations and torch.is_grad_enabled():
             return checkpoint(part, *arguments, use_reentrant=False, **options)
         return part(*arguments, **options)
