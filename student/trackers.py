@@ -92,7 +92,7 @@ class MlflowTracker:
 
     Args:
         folder: Not used: MLflow keeps its own.
-        run: Name of the run.
+        run: Name of the run; an interrupted fit goes on in the same one.
         first_step: Not used: MLflow keeps every value of a step.
     """
 
@@ -100,7 +100,10 @@ class MlflowTracker:
         self._client: Any = _require("mlflow", "mlflow").MlflowClient()
         experiment = self._client.get_experiment_by_name(_PROJECT)
         identity = self._client.create_experiment(_PROJECT) if experiment is None else experiment.experiment_id
-        self._run_id = self._client.create_run(identity, run_name=run).info.run_id
+        earlier = self._client.search_runs([identity], f"attributes.run_name = '{run}'", max_results=1)
+        if earlier:
+            self._client.update_run(earlier[0].info.run_id, status="RUNNING")
+        self._run_id = (earlier[0] if earlier else self._client.create_run(identity, run_name=run)).info.run_id
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """See :class:`Tracker`."""

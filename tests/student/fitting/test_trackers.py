@@ -29,7 +29,7 @@ class Recorder:
                 return self
             if name == "create_run":
                 return SimpleNamespace(info=SimpleNamespace(run_id="r1"))
-            return None if name == "get_experiment_by_name" else name
+            return {"get_experiment_by_name": None, "search_runs": []}.get(name, name)
 
         return call
 
@@ -74,6 +74,34 @@ def test_mlflow_gets_curves_and_pictures(tmp_path: Path, monkeypatch: pytest.Mon
     assert calls["log_metric"] == (("r1", "loss/rgb", 0.5), {"step": 3})
     assert calls["log_image"][1] == {"artifact_file": "validation/yard.a/000001/000000003.png"}
     assert calls["set_terminated"][0] == ("r1",)
+
+
+@pytest.mark.filterwarnings("default")  # the package's own
+def test_wandb_itself_takes_them_and_goes_on_in_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for first_step in (1, 4):
+        (tracker,) = open_trackers(("wandb",), tmp_path, "depth/abc", first_step)
+        use(tracker)
+    assert len(list(tmp_path.glob("wandb/offline-run-*/run-depth-abc.wandb"))) == 2  # the service joins them by name
+    assert list(tmp_path.glob("wandb/offline-run-*/files/media/images/validation/yard.a/*.png"))
+
+
+@pytest.mark.filterwarnings("default")  # the package's own
+def test_mlflow_itself_takes_them_and_goes_on_in_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    for first_step in (1, 4):
+        (tracker,) = open_trackers(("mlflow",), tmp_path, "depth/abc", first_step)
+        use(tracker)
+    client = mlflow.MlflowClient()
+    (run,) = client.search_runs([client.get_experiment_by_name("distillnerf").experiment_id])
+    assert (run.info.run_name, run.info.status) == ("depth/abc", "FINISHED")
+    history = client.get_metric_history(run.info.run_id, "loss/rgb")
+    assert [(one.step, one.value) for one in history] == [(3, 0.5), (3, 0.5)]
+    (picture,) = client.list_artifacts(run.info.run_id, "validation/yard.a/000001")
+    assert picture.path.endswith("000000003.png")
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
