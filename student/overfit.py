@@ -64,6 +64,9 @@ class Overfit:
         max_abs_rel: What the rendered depth must reach against LiDAR.
         look_every: Steps between looks at the figures.
         coarse_level: Size of the cells, where it shall not be the preset's (:class:`student.model.config.VoxelConfig`).
+        depth_above_lidar: Where the world above the highest return of an image column is taken to be, metres. No beam
+            looks there; left to itself it comes down to where the ground is, and cells that near blur it. None to
+            leave it.
     """
 
     data: Annotated[Path, tyro.conf.Positional]
@@ -80,6 +83,7 @@ class Overfit:
     max_abs_rel: float = 0.10
     look_every: int = 50
     coarse_level: int | None = None
+    depth_above_lidar: float | None = 30.0
 
     def run(self) -> bool:
         """Descend, and return whether both figures were reached."""
@@ -141,7 +145,7 @@ class Overfit:
             # Without a sky mask nothing says which rays are solid.
             losses=replace(
                 run.losses,
-                teacher_depth=0.0,
+                teacher_depth=0.0 if self.depth_above_lidar is None else 1.0,
                 opacity=0.0,
                 sky=0.0,
                 rgb=3.0,
@@ -160,7 +164,8 @@ class Overfit:
         freeze_training_set(home, name, TrainingSetConfig(train_scenes=(str(key),), kinds=config.data.kinds))
         frozen = load_training_set(home, name)
         dataset = FrameDataset(home, frozen, "train", config.data)
-        return dataset.sample(str(key), self.frame, all_views(frozen.scenes[0], self.frame))
+        batch = dataset.sample(str(key), self.frame, all_views(frozen.scenes[0], self.frame))
+        return batch if self.depth_above_lidar is None else _with_depth_above_lidar(batch, self.depth_above_lidar)
 
     def _look(self, training: TrainingStep, batch: TrainingBatch) -> dict[str, float]:
         training.model.eval()
@@ -183,6 +188,24 @@ def _start_from_colours(model: DistillNeRF) -> None:
     assert last.bias is not None
     nn.init.normal_(last.weight, std=1e-3)
     nn.init.zeros_(last.bias)
+
+
+def _with_depth_above_lidar(batch: TrainingBatch, distance: float) -> TrainingBatch:
+    inputs, views = batch.input_targets, batch.view_targets
+    return replace(
+        batch,
+        input_targets=replace(inputs, teacher_depth=depth_above_returns(inputs.lidar_depth, distance)),
+        view_targets=replace(views, teacher_depth=depth_above_returns(views.lidar_depth, distance)),
+    )
+
+
+def depth_above_returns(
+    lidar_depth: Float[Tensor, "*views height width"], distance: float
+) -> Float[Tensor, "*views height width"]:
+    """Return the distance above the highest return of each column, NaN below it and in columns without a return."""
+    returns = torch.isfinite(lidar_depth).cumsum(-2)
+    is_above = (returns == 0) & (returns[..., -1:, :] > 0)
+    return torch.where(is_above, distance, torch.nan)
 
 
 def psnr_of_cells(

@@ -5,8 +5,9 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 
-from student.overfit import Overfit
+from student.overfit import Overfit, depth_above_returns
 
 
 @pytest.mark.parametrize("preset", ["tiny", "small"])
@@ -16,6 +17,13 @@ def test_it_needs_no_teacher(preset: str) -> None:
     assert run.data.views.same_frame >= 1
     assert run.data.views.neighbour == run.data.views.virtual == 0
     assert run.fit.max_steps == 7
+
+
+def test_depth_above_lidar_is_above_the_highest_return_of_a_column() -> None:
+    nan = torch.nan
+    lidar = torch.tensor([[nan, nan, 5.0], [nan, 7.0, nan], [nan, nan, 4.0], [nan, 3.0, nan]])
+    wanted = torch.tensor([[nan, 30.0, nan], [nan, nan, nan], [nan, nan, nan], [nan, nan, nan]])
+    torch.testing.assert_close(depth_above_returns(lidar[None], 30.0)[0], wanted, equal_nan=True)
 
 
 @pytest.mark.slow
