@@ -11,7 +11,7 @@ while it is near, too.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int32, Int64
@@ -21,6 +21,8 @@ from student.model.precision import product_dtype
 from student.model.products import multiply_rows, rows_multiple
 from student.model.sparse_voxels import CHILDREN_PER_AXIS, CHILDREN_PER_CELL, SparseGrid
 from student.model.threads import each_share, num_shares
+
+_Result = TypeVar("_Result")
 
 _BLOCK_VALUES, _BLOCK_VALUES_ON_CPU = 2**27, 2**23
 """Values that a block gathers, about: on a processor few enough to be near, elsewhere as many as memory allows."""
@@ -232,6 +234,12 @@ def _add_products(total: Tensor, rows: Tensor, gathered: Tensor, matrix: Tensor)
     total.index_add_(0, rows, multiply_rows(gathered, matrix)[: len(rows)].to(total.dtype))
 
 
+def _each_block(work: Callable[[Sequence[Block]], _Result], kernel_map: KernelMap) -> list[_Result]:
+    """Do work on all blocks: by threads on a processor, one after the other on an accelerator, which needs none."""
+    is_on_cpu = kernel_map.input_row.device.type == "cpu"
+    return each_share(work, kernel_map.blocks) if is_on_cpu else [work(kernel_map.blocks)]
+
+
 def _convolve(
     features: Tensor, weight: Tensor, kernel_map: KernelMap, after: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
@@ -248,7 +256,7 @@ def _convolve(
             total = total.to(own.dtype)
             own.copy_(total if after is None else after(total))
 
-    each_share(work, kernel_map.blocks)
+    _each_block(work, kernel_map)
     return output
 
 
@@ -284,7 +292,7 @@ class _SparseConvolution(torch.autograd.Function):
                 own.copy_(total)
             return grad_weight
 
-        first, *others = each_share(work, kernel_map.blocks)
+        first, *others = _each_block(work, kernel_map)
         return grad_features if needs_features else None, sum(others, first) if needs_weight else None, None
 
 
