@@ -42,8 +42,8 @@ def test_loading_imports_no_model_library_and_takes_little_time() -> None:
     answer = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert answer.stdout.strip() == "[]"
-    # Processor time, not time of day: other work on the machine must not fail this.
-    assert (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime) < 3.0
+    # Processor time, not time of day; even that doubles beside other work, and a model library takes far longer.
+    assert (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime) < 10.0
 
 
 def test_loading_says_nothing(tmp_path: Path) -> None:
