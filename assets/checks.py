@@ -11,8 +11,8 @@ import dagster as dg
 from assets.metadata import embed, spell
 from pipeline.partitions import feature_sources, scenes, variants
 from pipeline.resources import HomeResource
-from storage.audits import Finding, Outcome, audit_calibration, audit_depth, audit_numbers, audit_sky
 from storage.errors import PipelineError
+from storage.finding import Finding, Outcome
 from storage.targets.thumbnails import calibration_jpeg
 from storage.versioned import Home, StoreVersion
 
@@ -56,16 +56,39 @@ def read_gate(home: Home, version: StoreVersion) -> list[Verdict] | None:
     ]
 
 
-def by_audit(audit: Callable[[Home, StoreVersion], Sequence[Finding]]) -> Judge:
-    """Return the judge that measures anew."""
+def judge_calibration(home: Home, version: StoreVersion) -> list[Verdict]:
+    """Measure a rig anew."""
+    from storage.audits import audit_calibration
 
-    def judge(home: Home, version: StoreVersion) -> list[Verdict]:
-        return [
-            Verdict(f.name, spell(f.value), f"{_SIGNS[f.wanted]} {spell(f.threshold)}", f.where, f.outcome)
-            for f in audit(home, version)
-        ]
+    return _verdicts(audit_calibration(home, version))
 
-    return judge
+
+def judge_sky(home: Home, version: StoreVersion) -> list[Verdict]:
+    """Measure sky masks anew."""
+    from storage.audits import audit_sky
+
+    return _verdicts(audit_sky(home, version))
+
+
+def judge_depth(home: Home, version: StoreVersion) -> list[Verdict]:
+    """Measure rendered depth anew."""
+    from storage.audits import audit_depth
+
+    return _verdicts(audit_depth(home, version))
+
+
+def judge_numbers(home: Home, version: StoreVersion) -> list[Verdict]:
+    """Look for what is not a number."""
+    from storage.audits import audit_numbers
+
+    return _verdicts(audit_numbers(home, version))
+
+
+def _verdicts(findings: Sequence[Finding]) -> list[Verdict]:
+    return [
+        Verdict(f.name, spell(f.value), f"{_SIGNS[f.wanted]} {spell(f.threshold)}", f.where, f.outcome)
+        for f in findings
+    ]
 
 
 _SIGNS = {"at_least": "≥", "at_most": "≤"}
@@ -81,14 +104,14 @@ AUDITS: tuple[tuple[str, str, Judge, str], ...] = (
     (
         "scene",
         "calibration_audit",
-        by_audit(audit_calibration),
+        judge_calibration,
         "Rig rigid, exposures in time, LiDAR on the edges of the images, sweeps brought together by the poses.",
     ),
-    ("sky_mask", "sky_is_above", by_audit(audit_sky), "Not everywhere, hardly any in the lowest quarter."),
-    ("teacher_depth", "depth_is_sound", by_audit(audit_depth), "Positive or NaN, much defined, opacity in [0, 1]."),
-    ("virtual_views", "depth_is_sound", by_audit(audit_depth), "The same for views the car never had."),
+    ("sky_mask", "sky_is_above", judge_sky, "Not everywhere, hardly any in the lowest quarter."),
+    ("teacher_depth", "depth_is_sound", judge_depth, "Positive or NaN, much defined, opacity in [0, 1]."),
+    ("virtual_views", "depth_is_sound", judge_depth, "The same for views the car never had."),
     *(
-        (kind, "numbers_are_finite", by_audit(audit_numbers), "No NaN and no infinity.")
+        (kind, "numbers_are_finite", judge_numbers, "No NaN and no infinity.")
         for kind in ("depth_anything_features", "dinov2_features", "clip_features")
     ),
 )

@@ -5,14 +5,13 @@ An audit never repairs and never decides for the training set, which has its gat
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import zarr
 from jaxtyping import Float
 
 from storage.calibration_evidence import Evidence
+from storage.finding import Finding, Shortfall
 from storage.geometry.cameras import project_camera
 from storage.geometry.transforms import apply_se3, invert_se3
 from storage.geometry_audit import MAX_AWAY_GAIN, CalibrationFit, calibration_frames, fit_rig
@@ -23,37 +22,6 @@ from storage.versioned import Home, StoreVersion
 
 _MIN_CLOSER = 2.0  # seen with exact poses: 2.3 to 21; with poses half as far or half again as far apart: 0.3 to 1.9
 _MAX_FRAMES = 8  # an audit of a long scene looks at this many frames, evenly spaced
-
-
-Outcome = Literal["passed", "failed", "undecided"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        name: What, in snake case.
-        value: Measured; NaN where it could not be.
-        threshold: Limit.
-        wanted: Which side of the limit is good.
-        where: Where the worst value was seen: a frame, a camera, an array.
-        otherwise: Outcome of a value that is not on the good side: "undecided" where that says how little there was to
-            see, and not that anything is wrong.
-    """
-
-    name: str
-    value: float
-    threshold: float
-    wanted: Literal["at_least", "at_most"]
-    where: str = ""
-    otherwise: Literal["failed", "undecided"] = "failed"
-
-    @property
-    def outcome(self) -> Outcome:
-        """Return what was found; an undefined value is never on the good side."""
-        is_good = self.value >= self.threshold if self.wanted == "at_least" else self.value <= self.threshold
-        return "passed" if math.isfinite(self.value) and is_good else self.otherwise
 
 
 def audit_calibration(home: Home, version: StoreVersion) -> list[Finding]:
@@ -181,7 +149,7 @@ def _worst(name: str, gains: Mapping[str, float], limit: float) -> Finding:
     )
 
 
-def _if_measured(value: float) -> Literal["failed", "undecided"]:
+def _if_measured(value: float) -> Shortfall:
     """Return what a value that is not good means: one that could not be measured proves nothing."""
     return "undecided" if math.isnan(value) else "failed"
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 import tyro
 from jaxtyping import Float
 from PIL import Image
@@ -43,6 +44,8 @@ from student.training_step import TrainingStep
 from student.validation import draw, score
 
 logger = logging.getLogger("student.overfit")
+
+_NEIGHBOURS_OF_COLUMN = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +153,7 @@ class Overfit:
                 sky=0.0,
                 rgb=3.0,
                 perceptual=0.5,
+                log_depth=2.0,
             ),
             fit=replace(run.fit, max_steps=self.steps, optimizer=optimizer),
         )
@@ -202,9 +206,14 @@ def _with_depth_above_lidar(batch: TrainingBatch, distance: float) -> TrainingBa
 def depth_above_returns(
     lidar_depth: Float[Tensor, "*views height width"], distance: float
 ) -> Float[Tensor, "*views height width"]:
-    """Return the distance above the highest return of each column, NaN below it and in columns without a return."""
-    returns = torch.isfinite(lidar_depth).cumsum(-2)
-    is_above = (returns == 0) & (returns[..., -1:, :] > 0)
+    """Return the distance above the highest return of each column, NaN below it and in columns without a return.
+
+    A column is taken together with its neighbours: beams fail to return here and there.
+    """
+    is_at_or_below = torch.isfinite(lidar_depth).cumsum(-2) > 0
+    margin = _NEIGHBOURS_OF_COLUMN
+    is_at_or_below = F.max_pool2d(is_at_or_below.float(), (1, 2 * margin + 1), stride=1, padding=(0, margin)) > 0
+    is_above = ~is_at_or_below & is_at_or_below[..., -1:, :]
     return torch.where(is_above, distance, torch.nan)
 
 

@@ -1,7 +1,6 @@
 """What Dagster loads: quickly, without models, complete and fully described."""
 
 import json
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ from pipeline.sensors import registered_scenes
 pytestmark = pytest.mark.filterwarnings("ignore:Asset job everything ")
 
 GOLDEN = Path(__file__).parent / "golden" / "asset_keys.json"
-HEAVY = ("torch", "transformers", "spconv", "nerfstudio", "matplotlib", "nuscenes", "trimesh", "tensorboard")
+HEAVY = ("torch", "transformers", "spconv", "nerfstudio", "matplotlib", "nuscenes", "trimesh", "tensorboard", "scipy")
 GPU_ASSETS = ("nerf_teacher", "teacher_depth", "virtual_views", "teacher_features", "student_checkpoint")
 
 
@@ -36,14 +35,11 @@ def test_asset_keys_are_the_golden_ones(graph: AssetGraph, request: pytest.Fixtu
     assert seen == json.loads(GOLDEN.read_text())
 
 
-def test_loading_imports_no_model_library_and_takes_little_time() -> None:
+def test_loading_imports_no_library_that_only_the_work_needs() -> None:
+    """What is imported decides how long loading takes; seconds would say more of the machine."""
     question = f"import sys, pipeline.definitions; print([name for name in {HEAVY!r} if name in sys.modules])"
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     answer = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert answer.stdout.strip() == "[]"
-    # Processor time, not time of day; even that doubles beside other work, and a model library takes far longer.
-    assert (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime) < 10.0
 
 
 def test_loading_says_nothing(tmp_path: Path) -> None:

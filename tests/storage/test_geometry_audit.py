@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage.audits import Finding, audit_geometry
+from storage.audits import audit_geometry
 from storage.calibration_evidence import Evidence
 from storage.calibration_power import MisplacedCameras
+from storage.finding import Finding
 from storage.geometry.transforms import apply_se3, compose
 from storage.geometry_audit import CalibrationFit, calibration_frames, fit_together, look_at, small_changes
 from storage.ingest.run import ingest_scene

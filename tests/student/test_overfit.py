@@ -19,11 +19,15 @@ def test_it_needs_no_teacher(preset: str) -> None:
     assert run.fit.max_steps == 7
 
 
-def test_depth_above_lidar_is_above_the_highest_return_of_a_column() -> None:
-    nan = torch.nan
-    lidar = torch.tensor([[nan, nan, 5.0], [nan, 7.0, nan], [nan, nan, 4.0], [nan, 3.0, nan]])
-    wanted = torch.tensor([[nan, 30.0, nan], [nan, nan, nan], [nan, nan, nan], [nan, nan, nan]])
-    torch.testing.assert_close(depth_above_returns(lidar[None], 30.0)[0], wanted, equal_nan=True)
+def test_depth_above_lidar_is_above_the_highest_return_of_a_column_and_its_neighbours() -> None:
+    lidar = torch.full((1, 4, 7), torch.nan)
+    lidar[0, 2:, 0] = 5.0
+    above = torch.isfinite(depth_above_returns(lidar, 30.0))[0].int()
+    assert above.tolist() == [[1, 1, 1, 0, 0, 0, 0]] * 2 + [[0] * 7] * 2
+    lidar[0, 1, 3] = 7.0  # a beam that came back beside some that did not
+    depth = depth_above_returns(lidar, 30.0)[0]
+    assert torch.isfinite(depth).int().tolist() == [[1, 1, 1, 1, 1, 1, 0], [1] + [0] * 6, [0] * 7, [0] * 7]
+    assert depth[0, 3] == 30.0
 
 
 @pytest.mark.slow
