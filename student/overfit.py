@@ -66,7 +66,8 @@ class Overfit:
         min_psnr: What the rendered images must reach, dB.
         max_abs_rel: What the rendered depth must reach against LiDAR.
         look_every: Steps between looks at the figures.
-        coarse_level: Size of the cells, where it shall not be the preset's (:class:`student.model.config.VoxelConfig`).
+        coarse_level: Size of the cells (:class:`student.model.config.VoxelConfig`); None for the preset's, twice as
+            large and too coarse for an image of 30 dB.
         depth_above_lidar: Where the world above the highest return of an image column is taken to be, metres. No beam
             looks there; left to itself it comes down to where the ground is, and cells that near blur it. None to
             leave it.
@@ -78,14 +79,14 @@ class Overfit:
     frame: int = 10
     home: Path = Path("runs/overfit")
     preset: Literal["tiny", "small", "paper"] = "small"
-    steps: int = 3000
+    steps: int = 400
     seconds: float | None = None
     rate: float = 1.5e-3
     device: Literal["cpu", "cuda"] = "cpu"
     min_psnr: float = 30.0
     max_abs_rel: float = 0.10
-    look_every: int = 50
-    coarse_level: int | None = None
+    look_every: int = 20
+    coarse_level: int | None = 8
     depth_above_lidar: float | None = 30.0
 
     def run(self) -> bool:
@@ -145,15 +146,13 @@ class Overfit:
             data=replace(
                 run.data, views=views, depth_anything=False, teacher_depth=False, sky_masks=False, batch_size=1
             ),
-            # Without a sky mask nothing says which rays are solid.
             losses=replace(
                 run.losses,
                 teacher_depth=0.0 if self.depth_above_lidar is None else 1.0,
-                opacity=0.0,
                 sky=0.0,
                 rgb=3.0,
                 perceptual=0.5,
-                log_depth=2.0,
+                log_depth=1.0,
             ),
             fit=replace(run.fit, max_steps=self.steps, optimizer=optimizer),
         )
@@ -169,6 +168,7 @@ class Overfit:
         frozen = load_training_set(home, name)
         dataset = FrameDataset(home, frozen, "train", config.data)
         batch = dataset.sample(str(key), self.frame, all_views(frozen.scenes[0], self.frame))
+        batch = with_lidar_solid(batch)
         return batch if self.depth_above_lidar is None else _with_depth_above_lidar(batch, self.depth_above_lidar)
 
     def _look(self, training: TrainingStep, batch: TrainingBatch) -> dict[str, float]:
@@ -192,6 +192,23 @@ def _start_from_colours(model: DistillNeRF) -> None:
     assert last.bias is not None
     nn.init.normal_(last.weight, std=1e-3)
     nn.init.zeros_(last.bias)
+
+
+def with_lidar_solid(batch: TrainingBatch) -> TrainingBatch:
+    """Say of rays with a LiDAR return, and of no others of their view, that they hit something.
+
+    No sky mask says so here, and an empty ray has no depth to learn from. Of a view without returns nothing is said.
+    """
+    inputs, views = batch.input_targets, batch.view_targets
+    return replace(
+        batch,
+        input_targets=replace(
+            inputs, is_sky=torch.zeros_like(inputs.is_sky), is_sky_known=torch.isfinite(inputs.lidar_depth)
+        ),
+        view_targets=replace(
+            views, is_sky=torch.zeros_like(views.is_sky), is_sky_known=torch.isfinite(views.lidar_depth)
+        ),
+    )
 
 
 def _with_depth_above_lidar(batch: TrainingBatch, distance: float) -> TrainingBatch:

@@ -24,6 +24,7 @@ from student.losses import (
 )
 from student.model.distillnerf import DistillNeRF
 from student.model.types import RaySamples, StudentOutput
+from student.overfit import with_lidar_solid
 from student.perceptual import MultiScaleDissimilarity
 
 NAN = math.nan
@@ -287,6 +288,20 @@ def test_sky_pulls_opacity_down_and_solid_up(student_config: StudentConfig, batc
     assert (gradient[targets.is_sky & targets.is_sky_known] > 0).all()
     assert (gradient[~targets.is_sky & targets.is_sky_known] < 0).all()
     assert (gradient[~targets.is_sky_known] == 0).all()
+
+
+def test_without_masks_a_ray_with_a_return_can_be_told_to_hit_something(
+    student_config: StudentConfig, batch_of: Any
+) -> None:
+    batch = with_lidar_solid(batch_of(student_config))
+    _, output = run(student_config, batch)
+    empty = replace(output, opacity=torch.full_like(output.opacity, 1e-3).requires_grad_())
+    losses = student_losses(empty, batch, replace(student_config.losses, rgb=0.0, perceptual=0.0, opacity=1.0))
+    (gradient,) = torch.autograd.grad(losses.total, empty.opacity)
+    has_return = torch.isfinite(batch.view_targets.lidar_depth)
+    measured = has_return.flatten(2).any(-1)
+    assert measured.any()
+    assert torch.equal(gradient[measured] < 0, has_return[measured])
 
 
 def test_grids_that_do_not_match_are_named(student_config: StudentConfig, batch_of: Any) -> None:
