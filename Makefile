@@ -30,6 +30,7 @@ $(VENV)/.built: pyproject.toml environments/main.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --upgrade pip
 	PYTHONWARNINGS=ignore $(BIN)/pip install -q --progress-bar off -c environments/main.txt -e '.[dev]'
+	$(BIN)/pip uninstall -qq -y waymo-open-dataset-tf-2-12-0 # of an earlier build: without its dependencies no check passes
 	$(BIN)/pip check
 	$(BIN)/pip install -q --no-deps waymo-open-dataset-tf-2-12-0==1.6.7 # protobuf modules alone: see docs/adr/0009
 	@touch $@
