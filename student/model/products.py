@@ -1,7 +1,8 @@
 """Matrix products of many rows with one matrix, by the fastest library that PyTorch carries.
 
 ``torch.mm`` multiplies in single precision with MKL, which gives processors of other makers than its own half of their
-vector width. oneDNN, PyTorch's library for convolutions, gives all of it: twice as many products a second.
+vector width. oneDNN, PyTorch's library for convolutions, gives all of it: twice as many products a second. A call of it
+takes longer to begin with, so that narrow matrices are left to MKL.
 """
 
 from functools import cache
@@ -15,20 +16,27 @@ _COMPILED_ROWS = 64
 """oneDNN compiles a kernel for each number of rows, which takes longer than many a product: numbers are rounded up to a
 multiple of this, so that there are few."""
 
+_WIDE = 48
+"""Channels from which on oneDNN gains more than its calls cost, where a few thousand rows meet one matrix."""
+
 
 def rows_multiple(like: Tensor) -> int:
     """Return what numbers of rows should be rounded up to a multiple of, to be multiplied fast."""
-    return _COMPILED_ROWS if not like.is_cuda and (like.dtype != torch.float32 or _mkl_is_slow()) else 1
+    return _COMPILED_ROWS if not like.is_cuda and (like.dtype != torch.float32 or _is_faster_in_onednn(like)) else 1
 
 
 def multiply_rows(
     rows: Float[Tensor, "rows in_channels"], matrix: Float[Tensor, "in_channels out_channels"]
 ) -> Float[Tensor, "rows out_channels"]:
     """Return ``rows @ matrix``; not differentiable."""
-    if rows.dtype == torch.float32 and not rows.is_cuda and _mkl_is_slow():
+    if _is_faster_in_onednn(rows):
         # The only way to oneDNN's single precision: what the compiler of PyTorch itself calls for a linear layer.
         return torch.ops.mkldnn._linear_pointwise(rows, matrix.T, None, "none", [], "")
     return rows @ matrix
+
+
+def _is_faster_in_onednn(rows: Float[Tensor, "rows in_channels"]) -> bool:
+    return rows.dtype == torch.float32 and not rows.is_cuda and rows.shape[1] >= _WIDE and _mkl_is_slow()
 
 
 @cache

@@ -24,7 +24,7 @@ from student.model.threads import each_share, num_shares
 
 _Result = TypeVar("_Result")
 
-_BLOCK_VALUES, _BLOCK_VALUES_ON_CPU = 2**27, 2**23
+_BLOCK_VALUES, _BLOCK_VALUES_ON_CPU = 2**27, 2**22
 """Values that a block gathers, about: on a processor few enough to be near, elsewhere as many as memory allows."""
 _KERNEL_OFFSETS = tuple((x, y, z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1))
 NUM_NEIGHBOUR_TAPS = len(_KERNEL_OFFSETS)

@@ -14,7 +14,7 @@ def test_products_equal_those_in_double_precision(
 ) -> None:
     monkeypatch.setattr(products, "_mkl_is_slow", lambda: mkl_is_slow)
     torch.manual_seed(0)
-    rows, matrix = torch.randn(130, 24).to(dtype), torch.randn(24, 10).to(dtype)
+    rows, matrix = torch.randn(130, 64).to(dtype), torch.randn(64, 10).to(dtype)
     wanted = rows.double() @ matrix.double()
     for layout in (matrix, matrix.T.contiguous().T):
         torch.testing.assert_close(multiply_rows(rows, layout).double(), wanted, atol=tolerance * 10, rtol=tolerance)
@@ -22,7 +22,8 @@ def test_products_equal_those_in_double_precision(
 
 def test_only_compiled_kernels_want_round_numbers_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "_mkl_is_slow", lambda: False)
-    assert rows_multiple(torch.zeros(1)) == 1
-    assert rows_multiple(torch.zeros(1, dtype=torch.bfloat16)) > 1
+    assert rows_multiple(torch.zeros(1, 64)) == 1
+    assert rows_multiple(torch.zeros(1, 64, dtype=torch.bfloat16)) > 1
     monkeypatch.setattr(products, "_mkl_is_slow", lambda: True)
-    assert rows_multiple(torch.zeros(1)) > 1
+    assert rows_multiple(torch.zeros(1, 64)) > 1
+    assert rows_multiple(torch.zeros(1, 16)) == 1  # too narrow to gain

@@ -16,6 +16,7 @@ TOLERANCE = 1e-4
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make products by either library, whatever this machine would choose."""
     monkeypatch.setattr(products, "_mkl_is_slow", lambda: request.param == "onednn")
+    monkeypatch.setattr(products, "_WIDE", 1)
 
 
 def random_grid(*, num_points: int = 300, batch_size: int = 2, coarse_level: int = 2, seed: int = 0) -> SparseGrid:
