@@ -16,27 +16,23 @@ _COMPILED_ROWS = 64
 """oneDNN compiles a kernel for each number of rows, which takes longer than many a product: numbers are rounded up to a
 multiple of this, so that there are few."""
 
-_WIDE = 48
+_WIDE = 32
 """Channels from which on oneDNN gains more than its calls cost, where a few thousand rows meet one matrix."""
 
 
-def rows_multiple(like: Tensor) -> int:
+def rows_multiple(device: torch.device) -> int:
     """Return what numbers of rows should be rounded up to a multiple of, to be multiplied fast."""
-    return _COMPILED_ROWS if not like.is_cuda and (like.dtype != torch.float32 or _is_faster_in_onednn(like)) else 1
+    return _COMPILED_ROWS if device.type == "cpu" else 1
 
 
 def multiply_rows(
     rows: Float[Tensor, "rows in_channels"], matrix: Float[Tensor, "in_channels out_channels"]
 ) -> Float[Tensor, "rows out_channels"]:
     """Return ``rows @ matrix``; not differentiable."""
-    if _is_faster_in_onednn(rows):
+    if rows.dtype == torch.float32 and not rows.is_cuda and rows.shape[1] >= _WIDE and _mkl_is_slow():
         # The only way to oneDNN's single precision: what the compiler of PyTorch itself calls for a linear layer.
         return torch.ops.mkldnn._linear_pointwise(rows, matrix.T, None, "none", [], "")
     return rows @ matrix
-
-
-def _is_faster_in_onednn(rows: Float[Tensor, "rows in_channels"]) -> bool:
-    return rows.dtype == torch.float32 and not rows.is_cuda and rows.shape[1] >= _WIDE and _mkl_is_slow()
 
 
 @cache

@@ -43,15 +43,16 @@ def sparse_convolution_plainly(
 ) -> Float[Tensor, "outputs out_channels"]:
     """Convolve tap by tap: gather the rows of all its pairs, multiply, scatter; then do what comes after."""
     kernel_map = convolution_map.forward
-    tap_of_pair = torch.empty_like(kernel_map.input_row)
-    for block in kernel_map.blocks:
-        for tap, pairs in block.taps:
-            tap_of_pair[pairs] = tap
+    own = torch.arange(kernel_map.num_outputs, device=features.device)
     output = features.new_zeros(kernel_map.num_outputs, weight.shape[2])
     for tap in range(weight.shape[0]):
-        pairs = (tap_of_pair == tap).nonzero()[:, 0]
-        product = features[kernel_map.input_row[pairs]] @ weight[tap]
-        output = output.index_add(0, kernel_map.output_row[pairs], product)
+        pairs = [(block.rows.start, found) for block in kernel_map.blocks for found in block.taps if found.tap == tap]
+        input_row = [found.input_row[: len(found.output_row)] for _, found in pairs]
+        output_row = [start + found.output_row for start, found in pairs]
+        if tap == kernel_map.centre:
+            input_row, output_row = [own], [own]
+        if pairs or tap == kernel_map.centre:
+            output = output.index_add(0, torch.cat(output_row), features[torch.cat(input_row)] @ weight[tap])
     return output if after is None else after(output)
 
 

@@ -8,10 +8,10 @@ gradient and the weights'. Where no gradient is wanted, bias, activation and nor
 while it is near, too.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int32, Int64
@@ -31,17 +31,25 @@ NUM_NEIGHBOUR_TAPS = len(_KERNEL_OFFSETS)
 _CENTRE_TAP = NUM_NEIGHBOUR_TAPS // 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
-    """Consecutive output rows, and the pairs that add to them.
+class TapPairs(NamedTuple):
+    """The pairs of one tap that add to one block.
 
     Attributes:
-        rows: The output rows.
-        taps: Each tap that has pairs here, and which they are.
+        tap: Which.
+        input_row: Rows to gather, a number that is multiplied fast: the first ones are the tap's.
+        output_row: Row of the block that each of the tap's adds to; no two are the same.
     """
 
+    tap: int
+    input_row: Int64[Tensor, " gathered"]
+    output_row: Int64[Tensor, " pairs"]
+
+
+class Block(NamedTuple):
+    """Consecutive output rows, and the taps that have pairs adding to them."""
+
     rows: slice
-    taps: tuple[tuple[int, slice], ...]
+    taps: tuple[TapPairs, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,21 +57,21 @@ class KernelMap:
     """The pairs of rows that a sparse convolution multiplies, by block of output rows, then by tap.
 
     Attributes:
-        input_row: Row gathered by each pair.
-        output_row: Row that each pair adds to; no two of a block and tap add to the same.
         blocks: Together all output rows.
         num_outputs: Output rows.
+        centre: Tap, if any, by which every row meets the one of the same number. Such pairs are not listed: nothing
+            needs to be gathered or added up for them.
     """
 
-    input_row: Int64[Tensor, " pairs"]
-    output_row: Int64[Tensor, " pairs"]
     blocks: tuple[Block, ...]
     num_outputs: int
+    centre: int | None
 
     @property
     def num_pairs(self) -> int:
         """Pairs in all: useful multiply-adds are this times input times output channels."""
-        return self.input_row.shape[0]
+        listed = sum(len(pairs.output_row) for block in self.blocks for pairs in block.taps)
+        return listed + (0 if self.centre is None else self.num_outputs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,13 +112,13 @@ def neighbour_map(grid: SparseGrid, *, level: str, width: int = 64) -> Convoluti
         raise ValueError(f"level must be 'coarse' or 'fine', got {level!r}")
     tap, output_row = (rows >= 0).nonzero(as_tuple=True)
     input_row = rows.reshape(-1).index_select(0, tap * rows.shape[1] + output_row).long()
-    own = torch.arange(rows.shape[1], device=rows.device)
     kernel_map = _from_pairs(
-        input_row=torch.cat([input_row, own, output_row]),
-        output_row=torch.cat([output_row, own, input_row]),
-        tap=torch.cat([tap, torch.full_like(own, _CENTRE_TAP), 2 * _CENTRE_TAP - tap]),
-        num_outputs=len(own),
+        input_row=torch.cat([input_row, output_row]),
+        output_row=torch.cat([output_row, input_row]),
+        tap=torch.cat([tap, 2 * _CENTRE_TAP - tap]),
+        num_outputs=rows.shape[1],
         num_taps=NUM_NEIGHBOUR_TAPS,
+        centre=_CENTRE_TAP,
         width=width,
     )
     return ConvolutionMap(
@@ -182,6 +190,7 @@ def _from_pairs(
     num_outputs: int,
     num_taps: int,
     width: int,
+    centre: int | None = None,
 ) -> KernelMap:
     """Arrange pairs, given in any order, by block and tap; a radix sort."""
     is_on_cpu = tap.device.type == "cpu"
@@ -190,53 +199,47 @@ def _from_pairs(
         num_blocks = -(-num_blocks // num_shares()) * num_shares()
     block_rows = max(1, -(-num_outputs // max(1, num_blocks)))
     starts = range(0, max(1, num_outputs), block_rows)
-    bucket = torch.div(output_row, block_rows, rounding_mode="floor") * num_taps + tap
+    block = torch.div(output_row, block_rows, rounding_mode="floor")
+    bucket = block * num_taps + tap
     order = torch.argsort(bucket, stable=True)
+    input_row = input_row.index_select(0, order)
+    output_row = (output_row - block * block_rows).index_select(0, order)
     ends = torch.bincount(bucket, minlength=len(starts) * num_taps).cumsum(0).tolist()
-    pairs = [slice(first, last) for first, last in pairwise([0, *ends])]
+    step = rows_multiple(tap.device)
+    taps = [
+        TapPairs(index % num_taps, input_row[first : first + -(-(last - first) // step) * step], output_row[first:last])
+        for index, (first, last) in enumerate(pairwise([0, *ends]))
+    ]
     return KernelMap(
-        input_row=input_row.index_select(0, order),
-        output_row=output_row.index_select(0, order),
         blocks=tuple(
             Block(
-                rows=slice(start, min(start + block_rows, num_outputs)),
-                taps=tuple(
-                    (tap, own)
-                    for tap, own in enumerate(pairs[index * num_taps : (index + 1) * num_taps])
-                    if own.start < own.stop
-                ),
+                slice(start, min(start + block_rows, num_outputs)),
+                tuple(pairs for pairs in taps[index * num_taps : (index + 1) * num_taps] if len(pairs.output_row)),
             )
             for index, start in enumerate(starts)
         ),
         num_outputs=num_outputs,
+        centre=centre,
     )
 
 
-def _gather_by_tap(rows: Tensor, kernel_map: KernelMap, block: Block) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield each tap of a block, which of its rows the tap adds to, and what it gathers for them.
-
-    More may be gathered, to be multiplied fast: the first rows are the tap's.
-    """
-    step = rows_multiple(rows)
-    for tap, pairs in block.taps:
-        end = pairs.start + -(-(pairs.stop - pairs.start) // step) * step
-        gathered = rows.index_select(0, kernel_map.input_row[pairs.start : end])
-        yield tap, kernel_map.output_row[pairs] - block.rows.start, gathered
-
-
-def _zeros_for(output: Tensor) -> Tensor:
-    """Return zeros to add products up in: the output itself, unless it is in reduced precision."""
-    dtype = torch.promote_types(output.dtype, torch.float32)
-    return output.zero_() if output.dtype == dtype else torch.zeros_like(output, dtype=dtype)
+def _first_products(rows: Tensor, matrices: Sequence[Tensor], kernel_map: KernelMap, block: Block) -> Tensor:
+    """Return what the centre tap adds to each row of a block, or zeros; in single precision at least."""
+    dtype = torch.promote_types(rows.dtype, torch.float32)
+    num_rows = block.rows.stop - block.rows.start
+    if kernel_map.centre is None:
+        return rows.new_zeros(num_rows, matrices[0].shape[1], dtype=dtype)
+    step = rows_multiple(rows.device)
+    own = rows[block.rows.start : block.rows.start + -(-num_rows // step) * step]
+    return multiply_rows(own, matrices[kernel_map.centre])[:num_rows].to(dtype)
 
 
 def _add_products(total: Tensor, rows: Tensor, gathered: Tensor, matrix: Tensor) -> None:
     total.index_add_(0, rows, multiply_rows(gathered, matrix)[: len(rows)].to(total.dtype))
 
 
-def _each_block(work: Callable[[Sequence[Block]], _Result], kernel_map: KernelMap) -> list[_Result]:
+def _each_block(work: Callable[[Sequence[Block]], _Result], kernel_map: KernelMap, *, is_on_cpu: bool) -> list[_Result]:
     """Do work on all blocks: by threads on a processor, one after the other on an accelerator, which needs none."""
-    is_on_cpu = kernel_map.input_row.device.type == "cpu"
     return each_share(work, kernel_map.blocks) if is_on_cpu else [work(kernel_map.blocks)]
 
 
@@ -245,18 +248,17 @@ def _convolve(
 ) -> Tensor:
     # Every output row lies in one block; one without pairs gets what follows a zero.
     output = features.new_empty(kernel_map.num_outputs, weight.shape[2])
-    weight = weight.mT.contiguous().mT  # as products read it; once, not for each block
+    matrices = weight.mT.contiguous().mT.unbind()  # as products read them; once, not for each block
 
     def work(blocks: Sequence[Block]) -> None:
         for block in blocks:
-            own = output[block.rows]
-            total = _zeros_for(own)
-            for tap, rows, gathered in _gather_by_tap(features, kernel_map, block):
-                _add_products(total, rows, gathered, weight[tap])
-            total = total.to(own.dtype)
-            own.copy_(total if after is None else after(total))
+            total = _first_products(features, matrices, kernel_map, block)
+            for tap, input_row, output_row in block.taps:
+                _add_products(total, output_row, features.index_select(0, input_row), matrices[tap])
+            total = total.to(output.dtype)
+            output[block.rows] = total if after is None else after(total)
 
-    _each_block(work, kernel_map)
+    _each_block(work, kernel_map, is_on_cpu=features.device.type == "cpu")
     return output
 
 
@@ -277,22 +279,25 @@ class _SparseConvolution(torch.autograd.Function):
         grad_features = torch.empty_like(features)
         # Many blocks add to one weight: in reduced precision the sum would lose what the last ones say.
         sum_dtype = torch.promote_types(weight.dtype, torch.float32)
+        transposed = [weight[tap].T for tap in own_tap]
 
         def work(blocks: Sequence[Block]) -> Tensor:
             grad_weight = torch.zeros_like(weight, dtype=sum_dtype)
             for block in blocks:
-                own = grad_features[block.rows]
-                total = _zeros_for(own)
-                for tap, rows, gathered in _gather_by_tap(gradient, kernel_map, block):
+                if needs_weight and kernel_map.centre is not None:
+                    grad_weight[own_tap[kernel_map.centre]] += features[block.rows].T @ gradient[block.rows]
+                total = _first_products(gradient, transposed, kernel_map, block)
+                for tap, input_row, output_row in block.taps:
+                    gathered = gradient.index_select(0, input_row)
                     if needs_weight:
-                        met = features[block.rows].index_select(0, rows)
-                        grad_weight[own_tap[tap]] += met.T @ gathered[: len(rows)]
+                        met = features[block.rows].index_select(0, output_row)
+                        grad_weight[own_tap[tap]] += met.T @ gathered[: len(output_row)]
                     if needs_features:
-                        _add_products(total, rows, gathered, weight[own_tap[tap]].T)
-                own.copy_(total)
+                        _add_products(total, output_row, gathered, transposed[tap])
+                grad_features[block.rows] = total
             return grad_weight
 
-        first, *others = _each_block(work, kernel_map)
+        first, *others = _each_block(work, kernel_map, is_on_cpu=features.device.type == "cpu")
         return grad_features if needs_features else None, sum(others, first) if needs_weight else None, None
 
 
