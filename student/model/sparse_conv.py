@@ -238,9 +238,11 @@ def _add_products(total: Tensor, rows: Tensor, gathered: Tensor, matrix: Tensor)
     total.index_add_(0, rows, multiply_rows(gathered, matrix)[: len(rows)].to(total.dtype))
 
 
-def _each_block(work: Callable[[Sequence[Block]], _Result], kernel_map: KernelMap, *, is_on_cpu: bool) -> list[_Result]:
+def _each_block(
+    work: Callable[[Sequence[Block]], _Result], kernel_map: KernelMap, device: torch.device
+) -> list[_Result]:
     """Do work on all blocks: by threads on a processor, one after the other on an accelerator, which needs none."""
-    return each_share(work, kernel_map.blocks) if is_on_cpu else [work(kernel_map.blocks)]
+    return each_share(work, kernel_map.blocks) if device.type == "cpu" else [work(kernel_map.blocks)]
 
 
 def _convolve(
@@ -258,7 +260,7 @@ def _convolve(
             total = total.to(output.dtype)
             output[block.rows] = total if after is None else after(total)
 
-    _each_block(work, kernel_map, is_on_cpu=features.device.type == "cpu")
+    _each_block(work, kernel_map, features.device)
     return output
 
 
@@ -297,7 +299,7 @@ class _SparseConvolution(torch.autograd.Function):
                 grad_features[block.rows] = total
             return grad_weight
 
-        first, *others = _each_block(work, kernel_map, is_on_cpu=features.device.type == "cpu")
+        first, *others = _each_block(work, kernel_map, features.device)
         return grad_features if needs_features else None, sum(others, first) if needs_weight else None, None
 
 
