@@ -33,6 +33,7 @@ def test_convolution_counts_only_occupied_pairs():
     assert details["voxels"] <= details["pairs"] <= 27 * details["voxels"]
     assert record["unit"] == "GFLOP/s"
     assert record["ratio"] == pytest.approx(record["ours"] / record["reference"])
+    assert details["few_channels_ratio_to_plain"] > 0
 
 
 def test_few_runs_are_refused():
