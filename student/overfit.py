@@ -197,7 +197,8 @@ def _start_from_colours(model: DistillNeRF) -> None:
 def with_lidar_solid(batch: TrainingBatch) -> TrainingBatch:
     """Say of rays with a LiDAR return, and of no others of their view, that they hit something.
 
-    No sky mask says so here, and an empty ray has no depth to learn from. Of a view without returns nothing is said.
+    No sky mask says so here, and an empty ray has no depth to learn from. A view without returns stays as published:
+    every ray of it is taken to hit something.
     """
     inputs, views = batch.input_targets, batch.view_targets
     return replace(

@@ -12,7 +12,7 @@ from student.model.config import ContractionConfig
 from student.model.products import multiply_rows
 from student.model.reference import sparse_convolution_plainly
 from student.model.sparse_conv import ConvolutionMap, neighbour_map, sparse_convolution
-from student.model.sparse_voxels import GridShape, SparseGrid, build_grid
+from student.model.sparse_voxels import GridShape, build_grid
 
 _CHANNELS, _FEW_CHANNELS = 128, 24
 _MATRIX = 1536
@@ -34,7 +34,9 @@ def bench_sparse_conv(*, runs: int = 7, height: int = 16, width: int = 28) -> Be
     contraction, shape = ContractionConfig(), GridShape(batch_size=1, coarse_level=7)
     keys = point_keys(candidate_points(street(height, width), 15), shape, contraction)
     grid, _ = build_grid(shape, keys)
-    ours = _pass(grid, _CHANNELS, sparse_convolution)
+    neighbours = neighbour_map(grid, level="fine", width=_CHANNELS)
+    few_neighbours = neighbour_map(grid, level="fine", width=_FEW_CHANNELS)
+    ours = _pass(neighbours, _CHANNELS, sparse_convolution)
     a, b = (torch.randn(_MATRIX, _MATRIX) for _ in range(2))
     reuse_freed_memory()  # as programs that train do
     mkl, onednn = time_interleaved(lambda: torch.mm(a, b), lambda: multiply_rows(a, b), runs=runs)
@@ -43,11 +45,11 @@ def bench_sparse_conv(*, runs: int = 7, height: int = 16, width: int = 28) -> Be
     )
     mapping, _ = time_interleaved(lambda: neighbour_map(grid, level="fine", width=_CHANNELS), lambda: None, runs=runs)
     narrow, plain = time_interleaved(
-        _pass(grid, _FEW_CHANNELS, sparse_convolution),
-        _pass(grid, _FEW_CHANNELS, sparse_convolution_plainly),
+        _pass(few_neighbours, _FEW_CHANNELS, sparse_convolution),
+        _pass(few_neighbours, _FEW_CHANNELS, sparse_convolution_plainly),
         runs=runs,
     )
-    num_pairs = neighbour_map(grid, level="fine", width=_CHANNELS).forward.num_pairs
+    num_pairs = neighbours.forward.num_pairs
     ours_rate = 3 * 2 * num_pairs * _CHANNELS**2 / own / 1e9
     sgemm_rate = 2 * _MATRIX**3 / sgemm / 1e9
     return BenchRecord(
@@ -72,11 +74,11 @@ def bench_sparse_conv(*, runs: int = 7, height: int = 16, width: int = 28) -> Be
 
 
 def _pass(
-    grid: SparseGrid, channels: int, convolve: Callable[[Tensor, Tensor, ConvolutionMap], Tensor]
+    neighbours: ConvolutionMap, channels: int, convolve: Callable[[Tensor, Tensor, ConvolutionMap], Tensor]
 ) -> Callable[[], object]:
-    """Return a program that convolves the fine level forward and backward."""
-    neighbours = neighbour_map(grid, level="fine", width=channels)
-    features = torch.randn(grid.num_fine, channels, requires_grad=True)
+    """Return a program that convolves every cell with its neighbours, forward and backward."""
+    num_rows = neighbours.forward.num_outputs
+    features = torch.randn(num_rows, channels, requires_grad=True)
     weight = torch.randn(27, channels, channels, requires_grad=True)
-    probe = torch.randn(grid.num_fine, channels)
+    probe = torch.randn(num_rows, channels)
     return lambda: torch.autograd.grad(convolve(features, weight, neighbours), [features, weight], probe)
