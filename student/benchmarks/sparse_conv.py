@@ -11,7 +11,7 @@ from student.benchmarks.timing import BenchRecord, time_interleaved
 from student.model.config import ContractionConfig
 from student.model.products import multiply_rows
 from student.model.reference import sparse_convolution_plainly
-from student.model.sparse_conv import ConvolutionMap, neighbour_map, sparse_convolution
+from student.model.sparse_conv import ConvolutionMap, neighbour_maps, sparse_convolution
 from student.model.sparse_voxels import GridShape, build_grid
 
 _CHANNELS, _FEW_CHANNELS = 128, 24
@@ -22,8 +22,9 @@ def bench_sparse_conv(*, runs: int = 7, height: int = 16, width: int = 28) -> Be
     """Compare useful FLOP/s, forward and backward, of a 3^3 convolution at the published width with sgemm's.
 
     Useful means one multiply-add per pair of occupied neighbours and pair of channels. The sgemm is the faster of MKL's
-    and oneDNN's. Building the kernel map is not timed with it, but reported: a map serves every convolution of its
-    level. Reported as well: how many times faster than the obvious program a convolution of few channels is.
+    and oneDNN's. Building the kernel maps of both levels is not timed with it, but reported: a map serves every
+    convolution of its level. Reported as well: how many times faster than the obvious program a convolution of few
+    channels is.
 
     Args:
         runs: Runs of each program.
@@ -34,8 +35,8 @@ def bench_sparse_conv(*, runs: int = 7, height: int = 16, width: int = 28) -> Be
     contraction, shape = ContractionConfig(), GridShape(batch_size=1, coarse_level=7)
     keys = point_keys(candidate_points(street(height, width), 15), shape, contraction)
     grid, _ = build_grid(shape, keys)
-    neighbours = neighbour_map(grid, level="fine", width=_CHANNELS)
-    few_neighbours = neighbour_map(grid, level="fine", width=_FEW_CHANNELS)
+    neighbours = neighbour_maps(grid, width=_CHANNELS).fine
+    few_neighbours = neighbour_maps(grid, width=_FEW_CHANNELS).fine
     ours = _pass(neighbours, _CHANNELS, sparse_convolution)
     a, b = (torch.randn(_MATRIX, _MATRIX) for _ in range(2))
     reuse_freed_memory()  # as programs that train do
@@ -43,7 +44,7 @@ def bench_sparse_conv(*, runs: int = 7, height: int = 16, width: int = 28) -> Be
     own, sgemm = time_interleaved(
         ours, (lambda: torch.mm(a, b)) if mkl < onednn else lambda: multiply_rows(a, b), runs=runs
     )
-    mapping, _ = time_interleaved(lambda: neighbour_map(grid, level="fine", width=_CHANNELS), lambda: None, runs=runs)
+    mapping, _ = time_interleaved(lambda: neighbour_maps(grid, width=_CHANNELS), lambda: None, runs=runs)
     narrow, plain = time_interleaved(
         _pass(few_neighbours, _FEW_CHANNELS, sparse_convolution),
         _pass(few_neighbours, _FEW_CHANNELS, sparse_convolution_plainly),
@@ -66,7 +67,7 @@ def bench_sparse_conv(*, runs: int = 7, height: int = 16, width: int = 28) -> Be
             "seconds": own,
             "mkl_gflops": 2 * _MATRIX**3 / mkl / 1e9,
             "onednn_gflops": 2 * _MATRIX**3 / onednn / 1e9,
-            "map_seconds": mapping,
+            "maps_seconds": mapping,
             "few_channels": _FEW_CHANNELS,
             "few_channels_ratio_to_plain": plain / narrow,
         },

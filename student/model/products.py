@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 _COMPILED_ROWS = 64
 """oneDNN compiles a kernel for each number of rows, which takes longer than many a product: numbers are rounded up to a
@@ -26,13 +26,22 @@ def rows_multiple(device: torch.device) -> int:
 
 
 def multiply_rows(
-    rows: Float[Tensor, "rows in_channels"], matrix: Float[Tensor, "in_channels out_channels"]
+    rows: Float[Tensor, "rows in_channels"],
+    matrix: Float[Tensor, "in_channels out_channels"],
+    bias: Float[Tensor, " out_channels"] | None = None,
 ) -> Float[Tensor, "rows out_channels"]:
-    """Return ``rows @ matrix``; not differentiable."""
+    """Return ``rows @ matrix + bias``; not differentiable."""
     if rows.dtype == torch.float32 and not rows.is_cuda and rows.shape[1] >= _WIDE and _mkl_is_slow():
         # The only way to oneDNN's single precision: what the compiler of PyTorch itself calls for a linear layer.
-        return torch.ops.mkldnn._linear_pointwise(rows, matrix.T, None, "none", [], "")
-    return rows @ matrix
+        return torch.ops.mkldnn._linear_pointwise(rows, matrix.T, bias, "none", [], "")
+    return rows @ matrix if bias is None else torch.addmm(bias, rows, matrix)
+
+
+def apply_linear(linear: nn.Linear, rows: Float[Tensor, "rows in_channels"]) -> Float[Tensor, "rows out_channels"]:
+    """Apply a linear layer; where no gradient is wanted, by the fastest library."""
+    if torch.is_grad_enabled() or torch.is_autocast_enabled(rows.device.type):
+        return linear(rows)
+    return multiply_rows(rows, linear.weight.T, linear.bias)
 
 
 @cache

@@ -39,9 +39,11 @@ def sparse_convolution_plainly(
     features: Float[Tensor, "inputs in_channels"],
     weight: Float[Tensor, "taps in_channels out_channels"],
     convolution_map: ConvolutionMap,
+    *,
+    bias: Float[Tensor, " out_channels"] | None = None,
     after: Callable[[Tensor], Tensor] | None = None,
 ) -> Float[Tensor, "outputs out_channels"]:
-    """Convolve tap by tap: gather the rows of all its pairs, multiply, scatter; then do what comes after."""
+    """Convolve tap by tap: gather the rows of all its pairs, multiply, scatter; then what comes after."""
     kernel_map = convolution_map.forward
     own = torch.arange(kernel_map.num_outputs, device=features.device)
     output = features.new_zeros(kernel_map.num_outputs, weight.shape[2])
@@ -53,6 +55,8 @@ def sparse_convolution_plainly(
             input_row, output_row = [own], [own]
         if pairs or tap == kernel_map.centre:
             output = output.index_add(0, torch.cat(output_row), features[torch.cat(input_row)] @ weight[tap])
+    if bias is not None:
+        output = output + bias
     return output if after is None else after(output)
 
 

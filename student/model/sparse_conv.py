@@ -4,11 +4,11 @@ A *kernel map* lists, for every tap of the kernel, which input row meets which o
 of consecutive output rows. Threads share the blocks, and what a tap gathers is near when it is multiplied and added.
 
 The backward pass is the same walk over the transposed map: gathering the output's gradient once serves both the input's
-gradient and the weights'. Where no gradient is wanted, bias, activation and normalisation are applied to each block
-while it is near, too.
+gradient and the weights'. Where no gradient is wanted, activation and normalisation are applied to each block while it
+is near, too.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
@@ -89,27 +89,35 @@ class ConvolutionMap:
     transposed_taps: tuple[int, ...]
 
 
-def neighbour_map(grid: SparseGrid, *, level: str, width: int = 64) -> ConvolutionMap:
-    """Map every occupied cell to its occupied neighbours in a 3^3 window (a submanifold convolution).
+class NeighbourMaps(NamedTuple):
+    """Every occupied cell to its occupied neighbours in a 3^3 window (a submanifold convolution).
 
-    If b is a's neighbour at some tap, a is b's at the opposite one. So only half the taps are searched,
-    and the map is its own transpose.
+    Attributes:
+        fine: Of the fine level.
+        coarse: Of the coarse level.
+    """
+
+    fine: ConvolutionMap
+    coarse: ConvolutionMap
+
+
+def neighbour_maps(grid: SparseGrid, *, width: int = 64) -> NeighbourMaps:
+    """Map both levels. A fine cell finds its neighbours via its parent's.
+
+    If b is a's neighbour at some tap, a is b's at the opposite one. So only half the taps are listed,
+    and each map is its own transpose.
 
     Args:
         grid: Occupied cells.
-        level: "coarse" or "fine".
-        width: Channels, roughly, of the convolutions that will use the map. Only speed depends on it.
-
-    Raises:
-        ValueError: If ``level`` is neither.
+        width: Channels, roughly, of the convolutions that will use the maps. Only speed depends on it.
     """
     coarse = _coarse_neighbours(grid)
-    if level == "coarse":
-        rows = coarse[:_CENTRE_TAP]
-    elif level == "fine":
-        rows = _fine_neighbours(grid, coarse)
-    else:
-        raise ValueError(f"level must be 'coarse' or 'fine', got {level!r}")
+    return NeighbourMaps(
+        fine=_neighbour_map(_fine_neighbours(grid, coarse), width), coarse=_neighbour_map(coarse[:_CENTRE_TAP], width)
+    )
+
+
+def _neighbour_map(rows: Int32[Tensor, "13 cells"], width: int) -> ConvolutionMap:
     tap, output_row = (rows >= 0).nonzero(as_tuple=True)
     input_row = rows.reshape(-1).index_select(0, tap * rows.shape[1] + output_row).long()
     kernel_map = _from_pairs(
@@ -131,7 +139,7 @@ def children_map(grid: SparseGrid, *, width: int = 64) -> ConvolutionMap:
 
     Args:
         grid: Occupied cells.
-        width: As for :func:`neighbour_map`.
+        width: As for :func:`neighbour_maps`.
     """
     child = grid.fine_keys % CHILDREN_PER_CELL
     fine_row = torch.arange(grid.num_fine, device=child.device)
@@ -151,7 +159,8 @@ def _coarse_neighbours(grid: SparseGrid) -> Int32[Tensor, "27 coarse"]:
     offsets = torch.tensor(_KERNEL_OFFSETS, device=device)
     # One plane per axis: each comparison then runs over contiguous memory.
     neighbours = grid.shape.coarse_cells(grid.coarse_keys).T[:, None] + offsets.T[..., None]
-    is_inside = ((neighbours >= 0) & (neighbours < resolution)).all(0)
+    x, y, z = ((neighbours >= 0) & (neighbours < resolution)).unbind()
+    is_inside = x & y & z
     steps = (offsets * offsets.new_tensor([resolution**2, resolution, 1])).sum(-1)
     # Outside the grid the key is of some other cell, possibly of no cell: look up the cell itself instead.
     keys = torch.where(is_inside, grid.coarse_keys + steps[:, None], grid.coarse_keys)
@@ -223,15 +232,18 @@ def _from_pairs(
     )
 
 
-def _first_products(rows: Tensor, matrices: Sequence[Tensor], kernel_map: KernelMap, block: Block) -> Tensor:
-    """Return what the centre tap adds to each row of a block, or zeros; in single precision at least."""
+def _first_products(
+    rows: Tensor, matrices: Sequence[Tensor], kernel_map: KernelMap, block: Block, bias: Tensor | None = None
+) -> Tensor:
+    """Return the bias, and what the centre tap adds to each row of a block; in single precision at least."""
     dtype = torch.promote_types(rows.dtype, torch.float32)
     num_rows = block.rows.stop - block.rows.start
     if kernel_map.centre is None:
-        return rows.new_zeros(num_rows, matrices[0].shape[1], dtype=dtype)
+        total = rows.new_zeros(num_rows, matrices[0].shape[1], dtype=dtype)
+        return total if bias is None else total.add_(bias)
     step = rows_multiple(rows.device)
     own = rows[block.rows.start : block.rows.start + -(-num_rows // step) * step]
-    return multiply_rows(own, matrices[kernel_map.centre])[:num_rows].to(dtype)
+    return multiply_rows(own, matrices[kernel_map.centre], bias)[:num_rows].to(dtype)
 
 
 def _add_products(total: Tensor, rows: Tensor, gathered: Tensor, matrix: Tensor) -> None:
@@ -239,51 +251,61 @@ def _add_products(total: Tensor, rows: Tensor, gathered: Tensor, matrix: Tensor)
 
 
 def _each_block(
-    work: Callable[[Sequence[Block]], _Result], kernel_map: KernelMap, device: torch.device
+    work: Callable[[Iterable[Block]], _Result],
+    kernel_map: KernelMap,
+    device: torch.device,
+    *,
+    as_they_come: bool = False,
 ) -> list[_Result]:
     """Do work on all blocks: by threads on a processor, one after the other on an accelerator, which needs none."""
-    return each_share(work, kernel_map.blocks) if device.type == "cpu" else [work(kernel_map.blocks)]
+    if device.type != "cpu":
+        return [work(kernel_map.blocks)]
+    return each_share(work, kernel_map.blocks, as_they_come=as_they_come)
 
 
 def _convolve(
-    features: Tensor, weight: Tensor, kernel_map: KernelMap, after: Callable[[Tensor], Tensor] | None = None
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    kernel_map: KernelMap,
+    after: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    # Every output row lies in one block; one without pairs gets what follows a zero.
+    # Every output row lies in one block; one without pairs gets what follows the bias.
     output = features.new_empty(kernel_map.num_outputs, weight.shape[2])
     matrices = weight.mT.contiguous().mT.unbind()  # as products read them; once, not for each block
 
-    def work(blocks: Sequence[Block]) -> None:
+    def work(blocks: Iterable[Block]) -> None:
         for block in blocks:
-            total = _first_products(features, matrices, kernel_map, block)
+            total = _first_products(features, matrices, kernel_map, block, bias)
             for tap, input_row, output_row in block.taps:
                 _add_products(total, output_row, features.index_select(0, input_row), matrices[tap])
             total = total.to(output.dtype)
             output[block.rows] = total if after is None else after(total)
 
-    _each_block(work, kernel_map, features.device)
+    _each_block(work, kernel_map, features.device, as_they_come=True)
     return output
 
 
 class _SparseConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:  # noqa: ANN401 - autograd.Function is untyped
-        features, weight, convolution_map = inputs
+        features, weight, bias, convolution_map = inputs
         ctx.save_for_backward(features, weight)
         ctx.convolution_map = convolution_map
-        return _convolve(features, weight, convolution_map.forward)
+        return _convolve(features, weight, bias, convolution_map.forward)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         features, weight = ctx.saved_tensors
         kernel_map, own_tap = ctx.convolution_map.transposed, ctx.convolution_map.transposed_taps
         gradient = grad_outputs[0].contiguous()
-        needs_features, needs_weight, _ = ctx.needs_input_grad
+        needs_features, needs_weight, needs_bias, _ = ctx.needs_input_grad
         grad_features = torch.empty_like(features)
         # Many blocks add to one weight: in reduced precision the sum would lose what the last ones say.
         sum_dtype = torch.promote_types(weight.dtype, torch.float32)
         transposed = [weight[tap].T for tap in own_tap]
 
-        def work(blocks: Sequence[Block]) -> Tensor:
+        def work(blocks: Iterable[Block]) -> Tensor:
             grad_weight = torch.zeros_like(weight, dtype=sum_dtype)
             for block in blocks:
                 if needs_weight and kernel_map.centre is not None:
@@ -299,31 +321,41 @@ class _SparseConvolution(torch.autograd.Function):
                 grad_features[block.rows] = total
             return grad_weight
 
+        # Not as they come: which blocks' sums are added up first must be the same in every run.
         first, *others = _each_block(work, kernel_map, features.device)
-        return grad_features if needs_features else None, sum(others, first) if needs_weight else None, None
+        return (
+            grad_features if needs_features else None,
+            sum(others, first) if needs_weight else None,
+            gradient.sum(0) if needs_bias else None,
+            None,
+        )
 
 
 def sparse_convolution(
     features: Float[Tensor, "inputs in_channels"],
     weight: Float[Tensor, "taps in_channels out_channels"],
     convolution_map: ConvolutionMap,
+    *,
+    bias: Float[Tensor, " out_channels"] | None = None,
     after: Callable[[Tensor], Tensor] | None = None,
 ) -> Float[Tensor, "outputs out_channels"]:
     """Convolve features on occupied cells; an unoccupied cell counts as zero.
 
-    With :func:`neighbour_map` and taps in the order of ``weight.permute(2, 3, 4, 1, 0)``, equals
+    With :func:`neighbour_maps` and taps in the order of ``weight.permute(2, 3, 4, 1, 0)``, equals
     ``conv3d`` of the dense grid, padding 1, read at the occupied cells.
 
     Args:
         features: Rows of the occupied cells.
         weight: Of each tap.
         convolution_map: Which row meets which.
+        bias: Added to every row.
         after: Applied to the result, to each row by itself; only without gradients, where it costs no memory.
     """
     dtype = product_dtype(features, weight)
+    features, weight, bias = features.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     if after is not None:
-        return _convolve(features.to(dtype), weight.to(dtype), convolution_map.forward, after)
-    return _SparseConvolution.apply(features.to(dtype), weight.to(dtype), convolution_map)  # pyright: ignore[reportReturnType]
+        return _convolve(features, weight, bias, convolution_map.forward, after)
+    return _SparseConvolution.apply(features, weight, bias, convolution_map)  # pyright: ignore[reportReturnType]
 
 
 class SparseConv(nn.Module):
@@ -355,11 +387,6 @@ class SparseConv(nn.Module):
             convolution_map: Which row meets which.
             after: Applied to the result, to each row by itself, such as an activation; it may write over its argument.
         """
-
-        def finish(rows: Tensor) -> Tensor:
-            rows += self.bias.to(rows.dtype)  # in place: the sum itself is needed by nothing
-            return rows if after is None else after(rows)
-
-        if torch.is_grad_enabled():
-            return finish(sparse_convolution(features, self.weight, convolution_map))
-        return sparse_convolution(features, self.weight, convolution_map, finish)
+        if after is None or not torch.is_grad_enabled():
+            return sparse_convolution(features, self.weight, convolution_map, bias=self.bias, after=after)
+        return after(sparse_convolution(features, self.weight, convolution_map, bias=self.bias))

@@ -4,7 +4,7 @@ PyTorch cuts every operation among its threads, so that what one thread has just
 for each when there are many short operations. Here each thread does all operations of its own share.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TypeVar
@@ -23,15 +23,18 @@ def num_shares() -> int:
     return min(torch.get_num_threads(), _MOST_SHARES)
 
 
-def each_share(work: Callable[[Sequence[_Item]], _Result], items: Sequence[_Item]) -> list[_Result]:
+def each_share(
+    work: Callable[[Iterable[_Item]], _Result], items: Sequence[_Item], *, as_they_come: bool = False
+) -> list[_Result]:
     """Call ``work`` with every share of the items, at the same time, and return its results in order.
 
-    Shares are the same for the same number of items and of threads. Modes of the calling thread (gradients, inference,
-    automatic mixed precision) hold in all.
+    Modes of the calling thread (gradients, inference, automatic mixed precision) hold in all.
 
     Args:
         work: What to do with a share; must not write what another share's call reads or writes.
-        items: Cut into shares by taking turns.
+        items: Cut into shares by taking turns: the same shares for the same number of items and of threads.
+        as_they_come: Whoever is free takes the next item instead. So a slow processor does less, but which share an
+            item is in is left to chance: for work whose result does not depend on it.
     """
     threads = torch.get_num_threads()
     shares = min(num_shares(), len(items))
@@ -41,7 +44,10 @@ def each_share(work: Callable[[Sequence[_Item]], _Result], items: Sequence[_Item
     with_gradients, for_inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
     mixed, mixed_dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
 
-    def elsewhere(share: Sequence[_Item]) -> _Result:
+    left = iter(items)
+    cut = [left if as_they_come else items[share::shares] for share in range(shares)]
+
+    def elsewhere(share: Iterable[_Item]) -> _Result:
         with ExitStack() as modes:
             modes.enter_context(torch.inference_mode(for_inference))
             modes.enter_context(torch.set_grad_enabled(with_gradients))
@@ -52,7 +58,7 @@ def each_share(work: Callable[[Sequence[_Item]], _Result], items: Sequence[_Item
     torch.set_num_threads(of_each)
     try:
         with ThreadPoolExecutor(shares - 1, initializer=torch.set_num_threads, initargs=(of_each,)) as pool:
-            others = [pool.submit(elsewhere, items[share::shares]) for share in range(1, shares)]
-            return [work(items[::shares]), *[other.result() for other in others]]
+            others = [pool.submit(elsewhere, share) for share in cut[1:]]
+            return [work(cut[0]), *[other.result() for other in others]]
     finally:
         torch.set_num_threads(threads)

@@ -14,7 +14,8 @@ from student.model.backbone import LEAKY_SLOPE, soft_clamp
 from student.model.config import VoxelConfig
 from student.model.depth_head import LOGIT_LIMIT
 from student.model.lifting import LevelFeatures
-from student.model.sparse_conv import ConvolutionMap, SparseConv, children_map, neighbour_map
+from student.model.products import apply_linear
+from student.model.sparse_conv import ConvolutionMap, SparseConv, children_map, neighbour_maps
 from student.model.sparse_voxels import CHILDREN_PER_CELL, SparseGrid
 
 _LOGIT_SCALE = 10.0
@@ -44,8 +45,7 @@ class VoxelNetwork(nn.Module):
     ) -> tuple[LevelFeatures, LevelFeatures]:
         """Return the corrected fine and coarse level; logits bounded by +-30."""
         width = self.fine_output.in_features
-        fine_map = neighbour_map(grid, level="fine", width=width)
-        coarse_map = neighbour_map(grid, level="coarse", width=width)
+        fine_map, coarse_map = neighbour_maps(grid, width=width)
         fine_hidden = self.fine_input(_network_input(fine), fine_map, _activate)
         for block in self.fine_blocks:
             fine_hidden = block(fine_hidden, fine_map)
@@ -54,10 +54,10 @@ class VoxelNetwork(nn.Module):
         coarse_hidden = torch.cat([from_children, own], dim=1)
         for block in self.coarse_blocks:
             coarse_hidden = block(coarse_hidden, coarse_map)
-        from_parent = self.from_parent(coarse_hidden).index_select(0, grid.parent_row)
-        fine_hidden = _activate(self.from_fine(fine_hidden) + from_parent)
+        from_parent = apply_linear(self.from_parent, coarse_hidden).index_select(0, grid.parent_row)
+        fine_hidden = _activate(apply_linear(self.from_fine, fine_hidden) + from_parent)
         return (
-            _correct(fine, self.fine_output(fine_hidden)),
+            _correct(fine, apply_linear(self.fine_output, fine_hidden)),
             _correct(coarse, self.coarse_output(coarse_hidden, coarse_map)),
         )
 

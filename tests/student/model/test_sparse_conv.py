@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from student.model import products
-from student.model.sparse_conv import SparseConv, children_map, neighbour_map, sparse_convolution
+from student.model.sparse_conv import SparseConv, children_map, neighbour_maps, sparse_convolution
 from student.model.sparse_voxels import GridShape, SparseGrid, build_grid
 
 # float32 sums of up to 64 * 8 products of unit normals, in another order than conv3d's.
@@ -51,14 +51,17 @@ def test_neighbour_convolution_equals_dense_conv3d(level, num_points):
     features = torch.randn(len(cells), 8, requires_grad=True)
     kernel = torch.randn(5, 8, 3, 3, 3, requires_grad=True)
     weight = kernel.permute(2, 3, 4, 1, 0).reshape(27, 8, 5)
-    ours = sparse_convolution(features, weight, neighbour_map(grid, level=level))
+    bias = torch.randn(5, requires_grad=True)
+    inputs = [features, kernel, bias]
+    ours = sparse_convolution(features, weight, getattr(neighbour_maps(grid), level), bias=bias)
     probe = torch.randn_like(ours)
-    ours_gradients = torch.autograd.grad((ours * probe).sum(), [features, kernel])
+    ours_gradients = torch.autograd.grad((ours * probe).sum(), inputs)
 
-    dense = torch.nn.functional.conv3d(scatter_dense(features, cells, batch_index, 2, resolution), kernel, padding=1)
+    dense_input = scatter_dense(features, cells, batch_index, 2, resolution)
+    dense = torch.nn.functional.conv3d(dense_input, kernel, bias, padding=1)
     x, y, z = cells.unbind(-1)
     expected = dense.permute(0, 2, 3, 4, 1)[batch_index, x, y, z]
-    expected_gradients = torch.autograd.grad((expected * probe).sum(), [features, kernel])
+    expected_gradients = torch.autograd.grad((expected * probe).sum(), inputs)
     torch.testing.assert_close(ours, expected, atol=TOLERANCE, rtol=TOLERANCE)
     for got, want in zip(ours_gradients, expected_gradients, strict=True):
         torch.testing.assert_close(got, want, atol=TOLERANCE * max(1.0, float(want.abs().max())), rtol=TOLERANCE)
@@ -71,15 +74,18 @@ def test_down_convolution_sees_all_64_children_and_equals_dense():
     features = torch.randn(grid.num_fine, 8, requires_grad=True)
     kernel = torch.randn(5, 8, 4, 4, 4, requires_grad=True)
     weight = kernel.permute(2, 3, 4, 1, 0).reshape(64, 8, 5)
-    ours = sparse_convolution(features, weight, children_map(grid))
+    bias = torch.randn(5, requires_grad=True)
+    inputs = [features, kernel, bias]
+    ours = sparse_convolution(features, weight, children_map(grid), bias=bias)
     probe = torch.randn_like(ours)
-    ours_gradients = torch.autograd.grad((ours * probe).sum(), [features, kernel])
+    ours_gradients = torch.autograd.grad((ours * probe).sum(), inputs)
 
-    dense = torch.nn.functional.conv3d(scatter_dense(features, cells, batch_index, 2, resolution), kernel, stride=4)
+    dense_input = scatter_dense(features, cells, batch_index, 2, resolution)
+    dense = torch.nn.functional.conv3d(dense_input, kernel, bias, stride=4)
     coarse_cells, coarse_batch, _ = cells_of(grid, "coarse")
     x, y, z = coarse_cells.unbind(-1)
     expected = dense.permute(0, 2, 3, 4, 1)[coarse_batch, x, y, z]
-    expected_gradients = torch.autograd.grad((expected * probe).sum(), [features, kernel])
+    expected_gradients = torch.autograd.grad((expected * probe).sum(), inputs)
     torch.testing.assert_close(ours, expected, atol=TOLERANCE, rtol=TOLERANCE)
     for got, want in zip(ours_gradients, expected_gradients, strict=True):
         torch.testing.assert_close(got, want, atol=TOLERANCE * max(1.0, float(want.abs().max())), rtol=TOLERANCE)
@@ -91,7 +97,7 @@ def test_what_comes_after_is_the_same_block_by_block(level):
     torch.manual_seed(3)
     grid = random_grid(num_points=6000)
     # So wide that there are many blocks, some rows of which have no pair but their own.
-    convolution_map = neighbour_map(grid, level=level, width=2**16)
+    convolution_map = getattr(neighbour_maps(grid, width=2**16), level)
     assert len(convolution_map.forward.blocks) > 5
     convolution, norm = SparseConv(8, 6), torch.nn.LayerNorm(6)
     torch.nn.init.normal_(convolution.bias)
@@ -109,7 +115,7 @@ def test_what_comes_after_is_the_same_block_by_block(level):
 def test_threads_change_the_order_of_sums_alone():
     torch.manual_seed(5)
     grid = random_grid(num_points=6000)
-    convolution_map = neighbour_map(grid, level="fine", width=2**14)
+    convolution_map = neighbour_maps(grid, width=2**14).fine
     assert len(convolution_map.forward.blocks) > 3
     features, weight = torch.randn(grid.num_fine, 8, requires_grad=True), torch.randn(27, 8, 6, requires_grad=True)
     before = torch.get_num_threads()
@@ -129,7 +135,7 @@ def test_threads_change_the_order_of_sums_alone():
 def test_reduced_precision_differs_by_its_rounding_alone(num_points):
     torch.manual_seed(4)
     grid = random_grid(num_points=num_points)
-    convolution_map = neighbour_map(grid, level="fine", width=2**12)
+    convolution_map = neighbour_maps(grid, width=2**12).fine
     # Integers so small that bfloat16 holds every product and most sums exactly.
     features = torch.randint(-2, 3, (grid.num_fine, 8)).float().requires_grad_()
     weight = torch.randint(-1, 2, (27, 8, 6)).float().requires_grad_()
@@ -149,8 +155,11 @@ def test_double_precision_gradients_pass_gradcheck():
     grid = random_grid(num_points=12)
     features = torch.randn(grid.num_fine, 2, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(27, 2, 3, dtype=torch.float64, requires_grad=True)
-    neighbours = neighbour_map(grid, level="fine")
-    assert torch.autograd.gradcheck(lambda f, w: sparse_convolution(f, w, neighbours), (features, weight))
+    bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    neighbours = neighbour_maps(grid).fine
+    assert torch.autograd.gradcheck(
+        lambda f, w, b: sparse_convolution(f, w, neighbours, bias=b), (features, weight, bias)
+    )
 
 
 def test_samples_of_a_batch_do_not_touch():
@@ -159,19 +168,14 @@ def test_samples_of_a_batch_do_not_touch():
     first = torch.tensor([[0, 0, 0]])
     keys = torch.cat([shape.fine_keys(last, torch.tensor([0])), shape.fine_keys(first, torch.tensor([1]))])
     grid, _ = build_grid(shape, keys)
-    assert neighbour_map(grid, level="fine").forward.num_pairs == 2
-    assert neighbour_map(grid, level="coarse").forward.num_pairs == 2
+    assert neighbour_maps(grid).fine.forward.num_pairs == 2
+    assert neighbour_maps(grid).coarse.forward.num_pairs == 2
 
 
 def test_an_empty_grid_convolves_to_nothing():
     shape = GridShape(batch_size=1, coarse_level=2)
     grid, _ = build_grid(shape, torch.zeros(0, dtype=torch.long))
     layer = SparseConv(4, 3)
-    assert layer(torch.zeros(0, 4), neighbour_map(grid, level="fine")).shape == (0, 3)
+    assert layer(torch.zeros(0, 4), neighbour_maps(grid).fine).shape == (0, 3)
     down = SparseConv(4, 3, num_taps=64)
     assert down(torch.zeros(0, 4), children_map(grid)).shape == (0, 3)
-
-
-def test_an_unknown_level_is_named():
-    with pytest.raises(ValueError, match="medium"):
-        neighbour_map(random_grid(), level="medium")

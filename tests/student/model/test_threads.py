@@ -1,7 +1,7 @@
 """Shares of work: all of it is done, in the modes of the caller, and the caller's threads are left as they were."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import pytest
 import torch
@@ -20,12 +20,30 @@ def three_threads() -> Iterator[None]:
 def test_every_item_is_in_one_share_and_shares_run_at_the_same_time():
     together = threading.Barrier(3, timeout=30)
 
-    def work(share: Sequence[int]) -> list[int]:
+    def work(share: Iterable[int]) -> list[int]:
         together.wait()  # breaks unless three are here
         return list(share)
 
     assert each_share(work, range(7)) == [[0, 3, 6], [1, 4], [2, 5]]
     assert torch.get_num_threads() == 3
+
+
+def test_whoever_is_free_takes_the_next_item():
+    one_is_busy = threading.Event()
+
+    def work(share: Iterable[int]) -> list[int]:
+        done = []
+        for item in share:
+            if item == 0:
+                assert one_is_busy.wait(timeout=30)  # until the last item has been taken by another
+            if item == 6:
+                one_is_busy.set()
+            done.append(item)
+        return done
+
+    shares = each_share(work, range(7), as_they_come=True)
+    assert [0] in shares
+    assert sorted(item for share in shares for item in share) == list(range(7))
 
 
 def test_a_single_item_is_left_to_the_threads_of_every_operation():
@@ -34,7 +52,7 @@ def test_a_single_item_is_left_to_the_threads_of_every_operation():
 
 
 def test_modes_of_the_caller_hold_in_every_share():
-    def modes(_: Sequence[int]) -> tuple[bool, bool, torch.dtype]:
+    def modes(_: Iterable[int]) -> tuple[bool, bool, torch.dtype]:
         product = torch.ones(2, 2, requires_grad=True) @ torch.ones(2, 2)
         return product.requires_grad, product.is_inference(), product.dtype
 
@@ -48,7 +66,7 @@ def test_modes_of_the_caller_hold_in_every_share():
 
 
 def test_an_error_in_any_share_is_raised_and_threads_are_restored():
-    def work(share: Sequence[int]) -> None:
+    def work(share: Iterable[int]) -> None:
         if 1 in share:
             raise ValueError("item 1")
 
