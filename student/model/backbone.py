@@ -3,7 +3,7 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import instance_norm, interpolate, leaky_relu, relu
+from torch.nn.functional import group_norm, interpolate, leaky_relu, relu
 
 from student.model.config import PyramidConfig
 
@@ -18,6 +18,15 @@ def resize(
         return values
     shrinks = size[0] < values.shape[-2] or size[1] < values.shape[-1]
     return interpolate(values, size=size, mode="bilinear", align_corners=False, antialias=shrinks)
+
+
+def instance_norm(x: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n channels height width"]:
+    """Normalise every channel of every image by itself.
+
+    On a processor PyTorch's own takes three to five times as long as groups of one channel do, which are the same.
+    Under mixed precision on an accelerator groups would be normalised into single precision.
+    """
+    return nn.functional.instance_norm(x) if x.is_cuda else group_norm(x, x.shape[1])
 
 
 class Bottleneck(nn.Module):

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import instance_norm, interpolate, layer_norm, leaky_relu, pad, pixel_unshuffle
+from torch.nn.functional import interpolate, layer_norm, leaky_relu, pad, pixel_unshuffle
 
-from student.model.backbone import LEAKY_SLOPE, Bottleneck, Pyramid, resize, soft_clamp
+from student.model.backbone import LEAKY_SLOPE, Bottleneck, Pyramid, instance_norm, resize, soft_clamp
 from student.model.config import CoarseDepthConfig, ContractionConfig, FineDepthConfig
 from student.model.contraction import contract_axis, depth_bin_edges
 from student.model.precision import full_precision
