@@ -93,7 +93,9 @@ def plan_everything(selection: HomeSelection) -> list[Task]:
     """Return the tasks from raw frames to report, for the scenes and the student of a selection."""
     keys = [*selection.train_scenes, *selection.validation_scenes]
     targets = plan_scene_tasks(keys, selection.train_scenes, get_args(FeatureSource))
-    labelled = selection.validation_scenes or selection.train_scenes
+    labelled: Sequence[str] = selection.validation_scenes or selection.train_scenes
+    if "clip" not in selection.resolve().student.data.feature_sources:
+        labelled = ()  # words need a student that renders CLIP
     return [*targets, *plan_student_tasks(selection.variant, targets, labelled)]
 
 

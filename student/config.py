@@ -139,7 +139,12 @@ class LossConfig:
         opacity: Cross-entropy of opacity against 1 where a ray is known to hit something, or where nothing is known.
         sky: ``log(1 + optical depth)`` where the mask says sky.
         line_of_sight: Weights before and around the true depth; off in published settings.
-        line_of_sight_epsilon: Half width of the surface in it, metres.
+        line_of_sight_epsilon: Half width of the surface in it, metres: at first, and in the end.
+        line_of_sight_steps: Steps between which it shrinks, linearly.
+        depth_edge: Depth losses against the teacher once more, over pixels where its depth jumps; off in published
+            settings, which name 30 as an example.
+        depth_edge_from: Step from which on.
+        depth_edge_range: Edges farther than this do not count, metres.
     """
 
     rgb: float = 1.0
@@ -159,18 +164,26 @@ class LossConfig:
     opacity: float = 0.1
     sky: float = 0.1
     line_of_sight: float = 0.0
-    line_of_sight_epsilon: float = 2.5
+    line_of_sight_epsilon: tuple[float, float] = (6.0, 2.5)
+    line_of_sight_steps: tuple[int, int] = (14_000, 28_000)
+    depth_edge: float = 0.0
+    depth_edge_from: int = 1000
+    depth_edge_range: float = 56.0
 
     def __post_init__(self) -> None:
         """Reject negative coefficients and empty ranges."""
         for name in (
             *("rgb", "perceptual", "feature", "lidar_depth", "teacher_depth", "absolute_share", "log_depth"),
             *("depth_likelihood", "fine_depth", "weight_entropy", "opacity", "sky", "line_of_sight"),
+            "depth_edge",
         ):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         _require(self.inner_range > 0, f"inner_range must be positive, got {self.inner_range}")
         _require(self.max_depth > 0 and self.max_lidar_range > 0, "ranges must be positive")
-        _require(self.line_of_sight_epsilon > 0, "line_of_sight_epsilon must be positive")
+        _require(min(self.line_of_sight_epsilon) > 0, "line_of_sight_epsilon must be positive")
+        first, last = self.line_of_sight_steps
+        _require(0 <= first < last, f"line_of_sight_steps must ascend from 0, got {self.line_of_sight_steps}")
+        _require(self.depth_edge_range > 0, "depth_edge_range must be positive")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -305,6 +318,12 @@ class StudentConfig:
             wants_depth_features == self.data.depth_anything,
             f"depth_feature_channels is {self.model.coarse_depth.depth_feature_channels}, "
             f"but data.depth_anything is {self.data.depth_anything}",
+        )
+        stride = self.model.coarse_depth.pyramid.stem_stride
+        _require(
+            self.data.image_height % stride == self.data.image_width % stride == 0,
+            f"images of {self.data.image_height}x{self.data.image_width}, want multiples of stem_stride {stride}: "
+            "targets of the depth grid would lie beside its pixels",
         )
         parts = self.fit.runtime.accumulation_steps
         _require(

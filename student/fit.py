@@ -35,7 +35,7 @@ from student.optimization import learning_rate
 from student.processes import Processes, join_processes
 from student.trackers import open_trackers
 from student.training_log import TrainingLog
-from student.training_state import FitProgress, restore_state, save_state
+from student.training_state import FitProgress, restore_state, save_state, share_done
 from student.training_step import TrainingStep
 from student.validation import quality_gate, validate
 
@@ -91,6 +91,7 @@ def fit_student(
             "student.model",
             "student.optimization",
             "student.perceptual",
+            "student.training_state",
             "student.training_step",
         ),
         seed=config.fit.seed,
@@ -116,7 +117,14 @@ def fit_student(
             save_pretrained(folder, model, config, variant=variant)
             metrics = _metrics(model, progress, config)
             write_records(
-                folder, home, frozen, variant=variant, provenance=provenance, progress=progress, metrics=metrics
+                folder,
+                home,
+                frozen,
+                kinds=config.data.kinds,
+                variant=variant,
+                provenance=provenance,
+                progress=progress,
+                metrics=metrics,
             )
             return metrics
 
@@ -222,12 +230,6 @@ class _Fit:
         values = torch.stack([torch.as_tensor(value, dtype=torch.float64) for value in (*named.values(), elapsed_s)])
         means = (self.processes.total(values.to(self.processes.device)) / self.processes.count).tolist()
         return dict(zip(named, means[:-1], strict=True)), means[-1]
-
-
-def share_done(fit: FitConfig, progress: FitProgress) -> float:
-    """Return the share of the budget that is spent, in [0, 1]: of steps or of time, whichever is greater."""
-    of_time = 0.0 if fit.max_seconds is None else progress.elapsed_s / fit.max_seconds
-    return min(1.0, max(progress.step / fit.max_steps, of_time))
 
 
 def _is_over(fit: FitConfig, progress: FitProgress) -> bool:

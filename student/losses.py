@@ -8,6 +8,7 @@ Differences from the published losses: targets are ranges like the predictions (
 far set of the teacher term may be empty; sky lowers opacity instead of pulling depth to a made-up distance.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ from student.perceptual import PerceptualDistance
 _MIN_DEPTH = 1e-5
 _TINY = 1e-10
 _OPACITY_FLOOR = 1e-6
+_EDGE_LOG_STEP = math.log(1.1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,7 @@ def student_losses(
     config: LossConfig,
     *,
     perceptual: PerceptualDistance | None = None,
+    step: int = 0,
 ) -> Losses:
     """Return every loss of a batch: the mean of its samples', each averaged over its own pixels.
 
@@ -76,13 +79,14 @@ def student_losses(
         batch: What it should have.
         config: Coefficients.
         perceptual: Image distance; needed if its coefficient is not zero and the model renders images.
+        step: Steps taken before, which the schedules of losses follow.
 
     Raises:
         ValueError: If the output's grids are not those of the targets, or ``perceptual`` is missing.
     """
     _check_grids(output, batch)
     parts = [
-        _sample_losses(one_output, one, config, perceptual)
+        _sample_losses(one_output, one, config, perceptual, step)
         for one_output, one in zip(output.split(), batch.split(), strict=True)
     ]
     totals = torch.stack([part.total for part in parts])
@@ -105,7 +109,7 @@ def merge(parts: Sequence[Losses]) -> Losses:
 
 
 def _sample_losses(
-    output: StudentOutput, batch: TrainingBatch, config: LossConfig, perceptual: PerceptualDistance | None
+    output: StudentOutput, batch: TrainingBatch, config: LossConfig, perceptual: PerceptualDistance | None, step: int
 ) -> _Sum:
     # Every parameter takes part, whatever the coefficients: processes that share a batch wait for each other's.
     zero = output.opacity.sum() * 0.0
@@ -114,8 +118,8 @@ def _sample_losses(
     total = _Sum(zero)
     is_present = batch.cameras.target_is_present
     if output.image is not None:
-        image = _with_target_where_unseen(output.image, output.is_seen, batch.view_targets)
-        _add_image_terms(total, image, is_present, batch.view_targets, config, perceptual)
+        image, is_seen = _with_target_where_unseen(output.image, output.is_seen, batch.view_targets)
+        _add_image_terms(total, image, is_seen, is_present, batch.view_targets, config, perceptual)
     if config.feature:
         num_real = batch.view_targets.num_real
         for source, predicted in output.features.items():
@@ -123,8 +127,8 @@ def _sample_losses(
             is_seen = output.is_seen[:, :num_real]
             error, count = feature_error(predicted[:, :num_real], target, is_present[:, :num_real], is_seen)
             total.add(f"feature_{source}", config.feature, error, count)
-    _add_depth_terms(total, output, batch, config)
-    _add_ray_terms(total, output, batch, config)
+    _add_depth_terms(total, output, batch, config, step)
+    _add_ray_terms(total, output, batch, config, step)
     return total
 
 
@@ -144,28 +148,36 @@ def _check_grids(output: StudentOutput, batch: TrainingBatch) -> None:
 def _add_image_terms(
     total: _Sum,
     image: Float[Tensor, "batch targets 3 image_height image_width"],
+    is_seen: Bool[Tensor, "batch targets image_height image_width"],
     is_present: Bool[Tensor, "batch targets"],
     targets: ViewTargets,
     config: LossConfig,
     perceptual: PerceptualDistance | None,
 ) -> None:
     num_real = targets.num_real
-    predicted, wanted = image[:, :num_real][is_present[:, :num_real]], targets.image[is_present[:, :num_real]]
-    is_virtual = is_present[:, num_real:]
+    is_real, is_virtual = is_present[:, :num_real], is_present[:, num_real:]
+    predicted, wanted = image[:, :num_real][is_real], targets.image[is_real]
+    seen = is_seen[:, :num_real][is_real].float()
     # The teacher's views are coarser than the student's: compare at the teacher's size, its pixels are areas.
     size = (targets.virtual_image.shape[-2], targets.virtual_image.shape[-1])
     virtual_wanted = targets.virtual_image[is_virtual]
     virtual_predicted = image[:, num_real:][is_virtual]
+    virtual_seen = is_seen[:, num_real:][is_virtual].float()
     if virtual_predicted.shape[-2:] != size:
         virtual_predicted = _resized(virtual_predicted, size)
+        virtual_seen = _resized(virtual_seen[:, None], size)[:, 0]
     if config.rgb:
-        total.add("rgb", config.rgb, *absolute_error(predicted, wanted))
+        total.add("rgb", config.rgb, *image_error(predicted, wanted, seen))
         if targets.virtual_image.shape[1]:
-            total.add("rgb_virtual", config.rgb, *absolute_error(virtual_predicted, virtual_wanted))
+            total.add("rgb_virtual", config.rgb, *image_error(virtual_predicted, virtual_wanted, virtual_seen))
     if config.perceptual:
         if perceptual is None:
             raise ValueError("config.perceptual is not zero, but no perceptual distance was given")
-        value = perceptual(predicted, wanted).mean() if len(predicted) else predicted.sum()
+        # The distance is a mean over the whole image, the unseen part of which adds nothing.
+        shares = seen.mean(dim=(1, 2))
+        value = (
+            perceptual(predicted, wanted).sum() / shares.sum().clamp(min=_TINY) if len(predicted) else predicted.sum()
+        )
         total.add("perceptual", config.perceptual, value, len(predicted))
 
 
@@ -173,16 +185,36 @@ def _with_target_where_unseen(
     image: Float[Tensor, "batch targets 3 image_height image_width"],
     is_seen: Bool[Tensor, "batch targets height width"],
     targets: ViewTargets,
-) -> Float[Tensor, "batch targets 3 image_height image_width"]:
-    """Show the target outside the image circles of fisheyes, where the model says nothing: no distance sees it."""
-    if bool(is_seen.all()):
-        return image
+) -> tuple[Tensor, Bool[Tensor, "batch targets image_height image_width"]]:
+    """Show the target where the model says nothing, as outside of a fisheye's image circle: no distance sees it.
+
+    Returns:
+        The image, and which of its pixels are the model's.
+    """
     size = (image.shape[-2], image.shape[-1])
+    mask = F.interpolate(is_seen.float(), size=size, mode="nearest") > 0
+    if bool(is_seen.all()):
+        return image, mask
     virtual = targets.virtual_image.flatten(0, 1)
     virtual = _resized(virtual, size) if virtual.shape[-2:] != size else virtual
     wanted = torch.cat([targets.image, virtual.view(image.shape[0], -1, *image.shape[2:])], dim=1)
-    mask = F.interpolate(is_seen.float(), size=size, mode="nearest") > 0
-    return torch.where(mask[:, :, None], image, wanted)
+    return torch.where(mask[:, :, None], image, wanted), mask
+
+
+def image_error(
+    predicted: Float[Tensor, "n channels height width"],
+    target: Float[Tensor, "n channels height width"],
+    seen: Float[Tensor, "n height width"],
+) -> tuple[Tensor, int]:
+    """Return the mean absolute error over the pixels that are seen, and the number of values; 0 of none.
+
+    Args:
+        predicted: Equal to the target where nothing is seen.
+        target: What it should be.
+        seen: Share of each pixel.
+    """
+    count = predicted.shape[1] * float(seen.sum())
+    return (predicted - target).abs().sum() / max(count, 1.0), round(count)
 
 
 def absolute_error(predicted: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> tuple[Tensor, int]:
@@ -213,7 +245,7 @@ def _resized(images: Float[Tensor, "n channels _ _"], size: tuple[int, int]) -> 
 # --- depth ---------------------------------------------------------------------------------------------------------
 
 
-def _add_depth_terms(total: _Sum, output: StudentOutput, batch: TrainingBatch, config: LossConfig) -> None:
+def _add_depth_terms(total: _Sum, output: StudentOutput, batch: TrainingBatch, config: LossConfig, step: int) -> None:
     estimates: dict[str, tuple[Tensor, InputTargets | ViewTargets, float]] = {
         "coarse": (output.coarse_termination_depth, batch.input_targets, 1.0),
         "fine": (output.fine_termination_depth, batch.input_targets, config.fine_depth),
@@ -228,6 +260,13 @@ def _add_depth_terms(total: _Sum, output: StudentOutput, batch: TrainingBatch, c
         if config.teacher_depth:
             value, count = teacher_depth_error(predicted, targets.teacher_depth, config)
             total.add(f"teacher_{name}", share * config.teacher_depth, value, count)
+        if config.depth_edge:
+            # The term exists from the first step: processes and records want the same ones throughout.
+            coefficient = share * config.teacher_depth * config.depth_edge * (step >= config.depth_edge_from)
+            at_edges = torch.where(
+                is_depth_edge(targets.teacher_depth, maximum=config.depth_edge_range), targets.teacher_depth, torch.nan
+            )
+            total.add(f"teacher_edge_{name}", coefficient, *teacher_depth_error(predicted, at_edges, config))
         if config.log_depth:
             value, count = log_depth_error(predicted, reference_depth(targets), maximum=config.max_depth)
             total.add(f"log_{name}", share * config.log_depth, value, count)
@@ -274,6 +313,26 @@ def teacher_depth_error(
     return total, int(is_defined.sum())
 
 
+def is_depth_edge(
+    depth: Float[Tensor, "*views height width"], *, maximum: float
+) -> Bool[Tensor, "*views height width"]:
+    """Return where depth jumps to a neighbour by more than a tenth.
+
+    Args:
+        depth: Metres; NaN where unknown, which is no edge.
+        maximum: Farther pixels are none either, metres.
+    """
+    logarithm = depth.log()
+    is_edge = torch.zeros_like(depth, dtype=torch.bool)
+    down = logarithm.diff(dim=-2).abs() > _EDGE_LOG_STEP
+    right = logarithm.diff(dim=-1).abs() > _EDGE_LOG_STEP
+    is_edge[..., 1:, :] |= down
+    is_edge[..., :-1, :] |= down
+    is_edge[..., 1:] |= right
+    is_edge[..., :-1] |= right
+    return is_edge & (depth <= maximum)
+
+
 def _normalised_error(
     predicted: Float[Tensor, " n"], target: Float[Tensor, " n"], maximum: float, scale: float, config: LossConfig
 ) -> Tensor:
@@ -314,7 +373,7 @@ def depth_likelihood_error(
 # --- along rays ----------------------------------------------------------------------------------------------------
 
 
-def _add_ray_terms(total: _Sum, output: StudentOutput, batch: TrainingBatch, config: LossConfig) -> None:
+def _add_ray_terms(total: _Sum, output: StudentOutput, batch: TrainingBatch, config: LossConfig, step: int) -> None:
     # Coarse depth is defined wherever an input pixel has a ray, rendered depth only where the ray hits something.
     is_camera = torch.isfinite(output.coarse_termination_depth)
     is_view = output.is_seen & batch.cameras.target_is_present[:, :, None, None]
@@ -338,7 +397,7 @@ def _add_ray_terms(total: _Sum, output: StudentOutput, batch: TrainingBatch, con
         if config.sky:
             total.add(f"sky_{name}", config.sky, *sky_error(opacity, is_sky))
     if config.line_of_sight:
-        epsilon = config.line_of_sight_epsilon
+        epsilon = line_of_sight_epsilon(config, step)
         error, count = line_of_sight_error(
             output.coarse_weights.movedim(2, -1),
             bin_edges(output.coarse_distances),
@@ -348,6 +407,13 @@ def _add_ray_terms(total: _Sum, output: StudentOutput, batch: TrainingBatch, con
         total.add("line_of_sight_coarse", config.line_of_sight, error, count)
         error, count = sample_line_of_sight_error(output.samples, reference_depth(batch.view_targets), epsilon=epsilon)
         total.add("line_of_sight_rendered", config.line_of_sight, error, count)
+
+
+def line_of_sight_epsilon(config: LossConfig, step: int) -> float:
+    """Return the half width of the surface at a step, metres."""
+    (wide, narrow), (first, last) = config.line_of_sight_epsilon, config.line_of_sight_steps
+    done = min(1.0, max(0.0, (step - first) / (last - first)))
+    return wide + (narrow - wide) * done
 
 
 def _expand(is_present: Bool[Tensor, "batch views"], like: Tensor) -> Bool[Tensor, "batch views height width"]:

@@ -1,7 +1,7 @@
 """What is published beside the weights: the bill of materials, the history of the fit, and a model card."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,22 +16,29 @@ BILL_OF_MATERIALS_FILE = "bill_of_materials.json"
 HISTORY_FILE = "history.json"
 
 
-def bill_of_materials(home: Home, frozen: TrainingSet) -> dict[str, Any]:
+def bill_of_materials(home: Home, frozen: TrainingSet, kinds: Collection[str]) -> dict[str, Any]:
     """Return, for each sample learned from, the exact version of every store it came from.
 
     A sample names its stores by ``<kind>/<scene>``; the versions are listed once.
+
+    Args:
+        home: Where the stores lie.
+        frozen: The training set.
+        kinds: Those that the run reads; a training set may hold more.
     """
+    read = {scene.key: [v for kind, v in scene.stores.items() if kind in kinds] for scene in frozen.scenes}
     stores = {
         f"{version.kind}/{version.partition}": {
             "digest": version.digest,
             "snapshot_id": version.snapshot_id,
             "licence": home.provenance(version).licence,
+            "passed_gate": home.metrics(version).get("quality", {}).get("passed"),
         }
-        for scene in frozen.scenes
-        for version in scene.stores.values()
+        for versions in read.values()
+        for version in versions
     }
     samples = {
-        sample_key(scene.key, frame): [f"{version.kind}/{version.partition}" for version in scene.stores.values()]
+        sample_key(scene.key, frame): [f"{version.kind}/{version.partition}" for version in read[scene.key]]
         for scene in frozen.scenes
         for frame in scene.train_frames
     }
@@ -49,13 +56,14 @@ def write_records(
     home: Home,
     frozen: TrainingSet,
     *,
+    kinds: Collection[str],
     variant: str,
     provenance: Provenance,
     progress: FitProgress,
     metrics: Mapping[str, Any],
 ) -> None:
-    """Write everything that is published beside the weights."""
-    bill = bill_of_materials(home, frozen)
+    """Write everything that is published beside the weights; ``kinds`` are those that were read."""
+    bill = bill_of_materials(home, frozen, kinds)
     _write_json(folder / BILL_OF_MATERIALS_FILE, bill)
     _write_json(folder / HISTORY_FILE, {"history": progress.history, "validations": progress.validations})
     (folder / "README.md").write_text(_card(bill, frozen, variant, provenance, metrics))
@@ -69,7 +77,8 @@ def _card(
     bill: Mapping[str, Any], frozen: TrainingSet, variant: str, provenance: Provenance, metrics: Mapping[str, Any]
 ) -> str:
     licences = sorted({store["licence"] or "not stated" for store in bill["stores"].values()})
-    kinds = sorted({kind for scene in frozen.scenes for kind in scene.stores})
+    kinds = sorted({name.partition("/")[0] for name in bill["stores"]})
+    failed = sorted(name for name, store in bill["stores"].items() if store["passed_gate"] is False)
     figures = [
         f"| {name} | {value:.3f} |" if isinstance(value, float) else f"| {name} | {value} |"
         for name, value in metrics["validation"].items()
@@ -93,6 +102,7 @@ def _card(
         f"The exact version of every store is in `{BILL_OF_MATERIALS_FILE}`; the training set is "
         f"`{frozen.version.partition}`, digest `{frozen.version.digest}`.",
         "",
+        *([f"Taken though they did not pass their quality gate: {', '.join(failed)}.", ""] if failed else []),
         "## Held-out frames",
         "",
         "| figure | value |",

@@ -11,6 +11,7 @@ from typing import get_args
 from student.config import (
     DataConfig,
     FitConfig,
+    FitRuntime,
     LossConfig,
     OptimizerConfig,
     StudentConfig,
@@ -23,6 +24,8 @@ from student.model.presets import paper_linear_model, paper_model, tiny_model
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
 _LINEAR_FAR = 50.0
+_NUM_WORKERS = 4
+"""Reading a sample takes tenths of a second: an accelerator would wait for a single process."""
 _FEATURE_SOURCES: dict[Variant, tuple[str, ...]] = {
     "clip": ("clip",),
     "dinov2": ("dinov2",),
@@ -136,6 +139,7 @@ def small_student(variant: Variant) -> StudentConfig:
         losses=LossConfig(log_depth=0.5, depth_likelihood=0.1, fine_depth=1.0),
         fit=FitConfig(
             max_steps=20_000,
+            runtime=FitRuntime(num_workers=_NUM_WORKERS),
             optimizer=OptimizerConfig(
                 learning_rate=1e-3, betas=(0.9, 0.99), weight_decay=0.01, schedule="cosine", warmup_steps=200
             ),
@@ -158,7 +162,9 @@ def paper_student(variant: Variant) -> StudentConfig:
             batch_size=8,
         ),
         losses=LossConfig(),
-        fit=FitConfig(max_steps=100_000, optimizer=OptimizerConfig(schedule="step")),
+        fit=FitConfig(
+            max_steps=100_000, optimizer=OptimizerConfig(schedule="step"), runtime=FitRuntime(num_workers=_NUM_WORKERS)
+        ),
     )
     return _with_variant(run, variant, linear_model=replace(paper_linear_model(), feature_heads=heads))
 

@@ -13,11 +13,13 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from storage.provenance import config_json
 from storage.versioned import Home
-from student.config import StudentConfig, Variant
+from student.config import StudentConfig, TrackerName, Variant
 from student.config_json import config_from_json
 from student.fit import fit_student
 from student.presets import student_preset
+from student.published import PUBLISHED_SIZES, Space, published_student
 
 logger = logging.getLogger("student.train")
 
@@ -30,21 +32,34 @@ class Arguments:
         home: Folder that holds the stores; all processes must see it.
         variant: What the student is taught, and the name of its training set.
         preset: Size of the run.
+        published: A published run by data set and image size, in place of a preset; the variant chooses space and
+            features. The stores must have its sizes.
         config: A run as JSON, such as the "student" part of a checkpoint's config.json, in place of a preset.
         training_set: Another training set than the variant's own.
         accumulation_steps: Parts in which a process takes its share of a batch.
         recompute_activations: Save memory by computing activations twice.
         precision: Number format of convolutions and linear layers; the run's own where it is not given.
+        device: Where to train; a CUDA device where there is one.
+        num_workers: Processes that read samples, for each process that trains; the run's own where it is not given.
+        trackers: Where curves and pictures are sent to; TensorBoard where it is not given.
+        lpips_weights: Local safetensors file of VGG LPIPS; without it, structural dissimilarity takes its place.
+        write_config: Write the run as JSON to this file, to be changed and given as ``config``, and do nothing else.
     """
 
     home: Annotated[Path, tyro.conf.Positional]
     variant: Annotated[Variant, tyro.conf.Positional]
     preset: Literal["demo", "tiny", "small", "paper"] = "paper"
+    published: Literal[PUBLISHED_SIZES] | None = None  # pyright: ignore[reportInvalidTypeForm]
     config: Path | None = None
     training_set: str | None = None
     accumulation_steps: int | None = None
     recompute_activations: bool = False
     precision: Literal["float32", "bfloat16", "float16"] | None = None
+    device: Literal["auto", "cpu", "cuda"] | None = None
+    num_workers: int | None = None
+    trackers: tuple[TrackerName, ...] | None = None
+    lpips_weights: Path | None = None
+    write_config: Path | None = None
 
     def run(self) -> StudentConfig:
         """Return the run that is asked for.
@@ -53,27 +68,55 @@ class Arguments:
             IntegrityError: If ``config`` is no run.
             ValueError: If its parts do not fit together.
         """
-        if self.config is None:
-            run = student_preset(self.preset, self.variant)
-        else:
-            run = config_from_json(StudentConfig, json.loads(self.config.read_text()), str(self.config))
-        fit = run.fit
-        if self.precision is not None:
-            fit = replace(fit, precision=self.precision)
-        if self.accumulation_steps is not None:
-            fit = replace(fit, runtime=replace(fit.runtime, accumulation_steps=self.accumulation_steps))
-        if self.recompute_activations:
-            fit = replace(fit, runtime=replace(fit.runtime, recompute_activations=True))
-        return replace(run, fit=fit)
+        run = self._chosen()
+        runtime = {
+            "accumulation_steps": self.accumulation_steps,
+            "recompute_activations": self.recompute_activations or None,
+            "device": self.device,
+            "num_workers": self.num_workers,
+            "trackers": self.trackers,
+        }
+        fit = replace(run.fit, runtime=replace(run.fit.runtime, **_given(runtime)))
+        return replace(
+            run,
+            fit=replace(fit, **_given({"precision": self.precision})),
+            losses=replace(run.losses, **_given({"lpips_weights": self.lpips_weights})),
+        )
+
+    def _chosen(self) -> StudentConfig:
+        if self.config is not None and self.published is not None:
+            raise ValueError("config and published are two runs: give one")
+        if self.config is not None:
+            return config_from_json(StudentConfig, json.loads(self.config.read_text()), str(self.config))
+        return student_preset(self.preset, self.variant) if self.published is None else self._published(self.published)
+
+    def _published(self, size: str) -> StudentConfig:
+        if self.variant == "clip":
+            return published_student(size, output="clip")
+        if self.variant == "dinov2":
+            return published_student(size, output="dinov2")
+        of_space: dict[str, Space] = {"depth": "linear", "depth_contracted_virtual": "contracted"}
+        if self.variant not in of_space:
+            wanted = ", ".join((*of_space, "clip", "dinov2"))
+            raise ValueError(f"no published run is of variant {self.variant!r}: want one of {wanted}")
+        return published_student(size, space=of_space[self.variant])
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def main() -> None:
     """Fit what the command line asks for."""
     arguments = tyro.cli(Arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    done = fit_student(
-        Home(arguments.home), arguments.variant, arguments.run(), _report, training_set=arguments.training_set
-    )
+    run = arguments.run()
+    if arguments.write_config is not None:
+        arguments.write_config.write_text(json.dumps(config_json(run), indent=1) + "\n")
+        logger.info("written: %s", arguments.write_config)
+        return
+    done = fit_student(Home(arguments.home), arguments.variant, run, _report, training_set=arguments.training_set)
     logger.info("%s %s", "already there:" if done.reused else "published:", done.version)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from student.config import FitConfig
 from student.trackers import Tracker
-from student.training_state import FitProgress
+from student.training_state import FitProgress, share_done
 from student.validation import Validation
 
 
@@ -88,4 +88,4 @@ class TrainingLog:
         self._on_progress("fit", self._share(), {**figures, "loss": means["total"], **means})
 
     def _share(self) -> float:
-        return self._progress.step / self._fit.max_steps
+        return share_done(self._fit, self._progress)

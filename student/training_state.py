@@ -1,11 +1,12 @@
 """Everything that a stopped fit needs to go on as if it had not been stopped, as safetensors and JSON.
 
 A state is a folder named for its step. It is written aside and renamed, and the one before it is kept, so that a kill
-at any moment leaves a whole one. Random generators are not part of it: every step seeds them from the run's seed and
-its own number.
+at any moment leaves a whole one; where the last one was damaged since, the one before it is gone on from. Random
+generators are not part of it: every step seeds them from the run's seed and its own number.
 """
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -14,12 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from storage.errors import ErrorKind, IntegrityError
+from student.config import FitConfig
 from student.optimization import WeightAverage
 
 _NUM_KEPT = 2
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -39,6 +45,12 @@ class FitProgress:
     elapsed_s: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     validations: list[dict[str, float | None]] = field(default_factory=list)
+
+
+def share_done(fit: FitConfig, progress: FitProgress) -> float:
+    """Return the share of the budget that is spent, in [0, 1]: of steps or of time, whichever is greater."""
+    of_time = 0.0 if fit.max_seconds is None else progress.elapsed_s / fit.max_seconds
+    return min(1.0, max(progress.step / fit.max_steps, of_time))
 
 
 def save_state(
@@ -68,8 +80,12 @@ def save_state(
     aside.mkdir(parents=True)
     save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, aside / "state.safetensors")
     (aside / "state.json").write_text(json.dumps(content))
+    # Before it gets its name: otherwise, after a loss of power, the name could stand for half of it.
+    for path in (*aside.iterdir(), aside):
+        _flush(path)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(aside, target)
+    _flush(folder)
     for old in _states(folder)[:-_NUM_KEPT]:
         shutil.rmtree(old)
 
@@ -81,12 +97,15 @@ def restore_state(
     scaler: torch.amp.GradScaler,
     average: WeightAverage | None,
 ) -> FitProgress | None:
-    """Load the last state into the given objects; return None where there is none."""
-    states = _states(folder)
-    if not states:
+    """Load the last whole state into the given objects; return None where there is none.
+
+    Raises:
+        IntegrityError: If there are states, but none that can be read.
+    """
+    found = _last_readable(folder)
+    if found is None:
         return None
-    content: dict[str, Any] = json.loads((states[-1] / "state.json").read_text())
-    tensors = load_file(states[-1] / "state.safetensors")
+    content, tensors = found
     model.load_state_dict(_below(tensors, "model."))
     entries: dict[int, dict[str, Tensor]] = {}
     for name, value in _below(tensors, "optimizer.").items():
@@ -101,6 +120,29 @@ def restore_state(
     if content["gradient_scale"]:
         scaler.load_state_dict(content["gradient_scale"])
     return FitProgress(**content["progress"])
+
+
+def _last_readable(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    states = _states(folder)
+    for state in reversed(states):
+        try:
+            return json.loads((state / "state.json").read_text()), load_file(state / "state.safetensors")
+        except (OSError, ValueError, SafetensorError) as error:
+            logger.warning("state %s cannot be read (%s)", state, error)
+    if states:
+        raise IntegrityError(
+            ErrorKind.STORE_CORRUPT, str(folder), f"none of {len(states)} states can be read: delete it to start anew"
+        )
+    return None
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or what a folder lists, is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _states(folder: Path) -> list[Path]:

@@ -70,7 +70,7 @@ class TrainingStep:
         losses = []
         for index, part in enumerate(parts):
             with self._gathering(is_last=index == len(parts) - 1):
-                losses.append(self._losses(self._network, part))
+                losses.append(self._losses(self._network, part, step))
                 self._require_finite_loss(losses[-1], part, step)
                 self.scaler.scale(losses[-1].total / len(parts)).backward()
         self.scaler.unscale_(self.optimizer)
@@ -105,11 +105,11 @@ class TrainingStep:
             return nullcontext()
         return self._network.no_sync()  # pyright: ignore[reportReturnType] - a context manager as well
 
-    def _losses(self, network: nn.Module, batch: TrainingBatch) -> Losses:
+    def _losses(self, network: nn.Module, batch: TrainingBatch, step: int) -> Losses:
         dtype = _REDUCED.get(self.config.fit.precision)
         with torch.autocast(self.processes.device.type, dtype=dtype, enabled=dtype is not None):
             output = network(batch.inputs, batch.cameras)
-        return student_losses(output, batch, self.config.losses, perceptual=self.perceptual)
+        return student_losses(output, batch, self.config.losses, perceptual=self.perceptual, step=step)
 
     # --- what is not finite -------------------------------------------------------------------------------------------
 
@@ -127,13 +127,13 @@ class TrainingStep:
             return
         if self.scaler.is_enabled() and self.scaler.get_scale() > _MIN_GRADIENT_SCALE:
             return  # the scaler leaves this step out and scales less
-        keys = [sample.keys[0] for sample in batch.split() if not self._is_gradient_finite(sample)]
+        keys = [sample.keys[0] for sample in batch.split() if not self._is_gradient_finite(sample, step)]
         self._stop(step, keys or batch.keys, f"gradient norm {float(norm)}")
 
-    def _is_gradient_finite(self, sample: TrainingBatch) -> bool:
+    def _is_gradient_finite(self, sample: TrainingBatch, step: int) -> bool:
         self.optimizer.zero_grad(set_to_none=True)
         with self._gathering(is_last=False):
-            self._losses(self.model, sample).total.backward()
+            self._losses(self.model, sample, step).total.backward()
         return all(bool(torch.isfinite(p.grad).all()) for p in self.model.parameters() if p.grad is not None)
 
     def _agree(self, is_fine: bool) -> bool:

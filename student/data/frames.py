@@ -179,7 +179,14 @@ class StoreFrames:
 
     @cached_property
     def _moving(self) -> MovingBoxes:
-        return MovingBoxes(self.reader.boxes())
+        boxes = self.reader.boxes()
+        if not len(boxes.instance):
+            raise MissingTargetError(
+                ErrorKind.TARGET_MISSING,
+                f"scene/{self.scene.key}/boxes",
+                "dynamic_masks is 'boxes', but the scene has no annotations: want some, or dynamic_masks 'none'",
+            )
+        return MovingBoxes(boxes)
 
     def is_still(
         self, frame_index: int, reference_frame_index: int, height: int, width: int

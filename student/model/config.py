@@ -69,7 +69,7 @@ class PyramidConfig:
 
     Attributes:
         stem_width: Channels of the first convolution.
-        stem_stride: Its stride: the output grid is the image divided by it (rounded up).
+        stem_stride: Its stride: the output grid is the image divided by it (rounded down).
         stage_widths: Channels of each residual stage.
         stage_blocks: Blocks of each stage.
         stage_strides: Stride of each stage.

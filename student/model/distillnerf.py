@@ -155,9 +155,11 @@ class DistillNeRF(nn.Module):
     def _depth_rays(self, inputs: CameraInputs) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n height width 3"]]:
         """Return the rays of the depth grid of every present camera, in the ego frame."""
         is_present = inputs.camera_is_present
-        image_size = (inputs.images.shape[-2], inputs.images.shape[-1])
-        height, width = self.coarse_depth.pyramid.map_size(*image_size)
-        intrinsics = scale_intrinsics(inputs.intrinsics[is_present], from_size=image_size, to_size=(height, width))
+        pyramid = self.coarse_depth.pyramid
+        height, width = pyramid.map_size(inputs.images.shape[-2], inputs.images.shape[-1])
+        # By the stride itself: of an odd number of rows, the last one is beyond the grid.
+        spanned = (height * pyramid.stem_stride, width * pyramid.stem_stride)
+        intrinsics = scale_intrinsics(inputs.intrinsics[is_present], from_size=spanned, to_size=(height, width))
         return camera_rays(
             intrinsics,
             inputs.camera_to_reference_ego[is_present],

@@ -1,6 +1,10 @@
 """The plan of a run: what waits for what, and what goes on when something fails."""
 
+from typing import Any
+
+from pipeline.run_config import HomeSelection
 from pipeline.tasks import Task, blocked, plan_scene_tasks, plan_student_tasks, ready
+from pipeline.workflow import plan_everything
 
 KEYS = ["d.a", "d.b", "d.c"]
 
@@ -16,6 +20,15 @@ def run(tasks: list[Task], failing: set[str]) -> tuple[list[str], list[str]]:
     while waiting := ready(tasks, finished, finished):
         finished[waiting[0].name] = waiting[0].name not in failing
     return list(finished), [task.name for task in blocked(tasks, finished)]
+
+
+def test_only_a_student_that_knows_words_labels_scenes() -> None:
+    def labelled(variant: Any) -> list[str | None]:
+        selection = HomeSelection(preset="demo", variant=variant, train_scenes=("d.a",), validation_scenes=("d.b",))
+        return [task.partition for task in plan_everything(selection) if "weak_labels" in task.assets]
+
+    assert labelled("clip") == labelled("clip_dinov2") == ["d.b"]
+    assert labelled("depth") == labelled("dinov2") == []
 
 
 def test_every_asset_of_every_scene_is_planned_once() -> None:

@@ -6,6 +6,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,9 @@ def test_unknown_names_are_refused() -> None:
 def test_planning_a_run_needs_no_torch() -> None:
     code = "import sys, student.presets; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_images_that_the_depth_grid_does_not_divide_are_refused() -> None:
+    run = student_preset("small", "clip")
+    with pytest.raises(ValueError, match="127x228, want multiples of stem_stride 2"):
+        replace(run, data=replace(run.data, image_height=127))

@@ -125,6 +125,43 @@ def test_killed_and_resumed_ends_with_the_same_bits(
     assert not list(work.iterdir())
 
 
+@pytest.mark.parametrize("damage", ["state.safetensors", "state.json"])
+def test_a_damaged_state_costs_the_steps_since_the_one_before(
+    fitted: Any,
+    student_config: StudentConfig,
+    shared_world: Any,
+    tmp_path: Path,
+    damage: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    whole: Path = fitted(student_config)["folder"]
+    home = type(shared_world.home)(tmp_path / "home")
+    shutil.copytree(shared_world.home.root / "stores", home.root / "stores")
+    with pytest.raises(Killed):
+        fit_student(home, "fit", student_config, kill_at(5))
+    states = sorted(home.work_folder("student_checkpoint", "fit").rglob("step-*"))
+    damaged = states[-1] / damage
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    resumed = fit_student(home, "fit", student_config)
+    assert f"{states[-1].name} cannot be read" in caplog.text
+    folder = home.open_files(resumed.version)
+    assert (folder / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_states_none_of_which_can_be_read_are_named(
+    fitted: Any, student_config: StudentConfig, shared_world: Any, tmp_path: Path
+) -> None:
+    fitted(student_config)
+    home = type(shared_world.home)(tmp_path / "home")
+    shutil.copytree(shared_world.home.root / "stores", home.root / "stores")
+    with pytest.raises(Killed):
+        fit_student(home, "fit", student_config, kill_at(5))
+    for state in home.work_folder("student_checkpoint", "fit").rglob("state.json"):
+        state.unlink()
+    with pytest.raises(IntegrityError, match="none of 2 states can be read"):
+        fit_student(home, "fit", student_config)
+
+
 @pytest.mark.slow
 def test_a_hundred_steps_after_a_kill_are_the_same_bits(
     student_config: StudentConfig, shared_world: Any, tmp_path: Path
@@ -155,9 +192,19 @@ def test_another_training_set_makes_another_checkpoint(
     first = fitted(student_config)["done"].version
     shared_world.freeze("fit-other", student_config, validation_scenes=(), held_out_stride=4)
     config = replace(student_config, fit=replace(student_config.fit, max_steps=1))
+    config = replace(
+        config,
+        data=replace(config.data, teacher_depth=False, views=replace(config.data.views, virtual=0)),
+        losses=replace(config.losses, teacher_depth=0.0),
+    )
     other = fit_student(shared_world.home, "other", config, training_set="fit-other")
     assert other.version.digest != first.digest
     assert shared_world.home.provenance(other.version).inputs[0].partition == "fit-other"
+    # The set holds more than this run reads; what it did not read is no material of it.
+    folder = shared_world.home.open_files(other.version)
+    bill = json.loads((folder / "bill_of_materials.json").read_text())
+    assert {name.partition("/")[0] for name in bill["stores"]} == set(config.data.kinds)
+    assert "teacher_depth" not in (folder / "README.md").read_text()
 
 
 def test_a_fit_without_its_training_set_is_refused(shared_world: Any, student_config: StudentConfig) -> None:

@@ -17,7 +17,10 @@ from student.losses import (
     absolute_error,
     depth_likelihood_error,
     feature_error,
+    image_error,
+    is_depth_edge,
     lidar_depth_error,
+    line_of_sight_epsilon,
     log_depth_error,
     student_losses,
     teacher_depth_error,
@@ -154,6 +157,18 @@ def test_line_of_sight_of_samples_matches_dense_weights() -> None:
     assert listed.item() == pytest.approx(dense.item(), rel=1e-5)
 
 
+def test_the_line_of_sight_narrows_as_published() -> None:
+    assert [line_of_sight_epsilon(PAPER, step) for step in (0, 14_000, 21_000, 28_000, 90_000)] == [
+        *(6.0, 6.0, 4.25, 2.5, 2.5)
+    ]
+
+
+def test_depth_jumps_are_edges_on_both_sides() -> None:
+    depth = torch.tensor([[10.0, 10.5, 30.0, NAN, 10.0, 10.0], [10.0, 10.5, 30.0, 90.0, 10.0, 10.0]])
+    wanted = [[False, True, True, False, False, False], [False, True, True, False, True, False]]
+    assert is_depth_edge(depth, maximum=56.0).tolist() == wanted
+
+
 def test_bin_edges_lie_between_midpoints() -> None:
     assert bin_edges(torch.tensor([1.0, 3.0, 4.0])).tolist() == [0.0, 2.0, 3.5, 4.5]
 
@@ -169,6 +184,16 @@ def test_structural_dissimilarity_is_zero_for_equal_images_and_grows_with_blur()
     assert (much > some).all()
     with pytest.raises(ValueError, match="do not hold a window"):
         distance(image[..., :5, :], image[..., :5, :])
+
+
+def test_pixels_that_are_not_seen_are_not_counted() -> None:
+    image, seen = torch.ones(1, 3, 8, 8), torch.zeros(1, 8, 8)
+    seen[:, :4] = 1.0
+    wrong = torch.where(seen[:, None] > 0, image - 1.0, image)
+    error, count = image_error(wrong, image, seen)
+    assert (error.item(), count) == (1.0, 96)
+    error, count = image_error(image, image, torch.zeros(1, 8, 8))
+    assert (error.item(), count) == (0.0, 0)
 
 
 def test_an_empty_mean_is_zero_with_a_gradient() -> None:
@@ -264,6 +289,45 @@ def test_a_coefficient_of_zero_leaves_its_term_out(student_config: StudentConfig
     assert output.image is not None
     wanted = (output.image[:, :real] - batch.view_targets.image).abs().mean()
     assert losses.terms["rgb"].item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_half_of_an_image_is_penalised_as_a_whole_one_is(student_config: StudentConfig, batch_of: Any) -> None:
+    batch = batch_of(student_config)
+    _, output = run(student_config, batch)
+    assert output.image is not None
+    config = replace(student_config.losses, rgb=1.0, perceptual=1.0)
+    targets = replace(batch.view_targets, image=torch.ones_like(batch.view_targets.image))
+    black = replace(output, image=torch.zeros_like(output.image))
+    half = torch.ones_like(output.is_seen)
+    half[..., : half.shape[-1] // 2] = False
+    found = [
+        student_losses(
+            replace(black, is_seen=is_seen),
+            replace(batch, view_targets=targets),
+            config,
+            perceptual=MultiScaleDissimilarity(),
+        )
+        for is_seen in (torch.ones_like(half), half)
+    ]
+    assert found[0].terms["rgb"].item() == found[1].terms["rgb"].item() == 1.0
+    assert found[1].counts["rgb"] == found[0].counts["rgb"] // 2
+    # Not less than of a whole image; more, because windows astride the border see it too, at each of three scales.
+    assert 1.0 <= found[1].terms["perceptual"].item() / found[0].terms["perceptual"].item() < 1.6
+
+
+def test_depth_edges_count_once_more_from_their_step_on(student_config: StudentConfig, batch_of: Any) -> None:
+    batch = batch_of(student_config)
+    _, output = run(student_config, batch)
+    config = replace(student_config.losses, depth_edge=30.0)
+    early, late = (
+        student_losses(output, batch, config, perceptual=MultiScaleDissimilarity(), step=step) for step in (999, 1000)
+    )
+    for where in ("coarse", "fine", "rendered"):
+        name = f"teacher_edge_{where}"
+        assert 0 < early.counts[name] < early.counts[f"teacher_{where}"]
+        assert early.terms[name] == 0.0
+        assert late.terms[name] > 0.0
+    assert late.total > early.total
 
 
 def test_sky_pulls_opacity_down_and_solid_up(student_config: StudentConfig, batch_of: Any) -> None:

@@ -395,6 +395,18 @@ def test_what_moved_is_left_out_of_neighbouring_frames(dataset: FrameDataset) ->
     assert torch.isfinite(targets.teacher_depth[0, 0]).any()
 
 
+def test_what_moves_cannot_be_left_out_of_a_scene_without_annotations(dataset: FrameDataset) -> None:
+    key, frame = dataset.samples[0]
+    frames = dataset._open(key)
+    assert isinstance(frames, StoreFrames)
+    frames.__dict__.pop("_moving", None)
+    assert not len(frames.reader.boxes().instance)
+    dataset.config = replace(dataset.config, dynamic_masks="boxes")
+    choice = ViewChoice(real=(View(frame_index=frame, camera_index=0), View(frame_index=frame + 1, camera_index=0)))
+    with pytest.raises(MissingTargetError, match="has no annotations"):
+        dataset.sample(key, frame, choice)
+
+
 # --- what cells can hold -------------------------------------------------------------------------------------------
 
 

@@ -41,8 +41,8 @@ def weights(training: TrainingStep) -> Tensor:
 def test_a_batch_is_the_mean_of_its_samples(batch: TrainingBatch, student_config: StudentConfig) -> None:
     config = without_chance(student_config)
     training = TrainingStep(config, ALONE)
-    together = training._losses(training.model, batch)
-    alone = [training._losses(training.model, sample) for sample in batch.split()]
+    together = training._losses(training.model, batch, 0)
+    alone = [training._losses(training.model, sample, 0) for sample in batch.split()]
     # The samples differ, in how many pixels are known too, or this would say nothing.
     assert abs(alone[0].total.item() - alone[1].total.item()) > 1e-3
     assert alone[0].counts["lidar_rendered"] != alone[1].counts["lidar_rendered"]
@@ -87,7 +87,7 @@ def test_reduced_precision_means_the_same(batch: TrainingBatch, student_config: 
     config = without_chance(student_config)
     whole = TrainingStep(config, ALONE)
     reduced = TrainingStep(replace(config, fit=replace(config.fit, precision=precision)), ALONE)
-    first = [training._losses(training.model, batch).total.item() for training in (whole, reduced)]
+    first = [training._losses(training.model, batch, 0).total.item() for training in (whole, reduced)]
     assert first[0] != first[1]
     assert first[1] == pytest.approx(first[0], rel=0.02)
     start = weights(reduced)
