@@ -80,12 +80,14 @@ def home_from_environment(home: Path | None) -> Path:
     Raises:
         ValueError: If neither names one.
     """
-    if home is not None:
-        return home.expanduser().absolute()
-    named = os.environ.get(HOME_VARIABLE)
-    if not named:
+    if not is_home_named(home):
         raise ValueError(f"no home: give --home DIR or set {HOME_VARIABLE}")
-    return Path(named).expanduser().absolute()
+    return (home or Path(os.environ[HOME_VARIABLE])).expanduser().absolute()
+
+
+def is_home_named(home: Path | None) -> bool:
+    """Tell whether a command was given a home, or the environment names one."""
+    return home is not None or bool(os.environ.get(HOME_VARIABLE))
 
 
 def store_url_from_environment() -> str | None:

@@ -67,7 +67,7 @@ class Doctor(HomeCommand):
         """Examine everything, and return 1 if something that is needed is missing."""
         from pipeline.doctor import examine
 
-        findings = examine(self.home)
+        findings = examine(self.open_home().root if self.names_home else None)
         if self.json:
             console.print_json(json.dumps([finding.as_json() for finding in findings]))
         else:
@@ -100,7 +100,7 @@ class Plan(ConfiguredCommand):
         """Print the price list."""
         from pipeline.pricing import price_run
 
-        home = None if self.home is None else self.open_home(must_exist=True)
+        home = self.open_home(must_exist=True) if self.names_home else None
         selection = self.selection(home)
         prices = price_run(
             selection.resolve(), scenes=self.scenes, frames=self.frames, cameras=self.cameras, measured_in=home

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from pipeline.overrides import apply_overrides, differences
 from pipeline.presets import PipelineConfig, PresetName
-from pipeline.resources import home_from_environment, store_url_from_environment
+from pipeline.resources import home_from_environment, is_home_named, store_url_from_environment
 from pipeline.run_config import HomeSelection
 from storage.versioned import Home
 from student.config import Variant
@@ -42,6 +42,11 @@ class HomeCommand(Command):
     """
 
     home: Path | None = None
+
+    @property
+    def names_home(self) -> bool:
+        """Whether the command or the environment names a home."""
+        return is_home_named(self.home)
 
     def open_home(self, *, must_exist: bool = False) -> Home:
         """Return the home.
@@ -79,7 +84,7 @@ class ConfiguredCommand(HomeCommand):
         Raises:
             ValueError: If no preset is known, or a change does not apply.
         """
-        return self.selection(None if self.home is None else self.open_home()).resolve()
+        return self.selection(self.open_home() if self.names_home else None).resolve()
 
     def selection(self, home: Home | None) -> HomeSelection:
         """Return what to run: what the home keeps, if there is one, with what was asked for on top.

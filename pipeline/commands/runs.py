@@ -145,8 +145,7 @@ class Ingest(_SourceCommand):
         home = self.open_home()
         selection = self.selection(home)
         keys = self.register(home)
-        if HomeSelection.load(home.root) is None:
-            selection.save(home.root)
+        selection.save(home.root)  # what was asked for, on top of what the home keeps
         add_partitions(home, keys)
         tasks = [Task(name=f"scene {key}", assets=("scene", "input_images"), partition=key) for key in keys]
         outcome = run_tasks(tasks, home.root, console)

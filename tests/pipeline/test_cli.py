@@ -9,6 +9,7 @@ import pytest
 from pipeline import cli
 from pipeline.commands.options import ConfiguredCommand
 from pipeline.commands.runs import Run
+from pipeline.run_config import HomeSelection
 from storage import catalog
 from storage.ingest.run import ingest_scene
 from storage.keys import SceneKey
@@ -251,6 +252,28 @@ def test_ingest_registers_and_stores_scenes(recording, tmp_path: Path, capsys: p
     assert {v.partition for v in home.versions("input_images")} == {SCENE, "tiny.scene-0002"}
     with open_instance(home.root) as instance:
         assert set(instance.get_dynamic_partitions(SCENES)) == {SCENE, "tiny.scene-0002"}
+
+    # Flags count on a home that keeps a configuration too, and what it keeps besides stays.
+    larger = ("--input-images.width", "24")
+    code, out, _ = call(
+        capsys, *("ingest", "nuscenes", str(recording.root), "--dataset", "tiny"), "--home", str(home.root), *larger
+    )
+    assert code == 0, out
+    images = home.open_arrays(home.require("input_images", SCENE))["image"]
+    assert images.shape[2:4] == (8, 24)
+
+
+def test_the_environment_names_a_home_as_the_flag_does(
+    filled_home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    HomeSelection(preset="demo", overrides=("student.fit.max_steps=7",)).save(filled_home.root)
+    monkeypatch.setenv("DISTILLNERF_HOME", str(filled_home.root))
+    parsed = cli.parse(["evaluate", "--student.fit.seed", "5"])
+    assert isinstance(parsed, ConfiguredCommand)
+    assert parsed.base_config().student.fit.max_steps == 7
+    assert parsed.set == ("student.fit.seed=5",)
+    _, out, _ = call(capsys, "plan", "--json")
+    assert {price["kind"]: price["hours"] for price in json.loads(out)}["scene"] > 0
 
 
 def test_ingest_of_a_broken_scene_says_which_file_and_takes_the_others(
