@@ -11,6 +11,7 @@ BENCHMARKS: dict[str, str] = {
     "loader": "student.benchmarks.loader:bench_loader",
     "pooling": "student.benchmarks.pooling:bench_pooling",
     "sparse-conv": "student.benchmarks.sparse_conv:bench_sparse_conv",
+    "spconv": "student.benchmarks.spconv:bench_spconv",
     "render": "student.benchmarks.render:bench_render",
     "student": "student.benchmarks.student:bench_student",
     "ingest": "storage.ingest.benchmark:bench_ingest",

@@ -34,7 +34,8 @@ class Bench(Command):
     """
 
     name: Annotated[
-        Literal["loader", "pooling", "sparse-conv", "render", "student", "ingest", "raycast"], tyro.conf.Positional
+        Literal["loader", "pooling", "sparse-conv", "spconv", "render", "student", "ingest", "raycast"],
+        tyro.conf.Positional,
     ]
     json: bool = False
 

@@ -1,10 +1,13 @@
 """Time two programs so that whatever else the machine does hits both alike."""
 
+import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
+
+import torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +37,32 @@ class BenchRecord:
         return asdict(self)
 
 
-def time_interleaved(ours: Callable[[], object], reference: Callable[[], object], *, runs: int) -> tuple[float, float]:
+def device_name(device: str) -> str:
+    """Return what to call a device in a record: the card, or the kind of processor."""
+    return torch.cuda.get_device_name() if device == "cuda" else platform.machine()
+
+
+def seconds(program: Callable[[], object], device: str = "cpu") -> float:
+    """Return how long a program takes, an accelerator's queue included."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    program()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def time_interleaved(
+    ours: Callable[[], object], reference: Callable[[], object], *, runs: int, device: str = "cpu"
+) -> tuple[float, float]:
     """Return the median seconds of each program, run in turns after one unmeasured turn.
+
+    Args:
+        ours: One program.
+        reference: The other.
+        runs: Measured turns.
+        device: What they compute on.
 
     Raises:
         ValueError: If ``runs`` is less than 5: a median of fewer says little on a shared machine.
@@ -45,8 +72,7 @@ def time_interleaved(ours: Callable[[], object], reference: Callable[[], object]
     times: tuple[list[float], list[float]] = ([], [])
     for turn in range(runs + 1):
         for program, own in zip((ours, reference), times, strict=True):
-            begin = time.perf_counter()
-            program()
+            taken = seconds(program, device)
             if turn > 0:
-                own.append(time.perf_counter() - begin)
+                own.append(taken)
     return median(times[0]), median(times[1])

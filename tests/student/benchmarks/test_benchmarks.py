@@ -1,7 +1,11 @@
 """The benchmarks compare programs that agree, and say so in the fields the command line prints."""
 
-import pytest
+import json
 
+import pytest
+import torch
+
+from student.benchmarks.accelerator import Glance
 from student.benchmarks.memory import TrainingMemory
 from student.benchmarks.pooling import bench_pooling
 from student.benchmarks.render import bench_render
@@ -56,3 +60,21 @@ def test_a_training_step_takes_memory():
     record = TrainingMemory(preset="demo", height=32, width=40).run()
     assert record["fine_voxels"] > 0
     assert record["peak_memory_bytes"] >= record["before_bytes"] > 0
+
+
+def test_a_glance_is_timed_in_both_number_formats():
+    record = Glance(preset="demo", height=32, width=56, device="cpu", runs=5).run()
+    assert record["fine_voxels"] > 0
+    for precision in ("float32", "bfloat16"):
+        figures = record[precision]
+        assert 0 < figures["total_seconds"] <= figures["slowest_seconds"]
+    assert record["bfloat16"]["image_psnr_db"] > 20
+    assert 0 < record["bfloat16"]["median_relative_coarse_depth_difference"] < 0.1
+    assert record["paper_seconds"]["total"] == pytest.approx(0.4867)
+    json.dumps(record)
+
+
+def test_a_glance_without_its_device_says_so(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="--device cpu"):
+        Glance().run()
