@@ -169,7 +169,10 @@ def _check_files(path: Path, model: TeacherModel) -> None:
     tensors = sorted(path.glob("*.safetensors"))
     if not tensors:
         raise MissingTargetError(
-            ErrorKind.WEIGHTS_MISSING, str(path), "holds no *.safetensors; pickled weights are never read"
+            ErrorKind.WEIGHTS_MISSING,
+            str(path),
+            "holds no *.safetensors; pickled weights are never read. Of a model on the hub a conversion often waits on a "
+            "pull request: name it as revision, such as refs/pr/2",
         )
     for file in tensors:
         try:
