@@ -171,8 +171,8 @@ def _check_files(path: Path, model: TeacherModel) -> None:
         raise MissingTargetError(
             ErrorKind.WEIGHTS_MISSING,
             str(path),
-            "holds no *.safetensors; pickled weights are never read. Of a model on the hub a conversion often waits on a "
-            "pull request: name it as revision, such as refs/pr/2",
+            "holds no *.safetensors; pickled weights are never read. Of a model on the hub a conversion often waits on "
+            "a pull request: name it as revision, such as refs/pr/2",
         )
     for file in tensors:
         try:
