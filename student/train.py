@@ -39,9 +39,9 @@ class Arguments:
         accumulation_steps: Parts in which a process takes its share of a batch.
         recompute_activations: Save memory by computing activations twice.
         precision: Number format of convolutions and linear layers; the run's own where it is not given.
-        device: Where to train; a CUDA device where there is one.
+        device: Where to train; the run's own where it is not given.
         num_workers: Processes that read samples, for each process that trains; the run's own where it is not given.
-        trackers: Where curves and pictures are sent to; TensorBoard where it is not given.
+        trackers: Where curves and pictures are sent to; the run's own where it is not given.
         lpips_weights: Local safetensors file of VGG LPIPS; without it, structural dissimilarity takes its place.
         write_config: Write the run as JSON to this file, to be changed and given as ``config``, and do nothing else.
     """

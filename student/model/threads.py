@@ -44,8 +44,7 @@ def each_share(
     with_gradients, for_inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
     mixed, mixed_dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
 
-    left = iter(items)
-    cut = [left if as_they_come else items[share::shares] for share in range(shares)]
+    cut = [iter(items)] * shares if as_they_come else [items[share::shares] for share in range(shares)]
 
     def elsewhere(share: Iterable[_Item]) -> _Result:
         with ExitStack() as modes:
