@@ -19,9 +19,17 @@ from student.config import StudentConfig, TrackerName, Variant
 from student.config_json import config_from_json
 from student.fit import fit_student
 from student.presets import student_preset
-from student.published import PUBLISHED_SIZES, Space, published_student
+from student.published import PUBLISHED_SIZES, published_student
 
 logger = logging.getLogger("student.train")
+
+_PUBLISHED: Mapping[Variant, dict[str, Any]] = {
+    "depth": {"space": "linear"},
+    "depth_contracted_virtual": {"space": "contracted"},
+    "clip": {"output": "clip"},
+    "dinov2": {"output": "dinov2"},
+}
+"""Which published run of a size a variant stands for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,15 +99,9 @@ class Arguments:
         return student_preset(self.preset, self.variant) if self.published is None else self._published(self.published)
 
     def _published(self, size: str) -> StudentConfig:
-        if self.variant == "clip":
-            return published_student(size, output="clip")
-        if self.variant == "dinov2":
-            return published_student(size, output="dinov2")
-        of_space: dict[str, Space] = {"depth": "linear", "depth_contracted_virtual": "contracted"}
-        if self.variant not in of_space:
-            wanted = ", ".join((*of_space, "clip", "dinov2"))
-            raise ValueError(f"no published run is of variant {self.variant!r}: want one of {wanted}")
-        return published_student(size, space=of_space[self.variant])
+        if self.variant not in _PUBLISHED:
+            raise ValueError(f"no published run is of variant {self.variant!r}: want one of {', '.join(_PUBLISHED)}")
+        return published_student(size, **_PUBLISHED[self.variant])
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -68,7 +68,8 @@ class Doctor(HomeCommand):
         """Examine everything, and return 1 if something that is needed is missing."""
         from pipeline.doctor import examine
 
-        findings = examine(self.open_home().root if self.names_home else None)
+        home = self.named_home()
+        findings = examine(None if home is None else home.root)
         if self.json:
             console.print_json(json.dumps([finding.as_json() for finding in findings]))
         else:
@@ -101,7 +102,7 @@ class Plan(ConfiguredCommand):
         """Print the price list."""
         from pipeline.pricing import price_run
 
-        home = self.open_home(must_exist=True) if self.names_home else None
+        home = self.named_home(must_exist=True)
         selection = self.selection(home)
         prices = price_run(
             selection.resolve(), scenes=self.scenes, frames=self.frames, cameras=self.cameras, measured_in=home

@@ -43,11 +43,6 @@ class HomeCommand(Command):
 
     home: Path | None = None
 
-    @property
-    def names_home(self) -> bool:
-        """Whether the command or the environment names a home."""
-        return is_home_named(self.home)
-
     def open_home(self, *, must_exist: bool = False) -> Home:
         """Return the home.
 
@@ -58,6 +53,10 @@ class HomeCommand(Command):
         if must_exist and not root.is_dir():
             raise ValueError(f"no home at {root}: 'distillnerf run' or 'distillnerf demo' makes one")
         return Home(root, store_url=store_url_from_environment())
+
+    def named_home(self, *, must_exist: bool = False) -> Home | None:
+        """Return the home that the command or the environment names, if one of them does."""
+        return self.open_home(must_exist=must_exist) if is_home_named(self.home) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +83,7 @@ class ConfiguredCommand(HomeCommand):
         Raises:
             ValueError: If no preset is known, or a change does not apply.
         """
-        return self.selection(self.open_home() if self.names_home else None).resolve()
+        return self.selection(self.named_home()).resolve()
 
     def selection(self, home: Home | None) -> HomeSelection:
         """Return what to run: what the home keeps, if there is one, with what was asked for on top.

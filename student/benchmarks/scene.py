@@ -12,7 +12,7 @@ from torch import Tensor
 
 from student.model.config import ContractionConfig
 from student.model.lifting import camera_rays, points_on_candidates, pool_points
-from student.model.sparse_voxels import GridShape, build_grid
+from student.model.sparse_voxels import GridShape, PointOrder, SparseGrid, build_grid
 from student.model.types import CameraDepth, CameraInputs, TargetCameras
 from student.model.voxel_field import VoxelField
 
@@ -91,11 +91,18 @@ def candidate_points(view: Street, num_candidates: int) -> Float[Tensor, "points
     return points_on_candidates(view.origins, view.directions, candidates).reshape(-1, 3)
 
 
+def street_grid(
+    view: Street, *, num_candidates: int, coarse_level: int, device: str = "cpu"
+) -> tuple[SparseGrid, PointOrder]:
+    """Return the cells that candidates on the street's rays fall into, and which point lies in which."""
+    shape = GridShape(batch_size=1, coarse_level=coarse_level)
+    keys = point_keys(candidate_points(view, num_candidates), shape, ContractionConfig())
+    return build_grid(shape, keys.to(device))
+
+
 def lifted_field(view: Street, *, num_candidates: int, coarse_level: int, feature_width: int) -> VoxelField:
     """Lift random features to the street's surfaces, as a trained model would: sure of the middle candidate."""
-    contraction = ContractionConfig()
-    shape = GridShape(batch_size=1, coarse_level=coarse_level)
-    grid, order = build_grid(shape, point_keys(candidate_points(view, num_candidates), shape, contraction))
+    grid, order = street_grid(view, num_candidates=num_candidates, coarse_level=coarse_level)
     num_pixels = view.termination_depth.numel()
     generator = torch.Generator().manual_seed(0)
     offset = torch.arange(num_candidates) - num_candidates // 2
@@ -104,7 +111,7 @@ def lifted_field(view: Street, *, num_candidates: int, coarse_level: int, featur
     fine, coarse = pool_points(grid, order, features, torch.sigmoid(logits), logits, pooling="opacity")
     return VoxelField(
         grid=grid,
-        contraction=contraction,
+        contraction=ContractionConfig(),
         fine=fine,
         coarse=coarse,
         mean_sky=torch.zeros(1, 2 * feature_width),

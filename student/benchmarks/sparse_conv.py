@@ -6,13 +6,11 @@ import torch
 from torch import Tensor
 
 from storage.freed_memory import reuse_freed_memory
-from student.benchmarks.scene import candidate_points, point_keys, street
+from student.benchmarks.scene import street, street_grid
 from student.benchmarks.timing import BenchRecord, time_interleaved
-from student.model.config import ContractionConfig
 from student.model.products import multiply_rows
 from student.model.reference import sparse_convolution_plainly
 from student.model.sparse_conv import ConvolutionMap, neighbour_maps, sparse_convolution
-from student.model.sparse_voxels import GridShape, build_grid
 
 _CHANNELS, _FEW_CHANNELS = 128, 24
 _MATRIX = 1536
@@ -32,9 +30,7 @@ def bench_sparse_conv(*, runs: int = 7, height: int = 16, width: int = 28) -> Be
         width: Columns.
     """
     torch.manual_seed(0)
-    contraction, shape = ContractionConfig(), GridShape(batch_size=1, coarse_level=7)
-    keys = point_keys(candidate_points(street(height, width), 15), shape, contraction)
-    grid, _ = build_grid(shape, keys)
+    grid, _ = street_grid(street(height, width), num_candidates=15, coarse_level=7)
     neighbours = neighbour_maps(grid, width=_CHANNELS).fine
     few_neighbours = neighbour_maps(grid, width=_FEW_CHANNELS).fine
     ours = _pass(neighbours, _CHANNELS, sparse_convolution)

@@ -12,11 +12,10 @@ from spconv.core import ConvAlgo  # pyright: ignore[reportMissingImports]
 from torch import Tensor
 
 from storage.freed_memory import reuse_freed_memory
-from student.benchmarks.scene import candidate_points, point_keys, street
+from student.benchmarks.scene import street, street_grid
 from student.benchmarks.timing import BenchRecord, device_name, seconds, time_interleaved
-from student.model.config import ContractionConfig
 from student.model.sparse_conv import neighbour_maps, sparse_convolution
-from student.model.sparse_voxels import GridShape, SparseGrid, build_grid
+from student.model.sparse_voxels import SparseGrid
 
 _CHANNELS = 128
 
@@ -40,9 +39,7 @@ def bench_spconv(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     reuse_freed_memory()
-    shape = GridShape(batch_size=1, coarse_level=7)
-    keys = point_keys(candidate_points(street(height, width), 15), shape, ContractionConfig())
-    grid, _ = build_grid(shape, keys.to(device))
+    grid, _ = street_grid(street(height, width), num_candidates=15, coarse_level=7, device=device)
     features = torch.randn(grid.num_fine, channels, device=device, requires_grad=True)
     weight = torch.randn(27, channels, channels, device=device, requires_grad=True)
     probe = torch.randn_like(features)
