@@ -11,10 +11,10 @@ import dagster as dg
 from assets.metadata import embed, spell
 from pipeline.partitions import feature_sources, scenes, variants
 from pipeline.resources import HomeResource
+from storage.audits.finding import Finding, Outcome
 from storage.errors import PipelineError
-from storage.finding import Finding, Outcome
-from storage.targets.thumbnails import calibration_jpeg
-from storage.versioned import Home, StoreVersion
+from storage.previews.thumbnails import calibration_jpeg
+from storage.stores.versioned import Home, StoreVersion
 
 
 class Verdict(NamedTuple):
@@ -58,28 +58,28 @@ def read_gate(home: Home, version: StoreVersion) -> list[Verdict] | None:
 
 def judge_calibration(home: Home, version: StoreVersion) -> list[Verdict]:
     """Measure a rig anew."""
-    from storage.audits import audit_calibration
+    from storage.audits.stored_versions import audit_calibration
 
     return _verdicts(audit_calibration(home, version))
 
 
 def judge_sky(home: Home, version: StoreVersion) -> list[Verdict]:
     """Measure sky masks anew."""
-    from storage.audits import audit_sky
+    from storage.audits.stored_versions import audit_sky
 
     return _verdicts(audit_sky(home, version))
 
 
 def judge_depth(home: Home, version: StoreVersion) -> list[Verdict]:
     """Measure rendered depth anew."""
-    from storage.audits import audit_depth
+    from storage.audits.stored_versions import audit_depth
 
     return _verdicts(audit_depth(home, version))
 
 
 def judge_numbers(home: Home, version: StoreVersion) -> list[Verdict]:
     """Look for what is not a number."""
-    from storage.audits import audit_numbers
+    from storage.audits.stored_versions import audit_numbers
 
     return _verdicts(audit_numbers(home, version))
 

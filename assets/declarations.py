@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from assets.failures import INFRASTRUCTURE_RETRIES
-from storage.provenance import code_digest
+from storage.stores.provenance import code_digest
 
 GPU_POOL = "gpu"
 """Concurrency pool of everything that fills an accelerator; its limit is the number of accelerators."""

@@ -22,7 +22,13 @@ from student.config import Variant
     **declare(
         group="results",
         kinds={"pytorch", "json"},
-        modules=["student.evaluate", "student.evaluator", "student.scoring", "student.metrics", "student.occupancy"],
+        modules=[
+            "student.evaluation.evaluate",
+            "student.evaluation.evaluator",
+            "student.evaluation.sections",
+            "student.metrics",
+            "student.inference.occupancy",
+        ],
         partitions_def=variants,
         backfill_policy=ONE_VARIANT_A_RUN,
     ),
@@ -42,7 +48,7 @@ def student_evaluation(
     progress: dg.ResourceParam[ProgressLog],
 ) -> Iterator[dg.MaterializeResult]:
     """Score a student on held-out scenes."""
-    from student.evaluate import evaluate_checkpoint
+    from student.evaluation.evaluate import evaluate_checkpoint
 
     selection = config.selection(home.open().root)
     yield from materialize_each(
@@ -57,7 +63,7 @@ def student_evaluation(
     **declare(
         group="results",
         kinds={"html"},
-        modules=["student.report", "student.plots"],
+        modules=["student.reporting.report", "student.reporting.plots"],
         partitions_def=variants,
         backfill_policy=ONE_VARIANT_A_RUN,
     ),
@@ -70,7 +76,7 @@ def report(
     progress: dg.ResourceParam[ProgressLog],
 ) -> Iterator[dg.MaterializeResult]:
     """Write the page of an evaluation."""
-    from student.report import ReportConfig, build_report
+    from student.reporting.report import ReportConfig, build_report
 
     yield from materialize_each(
         context, home, progress, lambda at, key, tell: build_report(at, key, ReportConfig(title=f"Student {key}"), tell)
@@ -89,7 +95,11 @@ class WeakLabelSelector(RunSelector):
     **declare(
         group="results",
         kinds={"pytorch", "zarr"},
-        modules=["student.weak_labels", "student.calibration", "student.open_vocabulary"],
+        modules=[
+            "student.applications.weak_labels",
+            "student.evaluation.calibration",
+            "student.inference.open_vocabulary",
+        ],
         partitions_def=scenes,
         backfill_policy=LIGHT_BACKFILL,
     ),
@@ -106,7 +116,7 @@ def weak_labels(
     progress: dg.ResourceParam[ProgressLog],
 ) -> Iterator[dg.MaterializeResult]:
     """Label scenes with a student."""
-    from student.weak_labels import export_weak_labels
+    from student.applications.weak_labels import export_weak_labels
 
     selection = config.selection(home.open().root)
     variant = selection.variant if config.variant == "of_home" else cast("Variant", config.variant)

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 import dagster as dg
 from dagster._core.errors import DagsterPipesExecutionError
 
-from storage import catalog
 from storage.errors import (
     EnvironmentMissingError,
     IntegrityError,
@@ -20,7 +19,8 @@ from storage.errors import (
     SourceDataError,
     TeacherDivergedError,
 )
-from storage.versioned import Home
+from storage.stores import catalog
+from storage.stores.versioned import Home
 
 INFRASTRUCTURE_RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL)
 """For every asset. ``stops_retries`` keeps all but infrastructure errors away from it."""

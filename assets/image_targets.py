@@ -18,20 +18,20 @@ from teachers.config import FeatureSource
 _GROUP = "image_teachers"
 _KINDS = {"pytorch", "huggingface", "zarr"}
 _SHARED = (
-    "teachers.extraction",
-    "teachers.image_batches",
-    "teachers.frame_writer",
-    "teachers.weights",
+    "teachers.image.extraction",
+    "teachers.image.image_batches",
+    "teachers.image.frame_writer",
+    "teachers.image.weights",
     "storage.scenes.store",
 )
-_PATCHES = (*_SHARED, "teachers.extract_patches", "teachers.feature_basis")
+_PATCHES = (*_SHARED, "teachers.image.extract_patches", "teachers.image.feature_basis")
 
 
 @dg.asset(
     **declare(
         group=_GROUP,
         kinds=_KINDS,
-        modules=[*_SHARED, "teachers.extract_sky", "teachers.sky", "teachers.lidar_evidence"],
+        modules=[*_SHARED, "teachers.image.extract_sky", "teachers.image.sky", "teachers.image.lidar_evidence"],
         partitions_def=scenes,
         backfill_policy=LIGHT_BACKFILL,
     ),
@@ -45,7 +45,7 @@ def sky_mask(
     progress: dg.ResourceParam[ProgressLog],
 ) -> Iterator[dg.MaterializeResult]:
     """Segment the sky."""
-    from teachers.run import extract_sky_mask
+    from teachers.image.run import extract_sky_mask
 
     settings = config.resolve(home.open().root).image_teachers.sky
     yield from materialize_each(
@@ -57,7 +57,12 @@ def sky_mask(
     **declare(
         group=_GROUP,
         kinds=_KINDS,
-        modules=[*_SHARED, "teachers.extract_depth", "teachers.depth_anything", "teachers.lidar_evidence"],
+        modules=[
+            *_SHARED,
+            "teachers.image.extract_depth",
+            "teachers.image.depth_anything",
+            "teachers.image.lidar_evidence",
+        ],
         partitions_def=scenes,
         backfill_policy=LIGHT_BACKFILL,
     ),
@@ -71,7 +76,7 @@ def depth_anything_features(
     progress: dg.ResourceParam[ProgressLog],
 ) -> Iterator[dg.MaterializeResult]:
     """Extract monocular depth features."""
-    from teachers.run import extract_depth_anything
+    from teachers.image.run import extract_depth_anything
 
     settings = config.resolve(home.open().root).image_teachers.depth_anything
     yield from materialize_each(
@@ -83,7 +88,7 @@ def depth_anything_features(
     **declare(
         group=_GROUP,
         kinds=_KINDS,
-        modules=[*_PATCHES, "teachers.dinov2", "teachers.clip"],
+        modules=[*_PATCHES, "teachers.image.dinov2", "teachers.image.clip"],
         partitions_def=feature_sources,
     ),
     deps=[dg.AssetDep("scene", partition_mapping=dg.AllPartitionMapping())],
@@ -96,7 +101,7 @@ def feature_basis(
     progress: dg.ResourceParam[ProgressLog],
 ) -> Iterator[dg.MaterializeResult]:
     """Fit the basis of a feature source on the training scenes."""
-    from teachers.run import fit_feature_basis
+    from teachers.image.run import fit_feature_basis
 
     selection = config.selection(home.open().root)
     teachers = selection.resolve().image_teachers
@@ -114,7 +119,7 @@ def feature_basis(
     **declare(
         group=_GROUP,
         kinds=_KINDS,
-        modules=[*_PATCHES, "teachers.dinov2"],
+        modules=[*_PATCHES, "teachers.image.dinov2"],
         partitions_def=scenes,
         backfill_policy=LIGHT_BACKFILL,
     ),
@@ -128,7 +133,7 @@ def dinov2_features(
     progress: dg.ResourceParam[ProgressLog],
 ) -> Iterator[dg.MaterializeResult]:
     """Extract DINOv2 features."""
-    from teachers.run import extract_dinov2
+    from teachers.image.run import extract_dinov2
 
     settings = config.resolve(home.open().root).image_teachers.dinov2
     yield from materialize_each(
@@ -140,7 +145,7 @@ def dinov2_features(
     **declare(
         group=_GROUP,
         kinds=_KINDS,
-        modules=[*_PATCHES, "teachers.clip"],
+        modules=[*_PATCHES, "teachers.image.clip"],
         partitions_def=scenes,
         backfill_policy=LIGHT_BACKFILL,
     ),
@@ -154,7 +159,7 @@ def clip_features(
     progress: dg.ResourceParam[ProgressLog],
 ) -> Iterator[dg.MaterializeResult]:
     """Extract CLIP features."""
-    from teachers.run import extract_clip
+    from teachers.image.run import extract_clip
 
     settings = config.resolve(home.open().root).image_teachers.clip
     yield from materialize_each(

@@ -8,8 +8,8 @@ from typing import Any
 import dagster as dg
 
 from storage.errors import IntegrityError
-from storage.targets.thumbnails import thumbnail_jpeg
-from storage.versioned import Home, Materialized
+from storage.previews.thumbnails import thumbnail_jpeg
+from storage.stores.versioned import Home, Materialized
 
 _MAX_TABLE_ROWS = 60
 _MAX_JSON_CHARACTERS = 4000

@@ -20,7 +20,7 @@ from pipeline.presets import PipelineConfig
 from pipeline.progress import ProgressLog
 from pipeline.resources import HomeResource, NerfstudioEnvironment
 from pipeline.run_config import RunSelector
-from storage.versioned import Home, Materialized
+from storage.stores.versioned import Home, Materialized
 from teachers.nerf.provenance import find_existing
 from teachers.nerf.task import KIND_OF, Action, NerfStep, NerfTask, read_result
 

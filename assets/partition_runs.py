@@ -8,8 +8,8 @@ from assets.failures import stops_retries
 from assets.metadata import describe
 from pipeline.progress import ProgressCallback, ProgressLog
 from pipeline.resources import HomeResource
-from storage.provenance import digest_of
-from storage.versioned import Home, Materialized, StoreVersion
+from storage.digests import digest_of
+from storage.stores.versioned import Home, Materialized, StoreVersion
 
 DATA_VERSION_TAG = "dagster/data_version"
 

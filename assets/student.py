@@ -20,7 +20,7 @@ from student.config import Variant
         group="student",
         kinds={"pytorch", "safetensors"},
         modules=[
-            "student.fit",
+            "student.training",
             "student.losses",
             "student.model",
             "student.data",
@@ -44,7 +44,7 @@ def student_checkpoint(
     progress: dg.ResourceParam[ProgressLog],
 ) -> Iterator[dg.MaterializeResult]:
     """Fit a student, going on from its last saved state."""
-    from student.fit import fit_student
+    from student.training.fit import fit_student
 
     selection = config.selection(home.open().root)
     yield from materialize_each(

@@ -4,16 +4,16 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
+from storage.digests import config_json
 from storage.errors import EnvironmentMissingError, ErrorKind
-from storage.provenance import config_json
 
 BENCHMARKS: dict[str, str] = {
-    "loader": "student.benchmarks.loader:bench_loader",
-    "pooling": "student.benchmarks.pooling:bench_pooling",
-    "sparse-conv": "student.benchmarks.sparse_conv:bench_sparse_conv",
-    "spconv": "student.benchmarks.spconv:bench_spconv",
-    "render": "student.benchmarks.render:bench_render",
-    "student": "student.benchmarks.student:bench_student",
+    "loader": "student.experiments.benchmarks.loader:bench_loader",
+    "pooling": "student.experiments.benchmarks.pooling:bench_pooling",
+    "sparse-conv": "student.experiments.benchmarks.sparse_conv:bench_sparse_conv",
+    "spconv": "student.experiments.benchmarks.spconv:bench_spconv",
+    "render": "student.experiments.benchmarks.render:bench_render",
+    "student": "student.experiments.benchmarks.student:bench_student",
     "ingest": "storage.ingest.benchmark:bench_ingest",
     "raycast": "storage.procedural.benchmark:bench_raycast",
 }

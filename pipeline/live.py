@@ -13,19 +13,19 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
+from storage.config_json import config_from_json
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
 from storage.geometry.cameras import scale_intrinsics
 from storage.scenes.store import shrink_valid
-from storage.versioned import Home
-from student.config_json import config_from_json
+from storage.stores.versioned import Home
+from student.inference.predictor import Predictor, RenderedViews
+from student.inference.vocabulary import training_set_of
 from student.model.types import CameraInputs, TargetCameras
 from student.model.voxel_field import VoxelField
-from student.predictor import Predictor, RenderedViews
-from student.vocabulary import training_set_of
 from teachers.config import DepthAnythingConfig, InferenceConfig
-from teachers.depth_anything import DepthAnything
-from teachers.image_batches import network_size, to_float16
-from teachers.weights import TeacherModel, resolve_weights
+from teachers.image.depth_anything import DepthAnything
+from teachers.image.image_batches import network_size, to_float16
+from teachers.image.weights import TeacherModel, resolve_weights
 
 _DEPTH_KIND = "depth_anything_features"
 _PINHOLE = (np.nan,) * 4

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from storage.provenance import canonical_json
+from storage.digests import canonical_json
 
 T = TypeVar("T")
 

@@ -13,21 +13,16 @@ from storage.ingest.raw_scene import IngestConfig
 from storage.procedural.config import ProceduralConfig
 from storage.targets.images import InputImagesConfig
 from student.config import OnFailedGate, StudentConfig, Variant
-from student.evaluation_config import EvaluationConfig, WeakLabelConfig
-from student.presets import demo_student, paper_student, small_student, tiny_student
+from student.evaluation.config import EvaluationConfig, WeakLabelConfig
+from student.presets.students import demo_student, paper_student, small_student, tiny_student
 from teachers.config import ImageTeachersConfig
+from teachers.image.presets import demo_image_teachers, paper_image_teachers, small_image_teachers, tiny_image_teachers
 from teachers.nerf.config import (
     FieldConfig,
     NerfConfig,
     TeacherDepthConfig,
     TeacherFeaturesConfig,
     VirtualViewsConfig,
-)
-from teachers.presets import (
-    demo_image_teachers,
-    paper_image_teachers,
-    small_image_teachers,
-    tiny_image_teachers,
 )
 
 PresetName = Literal["demo", "tiny", "small", "paper"]

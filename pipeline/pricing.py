@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.presets import PipelineConfig
-from storage import catalog
-from storage.versioned import Home
+from storage.stores import catalog
+from storage.stores.versioned import Home
 
 _HALF, _FLOAT, _BYTE = 2, 4, 1
 _BYTES_PER_LIDAR_POINT = 4 * _FLOAT

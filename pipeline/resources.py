@@ -10,7 +10,7 @@ from pydantic import Field
 
 from pipeline.environments import nerf_worker_command, nerf_worker_environment, nerfstudio_python
 from pipeline.progress import ProgressLog
-from storage.versioned import Home
+from storage.stores.versioned import Home
 
 HOME_VARIABLE = "DISTILLNERF_HOME"
 STORE_URL_VARIABLE = "DISTILLNERF_STORE_URL"

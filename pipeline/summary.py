@@ -12,8 +12,9 @@ import psutil
 
 from pipeline.run import RunOutcome
 from pipeline.run_config import HomeSelection
-from storage.provenance import config_json, package_versions
-from storage.versioned import Home, StoreVersion
+from storage.digests import config_json
+from storage.stores.provenance import package_versions
+from storage.stores.versioned import Home, StoreVersion
 
 SCHEMA = "distillnerf.summary/1"
 

@@ -22,7 +22,7 @@ from pipeline.tasks import Task, plan_scene_tasks, plan_student_tasks
 from storage.errors import ErrorKind, SourceDataError
 from storage.ingest.source import SourceConfig, expand_splits, list_scenes, register_source
 from storage.keys import SceneKey
-from storage.versioned import Home
+from storage.stores.versioned import Home
 from teachers.config import FeatureSource
 
 _NUM_WORKERS = 2

@@ -1,6 +1,7 @@
 """Configuration of one student run: what is read, what is penalised, how it is fitted.
 
-The model's own sizes are in :mod:`student.model.config`; complete runs are functions in :mod:`student.presets`.
+The model's own sizes are in :mod:`student.model.config`; complete runs are functions in
+:mod:`student.presets.students`.
 """
 
 from dataclasses import dataclass, field, replace

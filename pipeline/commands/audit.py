@@ -34,8 +34,8 @@ class Audit(HomeCommand):
 
     def run(self, console: Console) -> int:
         """Measure, and say what fails."""
-        from storage.audits import audit_calibration
-        from storage.targets.thumbnails import calibration_jpeg
+        from storage.audits.stored_versions import audit_calibration
+        from storage.previews.thumbnails import calibration_jpeg
 
         home = self.open_home(must_exist=True)
         version = home.require("scene", self.scene)

@@ -11,10 +11,10 @@ from rich.table import Table
 
 from pipeline.commands.options import HomeCommand
 from pipeline.commands.references import find_version
-from storage import catalog
 from storage.errors import PipelineError
-from storage.verification import verify_version
-from storage.versioned import Home
+from storage.stores import catalog
+from storage.stores.verification import verify_version
+from storage.stores.versioned import Home
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from pipeline.run import run_tasks
 from pipeline.tasks import Task
 from pipeline.workflow import prepare_home, publish_report
 from storage.scenes.store import SceneReader
-from storage.versioned import Home
+from storage.stores.versioned import Home
 
 _NUM_SHOWN = 5
 
@@ -111,7 +111,7 @@ class View(ConfiguredCommand):
     def _serve(self, home: Home, scene: str, variant: str, console: Console) -> int:
         for kind, partition in (("scene", scene), ("student_checkpoint", variant)):
             home.require(kind, partition)
-        from student.viewer import serve_scene
+        from student.applications.viewer import serve_scene
 
         server = serve_scene(home, scene, variant, port=self.port)
         address = f"http://{server.get_host()}:{server.get_port()}"
@@ -156,7 +156,7 @@ class Query(ConfiguredCommand):
             raise ValueError(f"frame {frame}, want 0 to {reader.num_frames - 1}")
         home.require("student_checkpoint", selection.variant)
         folder = self.out or home.root / "queries" / f"{scene}-{frame:04d}-{_file_name(self.text)}"
-        from student.query import query_scene
+        from student.applications.query import query_scene
 
         evaluation = selection.resolve().evaluation
         answer = query_scene(

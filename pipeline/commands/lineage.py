@@ -11,11 +11,11 @@ from rich.tree import Tree
 
 from pipeline.commands.options import HomeCommand
 from pipeline.commands.references import find_version
-from storage import catalog
-from storage.catalog import RAW_FILE, WEIGHTS_FILE, LineageNode
 from storage.errors import ErrorKind, MissingTargetError
-from storage.provenance import InputVersion
-from storage.versioned import Home
+from storage.stores import catalog
+from storage.stores.catalog import RAW_FILE, WEIGHTS_FILE, LineageNode
+from storage.stores.provenance import InputVersion
+from storage.stores.versioned import Home
 
 _WIDTH = 1000
 

@@ -11,7 +11,7 @@ from pipeline.overrides import apply_overrides, differences
 from pipeline.presets import PipelineConfig, PresetName
 from pipeline.resources import home_from_environment, is_home_named, store_url_from_environment
 from pipeline.run_config import HomeSelection
-from storage.versioned import Home
+from storage.stores.versioned import Home
 from student.config import Variant
 
 DEFAULT_VARIANT: Variant = "clip"

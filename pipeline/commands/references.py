@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import get_args
 
 from storage.errors import ErrorKind, MissingTargetError
-from storage.versioned import Home, StoreVersion
+from storage.stores.versioned import Home, StoreVersion
 from student.config import Variant
 
 _MIN_DIGEST_PREFIX = 6

@@ -26,7 +26,7 @@ from pipeline.workflow import (
 )
 from storage.ingest.source import SourceConfig, expand_splits, manifest_source
 from storage.keys import SceneKey
-from storage.versioned import Home
+from storage.stores.versioned import Home
 
 _CHIEF_FIGURES = (
     "reconstruction.psnr",

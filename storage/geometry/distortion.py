@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int64, UInt8, UInt16
 
-from storage.provenance import digest_of
+from storage.digests import digest_of
 
 _NEWTON_STEPS = 20
 _NEWTON_STEP = 1e-6

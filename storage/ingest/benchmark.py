@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from storage.ingest.rig_manifest import Mounting, Rig, RigCamera, RigLidar, RigManifest
-from storage.ingest.rig_manifest_writer import ImageEntry, write_manifest, write_scene_tables, write_sweep
+from storage.ingest.manifest.manifest import Mounting, Rig, RigCamera, RigLidar, RigManifest
+from storage.ingest.manifest.writer import ImageEntry, write_manifest, write_scene_tables, write_sweep
 from storage.ingest.run import ingest_scene
 from storage.ingest.source import manifest_source, register_source
 from storage.keys import SceneKey
-from storage.versioned import Home
+from storage.stores.versioned import Home
 
 _HEIGHT, _WIDTH, _NUM_CAMERAS, _NUM_POINTS = 900, 1600, 6, 34_000  # of a nuScenes keyframe
 _RUNS = 5

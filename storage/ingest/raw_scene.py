@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
+from storage.digests import digest_of
 from storage.errors import ErrorKind, SourceDataError
 from storage.geometry.transforms import rotation_error
-from storage.provenance import digest_of
 from storage.scenes.schema import SceneBoxes
 
 MAX_LIDAR_WINDOW_S = 10.0

@@ -10,19 +10,20 @@ from typing import Any
 import numpy as np
 import zarr
 
-from storage import catalog
+from storage.digests import config_digest, config_json
 from storage.errors import SourceDataError
-from storage.ingest.nuscenes_recording import NuScenesRecording
+from storage.ingest.manifest.recording import RigManifestRecording
+from storage.ingest.nuscenes.recording import NuScenesRecording
 from storage.ingest.raw_scene import IngestConfig, RawScene, check_raw_scene
 from storage.ingest.recording import Recording
-from storage.ingest.rig_manifest_recording import RigManifestRecording
 from storage.ingest.source import SourceConfig, load_source
-from storage.ingest.waymo import open_waymo
+from storage.ingest.waymo.recording import open_waymo
 from storage.keys import SceneKey
-from storage.provenance import Provenance, code_digest, config_digest, config_json, package_versions
 from storage.scenes.schema import SceneData, SceneFrame
 from storage.scenes.store import write_scene
-from storage.versioned import Home, Materialized, materialize_arrays
+from storage.stores import catalog
+from storage.stores.provenance import Provenance, code_digest, package_versions
+from storage.stores.versioned import Home, Materialized, materialize_arrays
 
 Progress = Callable[[str, float, Mapping[str, Any]], None]
 
@@ -39,35 +40,35 @@ _CODE = (
 _WAYMO_CODE = (
     "storage.geometry.distortion",
     "storage.ingest.undistorted_jpeg",
-    "storage.ingest.waymo",
-    "storage.ingest.waymo_frames",
-    "storage.ingest.waymo_labels",
-    "storage.ingest.waymo_panoptic",
-    "storage.ingest.waymo_projection",
-    "storage.ingest.waymo_scene",
+    "storage.ingest.waymo.recording",
+    "storage.ingest.waymo.frames",
+    "storage.ingest.waymo.labels",
+    "storage.ingest.waymo.panoptic",
+    "storage.ingest.waymo.projection",
+    "storage.ingest.waymo.scene",
 )
 # What else determines a scene of each format: a change of one reader leaves the scenes of the others as they are.
 _FORMAT_CODE = {
     "nuscenes": (
-        "storage.ingest.nuscenes",
-        "storage.ingest.nuscenes_recording",
-        "storage.ingest.nuscenes_splits",
-        "storage.ingest.nuscenes_sweeps",
-        "storage.ingest.nuscenes_tables",
+        "storage.ingest.nuscenes.scene",
+        "storage.ingest.nuscenes.recording",
+        "storage.ingest.nuscenes.splits",
+        "storage.ingest.nuscenes.sweeps",
+        "storage.ingest.nuscenes.tables",
     ),
     "waymo_v1": (
         *_WAYMO_CODE,
-        "storage.ingest.tfrecord",
-        "storage.ingest.waymo_protos",
-        "storage.ingest.waymo_v1",
+        "storage.ingest.waymo.tfrecord",
+        "storage.ingest.waymo.protos",
+        "storage.ingest.waymo.v1",
     ),
-    "waymo_v2": (*_WAYMO_CODE, "storage.ingest.waymo_components", "storage.ingest.waymo_v2"),
+    "waymo_v2": (*_WAYMO_CODE, "storage.ingest.waymo.components", "storage.ingest.waymo.v2"),
     "manifest": (
         "storage.geometry.distortion",
         "storage.geometry.trajectory",
-        "storage.ingest.rig_manifest",
-        "storage.ingest.rig_manifest_recording",
-        "storage.ingest.rig_manifest_tables",
+        "storage.ingest.manifest.manifest",
+        "storage.ingest.manifest.recording",
+        "storage.ingest.manifest.tables",
         "storage.ingest.undistorted_jpeg",
     ),
 }

@@ -12,7 +12,7 @@ from typing import Any
 
 from storage.errors import ErrorKind, SourceDataError
 from storage.keys import SceneKey
-from storage.versioned import Home
+from storage.stores.versioned import Home
 
 SOURCE_FORMATS = ("nuscenes", "waymo_v1", "waymo_v2", "manifest")
 
@@ -56,7 +56,7 @@ def manifest_source(root: Path, *, dataset: str | None = None) -> SourceConfig:
     Raises:
         SourceDataError: If there is no valid manifest.
     """
-    from storage.ingest.rig_manifest import load_manifest
+    from storage.ingest.manifest.manifest import load_manifest
 
     manifest = load_manifest(root)
     return SourceConfig(
@@ -130,7 +130,7 @@ def expand_splits(source: SourceConfig, names: Sequence[str]) -> list[str]:
     Raises:
         SourceDataError: If the release has no such split, or holds none of its scenes.
     """
-    from storage.ingest.nuscenes_splits import SPLIT_NAMES, split_scenes
+    from storage.ingest.nuscenes.splits import SPLIT_NAMES, split_scenes
 
     expanded: list[str] = []
     for name in names:
@@ -148,19 +148,19 @@ def expand_splits(source: SourceConfig, names: Sequence[str]) -> list[str]:
 
 def _scene_names(source: SourceConfig, on_rejected: Callable[[SourceDataError], None] | None) -> list[str]:
     if source.format == "nuscenes":
-        from storage.ingest.nuscenes_tables import load_tables, scene_names
+        from storage.ingest.nuscenes.tables import load_tables, scene_names
 
         return list(scene_names(load_tables(source.root, source.version), on_rejected=on_rejected))
     if source.format == "manifest":
-        from storage.ingest.rig_manifest import load_manifest
-        from storage.ingest.rig_manifest import scene_names as manifest_scene_names
+        from storage.ingest.manifest.manifest import load_manifest
+        from storage.ingest.manifest.manifest import scene_names as manifest_scene_names
 
         return manifest_scene_names(load_manifest(source.root), on_rejected=on_rejected)
     if source.format == "waymo_v2":
-        from storage.ingest.waymo_v2 import list_segments_v2
+        from storage.ingest.waymo.v2 import list_segments_v2
 
         return list_segments_v2(source.root, on_rejected=on_rejected)
-    from storage.ingest.waymo_v1 import list_segments
+    from storage.ingest.waymo.v1 import list_segments
 
     return [name for name, _ in list_segments(source.root, on_rejected=on_rejected)]
 

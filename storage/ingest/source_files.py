@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from storage.digests import bytes_digest
 from storage.errors import ErrorKind, SourceDataError
 from storage.ingest.raw_files import read_bytes, resolve_inside
 from storage.ingest.read_ahead import reading_pool
-from storage.provenance import bytes_digest
 
 
 class SourceFiles:

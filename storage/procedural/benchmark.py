@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from storage.procedural.posed_camera import PosedCamera
-from storage.procedural.render import render_view
-from storage.procedural.sensors import CAMERAS
-from storage.procedural.world import build_world
+from storage.procedural.sensing.posed_camera import PosedCamera
+from storage.procedural.sensing.render import render_view
+from storage.procedural.sensing.sensors import CAMERAS
+from storage.procedural.world.world import build_world
 
 _RUNS = 7
 _CHUNK = 16384

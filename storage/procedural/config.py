@@ -6,8 +6,8 @@ from typing import Literal
 import numpy as np
 
 from storage.keys import SceneKey
-from storage.procedural.classes import Theme
 from storage.procedural.conditions import Conditions
+from storage.taxonomy import Theme
 
 RigName = Literal["nuscenes", "airside"]
 FISHEYE_RIGS: tuple[RigName, ...] = ("airside",)

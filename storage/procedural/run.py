@@ -13,21 +13,22 @@ from typing import Any
 import numpy as np
 import zarr
 
+from storage.digests import config_digest, config_json, digest_of
 from storage.errors import ErrorKind, SourceDataError
-from storage.ingest.rig_manifest import RigScene
+from storage.ingest.manifest.manifest import RigScene
 from storage.ingest.source import SourceConfig, register_source
 from storage.keys import SceneKey
 from storage.procedural.config import ProceduralConfig
-from storage.procedural.manifest_output import ManifestOutput, write_rig_manifest
-from storage.procedural.mesh import placement
-from storage.procedural.nuscenes_output import NuscenesOutput, Rows, write_nuscenes_tables
-from storage.procedural.recorder import RecordedScene, Recorder, truth_of
-from storage.procedural.rigs import RIGS
+from storage.procedural.sensing.rigs import RIGS
 from storage.procedural.sources import dataset_code_digest
-from storage.procedural.truth import KIND, FrameTruth, WorldRecipe, write_truth
-from storage.procedural.world import World
-from storage.provenance import Provenance, config_digest, config_json, digest_of, package_versions
-from storage.versioned import Home, materialize_arrays
+from storage.procedural.world.mesh import placement
+from storage.procedural.world.world import World
+from storage.procedural.writers.manifest_output import ManifestOutput, write_rig_manifest
+from storage.procedural.writers.nuscenes_output import NuscenesOutput, Rows, write_nuscenes_tables
+from storage.procedural.writers.recorder import RecordedScene, Recorder, truth_of
+from storage.procedural.writers.truth import KIND, FrameTruth, WorldRecipe, write_truth
+from storage.stores.provenance import Provenance, package_versions
+from storage.stores.versioned import Home, materialize_arrays
 
 logger = logging.getLogger(__name__)
 

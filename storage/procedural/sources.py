@@ -6,7 +6,7 @@ lists equal to what is really imported.
 
 from functools import cache
 
-from storage.provenance import code_digest
+from storage.stores.provenance import code_digest
 
 _PACKAGE = "storage.procedural"
 _WORLD = (

@@ -3,7 +3,7 @@
 import numpy as np
 import zarr
 
-from storage.codecs import COMPRESSED, VERBATIM
+from storage.stores.codecs import COMPRESSED, VERBATIM
 
 _CHUNKS_PER_WRITE = 16  # the array's length is written once for so many chunks
 

@@ -13,15 +13,15 @@ import zarr
 from jaxtyping import Bool, Float, UInt8, UInt16
 from PIL import Image
 
-from storage.codecs import COMPRESSED
 from storage.errors import ErrorKind, IntegrityError
 from storage.geometry.cameras import scale_intrinsics
 from storage.geometry.transforms import invert_se3
-from storage.integrity import reading
 from storage.keys import SceneKey
 from storage.scenes.growing_array import GrowingArray
 from storage.scenes.schema import PINHOLE_SCENE_SCHEMA, SCENE_SCHEMA, UNLABELLED, SceneBoxes, SceneData, SceneFrame
-from storage.versioned import Home, StoreVersion
+from storage.stores.codecs import COMPRESSED
+from storage.stores.integrity import reading
+from storage.stores.versioned import Home, StoreVersion
 
 _BYTES_PER_CHUNK = 1 << 18
 _POINTS_PER_CHUNK = 1 << 16

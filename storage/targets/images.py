@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import zarr
 
+from storage.digests import config_digest, config_json
 from storage.keys import SceneKey
-from storage.provenance import InputVersion, Provenance, code_digest, config_digest, config_json, package_versions
 from storage.scenes.store import SceneReader
+from storage.stores.provenance import InputVersion, Provenance, code_digest, package_versions
+from storage.stores.versioned import Home, Materialized, materialize_arrays
 from storage.targets.schema import check_target, create_target, write_target
-from storage.versioned import Home, Materialized, materialize_arrays
 
 KIND = "input_images"
 _NUM_WORKERS = 2  # decoding and resizing release the interpreter lock

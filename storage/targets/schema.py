@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import zarr
 
-from storage.codecs import COMPRESSED
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
-from storage.integrity import reading
+from storage.stores.codecs import COMPRESSED
+from storage.stores.integrity import reading
 
 # One frame of all cameras is one chunk: a training sample reads whole frames, and a lost object costs one frame.
 _FRAME_AXES = ("frames",)

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from storage.errors import ErrorKind, ProvenanceMismatchError
 from storage.geometry.cameras import scale_intrinsics
 from storage.keys import sample_key
-from storage.versioned import Home
+from storage.stores.versioned import Home
 from student.config import DataConfig
 from student.data.frames import Frames, StoreFrames
 from student.data.lidar import rasterise_lidar

@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float, Float16, UInt8
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
 from storage.geometry.cameras import scale_intrinsics, unproject_camera
 from storage.geometry.transforms import rotate
-from storage.integrity import reading
 from storage.scenes.moving import MovingBoxes
 from storage.scenes.store import SceneReader
+from storage.stores.integrity import reading
+from storage.stores.versioned import Home
 from storage.targets.schema import TARGET_SCHEMAS, open_target
-from storage.versioned import Home
 from student.data.training_set import FORBIDDEN_KINDS, FrozenScene
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import zarr
 
+from storage.digests import canonical_json, config_json, digest_of
 from storage.errors import ErrorKind, MissingTargetError, ProvenanceMismatchError
-from storage.provenance import InputVersion, Provenance, canonical_json, code_digest, config_json, digest_of
+from storage.stores.provenance import InputVersion, Provenance, code_digest
+from storage.stores.versioned import Home, Materialized, StoreForm, StoreVersion, materialize_arrays
 from storage.targets.schema import TARGET_SCHEMAS
-from storage.versioned import Home, Materialized, StoreForm, StoreVersion, materialize_arrays
 from student.config import TrainingSetConfig
 
 KIND = "training_set"

@@ -1,7 +1,7 @@
 """Every size and switch of the student model, as nested frozen dataclasses.
 
 Defaults are the published values (nuScenes, contracted space). Named variants are functions in
-:mod:`student.model.presets`.
+:mod:`student.presets.models`.
 """
 
 from dataclasses import dataclass, field

@@ -8,7 +8,7 @@ from typing import Any
 from tokenizers import pre_tokenizers
 from transformers import CLIPTokenizer
 
-from storage.procedural.classes import CLASSES, SKY, SemanticClass
+from storage.taxonomy import CLASSES, SKY, SemanticClass
 
 TEMPLATES = (
     "a photo of a {word}",

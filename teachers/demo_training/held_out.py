@@ -9,15 +9,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from storage.procedural.classes import CITYSCAPES_VOID, Theme, cityscapes_table, classes_of_theme
-from teachers.clip import PROMPT_TEMPLATE, ClipFeatures
+from storage.taxonomy import CITYSCAPES_VOID, Theme, cityscapes_table, classes_of_theme
 from teachers.demo_training.architectures import CITYSCAPES_LABELS
 from teachers.demo_training.patches import MIXED, patch_labels
 from teachers.demo_training.renders import RenderSet
-from teachers.depth_anything import DepthAnything
-from teachers.dinov2 import Dinov2Features
-from teachers.image_batches import network_size, resample
-from teachers.sky import SkySegmenter
+from teachers.image.clip import PROMPT_TEMPLATE, ClipFeatures
+from teachers.image.depth_anything import DepthAnything
+from teachers.image.dinov2 import Dinov2Features
+from teachers.image.image_batches import network_size, resample
+from teachers.image.sky import SkySegmenter
 
 Figures = dict[str, float]
 _BATCH = 8

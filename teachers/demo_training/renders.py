@@ -11,12 +11,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Float16, UInt8, UInt16
 from PIL import Image
 
+from storage.digests import digest_of
 from storage.geometry.rays import pixel_grid, termination_depth_to_camera_depth
-from storage.procedural.classes import Theme
-from storage.procedural.render import RenderedView, render_camera
+from storage.procedural.sensing.render import RenderedView, render_camera
 from storage.procedural.sources import world_code_digest
-from storage.procedural.world import World, build_world
-from storage.provenance import code_digest, digest_of
+from storage.procedural.world.world import World, build_world
+from storage.stores.provenance import code_digest
+from storage.taxonomy import Theme
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class RenderSet:
     Attributes:
         image: sRGB, through JPEG as in a recording.
         camera_depth: Metres along the optical axis; NaN is sky.
-        semantics: Class ids of ``storage.procedural.classes``; 255 is sky.
+        semantics: Class ids of ``storage.taxonomy``; 255 is sky.
         instance: Actor number, 0 for surroundings.
         is_airside: Which views show an airfield; the others show a street.
     """

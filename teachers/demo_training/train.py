@@ -15,7 +15,6 @@ import torch
 import tyro
 from transformers import CLIPImageProcessorPil, Dinov2Model, SegformerImageProcessorPil
 
-from teachers.clip import ClipFeatures
 from teachers.config import DepthAnythingConfig, PatchFeatureConfig, SkyConfig, WeightsConfig
 from teachers.demo_training import architectures, held_out
 from teachers.demo_training.cards import save_checkpoint, write_card
@@ -25,9 +24,10 @@ from teachers.demo_training.train_clip import train_clip
 from teachers.demo_training.train_depth import depth_processor, train_depth_anything
 from teachers.demo_training.train_dinov2 import dinov2_processor, train_dinov2
 from teachers.demo_training.train_sky import train_segformer
-from teachers.depth_anything import DepthAnything
-from teachers.dinov2 import Dinov2Features
-from teachers.sky import SkySegmenter
+from teachers.image.clip import ClipFeatures
+from teachers.image.depth_anything import DepthAnything
+from teachers.image.dinov2 import Dinov2Features
+from teachers.image.sky import SkySegmenter
 
 _REMEMBERED_STRIDE = 4
 """Share of the training views whose patches are searched for neighbours: every fourth."""

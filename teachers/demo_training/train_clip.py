@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from storage.procedural.classes import SemanticClass
-from teachers.clip import dense_embeddings, text_embeddings
+from storage.taxonomy import SemanticClass
 from teachers.demo_training import architectures
 from teachers.demo_training.augment import jitter_colours
 from teachers.demo_training.captions import TEMPLATES, build_tokenizer, caption_classes
@@ -21,7 +20,8 @@ from teachers.demo_training.loop import train
 from teachers.demo_training.patches import patch_labels
 from teachers.demo_training.renders import RenderSet
 from teachers.demo_training.views import ViewSampler, fast_attention, reduced_precision
-from teachers.image_batches import normalised
+from teachers.image.clip import dense_embeddings, text_embeddings
+from teachers.image.image_batches import normalised
 
 STEPS = 6000
 _BATCH_SIZE = 8

@@ -10,7 +10,7 @@ from teachers.demo_training import architectures
 from teachers.demo_training.loop import train
 from teachers.demo_training.renders import RenderSet
 from teachers.demo_training.views import ViewSampler, fast_attention, reduced_precision
-from teachers.image_batches import normalised
+from teachers.image.image_batches import normalised
 
 STEPS = 1800
 _BATCH_SIZE = 8

@@ -20,7 +20,7 @@ from teachers.demo_training.loop import train
 from teachers.demo_training.patches import MIXED, patch_labels
 from teachers.demo_training.renders import RenderSet
 from teachers.demo_training.views import ViewSampler, fast_attention, reduced_precision
-from teachers.image_batches import normalised
+from teachers.image.image_batches import normalised
 
 STEPS = 2000
 _BATCH_SIZE = 6

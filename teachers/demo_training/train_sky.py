@@ -6,12 +6,12 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import SegformerForSemanticSegmentation, SegformerImageProcessorPil
 
-from storage.procedural.classes import CITYSCAPES_VOID, cityscapes_table
+from storage.taxonomy import CITYSCAPES_VOID, cityscapes_table
 from teachers.demo_training import architectures
 from teachers.demo_training.loop import train
 from teachers.demo_training.renders import RenderSet
 from teachers.demo_training.views import ViewSampler, reduced_precision
-from teachers.image_batches import normalised
+from teachers.image.image_batches import normalised
 
 STEPS = 2400
 _BATCH_SIZE = 8

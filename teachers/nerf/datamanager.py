@@ -20,7 +20,7 @@ from torch.nn import Parameter
 
 from storage.scenes.moving import MovingBoxes
 from storage.scenes.store import SceneReader
-from storage.versioned import Home
+from storage.stores.versioned import Home
 from teachers.nerf.config import NerfConfig
 from teachers.nerf.free_space import find_moving_returns
 from teachers.nerf.model import to_ray_bundle

@@ -14,8 +14,8 @@ import zarr
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from storage.stores.versioned import Home, Materialized, materialize_arrays
 from storage.targets.schema import create_target, read_target
-from storage.versioned import Home, Materialized, materialize_arrays
 from teachers.nerf.config import TeacherFeaturesConfig
 from teachers.nerf.encoding import GridEncoding, geometric_resolutions
 from teachers.nerf.field import encode_directions, network

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from storage.errors import TeacherDivergedError
-from storage.provenance import package_versions
 from storage.scenes.moving import MovingBoxes
-from storage.versioned import Home, Materialized, StoreVersion, materialize_files
+from storage.stores.provenance import package_versions
+from storage.stores.versioned import Home, Materialized, StoreVersion, materialize_files
 from teachers.nerf.config import NerfConfig
 from teachers.nerf.nerfstudio_grid import settle_implementation
 from teachers.nerf.nerfstudio_method import DrivingFieldTrainer, quieten_nerfstudio, trainer_config

@@ -5,9 +5,10 @@ Starting nerfstudio takes as long as a render, so whether anything has to be mad
 
 from collections.abc import Sequence
 
+from storage.digests import config_digest, config_json
 from storage.errors import MissingTargetError
-from storage.provenance import InputVersion, Provenance, code_digest, config_digest, config_json
-from storage.versioned import Home, Materialized, StoreVersion, reuse
+from storage.stores.provenance import InputVersion, Provenance, code_digest
+from storage.stores.versioned import Home, Materialized, StoreVersion, reuse
 from teachers.nerf.config import NerfConfig, TeacherDepthConfig, TeacherFeaturesConfig, VirtualViewsConfig, determining
 from teachers.nerf.task import KIND_OF, Action, NerfStep
 

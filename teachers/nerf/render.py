@@ -13,10 +13,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from storage.geometry.transforms import apply_se3
-from storage.provenance import Provenance, package_versions
 from storage.scenes.store import SceneReader
+from storage.stores.provenance import Provenance, package_versions
+from storage.stores.versioned import Home, Materialized, materialize_arrays
 from storage.targets.schema import create_target, write_target
-from storage.versioned import Home, Materialized, materialize_arrays
 from teachers.nerf.config import (
     ExecutionConfig,
     TeacherDepthConfig,

@@ -18,8 +18,8 @@ from storage.geometry.rays import pixel_grid
 from storage.geometry.transforms import apply_se3, invert_se3
 from storage.scenes.moving import MovingBoxes
 from storage.scenes.store import SceneReader
+from storage.stores.versioned import Home
 from storage.targets.schema import read_target
-from storage.versioned import Home
 
 _MIN_LIDAR_POINTS = 100
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from storage import errors
+from storage.digests import config_json
 from storage.errors import ErrorKind, PipelineError
-from storage.provenance import config_json
-from storage.versioned import Materialized, StoreForm, StoreVersion
+from storage.stores.versioned import Materialized, StoreForm, StoreVersion
 from teachers.nerf.config import NerfConfig, TeacherDepthConfig, TeacherFeaturesConfig, VirtualViewsConfig
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from nerfstudio.data.scene_box import SceneBox
 from torch import Tensor
 
 from storage.errors import ErrorKind, IntegrityError
-from storage.versioned import Home, StoreVersion
+from storage.stores.versioned import Home, StoreVersion
 from teachers.nerf.checkpoint import load_tensors, save_tensors
 from teachers.nerf.config import ExecutionConfig, NerfConfig
 from teachers.nerf.losses import composite_weights

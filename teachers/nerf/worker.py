@@ -18,7 +18,7 @@ from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pi
 
 from storage.errors import PipelineError
 from storage.freed_memory import reuse_freed_memory
-from storage.versioned import Home, Materialized
+from storage.stores.versioned import Home, Materialized
 from teachers.nerf.progress import Progress
 from teachers.nerf.task import KIND_OF, NerfStep, NerfTask, write_result
 

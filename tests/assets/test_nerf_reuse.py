@@ -3,8 +3,8 @@
 import dataclasses
 from pathlib import Path
 
-from storage.provenance import Provenance
-from storage.versioned import Home, materialize_arrays, materialize_files
+from storage.stores.provenance import Provenance
+from storage.stores.versioned import Home, materialize_arrays, materialize_files
 from teachers.nerf.config import NerfConfig, TeacherDepthConfig
 from teachers.nerf.provenance import find_existing, fit_provenance, render_provenance
 from teachers.nerf.task import NerfStep

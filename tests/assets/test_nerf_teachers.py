@@ -11,8 +11,8 @@ from pipeline.definitions import build_definitions
 from pipeline.partitions import add_scene_partitions
 from pipeline.progress import ProgressLog
 from pipeline.resources import HomeResource, NerfstudioEnvironment
-from storage import catalog
-from storage.versioned import Home
+from storage.stores import catalog
+from storage.stores.versioned import Home
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Asset job everything "),
@@ -28,9 +28,9 @@ import os, signal, sys, numpy as np
 from pathlib import Path
 from dagster_pipes import open_dagster_pipes
 from storage.errors import ErrorKind, TeacherDivergedError
-from storage.provenance import Provenance
+from storage.stores.provenance import Provenance
 from storage.targets.schema import write_target
-from storage.versioned import Home, materialize_arrays, materialize_files
+from storage.stores.versioned import Home, materialize_arrays, materialize_files
 from teachers.nerf.task import KIND_OF, NerfTask, write_result
 
 with open_dagster_pipes() as context:

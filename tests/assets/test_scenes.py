@@ -9,8 +9,8 @@ from assets.failures import INFRASTRUCTURE_RETRIES
 from pipeline.definitions import build_definitions
 from pipeline.partitions import add_scene_partitions
 from pipeline.resources import HomeResource
-from storage import catalog
-from storage.versioned import Home
+from storage.stores import catalog
+from storage.stores.versioned import Home
 
 pytestmark = pytest.mark.filterwarnings("ignore:Asset job everything ")
 

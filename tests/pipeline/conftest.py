@@ -11,7 +11,7 @@ import pytest
 from pipeline.partitions import add_scene_partitions
 from pipeline.run_config import HomeSelection
 from storage.ingest.source import SourceConfig, register_source
-from storage.versioned import Home
+from storage.stores.versioned import Home
 
 SCENES = ("tiny.scene-0001", "tiny.scene-0002")
 

@@ -9,8 +9,8 @@ from pipeline.partitions import SCENES, add_scene_partitions
 from pipeline.resources import HomeResource
 from pipeline.schedules import nightly_evaluation
 from pipeline.sensors import registered_scenes
-from storage.provenance import Provenance
-from storage.versioned import Home, materialize_files
+from storage.stores.provenance import Provenance
+from storage.stores.versioned import Home, materialize_files
 
 FIRST, SECOND = "tiny.scene-0001", "tiny.scene-0002"
 

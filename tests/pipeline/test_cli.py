@@ -10,12 +10,12 @@ from pipeline import cli
 from pipeline.commands.options import ConfiguredCommand
 from pipeline.commands.runs import Run
 from pipeline.run_config import HomeSelection
-from storage import catalog
 from storage.ingest.run import ingest_scene
 from storage.keys import SceneKey
-from storage.provenance import InputVersion, Provenance
+from storage.stores import catalog
+from storage.stores.provenance import InputVersion, Provenance
+from storage.stores.versioned import Home, materialize_files
 from storage.targets.images import InputImagesConfig, resize_scene_images
-from storage.versioned import Home, materialize_files
 
 COMMANDS = (
     *("demo", "run", "ingest", "audit", "train", "evaluate", "query", "lineage", "catalog", "bench", "plan"),
@@ -139,7 +139,7 @@ def test_a_home_is_asked_what_it_keeps(filled_home: Home) -> None:
 
 
 def test_lineage_goes_down_to_raw_files(filled_home: Home, capsys: pytest.CaptureFixture[str], recording) -> None:
-    from storage.provenance import file_digest
+    from storage.digests import file_digest
 
     code, out, _ = call(capsys, "lineage", "clip", "--home", str(filled_home.root))
     assert code == 0

@@ -15,18 +15,18 @@ from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.run import ingest_scene
 from storage.keys import SceneKey
 from storage.scenes.store import SceneReader
+from storage.stores.versioned import Home
 from storage.targets.images import InputImagesConfig, resize_scene_images
-from storage.versioned import Home
 from student.config import TrainingSetConfig
 from student.data.dataset import FrameDataset
 from student.data.training_set import freeze_training_set, load_training_set
 from student.data.views import all_views
-from student.fit import fit_student
-from student.predictor import Predictor
-from student.presets import demo_student
+from student.inference.predictor import Predictor
+from student.presets.students import demo_student
+from student.training.fit import fit_student
 from teachers.config import DepthAnythingConfig, WeightsConfig
-from teachers.run import extract_depth_anything
-from teachers.weights import DEMO_WEIGHTS
+from teachers.image.run import extract_depth_anything
+from teachers.image.weights import DEMO_WEIGHTS
 
 KEY = SceneKey("tiny", "scene-0001")
 VARIANT = "depth"

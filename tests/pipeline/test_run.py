@@ -16,7 +16,7 @@ from pipeline.instance import DRIVER_TAG, end_abandoned_runs, open_instance, pre
 from pipeline.memory import PeakMemory
 from pipeline.run import RunOutcome, run_tasks
 from pipeline.tasks import Task
-from storage.versioned import Home
+from storage.stores.versioned import Home
 
 FIRST, SECOND = "tiny.scene-0001", "tiny.scene-0002"
 

@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from pipeline.presets import PRESET_NAMES, build_preset
 from pipeline.run_config import HomeSelection, RunSelector, choose_split
+from storage.digests import canonical_json
 from storage.errors import IntegrityError
-from storage.provenance import canonical_json
 
 GOLDEN = Path(__file__).parent / "golden" / "presets"
 

@@ -23,7 +23,7 @@ from websockets.sync.client import ClientConnection, connect
 from pipeline.instance import open_instance
 from storage.ingest.run import ingest_scene
 from storage.keys import SceneKey
-from storage.versioned import Home
+from storage.stores.versioned import Home
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PATIENCE_S = 150.0  # of a machine that does much else; nothing here waits without looking

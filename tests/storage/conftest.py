@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from storage.ingest.source import SourceConfig, register_source
-from storage.versioned import Home
+from storage.stores.versioned import Home
 
 # The machine that runs the tests may be busy: time limits per example only make failures that are not there.
 settings.register_profile("repository", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])

@@ -22,10 +22,10 @@ from transformers import (
     SegformerImageProcessorPil,
 )
 
-from storage.provenance import Provenance
 from storage.scenes.schema import SceneData
 from storage.scenes.store import write_scene
-from storage.versioned import Home, materialize_arrays
+from storage.stores.provenance import Provenance
+from storage.stores.versioned import Home, materialize_arrays
 from teachers.demo_training.captions import build_tokenizer
 
 FORWARD_CAMERA_TO_EGO = np.array([[0.0, 0, 1, 1], [-1, 0, 0, 0], [0, -1, 0, 1.5], [0, 0, 0, 1]])

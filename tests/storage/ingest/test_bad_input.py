@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from storage import catalog
 from storage.errors import ErrorKind, IntegrityError, SourceDataError
 from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.run import ingest_scene
 from storage.ingest.source import list_scenes
 from storage.keys import SceneKey
 from storage.scenes.store import SceneReader
-from storage.versioned import Home
+from storage.stores import catalog
+from storage.stores.versioned import Home
 
 KEY = SceneKey("tiny", "scene-0001")
 OTHER = SceneKey("tiny", "scene-0002")

@@ -5,16 +5,16 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import pytest
 
-from storage import catalog
+from storage.digests import file_digest
 from storage.errors import ErrorKind, SourceDataError
 from storage.geometry.transforms import apply_se3, invert_se3, quat_wxyz_to_rotation
 from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.run import ingest_scene
 from storage.ingest.source import list_scenes
 from storage.keys import SceneKey
-from storage.provenance import file_digest
 from storage.scenes.store import SceneReader
-from storage.versioned import Home
+from storage.stores import catalog
+from storage.stores.versioned import Home
 
 KEY = SceneKey("tiny", "scene-0001")
 

@@ -3,7 +3,7 @@ import random
 import pytest
 
 from storage.errors import SourceDataError
-from storage.ingest.notr import DIVERSE, notr_config, notr_indices, notr_segments
+from storage.ingest.waymo.notr import DIVERSE, notr_config, notr_indices, notr_segments
 
 
 def test_the_splits_are_120_segments_that_do_not_overlap():

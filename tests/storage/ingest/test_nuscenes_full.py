@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from storage.errors import ErrorKind, SourceDataError
-from storage.ingest.nuscenes_splits import split_scenes, splits_of_scene
-from storage.ingest.nuscenes_sweeps import MAX_OFFSET_US, choose_frames
+from storage.ingest.nuscenes.splits import split_scenes, splits_of_scene
+from storage.ingest.nuscenes.sweeps import MAX_OFFSET_US, choose_frames
 from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.run import ingest_scene, open_recording
 from storage.ingest.source import expand_splits

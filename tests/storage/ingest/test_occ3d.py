@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from storage.errors import ErrorKind, SourceDataError
-from storage.ingest.occ3d import FREE, SHAPE, Occ3dLabels, labels_path, read_labels, write_labels
+from storage.ingest.nuscenes.occ3d import FREE, SHAPE, Occ3dLabels, labels_path, read_labels, write_labels
 
 
 @pytest.fixture

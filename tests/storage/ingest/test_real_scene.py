@@ -9,12 +9,12 @@ from scipy.spatial import cKDTree
 
 from storage.geometry.cameras import project
 from storage.geometry.transforms import apply_se3, invert_se3, quat_wxyz_to_rotation
-from storage.ingest.nuscenes_tables import load_tables
+from storage.ingest.nuscenes.tables import load_tables
 from storage.ingest.run import ingest_scene
 from storage.ingest.source import SourceConfig, list_scenes, register_source
 from storage.keys import SceneKey
 from storage.scenes.store import SceneReader
-from storage.versioned import Home
+from storage.stores.versioned import Home
 
 pytestmark = pytest.mark.external_data
 

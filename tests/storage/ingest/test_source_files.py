@@ -5,11 +5,11 @@ import threading
 import numpy as np
 import pytest
 
+from storage.digests import bytes_digest
 from storage.errors import ErrorKind, SourceDataError
 from storage.ingest import read_ahead as module
 from storage.ingest.read_ahead import read_ahead
 from storage.ingest.source_files import SourceFiles
-from storage.provenance import bytes_digest
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from storage.keys import SceneKey
 from storage.procedural.conditions import Conditions
 from storage.procedural.config import ProceduralConfig
 from storage.procedural.run import generate_dataset
-from storage.procedural.world import World, build_world
-from storage.versioned import Home
+from storage.procedural.world.world import World, build_world
+from storage.stores.versioned import Home
 
 
 @pytest.fixture(scope="session")

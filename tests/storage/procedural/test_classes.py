@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from storage.procedural.classes import (
+from storage.taxonomy import (
     CITYSCAPES_VOID,
     CLASSES,
     OCC3D_FREE,

@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.procedural.classes import Theme, class_named, occ3d_table
+from storage.procedural.appearance.lighting import make_lighting
+from storage.procedural.appearance.wet_ground import wet_patch
 from storage.procedural.conditions import Conditions
-from storage.procedural.lighting import make_lighting
-from storage.procedural.mesh import Mesh, Surface
-from storage.procedural.posed_camera import PosedCamera
-from storage.procedural.render import RenderedView, render_view
-from storage.procedural.sensors import CAMERAS
-from storage.procedural.solids import box, panel
-from storage.procedural.traffic import AlongRoad, Road, constant_speed
-from storage.procedural.wet_ground import wet_patch
-from storage.procedural.world import World, build_world
+from storage.procedural.sensing.posed_camera import PosedCamera
+from storage.procedural.sensing.render import RenderedView, render_view
+from storage.procedural.sensing.sensors import CAMERAS
+from storage.procedural.world.mesh import Mesh, Surface
+from storage.procedural.world.solids import box, panel
+from storage.procedural.world.traffic import AlongRoad, Road, constant_speed
+from storage.procedural.world.world import World, build_world
+from storage.taxonomy import Theme, class_named, occ3d_table
 
 HARD_GROUND = (11, 12, 13)
 LEVEL = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 1.5], [0, 0, 0, 1]])

@@ -1,9 +1,9 @@
 import pytest
 
 from storage.errors import SourceDataError
-from storage.procedural.classes import Theme
 from storage.procedural.conditions import DEFAULT_CONDITIONS
 from storage.procedural.config import ProceduralConfig, WeatherConfig
+from storage.taxonomy import Theme
 
 
 @pytest.mark.parametrize(

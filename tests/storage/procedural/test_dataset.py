@@ -15,16 +15,16 @@ from storage.geometry.transforms import (
     quat_wxyz_to_rotation,
     rotate,
 )
-from storage.ingest.nuscenes_tables import load_tables
-from storage.ingest.occ3d import labels_path, read_labels
+from storage.ingest.nuscenes.occ3d import labels_path, read_labels
+from storage.ingest.nuscenes.tables import load_tables
 from storage.ingest.source import list_scenes, load_source
-from storage.procedural.classes import SKY_ID, Theme
 from storage.procedural.config import ProceduralConfig
-from storage.procedural.render import render_camera
 from storage.procedural.run import MANIFEST, generate_dataset
-from storage.procedural.sensors import CAMERAS
-from storage.procedural.truth import read_recipe
+from storage.procedural.sensing.render import render_camera
+from storage.procedural.sensing.sensors import CAMERAS
+from storage.procedural.writers.truth import read_recipe
 from storage.targets.schema import check_target, read_target
+from storage.taxonomy import SKY_ID, Theme
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +234,7 @@ def test_folder_of_somebody_else_is_never_touched(generated, tmp_path):
 def test_missing_file_is_generated_again_and_equal(generated, tmp_path):
     """A damaged data set is made anew, byte for byte."""
     config = ProceduralConfig(num_scenes=1, frames_per_scene=1, image_height=36, image_width=64, seed=9)
-    from storage.versioned import Home
+    from storage.stores.versioned import Home
 
     home, root = Home(tmp_path / "home"), tmp_path / "raw"
     generate_dataset(home, root, config)

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 
 from storage.geometry.transforms import apply_se3, invert_se3
-from storage.procedural.classes import SKY_ID, Theme
-from storage.procedural.flow import OpticalFlow, optical_flow
-from storage.procedural.lighting import make_lighting
-from storage.procedural.mesh import Mesh, Surface, placement
-from storage.procedural.posed_camera import PosedCamera
-from storage.procedural.render import render_view
-from storage.procedural.sensors import CAMERAS
-from storage.procedural.solids import box, panel
-from storage.procedural.traffic import Actor, AlongRoad, Road, constant_speed, make_actor
-from storage.procedural.world import World
+from storage.procedural.appearance.lighting import make_lighting
+from storage.procedural.sensing.flow import OpticalFlow, optical_flow
+from storage.procedural.sensing.posed_camera import PosedCamera
+from storage.procedural.sensing.render import render_view
+from storage.procedural.sensing.sensors import CAMERAS
+from storage.procedural.world.mesh import Mesh, Surface, placement
+from storage.procedural.world.solids import box, panel
+from storage.procedural.world.traffic import Actor, AlongRoad, Road, constant_speed, make_actor
+from storage.procedural.world.world import World
+from storage.taxonomy import SKY_ID, Theme
 
 HEIGHT, WIDTH, FOCAL = 48, 64, 40.0
 INTRINSICS = np.array([[FOCAL, 0, WIDTH / 2], [0, FOCAL, HEIGHT / 2], [0, 0, 1]])

@@ -2,9 +2,7 @@ import numpy as np
 import pytest
 
 from storage.geometry.rays import camera_rays
-from storage.procedural.classes import OCC3D_FREE, SKY_ID, occ3d_table
-from storage.procedural.mesh import placement
-from storage.procedural.occupancy import (
+from storage.procedural.sensing.occupancy import (
     GRID_ORIGIN,
     GRID_SHAPE,
     VOXEL_SIZE,
@@ -12,10 +10,12 @@ from storage.procedural.occupancy import (
     sample_surface,
     voxel_centres,
 )
-from storage.procedural.posed_camera import PosedCamera
-from storage.procedural.render import render_view
-from storage.procedural.sensors import CAMERAS
-from storage.procedural.visibility import camera_visibility
+from storage.procedural.sensing.posed_camera import PosedCamera
+from storage.procedural.sensing.render import render_view
+from storage.procedural.sensing.sensors import CAMERAS
+from storage.procedural.sensing.visibility import camera_visibility
+from storage.procedural.world.mesh import placement
+from storage.taxonomy import OCC3D_FREE, SKY_ID, occ3d_table
 
 SIZE = (112, 200)
 TIME_US = 500_000

@@ -5,8 +5,8 @@ import pytest
 
 from storage.geometry.transforms import invert_se3, rotation_error
 from storage.procedural.config import ProceduralConfig
-from storage.procedural.traffic import AcrossRoad, Actor, Road, constant_speed
-from storage.procedural.world import World, build_world
+from storage.procedural.world.traffic import AcrossRoad, Actor, Road, constant_speed
+from storage.procedural.world.world import World, build_world
 
 DURATION_S, RATE_HZ = 20.0, 12.0
 EGO_SIZE = (4.8, 1.9, 1.7)

@@ -8,14 +8,14 @@ import pytest
 from storage.geometry.cameras import project_camera, unproject
 from storage.geometry.fisheye import unproject_fisheye
 from storage.geometry.rays import camera_rays, pixel_grid
-from storage.procedural.classes import SKY_ID, VOID_ID, Theme, class_named
-from storage.procedural.lighting import make_lighting
-from storage.procedural.mesh import Mesh, Surface, placement, transformed
-from storage.procedural.posed_camera import PosedCamera
-from storage.procedural.render import render_camera, render_view
-from storage.procedural.solids import box, panel
-from storage.procedural.traffic import Actor, AlongRoad, Road, Still, constant_speed, make_actor
-from storage.procedural.world import World
+from storage.procedural.appearance.lighting import make_lighting
+from storage.procedural.sensing.posed_camera import PosedCamera
+from storage.procedural.sensing.render import render_camera, render_view
+from storage.procedural.world.mesh import Mesh, Surface, placement, transformed
+from storage.procedural.world.solids import box, panel
+from storage.procedural.world.traffic import Actor, AlongRoad, Road, Still, constant_speed, make_actor
+from storage.procedural.world.world import World
+from storage.taxonomy import SKY_ID, VOID_ID, Theme, class_named
 
 HEIGHT, WIDTH = 60, 96
 ROAD = Surface("asphalt", "driveable_surface")

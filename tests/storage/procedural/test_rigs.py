@@ -5,9 +5,9 @@ import pytest
 
 from storage.geometry.transforms import rotation_error
 from storage.procedural.config import FISHEYE_RIGS, ProceduralConfig
-from storage.procedural.posed_camera import PosedCamera
-from storage.procedural.recorder import Recorder
-from storage.procedural.rigs import AIRSIDE_CAMERAS, RIGS
+from storage.procedural.sensing.posed_camera import PosedCamera
+from storage.procedural.sensing.rigs import AIRSIDE_CAMERAS, RIGS
+from storage.procedural.writers.recorder import Recorder
 
 SIZE = (90, 160)
 

@@ -2,14 +2,8 @@ import numpy as np
 import pytest
 
 from storage.geometry.transforms import rotation_error
-from storage.procedural.render import render_camera
-from storage.procedural.sensors import (
-    CAMERAS,
-    NUM_BEAMS,
-    beam_directions,
-    lidar_to_ego,
-    simulate_lidar,
-)
+from storage.procedural.sensing.render import render_camera
+from storage.procedural.sensing.sensors import CAMERAS, NUM_BEAMS, beam_directions, lidar_to_ego, simulate_lidar
 
 SIZE = (180, 320)
 

@@ -8,20 +8,20 @@ import pytest
 from PIL import Image
 
 from storage.geometry.transforms import from_rotation_translation, invert_se3, quat_wxyz_to_rotation
-from storage.ingest.nuscenes_tables import load_tables
-from storage.ingest.occ3d import labels_path, read_labels
+from storage.ingest.nuscenes.occ3d import labels_path, read_labels
+from storage.ingest.nuscenes.tables import load_tables
 from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.run import ingest_scene
 from storage.procedural.config import ProceduralConfig
-from storage.procedural.posed_camera import PosedCamera
-from storage.procedural.render import render_view
-from storage.procedural.rigs import AIRSIDE_CAMERAS
 from storage.procedural.run import generate_dataset
-from storage.procedural.sensors import CAMERAS
-from storage.procedural.truth import read_recipe
+from storage.procedural.sensing.posed_camera import PosedCamera
+from storage.procedural.sensing.render import render_view
+from storage.procedural.sensing.rigs import AIRSIDE_CAMERAS
+from storage.procedural.sensing.sensors import CAMERAS
+from storage.procedural.writers.truth import read_recipe
 from storage.scenes.store import SceneReader
+from storage.stores.versioned import Home
 from storage.targets.schema import check_target, read_target
-from storage.versioned import Home
 
 SIZE = {"image_height": 45, "image_width": 80, "antialias": False}
 

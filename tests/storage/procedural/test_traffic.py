@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.procedural.traffic import AlongRoad, Road, constant_speed, follow, varying_speed
+from storage.procedural.world.traffic import AlongRoad, Road, constant_speed, follow, varying_speed
 
 TIMES_US = np.arange(0, 8_000_000, 50_000)
 

@@ -6,17 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from storage.procedural.classes import OCC3D_FREE, Theme
-from storage.procedural.lighting import make_lighting
-from storage.procedural.mesh import Surface
-from storage.procedural.occupancy import GRID_ORIGIN, VOXEL_SIZE, OccupancyBuilder, voxel_centres
-from storage.procedural.posed_camera import PosedCamera
-from storage.procedural.render import render_view
-from storage.procedural.sensors import lidar_to_ego, simulate_lidar
-from storage.procedural.solids import panel
-from storage.procedural.traffic import AlongRoad, Road, constant_speed
-from storage.procedural.visibility import camera_visibility, crossed_voxels, lidar_visibility
-from storage.procedural.world import World
+from storage.procedural.appearance.lighting import make_lighting
+from storage.procedural.sensing.occupancy import GRID_ORIGIN, VOXEL_SIZE, OccupancyBuilder, voxel_centres
+from storage.procedural.sensing.posed_camera import PosedCamera
+from storage.procedural.sensing.render import render_view
+from storage.procedural.sensing.sensors import lidar_to_ego, simulate_lidar
+from storage.procedural.sensing.visibility import camera_visibility, crossed_voxels, lidar_visibility
+from storage.procedural.world.mesh import Surface
+from storage.procedural.world.solids import panel
+from storage.procedural.world.traffic import AlongRoad, Road, constant_speed
+from storage.procedural.world.world import World
+from storage.taxonomy import OCC3D_FREE, Theme
 
 WALL_X = 10.1  # in the middle of a voxel's x range, so that rounding decides nothing
 LEVEL = np.array([[0.0, 0, 1, 0.5], [-1, 0, 0, 0], [0, -1, 0, 1.5], [0, 0, 0, 1]])

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from storage.procedural.classes import Theme, class_named, classes_of_theme
+from storage.procedural.appearance.lighting import make_lighting
 from storage.procedural.conditions import Conditions
-from storage.procedural.lighting import make_lighting
-from storage.procedural.render import render_camera
-from storage.procedural.sensors import CAMERAS
-from storage.procedural.street_plan import draw_plan
-from storage.procedural.world import World, build_world
+from storage.procedural.sensing.render import render_camera
+from storage.procedural.sensing.sensors import CAMERAS
+from storage.procedural.world.street_plan import draw_plan
+from storage.procedural.world.world import World, build_world
+from storage.taxonomy import Theme, class_named, classes_of_theme
 
 SIZE = (54, 96)
 

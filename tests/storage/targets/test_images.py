@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from storage import catalog
 from storage.errors import MissingTargetError
 from storage.ingest.run import ingest_scene
 from storage.keys import SceneKey
 from storage.scenes.store import SceneReader
+from storage.stores import catalog
 from storage.targets.images import InputImagesConfig, resize_scene_images
 from storage.targets.schema import read_target
 

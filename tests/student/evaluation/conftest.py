@@ -12,25 +12,26 @@ import pytest
 import torch
 from PIL import Image
 
+from storage.digests import config_digest, config_json, file_digest
 from storage.geometry.rays import camera_rays
 from storage.keys import SceneKey
-from storage.procedural.classes import CLASSES, SKY, class_named
-from storage.provenance import InputVersion, Provenance, config_digest, config_json, file_digest
 from storage.scenes.schema import SceneData
 from storage.scenes.store import SceneReader, write_scene
+from storage.stores.provenance import InputVersion, Provenance
+from storage.stores.versioned import Home, materialize_arrays, materialize_files
 from storage.targets.images import InputImagesConfig, resize_scene_images
 from storage.targets.schema import write_target
-from storage.versioned import Home, materialize_arrays, materialize_files
-from student.checkpoint import save_pretrained
+from storage.taxonomy import CLASSES, SKY, class_named
 from student.config import DataConfig, FitConfig, LossConfig, StudentConfig, TrainingSetConfig, ViewsConfig
 from student.data.training_set import freeze_training_set
-from student.evaluation_config import EvaluationConfig
+from student.evaluation.config import EvaluationConfig
+from student.inference.checkpoint import save_pretrained
+from student.inference.occupancy import FREE_LABEL, OCC3D_GRID
+from student.inference.open_vocabulary import TextEncoder
+from student.inference.predictor import Predictor, RenderedViews
 from student.model.config import FeatureHeadConfig
 from student.model.distillnerf import DistillNeRF
-from student.model.presets import tiny_model
-from student.occupancy import FREE_LABEL, OCC3D_GRID
-from student.open_vocabulary import TextEncoder
-from student.predictor import Predictor, RenderedViews
+from student.presets.models import tiny_model
 
 HEIGHT, WIDTH = 64, 112
 GRID = (16, 28)
@@ -435,7 +436,7 @@ def oracle(world, monkeypatch):
 
 
 def _open_oracle(cls, home, variant, digest=None, *, device="auto"):
-    from student.checkpoint import from_pretrained
+    from student.inference.checkpoint import from_pretrained
 
     version = home.require("student_checkpoint", variant, digest)
     return Oracle(*from_pretrained(home.open_files(version)), version)

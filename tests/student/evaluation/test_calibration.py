@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 
-from student.calibration import (
+from student.evaluation.calibration import (
     IsotonicMap,
     TemperatureMap,
     calibration_from_json,

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from storage.errors import MissingTargetError
-from student.evaluate import evaluate_checkpoint
-from student.evaluation_config import EvaluationConfig
-from student.report import PAGE, ReportConfig, build_report
-from student.scorecard import NO_GROUND_TRUTH, Scorecard
+from student.evaluation.config import EvaluationConfig
+from student.evaluation.evaluate import evaluate_checkpoint
+from student.evaluation.results import NO_GROUND_TRUTH, Scorecard
+from student.reporting.report import PAGE, ReportConfig, build_report
 
 CONFIG = EvaluationConfig(max_lateral_frames=0, num_training_frames=2, panel_cameras=1, panel_frames=1, panel_width=64)
 
@@ -94,7 +94,7 @@ def test_what_was_trained_on_is_never_scored(world):
 
 
 def test_a_recording_without_truth_has_no_such_figures(world, monkeypatch):
-    monkeypatch.setattr("student.evaluation_data.TRUTH_KIND", "no_such_truth")
+    monkeypatch.setattr("student.evaluation.frames.TRUTH_KIND", "no_such_truth")
     card = Scorecard.from_json(
         evaluate_checkpoint(world.home, "clip", EvaluationConfig(panel_frames=0, num_training_frames=1)).metrics
     )

@@ -3,16 +3,16 @@ import pytest
 import torch
 
 from storage.geometry.transforms import invert_se3
-from storage.procedural.render import render_camera
-from storage.procedural.sensors import CAMERAS
-from storage.procedural.world import build_world
-from storage.provenance import Provenance
+from storage.previews.pictures import from_uint8
+from storage.procedural.sensing.render import render_camera
+from storage.procedural.sensing.sensors import CAMERAS
+from storage.procedural.world.world import build_world
 from storage.scenes.schema import SceneData
 from storage.scenes.store import SceneReader, write_scene
-from storage.versioned import Home, materialize_arrays
-from student.lateral import LateralTruth
+from storage.stores.provenance import Provenance
+from storage.stores.versioned import Home, materialize_arrays
+from student.evaluation.lateral import LateralTruth
 from student.model.types import TargetCameras
-from student.visualise import from_uint8
 
 HEIGHT, WIDTH = 16, 28
 START_US = 1_000_000_000

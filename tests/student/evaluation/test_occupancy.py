@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import jaccard_score, precision_score, recall_score
 
-from student.occupancy import (
+from student.inference.occupancy import (
     CLASSES_15,
     CLASSES_FOREGROUND,
     FREE_LABEL,

@@ -3,10 +3,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from storage.digests import file_digest
 from storage.errors import MissingTargetError, ProvenanceMismatchError
-from storage.provenance import file_digest
-from student.open_vocabulary import FeatureBasis, TextEncoder, class_cosine, class_probability, fit_softmax_temperature
-from student.prompts import PromptSet, occ3d_prompts, query_prompts
+from student.inference.open_vocabulary import (
+    FeatureBasis,
+    TextEncoder,
+    class_cosine,
+    class_probability,
+    fit_softmax_temperature,
+)
+from student.inference.prompts import PromptSet, occ3d_prompts, query_prompts
 
 SEEDS = st.integers(min_value=0, max_value=2**32 - 1)
 

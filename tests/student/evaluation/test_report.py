@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from storage.errors import IntegrityError, MissingTargetError
-from storage.provenance import InputVersion, Provenance
-from storage.versioned import Home, materialize_arrays, materialize_files
-from student.lineage import trace_lineage
-from student.report import PAGE, ReportConfig, build_report
-from student.scorecard import Baseline, Figure, Panel, Scorecard, Section, Tile
-from student.visualise import depth_image, encode_image, heat_overlay, label_image
+from storage.previews.pictures import depth_image, encode_image, heat_overlay, label_image
+from storage.stores.provenance import InputVersion, Provenance
+from storage.stores.versioned import Home, materialize_arrays, materialize_files
+from student.evaluation.results import Baseline, Figure, Panel, Scorecard, Section, Tile
+from student.reporting.lineage import trace_lineage
+from student.reporting.report import PAGE, ReportConfig, build_report
 
 
 def figure(name, value, **more):

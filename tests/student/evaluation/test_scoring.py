@@ -1,15 +1,15 @@
 import numpy as np
 import pytest
 
-from student.baselines import RunningMean, VoxelPrior, ground_plane_depth
-from student.occupancy import FREE_LABEL, OccupancyGrid
-from student.prompts import OCC3D_NAMES
-from student.scoring.depth import DepthReference
-from student.scoring.images import FeatureScores, ImageScores
-from student.scoring.occupancy import OccupancySample, OccupancyScores, occupancy_sections
-from student.scoring.queries import QueryScores
-from student.scoring.semantics import SemanticScores
-from student.scoring.sky import SkyScores
+from student.evaluation.baselines import RunningMean, VoxelPrior, ground_plane_depth
+from student.evaluation.sections.depth import DepthReference
+from student.evaluation.sections.images import FeatureScores, ImageScores
+from student.evaluation.sections.occupancy import OccupancySample, OccupancyScores, occupancy_sections
+from student.evaluation.sections.queries import QueryScores
+from student.evaluation.sections.semantics import SemanticScores
+from student.evaluation.sections.sky import SkyScores
+from student.inference.occupancy import FREE_LABEL, OccupancyGrid
+from student.inference.prompts import OCC3D_NAMES
 
 
 def test_image_scores_name_both_protocols_and_tell_them_apart():

@@ -10,14 +10,14 @@ from PIL import Image
 from storage.errors import MissingTargetError
 from storage.keys import SceneKey
 from storage.targets.schema import read_target
-from student.deployment import DeployedStudent, observed_voxels
-from student.evaluate import evaluate_checkpoint
-from student.evaluation_config import WeakLabelConfig
-from student.occupancy import FREE_LABEL, OCC3D_GRID
-from student.prompts import PromptSet
-from student.query import query_scene
-from student.vocabulary import Vocabulary
-from student.weak_labels import UNKNOWN_VOXEL, export_weak_labels
+from student.applications.deployment import DeployedStudent, observed_voxels
+from student.applications.query import query_scene
+from student.applications.weak_labels import UNKNOWN_VOXEL, export_weak_labels
+from student.evaluation.config import WeakLabelConfig
+from student.evaluation.evaluate import evaluate_checkpoint
+from student.inference.occupancy import FREE_LABEL, OCC3D_GRID
+from student.inference.prompts import PromptSet
+from student.inference.vocabulary import Vocabulary
 from tests.student.evaluation.conftest import (
     BOXES,
     GRID,

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from storage.keys import SceneKey
-from student.deployment import DeployedStudent
-from student.evaluate import evaluate_checkpoint
-from student.viewer import SceneView, serve_scene
-from student.visualise import label_colour
+from storage.previews.pictures import label_colour
+from student.applications.deployment import DeployedStudent
+from student.applications.viewer import SceneView, serve_scene
+from student.evaluation.evaluate import evaluate_checkpoint
 from tests.student.evaluation.conftest import BOXES, CAR, SMALL_EVALUATION, shift_of
 
 SCENE = SceneKey.parse("yard.b")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from student.visualise import (
+from storage.previews.pictures import (
     UNDEFINED_COLOUR,
     FeatureColours,
     data_uri,

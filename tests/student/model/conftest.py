@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from student.model.config import DepthBinsConfig, FeatureHeadConfig, ModelConfig, PyramidConfig, VoxelConfig
-from student.model.presets import tiny_model
 from student.model.types import CameraInputs, TargetCameras
+from student.presets.models import tiny_model
 
 Rig = Callable[..., tuple[CameraInputs, TargetCameras]]
 

@@ -10,10 +10,10 @@ from storage.geometry.transforms import compose, invert_se3
 from student.model.config import ModelConfig
 from student.model.depth_head import CoarseDepthHead, ray_weights
 from student.model.distillnerf import DistillNeRF
-from student.model.presets import paper_linear_model, paper_model, tiny_model
 from student.model.types import CameraInputs, StudentOutput, TargetCameras, to_device
-from student.presets import student_preset
-from student.published import paper_compatible, published_student
+from student.presets.models import paper_linear_model, paper_model, tiny_model
+from student.presets.published import paper_compatible, published_student
+from student.presets.students import student_preset
 
 TOLERANCE = 1e-5
 

@@ -21,7 +21,7 @@ from nerfstudio.utils.external import TCNN_EXISTS  # noqa: E402
 from storage.errors import EnvironmentMissingError, TeacherDivergedError  # noqa: E402
 from storage.geometry.rays import camera_rays  # noqa: E402
 from storage.scenes.store import SceneReader  # noqa: E402
-from storage.versioned import Home  # noqa: E402
+from storage.stores.versioned import Home  # noqa: E402
 from teachers.nerf import nerfstudio_method  # noqa: E402
 from teachers.nerf.config import FieldConfig, NerfConfig, SamplingConfig  # noqa: E402
 from teachers.nerf.datamanager import scene_cameras  # noqa: E402

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from storage.errors import ErrorKind, TeacherDivergedError
-from storage.versioned import Materialized, StoreForm, StoreVersion
+from storage.stores.versioned import Materialized, StoreForm, StoreVersion
 from teachers.nerf.config import (
     ExecutionConfig,
     FieldConfig,

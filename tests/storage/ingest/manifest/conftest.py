@@ -10,21 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from storage.ingest.rig_manifest import (
-    RIG_MANIFEST_FILE,
-    Mounting,
-    Rig,
-    RigCamera,
-    RigLidar,
-    RigManifest,
-)
-from storage.ingest.rig_manifest_writer import ImageEntry, write_manifest, write_scene_tables, write_sweep
+from storage.ingest.manifest.manifest import RIG_MANIFEST_FILE, Mounting, Rig, RigCamera, RigLidar, RigManifest
+from storage.ingest.manifest.writer import ImageEntry, write_manifest, write_scene_tables, write_sweep
 from storage.ingest.run import ingest_scene
 from storage.ingest.source import manifest_source, register_source
 from storage.keys import SceneKey
 from storage.scenes.schema import SceneBoxes
 from storage.scenes.store import SceneReader
-from storage.versioned import Home
+from storage.stores.versioned import Home
 
 SCENES = ("stand-1", "stand-2")
 NUM_FRAMES = 3

@@ -15,14 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from storage import catalog
 from storage.errors import ErrorKind, SourceDataError
+from storage.ingest.manifest.manifest import find_problems, load_manifest, parse_manifest
 from storage.ingest.raw_scene import IngestConfig
-from storage.ingest.rig_manifest import find_problems, load_manifest, parse_manifest
 from storage.ingest.run import ingest_scene
 from storage.ingest.source import list_scenes, load_source
 from storage.keys import SceneKey
 from storage.scenes.store import SceneReader
+from storage.stores import catalog
 
 KEY = SceneKey("apron", "stand-1")
 

@@ -5,8 +5,8 @@ import pytest
 
 from storage.geometry.cameras import project_camera
 from storage.geometry.transforms import invert_se3
+from storage.ingest.manifest.manifest import RigManifest, load_manifest, manifest_schema, parse_manifest
 from storage.ingest.raw_scene import IngestConfig
-from storage.ingest.rig_manifest import RigManifest, load_manifest, manifest_schema, parse_manifest
 from storage.ingest.run import ingest_scene
 from storage.ingest.source import list_scenes, load_source
 from storage.keys import SceneKey

@@ -8,13 +8,13 @@ import pytest
 from storage.ingest.run import ingest_scene
 from storage.ingest.source import load_source
 from storage.keys import SceneKey
-from storage.procedural import waymo_writer
 from storage.procedural.config import ProceduralConfig
-from storage.procedural.waymo_capture import CapturedFrame, WaymoCapture
-from storage.procedural.waymo_rig import WaymoRigConfig
-from storage.procedural.waymo_writer import captured_frames, generate_waymo_dataset
 from storage.scenes.store import SceneReader
-from storage.versioned import Home
+from storage.stores.versioned import Home
+from storage.testing.waymo import writer as waymo_writer
+from storage.testing.waymo.capture import CapturedFrame, WaymoCapture
+from storage.testing.waymo.rig import WaymoRigConfig
+from storage.testing.waymo.writer import captured_frames, generate_waymo_dataset
 
 WORLD = ProceduralConfig(dataset="waymo", num_scenes=1, airside_share=0.0, frames_per_scene=2, seed=5)
 CONFIG = WaymoRigConfig(world=WORLD, image_width=96, top_shape=(24, 180), near_shape=(8, 24), spin_steps=3)

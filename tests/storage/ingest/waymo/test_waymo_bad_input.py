@@ -15,16 +15,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from storage import catalog
 from storage.errors import ErrorKind, SourceDataError
 from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.run import ingest_scene
 from storage.ingest.source import SourceConfig, list_scenes, register_source
-from storage.ingest.tfrecord import masked_crc32c, read_records, write_records
-from storage.ingest.waymo_panoptic import encode_panoptic
+from storage.ingest.waymo.panoptic import encode_panoptic
+from storage.ingest.waymo.tfrecord import masked_crc32c, read_records, write_records
 from storage.keys import SceneKey
 from storage.scenes.store import SceneReader
-from storage.versioned import Home
+from storage.stores import catalog
+from storage.stores.versioned import Home
 
 KEY = SceneKey("waymo", "scene-0001")
 FILE = "segment-scene-0001_with_camera_labels.tfrecord"

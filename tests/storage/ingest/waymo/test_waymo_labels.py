@@ -8,13 +8,13 @@ import pytest
 from storage.errors import ErrorKind, SourceDataError
 from storage.geometry.transforms import apply_se3
 from storage.ingest.run import ingest_scene
-from storage.ingest.waymo_frames import sweep_points
-from storage.ingest.waymo_labels import LIDAR_CLASSES, sweep_labels
+from storage.ingest.waymo.frames import sweep_points
+from storage.ingest.waymo.labels import LIDAR_CLASSES, sweep_labels
 from storage.keys import SceneKey
-from storage.procedural.classes import CLASSES
-from storage.procedural.waymo_classes import WAYMO_CLASS_OF, waymo_lidar_table
 from storage.scenes.schema import UNLABELLED
 from storage.scenes.store import SceneReader
+from storage.taxonomy import CLASSES
+from storage.testing.waymo.classes import WAYMO_CLASS_OF, waymo_lidar_table
 
 KEY = SceneKey("waymo", "scene-0001")
 LABELLED, UNLABELLED_FRAME = 0, 1
@@ -70,9 +70,9 @@ def test_a_point_is_labelled_with_what_it_lies_on(written, scene):
 
 
 def test_a_recording_without_labels_says_so(written, tmp_path, request):
-    from storage.procedural import waymo_writer
-    from storage.procedural.waymo_writer import generate_waymo_dataset
-    from storage.versioned import Home
+    from storage.stores.versioned import Home
+    from storage.testing.waymo import writer as waymo_writer
+    from storage.testing.waymo.writer import generate_waymo_dataset
 
     frames = [_without_labels(frame) for frame in written.frames]
     home = Home(tmp_path / "home")

@@ -10,17 +10,17 @@ from PIL import Image
 from storage.errors import ErrorKind, SourceDataError
 from storage.geometry.distortion import LensDistortion, plan_undistortion
 from storage.ingest.run import ingest_scene
-from storage.ingest.waymo_panoptic import CAMERA_CLASSES, decode_panoptic, encode_panoptic, stored_panoptic
-from storage.ingest.waymo_scene import panoptic_divisor_of
-from storage.ingest.waymo_v1 import WaymoV1Segment, find_segment
-from storage.ingest.waymo_v2 import WaymoV2Segment
+from storage.ingest.waymo.panoptic import CAMERA_CLASSES, decode_panoptic, encode_panoptic, stored_panoptic
+from storage.ingest.waymo.scene import panoptic_divisor_of
+from storage.ingest.waymo.v1 import WaymoV1Segment, find_segment
+from storage.ingest.waymo.v2 import WaymoV2Segment
 from storage.keys import SceneKey
-from storage.procedural.classes import CLASSES, SKY
-from storage.procedural.render import render_camera
-from storage.procedural.waymo_panoptic import DIVISOR, WAYMO_CAMERA_CLASS_OF, waymo_camera_table
-from storage.procedural.waymo_writer import generate_waymo_dataset
+from storage.procedural.sensing.render import render_camera
 from storage.scenes.store import SceneReader
-from storage.versioned import Home
+from storage.stores.versioned import Home
+from storage.taxonomy import CLASSES, SKY
+from storage.testing.waymo.panoptic import DIVISOR, WAYMO_CAMERA_CLASS_OF, waymo_camera_table
+from storage.testing.waymo.writer import generate_waymo_dataset
 
 KEY = SceneKey("waymo", "scene-0001")
 LABELLED, UNLABELLED = 0, 1

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from storage.audits import audit_geometry
+from storage.audits.stored_versions import audit_geometry
+from storage.digests import bytes_digest
 from storage.errors import ErrorKind, SourceDataError
 from storage.geometry.cameras import project
 from storage.geometry.distortion import LensDistortion, distort
@@ -16,13 +17,12 @@ from storage.geometry.transforms import apply_se3, invert_se3, rotation_error
 from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.run import ingest_scene
 from storage.ingest.source import SourceConfig, list_scenes, register_source
-from storage.ingest.waymo_projection import projection_ious
-from storage.ingest.waymo_v1 import WaymoV1Segment
-from storage.ingest.waymo_v2 import list_segments_v2, read_vehicle_poses
+from storage.ingest.waymo.projection import projection_ious
+from storage.ingest.waymo.v1 import WaymoV1Segment
+from storage.ingest.waymo.v2 import list_segments_v2, read_vehicle_poses
 from storage.keys import SceneKey
-from storage.provenance import bytes_digest
 from storage.scenes.store import SceneReader
-from storage.versioned import Home
+from storage.stores.versioned import Home
 
 pytestmark = pytest.mark.external_data
 

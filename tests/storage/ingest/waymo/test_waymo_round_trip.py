@@ -8,25 +8,25 @@ import pytest
 from PIL import Image
 from scipy.spatial import cKDTree
 
+from storage.digests import bytes_digest
 from storage.errors import SourceDataError
 from storage.geometry.transforms import apply_se3, invert_se3
-from storage.ingest.notr import notr_config
 from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.run import ingest_scene
 from storage.ingest.source import list_scenes, load_source
-from storage.ingest.waymo_projection import projection_ious
-from storage.ingest.waymo_v1 import WaymoV1Segment, find_segment
-from storage.ingest.waymo_v2 import WaymoV2Segment
+from storage.ingest.waymo.notr import notr_config
+from storage.ingest.waymo.projection import projection_ious
+from storage.ingest.waymo.v1 import WaymoV1Segment, find_segment
+from storage.ingest.waymo.v2 import WaymoV2Segment
 from storage.keys import SceneKey
 from storage.procedural.config import ProceduralConfig
-from storage.procedural.render import render_camera
 from storage.procedural.run import generate_dataset
-from storage.procedural.truth import WorldRecipe
-from storage.procedural.waymo_writer import generate_waymo_dataset
-from storage.procedural.world import World
-from storage.provenance import bytes_digest
+from storage.procedural.sensing.render import render_camera
+from storage.procedural.world.world import World
+from storage.procedural.writers.truth import WorldRecipe
 from storage.scenes.store import SceneReader
-from storage.versioned import Home
+from storage.stores.versioned import Home
+from storage.testing.waymo.writer import generate_waymo_dataset
 
 KEY = SceneKey("waymo", "scene-0001")
 # Poses of pixels are float32 in global coordinates of some 3e4 m: 2 mm apart, so off by at most one.

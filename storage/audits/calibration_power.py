@@ -1,0 +1,120 @@
+"""What the calibration audit finds where cameras sit elsewhere than said.
+
+``python -m storage.audits.calibration_power`` runs it.
+
+The extrinsics of a scene that is calibrated are made wrong on purpose, by every small change in turn: those of the
+whole rig, then those of one camera after the other.
+"""
+
+import argparse
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from storage.audits.calibration import (
+    CalibrationFit,
+    calibration_frames,
+    fit_alone,
+    fit_together,
+    look_at,
+    small_changes,
+)
+from storage.audits.calibration_evidence import Evidence
+from storage.scenes.store import SceneReader
+from storage.stores.versioned import Home
+
+logger = logging.getLogger(__name__)
+
+
+class MisplacedCameras(SceneReader):
+    """A scene whose cameras sit somewhere else on the vehicle than they are said to.
+
+    Attributes:
+        error: What all cameras were moved by in the ego frame, or one camera in its own.
+        only_camera: Index of that one; None is all.
+    """
+
+    error: Float[np.ndarray, "4 4"] = np.eye(4)
+    only_camera: int | None = None
+
+    def camera_to_ego(self, camera_index: int) -> Float[np.ndarray, "4 4"]:
+        """Return where the camera is said to sit, which is wrong."""
+        mounted = super().camera_to_ego(camera_index)
+        if self.only_camera is None:
+            return self.error @ mounted
+        return mounted @ self.error if camera_index == self.only_camera else mounted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Power:
+    """What was found in one scene.
+
+    Attributes:
+        subject: "rig" or the name of a camera.
+        false_alarm: Whether it is called wrong as it is.
+        told: Small errors that the audit says it would find.
+        found: Small errors that it did find when they were made.
+        missed: Names of the others.
+    """
+
+    subject: str
+    false_alarm: bool
+    told: int
+    found: int
+    missed: tuple[str, ...]
+
+
+def measure_power(reader: MisplacedCameras, *, scale: float = 1.0) -> Iterator[Power]:
+    """Make every small error, and yield what was found of the rig's and of each camera's.
+
+    Args:
+        reader: A calibrated scene.
+        scale: Size of the errors, in degrees and decimetres.
+    """
+    evidence, errors = Evidence(), small_changes(scale)
+    for camera in (None, *range(reader.num_cameras)):
+        exact = _fit(reader, evidence, camera, np.eye(4))
+        missed = tuple(name for name, error in errors.items() if not _fit(reader, evidence, camera, error).is_wrong)
+        yield Power(
+            subject="rig" if camera is None else reader.camera_names[camera],
+            false_alarm=exact.is_wrong,
+            told=len(errors) - len(exact.untold),
+            found=len(errors) - len(missed),
+            missed=missed,
+        )
+
+
+def _fit(
+    reader: MisplacedCameras, evidence: Evidence, camera: int | None, error: Float[np.ndarray, "4 4"]
+) -> CalibrationFit:
+    reader.error, reader.only_camera = error, camera
+    frames = calibration_frames(reader)
+    if camera is None:
+        return fit_together(look_at(reader, frames, evidence))
+    return fit_alone(look_at(reader, frames, evidence, (camera,)))
+
+
+def main() -> None:
+    """Print one line for each scene, rig and camera, and the sums."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("scenes", nargs="+", help="keys of ingested scenes whose calibration is right")
+    parser.add_argument("--home", type=Path, default=Path("home"))
+    parser.add_argument("--scale", type=float, default=1.0, help="size of the errors, in degrees and decimetres")
+    arguments = parser.parse_args()
+    home = Home(arguments.home)
+    for scene in arguments.scenes:
+        version = home.require("scene", scene)
+        reader = MisplacedCameras(home.open_arrays(version), version)
+        for power in measure_power(reader, scale=arguments.scale):
+            alarm = "false alarm" if power.false_alarm else "passes"
+            line = f"{scene} {power.subject}: {alarm}, told {power.told}, found {power.found}"
+            logger.info("%s; missed: %s", line, ", ".join(power.missed) or "none")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    main()

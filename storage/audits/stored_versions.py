@@ -1,0 +1,242 @@
+"""Read stored versions back and say whether they can be what they claim: independent of whoever wrote them.
+
+An audit never repairs and never decides for the training set, which has its gates; it tells people where to look.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import zarr
+from jaxtyping import Float
+
+from storage.audits.calibration import MAX_AWAY_GAIN, CalibrationFit, calibration_frames, fit_rig
+from storage.audits.calibration_evidence import Evidence
+from storage.audits.finding import Finding, Shortfall
+from storage.audits.sweep_alignment import align_sweeps
+from storage.geometry.cameras import project_camera
+from storage.geometry.transforms import apply_se3, invert_se3
+from storage.scenes.store import SceneReader
+from storage.stores.versioned import Home, StoreVersion
+from storage.targets.schema import read_target
+
+_MIN_CLOSER = 2.0  # seen with exact poses: 2.3 to 21; with poses half as far or half again as far apart: 0.3 to 1.9
+_MAX_FRAMES = 8  # an audit of a long scene looks at this many frames, evenly spaced
+
+
+def audit_calibration(home: Home, version: StoreVersion) -> list[Finding]:
+    """Check that a scene's rig is rigid, its cameras see, and its LiDAR falls into its images.
+
+    Args:
+        home: Where the scene lives.
+        version: A version of kind ``scene``.
+    """
+    reader = SceneReader(home.open_arrays(version), version)
+    cameras = range(reader.num_cameras)
+    names = reader.camera_names
+    rotations = [_rotation_error(reader.camera_to_ego(camera)) for camera in cameras]
+    worst = int(np.argmax(rotations))
+    off_centre = [_principal_point_offset(reader, camera) for camera in cameras]
+    farthest = int(np.argmax(off_centre))
+    frame = reader.num_frames // 2
+    seen = _share_of_lidar_seen(reader, frame)
+    steps = np.array([reader.timestamp_us(i) for i in range(reader.num_frames)], dtype=np.int64)
+    exposure = max(
+        abs(reader.camera_timestamp_us(frame, camera) - reader.timestamp_us(frame)) * 1e-6 for camera in cameras
+    )
+    return [
+        Finding(
+            name="rotation_error",
+            value=max(rotations),
+            threshold=1e-4,
+            wanted="at_most",
+            where=f"camera {names[worst]}",
+        ),
+        Finding(
+            name="principal_point_offset",
+            value=max(off_centre),
+            threshold=0.5,
+            wanted="at_most",
+            where=f"camera {names[farthest]}",
+        ),
+        Finding(
+            name="lidar_seen_by_cameras",
+            value=seen,
+            threshold=0.1,
+            wanted="at_least",
+            where=f"frame {frame}",
+            otherwise=_if_measured(seen),
+        ),
+        Finding(name="exposure_offset_s", value=exposure, threshold=0.25, wanted="at_most", where=f"frame {frame}"),
+        Finding(name="backward_time_steps", value=float((np.diff(steps) <= 0).sum()), threshold=0.0, wanted="at_most"),
+        *audit_geometry(reader),
+    ]
+
+
+def audit_geometry(reader: SceneReader, evidence: Evidence | None = None) -> list[Finding]:
+    """Check cameras against LiDAR, sweeps against poses, and boxes against rectangles that the source ships.
+
+    What a scene is too short, too empty or too slow to tell is undecided; rectangles that it does not ship are no
+    finding.
+
+    Args:
+        reader: The scene.
+        evidence: As in ``fit_rig``.
+    """
+    fit = fit_rig(reader, calibration_frames(reader), evidence)
+    closer = align_sweeps(reader, _spread(reader.num_frames))
+    findings = [
+        *_judge_fits("rig", {"": fit.rig}),
+        Finding(
+            name="lidar_edge_offset_px",
+            value=fit.offset_px,
+            threshold=5.0,
+            wanted="at_most",
+            otherwise=_if_measured(fit.offset_px),
+        ),
+        *_judge_fits("one_camera", fit.cameras),
+        Finding(
+            name="sweeps_closer_by_poses",
+            value=closer,
+            threshold=_MIN_CLOSER,
+            wanted="at_least",
+            otherwise=_if_measured(closer),
+        ),
+    ]
+    iou = reader.attributes.get("projected_label_iou")
+    if isinstance(iou, float):
+        findings.append(Finding(name="projected_label_iou", value=iou, threshold=0.95, wanted="at_least"))
+    return findings
+
+
+def _judge_fits(subject: str, fits: Mapping[str, CalibrationFit]) -> list[Finding]:
+    """Return the largest gains that are beyond chance, and the share of small errors that would not go unnoticed."""
+    best = {name: fit.best_change for name, fit in fits.items()}
+    changed = {f"{name}: {change}": gain.at_least for name, (change, gain) in best.items()}
+    away = {name: fit.away.at_least for name, fit in fits.items()}
+    untold = {name: fit.untold for name, fit in fits.items()}
+    told = {name: len(fit.gains) - len(untold[name]) for name, fit in fits.items()}
+    number = sum(len(fit.gains) for fit in fits.values())
+    if len(fits) == 1:
+        (missed,) = untold.values()
+        where = "not " + ", ".join(missed) if missed else ""
+    else:
+        where = f"of {number // len(fits)} each: " + ", ".join(f"{name} {count}" for name, count in told.items())
+    return [
+        _worst(f"gain_of_changing_{subject}", changed, next(iter(fits.values())).limit),
+        _worst(f"gain_of_turning_{subject}_away", away, MAX_AWAY_GAIN),
+        Finding(
+            name=f"small_errors_of_{subject}_told",
+            value=sum(told.values()) / number,
+            threshold=1.0,
+            wanted="at_least",
+            where=where,
+            otherwise="undecided",
+        ),
+    ]
+
+
+def _worst(name: str, gains: Mapping[str, float], limit: float) -> Finding:
+    where = max(gains, key=lambda name: gains[name])
+    value = gains[where] if math.isfinite(gains[where]) else math.nan
+    return Finding(
+        name=name,
+        value=value,
+        threshold=limit,
+        wanted="at_most",
+        where=where.removeprefix(": "),
+        otherwise=_if_measured(value),
+    )
+
+
+def _if_measured(value: float) -> Shortfall:
+    """Return what a value that is not good means: one that could not be measured proves nothing."""
+    return "undecided" if math.isnan(value) else "failed"
+
+
+def _spread(count: int) -> list[int]:
+    return sorted({int(i) for i in np.linspace(0, count - 1, min(count, _MAX_FRAMES))})
+
+
+def audit_sky(home: Home, version: StoreVersion) -> list[Finding]:
+    """Check that sky is above: there is some, not everywhere, and hardly any in the lowest quarter of the images."""
+    group = home.open_arrays(version)
+    masks = np.stack([read_target(group, version.kind, "is_sky", frame) for frame in _frames(group, "is_sky")])
+    rows = masks.shape[-2]
+    low = float(masks[..., rows - rows // 4 :, :].mean())
+    return [
+        Finding(name="sky_share", value=float(masks.mean()), threshold=0.95, wanted="at_most"),
+        Finding(name="sky_in_lowest_quarter", value=low, threshold=0.02, wanted="at_most"),
+        *audit_numbers(home, version),
+    ]
+
+
+def audit_depth(home: Home, version: StoreVersion) -> list[Finding]:
+    """Check that depth is positive, finite or NaN, defined for much of the images, and opacity lies in [0, 1]."""
+    group = home.open_arrays(version)
+    defined, infinite, not_positive, opacity_excess = [], 0, 0, 0.0
+    for frame in _frames(group, "termination_depth"):
+        depth = read_target(group, version.kind, "termination_depth", frame).astype(np.float32)
+        opacity = read_target(group, version.kind, "opacity", frame).astype(np.float32)
+        defined.append(float(np.isfinite(depth).mean()))
+        infinite += int(np.isinf(depth).sum())
+        not_positive += int((depth[np.isfinite(depth)] <= 0).sum())
+        excess = np.maximum(opacity - 1.0, -opacity)
+        opacity_excess = max(opacity_excess, float(excess.max()) if np.isfinite(opacity).all() else math.nan)
+    return [
+        Finding(name="defined_share", value=float(np.mean(defined)), threshold=0.2, wanted="at_least"),
+        Finding(name="infinite_depths", value=float(infinite), threshold=0.0, wanted="at_most"),
+        Finding(name="depths_not_positive", value=float(not_positive), threshold=0.0, wanted="at_most"),
+        Finding(name="opacity_outside_unit_range", value=opacity_excess, threshold=1e-3, wanted="at_most"),
+    ]
+
+
+def audit_numbers(home: Home, version: StoreVersion) -> list[Finding]:
+    """Check that every float of a version is finite; NaN has a meaning in depth alone."""
+    group = home.open_arrays(version)
+    findings = []
+    for name, array in sorted(group.arrays()):
+        if array.dtype.kind != "f" or name == "termination_depth":
+            continue
+        frames = _frames(group, name) if array.ndim > 3 else [...]
+        bad = sum(int((~np.isfinite(read_target(group, version.kind, name, frame))).sum()) for frame in frames)
+        findings.append(
+            Finding(name="non_finite_values", value=float(bad), threshold=0.0, wanted="at_most", where=f"array {name}")
+        )
+    return findings
+
+
+def _frames(group: zarr.Group, name: str) -> Iterator[int]:
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise TypeError(f"{name} is a {type(array).__name__}, want an array")
+    count = array.shape[0]
+    yield from _spread(count)
+
+
+def _rotation_error(transform: Float[np.ndarray, "4 4"]) -> float:
+    rotation = transform[:3, :3]
+    return float(np.abs(rotation @ rotation.T - np.eye(3)).max() + abs(np.linalg.det(rotation) - 1.0))
+
+
+def _principal_point_offset(reader: SceneReader, camera: int) -> float:
+    """Return how far the principal point lies from the middle, as a share of the image."""
+    height, width = reader.image_size(camera)
+    intrinsics = reader.intrinsics(camera)
+    return float(max(abs(intrinsics[0, 2] / width - 0.5), abs(intrinsics[1, 2] / height - 0.5)))
+
+
+def _share_of_lidar_seen(reader: SceneReader, frame: int) -> float:
+    """Return the share of LiDAR returns that at least one camera sees."""
+    points = reader.lidar_points(frame)[:, :3].astype(np.float64)
+    if not len(points):
+        return math.nan
+    seen = np.zeros(len(points), dtype=bool)
+    for camera in range(reader.num_cameras):
+        ego_to_camera = invert_se3(reader.camera_to_reference_ego(frame, camera))
+        points_camera = apply_se3(ego_to_camera, points)
+        pixels, _ = project_camera(points_camera, reader.intrinsics(camera), reader.fisheye(camera))
+        height, width = reader.image_size(camera)
+        inside = (pixels >= 0).all(-1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
+        seen |= inside & (np.linalg.norm(points_camera, axis=-1) > 0.5)
+    return float(seen.mean())

@@ -1,0 +1,1 @@
+"""The reader of the Waymo Open Dataset: TFRecord files (v1) and parquet components (v2)."""

@@ -1,0 +1,1 @@
+"""How surfaces look: materials, textures, light and the shading kernel."""

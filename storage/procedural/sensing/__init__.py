@@ -1,0 +1,1 @@
+"""What sensors see of a world: cameras, LiDAR, visibility, occupancy, flow."""

@@ -1,0 +1,117 @@
+"""Which voxels of a grid the sensors see, by casting rays in the world itself.
+
+A camera sees a voxel when its ray towards the voxel's centre gets into the voxel, or when the ray of one of its pixels
+ends there. A LiDAR sees what its returns' beams passed through and where they ended. Both follow Occ3D's definition of
+its masks, with surfaces in place of occupied voxels.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int
+
+from storage.geometry.transforms import apply_se3, invert_se3
+from storage.procedural.sensing.occupancy import GRID_ORIGIN, GRID_SHAPE, VOXEL_SIZE, voxel_centres
+from storage.procedural.sensing.posed_camera import PosedCamera
+from storage.procedural.sensing.sensors import LidarSweep
+from storage.procedural.world.world import Snapshot
+
+_BEHIND = 1e-9  # share of a segment
+
+Visibility = Bool[np.ndarray, "200 200 16"]
+
+
+def camera_visibility(
+    snapshot: Snapshot,
+    grid_to_world: Float[np.ndarray, "4 4"],
+    camera: PosedCamera,
+    termination_depth: Float32[np.ndarray, "height width"],
+) -> Visibility:
+    """Return which voxels a camera sees at its own instant.
+
+    Args:
+        snapshot: The world at the camera's instant.
+        grid_to_world: Pose of the grid's frame.
+        camera: The camera.
+        termination_depth: What it rendered; NaN = nothing.
+    """
+    grid_to_camera = invert_se3(camera.camera_to_world) @ grid_to_world
+    origin = invert_se3(grid_to_camera)[:3, 3]
+    centres = voxel_centres().reshape(-1, 3)
+    seen = np.zeros(len(centres), bool)
+    candidates = np.flatnonzero(camera.holds(camera.project(apply_se3(grid_to_world, centres))))
+    towards = centres[candidates] - origin
+    distance = np.linalg.norm(towards, axis=1)
+    # The ray towards the centre is inside the slab of one axis once less than half a voxel is left along it.
+    enters = 1.0 - np.min(0.5 * VOXEL_SIZE / np.maximum(np.abs(towards), 1e-9), axis=1)
+    limit = (distance * np.maximum(enters, 0.0)).astype(np.float32)
+    directions = np.ascontiguousarray((towards / distance[:, None]) @ grid_to_world[:3, :3].T, np.float32)
+    origins = np.broadcast_to(camera.origin.astype(np.float32), directions.shape).copy()
+    seen[candidates] = ~snapshot.is_occluded(origins, directions, limit)
+    depth = termination_depth.reshape(-1)
+    hit = np.flatnonzero(np.isfinite(depth))
+    ends = camera.origin + camera.rays(camera.pixel_centres()[hit]).astype(np.float64) * depth[hit, None]
+    seen[_flat(np.floor(_in_voxels(apply_se3(invert_se3(grid_to_world), ends))).astype(np.int64))] = True
+    return seen.reshape(GRID_SHAPE)
+
+
+def lidar_visibility(
+    snapshot: Snapshot,
+    grid_to_world: Float[np.ndarray, "4 4"],
+    lidar_to_world: Float[np.ndarray, "4 4"],
+    sweep: LidarSweep,
+) -> Visibility:
+    """Return which voxels a sweep's beams cross or end in; a beam without return tells nothing.
+
+    Args:
+        snapshot: The world at the sweep's instant. Beams end where they meet it, whatever the noise of their ranges.
+        grid_to_world: Pose of the grid's frame.
+        lidar_to_world: Pose of the sensor.
+        sweep: Its returns.
+    """
+    seen = np.zeros(int(np.prod(GRID_SHAPE)), bool)
+    rays = sweep.points @ lidar_to_world[:3, :3].T.astype(np.float32)
+    directions = np.ascontiguousarray(rays / np.linalg.norm(rays, axis=1, keepdims=True), np.float32)
+    origins = np.broadcast_to(lidar_to_world[:3, 3].astype(np.float32), directions.shape).copy()
+    hits = snapshot.first_hits(origins, directions)
+    met = hits.face >= 0  # rounding can send a beam past the edge that it met
+    ends = lidar_to_world[:3, 3] + directions[met].astype(np.float64) * hits.distance[met, None]
+    world_to_grid = invert_se3(grid_to_world)
+    start = _in_voxels(apply_se3(world_to_grid, lidar_to_world[None, :3, 3]))[0]
+    seen[_flat(crossed_voxels(start, _in_voxels(apply_se3(world_to_grid, ends))))] = True
+    return seen.reshape(GRID_SHAPE)
+
+
+def crossed_voxels(start: Float[np.ndarray, " 3"], ends: Float[np.ndarray, "rays 3"]) -> Int[np.ndarray, "voxels 3"]:
+    """Return every voxel that segments from one point pass through, in no order and with repetitions.
+
+    A segment comes into a new voxel each time it crosses a plane between two; these crossings are counted, not stepped.
+
+    Args:
+        start: Where all segments start, in voxels.
+        ends: Where they end.
+    """
+    direction = ends - start
+    first, last = np.floor(start).astype(np.int64), np.floor(ends).astype(np.int64)
+    found = [first[None]]
+    for axis in range(3):
+        counts = np.abs(last[:, axis] - first[axis])
+        ray = np.repeat(np.arange(len(ends)), counts)
+        order = np.arange(len(ray)) - np.repeat(np.cumsum(counts) - counts, counts)
+        forward = direction[ray, axis] > 0
+        plane = np.where(forward, first[axis] + 1 + order, first[axis] - order)
+        share = (plane - start[axis]) / direction[ray, axis]
+        # Just behind the plane: a segment through an edge or a corner crosses its planes at once.
+        entered = np.floor(start + (share[:, None] + _BEHIND) * direction[ray]).astype(np.int64)
+        entered = np.clip(entered, np.minimum(first, last[ray]), np.maximum(first, last[ray]))
+        entered[:, axis] = np.where(forward, plane, plane - 1)
+        found.append(entered)
+    return np.concatenate(found)
+
+
+def _in_voxels(points: Float[np.ndarray, "points 3"]) -> Float[np.ndarray, "points 3"]:
+    return (points - np.array(GRID_ORIGIN)) / VOXEL_SIZE
+
+
+def _flat(index: Int[np.ndarray, "voxels 3"]) -> Int[np.ndarray, " inside"]:
+    """Return flat indices of those voxels that lie in the grid."""
+    x, y, z = index[np.all((index >= 0) & (index < GRID_SHAPE), axis=1)].T
+    return (x * GRID_SHAPE[1] + y) * GRID_SHAPE[2] + z

@@ -1,0 +1,1 @@
+"""What a procedural place holds and where everything is at any time."""

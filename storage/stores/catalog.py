@@ -1,0 +1,253 @@
+"""The Parquet index of versions and of the edges between them.
+
+It answers "what is there, what was it made from, what was made from it" without opening a store. It is only an index:
+``rebuild`` makes it again from the stores. One small file per version keeps writers out of each other's way.
+"""
+
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.digests import canonical_json
+from storage.errors import ErrorKind, MissingTargetError, PipelineError
+from storage.stores.provenance import InputVersion, Provenance
+
+if TYPE_CHECKING:
+    from storage.stores.versioned import Home, StoreVersion
+
+RAW_FILE = "raw_file"
+WEIGHTS_FILE = "weights_file"
+
+_VERSIONS = pa.schema(
+    [
+        ("kind", pa.string()),
+        ("partition", pa.string()),
+        ("digest", pa.string()),
+        ("snapshot_id", pa.string()),
+        ("form", pa.string()),
+        ("created_at", pa.string()),
+        ("wall_time_s", pa.float64()),
+        ("device", pa.string()),
+        ("licence", pa.string()),
+        ("config_digest", pa.string()),
+        ("code_digest", pa.string()),
+        ("seed", pa.int64()),
+        ("gate_passed", pa.bool_()),
+        ("metrics", pa.string()),
+    ]
+)
+_EDGES = pa.schema(
+    [
+        ("kind", pa.string()),
+        ("partition", pa.string()),
+        ("digest", pa.string()),
+        ("input_kind", pa.string()),
+        ("input_partition", pa.string()),
+        ("input_digest", pa.string()),
+    ]
+)
+_QUARANTINE = pa.schema(
+    [
+        ("partition", pa.string()),
+        ("error_kind", pa.string()),
+        ("key", pa.string()),
+        ("message", pa.string()),
+        ("at", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LineageNode:
+    """One version, raw file or weights file, and what it was made from.
+
+    Attributes:
+        version: What it is; for a file, ``partition`` is its path and ``digest`` its SHA-256.
+        inputs: What it was made from.
+    """
+
+    version: InputVersion
+    inputs: tuple["LineageNode", ...]
+
+
+def record(root: Path, provenance: Provenance, *, snapshot_id: str, form: str, metrics: Mapping[str, Any]) -> None:
+    """Add one version and its edges; writing the same version twice changes nothing."""
+    _write_part(
+        root / "catalog",
+        provenance.digest,
+        [_version_row(provenance, snapshot_id, form, metrics)],
+        _edge_rows(provenance),
+    )
+
+
+def ensure(home: "Home", version: "StoreVersion") -> None:
+    """Add a version that exists but is not listed: its writer died between publishing and recording it."""
+    part = home.root / "catalog" / "versions" / f"{version.digest}.parquet"
+    if part.is_file() or version.digest in versions(home.root)["digest"].to_pylist():
+        return
+    record(
+        home.root,
+        home.provenance(version),
+        snapshot_id=version.snapshot_id,
+        form=version.form,
+        metrics=home.metrics(version),
+    )
+
+
+def versions(root: Path) -> pa.Table:
+    """Return one row for each version."""
+    return _read(root / "catalog" / "versions", _VERSIONS)
+
+
+def edges(root: Path) -> pa.Table:
+    """Return one row for each (version, input), raw and weights files included."""
+    return _read(root / "catalog" / "edges", _EDGES)
+
+
+def quarantined(root: Path) -> pa.Table:
+    """Return one row for each time a partition was refused."""
+    return _read(root / "catalog" / "quarantine", _QUARANTINE)
+
+
+def quarantine(root: Path, partition: str, error: PipelineError) -> None:
+    """Record why a partition was refused."""
+    row = {
+        "partition": partition,
+        "error_kind": str(error.kind),
+        "key": error.key,
+        "message": error.message,
+        "at": datetime.now(UTC).isoformat(timespec="microseconds"),
+    }
+    _write(root / "catalog" / "quarantine" / f"{uuid.uuid4().hex}.parquet", [row], _QUARANTINE)
+
+
+def rebuild(home: "Home") -> int:
+    """Make the index again from the stores, and return how many versions it lists."""
+    rows, edge_rows = [], []
+    for version in home.versions():
+        provenance = home.provenance(version)
+        rows.append(_version_row(provenance, version.snapshot_id, version.form, home.metrics(version)))
+        edge_rows += _edge_rows(provenance)
+    aside = home.root / f".catalog-{uuid.uuid4().hex}"
+    _write_part(aside, "rebuilt", rows, edge_rows)
+    for name in ("versions", "edges"):
+        target = home.root / "catalog" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        (aside / name).rename(target)
+    aside.rmdir()
+    return len(rows)
+
+
+def lineage(root: Path, version: InputVersion) -> LineageNode:
+    """Return everything that a version was made from, down to the raw and weights files.
+
+    Raises:
+        MissingTargetError: If the catalogue does not list the version.
+    """
+    listed = set(zip(*(versions(root)[name].to_pylist() for name in ("kind", "partition", "digest")), strict=True))
+    if (version.kind, version.partition, version.digest) not in listed:
+        raise MissingTargetError(
+            ErrorKind.STORE_MISSING,
+            f"{version.kind}/{version.partition}@{version.digest[:12]}",
+            "the catalogue does not list it; 'distillnerf catalog rebuild' makes it again from the stores",
+        )
+    inputs_of: dict[InputVersion, list[InputVersion]] = {}
+    for row in edges(root).to_pylist():
+        owner = InputVersion(row["kind"], row["partition"], row["digest"])
+        inputs_of.setdefault(owner, []).append(
+            InputVersion(row["input_kind"], row["input_partition"], row["input_digest"])
+        )
+    known: dict[InputVersion, LineageNode] = {}
+
+    def node(item: InputVersion) -> LineageNode:
+        if item not in known:
+            known[item] = LineageNode(item, tuple(node(i) for i in sorted(inputs_of.get(item, []))))
+        return known[item]
+
+    return node(version)
+
+
+def dependents(root: Path, *, kind: str, partition: str, digest: str | None = None) -> list[InputVersion]:
+    """Return every version made, directly or not, from a version or a file, nearest first.
+
+    Args:
+        root: The home's root folder.
+        kind: Kind of the input; ``raw_file`` or ``weights_file`` for files.
+        partition: Its partition, or the file's path.
+        digest: Its exact digest, or None for all versions of the partition.
+    """
+    users_of: dict[InputVersion, list[InputVersion]] = {}
+    for row in edges(root).to_pylist():
+        used = InputVersion(row["input_kind"], row["input_partition"], row["input_digest"])
+        users_of.setdefault(used, []).append(InputVersion(row["kind"], row["partition"], row["digest"]))
+    frontier = [
+        used for used in users_of if used.kind == kind and used.partition == partition and digest in (None, used.digest)
+    ]
+    found: dict[InputVersion, None] = {}
+    while frontier:
+        frontier = sorted({user for used in frontier for user in users_of.get(used, []) if user not in found})
+        found.update(dict.fromkeys(frontier))
+    return list(found)
+
+
+def _version_row(provenance: Provenance, snapshot_id: str, form: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    quality = metrics.get("quality")
+    return {
+        "kind": provenance.kind,
+        "partition": provenance.partition,
+        "digest": provenance.digest,
+        "snapshot_id": snapshot_id,
+        "form": str(form),
+        "created_at": provenance.created_at,
+        "wall_time_s": provenance.wall_time_s,
+        "device": provenance.device,
+        "licence": provenance.licence,
+        "config_digest": provenance.config_digest,
+        "code_digest": provenance.code_digest,
+        "seed": provenance.seed,
+        "gate_passed": None if quality is None else bool(quality["passed"]),
+        "metrics": canonical_json(metrics),
+    }
+
+
+def _edge_rows(provenance: Provenance) -> list[dict[str, str]]:
+    inputs = [*provenance.inputs]
+    inputs += [InputVersion(RAW_FILE, path, digest) for path, digest in provenance.sources.items()]
+    inputs += [InputVersion(WEIGHTS_FILE, name, digest) for name, digest in provenance.weights_digests.items()]
+    digest = provenance.digest
+    return [
+        {
+            "kind": provenance.kind,
+            "partition": provenance.partition,
+            "digest": digest,
+            "input_kind": i.kind,
+            "input_partition": i.partition,
+            "input_digest": i.digest,
+        }
+        for i in inputs
+    ]
+
+
+def _write_part(base: Path, name: str, rows: list[dict[str, Any]], edge_rows: list[dict[str, str]]) -> None:
+    _write(base / "edges" / f"{name}.parquet", edge_rows, _EDGES)
+    _write(base / "versions" / f"{name}.parquet", rows, _VERSIONS)  # last: who finds it listed finds its edges too
+
+
+def _write(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    pq.write_table(pa.Table.from_pylist([dict(r) for r in rows], schema=schema), aside)
+    aside.replace(path)
+
+
+def _read(folder: Path, schema: pa.Schema) -> pa.Table:
+    parts = [pq.read_table(path, schema=schema) for path in sorted(folder.glob("[!.]*.parquet"))]
+    return pa.concat_tables(parts) if parts else schema.empty_table()

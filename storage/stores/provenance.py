@@ -1,0 +1,160 @@
+"""Where a version came from, and the one digest that decides whether it must be made again.
+
+The digest covers what *determines* the content: the digests of all inputs, the configuration, the code, weights,
+calibration and seed. What merely describes the run (packages, device, times) is recorded beside it.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from storage.digests import canonical_json, digest_of
+from storage.errors import ErrorKind, IntegrityError
+
+DIGEST_LENGTH = 64
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class InputVersion:
+    """One version that another was made from."""
+
+    kind: str
+    partition: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Everything that made one stored version what it is.
+
+    Attributes:
+        kind: What it is, for example ``teacher_depth``.
+        partition: Which one, usually a scene key.
+        inputs: Versions it was computed from.
+        config_digest: Of the owner's resolved configuration.
+        code_digest: Of the sources that computed it.
+        seed: Of every random choice, or None where there is none.
+        weights_digests: SHA-256 of each weights file used, by name.
+        sources: SHA-256 of each raw file read, by path relative to the source's root.
+        calibration_digest: Of the intrinsics and camera poses used, empty where none were.
+        pose_source: Where ego poses came from, empty where none were used.
+        licence: Under which terms the content may be used.
+        config: The resolved configuration itself, for people.
+        packages: Versions of the packages that did the work.
+        device: What it ran on.
+        created_at: When, ISO 8601 UTC.
+        wall_time_s: How long, seconds; filled in when the version is published.
+    """
+
+    kind: str
+    partition: str
+    inputs: tuple[InputVersion, ...] = ()
+    config_digest: str = ""
+    code_digest: str = ""
+    seed: int | None = None
+    weights_digests: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+    calibration_digest: str = ""
+    pose_source: str = ""
+    licence: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    packages: Mapping[str, str] = field(default_factory=dict)
+    device: str = "cpu"
+    created_at: str = ""
+    wall_time_s: float = 0.0
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 over what determines the content; it is also Dagster's data version."""
+        determining = {
+            "kind": self.kind,
+            "partition": self.partition,
+            "inputs": sorted((i.kind, i.partition, i.digest) for i in self.inputs),
+            "config_digest": self.config_digest,
+            "code_digest": self.code_digest,
+            "seed": self.seed,
+            "weights_digests": dict(self.weights_digests),
+            "sources": dict(self.sources),
+            "calibration_digest": self.calibration_digest,
+            "pose_source": self.pose_source,
+            "licence": self.licence,
+        }
+        return digest_of(determining)
+
+    def finished(self, wall_time_s: float) -> "Provenance":
+        """Return the same provenance stamped with the time it took and the time it is now."""
+        return dataclasses.replace(
+            self, wall_time_s=wall_time_s, created_at=datetime.now(UTC).isoformat(timespec="seconds")
+        )
+
+    def to_json(self) -> str:
+        """Write as canonical JSON."""
+        return canonical_json(self)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Provenance":
+        """Read back what ``to_json`` wrote.
+
+        Raises:
+            IntegrityError: If a field is missing or unknown.
+        """
+        try:
+            raw = json.loads(text)
+            raw["inputs"] = tuple(InputVersion(**i) for i in raw["inputs"])
+            return cls(**raw)
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, "provenance", f"cannot be read: {error}") from error
+
+
+def code_digest(*modules: str) -> str:
+    """Return the SHA-256 of the sources of modules and of whole packages, without importing them.
+
+    Args:
+        modules: Dotted names. A package stands for every ``.py`` file below it.
+
+    Raises:
+        ValueError: If a name is not an importable module of the running project.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(set(modules)):
+        for dotted, path in _source_files(name):
+            digest.update(dotted.encode())
+            digest.update(path.read_bytes().replace(b"\r\n", b"\n"))
+    return digest.hexdigest()
+
+
+def _source_files(name: str) -> Iterable[tuple[str, Path]]:
+    """Yield each source file with its place below ``name``, so that moving a file changes the digest."""
+    top, _, rest = name.partition(".")
+    spec = importlib.util.find_spec(top)  # a top-level package: finding it imports nothing
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(f"no package {top!r} to digest")
+    base = Path(next(iter(spec.submodule_search_locations))).joinpath(*rest.split(".") if rest else ())
+    if base.is_dir():
+        return [(f"{name}/{path.relative_to(base).as_posix()}", path) for path in sorted(base.rglob("*.py"))]
+    module = base.with_suffix(".py")
+    if not module.is_file():
+        raise ValueError(f"no module {name!r} to digest at {module}")
+    return [(name, module)]
+
+
+def package_versions(*names: str) -> dict[str, str]:
+    """Return the installed version of each named distribution; one that is absent is left out."""
+    versions = {name: _installed_version(name) for name in names}
+    return {name: version for name, version in versions.items() if version is not None}
+
+
+@functools.cache
+def _installed_version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)  # parses the package's whole description
+    except importlib.metadata.PackageNotFoundError:
+        return None

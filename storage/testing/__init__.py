@@ -1,0 +1,1 @@
+"""What only tests need: writers of data sets in the layouts of others."""

@@ -1,0 +1,1 @@
+"""What a student is used for: text queries, weak labels, a viewer."""

@@ -1,0 +1,178 @@
+"""A student put to use on a scene: opened with its words and thresholds, and asked frame by frame."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int64
+
+from storage.errors import ErrorKind, MissingTargetError
+from storage.geometry.cameras import project
+from storage.geometry.transforms import apply_se3, invert_se3
+from storage.keys import SceneKey
+from storage.scenes.store import SceneReader
+from storage.stores.versioned import Home, StoreVersion
+from student.data.sample import TrainingBatch
+from student.data.training_set import FrozenScene, TrainingSet
+from student.evaluation.frames import EvaluationFrames, evaluation_scenes
+from student.evaluation.operating_point import OperatingPoint, operating_point_of
+from student.inference.occupancy import OCC3D_GRID, OccupancyGrid, occupancy_probability
+from student.inference.predictor import Predictor, RenderedViews
+from student.inference.vocabulary import ClipSpace, clip_space_of, training_set_of
+from student.model.types import TargetCameras
+from student.model.voxel_field import VoxelField
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameReading:
+    """What a student makes of one frame.
+
+    Attributes:
+        batch: Inputs, and every camera of the frame as target.
+        field: The voxel field, in the ego frame of the reference time.
+        views: The cameras as rendered.
+        is_observed: Voxels of the Occ3D grid, flat, that some camera sees before its ray ends. The others
+            are unknown, which is not the same as free.
+        occupancy: Raw probability of each voxel; 0 where not observed.
+        points: Where in each voxel the field is densest, metres; meaningless where not observed.
+    """
+
+    batch: TrainingBatch
+    field: VoxelField
+    views: RenderedViews
+    is_observed: Bool[np.ndarray, " voxels"]
+    occupancy: Float[np.ndarray, " voxels"]
+    points: Float32[np.ndarray, "voxels 3"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeployedStudent:
+    """A student with everything that turns its output into answers.
+
+    Attributes:
+        home: Where it came from.
+        predictor: The student.
+        checkpoint: Its version.
+        training_set: What it was trained on.
+        space: The CLIP space its features live in.
+        point: Threshold, calibration and temperature.
+    """
+
+    home: Home
+    predictor: Predictor
+    checkpoint: StoreVersion
+    training_set: TrainingSet
+    space: ClipSpace
+    point: OperatingPoint
+
+    @classmethod
+    def open(
+        cls,
+        home: Home,
+        variant: str,
+        *,
+        checkpoint_digest: str = "",
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        text_encoder: str = "",
+        default_threshold: float = 0.5,
+    ) -> "DeployedStudent":
+        """Open the current checkpoint of a variant, or the one with this digest.
+
+        Raises:
+            MissingTargetError: If there is none, it renders no CLIP features, or its text encoder is gone.
+        """
+        checkpoint = home.require("student_checkpoint", variant, checkpoint_digest or None)
+        predictor = Predictor.open(home, variant, checkpoint.digest, device=device)
+        if "clip" not in predictor.feature_sources:
+            raise MissingTargetError(
+                ErrorKind.TARGET_MISSING, str(checkpoint), "renders no CLIP features: words need variant clip"
+            )
+        training_set = training_set_of(home, checkpoint)
+        space = clip_space_of(home, training_set, text_encoder=text_encoder)
+        point = operating_point_of(
+            home, checkpoint, clip_temperature=space.encoder.temperature, default_threshold=default_threshold
+        )
+        return cls(
+            home=home, predictor=predictor, checkpoint=checkpoint, training_set=training_set, space=space, point=point
+        )
+
+    @property
+    def input_kinds(self) -> tuple[str, ...]:
+        """Kinds of the stores that the student reads of a scene."""
+        has_depth_features = self.predictor.config.data.depth_anything
+        return ("scene", "input_images", *(("depth_anything_features",) if has_depth_features else ()))
+
+    def frames(self, scene_key: SceneKey | str) -> EvaluationFrames:
+        """Open a scene, whether it was trained on or not, in its current version.
+
+        Raises:
+            MissingTargetError: If something that the student reads was never materialised for it.
+            ProvenanceMismatchError: If its stores were made from different versions of it.
+        """
+        stores = {kind: self.home.require(kind, str(scene_key)) for kind in self.input_kinds}
+        reader = SceneReader(self.home.open_arrays(stores["scene"]), stores["scene"])
+        frozen = FrozenScene(
+            key=str(scene_key),
+            num_frames=reader.num_frames,
+            num_cameras=reader.num_cameras,
+            train_frames=(),
+            validation_frames=tuple(range(reader.num_frames)),
+            stores=stores,
+        )
+        alone = replace(self.training_set, scenes=(frozen,))
+        return EvaluationFrames(self.home, alone, evaluation_scenes(self.home, alone)[0], self.predictor.config.data)
+
+    def read(self, frames: EvaluationFrames, frame: int, *, samples_per_axis: int = 2) -> FrameReading:
+        """Lift one frame and read its voxels and views.
+
+        Raises:
+            ValueError: If the scene has no such frame.
+        """
+        if not 0 <= frame < frames.scene.frozen.num_frames:
+            raise ValueError(f"{frames.key} has frames 0 to {frames.scene.frozen.num_frames - 1}, not {frame}")
+        batch = frames.camera_views(frame)
+        field = self.predictor.encode(batch.inputs)
+        views = self.predictor.render(field, batch.cameras)
+        is_observed = observed_voxels(OCC3D_GRID, batch.cameras, views.termination_depth)
+        seen = np.flatnonzero(is_observed)  # a sixth of the grid or so: nothing else is worth asking for
+        density, where = self.predictor.voxel_density(field, OCC3D_GRID, seen, samples_per_axis=samples_per_axis)
+        occupancy, points = np.zeros(len(is_observed)), np.zeros((len(is_observed), 3), np.float32)
+        occupancy[seen] = occupancy_probability(density, OCC3D_GRID.voxel_size)
+        points[seen] = where
+        return FrameReading(
+            batch=batch, field=field, views=views, is_observed=is_observed, occupancy=occupancy, points=points
+        )
+
+
+def voxel_centres(grid: OccupancyGrid, flat_index: Int64[np.ndarray, " n"]) -> Float[np.ndarray, "n 3"]:
+    """Return the centres of voxels given by flat, row-major index, metres."""
+    return grid.centres(np.stack(np.unravel_index(flat_index, grid.shape), axis=1))
+
+
+def observed_voxels(
+    grid: OccupancyGrid, cameras: TargetCameras, termination_depth: Float[np.ndarray, "views height width"]
+) -> Bool[np.ndarray, " voxels"]:
+    """Return which voxels lie in some camera's view and not behind what it sees.
+
+    A voxel counts up to one diagonal behind the surface, so that surfaces themselves are observed.
+
+    Args:
+        grid: Voxels in the ego frame.
+        cameras: The views, one scene, all present.
+        termination_depth: Along unit rays, metres; NaN where the ray ends nowhere and everything is seen.
+    """
+    centres = voxel_centres(grid, np.arange(int(np.prod(grid.shape))))
+    margin = grid.voxel_size * np.sqrt(3.0)
+    is_observed = np.zeros(len(centres), dtype=bool)
+    height, width = termination_depth.shape[1:]
+    poses = cameras.camera_to_reference_ego[0].double().numpy()
+    for pose, intrinsics, depth in zip(poses, cameras.intrinsics[0].double().numpy(), termination_depth, strict=True):
+        points = apply_se3(invert_se3(pose), centres)
+        ahead = np.flatnonzero(points[:, 2] > 0.1)
+        pixels, _ = project(points[ahead], intrinsics)
+        inside = (pixels >= 0).all(axis=1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
+        ahead, pixels = ahead[inside], pixels[inside].astype(np.int64)
+        end = depth[pixels[:, 1], pixels[:, 0]]
+        distance = np.linalg.norm(points[ahead], axis=1)
+        is_observed[ahead] |= ~(distance > end + margin)  # a NaN end compares false: nothing hides the voxel
+    return is_observed

@@ -1,0 +1,174 @@
+"""Look into a student's field in the browser: points, voxels by class or by a text, and the cameras."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from storage.geometry.rays import camera_rays, points_on_rays
+from storage.geometry.transforms import rotation_to_quat_wxyz
+from storage.keys import SceneKey
+from storage.previews.pictures import colour_map, label_image, resize_smoothly, to_uint8
+from storage.stores.versioned import Home
+from student.applications.deployment import DeployedStudent, FrameReading, voxel_centres
+from student.data.dataset import nearest
+from student.evaluation.frames import EvaluationFrames, view_images
+from student.inference.occupancy import OCC3D_GRID
+from student.inference.prompts import DEFAULT_TEMPLATE, query_prompts
+from student.inference.vocabulary import Vocabulary, best_voxel_class, occ3d_vocabulary
+
+if TYPE_CHECKING:
+    import viser
+
+Mode = Literal["points", "classes", "query"]
+MODES: tuple[Mode, ...] = ("points", "classes", "query")
+
+_THUMBNAIL_WIDTH = 160
+
+
+class SceneView:
+    """What is shown of one scene: everything the server draws, computed without a server.
+
+    Args:
+        student: Whose field is shown.
+        frames: Of the scene.
+        template: Sentence with one ``{}`` for a word.
+    """
+
+    def __init__(self, student: DeployedStudent, frames: EvaluationFrames, *, template: str = DEFAULT_TEMPLATE) -> None:
+        self.student, self.frames, self.template = student, frames, template
+        self._classes = occ3d_vocabulary(student.space, template)
+        self._readings: dict[int, FrameReading] = {}
+
+    def reading(self, frame: int) -> FrameReading:
+        """Return the student's reading of a frame; the latest one is kept."""
+        if frame not in self._readings:
+            self._readings = {frame: self.student.read(self.frames, frame)}
+        return self._readings[frame]
+
+    def points(self, frame: int) -> tuple[Float[np.ndarray, "points 3"], UInt8[np.ndarray, "points 3"]]:
+        """Return rendered surface points in the ego frame, metres, in the colours the cameras saw."""
+        reading = self.reading(frame)
+        cameras, depths = reading.batch.cameras, reading.views.termination_depth
+        height, width = depths.shape[1:]
+        positions, colours = [], []
+        poses = cameras.camera_to_reference_ego[0].double().numpy()
+        matrices = cameras.intrinsics[0].double().numpy()
+        fisheye = [None] * len(poses) if cameras.fisheye is None else cameras.fisheye[0].double().numpy()
+        images = view_images(reading.batch)
+        for pose, intrinsics, lens, depth, image in zip(poses, matrices, fisheye, depths, images, strict=True):
+            origins, directions = camera_rays(intrinsics, pose, height=height, width=width, fisheye=lens)
+            is_hit = np.isfinite(depth)
+            positions.append(points_on_rays(origins, directions, depth.astype(np.float64))[is_hit])
+            colours.append(to_uint8(nearest(image, height, width))[is_hit])
+        return np.concatenate(positions), np.concatenate(colours)
+
+    def voxels(
+        self, frame: int, mode: Mode, text: str = ""
+    ) -> tuple[Float[np.ndarray, "voxels 3"], UInt8[np.ndarray, "voxels 3"]]:
+        """Return the occupied, observed voxels in the ego frame, coloured by class or by how well they answer.
+
+        Raises:
+            ValueError: If the mode shows no voxels, or a query has no words.
+        """
+        reading = self.reading(frame)
+        held = np.flatnonzero(reading.is_observed & (reading.occupancy >= self.student.point.threshold))
+        features = self.student.predictor.point_features(reading.field, "clip", reading.points[held])
+        if mode == "classes":
+            colours = label_image(best_voxel_class(self._classes.cosine(features))[None])[0]
+        elif mode == "query":
+            vocabulary = Vocabulary.of(self.student.space, query_prompts(text, template=self.template))
+            probability = np.nan_to_num(vocabulary.probability(features, self.student.point.temperature)[:, 0])
+            colours = colour_map("inferno")[np.round(255 * probability).astype(np.int64)]
+        else:
+            raise ValueError(f"mode {mode!r} shows no voxels; want one of {MODES[1:]}")
+        return voxel_centres(OCC3D_GRID, held), colours
+
+
+def serve_scene(
+    home: Home,
+    scene_key: SceneKey | str,
+    variant: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    text_encoder: str = "",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> "viser.ViserServer":
+    """Start a viewer of one scene and return its server; the caller keeps the process alive.
+
+    Args:
+        home: Where everything lies.
+        scene_key: The scene; it need not have been trained on.
+        variant: A student that renders CLIP features.
+        host: Address to listen at; only this machine by default.
+        port: Port to listen at.
+        text_encoder: Folder or hub id of the CLIP checkpoint where it moved.
+        device: Where the student runs.
+
+    Raises:
+        MissingTargetError: If the student or a store of the scene is missing.
+    """
+    import viser  # a web server: only who looks pays for it
+
+    student = DeployedStudent.open(home, variant, device=device, text_encoder=text_encoder)
+    view = SceneView(student, student.frames(scene_key))
+    server = viser.ViserServer(host=host, port=port, verbose=False)
+    server.scene.set_up_direction("+z")
+    frame = server.gui.add_slider("frame", min=0, max=view.frames.scene.frozen.num_frames - 1, step=1, initial_value=0)
+    mode = server.gui.add_dropdown("show", MODES, initial_value="points")
+    text = server.gui.add_text("query", "car")
+    status = server.gui.add_markdown("")
+
+    def draw(_: Any = None) -> None:  # noqa: ANN401 - viser's event
+        try:
+            draw_frame(server, view, int(frame.value), mode.value, text.value)
+            status.content = f"{scene_key}, student {variant}, occupied from {student.point.threshold:.3g}"
+        except ValueError as error:
+            status.content = f"**{error}**"
+
+    for control in (frame, mode, text):
+        control.on_update(draw)
+    draw()
+    return server
+
+
+def draw_frame(server: "viser.ViserServer", view: SceneView, frame: int, mode: Mode, text: str) -> None:
+    """Draw one frame, replacing what was drawn before.
+
+    Raises:
+        ValueError: If a query has no words.
+    """
+    if mode == "points":
+        positions, colours = view.points(frame)
+        size = 0.06
+    else:
+        positions, colours = view.voxels(frame, mode, text)
+        size = OCC3D_GRID.voxel_size * 0.95
+    server.scene.add_point_cloud(
+        "/field",
+        positions.astype(np.float32),
+        colours,
+        point_size=size,
+        point_shape="rounded" if mode == "points" else "square",
+    )
+    _draw_cameras(server, view, frame, view.frames.camera_names)
+
+
+def _draw_cameras(server: "viser.ViserServer", view: SceneView, frame: int, names: Sequence[str]) -> None:
+    batch = view.reading(frame).batch
+    cameras = batch.cameras
+    poses = cameras.camera_to_reference_ego[0].double().numpy()
+    matrices = cameras.intrinsics[0].double().numpy()
+    for name, pose, intrinsics, image in zip(names, poses, matrices, view_images(batch), strict=True):
+        height, width = cameras.render_height, cameras.render_width
+        server.scene.add_camera_frustum(
+            f"/cameras/{name}",
+            fov=float(2 * np.arctan2(height / 2, intrinsics[1, 1])),
+            aspect=width / height,
+            scale=0.6,
+            wxyz=rotation_to_quat_wxyz(pose[:3, :3]),
+            position=pose[:3, 3],
+            image=resize_smoothly(to_uint8(image), round(_THUMBNAIL_WIDTH * height / width), _THUMBNAIL_WIDTH),
+        )

@@ -1,0 +1,187 @@
+"""Label a scene's voxels and pixels with a student: weak labels, with everything that made them beside them.
+
+They are never read back as training targets here; they are for whoever labels data next.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import zarr
+from jaxtyping import Float, Float16, UInt8
+
+from storage.digests import config_digest, config_json
+from storage.keys import SceneKey
+from storage.stores.provenance import InputVersion, Provenance, code_digest, package_versions
+from storage.stores.versioned import Home, Materialized, materialize_arrays
+from storage.targets.schema import create_target
+from storage.taxonomy import SKY_ID
+from student.applications.deployment import DeployedStudent, FrameReading
+from student.evaluation.config import WeakLabelConfig
+from student.evaluation.frames import EvaluationFrames
+from student.inference.occupancy import FREE_LABEL, NUM_SEMANTIC_CLASSES, OCC3D_GRID
+from student.inference.open_vocabulary import class_probability
+from student.inference.prompts import OCC3D_NAMES
+from student.inference.vocabulary import Vocabulary, occ3d_vocabulary
+
+KIND = "weak_labels"
+
+UNKNOWN_VOXEL = 255
+"""Voxels that no camera sees: unknown, which is not free."""
+
+_MODULES = (
+    "student.evaluation.calibration",
+    "student.applications.deployment",
+    "student.evaluation.frames",
+    "student.model",
+    "student.inference.occupancy",
+    "student.inference.open_vocabulary",
+    "student.evaluation.operating_point",
+    "student.inference.predictor",
+    "student.inference.prompts",
+    "student.inference.vocabulary",
+    "student.applications.weak_labels",
+)
+
+
+def export_weak_labels(
+    home: Home,
+    scene_key: SceneKey,
+    variant: str,
+    config: WeakLabelConfig,
+    on_progress: Callable[[str, float, Mapping[str, Any]], None] | None = None,
+) -> Materialized:
+    """Return the labels that a student gives a scene, making them first if they do not exist.
+
+    Voxels carry Occ3D labels (17 free, 255 not seen by any camera) and the probability that the label is
+    right: of being occupied and of that class, or of being free; NaN where not seen. Pixels carry the
+    class nearest in words (255 sky) and its probability, on the student's render grid.
+
+    Args:
+        home: Where everything lies.
+        scene_key: The scene; it need not have been trained on.
+        variant: A student that renders CLIP features.
+        config: How to label.
+        on_progress: Called after every frame.
+
+    Raises:
+        MissingTargetError: If the student or a store of the scene is missing, or it renders no CLIP.
+        ProvenanceMismatchError: If the scene's stores were made from different versions of it.
+    """
+    student = DeployedStudent.open(
+        home,
+        variant,
+        checkpoint_digest=config.checkpoint_digest,
+        device=config.device,
+        text_encoder=config.text_encoder,
+        default_threshold=config.default_threshold,
+    )
+    frames = student.frames(scene_key)
+    provenance = _provenance(home, student, frames, config)
+
+    def write(group: zarr.Group) -> Mapping[str, Any]:
+        return _Labeller(group, student, frames, config).run(on_progress)
+
+    return materialize_arrays(home, provenance, write)
+
+
+def _provenance(home: Home, student: DeployedStudent, frames: EvaluationFrames, config: WeakLabelConfig) -> Provenance:
+    stores = [frames.scene.frozen.stores[kind] for kind in student.input_kinds]
+    evaluation = student.point.evaluation
+    versions = [student.checkpoint, *stores, *([] if evaluation is None else [evaluation])]
+    determining = config.determining()
+    return Provenance(
+        kind=KIND,
+        partition=frames.key,
+        inputs=(*(InputVersion(v.kind, v.partition, v.digest) for v in versions), *student.space.inputs),
+        config_digest=config_digest(determining),
+        code_digest=code_digest(*_MODULES),
+        weights_digests={"text_encoder": student.space.encoder.digest},
+        licence=" AND ".join(sorted({home.provenance(v).licence for v in versions} - {""})),
+        config=config_json(determining),
+        packages=package_versions("numpy", "torch", "transformers"),
+    )
+
+
+class _Labeller:
+    """Labels one scene, frame by frame."""
+
+    def __init__(
+        self, group: zarr.Group, student: DeployedStudent, frames: EvaluationFrames, config: WeakLabelConfig
+    ) -> None:
+        self._student, self._frames, self._config = student, frames, config
+        self._vocabulary: Vocabulary = occ3d_vocabulary(student.space, config.prompt_template)
+        self._voxel_counts = np.zeros(256, np.int64)
+        num_frames, cameras = frames.scene.frozen.num_frames, frames.scene.frozen.num_cameras
+        data = student.predictor.config.data
+        shapes = {"voxel_label": (num_frames, *OCC3D_GRID.shape), "voxel_probability": (num_frames, *OCC3D_GRID.shape)}
+        if config.pixel_labels:
+            size = (num_frames, cameras, data.render_height, data.render_width)
+            shapes |= {"pixel_label": size, "pixel_probability": size}
+        self._arrays = {name: create_target(group, KIND, name, shape) for name, shape in shapes.items()}
+        prompts = self._vocabulary.prompts
+        group.attrs.update(
+            {
+                "class_names": [*OCC3D_NAMES, "free"],
+                "unknown_voxel": UNKNOWN_VOXEL,
+                "sky_pixel": SKY_ID,
+                "camera_names": list(frames.camera_names),
+                "prompts": dict(zip(prompts.names, _lists(prompts.concepts), strict=True)),
+                "template": config.prompt_template,
+                "checkpoint": {"variant": student.checkpoint.partition, "digest": student.checkpoint.digest},
+                "text_encoder_digest": student.space.encoder.digest,
+                **student.point.to_json(),
+            }
+        )
+
+    def run(self, on_progress: Callable[[str, float, Mapping[str, Any]], None] | None) -> dict[str, Any]:
+        """Label every frame and return how much of what was labelled."""
+        num_frames = self._frames.scene.frozen.num_frames
+        for frame in range(num_frames):
+            reading = self._student.read(self._frames, frame, samples_per_axis=self._config.voxel_samples_per_axis)
+            labels, probability = self._voxels(reading)
+            self._voxel_counts += np.bincount(labels, minlength=256)
+            self._arrays["voxel_label"][frame] = labels.reshape(OCC3D_GRID.shape)
+            self._arrays["voxel_probability"][frame] = probability.reshape(OCC3D_GRID.shape)
+            if self._config.pixel_labels:
+                self._arrays["pixel_label"][frame], self._arrays["pixel_probability"][frame] = self._pixels(reading)
+            if on_progress is not None:
+                on_progress("weak labels", (frame + 1) / num_frames, {"frame": frame})
+        total = int(self._voxel_counts.sum())
+        counts = {name: int(self._voxel_counts[i]) for i, name in enumerate(OCC3D_NAMES)}
+        return {
+            "frames": num_frames,
+            "observed_share": 1.0 - float(self._voxel_counts[UNKNOWN_VOXEL]) / total,
+            "free_share": float(self._voxel_counts[FREE_LABEL]) / total,
+            "voxels": {name: count for name, count in counts.items() if count},
+            "is_calibrated": self._student.point.calibration is not None,
+        }
+
+    def _voxels(self, reading: FrameReading) -> tuple[UInt8[np.ndarray, " voxels"], Float16[np.ndarray, " voxels"]]:
+        point = self._student.point
+        occupied = point.occupied(reading.occupancy)
+        labels = np.full(len(occupied), FREE_LABEL, np.uint8)
+        probability = 1.0 - occupied
+        held = np.flatnonzero(reading.is_observed & (reading.occupancy >= point.threshold))
+        features = self._student.predictor.point_features(reading.field, "clip", reading.points[held])
+        cosine = self._vocabulary.cosine(features)[:, :NUM_SEMANTIC_CLASSES]  # a voxel is never sky
+        named = class_probability(cosine, point.temperature)
+        labels[held] = named.argmax(axis=1).astype(np.uint8)
+        probability[held] = occupied[held] * named.max(axis=1)
+        labels[~reading.is_observed] = UNKNOWN_VOXEL
+        probability[~reading.is_observed] = np.nan
+        return labels, probability.astype(np.float16)
+
+    def _pixels(
+        self, reading: FrameReading
+    ) -> tuple[UInt8[np.ndarray, "cameras height width"], Float16[np.ndarray, "cameras height width"]]:
+        named: Float[np.ndarray, "cameras height width classes"] = self._vocabulary.probability(
+            reading.views.features["clip"], self._student.point.temperature
+        )
+        best = named.argmax(axis=-1)
+        labels = np.where(best == NUM_SEMANTIC_CLASSES, SKY_ID, best).astype(np.uint8)
+        return labels, named.max(axis=-1).astype(np.float16)
+
+
+def _lists(concepts: tuple[tuple[tuple[str, ...], ...], ...]) -> list[list[list[str]]]:
+    return [[list(words) for words in of_class] for of_class in concepts]

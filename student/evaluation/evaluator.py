@@ -1,0 +1,316 @@
+"""Score a student on held-out frames, one by one, against every reference that there is."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int64
+
+from storage.taxonomy import SKY_ID, VOID_ID, occ3d_table
+from student.data.dataset import nearest
+from student.data.sample import TrainingBatch
+from student.evaluation.config import EvaluationConfig
+from student.evaluation.frames import EvaluationFrames, FrameTruth, channels_last, select_views, valid_of, view_images
+from student.evaluation.lateral import LateralTruth
+from student.evaluation.results import Section
+from student.evaluation.sections.all_sections import Scoreboard
+from student.evaluation.sections.images import ImageScores
+from student.evaluation.training_evidence import TrainingEvidence, above_horizon
+from student.inference.occupancy import FREE_LABEL, OCC3D_GRID, occupancy_probability
+from student.inference.predictor import Predictor, RenderedViews
+from student.inference.vocabulary import best_voxel_class, pixel_truth
+from student.model.voxel_field import VoxelField
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredFrame:
+    """What scoring a frame read and rendered, for pictures.
+
+    Attributes:
+        batch: Inputs, and every camera of the frame as target.
+        views: The same cameras as the student renders them.
+        truth: The true world, None for a recording.
+    """
+
+    batch: TrainingBatch
+    views: RenderedViews
+    truth: FrameTruth | None
+
+
+class Evaluator:
+    """Feeds every score with the held-out frames of one evaluation.
+
+    Args:
+        predictor: The student.
+        config: What to measure.
+        evidence: What training frames gave; nothing is added to it here.
+        clip_temperature: That CLIP was trained with; used where no truth allowed fitting one.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        config: EvaluationConfig,
+        evidence: TrainingEvidence,
+        *,
+        clip_temperature: float | None,
+    ) -> None:
+        self.predictor, self.config, self.evidence = predictor, config, evidence
+        self.vocabulary = evidence.vocabulary
+        self.occupancy_fit = evidence.fit_occupancy()
+        fitted = evidence.fit_temperature()
+        self.temperature = clip_temperature if fitted is None else fitted
+        self.temperature_source = "CLIP checkpoint" if fitted is None else "fitted on training frames"
+        self.masked: dict[str, int] = {}
+        self.timings: dict[str, float] = {}
+        names = () if self.vocabulary is None else self.vocabulary.prompts.names
+        self.scores = Scoreboard(config, class_names=names, occupancy_fit=self.occupancy_fit)
+        self._seconds_ahead: list[float] = []
+
+    def score(
+        self, frames: EvaluationFrames, frame: int, *, is_paper_frame: bool, lateral: LateralTruth | None
+    ) -> ScoredFrame:
+        """Score one held-out frame in every way there is a reference for.
+
+        Args:
+            frames: Of the scene.
+            frame: Its index.
+            is_paper_frame: Whether the paper's protocol scores it too.
+            lateral: Renders the true world at poses the car never had, None to leave those out.
+        """
+        batch = frames.camera_views(frame)
+        with self._timed("encode"):
+            field = self.predictor.encode(batch.inputs)
+        with self._timed("render"):
+            views = self.predictor.render(field, batch.cameras)
+        truth = frames.truth(frame)
+        with self._timed("score views"):
+            self._score_images(
+                self.scores.reconstruction, frames.key, views, view_images(batch), None, is_paper_frame, valid_of(batch)
+            )
+            self._score_depth(frames.key, views, batch, truth, is_paper_frame)
+            self._score_features(frames.key, views, batch)
+        with self._timed("other poses"):
+            self._score_other_poses(frames, frame, field, batch, is_paper_frame, lateral)
+        if truth is not None:
+            self._score_sky(frames, views, batch, truth)
+            with self._timed("voxels and words"):
+                self._score_voxels(frames.key, field, truth)
+                self._score_queries(views, batch, truth)
+        return ScoredFrame(batch=batch, views=views, truth=truth)
+
+    def _score_images(
+        self,
+        scores: ImageScores,
+        scene: str,
+        views: RenderedViews,
+        reference: Float32[np.ndarray, "views height width 3"],
+        still: Float32[np.ndarray, "views height width 3"] | None,
+        is_paper_frame: bool,
+        is_valid: Bool[np.ndarray, "views _ _"] | None = None,
+    ) -> None:
+        """Score images.
+
+        Args:
+            scores: Where to.
+            scene: Scene key.
+            views: What was rendered.
+            reference: What should be seen.
+            still: What the input cameras saw, where the view is another one.
+            is_paper_frame: Whether the paper's protocol scores the frame too.
+            is_valid: Pixels of the reference that show the world, and not the vehicle itself; None if all do.
+        """
+        if views.image is None:
+            return
+        predicted = resized(views.image, reference.shape[1:3])
+        baselines = {} if still is None else {"repeating the input": resized(still, reference.shape[1:3])}
+        mean = self.evidence.mean_image(reference.shape)
+        if mean is not None:
+            baselines["mean training image"] = mean
+        shown = _on_grid(is_valid, *reference.shape[1:3])
+        scores.add(scene, predicted, reference, baselines=baselines, is_paper_frame=is_paper_frame, is_valid=shown)
+
+    def _score_depth(
+        self, scene: str, views: RenderedViews, batch: TrainingBatch, truth: FrameTruth | None, is_paper_frame: bool
+    ) -> None:
+        lidar, teacher = (getattr(batch.view_targets, name)[0].numpy() for name in ("lidar_depth", "teacher_depth"))
+        trivial = self.evidence.depths(batch.cameras)
+        rival = {"the scene teacher": teacher}
+        references = [(self.scores.depth_lidar, lidar, rival), (self.scores.depth_teacher, teacher, {})]
+        if truth is not None:
+            references.append((self.scores.depth_truth, truth.termination_depth, rival))
+        for scores, reference, partial in references:
+            reason = f"{scores.name}: pixels without a reference"
+            self.masked[reason] = self.masked.get(reason, 0) + int(np.sum(~np.isfinite(reference)))
+            scores.add(
+                scene,
+                views.termination_depth,
+                reference,
+                baselines=trivial,
+                partial=partial,
+                is_paper_frame=is_paper_frame,
+            )
+
+    def _score_sky(
+        self, frames: EvaluationFrames, views: RenderedViews, batch: TrainingBatch, truth: FrameTruth
+    ) -> None:
+        rivals = {"everything above the horizon": above_horizon(batch.cameras)}
+        if frames.config.sky_masks:
+            rivals["the sky teacher"] = batch.view_targets.is_sky[0].numpy()
+        is_sky, is_seen = truth.semantics == SKY_ID, truth.semantics != VOID_ID
+        self.scores.sky.add(frames.key, 1.0 - views.opacity, is_sky, is_seen=is_seen, rivals=rivals)
+
+    def _score_features(self, scene: str, views: RenderedViews, batch: TrainingBatch) -> None:
+        for source, rendered in views.features.items():
+            if source not in batch.view_targets.features:
+                continue
+            reference = batch.view_targets.features[source][0].permute(0, 2, 3, 1).numpy()
+            height, width = reference.shape[1:3]
+            predicted = np.stack([nearest(view, height, width) for view in rendered])
+            mean = self.evidence.mean_feature(source)
+            shown = _on_grid(valid_of(batch), height, width)
+            self.scores.features.add(scene, source, predicted, reference, mean_feature=mean, is_valid=shown)
+
+    def _score_other_poses(
+        self,
+        frames: EvaluationFrames,
+        frame: int,
+        field: VoxelField,
+        batch: TrainingBatch,
+        is_paper_frame: bool,
+        lateral: LateralTruth | None,
+    ) -> None:
+        own = channels_last(batch.inputs.images[0, : frames.scene.frozen.num_cameras])
+        if frame + 1 < frames.scene.frozen.num_frames:
+            ahead = frames.camera_views(frame, target_frame=frame + 1)
+            self._seconds_ahead.append(frames.seconds_between(frame, frame + 1))
+            views = self.predictor.render(field, ahead.cameras)
+            self._score_images(
+                self.scores.next_frame, frames.key, views, view_images(ahead), own, is_paper_frame, valid_of(ahead)
+            )
+        if frames.has_virtual_views:
+            shifted = frames.virtual_views(frame)
+            views = self.predictor.render(
+                field, select_views(shifted.cameras, slice(shifted.view_targets.num_real, None))
+            )
+            reference = channels_last(shifted.view_targets.virtual_image[0])
+            still = own.repeat(len(reference) // len(own), axis=0)
+            self._score_images(self.scores.lateral_teacher, frames.key, views, reference, still, is_paper_frame)
+        if lateral is not None:
+            self._score_lateral(frames.key, frame, field, batch, is_paper_frame, lateral)
+
+    def _score_lateral(
+        self,
+        scene: str,
+        frame: int,
+        field: VoxelField,
+        batch: TrainingBatch,
+        is_paper_frame: bool,
+        lateral: LateralTruth,
+    ) -> None:
+        """Score all moved views of a frame as one: they see the same place, so they are no independent samples."""
+        moved = [lateral.views(frame, batch.cameras, shift) for shift in self.config.lateral_shifts]
+        views = [self.predictor.render(field, cameras).image for cameras, _ in moved]
+        images = [image for image in views if image is not None]
+        if not images:
+            return
+        reference = np.concatenate([seen for _, seen in moved])
+        own = channels_last(batch.inputs.images[0, : len(moved[0][1])])
+        still = np.concatenate([resized(own, reference.shape[1:3])] * len(moved))
+        self.scores.lateral_truth.add(
+            scene,
+            np.concatenate(images),
+            reference,
+            baselines={"repeating the input": still},
+            is_paper_frame=is_paper_frame,
+        )
+
+    def _score_voxels(self, scene: str, field: VoxelField, truth: FrameTruth) -> None:
+        if self.scores.occupancy is None or self.occupancy_fit is None:
+            return
+        visible = np.flatnonzero(truth.is_visible)
+        labels = truth.occupancy.reshape(-1)[visible]
+        density, points = self._density(field, visible)
+        probability = occupancy_probability(density, OCC3D_GRID.voxel_size)
+        baselines = {
+            "all occupied": np.ones(len(labels), dtype=bool),
+            "training prior per voxel": self.evidence.prior.occupied_share(visible) > 0.5,
+        }
+        self.scores.occupancy.add(scene, probability, labels != FREE_LABEL, baselines=baselines)
+        if self.vocabulary is None:
+            return
+        words = np.full(len(labels), FREE_LABEL, np.uint8)
+        held = np.flatnonzero(density > 0)
+        clip = self.predictor.point_features(field, "clip", points[held])
+        words[held] = best_voxel_class(self.vocabulary.cosine(clip))
+        predicted = np.where(probability >= self.occupancy_fit.threshold, words, np.uint8(FREE_LABEL))
+        self.scores.semantics.add(
+            scene, predicted, words, labels, baselines={"training prior per voxel": self.evidence.prior.label(visible)}
+        )
+
+    def _score_queries(self, views: RenderedViews, batch: TrainingBatch, truth: FrameTruth) -> None:
+        if self.vocabulary is None or self.temperature is None:
+            return
+        labels = pixel_truth(truth.semantics, occ3d_table(), SKY_ID)
+        teacher = batch.view_targets.features.get("clip")
+        height, width = labels.shape[1:]
+        student = self.vocabulary.probability(views.features["clip"], self.temperature)
+        if teacher is None:
+            rival = np.full_like(student, np.nan)
+        else:
+            maps = teacher[0].permute(0, 2, 3, 1).numpy()
+            rival = self.vocabulary.probability(np.stack([nearest(m, height, width) for m in maps]), self.temperature)
+        self.scores.queries.add(
+            student.reshape(-1, student.shape[-1]), labels.reshape(-1), teacher=rival.reshape(-1, rival.shape[-1])
+        )
+
+    def _density(
+        self, field: VoxelField, flat_index: Int64[np.ndarray, " n"]
+    ) -> tuple[Float32[np.ndarray, " n"], Float32[np.ndarray, "n 3"]]:
+        return self.predictor.voxel_density(
+            field, OCC3D_GRID, flat_index, samples_per_axis=self.config.voxel_samples_per_axis
+        )
+
+    def sections(self) -> tuple[Section, ...]:
+        """Return every section in reading order; the last thing to ask for."""
+        if self._seconds_ahead:
+            mean = float(np.mean(self._seconds_ahead))
+            self.scores.next_frame.note += f" The next frame is {mean:.2f} s ahead on average."
+        return self.scores.sections()
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that was chosen on training frames."""
+        settings: dict[str, Any] = {"voxel_size_m": OCC3D_GRID.voxel_size}
+        if self.occupancy_fit is not None:
+            settings["occupancy"] = self.occupancy_fit.to_json(OCC3D_GRID.voxel_size)
+        if self.vocabulary is not None:
+            settings["prompt_template"] = self.vocabulary.prompts.template
+            settings["temperature"] = self.temperature
+            settings["temperature_source"] = self.temperature_source
+        return settings
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - started
+
+
+def _on_grid(
+    is_valid: Bool[np.ndarray, "views _ _"] | None, height: int, width: int
+) -> Bool[np.ndarray, "views height width"] | None:
+    return None if is_valid is None else np.stack([nearest(view, height, width) for view in is_valid])
+
+
+def resized(
+    images: Float32[np.ndarray, "views height width channels"], size: tuple[int, ...]
+) -> Float32[np.ndarray, "views new_height new_width channels"]:
+    """Return images resampled with antialiasing to (height, width), not clamped."""
+    if images.shape[1:3] == size:
+        return images
+    tensor = torch.from_numpy(images).permute(0, 3, 1, 2)
+    return channels_last(torch.nn.functional.interpolate(tensor, size=list(size), mode="bilinear", antialias=True))

@@ -1,0 +1,220 @@
+"""What an evaluation reads: held-out frames, every reference there is for them, and the truth where one exists.
+
+The student's inputs are assembled exactly as in training. References that the variant was not trained
+on (another teacher's depth, features) are read too: a figure must not be missing because a loss was off.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+from jaxtyping import Bool, Float, Float32, UInt8
+from torch import Tensor
+
+from storage.stores.provenance import InputVersion
+from storage.stores.versioned import Home, StoreVersion
+from storage.targets.schema import read_target
+from student.config import DataConfig
+from student.data.dataset import FrameDataset, nearest
+from student.data.frames import StoreFrames
+from student.data.sample import TrainingBatch
+from student.data.training_set import FrozenScene, TrainingSet, check_consistent
+from student.data.views import View, ViewChoice
+from student.model.types import TargetCameras
+
+TRUTH_KIND = "scene_truth"
+
+_REFERENCE_KINDS = ("teacher_depth", "virtual_views", "sky_mask", "clip_features", "dinov2_features")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationScene:
+    """One scene with every store that a figure may be measured against.
+
+    Attributes:
+        frozen: The scene; its stores include references that the training set did not freeze.
+        truth: The procedural truth, None for a recording.
+    """
+
+    frozen: FrozenScene
+    truth: StoreVersion | None
+
+    @property
+    def versions(self) -> tuple[InputVersion, ...]:
+        """Everything that is read."""
+        stores = [*self.frozen.stores.values(), *([] if self.truth is None else [self.truth])]
+        return tuple(InputVersion(v.kind, v.partition, v.digest) for v in stores)
+
+
+def evaluation_scenes(home: Home, training_set: TrainingSet) -> tuple[EvaluationScene, ...]:
+    """Return the scenes of a training set with the references that exist for them now.
+
+    Raises:
+        ProvenanceMismatchError: If a reference was made from another version of the scene.
+    """
+    scenes = []
+    for frozen in training_set.scenes:
+        stores = dict(frozen.stores)
+        for kind in _REFERENCE_KINDS:
+            found = home.latest(kind, frozen.key)
+            if kind not in stores and found is not None:
+                stores[kind] = found
+        check_consistent(home, stores.values())
+        scenes.append(EvaluationScene(frozen=replace(frozen, stores=stores), truth=home.latest(TRUTH_KIND, frozen.key)))
+    return tuple(scenes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameTruth:
+    """The true world at one frame, on the render grid.
+
+    Attributes:
+        termination_depth: Metres along unit rays, NaN for the sky.
+        semantics: Class ids of the procedural world, 255 for the sky.
+        occupancy: Occ3D labels of the ego grid, 17 for free.
+        is_visible: Voxels that some camera can see.
+    """
+
+    termination_depth: Float32[np.ndarray, "cameras height width"]
+    semantics: UInt8[np.ndarray, "cameras height width"]
+    occupancy: UInt8[np.ndarray, "200 200 16"]
+    is_visible: Bool[np.ndarray, "200 200 16"]
+
+
+class EvaluationFrames:
+    """Frames of one scene, as batches of one with all views that are scored.
+
+    Args:
+        home: Where the stores lie.
+        training_set: Decides the padding of the rig.
+        scene: The scene.
+        config: Sizes the student was trained at.
+    """
+
+    def __init__(self, home: Home, training_set: TrainingSet, scene: EvaluationScene, config: DataConfig) -> None:
+        self.scene = scene
+        stores = scene.frozen.stores
+        self.config = replace(
+            config,
+            teacher_depth="teacher_depth" in stores,
+            sky_masks="sky_mask" in stores,
+            feature_sources=tuple(s for s in ("clip", "dinov2") if f"{s}_features" in stores),
+            dynamic_masks="none",  # whatever a run left out, all are judged on the same pixels
+        )
+        others = tuple(scene.frozen if s.key == scene.frozen.key else s for s in training_set.scenes)
+        self._dataset = FrameDataset(home, replace(training_set, scenes=others), "validation", self.config)
+        self.stores = StoreFrames(home, scene.frozen)
+        self._truth: zarr.Group | None = None if scene.truth is None else home.open_arrays(scene.truth)
+
+    @property
+    def key(self) -> str:
+        """The scene's key."""
+        return self.scene.frozen.key
+
+    @property
+    def camera_names(self) -> tuple[str, ...]:
+        """Names of the cameras."""
+        return self.stores.reader.camera_names
+
+    @property
+    def has_virtual_views(self) -> bool:
+        """Whether the teacher rendered views from other poses."""
+        return "virtual_views" in self.scene.frozen.stores
+
+    def camera_views(self, frame: int, *, target_frame: int | None = None) -> TrainingBatch:
+        """Return the inputs of ``frame`` with every camera of ``target_frame`` (the same by default) as targets."""
+        return self._sample(frame, [self._view(frame if target_frame is None else target_frame, c) for c in self._rig])
+
+    def virtual_views(self, frame: int) -> TrainingBatch:
+        """Return the inputs with all of the teacher's virtual views; its real views are to be ignored."""
+        num_virtual = len(self.stores.virtual_to_camera())
+        virtual = [
+            View(frame_index=frame, camera_index=camera, virtual_index=index)
+            for camera in self._rig
+            for index in range(num_virtual)
+        ]
+        return self._sample(frame, [self._view(frame, 0)], virtual)
+
+    def truth(self, frame: int) -> FrameTruth | None:
+        """Return the true world at a frame, None for a recording."""
+        if self._truth is None:
+            return None
+        read = {
+            name: read_target(self._truth, TRUTH_KIND, name, frame)
+            for name in ("termination_depth", "semantics", "occupancy", "occupancy_is_visible")
+        }
+        size = (self.config.render_height, self.config.render_width)
+        attributes: dict[str, Any] = self._truth.attrs.asdict()
+        # The writer's order of cameras need not be the recording's.
+        order = [attributes["camera_names"].index(name) for name in self.camera_names]
+        return FrameTruth(
+            termination_depth=np.stack([nearest(read["termination_depth"][camera], *size) for camera in order]),
+            semantics=np.stack([nearest(read["semantics"][camera], *size) for camera in order]),
+            occupancy=read["occupancy"],
+            is_visible=read["occupancy_is_visible"],
+        )
+
+    def seconds_between(self, frame: int, other: int) -> float:
+        """Return the time from one frame's reference instant to another's, seconds."""
+        return (self.stores.reader.timestamp_us(other) - self.stores.reader.timestamp_us(frame)) * 1e-6
+
+    @property
+    def _rig(self) -> range:
+        return range(self.scene.frozen.num_cameras)
+
+    def _view(self, frame: int, camera: int) -> View:
+        return View(frame_index=frame, camera_index=camera)
+
+    def _sample(self, frame: int, real: Sequence[View], virtual: Sequence[View] = ()) -> TrainingBatch:
+        return self._dataset.sample(self.key, frame, ViewChoice(real=tuple(real), virtual=tuple(virtual)))
+
+
+def view_images(batch: TrainingBatch) -> Float32[np.ndarray, "views height width 3"]:
+    """Return the images of a batch's camera views."""
+    return channels_last(batch.view_targets.image[0])
+
+
+def valid_of(batch: TrainingBatch) -> Bool[np.ndarray, "views height width"] | None:
+    """Return the pixels of a batch's camera views that show the world; None if all do."""
+    return None if batch.cameras.is_valid is None else batch.cameras.is_valid[0].numpy()
+
+
+def select_views(cameras: TargetCameras, views: slice) -> TargetCameras:
+    """Return some of the target cameras."""
+    return replace(
+        cameras,
+        intrinsics=cameras.intrinsics[:, views],
+        camera_to_reference_ego=cameras.camera_to_reference_ego[:, views],
+        target_is_present=cameras.target_is_present[:, views],
+        fisheye=None if cameras.fisheye is None else cameras.fisheye[:, views],
+        is_valid=None if cameras.is_valid is None else cameras.is_valid[:, views],
+    )
+
+
+def shift_views(cameras: TargetCameras, virtual_to_camera: Float[np.ndarray, "4 4"]) -> TargetCameras:
+    """Return the cameras moved by a transform in their own frames."""
+    shift = torch.from_numpy(virtual_to_camera).to(cameras.camera_to_reference_ego)
+    moved = cameras.camera_to_reference_ego @ shift
+    return replace(cameras, camera_to_reference_ego=moved, is_valid=None)  # the vehicle is not where the view is
+
+
+def evenly_spaced(frames: Sequence[int], wanted: int) -> tuple[int, ...]:
+    """Return at most ``wanted`` frames spread over all of them, ends included; 0 takes none."""
+    if wanted >= len(frames):
+        return tuple(frames)
+    return tuple(frames[int(i)] for i in np.linspace(0, len(frames) - 1, wanted).round())
+
+
+def paper_frame(scene: FrozenScene) -> int:
+    """Return the frame that the paper's protocol scores: the second keyframe, or the first held out."""
+    return 1 if 1 in scene.validation_frames else scene.validation_frames[0]
+
+
+def channels_last(
+    images: Float[Tensor, "views channels height width"],
+) -> Float32[np.ndarray, "views height width channels"]:
+    """Return a stack of images as numpy, channels last."""
+    return np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())

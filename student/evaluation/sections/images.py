@@ -1,0 +1,204 @@
+"""Image quality: rendered views against what a camera, a teacher or the true world shows there."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from student.evaluation.results import Baseline, Figure, Section, figure_of, finite_or_none
+from student.metrics import bootstrap_mean, peak_signal_to_noise, structural_similarity
+
+_UNTOUCHED = "Prediction clamped to [0, 1], one value per image, all held-out frames, reference as stored."
+_PAPER = (
+    "The paper's protocol: prediction not clamped, {pooling}, one frame per scene (the second, or the first held out)."
+)
+
+
+@dataclass(slots=True)
+class _Series:
+    values: list[float] = field(default_factory=list)
+    scenes: list[str] = field(default_factory=list)
+
+    def add(self, scene: str, value: float) -> None:
+        self.values.append(value)
+        self.scenes.append(scene)
+
+
+@dataclass(slots=True, kw_only=True)
+class ImageScores:
+    """PSNR and SSIM of one kind of view, under both protocols.
+
+    Attributes:
+        name: Of the section.
+        title: Of the section.
+        reference: What the views are compared with.
+        note: What is rendered, one sentence.
+        unavailable: Why there would be no figures.
+        seed: Of the bootstrap.
+    """
+
+    name: str
+    title: str
+    reference: str
+    note: str
+    unavailable: str
+    seed: int = 0
+    _series: dict[tuple[str, str], _Series] = field(default_factory=dict)
+
+    def add(
+        self,
+        scene: str,
+        predicted: Float[np.ndarray, "views height width channels"],
+        reference: Float[np.ndarray, "views height width channels"],
+        *,
+        baselines: Mapping[str, Float[np.ndarray, "views height width channels"]],
+        is_paper_frame: bool,
+        is_valid: Bool[np.ndarray, "views height width"] | None = None,
+    ) -> None:
+        """Score the views of one frame; one that shows nothing that is scored is skipped.
+
+        Args:
+            scene: Scene key, for the bootstrap.
+            predicted: As rendered, not clamped.
+            reference: What should be seen, in [0, 1].
+            baselines: The same views by trivial predictors, by label; the same labels every time.
+            is_paper_frame: Whether the paper's protocol scores this frame too.
+            is_valid: Pixels that show the world, and not the vehicle itself: no other is scored. None if all do.
+        """
+        if is_valid is None:
+            is_valid = np.ones(reference.shape[:3], bool)
+        for label, images in {"": predicted, **baselines}.items():
+            clamped = np.clip(images, 0.0, 1.0)
+            each = [peak_signal_to_noise(*view) for view in zip(clamped, reference, is_valid, strict=True)]
+            self._add("psnr", label, scene, _mean_of_defined(each))
+            self._add("ssim", label, scene, _mean_ssim(clamped, reference, is_valid))
+            if is_paper_frame:
+                self._add("paper_psnr", label, scene, peak_signal_to_noise(images, reference, is_valid))
+                self._add("paper_ssim", label, scene, _mean_ssim(images, reference, is_valid))
+
+    def _add(self, name: str, label: str, scene: str, value: float | np.floating) -> None:
+        self._series.setdefault((name, label), _Series()).add(scene, float(value))
+
+    def section(self) -> Section:
+        """Return the section, unavailable when no view was scored."""
+        figures = []
+        if self._series:
+            figures += [
+                self._figure("psnr", "PSNR", "dB", f"Peak signal-to-noise ratio. {_UNTOUCHED}"),
+                self._figure("ssim", "SSIM", "", f"Structural similarity, 7 x 7 uniform window. {_UNTOUCHED}"),
+            ]
+        if ("paper_psnr", "") in self._series:
+            pooled = _PAPER.format(pooling="one error pooled over the cameras of a frame")
+            each = _PAPER.format(pooling="one value per image")
+            figures += [
+                self._figure("paper_psnr", "PSNR, paper's protocol", "dB", f"Peak signal-to-noise ratio. {pooled}"),
+                self._figure("paper_ssim", "SSIM, paper's protocol", "", f"Structural similarity. {each}"),
+            ]
+        return Section(
+            name=self.name,
+            title=self.title,
+            quality="image",
+            reference=self.reference,
+            note=self.note,
+            unavailable="" if figures else self.unavailable,
+            figures=tuple(figures),
+        )
+
+    def _figure(self, name: str, label: str, unit: str, definition: str) -> Figure:
+        series = self._series[name, ""]
+        baselines = [
+            Baseline(label=rival, value=finite_or_none(bootstrap_mean(s.values, s.scenes).mean))
+            for (figure, rival), s in self._series.items()
+            if figure == name and rival
+        ]
+        return figure_of(
+            name,
+            label,
+            bootstrap_mean(series.values, series.scenes, seed=self.seed),
+            definition=definition,
+            better="higher",
+            unit=unit,
+            baselines=baselines,
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class FeatureScores:
+    """PSNR of rendered foundation features against the teacher's, by source."""
+
+    seed: int = 0
+    _series: dict[tuple[str, str], _Series] = field(default_factory=dict)
+
+    def add(
+        self,
+        scene: str,
+        source: str,
+        predicted: Float[np.ndarray, "views height width channels"],
+        reference: Float[np.ndarray, "views height width channels"],
+        *,
+        mean_feature: Float[np.ndarray, " channels"] | None,
+        is_valid: Bool[np.ndarray, "views height width"] | None = None,
+    ) -> None:
+        """Score one frame's feature maps, both on one grid, in the reduced space of [0, 1].
+
+        Args:
+            scene: Scene key.
+            source: "clip" or "dinov2".
+            predicted: As rendered.
+            reference: The stored target.
+            mean_feature: Mean training feature, the trivial predictor, None when no training frame was read.
+            is_valid: Pixels that show the world; None if all do.
+        """
+        self._series.setdefault((source, ""), _Series()).add(
+            scene, peak_signal_to_noise(predicted, reference, is_valid)
+        )
+        if mean_feature is not None:
+            constant = np.broadcast_to(mean_feature, reference.shape).astype(reference.dtype)
+            rival = self._series.setdefault((source, "mean training feature"), _Series())
+            rival.add(scene, peak_signal_to_noise(constant, reference, is_valid))
+
+    def section(self, *, unavailable: str) -> Section:
+        """Return the section; ``unavailable`` is why there would be no figures."""
+        sources = sorted({source for source, _ in self._series})
+        figures = tuple(self._figure(source) for source in sources)
+        return Section(
+            name="features",
+            title="Feature rendering",
+            quality="semantic",
+            reference="the image teacher's reduced features",
+            note="The teacher is no truth: this tells how well it is imitated, not whether it is right.",
+            unavailable="" if figures else unavailable,
+            figures=figures,
+        )
+
+    def _figure(self, source: str) -> Figure:
+        series = self._series[source, ""]
+        rivals: Sequence[Baseline] = [
+            Baseline(label=label, value=finite_or_none(bootstrap_mean(s.values, s.scenes).mean))
+            for (of, label), s in self._series.items()
+            if of == source and label
+        ]
+        return figure_of(
+            f"psnr_{source}",
+            f"{source.upper() if source == 'clip' else 'DINOv2'} feature PSNR",
+            bootstrap_mean(series.values, series.scenes, seed=self.seed),
+            definition="PSNR of the reduced features, one error pooled over the cameras of a frame.",
+            better="higher",
+            unit="dB",
+            baselines=rivals,
+        )
+
+
+def _mean_ssim(
+    images: Float[np.ndarray, "views height width channels"],
+    reference: Float[np.ndarray, "views height width channels"],
+    is_valid: Bool[np.ndarray, "views height width"],
+) -> float:
+    return _mean_of_defined([structural_similarity(*view) for view in zip(images, reference, is_valid, strict=True)])
+
+
+def _mean_of_defined(values: Sequence[float]) -> float:
+    """Return the mean over views that show anything; NaN, which the bootstrap drops, if none does."""
+    defined = [value for value in values if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else float("nan")

@@ -1,0 +1,256 @@
+"""Occupancy quality: is there something in a voxel, and how sure may one be?
+
+The threshold and the calibration map come from training scenes. Held-out scenes only apply them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from student.evaluation.calibration import CalibrationMap, fit_calibration, reliability
+from student.evaluation.results import NO_GROUND_TRUTH, Baseline, Figure, Section, figure_of, finite_or_none
+from student.inference.occupancy import BinaryCounts, best_iou_threshold
+from student.metrics import bootstrap_statistic
+
+_REFERENCE = "the true occupancy of the procedural world"
+_INSIDE = "Voxels of the Occ3D grid that some input camera can see."
+_DEFINITIONS: dict[str, tuple[str, str]] = {
+    "iou": ("IoU", "Occupied in both, over occupied in either."),
+    "precision": ("precision", "Share of the voxels called occupied that are."),
+    "recall": ("recall", "Share of the occupied voxels that were found."),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OccupancyFit:
+    """What was chosen on training scenes.
+
+    Attributes:
+        threshold: A voxel is called occupied from this raw probability on.
+        training_iou: IoU that the threshold reaches on the voxels it was chosen on.
+        calibration: From raw to calibrated probability.
+        num_voxels: Training voxels it stands on.
+    """
+
+    threshold: float
+    training_iou: float
+    calibration: CalibrationMap
+    num_voxels: int
+
+    def density_threshold(self, voxel_size: float) -> float:
+        """Return the same threshold as a density, per metre; infinite for a threshold of 1."""
+        return float(-np.log1p(-min(self.threshold, 1.0)) / voxel_size) if self.threshold < 1 else float("inf")
+
+    def to_json(self, voxel_size: float) -> dict[str, Any]:
+        """Return everything needed to apply it again."""
+        return {
+            "threshold": self.threshold,
+            "density_threshold": self.density_threshold(voxel_size),
+            "training_iou": self.training_iou,
+            "calibration": dict(self.calibration.to_json()),
+            "num_training_voxels": self.num_voxels,
+        }
+
+
+@dataclass(slots=True, kw_only=True)
+class OccupancySample:
+    """Voxels with their raw probability and truth, a bounded random share of each frame.
+
+    Attributes:
+        max_per_frame: Voxels kept of a frame.
+        seed: Of the choice.
+    """
+
+    max_per_frame: int
+    seed: int
+    _probability: list[np.ndarray] = field(default_factory=list)
+    _is_occupied: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, probability: Float[np.ndarray, " n"], is_occupied: Bool[np.ndarray, " n"]) -> None:
+        """Take the visible voxels of one frame."""
+        generator = np.random.default_rng((self.seed, len(self._probability)))
+        size = min(self.max_per_frame, len(probability))
+        chosen = generator.choice(len(probability), size, replace=False)
+        self._probability.append(probability[chosen])
+        self._is_occupied.append(is_occupied[chosen])
+
+    @property
+    def probability(self) -> Float[np.ndarray, " n"]:
+        """Raw probability of every voxel kept."""
+        return np.concatenate([np.zeros(0), *self._probability])
+
+    @property
+    def is_occupied(self) -> Bool[np.ndarray, " n"]:
+        """Truth of every voxel kept."""
+        return np.concatenate([np.zeros(0, dtype=bool), *self._is_occupied])
+
+    def fit(self, method: Literal["temperature", "isotonic"]) -> OccupancyFit | None:
+        """Choose threshold and calibration, or return None where both outcomes do not occur."""
+        probability, is_occupied = self.probability, self.is_occupied
+        if not is_occupied.any() or is_occupied.all():
+            return None
+        threshold, iou = best_iou_threshold(probability, is_occupied)
+        return OccupancyFit(
+            threshold=threshold,
+            training_iou=iou,
+            calibration=fit_calibration(probability, is_occupied, method=method),
+            num_voxels=len(probability),
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class OccupancyScores:
+    """Binary occupancy of held-out frames, and how well its probability is calibrated.
+
+    Attributes:
+        fit: Chosen on training scenes.
+        sample: Where held-out voxels are kept for the calibration figures.
+        seed: Of the bootstrap.
+    """
+
+    fit: OccupancyFit
+    sample: OccupancySample
+    seed: int = 0
+    _counts: dict[str, list[BinaryCounts]] = field(default_factory=dict)
+    _scenes: list[str] = field(default_factory=list)
+
+    def add(
+        self,
+        scene: str,
+        probability: Float[np.ndarray, " n"],
+        is_occupied: Bool[np.ndarray, " n"],
+        *,
+        baselines: Mapping[str, Bool[np.ndarray, " n"]],
+    ) -> None:
+        """Score the visible voxels of one frame.
+
+        Args:
+            scene: Scene key, for the bootstrap.
+            probability: Raw probability of occupancy.
+            is_occupied: Truth.
+            baselines: What trivial predictors call occupied, by label; the same labels every time.
+        """
+        self._scenes.append(scene)
+        for label, predicted in {"": probability >= self.fit.threshold, **baselines}.items():
+            self._counts.setdefault(label, []).append(BinaryCounts.of(predicted, is_occupied))
+        self.sample.add(probability, is_occupied)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames scored."""
+        return len(self._scenes)
+
+    def figures(self) -> tuple[Figure, ...]:
+        """Return the figures of binary occupancy."""
+        return tuple(self._figure(name) for name in _DEFINITIONS)
+
+    def calibration_curve(self) -> dict[str, Any] | None:
+        """Return the reliability diagram's bins, raw and calibrated, None when there is nothing."""
+        if not self._scenes:
+            return None
+        bins: dict[str, Any] = {}
+        for label, probability in (("raw", self.sample.probability), ("calibrated", self._calibrated())):
+            found = reliability(probability, self.sample.is_occupied)
+            bins[label] = {
+                "confidence": found.confidence.tolist(),
+                "frequency": found.frequency.tolist(),
+                "count": found.count.tolist(),
+            }
+        return bins
+
+    def _calibrated(self) -> Float[np.ndarray, " n"]:
+        return self.fit.calibration.apply(self.sample.probability)
+
+    def _figure(self, name: str) -> Figure:
+        label, definition = _DEFINITIONS[name]
+        own = self._counts[""]
+        interval = bootstrap_statistic(
+            np.array([_terms(counts) for counts in own]), self._scenes, lambda t: _score(t, name), seed=self.seed
+        )
+        rivals = [
+            Baseline(label=rival, value=finite_or_none(_score(np.sum([_terms(c) for c in counts], axis=0), name)))
+            for rival, counts in self._counts.items()
+            if rival
+        ]
+        return figure_of(
+            name,
+            label,
+            interval,
+            definition=f"{definition} Counts are summed over all held-out frames. {_INSIDE}",
+            better="higher",
+            counted="voxels",
+            count=sum(counts.num_voxels for counts in own),
+            # Calling everything occupied finds everything: a trivial recall is no rival.
+            baselines=() if name == "recall" else rivals,
+        )
+
+    def calibration_figures(self) -> tuple[Figure, ...]:
+        """Return how far stated probabilities can be believed, raw and calibrated."""
+        truth = self.sample.is_occupied
+        raw, calibrated = reliability(self.sample.probability, truth), reliability(self._calibrated(), truth)
+        ece = "Expected calibration error: mean gap between stated probability and frequency over 15 bins."
+        brier = "Brier score: mean squared difference between stated probability and outcome."
+        base = Baseline(label="always the base rate", value=raw.base_rate * (1 - raw.base_rate))
+        return tuple(
+            Figure(
+                name=name,
+                label=label,
+                value=finite_or_none(value),
+                definition=definition,
+                better="lower",
+                count=len(truth),
+                counted="voxels",
+                baselines=rivals,
+            )
+            for name, label, value, definition, rivals in (
+                (
+                    "ece",
+                    "ECE, calibrated",
+                    calibrated.expected_calibration_error,
+                    ece,
+                    (Baseline(label="raw", value=finite_or_none(raw.expected_calibration_error)),),
+                ),
+                ("brier", "Brier, calibrated", calibrated.brier, brier, (base, Baseline(label="raw", value=raw.brier))),
+            )
+        )
+
+
+def occupancy_sections(scores: OccupancyScores | None) -> tuple[Section, Section]:
+    """Return the sections on binary occupancy and on its calibration, None where there is no truth to score."""
+    figures: tuple[Figure, ...] = ()
+    calibration_figures: tuple[Figure, ...] = ()
+    chosen = ""
+    if scores is not None and scores.num_frames > 0:
+        figures, calibration_figures = scores.figures(), scores.calibration_figures()
+        chosen = f" It reached an IoU of {scores.fit.training_iou:.3f} there."
+    binary = Section(
+        name="occupancy",
+        title="Binary occupancy",
+        quality="occupancy",
+        reference=_REFERENCE,
+        note=f"{_INSIDE} The density threshold was chosen on training scenes.{chosen}",
+        unavailable="" if figures else NO_GROUND_TRUTH,
+        figures=figures,
+    )
+    calibration = Section(
+        name="calibration",
+        title="Calibration of occupancy",
+        quality="calibration",
+        reference=_REFERENCE,
+        note=f"{_INSIDE} The calibration map was fitted on training scenes.",
+        unavailable="" if figures else NO_GROUND_TRUTH,
+        figures=calibration_figures,
+    )
+    return binary, calibration
+
+
+def _terms(counts: BinaryCounts) -> list[float]:
+    return [float(counts.true_positive), float(counts.false_positive), float(counts.false_negative)]
+
+
+def _score(terms: Float[np.ndarray, " 3"], name: str) -> float:
+    hit, false_positive, false_negative = (int(term) for term in terms)
+    return getattr(BinaryCounts(true_positive=hit, false_positive=false_positive, false_negative=false_negative), name)

@@ -1,0 +1,169 @@
+"""Quality of text queries: does a word light up where the thing is?"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from student.evaluation.results import Baseline, Figure, Section, finite_or_none
+from student.metrics import average_precision
+
+UNKNOWN_CLASS = 255
+"""Pixels whose true class is none of those asked for; never scored."""
+
+AP_PER_CLASS, IOU_PER_CLASS = "AP per class", "IoU per class"
+_TEACHER = "teacher's own features"
+
+
+@dataclass(slots=True, kw_only=True)
+class QueryScores:
+    """Per-class heat maps of held-out images against true semantics.
+
+    Attributes:
+        names: Of the classes, in the order of the probabilities.
+        max_pixels_per_frame: Pixels of a frame kept, chosen at random.
+        seed: Of that choice.
+    """
+
+    names: tuple[str, ...]
+    max_pixels_per_frame: int
+    seed: int = 0
+    _student: list[np.ndarray] = field(default_factory=list)
+    _teacher: list[np.ndarray] = field(default_factory=list)
+    _truth: list[np.ndarray] = field(default_factory=list)
+
+    def add(
+        self,
+        probability: Float[np.ndarray, "pixels classes"],
+        truth: UInt8[np.ndarray, " pixels"],
+        *,
+        teacher: Float[np.ndarray, "pixels classes"],
+    ) -> None:
+        """Take the pixels of one frame.
+
+        Args:
+            probability: Of each class by the student's rendered features; a NaN is scored as 0.
+            truth: True class index, 255 where it is none of them.
+            teacher: The same by the image teacher's features, which saw the image itself.
+        """
+        known = np.flatnonzero(truth != UNKNOWN_CLASS)
+        generator = np.random.default_rng((self.seed, len(self._truth)))
+        if len(known) > self.max_pixels_per_frame:
+            known = generator.choice(known, self.max_pixels_per_frame, replace=False)
+        self._student.append(np.nan_to_num(probability[known]).astype(np.float32))
+        self._teacher.append(np.nan_to_num(teacher[known]).astype(np.float32))
+        self._truth.append(truth[known])
+
+    def section(self, *, unavailable: str) -> Section:
+        """Return the section; ``unavailable`` is why there would be no figures."""
+        figures: tuple[Figure, ...] = ()
+        if self._truth:
+            student, teacher = np.concatenate(self._student), np.concatenate(self._teacher)
+            truth = np.concatenate(self._truth)
+            precisions = [self._precision(student, teacher, truth == c, c) for c in range(len(self.names))]
+            overlaps = [self._overlap(student, teacher, truth, c) for c in range(len(self.names))]
+            figures = (
+                _mean("mean_average_precision", "mean AP", precisions, "average precision"),
+                _mean("mean_iou", "mean IoU", overlaps, "IoU"),
+                *precisions,
+                *overlaps,
+            )
+        return Section(
+            name="text_query",
+            title="Text queries in the image",
+            quality="query",
+            reference="the true semantics of the procedural world",
+            note="Each class is asked for by its words; the student answers with features rendered from its voxels.",
+            unavailable="" if figures else unavailable,
+            figures=figures,
+        )
+
+    def _precision(
+        self,
+        student: Float[np.ndarray, "pixels classes"],
+        teacher: Float[np.ndarray, "pixels classes"],
+        is_class: Bool[np.ndarray, " pixels"],
+        index: int,
+    ) -> Figure:
+        present = bool(is_class.any())
+        rivals = (
+            Baseline(label="chance", value=float(is_class.mean()) if present else None),
+            Baseline(label=_TEACHER, value=finite_or_none(average_precision(teacher[:, index], is_class))),
+        )
+        return self._figure(
+            "ap",
+            index,
+            average_precision(student[:, index], is_class),
+            "Area under the precision-recall curve of the class's probability over held-out pixels.",
+            int(is_class.sum()),
+            rivals,
+            AP_PER_CLASS,
+        )
+
+    def _overlap(
+        self,
+        student: Float[np.ndarray, "pixels classes"],
+        teacher: Float[np.ndarray, "pixels classes"],
+        truth: UInt8[np.ndarray, " pixels"],
+        index: int,
+    ) -> Figure:
+        is_class = truth == index
+        rivals = (Baseline(label=_TEACHER, value=finite_or_none(_iou(teacher, is_class, index))),)
+        return self._figure(
+            "iou",
+            index,
+            _iou(student, is_class, index),
+            "IoU of the pixels where this class is the most probable one.",
+            int(is_class.sum()),
+            rivals,
+            IOU_PER_CLASS,
+        )
+
+    def _figure(
+        self,
+        quantity: Literal["ap", "iou"],
+        index: int,
+        value: float,
+        definition: str,
+        count: int,
+        baselines: tuple[Baseline, ...],
+        group: str,
+    ) -> Figure:
+        return Figure(
+            name=f"{quantity}.{self.names[index]}",
+            label=self.names[index].replace("_", " "),
+            value=finite_or_none(value),
+            definition=f"{definition} Undefined where the truth never holds the class.",
+            better="higher",
+            count=count,
+            counted="true pixels",
+            baselines=baselines,
+            group=group,
+        )
+
+
+def _iou(probability: Float[np.ndarray, "pixels classes"], is_class: Bool[np.ndarray, " pixels"], index: int) -> float:
+    if not is_class.any():
+        return float("nan")
+    is_predicted = probability.argmax(axis=1) == index
+    return float(np.sum(is_predicted & is_class) / np.sum(is_predicted | is_class))
+
+
+def _mean(name: str, label: str, figures: list[Figure], quantity: str) -> Figure:
+    """Average over the classes that occur, the student's and each rival's alike."""
+    present = [figure for figure in figures if figure.value is not None]
+    rivals = []
+    for position, baseline in enumerate(figures[0].baselines):
+        values = [v for figure in present if (v := figure.baselines[position].value) is not None]
+        rivals.append(Baseline(label=baseline.label, value=float(np.mean(values)) if values else None))
+    return Figure(
+        name=name,
+        label=label,
+        value=float(np.mean([f.value for f in present if f.value is not None])) if present else None,
+        definition=f"Mean {quantity} over the {len(present)} of {len(figures)} classes that occur in the truth.",
+        better="higher",
+        count=len(present),
+        counted="classes present",
+        baselines=tuple(rivals),
+    )

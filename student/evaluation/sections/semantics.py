@@ -1,0 +1,146 @@
+"""Semantic quality of voxels: what is it, told by words alone?
+
+Two questions are kept apart: the mean IoU of labelled occupancy, which also pays for wrong geometry,
+and the accuracy of the words at voxels that truly are occupied, which does not.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from student.evaluation.results import Baseline, Figure, Section, figure_of, finite_or_none
+from student.inference.occupancy import CLASSES_15, CLASSES_FOREGROUND, FREE_LABEL, NUM_SEMANTIC_CLASSES, SemanticCounts
+from student.inference.prompts import OCC3D_NAMES
+from student.metrics import bootstrap_statistic
+
+_SIDE = FREE_LABEL + 1
+_MEANS: dict[str, tuple[str, tuple[int, ...], str]] = {
+    "miou_17": ("mIoU, 17 classes", tuple(range(NUM_SEMANTIC_CLASSES)), "all 17 classes"),
+    "miou_15": ("mIoU, 15 classes", CLASSES_15, "the 15 classes without 'others' and 'other flat'"),
+    "fmiou_12": ("F-mIoU, 12 classes", CLASSES_FOREGROUND, "the 12 foreground classes"),
+}
+PER_CLASS = "IoU per class"
+
+
+@dataclass(slots=True, kw_only=True)
+class SemanticScores:
+    """Zero-shot semantic occupancy of held-out frames."""
+
+    seed: int = 0
+    _matrices: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    _scenes: list[str] = field(default_factory=list)
+    _accuracy: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+
+    def add(
+        self,
+        scene: str,
+        predicted: UInt8[np.ndarray, " n"],
+        words: UInt8[np.ndarray, " n"],
+        truth: UInt8[np.ndarray, " n"],
+        *,
+        baselines: Mapping[str, UInt8[np.ndarray, " n"]],
+    ) -> None:
+        """Score the visible voxels of one frame.
+
+        Args:
+            scene: Scene key, for the bootstrap.
+            predicted: Label of each voxel, 17 where the student calls it free.
+            words: Best class of each voxel whether it is called occupied or not; 17 where the student
+                has no feature there.
+            truth: True label, 17 where free.
+            baselines: Labels by trivial predictors; the same names every time.
+        """
+        self._scenes.append(scene)
+        for label, labels in {"": predicted, **baselines}.items():
+            self._matrices.setdefault(label, []).append(SemanticCounts.of(labels, truth).matrix)
+        is_occupied = truth != FREE_LABEL
+        for label, labels in {"": words, **baselines}.items():
+            hits = float(np.sum(labels[is_occupied] == truth[is_occupied]))
+            self._accuracy.setdefault(label, []).append((hits, float(is_occupied.sum())))
+
+    def section(self, *, unavailable: str) -> Section:
+        """Return the section; ``unavailable`` is why there would be no figures."""
+        figures: tuple[Figure, ...] = ()
+        if self._scenes:
+            classes = tuple(self._class_figure(index) for index in range(NUM_SEMANTIC_CLASSES))
+            figures = (*(self._mean_figure(name) for name in _MEANS), self._accuracy_figure(), *classes)
+        return Section(
+            name="semantic_occupancy",
+            title="Semantic occupancy by words",
+            quality="semantic",
+            reference="the true labels of the procedural world",
+            note="No label was trained on: a voxel takes the class whose words are nearest to its CLIP feature.",
+            unavailable="" if figures else unavailable,
+            figures=figures,
+        )
+
+    def _total(self, label: str) -> SemanticCounts:
+        return SemanticCounts(matrix=np.sum(self._matrices[label], axis=0))
+
+    def _mean_figure(self, name: str) -> Figure:
+        label, classes, which = _MEANS[name]
+        flat = np.array([matrix.ravel() for matrix in self._matrices[""]], dtype=np.float64)
+        interval = bootstrap_statistic(flat, self._scenes, lambda total: _mean_iou(total, classes), seed=self.seed)
+        _, num_present = self._total("").mean_iou(classes)
+        rivals = [
+            Baseline(label=rival, value=finite_or_none(self._total(rival).mean_iou(classes)[0]))
+            for rival in self._matrices
+            if rival
+        ]
+        return figure_of(
+            name,
+            label,
+            interval,
+            definition=f"Mean IoU over those of {which} that occur in the truth: {num_present} of {len(classes)} do; "
+            "the others are left out, not counted as zero. Voxels that some input camera can see.",
+            better="higher",
+            counted="classes present",
+            count=num_present,
+            baselines=rivals,
+        )
+
+    def _class_figure(self, index: int) -> Figure:
+        own = self._total("")
+        return Figure(
+            name=f"iou.{OCC3D_NAMES[index]}",
+            label=OCC3D_NAMES[index].replace("_", " "),
+            value=finite_or_none(float(own.iou_per_class()[index])),
+            definition="IoU of this class over all held-out frames; undefined where the truth never holds it.",
+            better="higher",
+            count=int(own.matrix[index].sum()),
+            counted="true voxels",
+            baselines=tuple(
+                Baseline(label=rival, value=finite_or_none(float(self._total(rival).iou_per_class()[index])))
+                for rival in self._matrices
+                if rival
+            ),
+            group=PER_CLASS,
+        )
+
+    def _accuracy_figure(self) -> Figure:
+        rivals = [
+            Baseline(label=rival, value=finite_or_none(_share(np.sum(pairs, axis=0))))
+            for rival, pairs in self._accuracy.items()
+            if rival
+        ]
+        return figure_of(
+            "accuracy_where_occupied",
+            "accuracy where truly occupied",
+            bootstrap_statistic(np.array(self._accuracy[""]), self._scenes, _share, seed=self.seed),
+            definition="Share of the truly occupied, visible voxels whose nearest words are right, "
+            "whether the student calls them occupied or not: semantics without geometry.",
+            better="higher",
+            counted="voxels",
+            count=int(np.sum(self._accuracy[""], axis=0)[1]),
+            baselines=rivals,
+        )
+
+
+def _mean_iou(flat: Float[np.ndarray, " entries"], classes: tuple[int, ...]) -> float:
+    return SemanticCounts(matrix=flat.reshape(_SIDE, _SIDE).astype(np.int64)).mean_iou(classes)[0]
+
+
+def _share(pair: Float[np.ndarray, " 2"]) -> float:
+    return float(pair[0] / pair[1]) if pair[1] else float("nan")

@@ -1,0 +1,99 @@
+"""Where does the world end? The rendered opacity against the true sky."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from student.evaluation.results import NO_GROUND_TRUTH, Baseline, Figure, Section, figure_of, finite_or_none
+from student.inference.occupancy import BinaryCounts
+from student.metrics import average_precision, bootstrap_mean, bootstrap_statistic
+
+
+@dataclass(slots=True, kw_only=True)
+class SkyScores:
+    """Sky of held-out images: a ray of which less than half ends on something is called sky.
+
+    Attributes:
+        seed: Of the bootstrap.
+    """
+
+    seed: int = 0
+    _counts: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    _precision: list[float] = field(default_factory=list)
+    _scenes: list[str] = field(default_factory=list)
+    _num_pixels: int = 0
+
+    def add(
+        self,
+        scene: str,
+        sky_probability: Float[np.ndarray, "views height width"],
+        is_sky: Bool[np.ndarray, "views height width"],
+        *,
+        is_seen: Bool[np.ndarray, "views height width"] | None = None,
+        rivals: Mapping[str, Bool[np.ndarray, "views height width"]],
+    ) -> None:
+        """Score one frame; a frame without any sky is left out.
+
+        Args:
+            scene: Scene key.
+            sky_probability: 1 - opacity.
+            is_sky: Truth.
+            is_seen: Pixels that see anything, which is all of a pinhole's; None is all.
+            rivals: What others call sky, by label; the same labels every time.
+        """
+        if not is_sky.any():
+            return
+        seen = np.ones_like(is_sky) if is_seen is None else is_seen
+        self._scenes.append(scene)
+        self._num_pixels += int(seen.sum())
+        self._precision.append(average_precision(sky_probability[seen], is_sky[seen]))
+        for label, predicted in {"": sky_probability > 0.5, **rivals}.items():
+            counts = BinaryCounts.of(predicted[seen], is_sky[seen])
+            union = counts.true_positive + counts.false_positive + counts.false_negative
+            self._counts.setdefault(label, []).append((float(counts.true_positive), float(union)))
+
+    def section(self) -> Section:
+        """Return the section, unavailable where no truth shows any sky."""
+        return Section(
+            name="sky",
+            title="Sky",
+            quality="geometric",
+            reference="the true sky of the procedural world",
+            note="A ray of which less than half ends on something is called sky.",
+            unavailable="" if self._scenes else NO_GROUND_TRUTH,
+            figures=self._figures() if self._scenes else (),
+        )
+
+    def _figures(self) -> tuple[Figure, ...]:
+        rivals = [
+            Baseline(label=label, value=finite_or_none(_ratio(np.sum(pairs, axis=0))))
+            for label, pairs in self._counts.items()
+            if label
+        ]
+        overlap = bootstrap_statistic(np.array(self._counts[""]), self._scenes, _ratio, seed=self.seed)
+        ranking = bootstrap_mean(self._precision, self._scenes, seed=self.seed)
+        return (
+            figure_of(
+                "iou",
+                "IoU",
+                overlap,
+                definition="Pixels called sky in both, over pixels called sky in either, summed over held-out frames.",
+                better="higher",
+                counted="pixels",
+                count=self._num_pixels,
+                baselines=rivals,
+            ),
+            figure_of(
+                "average_precision",
+                "average precision",
+                ranking,
+                definition="Area under the precision-recall curve of 1 - opacity, per frame, then averaged.",
+                better="higher",
+            ),
+        )
+
+
+def _ratio(pair: Float[np.ndarray, " 2"]) -> float:
+    return float(pair[0] / pair[1]) if pair[1] else float("nan")

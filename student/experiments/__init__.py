@@ -1,0 +1,1 @@
+"""Studies and benches that answer one question each, run as modules."""

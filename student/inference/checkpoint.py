@@ -1,0 +1,88 @@
+"""A student as files: ``model.safetensors`` and ``config.json``. Nothing is ever unpickled."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from storage.config_json import config_from_json
+from storage.digests import config_json
+from storage.errors import ErrorKind, IntegrityError, MissingTargetError
+from student.config import StudentConfig
+from student.model.distillnerf import DistillNeRF
+
+MODEL_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+_FORMAT = "distillnerf.student/1"
+
+
+def save_pretrained(
+    folder: Path | str,
+    model: DistillNeRF,
+    config: StudentConfig,
+    *,
+    variant: str,
+    precision: Literal["float32", "float16"] = "float32",
+) -> None:
+    """Write a student so that :func:`from_pretrained` can read it.
+
+    Args:
+        folder: Where to; created if need be.
+        model: The student.
+        config: The run it came from.
+        variant: What it was taught.
+        precision: Number format at rest.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    dtype = {"float32": torch.float32, "float16": torch.float16}[precision]
+    tensors = {name: _at_rest(value, dtype) for name, value in model.state_dict().items()}
+    save_file(tensors, folder / MODEL_FILE, metadata={"format": "pt"})
+    content = {"format": _FORMAT, "variant": variant, "student": config_json(config)}
+    (folder / CONFIG_FILE).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def from_pretrained(folder: Path | str, *, device: torch.device | str = "cpu") -> tuple[DistillNeRF, StudentConfig]:
+    """Read a student, ready for use: on ``device``, in float32, in evaluation mode.
+
+    Raises:
+        MissingTargetError: If the folder lacks one of the files.
+        IntegrityError: If a file is damaged, of an unknown format, or the weights do not fit the configuration.
+    """
+    folder = Path(folder)
+    for name in (CONFIG_FILE, MODEL_FILE):
+        if not (folder / name).is_file():
+            raise MissingTargetError(ErrorKind.WEIGHTS_MISSING, str(folder / name), "no such file")
+    config = _read_config(folder / CONFIG_FILE)
+    model = DistillNeRF(config.model)
+    path = folder / MODEL_FILE
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(path), f"cannot be read: {error}") from error
+    wanted = model.state_dict()
+    wrong = set(tensors) ^ set(wanted) or {n for n in wanted if tensors[n].shape != wanted[n].shape}
+    if wrong:
+        raise IntegrityError(
+            ErrorKind.WEIGHTS_INVALID, str(path), f"tensors {sorted(wrong)[:4]} are missing, unknown or misshapen"
+        )
+    model.load_state_dict({name: value.to(wanted[name].dtype) for name, value in tensors.items()})
+    return model.to(device).eval(), config
+
+
+def _read_config(path: Path) -> StudentConfig:
+    try:
+        content = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise IntegrityError(ErrorKind.STORE_CORRUPT, str(path), f"is not JSON: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, str(path), f"want format {_FORMAT!r}")
+    return config_from_json(StudentConfig, content["student"], str(path))
+
+
+def _at_rest(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype).contiguous()

@@ -1,0 +1,155 @@
+"""A trained student as evaluation, queries, labels and the viewer use it: frozen, deterministic, numpy out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor
+
+from storage.stores.versioned import Home, StoreVersion
+from student.config import StudentConfig
+from student.inference.checkpoint import from_pretrained
+from student.inference.occupancy import OccupancyGrid
+from student.model.distillnerf import DistillNeRF
+from student.model.types import CameraInputs, TargetCameras, to_device
+from student.model.voxel_field import VoxelField
+
+_POINTS_PER_CHUNK = 1 << 18
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderedViews:
+    """Views of one frame, present ones only.
+
+    Attributes:
+        image: RGB around [0, 1], not clamped; None for a model without a decoder.
+        termination_depth: Distance along unit rays, metres; NaN where nothing was hit.
+        opacity: In [0, 1]; 1 - opacity is the sky's share.
+        features: Foundation features in [0, 1], by source.
+    """
+
+    image: Float32[np.ndarray, "views image_height image_width 3"] | None
+    termination_depth: Float32[np.ndarray, "views height width"]
+    opacity: Float32[np.ndarray, "views height width"]
+    features: Mapping[str, Float32[np.ndarray, "views height width _"]]
+
+
+class Predictor:
+    """A student ready to be asked.
+
+    Args:
+        model: The student; it is set to evaluation mode.
+        config: Of the run that made it.
+        version: The checkpoint it was read from, None for a student that was never published.
+    """
+
+    def __init__(self, model: DistillNeRF, config: StudentConfig, version: StoreVersion | None = None) -> None:
+        self.model = model.eval()
+        self.config = config
+        self.version = version
+        self._device = next(model.parameters()).device
+
+    @classmethod
+    def open(
+        cls, home: Home, variant: str, digest: str | None = None, *, device: Literal["auto", "cpu", "cuda"] = "auto"
+    ) -> "Predictor":
+        """Load the current checkpoint of a variant, or the one with this digest.
+
+        Args:
+            home: Where it lies.
+            variant: Partition of the checkpoint.
+            digest: Of an exact version, or None.
+            device: Where to run; "auto" takes CUDA where there is one.
+
+        Raises:
+            MissingTargetError: If there is none.
+        """
+        version = home.require("student_checkpoint", variant, digest)
+        chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        model, config = from_pretrained(home.open_files(version), device=chosen)
+        return cls(model, config, version)
+
+    @property
+    def feature_sources(self) -> tuple[str, ...]:
+        """Foundation features that it renders."""
+        return tuple(head.source for head in self.config.model.feature_heads)
+
+    @torch.inference_mode()
+    def encode(self, inputs: CameraInputs) -> VoxelField:
+        """Return the field of one frame (a batch of one) in the ego frame of its reference time."""
+        return self.model.encode(to_device(inputs, self._device))
+
+    @torch.inference_mode()
+    def render(self, field: VoxelField, cameras: TargetCameras) -> RenderedViews:
+        """Render the present views of a field of one frame."""
+        rendered = self.model.render(field, to_device(cameras, self._device))
+        is_present = cameras.target_is_present[0]
+
+        def out(values: Tensor) -> np.ndarray:
+            return values[0].cpu()[is_present].float().numpy()
+
+        return RenderedViews(
+            image=None if rendered.image is None else out(rendered.image).transpose(0, 2, 3, 1),
+            termination_depth=out(rendered.termination_depth),
+            opacity=out(rendered.opacity),
+            features={source: out(values).transpose(0, 2, 3, 1) for source, values in rendered.features.items()},
+        )
+
+    @torch.inference_mode()
+    def voxel_density(
+        self, field: VoxelField, grid: OccupancyGrid, flat_index: Int64[np.ndarray, " n"], *, samples_per_axis: int = 2
+    ) -> tuple[Float32[np.ndarray, " n"], Float32[np.ndarray, "n 3"]]:
+        """Return the largest density found on a lattice of points inside each voxel, and where.
+
+        The student's cells are flatter than these voxels: a surface through a voxel may miss its
+        centre, so the centre alone would call it empty.
+
+        Args:
+            field: Of one frame.
+            grid: Voxels in the ego frame.
+            flat_index: Voxels asked for, in row-major order of x, y, z.
+            samples_per_axis: Points per voxel and axis.
+
+        Returns:
+            Density, per metre, and the point that has it, metres. The first point where all are empty.
+        """
+        voxels = np.stack(np.unravel_index(flat_index, grid.shape), axis=1)
+        density = np.zeros(len(voxels), np.float32)
+        points = np.zeros((len(voxels), 3), np.float32)
+        step = max(1, _POINTS_PER_CHUNK // samples_per_axis**3)
+        for start in range(0, len(voxels), step):
+            samples = grid.sample_points(voxels[start : start + step], samples_per_axis)
+            found = self._density(field, samples.reshape(-1, 3)).reshape(samples.shape[:2])
+            best = found.argmax(axis=1)
+            rows = np.arange(len(best))
+            density[start : start + step] = found[rows, best]
+            points[start : start + step] = samples[rows, best]
+        return density, points
+
+    @torch.inference_mode()
+    def point_features(
+        self, field: VoxelField, source: str, points_ego: Float[np.ndarray, "n 3"]
+    ) -> Float32[np.ndarray, "n channels"]:
+        """Return a foundation model's reduced features at points of the ego frame; NaN in empty space.
+
+        Raises:
+            ValueError: If the student does not render ``source``.
+        """
+        parts = []
+        for start in range(0, max(1, len(points_ego)), _POINTS_PER_CHUNK):
+            points = self._tensor(points_ego[start : start + _POINTS_PER_CHUNK])
+            density, features = field.query(points[None])
+            reduced = self.model.foundation_features(source, features[0])
+            parts.append(torch.where(density[0, :, None] > 0, reduced, torch.nan).float().cpu().numpy())
+        return np.concatenate(parts)
+
+    def _density(self, field: VoxelField, points_ego: Float[np.ndarray, "n 3"]) -> Float32[np.ndarray, " n"]:
+        points = self._tensor(points_ego)
+        batch_index = torch.zeros(len(points), dtype=torch.int64, device=self._device)
+        return field.density(field.locate(points, batch_index)).float().cpu().numpy()
+
+    def _tensor(self, points_ego: Float[np.ndarray, "n 3"]) -> Float[Tensor, "n 3"]:
+        return torch.from_numpy(np.ascontiguousarray(points_ego, dtype=np.float32)).to(self._device)

@@ -1,0 +1,120 @@
+"""Words for classes and for queries: what a student is asked, as data.
+
+Nothing here needs a model or torch, so that a configuration can name a prompt without loading one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from storage.taxonomy import CLASSES, NUM_OCC3D_CLASSES, SKY
+
+DEFAULT_TEMPLATE = "a photo of a {}"
+
+OCC3D_NAMES: tuple[str, ...] = (
+    "others", "barrier", "bicycle", "bus", "car", "construction_vehicle", "motorcycle", "pedestrian", "traffic_cone",
+    "trailer", "truck", "driveable_surface", "other_flat", "sidewalk", "terrain", "manmade", "vegetation",
+)  # fmt: skip
+"""Names of the Occ3D-nuScenes classes 0 to 16, in order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptSet:
+    """Named classes, the concepts that belong to each, and the words that mean the same.
+
+    A class may be broad ("manmade": a building, a pole, a wall); it scores as its best concept. Words of
+    one concept are synonyms; their embeddings are averaged, which evens out how often each is used.
+
+    Attributes:
+        names: One per class.
+        concepts: The concepts of each class, each one or more synonyms.
+        template: Sentence with one ``{}`` for a word.
+    """
+
+    names: tuple[str, ...]
+    concepts: tuple[tuple[tuple[str, ...], ...], ...]
+    template: str = DEFAULT_TEMPLATE
+
+    def __post_init__(self) -> None:
+        """Reject a set that cannot be scored."""
+        if not self.names or len(self.names) != len(self.concepts):
+            raise ValueError("a prompt set needs at least one class, and concepts for each")
+        if not all(concepts and all(concepts) for concepts in self.concepts):
+            raise ValueError("a class needs at least one concept, and a concept at least one word")
+        if self.template.count("{}") != 1:
+            raise ValueError(f"a template needs exactly one '{{}}', got {self.template!r}")
+
+    @property
+    def flat_concepts(self) -> tuple[tuple[str, ...], ...]:
+        """The synonyms of every concept, class after class."""
+        return tuple(words for concepts in self.concepts for words in concepts)
+
+    @property
+    def concept_classes(self) -> tuple[int, ...]:
+        """The class index of every concept."""
+        return tuple(index for index, concepts in enumerate(self.concepts) for _ in concepts)
+
+    def sentence(self, word: str) -> str:
+        """Return the prompt of a word."""
+        return self.template.format(word)
+
+
+def occ3d_prompts(*, with_sky: bool, template: str = DEFAULT_TEMPLATE) -> PromptSet:
+    """Return the 17 Occ3D classes with the words of every finer class that belongs to them.
+
+    Args:
+        with_sky: Add the sky as the last class: for pixels. Voxels are never sky.
+        template: Sentence with one ``{}``.
+    """
+    concepts: list[list[tuple[str, ...]]] = [[] for _ in range(NUM_OCC3D_CLASSES)]
+    for entry in CLASSES:
+        concepts[entry.occ3d_index].append(entry.words)
+    names = list(OCC3D_NAMES)
+    if with_sky:
+        names.append(SKY.name)
+        concepts.append([SKY.words])
+    return PromptSet(names=tuple(names), concepts=tuple(tuple(c) for c in concepts), template=template)
+
+
+def query_prompts(text: str, *, template: str = DEFAULT_TEMPLATE, negatives: Sequence[str] = ()) -> PromptSet:
+    """Return a two-sided set: the queried words first, and what they are told apart from.
+
+    Without declared negatives these are the Occ3D classes and the sky, less what the text itself names:
+    "automobile" must not compete with "car", nor "truck" with "fuel truck". A finer word such as "pole"
+    does compete with the rest of its class.
+
+    Args:
+        text: The query, a word or a phrase.
+        template: Sentence with one ``{}`` for the word.
+        negatives: Words to tell it apart from.
+
+    Raises:
+        ValueError: If the text is blank, or one of the negatives.
+    """
+    query = " ".join(text.split())
+    if not query:
+        raise ValueError("a query needs at least one word")
+    if query.lower() in {word.lower() for word in negatives}:
+        raise ValueError(f"the query {query!r} is among its own negatives")
+    others = {word: ((word,),) for word in negatives} or _classes_without(set(ids_of_word(query)))
+    return PromptSet(names=(query, *others), concepts=(((query,),), *others.values()), template=template)
+
+
+def _classes_without(class_ids: set[int]) -> dict[str, tuple[tuple[str, ...], ...]]:
+    """Return the concepts of each Occ3D class, and of the sky, less some; a class left empty is left out."""
+    concepts: dict[str, list[tuple[str, ...]]] = {}
+    for entry in (*CLASSES, SKY):
+        name = SKY.name if entry is SKY else OCC3D_NAMES[entry.occ3d_index]
+        if entry.class_id not in class_ids:
+            concepts.setdefault(name, []).append(entry.words)
+    return {name: tuple(of_class) for name, of_class in concepts.items()}
+
+
+def ids_of_word(word: str) -> list[int]:
+    """Return the class ids that a word names; none for a word outside the vocabulary.
+
+    A word of an Occ3D class itself names its finer classes too, except for "others", which are alike in nothing.
+    """
+    entries = (*CLASSES, SKY)
+    known = [entry for entry in entries if word.lower() in (entry.name, *entry.words)]
+    coarse = {e.occ3d_index for e in known if e.class_id == e.occ3d_index and e.occ3d_index != 0}
+    return [entry.class_id for entry in entries if entry in known or entry.occ3d_index in coarse]

@@ -1,0 +1,157 @@
+"""Words for a student: the text encoder and the feature basis that its CLIP targets were made with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+
+from storage.errors import ErrorKind, MissingTargetError
+from storage.stores.provenance import InputVersion
+from storage.stores.versioned import Home, StoreVersion
+from student.data.training_set import TrainingSet, load_training_set
+from student.inference.occupancy import NUM_SEMANTIC_CLASSES
+from student.inference.open_vocabulary import FeatureBasis, TextEncoder, class_cosine, class_probability
+from student.inference.prompts import PromptSet, occ3d_prompts
+
+_FEATURES_KIND, _BASIS_KIND = "clip_features", "feature_basis"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipSpace:
+    """Everything needed to compare reduced CLIP features with text.
+
+    Attributes:
+        encoder: The text tower of the very checkpoint that made the features.
+        basis: What they were reduced by.
+        basis_version: The store it was read from.
+    """
+
+    encoder: TextEncoder
+    basis: FeatureBasis
+    basis_version: StoreVersion
+
+    @property
+    def inputs(self) -> tuple[InputVersion, ...]:
+        """The versions that anything computed in this space descends from."""
+        version = self.basis_version
+        return (InputVersion(version.kind, version.partition, version.digest),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabulary:
+    """A prompt set in a CLIP space, ready to score features.
+
+    Attributes:
+        prompts: Classes, their concepts and words.
+        embeddings: Unit embedding of every concept.
+        basis: Of the features.
+    """
+
+    prompts: PromptSet
+    embeddings: Float32[np.ndarray, "concepts dimension"]
+    basis: FeatureBasis
+
+    @classmethod
+    def of(cls, space: ClipSpace, prompts: PromptSet) -> "Vocabulary":
+        """Encode the words; those of one concept are averaged."""
+        words = [(index, word) for index, synonyms in enumerate(prompts.flat_concepts) for word in synonyms]
+        embedded = space.encoder.embed([prompts.sentence(word) for _, word in words])
+        owner = np.array([index for index, _ in words])
+        totals = np.zeros((len(prompts.flat_concepts), embedded.shape[1]), np.float32)
+        np.add.at(totals, owner, embedded)
+        return cls(
+            prompts=prompts,
+            embeddings=totals / np.linalg.norm(totals, axis=1, keepdims=True),
+            basis=space.basis,
+        )
+
+    @property
+    def num_classes(self) -> int:
+        """Classes told apart."""
+        return len(self.prompts.names)
+
+    def cosine(self, reduced: Float[np.ndarray, "n channels"]) -> Float[np.ndarray, "n classes"]:
+        """Return the CLIP cosine of each feature with each class (its best concept); NaN rows stay NaN."""
+        return class_cosine(self.basis.cosine(reduced, self.embeddings), self.prompts.concept_classes)
+
+    def probability(
+        self, reduced: Float[np.ndarray, "*grid channels"], temperature: float
+    ) -> Float[np.ndarray, "*grid classes"]:
+        """Return the softmax over classes at a temperature."""
+        flat = class_probability(self.cosine(reduced.reshape(-1, reduced.shape[-1])), temperature)
+        return flat.reshape(*reduced.shape[:-1], self.num_classes)
+
+
+def occ3d_vocabulary(space: ClipSpace, template: str) -> Vocabulary:
+    """Return the 17 Occ3D classes and, last, the sky: drop the last column for voxels."""
+    return Vocabulary.of(space, occ3d_prompts(with_sky=True, template=template))
+
+
+def best_voxel_class(cosine: Float[np.ndarray, "n classes"]) -> UInt8[np.ndarray, " n"]:
+    """Return the nearest of the 17 voxel classes, never the sky; 17 where the feature is undefined."""
+    voxel = cosine[:, :NUM_SEMANTIC_CLASSES]
+    is_defined = np.isfinite(voxel).all(axis=1)
+    best = np.where(is_defined, np.nan_to_num(voxel, nan=-2.0).argmax(axis=1), NUM_SEMANTIC_CLASSES)
+    return best.astype(np.uint8)
+
+
+def training_set_of(home: Home, checkpoint: StoreVersion) -> TrainingSet:
+    """Return the frozen training set that a checkpoint was trained on.
+
+    Raises:
+        MissingTargetError: If its provenance names none, or it is gone.
+    """
+    for version in home.provenance(checkpoint).inputs:
+        if version.kind == "training_set":
+            return load_training_set(home, version.partition, version.digest)
+    raise MissingTargetError(ErrorKind.TARGET_MISSING, str(checkpoint), "its provenance names no training set")
+
+
+def clip_space_of(home: Home, training_set: TrainingSet, *, text_encoder: str = "") -> ClipSpace:
+    """Open the CLIP space that a training set's features live in.
+
+    Args:
+        home: Where the stores lie.
+        training_set: Its scenes froze ``clip_features``.
+        text_encoder: Folder or hub id of the CLIP checkpoint, where it moved since the features were
+            made; empty for where it was then. Its files must be the same either way.
+
+    Raises:
+        MissingTargetError: If the training set has no CLIP features, or the encoder is gone.
+        ProvenanceMismatchError: If the encoder found is not the one that made the features.
+    """
+    features = next((s.stores[_FEATURES_KIND] for s in training_set.scenes if _FEATURES_KIND in s.stores), None)
+    if features is None:
+        raise MissingTargetError(
+            ErrorKind.TARGET_MISSING, _FEATURES_KIND, f"{training_set.version} was frozen without CLIP features"
+        )
+    attributes: dict[str, Any] = home.open_arrays(features).attrs.asdict()
+    provenance = home.provenance(features)
+    basis_version = home.require(_BASIS_KIND, "clip", str(attributes["feature_basis_digest"]))
+    folder = str(attributes["weights_folder"])
+    source = text_encoder or (folder if Path(folder).is_dir() else str(attributes["weights_source"]))
+    digests = {name.partition("/")[2]: digest for name, digest in provenance.weights_digests.items()}
+    return ClipSpace(
+        encoder=TextEncoder(source, expected_digests=digests),
+        basis=FeatureBasis.read(home.open_arrays(basis_version)),
+        basis_version=basis_version,
+    )
+
+
+def pixel_truth(
+    semantics: UInt8[np.ndarray, "*shape"], occ3d_of_class: UInt8[np.ndarray, " 256"], sky_id: int
+) -> UInt8[np.ndarray, "*shape"]:
+    """Return class ids of an image as indices of :func:`occ3d_vocabulary`; 255 where unknown."""
+    table = np.array(occ3d_of_class)
+    table[sky_id] = NUM_SEMANTIC_CLASSES
+    return table[semantics]
+
+
+def index_of_name(names: Sequence[str], name: str) -> int:
+    """Return where a class stands; raise ValueError naming those there are."""
+    if name not in names:
+        raise ValueError(f"no class {name!r}; there are {', '.join(names)}")
+    return list(names).index(name)

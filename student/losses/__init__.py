@@ -1,0 +1,1 @@
+"""What a student is penalised for, one function per term."""

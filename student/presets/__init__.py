@@ -1,0 +1,1 @@
+"""Complete configurations of students, each a function named for what it reproduces."""

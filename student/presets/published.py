@@ -1,0 +1,96 @@
+"""The published runs by name: every image size, space, data set and kind of output of the paper and of its code.
+
+They share the published widths; :mod:`student.presets.students` has sizes that fit other machines. Where paper and
+code disagree, ``docs/guides/differences-from-the-paper.md`` says what was taken.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from student.config import StudentConfig, Variant
+from student.model.config import ModelConfig
+from student.presets.students import paper_student
+
+Space = Literal["linear", "contracted"]
+Output = Literal["rgb", "clip", "dinov2"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Size:
+    """Rows and columns of images, and how many of the published depth bins the renderer takes as one.
+
+    The render grid is half the image. The published code names no model for 336x600 and 448x800, only data; these
+    take what it has for 224x400.
+    """
+
+    height: int
+    width: int
+    bins_as_one: int = 1
+
+
+_SIZES = {
+    "nuscenes-128x228": _Size(height=128, width=228),
+    "nuscenes-224x400": _Size(height=224, width=400, bins_as_one=2),
+    "nuscenes-336x600": _Size(height=336, width=600, bins_as_one=2),
+    "nuscenes-448x800": _Size(height=448, width=800, bins_as_one=2),
+    "waymo-144x216": _Size(height=144, width=216),  # the three front cameras of NOTR
+}
+PUBLISHED_SIZES = tuple(_SIZES)
+"""Data set and image size of every published run."""
+
+
+def published_student(size: str, *, space: Space = "contracted", output: Output = "rgb") -> StudentConfig:
+    """Return a published run.
+
+    Args:
+        size: One of :data:`PUBLISHED_SIZES`.
+        space: "linear" sees 50 m, "contracted" everything.
+        output: Foundation features are rendered beside the image, by one model.
+
+    Raises:
+        ValueError: If there is no such size.
+    """
+    if size not in _SIZES:
+        raise ValueError(f"published size {size!r}, want one of {', '.join(PUBLISHED_SIZES)}")
+    of_space: dict[Space, Variant] = {"linear": "depth", "contracted": "depth_contracted_virtual"}
+    of_output: dict[Output, Variant] = {"rgb": of_space[space], "clip": "clip", "dinov2": "dinov2"}
+    run, features = paper_student(of_space[space]), paper_student(of_output[output])
+    model = replace(run.model, feature_heads=features.model.feature_heads)
+    chosen = _SIZES[size]
+    return replace(
+        run,
+        model=_with_bins(model, chosen.bins_as_one),
+        data=replace(
+            run.data,
+            image_height=chosen.height,
+            image_width=chosen.width,
+            depth_height=chosen.height,
+            depth_width=chosen.width,
+            render_height=chosen.height // 2,
+            render_width=chosen.width // 2,
+            feature_sources=features.data.feature_sources,
+        ),
+    )
+
+
+def paper_compatible(run: StudentConfig) -> StudentConfig:
+    """Return a run that samples and pools as the published code does, where a published figure needs it.
+
+    Plain means of whatever falls into a cell, and fine samples at fixed offsets around the heaviest coarse one. What is
+    a plain defect of that code (targets of another quantity, stand-in files, noise while testing) is not brought back.
+    """
+    model = run.model
+    return replace(
+        run,
+        model=replace(
+            model,
+            fine_depth=replace(model.fine_depth, lift_colour=False, lift_detail=False),
+            voxels=replace(model.voxels, pooling="mean"),
+            renderer=replace(model.renderer, fine_sampling="window", lookup="nearest"),
+        ),
+    )
+
+
+def _with_bins(model: ModelConfig, bins_as_one: int) -> ModelConfig:
+    bins = replace(model.renderer.bins, step=model.renderer.bins.step * bins_as_one)
+    return replace(model, renderer=replace(model.renderer, bins=bins))

@@ -1,0 +1,128 @@
+"""Walk from one version back to everything it was made from, reading the provenance in the stores."""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from storage.stores.provenance import InputVersion
+from storage.stores.versioned import Home
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineageVersion:
+    """One ancestor.
+
+    Attributes:
+        version: Which.
+        is_present: False if this home no longer holds it; then nothing else is known.
+        seed: Of its random choices.
+        licence: Terms of its content.
+        wall_time_s: How long it took to make, seconds.
+    """
+
+    version: InputVersion
+    is_present: bool
+    seed: int | None = None
+    licence: str = ""
+    wall_time_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """One quality check of one ancestor.
+
+    Attributes:
+        kind: Of the store.
+        partition: Of the store.
+        check: Name of the check.
+        value: Measured.
+        threshold: Wanted.
+        passed: Outcome.
+    """
+
+    kind: str
+    partition: str
+    check: str
+    value: float | int | None
+    threshold: float | int | None
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """All ancestors of one version, nearest first, the version itself included.
+
+    Attributes:
+        nodes: Each version once.
+        gates: Every check of every ancestor, failed ones first.
+        raw_files: SHA-256 by ``partition/path`` of every raw file.
+        weights: SHA-256 by name of every weights file.
+        packages: Version of every package that did some of the work.
+    """
+
+    nodes: tuple[LineageVersion, ...]
+    gates: tuple[Gate, ...]
+    raw_files: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
+    packages: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def licences(self) -> tuple[str, ...]:
+        """Every licence that some ancestor carries, sorted."""
+        return tuple(sorted({node.licence for node in self.nodes if node.licence}))
+
+
+def trace_lineage(home: Home, start: InputVersion) -> Lineage:
+    """Collect the ancestors of a version, breadth first.
+
+    An ancestor that this home no longer holds is listed as absent: a gap is shown, not skipped.
+    """
+    nodes: list[LineageVersion] = []
+    gates: list[Gate] = []
+    raw_files: dict[str, str] = {}
+    weights: dict[str, str] = {}
+    packages: dict[str, str] = {}
+    seen = {start}
+    queue = deque([start])
+    while queue:
+        item = queue.popleft()
+        found = home.find(item.kind, item.partition, item.digest)
+        if found is None:
+            nodes.append(LineageVersion(version=item, is_present=False))
+            continue
+        provenance = home.provenance(found)
+        nodes.append(
+            LineageVersion(
+                version=item,
+                is_present=True,
+                seed=provenance.seed,
+                licence=provenance.licence,
+                wall_time_s=provenance.wall_time_s,
+            )
+        )
+        gates += _gates(item, home.metrics(found))
+        raw_files |= {f"{item.partition}/{path}": digest for path, digest in provenance.sources.items()}
+        weights |= dict(provenance.weights_digests)
+        packages = {**provenance.packages, **packages}
+        for parent in sorted(provenance.inputs):
+            if parent not in seen:
+                seen.add(parent)
+                queue.append(parent)
+    gates.sort(key=lambda gate: gate.passed)
+    return Lineage(nodes=tuple(nodes), gates=tuple(gates), raw_files=raw_files, weights=weights, packages=packages)
+
+
+def _gates(item: InputVersion, metrics: Mapping[str, Any]) -> list[Gate]:
+    checks = metrics.get("quality", {}).get("checks", {})
+    return [
+        Gate(
+            kind=item.kind,
+            partition=item.partition,
+            check=name,
+            value=check.get("value"),
+            threshold=check.get("threshold"),
+            passed=bool(check["passed"]),
+        )
+        for name, check in sorted(checks.items())
+    ]

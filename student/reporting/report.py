@@ -1,0 +1,308 @@
+"""Build one self-contained page from a stored evaluation: figures, pictures, training, gates, lineage.
+
+The page embeds every image, loads nothing and forbids itself to; it can be mailed and still opens.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from storage.digests import config_digest, config_json
+from storage.previews.pictures import data_uri, depth_bar, encode_image, label_colour, unit_bar
+from storage.stores.provenance import InputVersion, Provenance, code_digest, package_versions
+from storage.stores.versioned import Home, Materialized, StoreVersion, materialize_files
+from storage.taxonomy import CLASSES, SKY
+from student.data.training_set import KIND as TRAINING_SET
+from student.evaluation.results import Baseline, Figure, Panel, Scorecard, Section
+from student.reporting import plots
+from student.reporting.lineage import Lineage, trace_lineage
+from student.training.model_card import HISTORY_FILE
+
+PAGE = "index.html"
+
+_HEADLINE = (
+    ("reconstruction", "psnr"),
+    ("next_frame", "psnr"),
+    ("lateral_truth", "psnr"),
+    ("depth_lidar", "abs_rel"),
+    ("depth_truth", "abs_rel"),
+    ("occupancy", "iou"),
+    ("semantic_occupancy", "miou_17"),
+    ("calibration", "ece"),
+    ("text_query", "mean_average_precision"),
+)
+_MEDIA_TYPES = {".jpg": "image/jpeg", ".png": "image/png"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportConfig:
+    """What a report shows.
+
+    Attributes:
+        title: Heading of the page.
+        maximum_panels: Camera views shown side by side; the evaluation may keep more.
+        evaluation_digest: Exact evaluation, or empty for the variant's current one.
+    """
+
+    title: str = "Student evaluation"
+    maximum_panels: int = 12
+    evaluation_digest: str = ""
+
+    def __post_init__(self) -> None:
+        """Reject a negative number of panels."""
+        if self.maximum_panels < 0:
+            raise ValueError(f"maximum_panels must not be negative, got {self.maximum_panels}")
+
+
+def build_report(
+    home: Home,
+    variant: str,
+    config: ReportConfig,
+    on_progress: Callable[[str, float, Mapping[str, Any]], None] | None = None,
+) -> Materialized:
+    """Write the report of a variant's evaluation as one HTML file, or find the one already there.
+
+    Args:
+        home: Where everything lives.
+        variant: Partition of the evaluation.
+        config: What to show.
+        on_progress: Called with a stage, a share done and details.
+
+    Returns:
+        The ``report`` version (its folder holds ``index.html``); metrics carry the headline figures.
+
+    Raises:
+        MissingTargetError: If the variant was never evaluated.
+        IntegrityError: If the evaluation was written by another schema.
+    """
+    evaluation = home.require("student_evaluation", variant, config.evaluation_digest or None)
+    provenance = Provenance(
+        kind="report",
+        partition=variant,
+        inputs=(InputVersion(evaluation.kind, evaluation.partition, evaluation.digest),),
+        config_digest=config_digest(config),
+        code_digest=code_digest(
+            "student.reporting.report",
+            "student.reporting.plots",
+            "storage.previews.pictures",
+            "student.reporting.lineage",
+        ),
+        licence=home.provenance(evaluation).licence,
+        config=config_json(config),
+        packages=package_versions("jinja2", "matplotlib"),
+    )
+
+    def write(folder: Path) -> Mapping[str, Any]:
+        page = render_report(home, evaluation, config)
+        (folder / PAGE).write_text(page, encoding="utf-8")
+        if on_progress is not None:
+            on_progress("report", 1.0, {"bytes": len(page)})
+        headline = Scorecard.from_json(home.metrics(evaluation)).headline()
+        return {"page": PAGE, "bytes": len(page.encode()), "headline": headline}
+
+    return materialize_files(home, provenance, write)
+
+
+def render_report(home: Home, evaluation: StoreVersion, config: ReportConfig) -> str:
+    """Return the page of one evaluation."""
+    card = Scorecard.from_json(home.metrics(evaluation))
+    folder = home.open_files(evaluation)
+    lineage = trace_lineage(home, InputVersion(evaluation.kind, evaluation.partition, evaluation.digest))
+    environment = Environment(
+        loader=PackageLoader("student.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"quantity": _quantity, "verdict": _verdict}
+    return environment.get_template("report.html.j2").render(
+        title=config.title,
+        card=card,
+        evaluation_digest=evaluation.digest,
+        headline=_headline(card),
+        absent=[
+            f"{s.title.lower()} ({s.unavailable.removeprefix('not available: ')})"
+            for s in card.sections
+            if s.unavailable
+        ],
+        panels=[_panel_view(folder, panel) for panel in card.panels[: config.maximum_panels]],
+        depth_scale={
+            "minimum": 2,
+            "maximum": 80,
+            "image": data_uri(encode_image(depth_bar(), quality=None), "image/png"),
+        },
+        heat_scale=data_uri(encode_image(unit_bar(name="inferno"), quality=None), "image/png"),
+        legend=_legend(card),
+        plots={section.name: _plots(section, card) for section in card.sections},
+        training=_training(_checkpoint_folder(home, lineage)),
+        settings=[(name, _setting(value)) for name, value in sorted(card.settings.items())],
+        gates=lineage.gates,
+        left_out=_left_out(home, lineage),
+        masked=sorted(card.masked.items()),
+        lineage=_lineage_view(lineage),
+        timings=sorted(card.timings.items()),
+    )
+
+
+def _headline(card: Scorecard) -> list[dict[str, Figure | Section]]:
+    sections = {section.name: section for section in card.sections}
+    found = []
+    for section_name, figure_name in _HEADLINE:
+        section = sections.get(section_name)
+        figures = [] if section is None else [f for f in section.figures if f.name == figure_name]
+        if section is not None and figures:
+            found.append({"section": section, "figure": figures[0]})
+    return found
+
+
+def _panel_view(folder: Path, panel: Panel) -> dict[str, Any]:
+    rows = [
+        {
+            "title": title,
+            "tiles": [
+                {
+                    "column": tile.column,
+                    "caption": tile.caption,
+                    "image": data_uri((folder / tile.path).read_bytes(), _MEDIA_TYPES[Path(tile.path).suffix])
+                    if tile.path
+                    else "",
+                }
+                for tile in tiles
+            ],
+        }
+        for title, tiles in panel.rows
+    ]
+    columns = [tile.column for tile in panel.rows[0][1]] if panel.rows else []
+    return {"scene": panel.scene, "frame": panel.frame, "camera": panel.camera, "columns": columns, "rows": rows}
+
+
+def _plots(section: Section, card: Scorecard) -> list[dict[str, str]]:
+    """Return the plots that belong under a section's table."""
+    drawn = []
+    curve = card.curves.get(section.name)
+    if curve is not None and section.quality == "geometric":
+        drawn.append(
+            (plots.error_over_range(curve["edges"], curve["series"]), "Relative depth error against true range")
+        )
+    if curve is not None and section.quality == "calibration":
+        drawn.append((plots.reliability_diagram(curve), "Reliability: on the diagonal, 70 % means 7 in 10"))
+    for group in dict.fromkeys(f.group for f in section.figures if f.group.endswith("per class")):
+        bars = [figure for figure in section.figures if figure.group == group]
+        series: dict[str, list[float | None]] = {"student": [figure.value for figure in bars]}
+        for label in dict.fromkeys(baseline.label for figure in bars for baseline in figure.baselines):
+            series[label] = [next((b.value for b in f.baselines if b.label == label), None) for f in bars]
+        drawn.append((plots.class_bars([f.label for f in bars], series, quantity=group.split()[0]), group))
+    return [{"image": _svg_uri(svg), "caption": caption} for svg, caption in drawn]
+
+
+def _left_out(home: Home, lineage: Lineage) -> list[tuple[str, str]]:
+    """Return the scenes that failed gates took out of the training set, and why."""
+    version = _ancestor(home, lineage, TRAINING_SET)
+    return [] if version is None else sorted(home.metrics(version).get("left_out", {}).items())
+
+
+def _checkpoint_folder(home: Home, lineage: Lineage) -> Path | None:
+    version = _ancestor(home, lineage, "student_checkpoint")
+    return None if version is None else home.open_files(version)
+
+
+def _ancestor(home: Home, lineage: Lineage, kind: str) -> StoreVersion | None:
+    """Return the version of a kind that has one only in a lineage; None where it is gone."""
+    version = next((node.version for node in lineage.nodes if node.version.kind == kind), None)
+    return None if version is None else home.find(version.kind, version.partition, version.digest)
+
+
+def _training(folder: Path | None) -> dict[str, Any]:
+    """Return the curves of a fit as a plot, and how many targets each loss term last stood on."""
+    path = None if folder is None else folder / HISTORY_FILE
+    if path is None or not path.is_file():
+        return {"plot": "", "counts": []}
+    history = json.loads(path.read_text())
+    curves = training_series(history)
+    last = history["history"][-1] if history["history"] else {}
+    counts = [(name.removeprefix("count/"), value) for name, value in last.items() if name.startswith("count/")]
+    return {"plot": _svg_uri(plots.training_curves(curves)) if curves else "", "counts": sorted(counts)}
+
+
+def training_series(history: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """Return the logged losses and validation figures of a fit over steps, by name; None becomes a gap.
+
+    Args:
+        history: Content of a checkpoint's ``history.json``.
+    """
+    curves: dict[str, dict[str, list[float]]] = {}
+    for records, prefix in ((history["history"], ""), (history["validations"], "held out: ")):
+        for record in records:
+            for name, value in record.items():
+                if name in {"step", "elapsed_s", "learning_rate"} or name.startswith("count/"):
+                    continue
+                curve = curves.setdefault(prefix + name.removeprefix("loss/"), {"step": [], "value": []})
+                curve["step"].append(float(record["step"]))
+                curve["value"].append(math.nan if value is None else float(value))
+    return curves
+
+
+def _lineage_view(lineage: Lineage) -> dict[str, Any]:
+    return {
+        "versions": [
+            {
+                "kind": node.version.kind,
+                "partition": node.version.partition,
+                "digest": node.version.digest,
+                "seed": node.seed,
+                "licence": node.licence,
+                "wall_time": f"{node.wall_time_s:.1f} s" if node.is_present else "not in this home",
+            }
+            for node in lineage.nodes
+        ],
+        "num_raw_files": len(lineage.raw_files),
+        "num_weights": len(lineage.weights),
+        "weights": sorted(lineage.weights.items()),
+        "packages": sorted(lineage.packages.items()),
+        "licences": lineage.licences,
+    }
+
+
+def _legend(card: Scorecard) -> list[tuple[str, tuple[int, int, int]]]:
+    if not any(tile.column == "semantics" and tile.path for p in card.panels for _, tiles in p.rows for tile in tiles):
+        return []
+    coarse = [entry for entry in CLASSES if entry.class_id == entry.occ3d_index]
+    return [(entry.name.replace("_", " "), label_colour(entry.class_id)) for entry in (*coarse, SKY)]
+
+
+def _quantity(value: float | int | None, unit: str = "") -> str:
+    """Write a number with the digits that mean something."""
+    if value is None or not math.isfinite(value):
+        return "undefined"
+    if value == 0:
+        text = "0"
+    elif abs(value) >= 1000:
+        text = f"{value:,.0f}"
+    elif abs(value) >= 10:
+        text = f"{value:.2f}"
+    elif abs(value) >= 0.001:
+        text = f"{value:.4f}" if abs(value) < 0.1 else f"{value:.3f}"
+    else:
+        text = f"{value:.2g}"
+    return f"{text} {unit}" if unit else text
+
+
+def _verdict(figure: Figure, baseline: Baseline) -> str:
+    if figure.value is None or baseline.value is None or figure.value == baseline.value:
+        return "soft"
+    return "good" if (figure.value > baseline.value) == (figure.better == "higher") else "bad"
+
+
+def _setting(value: object) -> str:
+    text = json.dumps(value) if isinstance(value, Mapping | list) else str(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def _svg_uri(svg: str) -> str:
+    return data_uri(svg.encode(), "image/svg+xml")

@@ -1,0 +1,252 @@
+"""Fit a student: the training loop, from a frozen training set to a published checkpoint.
+
+A fit that was stopped goes on from its last saved state and, on a CPU, ends with the very bits it would have had.
+"""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from storage.digests import config_digest, config_json, file_digest
+from storage.stores.provenance import InputVersion, Provenance, code_digest, package_versions
+from storage.stores.versioned import Home, Materialized, materialize_files
+from student.config import FitConfig, StudentConfig
+from student.data.dataset import FrameDataset
+from student.data.loader import LoaderState, TrainingLoader
+from student.data.sample import TrainingBatch
+from student.data.training_set import TrainingSet, load_training_set
+from student.inference.checkpoint import save_pretrained
+from student.losses.terms import Losses
+from student.training.log import TrainingLog
+from student.training.model_card import write_records
+from student.training.optimization import learning_rate
+from student.training.processes import Processes, join_processes
+from student.training.state import FitProgress, restore_state, save_state, share_done
+from student.training.step import TrainingStep
+from student.training.trackers import open_trackers
+from student.training.validation import quality_gate, validate
+
+KIND = "student_checkpoint"
+
+logger = logging.getLogger(__name__)
+
+ProgressCallback = Callable[[str, float, Mapping[str, Any]], None]
+"""Called with a stage, the share of the budget spent, and running figures."""
+
+
+def fit_student(
+    home: Home,
+    variant: str,
+    config: StudentConfig,
+    on_progress: ProgressCallback | None = None,
+    *,
+    training_set: str | None = None,
+) -> Materialized:
+    """Return the checkpoint of a variant, fitting it first if it does not exist.
+
+    Under ``torchrun``, every process calls this with the same arguments, and all of them see the same home.
+
+    Args:
+        home: Where the training set lies and the checkpoint goes.
+        variant: Partition of the checkpoint.
+        config: The run.
+        on_progress: Called at every logged step with the loss, its terms, steps per second and the time left.
+        training_set: Name of the frozen training set; the variant's own by default.
+
+    Raises:
+        MissingTargetError: If there is no such training set, or it lacks a kind that the run reads.
+        IntegrityError: If a store lost data.
+        EnvironmentMissingError: If the package of a tracker that was asked for is not installed.
+        StudentDivergedError: If a loss or gradient is not finite; its key names the samples.
+    """
+    frozen = load_training_set(home, training_set or variant)
+    upstream = home.provenance(frozen.version)
+    lpips = config.losses.lpips_weights
+    device = _device(config.fit)
+    provenance = Provenance(
+        kind=KIND,
+        partition=variant,
+        inputs=(InputVersion(frozen.version.kind, frozen.version.partition, frozen.version.digest),),
+        config_digest=config_digest(config.determining()),
+        code_digest=code_digest(
+            "storage.geometry",
+            "student.config",
+            "student.data",
+            "student.training",
+            "student.losses.line_of_sight",
+            "student.losses",
+            "student.model",
+            "student.training.optimization",
+            "student.losses.perceptual",
+            "student.training.state",
+            "student.training.step",
+        ),
+        seed=config.fit.seed,
+        weights_digests={} if lpips is None else {"lpips": file_digest(lpips)},
+        licence=upstream.licence,
+        config=config_json(config),
+        packages=package_versions("icechunk", "numpy", "torch", "zarr"),
+        device=str(device),
+    )
+    work = home.work_folder(KIND, variant) / provenance.digest
+    logs = home.root / "logs" / "student" / variant / provenance.digest[:12]
+
+    with join_processes(device) as processes:
+
+        def fit() -> _Fit:
+            return _Fit(home, frozen, config, processes, work=work, logs=logs)
+
+        def write(folder: Path) -> dict[str, Any]:
+            processes.gather("to be fitted")
+            fitted = fit()
+            progress = fitted.run(on_progress)
+            model = fitted.training.model
+            save_pretrained(folder, model, config, variant=variant)
+            metrics = _metrics(model, progress, config)
+            write_records(
+                folder,
+                home,
+                frozen,
+                kinds=config.data.kinds,
+                variant=variant,
+                provenance=provenance,
+                progress=progress,
+                metrics=metrics,
+            )
+            return metrics
+
+        if not processes.is_first:
+            if processes.gather(None)[0] == "to be fitted":
+                fit().run(None)
+            processes.gather(None)
+            version = home.require(KIND, variant, provenance.digest)
+            return Materialized(version=version, reused=False, metrics=home.metrics(version))
+        done = materialize_files(home, provenance, write)
+        if done.reused:
+            processes.gather("there")
+        shutil.rmtree(work, ignore_errors=True)  # only now: until it is published, the state is all there is
+        processes.gather("published")
+        return done
+
+
+class _Fit:
+    """One fit, as this process sees it."""
+
+    def __init__(
+        self,
+        home: Home,
+        frozen: TrainingSet,
+        config: StudentConfig,
+        processes: Processes,
+        *,
+        work: Path,
+        logs: Path,
+    ) -> None:
+        self.config = config
+        self.processes = processes
+        self.work = work
+        self.logs = logs
+        self.training = TrainingStep(config, processes)
+        training = self.training
+        found = restore_state(work, training.model, training.optimizer, training.scaler, training.average)
+        self.progress = found or FitProgress()
+        if self.progress.step:
+            logger.info("going on from step %d", self.progress.step)
+        self.train_data = FrameDataset(home, frozen, "train", config.data, seed=config.fit.seed)
+        self.held_out = FrameDataset(home, frozen, "validation", config.data)
+
+    def run(self, on_progress: ProgressCallback | None) -> FitProgress:
+        """Train to the end of the budget, leaving the weights to publish in the model."""
+        fit, progress = self.config.fit, self.progress
+        loader = TrainingLoader(
+            self.train_data,
+            batch_size=self.config.data.batch_size,
+            seed=fit.seed,
+            num_workers=fit.runtime.num_workers,
+            state=LoaderState(samples_delivered=progress.samples_delivered),
+            share=(self.processes.rank, self.processes.count),
+        )
+        batches: Iterator[TrainingBatch] = iter(loader)
+        is_first = self.processes.is_first
+        run = "/".join(self.logs.parts[-2:])
+        trackers = open_trackers(fit.runtime.trackers if is_first else (), self.logs, run, progress.step + 1)
+        with TrainingLog(trackers, progress, fit, on_progress if is_first else None) as log:
+            started = time.perf_counter() - progress.elapsed_s
+            while not _is_over(fit, progress):
+                batch = next(batches).to(self.processes.device)
+                rate = learning_rate(fit.optimizer, progress.step, share_done(fit, progress))
+                losses = self.training.take(batch, step=progress.step, rate=rate)
+                figures, progress.elapsed_s = self._shared(losses, time.perf_counter() - started)
+                progress.step += 1
+                progress.samples_delivered = loader.state.samples_delivered
+                log.step(figures, rate, is_last=_is_over(fit, progress))
+                if progress.step % fit.validate_every == 0 and not _is_over(fit, progress):
+                    self._validate(log)
+                if progress.step % fit.runtime.save_every == 0 and is_first:
+                    training = self.training
+                    save_state(
+                        self.work, progress, training.model, training.optimizer, training.scaler, training.average
+                    )
+            self._validate(log)
+        if self.training.average is not None:
+            self.training.average.swap(self.training.model)
+        return progress
+
+    def _validate(self, log: TrainingLog) -> None:
+        """Score held-out frames with the weights that would be published now."""
+        if not self.processes.is_first:
+            return  # they wait at the next step
+        fit = self.config.fit
+        with self.training.published_weights():
+            found = validate(
+                self.training.model,
+                self.held_out,
+                max_samples=fit.max_validation_samples,
+                max_pictures=fit.runtime.max_pictures,
+                device=self.processes.device,
+            )
+        log.validation(found)
+
+    def _shared(self, losses: Losses, elapsed_s: float) -> tuple[dict[str, float], float]:
+        """Return the means over processes of losses and of the time spent, so that all of them stop together."""
+        named = {
+            "total": losses.total,
+            **{f"loss/{name}": term for name, term in losses.terms.items()},
+            **{f"count/{name}": count for name, count in losses.counts.items()},
+        }
+        values = torch.stack([torch.as_tensor(value, dtype=torch.float64) for value in (*named.values(), elapsed_s)])
+        means = (self.processes.total(values.to(self.processes.device)) / self.processes.count).tolist()
+        return dict(zip(named, means[:-1], strict=True)), means[-1]
+
+
+def _is_over(fit: FitConfig, progress: FitProgress) -> bool:
+    return share_done(fit, progress) >= 1.0
+
+
+def _device(fit: FitConfig) -> torch.device:
+    device = fit.runtime.device
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else torch.device(device)
+
+
+def _metrics(model: nn.Module, progress: FitProgress, config: StudentConfig) -> dict[str, Any]:
+    last = progress.history[-1] if progress.history else {}
+    validation = progress.validations[-1] if progress.validations else {}
+    metrics: dict[str, Any] = {
+        "steps": progress.step,
+        "samples": progress.samples_delivered,
+        "fit_seconds": progress.elapsed_s,
+        "steps_per_second": progress.step / max(progress.elapsed_s, 1e-9),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "stopped_by": "steps" if progress.step >= config.fit.max_steps else "seconds",
+        "loss": last.get("total"),
+        "losses": {name: value for name, value in last.items() if name.startswith("loss/")},
+        "validation": validation,
+    }
+    quality = quality_gate(validation)
+    return metrics if quality is None else {**metrics, "quality": quality}

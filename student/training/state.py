@@ -1,0 +1,153 @@
+"""Everything that a stopped fit needs to go on as if it had not been stopped, as safetensors and JSON.
+
+A state is a folder named for its step. It is written aside and renamed, and the one before it is kept, so that a kill
+at any moment leaves a whole one; where the last one was damaged since, the one before it is gone on from. Random
+generators are not part of it: every step seeds them from the run's seed and its own number.
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from storage.errors import ErrorKind, IntegrityError
+from student.config import FitConfig
+from student.training.optimization import WeightAverage
+
+_NUM_KEPT = 2
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class FitProgress:
+    """How far a fit has come.
+
+    Attributes:
+        step: Optimisation steps taken.
+        samples_delivered: Samples taken from the loader.
+        elapsed_s: Wall-clock time spent, over all of its starts.
+        history: One entry per logged step: step, elapsed_s, learning_rate, and each loss.
+        validations: One entry per validation.
+    """
+
+    step: int = 0
+    samples_delivered: int = 0
+    elapsed_s: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    validations: list[dict[str, float | None]] = field(default_factory=list)
+
+
+def share_done(fit: FitConfig, progress: FitProgress) -> float:
+    """Return the share of the budget that is spent, in [0, 1]: of steps or of time, whichever is greater."""
+    of_time = 0.0 if fit.max_seconds is None else progress.elapsed_s / fit.max_seconds
+    return min(1.0, max(progress.step / fit.max_steps, of_time))
+
+
+def save_state(
+    folder: Path,
+    progress: FitProgress,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    average: WeightAverage | None,
+) -> None:
+    """Write the state of this step, then drop all but the last two."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    state = optimizer.state_dict()
+    for index, entries in state["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in entries.items()}
+    if average is not None:
+        tensors |= {f"average.{name}": value for name, value in average.tensors().items()}
+    content = {
+        "progress": asdict(progress),
+        "gradient_scale": scaler.state_dict(),
+        "param_groups": state["param_groups"],
+        "average_updates": None if average is None else average.num_updates,
+    }
+    target = folder / f"step-{progress.step:09d}"
+    aside = folder / f".{target.name}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, aside / "state.safetensors")
+    (aside / "state.json").write_text(json.dumps(content))
+    # Before it gets its name: otherwise, after a loss of power, the name could stand for half of it.
+    for path in (*aside.iterdir(), aside):
+        _flush(path)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(aside, target)
+    _flush(folder)
+    for old in _states(folder)[:-_NUM_KEPT]:
+        shutil.rmtree(old)
+
+
+def restore_state(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    average: WeightAverage | None,
+) -> FitProgress | None:
+    """Load the last whole state into the given objects; return None where there is none.
+
+    Raises:
+        IntegrityError: If there are states, but none that can be read.
+    """
+    found = _last_readable(folder)
+    if found is None:
+        return None
+    content, tensors = found
+    model.load_state_dict(_below(tensors, "model."))
+    entries: dict[int, dict[str, Tensor]] = {}
+    for name, value in _below(tensors, "optimizer.").items():
+        index, _, entry = name.partition(".")
+        entries.setdefault(int(index), {})[entry] = value
+    groups = [{**group, "betas": tuple(group["betas"])} for group in content["param_groups"]]
+    optimizer.load_state_dict({"state": entries, "param_groups": groups})
+    if average is not None:
+        average.num_updates = int(content["average_updates"])
+        for name, value in _below(tensors, "average.").items():
+            average.average[name].copy_(value)
+    if content["gradient_scale"]:
+        scaler.load_state_dict(content["gradient_scale"])
+    return FitProgress(**content["progress"])
+
+
+def _last_readable(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    states = _states(folder)
+    for state in reversed(states):
+        try:
+            return json.loads((state / "state.json").read_text()), load_file(state / "state.safetensors")
+        except (OSError, ValueError, SafetensorError) as error:
+            logger.warning("state %s cannot be read (%s)", state, error)
+    if states:
+        raise IntegrityError(
+            ErrorKind.STORE_CORRUPT, str(folder), f"none of {len(states)} states can be read: delete it to start anew"
+        )
+    return None
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or what a folder lists, is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _states(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"))
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,148 @@
+"""One optimisation step: forward, losses, backward, clipping, descent, and stopping at what is not finite."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from storage.errors import ErrorKind, StudentDivergedError
+from student.config import StudentConfig
+from student.data.sample import TrainingBatch
+from student.losses.perceptual import PerceptualDistance, perceptual_distance
+from student.losses.terms import Losses, merge, student_losses
+from student.model.distillnerf import DistillNeRF
+from student.training.optimization import WeightAverage, build_optimizer
+from student.training.processes import Processes
+
+_REDUCED: Mapping[str, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+_MIN_GRADIENT_SCALE = 1.0
+"""Gradients that overflow even when losses are not scaled up are no matter of number format."""
+
+
+class TrainingStep:
+    """A student with everything that changes its weights.
+
+    Args:
+        config: The run.
+        processes: Those that train together; all start from the same weights.
+    """
+
+    def __init__(self, config: StudentConfig, processes: Processes) -> None:
+        self.config = config
+        self.processes = processes
+        torch.manual_seed(config.fit.seed)
+        self.model = DistillNeRF(config.model).to(processes.device).train()
+        self.model.recomputes_activations = config.fit.runtime.recompute_activations
+        self.optimizer = build_optimizer(self.model, config.fit.optimizer)
+        decay = config.fit.optimizer.ema_decay
+        self.average = None if decay is None else WeightAverage(self.model, decay)
+        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=config.fit.precision == "float16")
+        self.perceptual: PerceptualDistance = perceptual_distance(config.losses.lpips_weights).to(processes.device)
+        self._network: nn.Module = self.model
+        if processes.count > 1:
+            self._network = DistributedDataParallel(
+                self.model, device_ids=[processes.device] if processes.device.type == "cuda" else None
+            )
+
+    def take(self, batch: TrainingBatch, *, step: int, rate: float) -> Losses:
+        """Descend on this process's share of a batch.
+
+        Args:
+            batch: The share.
+            step: Number of the step, from which its random numbers follow.
+            rate: Learning rate.
+
+        Returns:
+            The losses of the share.
+
+        Raises:
+            StudentDivergedError: In every process, if a loss or gradient is not finite in any; its key names the
+                samples.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        self._seed(step)
+        parts = batch.parts(self.config.fit.runtime.accumulation_steps)
+        losses = []
+        for index, part in enumerate(parts):
+            with self._gathering(is_last=index == len(parts) - 1):
+                losses.append(self._losses(self._network, part, step))
+                self._require_finite_loss(losses[-1], part, step)
+                self.scaler.scale(losses[-1].total / len(parts)).backward()
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.fit.optimizer.max_gradient_norm)
+        self._require_finite_gradient(norm, batch, step)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update(self.model)
+        return merge(losses)
+
+    @contextmanager
+    def published_weights(self) -> Iterator[None]:
+        """Hold the weights that would be published now in ``model``."""
+        if self.average is None:
+            yield
+            return
+        self.average.swap(self.model)
+        try:
+            yield
+        finally:
+            self.average.swap(self.model)
+
+    def _seed(self, step: int) -> None:
+        # From the step alone, so that a fit which goes on needs no generator's state, whatever its number of processes.
+        entropy = (self.config.fit.seed, step, self.processes.rank)
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+
+    def _gathering(self, *, is_last: bool) -> nullcontext[None]:
+        """Return a context in which gradients are averaged over processes, if they are complete."""
+        if is_last or not isinstance(self._network, DistributedDataParallel):
+            return nullcontext()
+        return self._network.no_sync()  # pyright: ignore[reportReturnType] - a context manager as well
+
+    def _losses(self, network: nn.Module, batch: TrainingBatch, step: int) -> Losses:
+        dtype = _REDUCED.get(self.config.fit.precision)
+        with torch.autocast(self.processes.device.type, dtype=dtype, enabled=dtype is not None):
+            output = network(batch.inputs, batch.cameras)
+        return student_losses(output, batch, self.config.losses, perceptual=self.perceptual, step=step)
+
+    # --- what is not finite -------------------------------------------------------------------------------------------
+
+    def _require_finite_loss(self, losses: Losses, batch: TrainingBatch, step: int) -> None:
+        is_finite = torch.isfinite(losses.sample_totals)
+        if self._agree(bool(is_finite.all())):
+            return
+        keys = [key for key, fine in zip(batch.keys, is_finite.tolist(), strict=True) if not fine]
+        terms = {name: float(term) for name, term in losses.terms.items() if not torch.isfinite(term)}
+        self._stop(step, keys, f"{terms}" if keys else "")
+
+    def _require_finite_gradient(self, norm: Tensor, batch: TrainingBatch, step: int) -> None:
+        """Stop at a gradient that is not finite; with scaled losses, once scaling less has not helped."""
+        if torch.isfinite(norm):  # the same in every process
+            return
+        if self.scaler.is_enabled() and self.scaler.get_scale() > _MIN_GRADIENT_SCALE:
+            return  # the scaler leaves this step out and scales less
+        keys = [sample.keys[0] for sample in batch.split() if not self._is_gradient_finite(sample, step)]
+        self._stop(step, keys or batch.keys, f"gradient norm {float(norm)}")
+
+    def _is_gradient_finite(self, sample: TrainingBatch, step: int) -> bool:
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._gathering(is_last=False):
+            self._losses(self.model, sample, step).total.backward()
+        return all(bool(torch.isfinite(p.grad).all()) for p in self.model.parameters() if p.grad is not None)
+
+    def _agree(self, is_fine: bool) -> bool:
+        wrong = torch.tensor(0.0 if is_fine else 1.0, device=self.processes.device)
+        return float(self.processes.total(wrong)) == 0.0
+
+    def _stop(self, step: int, keys: list[str] | tuple[str, ...], what: str) -> None:
+        found = self.processes.gather((tuple(keys), what))
+        named = ", ".join(key for keys, _ in found for key in keys)
+        raise StudentDivergedError(
+            ErrorKind.DIVERGED, named, f"at step {step}: {'; '.join(what for _, what in found if what)}"
+        )

@@ -1,0 +1,134 @@
+"""Fit a student on one machine or many.
+
+``torchrun --nproc-per-node 8 -m student.training.train HOME VARIANT --preset paper`` is the command.
+
+The orchestrated pipeline fits students too, in one process. This is the same fit for several: it reads the frozen
+training set of the variant from the home, and publishes the same checkpoint there, whatever the number of processes.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from storage.config_json import config_from_json
+from storage.digests import config_json
+from storage.stores.versioned import Home
+from student.config import StudentConfig, TrackerName, Variant
+from student.presets.published import PUBLISHED_SIZES, published_student
+from student.presets.students import student_preset
+from student.training.fit import fit_student
+
+logger = logging.getLogger("student.training.train")
+
+_PUBLISHED: Mapping[Variant, dict[str, Any]] = {
+    "depth": {"space": "linear"},
+    "depth_contracted_virtual": {"space": "contracted"},
+    "clip": {"output": "clip"},
+    "dinov2": {"output": "dinov2"},
+}
+"""Which published run of a size a variant stands for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Fit a student from a frozen training set.
+
+    Attributes:
+        home: Folder that holds the stores; all processes must see it.
+        variant: What the student is taught, and the name of its training set.
+        preset: Size of the run.
+        published: A published run by data set and image size, in place of a preset; the variant chooses space and
+            features. The stores must have its sizes.
+        config: A run as JSON, such as the "student" part of a checkpoint's config.json, in place of a preset.
+        training_set: Another training set than the variant's own.
+        accumulation_steps: Parts in which a process takes its share of a batch.
+        recompute_activations: Save memory by computing activations twice.
+        precision: Number format of convolutions and linear layers; the run's own where it is not given.
+        device: Where to train; the run's own where it is not given.
+        num_workers: Processes that read samples, for each process that trains; the run's own where it is not given.
+        trackers: Where curves and pictures are sent to; the run's own where it is not given.
+        lpips_weights: Local safetensors file of VGG LPIPS; without it, structural dissimilarity takes its place.
+        write_config: Write the run as JSON to this file, to be changed and given as ``config``, and do nothing else.
+    """
+
+    home: Annotated[Path, tyro.conf.Positional]
+    variant: Annotated[Variant, tyro.conf.Positional]
+    preset: Literal["demo", "tiny", "small", "paper"] = "paper"
+    published: Literal[PUBLISHED_SIZES] | None = None  # pyright: ignore[reportInvalidTypeForm]
+    config: Path | None = None
+    training_set: str | None = None
+    accumulation_steps: int | None = None
+    recompute_activations: bool = False
+    precision: Literal["float32", "bfloat16", "float16"] | None = None
+    device: Literal["auto", "cpu", "cuda"] | None = None
+    num_workers: int | None = None
+    trackers: tuple[TrackerName, ...] | None = None
+    lpips_weights: Path | None = None
+    write_config: Path | None = None
+
+    def run(self) -> StudentConfig:
+        """Return the run that is asked for.
+
+        Raises:
+            IntegrityError: If ``config`` is no run.
+            ValueError: If its parts do not fit together.
+        """
+        run = self._chosen()
+        runtime = {
+            "accumulation_steps": self.accumulation_steps,
+            "recompute_activations": self.recompute_activations or None,
+            "device": self.device,
+            "num_workers": self.num_workers,
+            "trackers": self.trackers,
+        }
+        fit = replace(run.fit, runtime=replace(run.fit.runtime, **_given(runtime)))
+        return replace(
+            run,
+            fit=replace(fit, **_given({"precision": self.precision})),
+            losses=replace(run.losses, **_given({"lpips_weights": self.lpips_weights})),
+        )
+
+    def _chosen(self) -> StudentConfig:
+        if self.config is not None and self.published is not None:
+            raise ValueError("config and published are two runs: give one")
+        if self.config is not None:
+            return config_from_json(StudentConfig, json.loads(self.config.read_text()), str(self.config))
+        return student_preset(self.preset, self.variant) if self.published is None else self._published(self.published)
+
+    def _published(self, size: str) -> StudentConfig:
+        if self.variant not in _PUBLISHED:
+            raise ValueError(f"no published run is of variant {self.variant!r}: want one of {', '.join(_PUBLISHED)}")
+        return published_student(size, **_PUBLISHED[self.variant])
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def main() -> None:
+    """Fit what the command line asks for."""
+    arguments = tyro.cli(Arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    run = arguments.run()
+    if arguments.write_config is not None:
+        arguments.write_config.write_text(json.dumps(config_json(run), indent=1) + "\n")
+        logger.info("written: %s", arguments.write_config)
+        return
+    done = fit_student(Home(arguments.home), arguments.variant, run, _report, training_set=arguments.training_set)
+    logger.info("%s %s", "already there:" if done.reused else "published:", done.version)
+
+
+def _report(stage: str, share: float, figures: Mapping[str, Any]) -> None:
+    shown = {"loss": "{:.4f}", "steps_per_second": "{:.2f} steps/s", "eta_s": "{:.0f} s left", "psnr": "PSNR {:.2f}"}
+    said = [form.format(figures[name]) for name, form in shown.items() if figures.get(name) is not None]
+    logger.info("%s %3.0f%% step %d: %s", stage, 100 * share, figures["step"], ", ".join(said))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The image teachers: sky, monocular depth, DINOv2 and CLIP features of every image."""

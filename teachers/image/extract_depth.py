@@ -1,0 +1,127 @@
+"""Write the Depth Anything features of a scene, and judge the model by how it orders LiDAR depths."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import zarr
+from jaxtyping import Float
+from scipy.stats import rankdata
+
+from storage.scenes.store import SceneReader
+from storage.stores.versioned import Home, Materialized, materialize_arrays
+from teachers.config import DepthAnythingConfig
+from teachers.image.depth_anything import DepthAnything
+from teachers.image.extraction import Progress, provenance_of, version_of
+from teachers.image.frame_writer import FrameWriter
+from teachers.image.image_batches import iterate_batches, to_float16
+from teachers.image.lidar_evidence import lidar_pixels
+from teachers.image.weights import TeacherModel, resolve_weights
+from teachers.quality import at_least, at_most, gate
+
+KIND = "depth_anything_features"
+_MODULES = (
+    "teachers.image.extract_depth",
+    "teachers.image.depth_anything",
+    "teachers.image.lidar_evidence",
+    "teachers.quality",
+)
+_MIN_RETURNS = 20
+"""Returns an image needs before a rank correlation over them says anything."""
+
+
+def extract(
+    home: Home,
+    reader: SceneReader,
+    config: DepthAnythingConfig,
+    on_progress: Callable[[str, float, Mapping[str, float]], None] | None = None,
+) -> Materialized:
+    """Find or build the depth features of a scene."""
+    weights = resolve_weights(config.weights, TeacherModel.DEPTH_ANYTHING)
+    scene = version_of(reader)
+    provenance = provenance_of(
+        home,
+        kind=KIND,
+        partition=scene.partition,
+        inputs=(scene,),
+        config=config,
+        weights=weights,
+        modules=_MODULES,
+    )
+
+    def write(group: zarr.Group) -> Mapping[str, Any]:
+        return _write(group, reader, DepthAnything(config, weights), on_progress)
+
+    return materialize_arrays(home, provenance, write)
+
+
+def _write(
+    group: zarr.Group,
+    reader: SceneReader,
+    model: DepthAnything,
+    on_progress: Callable[[str, float, Mapping[str, float]], None] | None,
+) -> Mapping[str, Any]:
+    config = model.config
+    writer = FrameWriter(group, KIND, "features", num_frames=reader.num_frames, num_cameras=reader.num_cameras)
+    group.attrs.update(
+        {
+            "feature_source": "depth_anything",
+            "grid_height": config.grid_height,
+            "grid_width": config.grid_width,
+            "num_channels": model.num_features,
+        }
+    )
+    progress = Progress(KIND, reader.num_frames * reader.num_cameras, on_progress)
+    non_finite, total, totals_squared = 0, np.zeros(model.num_features), np.zeros(model.num_features)
+    correlations: list[float] = []
+    for batch in iterate_batches(
+        reader,
+        range(reader.num_frames),
+        short_side=config.input_short_side,
+        multiple=model.multiple,
+        batch_size=config.inference.batch_size,
+    ):
+        features, inverse_depth = (x.numpy() for x in model.features_and_inverse_depth(batch.images))
+        for index, (frame, camera) in enumerate(batch.indices):
+            stored = to_float16(features[index])
+            writer.add(frame, camera, stored)
+            finite = np.isfinite(stored)
+            non_finite += int((~finite).sum())
+            values = np.where(finite, stored, 0).reshape(-1, model.num_features).astype(np.float64)
+            total += values.sum(axis=0)
+            totals_squared += (values**2).sum(axis=0)
+            correlations.append(_lidar_rank_correlation(reader, frame, camera, inverse_depth[index]))
+        progress.advance(len(batch.indices))
+    num_images = reader.num_frames * reader.num_cameras
+    num_vectors = num_images * config.grid_height * config.grid_width
+    spread = np.sqrt(np.maximum(totals_squared / num_vectors - (total / num_vectors) ** 2, 0.0))
+    dead = float((spread <= 1e-6 * max(float(spread.max()), 1e-30)).mean())
+    known = [c for c in correlations if np.isfinite(c)]
+    checks = {"non_finite": at_most(non_finite, 0), "dead_channels": at_most(dead, 0.5)}
+    if known:
+        checks["lidar_rank_correlation"] = at_least(float(np.median(known)), config.min_lidar_rank_correlation)
+    return {
+        "num_images": num_images,
+        "coverage": 1.0 - non_finite / (num_vectors * model.num_features),
+        "non_finite": non_finite,
+        "dead_channels": dead,
+        "feature_std": float(spread.mean()),
+        "lidar_rank_correlation": float(np.median(known)) if known else None,
+        "images_with_lidar": len(known),
+        "images_per_s": progress.images_per_second,
+        "quality": gate(checks),
+    }
+
+
+def _lidar_rank_correlation(
+    reader: SceneReader, frame: int, camera: int, inverse_depth: Float[np.ndarray, "height width"]
+) -> float:
+    """Return Spearman's correlation of predicted and LiDAR inverse depth in one image, NaN without enough returns."""
+    height, width = inverse_depth.shape
+    seen = lidar_pixels(reader, frame, camera, reader.lidar_points(frame), height=height, width=width)
+    if len(seen.row) < _MIN_RETURNS:
+        return float("nan")
+    predicted, measured = rankdata(inverse_depth[seen.row, seen.column]), rankdata(1.0 / seen.camera_depth)
+    if predicted.std() == 0 or measured.std() == 0:
+        return 0.0  # a model that sees one depth everywhere orders nothing
+    return float(np.corrcoef(predicted, measured)[0, 1])

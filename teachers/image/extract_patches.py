@@ -1,0 +1,241 @@
+"""Fit the basis of a foundation model's features, and write a scene's features reduced by it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import zarr
+from jaxtyping import Float
+
+from storage.errors import ErrorKind, IntegrityError, ProvenanceMismatchError
+from storage.scenes.store import SceneReader
+from storage.stores.versioned import Home, Materialized, materialize_arrays
+from teachers.config import FeatureBasisConfig, FeatureSource, PatchFeatureConfig
+from teachers.image.clip import ClipFeatures
+from teachers.image.dinov2 import Dinov2Features
+from teachers.image.extraction import Progress, provenance_of, version_of
+from teachers.image.feature_basis import KIND as BASIS_KIND
+from teachers.image.feature_basis import FeatureBasis, StreamingPca
+from teachers.image.frame_writer import FrameWriter
+from teachers.image.image_batches import ImageBatch, iterate_batches, resample, to_float16
+from teachers.image.weights import TeacherModel, resolve_weights
+from teachers.quality import at_least, at_most, gate
+
+ProgressCallback = Callable[[str, float, Mapping[str, float]], None]
+
+
+PatchFeatureModel = Dinov2Features | ClipFeatures
+_MODELS: dict[str, tuple[TeacherModel, type[Dinov2Features] | type[ClipFeatures]]] = {
+    "dinov2": (TeacherModel.DINOV2, Dinov2Features),
+    "clip": (TeacherModel.CLIP, ClipFeatures),
+}
+
+
+def fit(
+    home: Home,
+    feature_source: FeatureSource,
+    readers: Sequence[SceneReader],
+    config: FeatureBasisConfig,
+    on_progress: ProgressCallback | None = None,
+) -> Materialized:
+    """Find or build the basis of a feature source."""
+    teacher_model, model_class = _MODELS[feature_source]
+    weights = resolve_weights(config.extractor.weights, teacher_model)
+    provenance = provenance_of(
+        home,
+        kind=BASIS_KIND,
+        partition=feature_source,
+        inputs=tuple(version_of(reader) for reader in readers),
+        config=config,
+        weights=weights,
+        modules=_modules(feature_source),
+        seed=config.seed,
+    )
+
+    def write(group: zarr.Group) -> Mapping[str, Any]:
+        return _fit(group, readers, model_class(config.extractor, weights), feature_source, config, on_progress)
+
+    return materialize_arrays(home, provenance, write)
+
+
+def extract(
+    home: Home,
+    reader: SceneReader,
+    feature_source: FeatureSource,
+    config: PatchFeatureConfig,
+    on_progress: ProgressCallback | None = None,
+) -> Materialized:
+    """Find or build the reduced features of a scene."""
+    teacher_model, model_class = _MODELS[feature_source]
+    weights = resolve_weights(config.weights, teacher_model)
+    basis_version = home.require(BASIS_KIND, feature_source)
+    fitted_to = dict(home.provenance(basis_version).weights_digests)
+    if fitted_to != weights.digests:
+        raise ProvenanceMismatchError(
+            ErrorKind.DIGEST_MISMATCH,
+            str(basis_version),
+            f"was fitted to other weights than those of {config.weights.source!r}: fit the basis again",
+        )
+    scene = version_of(reader)
+    provenance = provenance_of(
+        home,
+        kind=f"{feature_source}_features",
+        partition=scene.partition,
+        inputs=(scene, basis_version),
+        config=config,
+        weights=weights,
+        modules=_modules(feature_source),
+    )
+
+    def write(group: zarr.Group) -> Mapping[str, Any]:
+        basis = FeatureBasis.read(home.open_arrays(basis_version))
+        group.attrs.update({"feature_basis_digest": basis_version.digest})
+        return _extract(group, reader, model_class(config, weights), basis, feature_source, on_progress)
+
+    return materialize_arrays(home, provenance, write)
+
+
+def _modules(feature_source: FeatureSource) -> tuple[str, ...]:
+    return (
+        "teachers.image.extract_patches",
+        "teachers.image.feature_basis",
+        "teachers.quality",
+        f"teachers.{feature_source}",
+    )
+
+
+def _grid_features(model: PatchFeatureModel, batch: ImageBatch) -> Float[np.ndarray, "batch rows columns features"]:
+    """Return a batch's features on the configured grid."""
+    config = model.config
+    maps = resample(model.dense_features(batch.images), height=config.grid_height, width=config.grid_width)
+    return maps.permute(0, 2, 3, 1).numpy()
+
+
+def sampled_frames(num_frames: int, wanted: int, random: np.random.Generator) -> list[int]:
+    """Return frame indices, ascending: all of them, or as many as wanted, drawn without repetition."""
+    if num_frames <= wanted:
+        return list(range(num_frames))
+    return sorted(int(frame) for frame in random.choice(num_frames, wanted, replace=False))
+
+
+def _fit(
+    group: zarr.Group,
+    readers: Sequence[SceneReader],
+    model: PatchFeatureModel,
+    feature_source: FeatureSource,
+    config: FeatureBasisConfig,
+    on_progress: ProgressCallback | None,
+) -> Mapping[str, Any]:
+    random = np.random.default_rng(config.seed)
+    frames = [sampled_frames(reader.num_frames, config.frames_per_scene, random) for reader in readers]
+    num_images = sum(len(chosen) * reader.num_cameras for chosen, reader in zip(frames, readers, strict=True))
+    pca = StreamingPca(
+        model.num_features, config.num_components, sample_size=config.range_sample_size, seed=config.seed
+    )
+    progress = Progress(f"{BASIS_KIND}/{feature_source}", num_images, on_progress)
+    for reader, chosen in zip(readers, frames, strict=True):
+        for batch in _batches(reader, chosen, model):
+            vectors = _grid_features(model, batch).reshape(-1, model.num_features)
+            if not np.isfinite(vectors).all():
+                scene = version_of(reader).partition
+                raise IntegrityError(
+                    ErrorKind.WEIGHTS_INVALID, str(model.weights.path), f"gives features of {scene} that are not finite"
+                )
+            pca.add(vectors)
+            progress.advance(len(batch.indices))
+    basis = pca.finish(range_quantile=config.range_quantile)
+    basis.write(group)
+    group.attrs.update(
+        {
+            "feature_source": feature_source,
+            "patch_size": model.multiple,
+            "num_channels": config.num_components,
+            "num_features": model.num_features,
+            "weights_source": model.weights.source,
+            "weights_folder": str(model.weights.path),
+            "scenes": {version_of(r).partition: chosen for r, chosen in zip(readers, frames, strict=True)},
+        }
+    )
+    explained = float(basis.explained_variance_ratio.sum())
+    return {
+        "num_scenes": len(readers),
+        "num_images": num_images,
+        "num_vectors": pca.count,
+        "num_features": model.num_features,
+        "num_components": config.num_components,
+        "explained_variance": explained,
+        "explained_variance_first": float(basis.explained_variance_ratio[0]),
+        "images_per_s": progress.images_per_second,
+        "quality": gate({"explained_variance": at_least(explained, 0.5)}),
+    }
+
+
+def _extract(
+    group: zarr.Group,
+    reader: SceneReader,
+    model: PatchFeatureModel,
+    basis: FeatureBasis,
+    feature_source: FeatureSource,
+    on_progress: ProgressCallback | None,
+) -> Mapping[str, Any]:
+    config, kind = model.config, f"{feature_source}_features"
+    writer = FrameWriter(group, kind, "features", num_frames=reader.num_frames, num_cameras=reader.num_cameras)
+    num_channels = len(basis.minimum)
+    group.attrs.update(
+        {
+            "feature_source": feature_source,
+            "patch_size": model.multiple,
+            "grid_height": config.grid_height,
+            "grid_width": config.grid_width,
+            "num_channels": num_channels,
+            "weights_source": model.weights.source,
+            "weights_folder": str(model.weights.path),
+        }
+    )
+    if isinstance(model, ClipFeatures):
+        group.attrs["logit_scale"] = model.logit_scale
+    progress = Progress(kind, reader.num_frames * reader.num_cameras, on_progress)
+    scene_statistics = StreamingPca(model.num_features, 1, sample_size=2, seed=0)
+    non_finite = clipped = 0
+    residual = 0.0
+    for batch in _batches(reader, range(reader.num_frames), model):
+        features = _grid_features(model, batch)
+        reduced = basis.reduce(features)
+        finite = np.isfinite(reduced)
+        non_finite += int((~finite).sum())
+        clipped += int(((reduced < 0) | (reduced > 1)).sum())
+        residual += float(((features - basis.restore(reduced)) ** 2).sum())
+        scene_statistics.add(features.reshape(-1, model.num_features))
+        for index, (frame, camera) in enumerate(batch.indices):
+            writer.add(frame, camera, to_float16(np.clip(reduced[index], 0.0, 1.0)))
+        progress.advance(len(batch.indices))
+    num_images = reader.num_frames * reader.num_cameras
+    num_values = num_images * config.grid_height * config.grid_width * num_channels
+    retained = 1.0 - residual / max(scene_statistics.total_variance, 1e-30)
+    return {
+        "num_images": num_images,
+        "coverage": 1.0 - non_finite / num_values,
+        "non_finite": non_finite,
+        "clipped_fraction": clipped / num_values,
+        "retained_variance": retained,
+        "num_channels": num_channels,
+        "images_per_s": progress.images_per_second,
+        "quality": gate(
+            {
+                "non_finite": at_most(non_finite, 0),
+                "retained_variance": at_least(retained, config.min_retained_variance),
+                "clipped_fraction": at_most(clipped / num_values, config.max_clipped),
+            }
+        ),
+    }
+
+
+def _batches(reader: SceneReader, frames: Sequence[int], model: PatchFeatureModel) -> Iterator[ImageBatch]:
+    config = model.config
+    return iterate_batches(
+        reader,
+        frames,
+        short_side=config.input_short_side,
+        multiple=model.multiple,
+        batch_size=config.inference.batch_size,
+    )

@@ -1,0 +1,116 @@
+"""Write the sky masks of a scene, and judge them by LiDAR: what returned a pulse is not sky."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import zarr
+
+from storage.scenes.store import SceneReader
+from storage.stores.versioned import Home, Materialized, materialize_arrays
+from teachers.config import SkyConfig
+from teachers.image.extraction import Progress, provenance_of, version_of
+from teachers.image.frame_writer import FrameWriter
+from teachers.image.image_batches import iterate_batches, to_float16
+from teachers.image.lidar_evidence import lidar_pixels
+from teachers.image.pointrend import PointRendSegmenter
+from teachers.image.sky import SkySegmenter
+from teachers.image.weights import TeacherModel, WeightsFolder, resolve_weights
+from teachers.quality import at_most, gate
+
+KIND = "sky_mask"
+_MODULES = ("teachers.image.extract_sky", "teachers.image.sky", "teachers.image.lidar_evidence", "teachers.quality")
+
+
+_MODELS = {"segformer": TeacherModel.SKY, "pointrend": TeacherModel.SKY_POINTREND}
+
+
+def load_segmenter(config: SkyConfig) -> SkySegmenter | PointRendSegmenter:
+    """Resolve the weights and load the segmenter that a config names."""
+    return _build(config, resolve_weights(config.weights, _MODELS[config.segmenter]))
+
+
+def _build(config: SkyConfig, weights: WeightsFolder) -> SkySegmenter | PointRendSegmenter:
+    return (SkySegmenter if config.segmenter == "segformer" else PointRendSegmenter)(config, weights)
+
+
+def extract(
+    home: Home,
+    reader: SceneReader,
+    config: SkyConfig,
+    on_progress: Callable[[str, float, Mapping[str, float]], None] | None = None,
+) -> Materialized:
+    """Find or build the sky masks of a scene."""
+    weights = resolve_weights(config.weights, _MODELS[config.segmenter])
+    scene = version_of(reader)
+    provenance = provenance_of(
+        home,
+        kind=KIND,
+        partition=scene.partition,
+        inputs=(scene,),
+        config=config,
+        weights=weights,
+        modules=(*_MODULES, "teachers.image.pointrend") if config.segmenter == "pointrend" else _MODULES,
+    )
+
+    def write(group: zarr.Group) -> Mapping[str, Any]:
+        return _write(group, reader, _build(config, weights), on_progress)
+
+    return materialize_arrays(home, provenance, write)
+
+
+def _write(
+    group: zarr.Group,
+    reader: SceneReader,
+    segmenter: SkySegmenter | PointRendSegmenter,
+    on_progress: Callable[[str, float, Mapping[str, float]], None] | None,
+) -> Mapping[str, Any]:
+    config = segmenter.config
+    count = {"num_frames": reader.num_frames, "num_cameras": reader.num_cameras}
+    masks = FrameWriter(group, KIND, "is_sky", **count)
+    probabilities = FrameWriter(group, KIND, "sky_probability", **count)
+    group.attrs.update({"height": config.height, "width": config.width, "threshold": config.threshold})
+    progress = Progress(KIND, reader.num_frames * reader.num_cameras, on_progress)
+    sky_pixels = np.zeros(reader.num_cameras)
+    undecided = non_finite = lidar_returns = lidar_on_sky = 0
+    for batch in iterate_batches(
+        reader,
+        range(reader.num_frames),
+        short_side=config.input_short_side,
+        multiple=segmenter.multiple,
+        batch_size=config.inference.batch_size,
+    ):
+        for (frame, camera), probability in zip(
+            batch.indices, segmenter.sky_probability(batch.images).numpy(), strict=True
+        ):
+            is_sky = probability > config.threshold
+            stored = to_float16(probability)
+            masks.add(frame, camera, is_sky)
+            probabilities.add(frame, camera, stored)
+            sky_pixels[camera] += is_sky.mean()
+            undecided += int(((probability > 0.1) & (probability < 0.9)).sum())
+            non_finite += int((~np.isfinite(stored)).sum())
+            seen = lidar_pixels(
+                reader, frame, camera, reader.lidar_points(frame), height=config.height, width=config.width
+            )
+            lidar_returns += len(seen.row)
+            lidar_on_sky += int(is_sky[seen.row, seen.column].sum())
+        progress.advance(len(batch.indices))
+    num_images = reader.num_frames * reader.num_cameras
+    num_pixels = num_images * config.height * config.width
+    fraction = {name: sky_pixels[i] / reader.num_frames for i, name in enumerate(reader.camera_names)}
+    checks = {"non_finite": at_most(non_finite, 0), "sky_fraction": at_most(float(sky_pixels.sum()) / num_images, 0.95)}
+    if lidar_returns:
+        checks["lidar_on_sky"] = at_most(lidar_on_sky / lidar_returns, config.max_lidar_on_sky)
+    return {
+        "num_images": num_images,
+        "coverage": 1.0 - non_finite / num_pixels,
+        "non_finite": non_finite,
+        "sky_fraction": float(sky_pixels.sum()) / num_images,
+        "sky_fraction_by_camera": fraction,
+        "undecided_fraction": undecided / num_pixels,
+        "lidar_returns": lidar_returns,
+        "lidar_on_sky": lidar_on_sky / lidar_returns if lidar_returns else None,
+        "images_per_s": progress.images_per_second,
+        "quality": gate(checks),
+    }

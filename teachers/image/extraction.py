@@ -1,0 +1,100 @@
+"""What every image teacher's extraction shares: provenance, progress and figures."""
+
+import time
+from collections.abc import Callable, Mapping
+
+from storage.digests import config_digest, config_json
+from storage.errors import ErrorKind, MissingTargetError
+from storage.scenes.store import SceneReader
+from storage.stores.provenance import InputVersion, Provenance, code_digest, package_versions
+from storage.stores.versioned import Home, StoreVersion
+from teachers.config import FeatureBasisConfig, ModelConfig
+from teachers.image.weights import WeightsFolder
+
+_SHARED_MODULES = (
+    "teachers.image.extraction",
+    "teachers.image.image_batches",
+    "teachers.image.frame_writer",
+    "teachers.image.weights",
+    "storage.scenes.store",
+)
+_PACKAGES = ("torch", "transformers", "numpy", "pillow", "safetensors")
+
+
+def version_of(reader: SceneReader) -> StoreVersion:
+    """Return the version a reader reads; extraction without one could not be traced.
+
+    Raises:
+        MissingTargetError: If the reader was made from a bare group.
+    """
+    if reader.version is None:
+        raise MissingTargetError(ErrorKind.STORE_MISSING, str(reader.group.name), "the scene has no published version")
+    return reader.version
+
+
+def provenance_of(
+    home: Home,
+    *,
+    kind: str,
+    partition: str,
+    inputs: tuple[StoreVersion, ...],
+    config: ModelConfig | FeatureBasisConfig,
+    weights: WeightsFolder,
+    modules: tuple[str, ...],
+    seed: int | None = None,
+) -> Provenance:
+    """Return the provenance of what a model makes of some inputs.
+
+    Args:
+        home: Where the inputs live.
+        kind: Kind of the result.
+        partition: Partition of the result.
+        inputs: Versions read.
+        config: Its determining part enters the digest: how a model is run does not.
+        weights: The checkpoint used.
+        modules: Modules that do the work, beside those all extractions share.
+        seed: Of every random choice.
+    """
+    licences = {home.provenance(version).licence for version in inputs} | {weights.licence}
+    determining = config.determining()
+    return Provenance(
+        kind=kind,
+        partition=partition,
+        inputs=tuple(InputVersion(v.kind, v.partition, v.digest) for v in inputs),
+        config_digest=config_digest(determining),
+        code_digest=code_digest(*_SHARED_MODULES, *modules),
+        seed=seed,
+        weights_digests=weights.digests,
+        licence=" AND ".join(sorted(licences - {""})),
+        config=config_json(determining),
+        packages=package_versions(*_PACKAGES),
+    )
+
+
+class Progress:
+    """Report the share of images done and the rate.
+
+    Args:
+        stage: Name of the step.
+        total: Images in all.
+        report: The caller's function, or None.
+    """
+
+    def __init__(
+        self, stage: str, total: int, report: Callable[[str, float, Mapping[str, float]], None] | None
+    ) -> None:
+        self._stage, self._total, self._report = stage, total, report
+        self._done, self._started = 0, time.perf_counter()
+
+    def advance(self, images: int) -> None:
+        """Count images as done."""
+        self._done += images
+        if self._report is not None:
+            rate = self.images_per_second
+            remaining = (self._total - self._done) / max(rate, 1e-9)
+            self._report(self._stage, self._done / self._total, {"images_per_s": rate, "eta_s": remaining})
+
+    @property
+    def images_per_second(self) -> float:
+        """Return the rate so far, model and decoding together."""
+        return self._done / max(time.perf_counter() - self._started, 1e-9)

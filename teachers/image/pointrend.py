@@ -1,0 +1,75 @@
+"""Sky segmentation with detectron2's PointRend, as the published method has it; optional.
+
+detectron2 is not on the package index and therefore no dependency. The folder holds the project's own config as
+``config.yaml`` and the weights as ``model.safetensors``: published pickles are converted once, elsewhere.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from safetensors.torch import load_file
+from torch import Tensor
+
+from storage.errors import EnvironmentMissingError, ErrorKind, IntegrityError
+from teachers.config import SkyConfig
+from teachers.image.image_batches import resample, resolve_device
+from teachers.image.weights import WeightsFolder
+
+SKY_CLASS = 10
+"""Cityscapes' train id of the sky."""
+
+
+class PointRendSegmenter:
+    """PointRend semantic segmentation with Cityscapes' classes.
+
+    Args:
+        config: Resolution and grid; runs in float32.
+        weights: The checkpoint folder.
+
+    Raises:
+        EnvironmentMissingError: If detectron2 or its PointRend project is not installed.
+        IntegrityError: If the weights do not fit the config.
+    """
+
+    multiple = 32
+
+    def __init__(self, config: SkyConfig, weights: WeightsFolder) -> None:
+        self.config, self.weights = config, weights
+        self._device, _ = resolve_device(config.inference, config.precision)
+        self._model, self._channel_order = _load(weights, self._device)
+
+    @torch.inference_mode()
+    def sky_probability(self, images: UInt8[np.ndarray, "batch rows columns 3"]) -> Float[Tensor, "batch height width"]:
+        """Return the probability of sky on the configured grid, in [0, 1], float32 on the CPU."""
+        ordered = images[..., ::-1] if self._channel_order == "BGR" else images
+        pixels = torch.from_numpy(np.ascontiguousarray(ordered)).permute(0, 3, 1, 2).float()
+        height, width = images.shape[1:3]
+        requests = [{"image": image, "height": height, "width": width} for image in pixels]
+        logits = torch.stack([answer["sem_seg"] for answer in self._model(requests)]).float()
+        probability = logits.softmax(dim=1)[:, SKY_CLASS, None]
+        return resample(probability, height=self.config.height, width=self.config.width)[:, 0].clamp(0, 1).cpu()
+
+
+def _load(weights: WeightsFolder, device: torch.device) -> tuple[Any, str]:
+    try:
+        from detectron2.config import get_cfg  # type: ignore[import-not-found]  # optional
+        from detectron2.modeling import build_model  # type: ignore[import-not-found]
+        from detectron2.projects.point_rend import add_pointrend_config  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise EnvironmentMissingError(
+            ErrorKind.ENVIRONMENT_MISSING,
+            "detectron2",
+            "PointRend needs it and it is not installed; segmenter 'segformer' does without",
+        ) from error
+    settings = get_cfg()
+    add_pointrend_config(settings)
+    settings.merge_from_file(str(weights.path / "config.yaml"))
+    settings.MODEL.DEVICE = str(device)
+    model = build_model(settings).eval().requires_grad_(False)
+    try:
+        model.load_state_dict(load_file(weights.path / "model.safetensors"), strict=True)
+    except (RuntimeError, OSError) as error:
+        raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(weights.path), f"cannot be loaded: {error}") from error
+    return model, str(settings.INPUT.FORMAT)

@@ -1,0 +1,92 @@
+"""The image teachers as plain functions: one per asset, each finds its version or builds it.
+
+Every function reads the current version of the scene, records it as an input, and returns what exists afterwards.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from storage.keys import SceneKey
+from storage.scenes.store import SceneReader
+from storage.stores.versioned import Home, Materialized
+from teachers.config import DepthAnythingConfig, FeatureBasisConfig, FeatureSource, PatchFeatureConfig, SkyConfig
+
+ProgressCallback = Callable[[str, float, Mapping[str, float]], None]
+"""Called with the stage, the share done in [0, 1], and running figures."""
+
+
+def extract_sky_mask(
+    home: Home, scene_key: SceneKey | str, config: SkyConfig, on_progress: ProgressCallback | None = None
+) -> Materialized:
+    """Segment the sky in every image of a scene: kind ``sky_mask``.
+
+    Raises:
+        MissingTargetError: If the scene was not ingested, or the weights cannot be had.
+        IntegrityError: If the weights are broken, of another architecture, or have no label "sky".
+    """
+    from teachers.image.extract_sky import extract
+
+    return extract(home, SceneReader.open(home, scene_key), config, on_progress)
+
+
+def extract_depth_anything(
+    home: Home, scene_key: SceneKey | str, config: DepthAnythingConfig, on_progress: ProgressCallback | None = None
+) -> Materialized:
+    """Extract monocular depth features from every image of a scene: kind ``depth_anything_features``.
+
+    Raises:
+        MissingTargetError: If the scene was not ingested, or the weights cannot be had.
+        IntegrityError: If the weights are broken or of another architecture.
+    """
+    from teachers.image.extract_depth import extract
+
+    return extract(home, SceneReader.open(home, scene_key), config, on_progress)
+
+
+def extract_dinov2(
+    home: Home, scene_key: SceneKey | str, config: PatchFeatureConfig, on_progress: ProgressCallback | None = None
+) -> Materialized:
+    """Extract DINOv2 features, reduced by the current basis "dinov2": kind ``dinov2_features``.
+
+    Raises:
+        MissingTargetError: If the scene or the basis is not there, or the weights cannot be had.
+        ProvenanceMismatchError: If the basis was fitted to other weights than the config names.
+    """
+    from teachers.image.extract_patches import extract
+
+    return extract(home, SceneReader.open(home, scene_key), "dinov2", config, on_progress)
+
+
+def extract_clip(
+    home: Home, scene_key: SceneKey | str, config: PatchFeatureConfig, on_progress: ProgressCallback | None = None
+) -> Materialized:
+    """Extract dense CLIP features, reduced by the current basis "clip": kind ``clip_features``.
+
+    Raises:
+        MissingTargetError: If the scene or the basis is not there, or the weights cannot be had.
+        ProvenanceMismatchError: If the basis was fitted to other weights than the config names.
+    """
+    from teachers.image.extract_patches import extract
+
+    return extract(home, SceneReader.open(home, scene_key), "clip", config, on_progress)
+
+
+def fit_feature_basis(
+    home: Home,
+    feature_source: FeatureSource,
+    scene_keys: Sequence[SceneKey | str],
+    config: FeatureBasisConfig,
+    on_progress: ProgressCallback | None = None,
+) -> Materialized:
+    """Fit the PCA of a feature source on a sample of frames: kind ``feature_basis``, partition the source.
+
+    Raises:
+        MissingTargetError: If a scene was not ingested, or the weights cannot be had.
+        IntegrityError: If features are not finite.
+        ValueError: If no scene is given, or the features vary in fewer directions than components are asked for.
+    """
+    from teachers.image.extract_patches import fit
+
+    if not scene_keys:
+        raise ValueError("scene_keys is empty: want at least one scene to fit a basis on")
+    readers = [SceneReader.open(home, key) for key in sorted({str(key) for key in scene_keys})]
+    return fit(home, feature_source, readers, config, on_progress)

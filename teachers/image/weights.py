@@ -1,0 +1,202 @@
+"""Find pretrained weights, identify every file by its digest, and load them without a silent gap.
+
+A checkpoint is a folder: ``config.json``, ``*.safetensors`` and processor or tokenizer files. Pickled weights are never
+read. A checkpoint that lacks a parameter is refused: transformers would fill it at random and carry on.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from storage.digests import file_digest
+from storage.errors import ErrorKind, IntegrityError, MissingTargetError
+from teachers.config import WeightsConfig
+
+logger = logging.getLogger(__name__)
+
+DEMO_WEIGHTS = Path(__file__).resolve().parent / "demo_weights"
+_READ_PATTERNS = ("*.json", "*.yaml", "*.safetensors", "*.txt", "README.md")
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+
+class TeacherModel(StrEnum):
+    """The image teachers; the value is the model type that their ``config.json`` must state.
+
+    PointRend is no transformers model: its folder holds detectron2's ``config.yaml`` in place of that file.
+    """
+
+    SKY = "segformer"
+    SKY_POINTREND = "pointrend"
+    DEPTH_ANYTHING = "depth_anything"
+    DINOV2 = "dinov2"
+    CLIP = "clip"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsFolder:
+    """A checkpoint on this machine.
+
+    Attributes:
+        path: The folder.
+        source: What was asked for.
+        digests: SHA-256 of each file that is read, by ``<model type>/<name>``.
+        licence: As stated by the model card, or ``"unknown"``.
+    """
+
+    path: Path
+    source: str
+    digests: dict[str, str]
+    licence: str
+
+    @property
+    def digest(self) -> str:
+        """Return one SHA-256 for the whole checkpoint."""
+        return hashlib.sha256(json.dumps(sorted(self.digests.items())).encode()).hexdigest()
+
+
+def resolve_weights(config: WeightsConfig, model: TeacherModel) -> WeightsFolder:
+    """Return the folder a checkpoint lies in, downloading it when it names a model on the hub.
+
+    Raises:
+        MissingTargetError: If the folder, or the files a checkpoint needs, are not there or cannot be had.
+        IntegrityError: If the checkpoint is of another architecture, or a weights file cannot be read.
+    """
+    if config.source == "demo":
+        path = DEMO_WEIGHTS / model.value
+    elif Path(config.source).expanduser().is_dir():
+        path = Path(config.source).expanduser().resolve()
+    else:
+        path = _download(config)
+    _check_files(path, model)
+    files = sorted({file for pattern in _READ_PATTERNS for file in path.glob(pattern) if file.name != "README.md"})
+    return WeightsFolder(
+        path=path,
+        source=config.source,
+        digests={f"{model.value}/{file.name}": file_digest(file) for file in files},
+        licence=_licence(path / "README.md"),
+    )
+
+
+def load_model(model_class: type[Model], weights: WeightsFolder, *, device: torch.device, dtype: torch.dtype) -> Model:
+    """Load a model for inference with ``from_pretrained``.
+
+    Raises:
+        IntegrityError: If a parameter is missing from the weights or has another shape than the config says.
+    """
+    model: Any
+    info: Any
+    try:
+        with _without_progress_bars():
+            model, info = model_class.from_pretrained(  # type: ignore[misc, reportGeneralTypeIssues]  # a pair, since loading info is asked for
+                weights.path, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
+            )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(weights.path), f"cannot be loaded: {error}") from error
+    wrong = sorted(str(key) for key in (*info["missing_keys"], *info["mismatched_keys"]))
+    if wrong:
+        raise IntegrityError(
+            ErrorKind.WEIGHTS_INVALID,
+            str(weights.path),
+            f"{len(wrong)} parameters of {model_class.__name__} are missing or misshapen, the first is {wrong[0]!r}",
+        )
+    if info["unexpected_keys"]:
+        logger.info("%s: %d parameters are not used", weights.path, len(info["unexpected_keys"]))
+    return model.to(device).eval().requires_grad_(False)
+
+
+def square_patch_size(value: object, weights: WeightsFolder) -> int:
+    """Return a config's patch size in pixels, which transformers allows to be a number or a pair.
+
+    Raises:
+        IntegrityError: If patches are not square.
+    """
+    sides = set(value) if isinstance(value, list | tuple) else {value}
+    if len(sides) != 1 or not isinstance(side := sides.pop(), int):
+        raise IntegrityError(
+            ErrorKind.WEIGHTS_INVALID, str(weights.path / "config.json"), f"patch_size {value}: want square patches"
+        )
+    return side
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Keep transformers' loading bars off the terminal: the pipeline reports its own progress."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _download(config: WeightsConfig) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(config.source, revision=config.revision, allow_patterns=list(_READ_PATTERNS))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise MissingTargetError(
+            ErrorKind.WEIGHTS_MISSING,
+            config.source,
+            f"is no folder, and no model that the hub gave ({type(error).__name__}): want 'demo', a folder or a hub id",
+        ) from error
+    return Path(folder)
+
+
+def _check_files(path: Path, model: TeacherModel) -> None:
+    if not path.is_dir():
+        raise MissingTargetError(ErrorKind.WEIGHTS_MISSING, str(path), "no such folder")
+    is_pointrend = model is TeacherModel.SKY_POINTREND
+    config_file = path / ("config.yaml" if is_pointrend else "config.json")
+    if not config_file.is_file():
+        raise MissingTargetError(ErrorKind.WEIGHTS_MISSING, str(config_file), "a checkpoint needs it")
+    if not is_pointrend:
+        _check_model_type(config_file, model)
+    tensors = sorted(path.glob("*.safetensors"))
+    if not tensors:
+        raise MissingTargetError(
+            ErrorKind.WEIGHTS_MISSING,
+            str(path),
+            "holds no *.safetensors; pickled weights are never read. Of a model on the hub a conversion often waits on "
+            "a pull request: name it as revision, such as refs/pr/2",
+        )
+    for file in tensors:
+        try:
+            with safe_open(file, framework="numpy") as opened:
+                opened.keys()
+        except SafetensorError as error:
+            raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(file), f"is no safetensors file: {error}") from error
+
+
+def _check_model_type(config_file: Path, model: TeacherModel) -> None:
+    try:
+        model_type = json.loads(config_file.read_text()).get("model_type")
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(config_file), f"is no JSON object: {error}") from error
+    if model_type != model.value:
+        raise IntegrityError(
+            ErrorKind.WEIGHTS_INVALID, str(config_file), f"model_type {model_type!r}, want {model.value!r}"
+        )
+
+
+def _licence(card: Path) -> str:
+    if card.is_file():
+        for line in card.read_text(encoding="utf-8").splitlines():
+            name, colon, value = line.partition(":")
+            if colon and name.strip() in {"license", "licence"}:
+                return value.strip().strip("'\"")
+    return "unknown"

@@ -1,0 +1,219 @@
+"""The audit passes what is calibrated, finds what is off by a degree or a decimetre, and says what it cannot tell."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from storage.audits.calibration import CalibrationFit, calibration_frames, fit_together, look_at, small_changes
+from storage.audits.calibration_evidence import Evidence
+from storage.audits.calibration_power import MisplacedCameras
+from storage.audits.finding import Finding
+from storage.audits.stored_versions import audit_geometry
+from storage.geometry.transforms import apply_se3, compose
+from storage.ingest.run import ingest_scene
+from storage.ingest.source import SourceConfig, register_source
+from storage.keys import SceneKey
+from storage.procedural.sensing.render import render_camera
+from storage.procedural.sensing.sensors import CAMERAS, lidar_to_ego, simulate_lidar
+from storage.procedural.world.world import build_world
+from storage.stores.versioned import Home
+from storage.taxonomy import Theme
+
+KEY = SceneKey("nuscenes", "scene-0916")
+SIZE = (225, 400)
+OPPOSITE = str.maketrans("+-", "-+")
+
+
+class Recording(MisplacedCameras):
+    """Eight frames of a procedural world, whose calibration is exact; memory instead of a store behind it."""
+
+    def __init__(self, theme: Theme, seed: int) -> None:
+        world, rng = build_world(theme, seed), np.random.default_rng(seed)
+        times_us = 100_000 + 500_000 * np.arange(8)  # no exposure lies before the world begins
+        exposures_us = times_us[:, None] + [camera.delay_us for camera in CAMERAS]
+        self.camera_names = tuple(camera.name for camera in CAMERAS)
+        self.attributes = {}
+        self.hidden: int | None = None
+        self._sizes, self._fisheye = [SIZE] * len(CAMERAS), np.full((len(CAMERAS), 4), np.nan)
+        self._arrays = {
+            "timestamp_us": times_us,
+            "camera_timestamp_us": exposures_us,
+            "intrinsics": np.stack([camera.intrinsics(*SIZE) for camera in CAMERAS]),
+            "camera_to_ego": np.stack([camera.camera_to_ego() for camera in CAMERAS]),
+            "lidar_to_ego": lidar_to_ego(),
+            "ego_to_world": np.stack([world.ego_to_world(int(t)) for t in times_us]),
+            "camera_ego_to_world": np.stack([[world.ego_to_world(int(t)) for t in row] for row in exposures_us]),
+        }
+        self._images, self._points = {}, []
+        for frame, time_us in enumerate(times_us):
+            sweep = simulate_lidar(world, int(time_us), compose(self.ego_to_world(frame), lidar_to_ego()), rng)
+            points = apply_se3(lidar_to_ego(), sweep.points.astype(np.float64))
+            self._points.append(np.pad(points, ((0, 0), (0, 1))).astype(np.float32))
+            for index, at_us in enumerate(exposures_us[frame]):
+                pose, intrinsics = self.camera_to_world(frame, index), self.intrinsics(index)
+                view = render_camera(world, int(at_us), pose, intrinsics, *SIZE, antialias=False)
+                self._images[frame, index] = view.image
+
+    def resized_image(self, frame_index: int, camera_index: int, *, height: int, width: int) -> np.ndarray:
+        assert (height, width) == SIZE
+        return self._images[frame_index, camera_index]
+
+    def lidar_points(self, frame_index: int) -> np.ndarray:
+        return self._points[frame_index]
+
+    def is_valid(self, camera_index: int, *, size: tuple[int, int] | None = None) -> np.ndarray:
+        return np.full(SIZE, camera_index != self.hidden)
+
+
+Audit = Callable[..., dict[str, Finding]]
+
+
+def audit_of(reader: MisplacedCameras, evidence: Evidence, monkeypatch: pytest.MonkeyPatch) -> Audit:
+    def audit(error: str | None = None, only_camera: int | None = None, scale: float = 1.0) -> dict[str, Finding]:
+        matrix = np.eye(4) if error is None else small_changes(scale)[error]
+        monkeypatch.setattr(reader, "error", matrix)
+        monkeypatch.setattr(reader, "only_camera", only_camera)
+        return {finding.name: finding for finding in audit_geometry(reader, evidence)}
+
+    return audit
+
+
+def failed(findings: dict[str, Finding]) -> list[str]:
+    return [name for name, finding in findings.items() if finding.outcome == "failed"]
+
+
+@pytest.fixture(scope="module")
+def real(external_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[MisplacedCameras, Evidence]:
+    root = external_data / "nuscenes"
+    if not root.is_dir():
+        pytest.skip(f"no nuScenes recording at {root}")
+    home = Home(tmp_path_factory.mktemp("audit"))
+    register_source(home, SourceConfig(dataset="nuscenes", root=root, version="v1.0-mini", licence="CC-BY-NC-SA-4.0"))
+    version = ingest_scene(home, KEY).version
+    return MisplacedCameras(home.open_arrays(version), version), Evidence()
+
+
+@pytest.fixture
+def audit_real(real, monkeypatch) -> Audit:
+    return audit_of(*real, monkeypatch)
+
+
+@pytest.mark.external_data
+def test_a_calibrated_real_scene_passes(audit_real):
+    findings = audit_real()
+    assert failed(findings) == []
+    assert findings["lidar_edge_offset_px"].value <= 5.0
+    assert findings["sweeps_closer_by_poses"].value >= 2.5
+    # One of twelve is honestly not told: the sensors of this recording sit a little higher than its tables say.
+    assert findings["small_errors_of_rig_told"].value >= 11 / 12
+
+
+@pytest.mark.external_data
+@pytest.mark.parametrize("error", ["turn x +1 degree", "turn y -1 degree"])
+def test_a_degree_is_found_in_a_real_scene(audit_real, error):
+    findings = audit_real(error)
+    assert {"gain_of_changing_rig", "lidar_edge_offset_px"} <= set(failed(findings))
+    assert findings["gain_of_changing_rig"].where == error
+
+
+@pytest.mark.external_data
+@pytest.mark.parametrize("error", ["move x -0.1 m", "move z +0.1 m"])
+def test_a_decimetre_is_found_in_a_real_scene(audit_real, error):
+    assert "gain_of_changing_rig" in failed(audit_real(error))
+
+
+@pytest.mark.external_data
+def test_one_real_camera_that_is_turned_is_named(audit_real):
+    finding = audit_real("turn y +1 degree", only_camera=4)["gain_of_changing_one_camera"]
+    assert finding.outcome == "failed"
+    assert finding.where == "CAM_BACK: turn y +1 degree"
+
+
+@pytest.fixture(scope="module", params=["street", "airside"])
+def procedural(request: pytest.FixtureRequest) -> tuple[Recording, Evidence]:
+    return Recording(request.param, seed=1), Evidence()
+
+
+@pytest.fixture
+def audit(procedural, monkeypatch) -> Audit:
+    return audit_of(*procedural, monkeypatch)
+
+
+def test_exact_calibration_passes_on_streets_and_aprons(audit):
+    findings = audit()
+    assert failed(findings) == []
+    assert findings["small_errors_of_rig_told"].value >= 8 / 12
+
+
+def test_what_the_audit_says_it_would_find_is_found(procedural, monkeypatch):
+    """Told is no guess: the small errors are made, and those that are told are found."""
+    reader, evidence = procedural
+
+    def fit(error: np.ndarray) -> CalibrationFit:
+        monkeypatch.setattr(reader, "error", error)
+        return fit_together(look_at(reader, calibration_frames(reader), evidence))
+
+    # A change is the opposite of the error that it would put right.
+    told = set(small_changes()) - {name.translate(OPPOSITE) for name in fit(np.eye(4)).untold}
+    found = {name for name, error in small_changes().items() if fit(error).is_wrong}
+    assert len(told - found) <= 1  # one on the edge of what is told
+    assert len(found) >= 8
+    assert "turn z +1 degree" in found
+
+
+def test_an_error_too_large_for_small_changes_is_found(audit):
+    """Ten degrees away no small change helps, but the score is seen to be that of chance."""
+    findings = audit("turn z +10 degree", scale=10.0)
+    assert "gain_of_turning_rig_away" in failed(findings)
+    assert findings["small_errors_of_rig_told"].value <= 0.25
+
+
+def test_one_camera_that_is_turned_is_named(audit):
+    finding = audit("turn y +1 degree", only_camera=1)["gain_of_changing_one_camera"]
+    assert finding.outcome == "failed"
+    assert finding.where == "CAM_FRONT: turn y +1 degree"
+
+
+def test_a_camera_that_sees_nothing_is_undecided_and_not_passed(procedural, audit, monkeypatch):
+    """All of the front camera shows the vehicle itself, so that no edge counts."""
+    before = audit()["small_errors_of_one_camera_told"]
+    monkeypatch.setattr(procedural[0], "hidden", 1)
+    told = audit()["small_errors_of_one_camera_told"]
+    assert "CAM_FRONT 0," in told.where
+    assert "CAM_FRONT 0," not in before.where
+    assert told.outcome == "undecided"
+    assert failed(audit("turn y +1 degree", only_camera=1)) == []
+
+
+class Empty(Recording):
+    """A LiDAR that never returns anything."""
+
+    def lidar_points(self, frame_index: int) -> np.ndarray:
+        return np.zeros((0, 4), np.float32)
+
+
+def test_without_range_jumps_nothing_passes_and_nothing_fails(procedural):
+    reader = procedural[0]
+    empty = Empty.__new__(Empty)
+    empty.__dict__.update(reader.__dict__)
+    findings = audit_geometry(empty)
+    assert {finding.outcome for finding in findings} == {"undecided"}
+    assert findings[2].name == "small_errors_of_rig_told"
+    assert findings[2].value == 0.0
+
+
+@pytest.mark.parametrize(
+    ("value", "otherwise", "outcome"),
+    [
+        (1.0, "failed", "passed"),
+        (1.1, "failed", "failed"),
+        (math.nan, "undecided", "undecided"),
+        (math.nan, "failed", "failed"),
+    ],
+)
+def test_an_undefined_value_never_passes(value, otherwise, outcome):
+    finding = Finding(name="x", value=value, threshold=1.0, wanted="at_most", otherwise=otherwise)
+    assert finding.outcome == outcome

@@ -1,0 +1,80 @@
+"""Two processes of one sample each learn what one process of two samples learns."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from storage.digests import config_json
+from storage.stores.versioned import Home
+from student.config import FitRuntime, StudentConfig
+from student.training.fit import fit_student
+from student.training.processes import join_processes
+
+
+def published(home: Home) -> tuple[list[float], dict[str, torch.Tensor]]:
+    folder = home.open_files(home.require("student_checkpoint", "clip"))
+    history = json.loads((folder / "history.json").read_text())["history"]
+    return [entry["total"] for entry in history], load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_two_processes_are_one_of_twice_the_batch(
+    shared_world: Any, student_config: StudentConfig, repository_root: Path, tmp_path: Path, parts: int
+) -> None:
+    """Also where each of them accumulates its share in parts."""
+    config = replace(
+        student_config,
+        model=replace(student_config.model, renderer=replace(student_config.model.renderer, jitter=False)),
+        data=replace(student_config.data, batch_size=2 * parts),
+        fit=replace(student_config.fit, max_steps=3, runtime=FitRuntime(device="cpu", log_every=1, trackers=())),
+    )
+    shared_world.freeze("clip", config, validation_scenes=())
+    homes = [Home(tmp_path / name) for name in ("one", "two")]
+    for home in homes:
+        shutil.copytree(shared_world.home.root / "stores", home.root / "stores")
+    # One after the other, so that sums of gradients round alike: the first steps of Adam blow up a last bit. That parts
+    # of a batch are the batch is shown in test_training_step.
+    runtime = replace(config.fit.runtime, accumulation_steps=2 * parts)
+    alone = fit_student(homes[0], "clip", replace(config, fit=replace(config.fit, runtime=runtime)))
+
+    (tmp_path / "run.json").write_text(json.dumps(config_json(config)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "student.training.train", str(homes[1].root), "clip", "--config", str(tmp_path / "run.json")]
+    command += ["--accumulation-steps", str(parts)]
+    done = subprocess.run(
+        command,
+        cwd=repository_root,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "published: student_checkpoint/clip" in done.stderr
+
+    # Which machines made it is no part of what it is.
+    assert homes[1].require("student_checkpoint", "clip").digest == alone.version.digest
+    (losses, weights), (shared_losses, shared_weights) = (published(home) for home in homes)
+    assert len(losses) == 3
+    # Four gradients are added up in another order in pairs than one by one, two are not.
+    assert shared_losses[0] == pytest.approx(losses[0], rel=1e-6)
+    assert shared_losses == pytest.approx(losses, rel=1e-6 if parts == 1 else 3e-4)
+    for name, value in weights.items() if parts == 1 else ():
+        torch.testing.assert_close(shared_weights[name], value, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_without_torchrun_there_is_one_process() -> None:
+    with join_processes(torch.device("cpu")) as processes:
+        assert (processes.is_first, processes.count) == (True, 1)
+        assert processes.gather("x") == ["x"]
+        assert processes.total(torch.tensor(2.0)) == 2.0

@@ -1,0 +1,175 @@
+"""What may be frozen, and what is refused."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from storage.errors import IntegrityError, MissingTargetError, ProvenanceMismatchError
+from storage.stores.provenance import InputVersion
+from student.config import StudentConfig, TrainingSetConfig
+from student.data.training_set import freeze_training_set, load_training_set
+
+FEATURES = np.zeros((4, 3, 2, 3, 4), np.float16)
+
+
+def test_freezes_exact_versions_and_splits(shared_world: Any, student_config: StudentConfig) -> None:
+    config = shared_world.training_set(student_config)
+    made = freeze_training_set(shared_world.home, "splits", config)
+    frozen = load_training_set(shared_world.home, "splits")
+    assert [scene.key for scene in frozen.scenes] == ["yard.a", "yard.b"]
+    assert frozen.scenes[0].train_frames == (0, 1, 2, 3)
+    assert frozen.scenes[0].validation_frames == ()
+    assert frozen.scenes[1].validation_frames == (0, 1, 2, 3)
+    for scene in frozen.scenes:
+        assert set(scene.stores) == set(student_config.data.kinds)
+        for kind, version in scene.stores.items():
+            assert version == shared_world.home.latest(kind, scene.key)
+    inputs = shared_world.home.provenance(made.version).inputs
+    assert len(inputs) == 2 * len(student_config.data.kinds)
+    assert made.metrics["train_samples"] == 4
+    assert shared_world.home.provenance(made.version).licence == "CC0-1.0"
+
+
+def test_freezing_again_reuses(shared_world: Any, student_config: StudentConfig) -> None:
+    config = shared_world.training_set(student_config)
+    first = freeze_training_set(shared_world.home, "again", config)
+    second = freeze_training_set(shared_world.home, "again", config)
+    assert second.reused
+    assert second.version == first.version
+
+
+def test_a_new_version_of_a_store_makes_another_training_set(
+    make_world: Callable[[], Any], student_config: StudentConfig
+) -> None:
+    world = make_world()
+    config = world.training_set(student_config, validation_scenes=())
+    first = freeze_training_set(world.home, "x", config)
+    world.publish("clip_features", "yard.a", {"features": FEATURES}, code="2")
+    second = freeze_training_set(world.home, "x", config)
+    assert second.version.digest != first.version.digest
+    # The first stays readable, and still names the old features.
+    old = load_training_set(world.home, "x", first.version.digest)
+    new = load_training_set(world.home, "x")
+    assert old.scenes[0].stores["clip_features"].snapshot_id != new.scenes[0].stores["clip_features"].snapshot_id
+
+
+def test_a_single_scene_holds_out_frames(shared_world: Any, student_config: StudentConfig) -> None:
+    shared_world.freeze("stride", student_config, validation_scenes=(), held_out_stride=2)
+    (scene,) = load_training_set(shared_world.home, "stride").scenes
+    assert scene.train_frames == (0, 2)
+    assert scene.validation_frames == (1, 3)
+
+
+def test_missing_store_is_refused_by_kind_and_scene(shared_world: Any, student_config: StudentConfig) -> None:
+    with pytest.raises(MissingTargetError) as caught:
+        shared_world.freeze("missing", student_config, kinds=(*student_config.data.kinds, "dinov2_features"))
+    assert caught.value.key == "dinov2_features/yard.a"
+    with pytest.raises(MissingTargetError) as caught:
+        shared_world.freeze("missing", student_config, validation_scenes=("yard.nowhere",))
+    assert caught.value.key == "scene/yard.nowhere"
+    assert shared_world.home.latest("training_set", "missing") is None
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [{}, {"quality": {"passed": False, "checks": {"psnr": {"value": 9.0, "threshold": 18.0, "passed": False}}}}],
+    ids=["never judged", "failed"],
+)
+def test_ungated_target_is_refused_unless_allowed_by_name(
+    make_world: Callable[[], Any], student_config: StudentConfig, metrics: dict[str, Any]
+) -> None:
+    world = make_world()
+    world.publish("clip_features", "yard.a", {"features": FEATURES}, code="2", metrics=metrics)
+    with pytest.raises(MissingTargetError) as caught:
+        world.freeze("gate", student_config, validation_scenes=())
+    assert caught.value.key == "clip_features/yard.a"
+    if metrics:
+        assert "psnr is 9.0, want 18.0" in caught.value.message
+    world.freeze("gate", student_config, validation_scenes=(), allow_ungated=("clip_features",))
+    assert load_training_set(world.home, "gate").num_train_samples == 4
+
+
+FAILED = {"quality": {"passed": False, "checks": {"psnr": {"value": 9.0, "threshold": 18.0, "passed": False}}}}
+
+
+def test_a_scene_that_failed_its_gate_is_left_out_and_named(
+    make_world: Callable[[], Any], student_config: StudentConfig
+) -> None:
+    world = make_world()
+    world.add_scene("yard.b", 1)
+    world.publish("clip_features", "yard.a", {"features": FEATURES}, code="2", metrics=FAILED)
+    both = {"train_scenes": ("yard.a", "yard.b"), "validation_scenes": (), "on_failed_gate": "leave_out"}
+    made = world.freeze("left-out", student_config, **both)
+    frozen = load_training_set(world.home, "left-out")
+    assert [scene.key for scene in frozen.scenes] == ["yard.b"]
+    assert frozen.left_out == made.metrics["left_out"]
+    assert frozen.left_out.keys() == {"yard.a"}
+    assert "clip_features did not pass its quality gate: psnr is 9.0, want 18.0" in frozen.left_out["yard.a"]
+
+
+def test_leaving_out_never_leaves_nothing_nor_a_held_out_scene_nor_what_was_not_judged(
+    make_world: Callable[[], Any], student_config: StudentConfig
+) -> None:
+    world = make_world()
+    world.add_scene("yard.b", 1)
+    world.publish("clip_features", "yard.a", {"features": FEATURES}, code="2", metrics=FAILED)
+
+    def refused(**scenes: tuple[str, ...]) -> str:
+        with pytest.raises(MissingTargetError) as caught:
+            world.freeze("refused", student_config, on_failed_gate="leave_out", **scenes)
+        assert caught.value.key == "clip_features/yard.a"
+        return caught.value.kind
+
+    assert refused(train_scenes=("yard.a",), validation_scenes=()) == "target_gate_failed"
+    assert refused(train_scenes=("yard.b",), validation_scenes=("yard.a",)) == "target_gate_failed"
+    world.publish("clip_features", "yard.a", {"features": FEATURES}, code="3", metrics={})
+    assert refused(train_scenes=("yard.a", "yard.b"), validation_scenes=()) == "target_ungated"
+
+
+@pytest.mark.parametrize("kind", ["scene_truth", "weak_labels"])
+def test_the_truth_is_never_learned_from(shared_world: Any, student_config: StudentConfig, kind: str) -> None:
+    with pytest.raises(MissingTargetError) as caught:
+        shared_world.freeze("truth", student_config, kinds=(*student_config.data.kinds, kind))
+    assert caught.value.kind == "target_forbidden"
+
+
+def test_targets_of_another_ingest_are_refused(make_world: Callable[[], Any], student_config: StudentConfig) -> None:
+    world = make_world()
+    stale = (InputVersion("scene", "yard.a", "0" * 64),)
+    world.publish("clip_features", "yard.a", {"features": FEATURES}, code="2", inputs=stale)
+    with pytest.raises(ProvenanceMismatchError) as caught:
+        world.freeze("stale", student_config, validation_scenes=())
+    assert caught.value.key == "scene/yard.a"
+
+
+def test_features_of_two_bases_are_refused(make_world: Callable[[], Any], student_config: StudentConfig) -> None:
+    world = make_world()
+    world.add_scene("yard.b", 1)
+    for key, basis in (("yard.a", "1"), ("yard.b", "2")):
+        inputs = (
+            InputVersion("scene", key, world.home.require("scene", key).digest),
+            InputVersion("feature_basis", "clip", basis * 64),
+        )
+        world.publish("clip_features", key, {"features": FEATURES}, code="2", inputs=inputs)
+    with pytest.raises(ProvenanceMismatchError) as caught:
+        world.freeze("bases", student_config)
+    assert caught.value.key == "feature_basis/clip"
+
+
+def test_a_store_with_other_frames_is_refused(make_world: Callable[[], Any], student_config: StudentConfig) -> None:
+    world = make_world()
+    world.publish("clip_features", "yard.a", {"features": FEATURES[:3]}, code="2")
+    with pytest.raises(IntegrityError, match="3 frames of 3 cameras"):
+        world.freeze("short", student_config, validation_scenes=())
+
+
+def test_unknown_kind_and_overlapping_splits_are_mistakes(shared_world: Any, student_config: StudentConfig) -> None:
+    with pytest.raises(ValueError, match="no target store"):
+        shared_world.freeze("kinds", student_config, kinds=(*student_config.data.kinds, "lidar_dreams"))
+    with pytest.raises(ValueError, match="both splits"):
+        TrainingSetConfig(train_scenes=("a.b",), validation_scenes=("a.b",))
+    with pytest.raises(ValueError, match="every sample reads"):
+        replace(shared_world.training_set(student_config), kinds=("scene",))

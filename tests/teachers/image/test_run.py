@@ -1,0 +1,182 @@
+"""Every extractor, end to end on a tiny scene, with real transformers classes."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+from transformers import Dinov2Model
+
+from storage.errors import MissingTargetError, ProvenanceMismatchError
+from storage.stores.versioned import Home
+from storage.targets.schema import check_target, read_target
+from teachers.config import (
+    DepthAnythingConfig,
+    FeatureBasisConfig,
+    InferenceConfig,
+    PatchFeatureConfig,
+    SkyConfig,
+    WeightsConfig,
+)
+from teachers.image.run import extract_clip, extract_depth_anything, extract_dinov2, extract_sky_mask, fit_feature_basis
+
+# Sums run in another order for another batch size; in float16 that is at most one unit in the last place.
+FLOAT16_STEP = 2e-3
+
+
+@pytest.fixture
+def configs(random_weights):
+    def weights(name):
+        return WeightsConfig(source=str(random_weights / name))
+
+    small = dict(input_short_side=42, inference=InferenceConfig(batch_size=3))
+    grid = dict(grid_height=4, grid_width=6)
+    return {
+        "sky_mask": SkyConfig(weights=weights("segformer"), height=9, width=16, input_short_side=64),
+        "depth_anything_features": DepthAnythingConfig(weights=weights("depth_anything"), **grid, **small),
+        "dinov2_features": PatchFeatureConfig(weights=weights("dinov2"), **grid, **small),
+        "clip_features": PatchFeatureConfig(weights=weights("clip"), **grid, **small),
+    }
+
+
+EXTRACTORS = {
+    "sky_mask": extract_sky_mask,
+    "depth_anything_features": extract_depth_anything,
+    "dinov2_features": extract_dinov2,
+    "clip_features": extract_clip,
+}
+SHAPES = {
+    "sky_mask": ("sky_probability", (2, 2, 9, 16)),
+    "depth_anything_features": ("features", (2, 2, 4, 6, 8)),
+    "dinov2_features": ("features", (2, 2, 4, 6, 5)),
+    "clip_features": ("features", (2, 2, 4, 6, 5)),
+}
+
+
+def run(home, kind, scene_key, config, **arguments):
+    source = kind.removesuffix("_features")
+    if source in ("dinov2", "clip"):
+        fit_feature_basis(home, source, [scene_key], FeatureBasisConfig(extractor=config, num_components=5))
+    return EXTRACTORS[kind](home, scene_key, config, **arguments)
+
+
+@pytest.mark.parametrize("kind", EXTRACTORS)
+def test_extraction_writes_the_declared_arrays_and_is_found_again(home, scene_key, configs, kind):
+    reports = []
+    made = run(home, kind, scene_key, configs[kind], on_progress=lambda *report: reports.append(report))
+    assert not made.reused
+    group = home.open_arrays(made.version)
+    check_target(group, kind)
+    name, shape = SHAPES[kind]
+    values = read_target(group, kind, name)
+    assert values.shape == shape
+    assert np.isfinite(values).all()
+    assert values.astype(np.float64).std() > 0
+    assert made.metrics["coverage"] == 1.0
+    assert made.metrics["quality"]["checks"]["non_finite"]["passed"]
+    assert reports[-1][1] == 1.0
+    provenance = home.provenance(made.version)
+    assert provenance.inputs[0].kind == "scene"
+    assert any(key.endswith(".safetensors") for key in provenance.weights_digests)
+    assert "CC0-1.0" in provenance.licence
+    again = EXTRACTORS[kind](home, scene_key, configs[kind])
+    assert again.reused
+    assert again.version == made.version
+    assert again.metrics == made.metrics
+
+
+@pytest.mark.parametrize("kind", EXTRACTORS)
+def test_batch_size_changes_neither_the_digest_nor_the_values(tmp_path, configs, kind, make_scene, publish):
+    results = []
+    for batch_size in (1, 4):
+        home = Home(tmp_path / str(batch_size))
+        key = publish(home, make_scene())
+        config = dataclasses.replace(configs[kind], inference=InferenceConfig(batch_size=batch_size))
+        made = run(home, kind, key, config)
+        results.append((made.version.digest, read_target(home.open_arrays(made.version), kind, SHAPES[kind][0])))
+    assert results[0][0] == results[1][0]
+    difference = np.abs(results[0][1].astype(float) - results[1][1].astype(float)).max()
+    assert difference <= FLOAT16_STEP * max(1.0, np.abs(results[0][1]).max())
+
+
+@pytest.mark.parametrize("kind", EXTRACTORS)
+def test_extraction_is_deterministic(tmp_path, configs, kind, make_scene, publish):
+    values = []
+    for name in ("a", "b"):
+        home = Home(tmp_path / name)
+        made = run(home, kind, publish(home, make_scene()), configs[kind])
+        values.append(read_target(home.open_arrays(made.version), kind, SHAPES[kind][0]))
+    assert np.array_equal(values[0], values[1])
+
+
+@pytest.mark.parametrize("kind", EXTRACTORS)
+def test_cameras_of_different_size_and_aspect_share_one_grid(home, configs, kind, make_scene, publish):
+    scene = make_scene(sizes=((30, 90), (64, 48), (50, 50)))
+    made = run(home, kind, publish(home, scene), configs[kind])
+    name, (_, _, *rest) = SHAPES[kind]
+    assert read_target(home.open_arrays(made.version), kind, name).shape == (2, 3, *rest)
+
+
+@pytest.mark.parametrize("kind", EXTRACTORS)
+def test_a_scene_that_was_never_ingested_is_missing(home, configs, kind):
+    with pytest.raises(MissingTargetError, match=r"scene/test\.nowhere"):
+        EXTRACTORS[kind](home, "test.nowhere", configs[kind])
+
+
+def test_features_need_a_basis(home, scene_key, configs):
+    with pytest.raises(MissingTargetError, match="feature_basis/dinov2"):
+        extract_dinov2(home, scene_key, configs["dinov2_features"])
+
+
+def test_a_basis_of_other_weights_is_refused(home, scene_key, configs, tmp_path, random_weights):
+    run(home, "dinov2_features", scene_key, configs["dinov2_features"])
+    other = shutil.copytree(random_weights / "dinov2", tmp_path / "other")
+    model = Dinov2Model.from_pretrained(other)
+    model.embeddings.cls_token.data += 1
+    model.save_pretrained(other)
+    with pytest.raises(ProvenanceMismatchError, match="fit the basis again"):
+        extract_dinov2(
+            home, scene_key, dataclasses.replace(configs["dinov2_features"], weights=WeightsConfig(source=str(other)))
+        )
+
+
+def test_a_new_basis_makes_a_new_version_of_the_features(home, scene_key, configs):
+    config = configs["clip_features"]
+    first = run(home, "clip_features", scene_key, config)
+    fit_feature_basis(home, "clip", [scene_key], FeatureBasisConfig(extractor=config, num_components=4))
+    second = extract_clip(home, scene_key, config)
+    assert second.version.digest != first.version.digest
+    assert read_target(home.open_arrays(second.version), "clip_features", "features").shape[-1] == 4
+
+
+def test_reduced_features_lie_in_the_unit_range_and_explain_the_scene_they_were_fitted_on(home, scene_key, configs):
+    made = run(home, "clip_features", scene_key, configs["clip_features"])
+    values = read_target(home.open_arrays(made.version), "clip_features", "features")
+    assert values.min() >= 0
+    assert values.max() <= 1
+    basis = home.metrics(home.require("feature_basis", "clip"))
+    assert made.metrics["retained_variance"] == pytest.approx(basis["explained_variance"], abs=1e-3)
+
+
+def test_a_basis_asks_for_scenes_and_for_directions_that_exist(home, scene_key, configs):
+    with pytest.raises(ValueError, match="at least one scene"):
+        fit_feature_basis(home, "clip", [], FeatureBasisConfig())
+    with pytest.raises(ValueError, match="within"):
+        fit_feature_basis(
+            home, "clip", [scene_key], FeatureBasisConfig(extractor=configs["clip_features"], num_components=13)
+        )
+    assert home.latest("feature_basis", "clip") is None
+
+
+def test_an_untrained_sky_model_that_calls_the_ground_sky_fails_its_gate(home, scene_key, configs):
+    config = dataclasses.replace(configs["sky_mask"], threshold=1e-6)
+    made = extract_sky_mask(home, scene_key, config)
+    check = made.metrics["quality"]["checks"]["lidar_on_sky"]
+    assert check["value"] == pytest.approx(1.0)
+    assert not check["passed"]
+    assert not made.gate_passed
+
+
+def test_a_depth_model_that_orders_nothing_fails_its_gate(home, scene_key, configs):
+    config = dataclasses.replace(configs["depth_anything_features"], min_lidar_rank_correlation=0.99)
+    assert not extract_depth_anything(home, scene_key, config).gate_passed
