@@ -13,7 +13,7 @@ from pipeline.progress import ProgressLog
 from pipeline.resources import HomeResource
 from pipeline.run_config import RunSelector
 from storage.keys import SceneKey
-from teachers.config import FeatureSource
+from storage.kinds import FeatureSource
 
 _GROUP = "image_teachers"
 _KINDS = {"pytorch", "huggingface", "zarr"}

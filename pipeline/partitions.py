@@ -9,8 +9,8 @@ from typing import get_args
 
 import dagster as dg
 
+from storage.kinds import FeatureSource
 from student.config import Variant
-from teachers.config import FeatureSource
 
 SCENES = "scenes"
 

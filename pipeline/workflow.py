@@ -22,8 +22,8 @@ from pipeline.tasks import Task, plan_scene_tasks, plan_student_tasks
 from storage.errors import ErrorKind, SourceDataError
 from storage.ingest.source import SourceConfig, expand_splits, list_scenes, register_source
 from storage.keys import SceneKey
+from storage.kinds import FeatureSource
 from storage.stores.versioned import Home
-from teachers.config import FeatureSource
 
 _NUM_WORKERS = 2
 _GPU_POOL = "gpu"

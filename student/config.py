@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from storage.kinds import FEATURE_SOURCES, Kind, features_kind
 from student.model.config import ModelConfig
 
 OnFailedGate = Literal["refuse", "leave_out"]
@@ -18,8 +19,6 @@ Variant = Literal[
 ]
 """What a student is taught. The first four are the paper's ablation; the last three add foundation features to the
 fourth, rendered together with the image."""
-
-FEATURE_SOURCES = ("clip", "dinov2")
 
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 
@@ -104,13 +103,13 @@ class DataConfig:
     def kinds(self) -> tuple[str, ...]:
         """Return the kind of every store that such a run reads, per scene."""
         wanted = {
-            "scene": True,
-            "input_images": True,
-            "teacher_depth": self.teacher_depth,
-            "virtual_views": self.views.virtual > 0,
-            "sky_mask": self.sky_masks,
-            "depth_anything_features": self.depth_anything,
-            **{f"{source}_features": source in self.feature_sources for source in FEATURE_SOURCES},
+            Kind.SCENE: True,
+            Kind.INPUT_IMAGES: True,
+            Kind.TEACHER_DEPTH: self.teacher_depth,
+            Kind.VIRTUAL_VIEWS: self.views.virtual > 0,
+            Kind.SKY_MASK: self.sky_masks,
+            Kind.DEPTH_ANYTHING_FEATURES: self.depth_anything,
+            **{features_kind(source): source in self.feature_sources for source in FEATURE_SOURCES},
         }
         return tuple(kind for kind, is_read in wanted.items() if is_read)
 
@@ -360,7 +359,7 @@ class TrainingSetConfig:
 
     train_scenes: tuple[str, ...]
     validation_scenes: tuple[str, ...] = ()
-    kinds: tuple[str, ...] = ("scene", "input_images")
+    kinds: tuple[str, ...] = (Kind.SCENE, Kind.INPUT_IMAGES)
     allow_ungated: tuple[str, ...] = ()
     on_failed_gate: OnFailedGate = "refuse"
     held_out_stride: int = 0
@@ -372,6 +371,6 @@ class TrainingSetConfig:
         _require(not both, f"scenes {sorted(both)} are in both splits")
         scenes = (*self.train_scenes, *self.validation_scenes)
         _require(len(set(scenes)) == len(scenes), "a scene is listed twice")
-        missing = {"scene", "input_images"} - set(self.kinds)
+        missing = {Kind.SCENE, Kind.INPUT_IMAGES} - set(self.kinds)
         _require(not missing, f"kinds lack {sorted(missing)}, which every sample reads")
         _require(self.held_out_stride == 0 or self.held_out_stride >= 2, "held_out_stride: want 0 or at least 2")

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-FeatureSource = Literal["dinov2", "clip"]
 Precision = Literal["float32", "float16", "bfloat16"]
 
 

@@ -24,6 +24,7 @@ from storage.audits.calibration import (
     small_changes,
 )
 from storage.audits.calibration_evidence import Evidence
+from storage.kinds import Kind
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home
 
@@ -107,7 +108,7 @@ def main() -> None:
     arguments = parser.parse_args()
     home = Home(arguments.home)
     for scene in arguments.scenes:
-        version = home.require("scene", scene)
+        version = home.require(Kind.SCENE, scene)
         reader = MisplacedCameras(home.open_arrays(version), version)
         for power in measure_power(reader, scale=arguments.scale):
             alarm = "false alarm" if power.false_alarm else "passes"

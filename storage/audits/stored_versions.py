@@ -17,8 +17,8 @@ from storage.audits.sweep_alignment import align_sweeps
 from storage.geometry.cameras import project_camera
 from storage.geometry.transforms import apply_se3, invert_se3
 from storage.scenes.store import SceneReader
+from storage.stores.arrays import read_target
 from storage.stores.versioned import Home, StoreVersion
-from storage.targets.schema import read_target
 
 _MIN_CLOSER = 2.0  # seen with exact poses: 2.3 to 21; with poses half as far or half again as far apart: 0.3 to 1.9
 _MAX_FRAMES = 8  # an audit of a long scene looks at this many frames, evenly spaced

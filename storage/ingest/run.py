@@ -19,6 +19,7 @@ from storage.ingest.recording import Recording
 from storage.ingest.source import SourceConfig, load_source
 from storage.ingest.waymo.recording import open_waymo
 from storage.keys import SceneKey
+from storage.kinds import Kind
 from storage.scenes.schema import SceneData, SceneFrame
 from storage.scenes.store import write_scene
 from storage.stores import catalog
@@ -126,7 +127,7 @@ def _ingest(home: Home, scene_key: SceneKey, config: IngestConfig, on_progress: 
     sources = {**recording.sources(), **raw.row_digests}
     on_progress("hash", 1.0, {"sources": len(sources)})
     provenance = Provenance(
-        kind="scene",
+        kind=Kind.SCENE,
         partition=str(scene_key),
         config_digest=config_digest(config),
         code_digest=code_digest(*_CODE, *_FORMAT_CODE[source.format]),

@@ -10,9 +10,10 @@ from PIL import Image
 
 from storage.geometry.cameras import project_camera
 from storage.geometry.transforms import apply_se3, invert_se3
+from storage.kinds import KINDS, Picture
 from storage.scenes.store import SceneReader
-from storage.stores.versioned import Home, StoreForm, StoreVersion
-from storage.targets.schema import read_target
+from storage.stores.arrays import read_target
+from storage.stores.versioned import Home, StoreVersion
 
 _TILE_WIDTH = 176
 _CALIBRATION_WIDTH, _MOST_CAMERAS = 320, 12
@@ -31,22 +32,25 @@ def thumbnail_jpeg(home: Home, version: StoreVersion) -> bytes | None:
         home: Where the version lives.
         version: Arrays of a drawable kind, or files with a ``preview.jpg`` or ``preview.png``.
     """
-    if version.form is StoreForm.FILES:
+    picture = KINDS[version.kind].picture if version.kind in KINDS else None
+    if picture is None:
+        return None
+    if picture == "file":
         folder = home.open_files(version)
         found = next((folder / name for name in _PREVIEW_FILES if (folder / name).is_file()), None)
         return None if found is None else _encode(np.asarray(Image.open(found).convert("RGB")))
-    if version.kind == "scene":
-        reader = SceneReader(home.open_arrays(version), version)
-        frame = reader.num_frames // 2
-        tiles = []
-        for camera in range(reader.num_cameras):
-            height, width = reader.image_size(camera)
-            tiles.append(
-                reader.resized_image(frame, camera, height=round(height * _TILE_WIDTH / width), width=_TILE_WIDTH)
-            )
-        return _encode(_contact_sheet(tiles))
-    draw = _DRAWERS.get(version.kind)
-    return None if draw is None else _encode(_contact_sheet(draw(home.open_arrays(version), version.kind)))
+    group = home.open_arrays(version)
+    if picture == "scene":
+        return _encode(_contact_sheet(_recorded_images(SceneReader(group, version))))
+    return _encode(_contact_sheet(_DRAWERS[picture](group, version.kind)))
+
+
+def _recorded_images(reader: SceneReader) -> list[np.ndarray]:
+    frame, tiles = reader.num_frames // 2, []
+    for camera in range(reader.num_cameras):
+        height, width = reader.image_size(camera)
+        tiles.append(reader.resized_image(frame, camera, height=round(height * _TILE_WIDTH / width), width=_TILE_WIDTH))
+    return tiles
 
 
 def calibration_jpeg(home: Home, version: StoreVersion) -> bytes:
@@ -148,17 +152,13 @@ def _voxel_labels(group: zarr.Group, kind: str) -> list[np.ndarray]:
     return [colour_labels(np.where(top == free, 255, top)[::-1, ::-1])]  # x forward is up, y left is left
 
 
-_DRAWERS: dict[str, Callable[[zarr.Group, str], list[np.ndarray]]] = {
-    "input_images": _images,
-    "virtual_views": _images,
-    "teacher_depth": _depth,
-    "sky_mask": _sky,
-    "teacher_features": _features,
-    "depth_anything_features": _features,
-    "dinov2_features": _features,
-    "clip_features": _features,
-    "scene_truth": _truth,
-    "weak_labels": _voxel_labels,
+_DRAWERS: dict[Picture, Callable[[zarr.Group, str], list[np.ndarray]]] = {
+    "images": _images,
+    "depth": _depth,
+    "sky": _sky,
+    "features": _features,
+    "semantics": _truth,
+    "voxels": _voxel_labels,
 }
 
 

@@ -17,6 +17,7 @@ from storage.errors import ErrorKind, IntegrityError
 from storage.geometry.cameras import scale_intrinsics
 from storage.geometry.transforms import invert_se3
 from storage.keys import SceneKey
+from storage.kinds import Kind
 from storage.scenes.growing_array import GrowingArray
 from storage.scenes.schema import PINHOLE_SCENE_SCHEMA, SCENE_SCHEMA, UNLABELLED, SceneBoxes, SceneData, SceneFrame
 from storage.stores.codecs import COMPRESSED
@@ -151,7 +152,7 @@ class SceneReader:
         self._image_offsets = [self._read(f"images/{camera}/offsets") for camera in self.camera_names]
 
     def _read(self, name: str, selection: slice | None = None) -> np.ndarray:
-        key = f"{self.version or 'scene'}/{name}"
+        key = f"{self.version or Kind.SCENE}/{name}"
         with reading(key):
             if name not in self._opened:
                 array = self.group.get(name)
@@ -163,7 +164,7 @@ class SceneReader:
     @classmethod
     def open(cls, home: Home, scene_key: SceneKey | str, digest: str | None = None) -> "SceneReader":
         """Open the current version of a scene, or the one with this digest."""
-        version = home.require("scene", str(scene_key), digest)
+        version = home.require(Kind.SCENE, str(scene_key), digest)
         return cls(home.open_arrays(version), version)
 
     @property
@@ -206,7 +207,7 @@ class SceneReader:
     @contextmanager
     def _decoding(self, frame_index: int, camera_index: int) -> Iterator[Image.Image]:
         with (
-            reading(f"{self.version or 'scene'}/images/{self.camera_names[camera_index]}[{frame_index}]"),
+            reading(f"{self.version or Kind.SCENE}/images/{self.camera_names[camera_index]}[{frame_index}]"),
             Image.open(io.BytesIO(self.image_bytes(frame_index, camera_index))) as image,
         ):
             yield image
@@ -306,14 +307,14 @@ class SceneReader:
             return None
         data = self._read(f"{name}/bytes", slice(int(start), int(stop))).tobytes()
         with (
-            reading(f"{self.version or 'scene'}/{name}[{frame_index}]"),
+            reading(f"{self.version or Kind.SCENE}/{name}[{frame_index}]"),
             Image.open(io.BytesIO(data), formats=("PNG",)) as image,
         ):
             labels = np.asarray(image).astype(np.uint16)
         divisor = self.attributes.get("panoptic_divisor")
         if not isinstance(divisor, int):
             message = f"panoptic_divisor is {divisor!r}, want a whole number"
-            raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, str(self.version or "scene"), message)
+            raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, str(self.version or Kind.SCENE), message)
         return np.divmod(labels, np.uint16(divisor))
 
     @property

@@ -2,8 +2,9 @@
 
 import zarr
 
+from storage.kinds import StoreForm
 from storage.stores.integrity import reading
-from storage.stores.versioned import Home, StoreForm, StoreVersion
+from storage.stores.versioned import Home, StoreVersion
 
 _BYTES_AT_ONCE = 64 << 20
 

@@ -15,7 +15,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,11 +27,12 @@ import zarr
 from storage.digests import canonical_json, file_digest
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
 from storage.keys import check_name
+from storage.kinds import KINDS, StoreForm
 from storage.stores import catalog
+from storage.stores.arrays import check_target
 from storage.stores.integrity import reading
 from storage.stores.provenance import Provenance
 from storage.stores.unpublished import check_complete, no_leftovers
-from storage.targets.schema import TARGET_SCHEMAS, check_target
 
 # Icechunk warns at every open that local commits must not run side by side; ``Home.lock`` sees to that.
 icechunk.set_logs_filter("error")
@@ -42,13 +42,6 @@ _CURRENT = "current"
 _PROVENANCE_FILE = "provenance.json"
 _METRICS_FILE = "metrics.json"
 _MANIFEST_FILE = "files.json"
-
-
-class StoreForm(StrEnum):
-    """How a version is laid out."""
-
-    ARRAYS = "arrays"
-    FILES = "files"
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +320,7 @@ def materialize_arrays(
                         "metrics": metrics,
                     }
                 )
-            if kind in TARGET_SCHEMAS:
+            if kind in KINDS:
                 check_target(group, kind)
             check_complete(group, session, f"{kind}/{partition}")
             snapshot_id = session.commit(

@@ -11,12 +11,13 @@ import zarr
 
 from storage.digests import config_digest, config_json
 from storage.keys import SceneKey
+from storage.kinds import Kind
 from storage.scenes.store import SceneReader
+from storage.stores.arrays import check_target, create_target, write_target
 from storage.stores.provenance import InputVersion, Provenance, code_digest, package_versions
 from storage.stores.versioned import Home, Materialized, materialize_arrays
-from storage.targets.schema import check_target, create_target, write_target
 
-KIND = "input_images"
+KIND = Kind.INPUT_IMAGES
 _NUM_WORKERS = 2  # decoding and resizing release the interpreter lock
 
 
@@ -56,7 +57,7 @@ def resize_scene_images(
         MissingTargetError: If the scene was never ingested.
         IntegrityError: If its store has lost data.
     """
-    version = home.require("scene", str(scene_key))
+    version = home.require(Kind.SCENE, str(scene_key))
     scene = SceneReader(home.open_arrays(version), version)
     upstream = home.provenance(version)
     provenance = Provenance(

@@ -10,6 +10,7 @@ from storage.errors import ErrorKind, MissingTargetError
 from storage.geometry.cameras import project
 from storage.geometry.transforms import apply_se3, invert_se3
 from storage.keys import SceneKey
+from storage.kinds import Kind
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home, StoreVersion
 from student.data.sample import TrainingBatch
@@ -81,7 +82,7 @@ class DeployedStudent:
         Raises:
             MissingTargetError: If there is none, it renders no CLIP features, or its text encoder is gone.
         """
-        checkpoint = home.require("student_checkpoint", variant, checkpoint_digest or None)
+        checkpoint = home.require(Kind.STUDENT_CHECKPOINT, variant, checkpoint_digest or None)
         predictor = Predictor.open(home, variant, checkpoint.digest, device=device)
         if "clip" not in predictor.feature_sources:
             raise MissingTargetError(
@@ -100,7 +101,7 @@ class DeployedStudent:
     def input_kinds(self) -> tuple[str, ...]:
         """Kinds of the stores that the student reads of a scene."""
         has_depth_features = self.predictor.config.data.depth_anything
-        return ("scene", "input_images", *(("depth_anything_features",) if has_depth_features else ()))
+        return (Kind.SCENE, Kind.INPUT_IMAGES, *((Kind.DEPTH_ANYTHING_FEATURES,) if has_depth_features else ()))
 
     def frames(self, scene_key: SceneKey | str) -> EvaluationFrames:
         """Open a scene, whether it was trained on or not, in its current version.
@@ -110,7 +111,7 @@ class DeployedStudent:
             ProvenanceMismatchError: If its stores were made from different versions of it.
         """
         stores = {kind: self.home.require(kind, str(scene_key)) for kind in self.input_kinds}
-        reader = SceneReader(self.home.open_arrays(stores["scene"]), stores["scene"])
+        reader = SceneReader(self.home.open_arrays(stores[Kind.SCENE]), stores[Kind.SCENE])
         frozen = FrozenScene(
             key=str(scene_key),
             num_frames=reader.num_frames,

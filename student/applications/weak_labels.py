@@ -12,9 +12,10 @@ from jaxtyping import Float, Float16, UInt8
 
 from storage.digests import config_digest, config_json
 from storage.keys import SceneKey
+from storage.kinds import Kind
+from storage.stores.arrays import create_target
 from storage.stores.provenance import InputVersion, Provenance, code_digest, package_versions
 from storage.stores.versioned import Home, Materialized, materialize_arrays
-from storage.targets.schema import create_target
 from storage.taxonomy import SKY_ID
 from student.applications.deployment import DeployedStudent, FrameReading
 from student.evaluation.config import WeakLabelConfig
@@ -24,7 +25,7 @@ from student.inference.open_vocabulary import class_probability
 from student.inference.prompts import OCC3D_NAMES
 from student.inference.vocabulary import Vocabulary, occ3d_vocabulary
 
-KIND = "weak_labels"
+KIND = Kind.WEAK_LABELS
 
 UNKNOWN_VOXEL = 255
 """Voxels that no camera sees: unknown, which is not free."""

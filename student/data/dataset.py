@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from storage.errors import ErrorKind, ProvenanceMismatchError
 from storage.geometry.cameras import scale_intrinsics
 from storage.keys import sample_key
+from storage.kinds import Kind, features_kind
 from storage.stores.versioned import Home
 from student.config import DataConfig
 from student.data.frames import Frames, StoreFrames
@@ -158,7 +159,7 @@ class _Assembler:
         wanted = (self._config.image_height, self._config.image_width)
         if images.shape[1:3] != wanted:
             raise ProvenanceMismatchError(
-                ErrorKind.TARGET_MISSING, "input_images", f"images are {images.shape[1:3]}, configured are {wanted}"
+                ErrorKind.TARGET_MISSING, Kind.INPUT_IMAGES, f"images are {images.shape[1:3]}, configured are {wanted}"
             )
         return images
 
@@ -203,7 +204,7 @@ class _Assembler:
     def _teacher_depth(self, frame_index: int, camera_index: int, height: int, width: int) -> np.ndarray:
         if not self._config.teacher_depth:
             return np.full((height, width), np.nan, np.float32)
-        depth = self._of_frame("teacher_depth", frame_index, self._frames.teacher_depth)[camera_index]
+        depth = self._of_frame(Kind.TEACHER_DEPTH, frame_index, self._frames.teacher_depth)[camera_index]
         return self._where_valid(nearest(depth, height, width).astype(np.float32), camera_index)
 
     def _is_sky(
@@ -233,7 +234,7 @@ class _Assembler:
         features = None
         if self._config.depth_anything:
             own = range(self._frame_index, self._frame_index + 1)  # no other frame is an input
-            features = _pad(self._frames.features(own, "depth_anything_features")[0], padding)
+            features = _pad(self._frames.features(own, Kind.DEPTH_ANYTHING_FEATURES)[0], padding)
             features = _as_maps(features).contiguous()
         config = self._config
         return CameraInputs(
@@ -354,7 +355,7 @@ class _Assembler:
         return _as_images(np.stack(chosen))
 
     def _view_features(self, views: Sequence[View | None], source: str) -> Float[torch.Tensor, "1 real _ _ _"]:
-        kind = f"{source}_features"
+        kind = features_kind(source)
         blank = np.zeros_like(self._features(self._frame_index, kind)[0])
         maps = [blank if view is None else self._features(view.frame_index, kind)[view.camera_index] for view in views]
         return _as_maps(np.stack(maps))

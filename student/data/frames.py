@@ -10,12 +10,13 @@ from jaxtyping import Bool, Float, Float16, UInt8
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
 from storage.geometry.cameras import scale_intrinsics, unproject_camera
 from storage.geometry.transforms import rotate
+from storage.kinds import KINDS, Kind, is_trainable
 from storage.scenes.moving import MovingBoxes
 from storage.scenes.store import SceneReader
+from storage.stores.arrays import open_target
 from storage.stores.integrity import reading
 from storage.stores.versioned import Home
-from storage.targets.schema import TARGET_SCHEMAS, open_target
-from student.data.training_set import FORBIDDEN_KINDS, FrozenScene
+from student.data.training_set import FrozenScene
 
 
 @runtime_checkable
@@ -105,7 +106,7 @@ class StoreFrames:
 
     def _group(self, kind: str) -> zarr.Group:
         if kind not in self._groups:
-            if kind in FORBIDDEN_KINDS:
+            if not is_trainable(kind):
                 raise MissingTargetError(ErrorKind.TARGET_FORBIDDEN, f"{kind}/{self.scene.key}", "is never read here")
             if kind not in self.scene.stores:
                 raise MissingTargetError(
@@ -136,31 +137,31 @@ class StoreFrames:
             raise
 
     def _grid(self, kind: str, name: str) -> tuple[int, int]:
-        array, axes = self._array(kind, name), TARGET_SCHEMAS[kind][name].axes
+        array, axes = self._array(kind, name), KINDS[kind].arrays[name].axes
         return array.shape[axes.index("height")], array.shape[axes.index("width")]
 
     @cached_property
     def reader(self) -> SceneReader:
         """Return the reader of the scene itself."""
-        return SceneReader(self._group("scene"), self.scene.stores["scene"])
+        return SceneReader(self._group(Kind.SCENE), self.scene.stores[Kind.SCENE])
 
     @cached_property
     def _intrinsics(self) -> np.ndarray:
-        return self._read("input_images", "intrinsics")
+        return self._read(Kind.INPUT_IMAGES, "intrinsics")
 
     @cached_property
     def _fisheye(self) -> np.ndarray:
-        if "fisheye" not in self._group("input_images"):
+        if "fisheye" not in self._group(Kind.INPUT_IMAGES):
             return np.full((self.num_cameras, 4), np.nan)  # written when there were only pinholes
-        return self._read("input_images", "fisheye")
+        return self._read(Kind.INPUT_IMAGES, "fisheye")
 
     @cached_property
     def _virtual(self) -> tuple[np.ndarray, np.ndarray]:
-        return self._read("virtual_views", "virtual_to_camera"), self._read("virtual_views", "intrinsics")
+        return self._read(Kind.VIRTUAL_VIEWS, "virtual_to_camera"), self._read(Kind.VIRTUAL_VIEWS, "intrinsics")
 
     def images(self, frames: range) -> UInt8[np.ndarray, "frames cameras height width 3"]:
         """See :class:`Frames`."""
-        return self._read("input_images", "image", frames)
+        return self._read(Kind.INPUT_IMAGES, "image", frames)
 
     def intrinsics(self) -> Float[np.ndarray, "cameras 3 3"]:
         """See :class:`Frames`."""
@@ -219,11 +220,11 @@ class StoreFrames:
 
     def teacher_depth(self, frames: range) -> Float16[np.ndarray, "frames cameras height width"]:
         """See :class:`Frames`."""
-        return self._read("teacher_depth", "termination_depth", frames)
+        return self._read(Kind.TEACHER_DEPTH, "termination_depth", frames)
 
     def is_sky(self, frames: range) -> Bool[np.ndarray, "frames cameras height width"]:
         """See :class:`Frames`."""
-        return self._read("sky_mask", "is_sky", frames)
+        return self._read(Kind.SKY_MASK, "is_sky", frames)
 
     def features(self, frames: range, kind: str) -> Float16[np.ndarray, "frames cameras height width channels"]:
         """See :class:`Frames`."""
@@ -239,9 +240,9 @@ class StoreFrames:
         """See :class:`Frames`."""
         own = range(frame_index, frame_index + 1)
         return (
-            self._read("virtual_views", "image", own)[0],
-            self._read("virtual_views", "termination_depth", own)[0],
-            self._read("virtual_views", "opacity", own)[0],
+            self._read(Kind.VIRTUAL_VIEWS, "image", own)[0],
+            self._read(Kind.VIRTUAL_VIEWS, "termination_depth", own)[0],
+            self._read(Kind.VIRTUAL_VIEWS, "opacity", own)[0],
         )
 
     def virtual_to_camera(self) -> Float[np.ndarray, "views 4 4"]:
@@ -259,8 +260,8 @@ class StoreFrames:
             IntegrityError: If the intrinsics of a target are not those of the images at its size: its pixels would
                 then lie on other rays.
         """
-        image_size = self._grid("input_images", "image")
-        for kind in ("teacher_depth", "virtual_views"):
+        image_size = self._grid(Kind.INPUT_IMAGES, "image")
+        for kind in (Kind.TEACHER_DEPTH, Kind.VIRTUAL_VIEWS):
             if kind not in self.scene.stores:
                 continue
             size = self._grid(kind, "termination_depth")

@@ -13,20 +13,12 @@ import zarr
 
 from storage.digests import canonical_json, config_json, digest_of
 from storage.errors import ErrorKind, MissingTargetError, ProvenanceMismatchError
+from storage.kinds import KINDS, Kind, StoreForm, is_trainable, trainable_kinds
 from storage.stores.provenance import InputVersion, Provenance, code_digest
-from storage.stores.versioned import Home, Materialized, StoreForm, StoreVersion, materialize_arrays
-from storage.targets.schema import TARGET_SCHEMAS
+from storage.stores.versioned import Home, Materialized, StoreVersion, materialize_arrays
 from student.config import TrainingSetConfig
 
-KIND = "training_set"
-
-FORBIDDEN_KINDS = frozenset({"scene_truth", "weak_labels"})
-"""Kinds that a run must never learn from: the truth is for evaluation, weak labels are the student's own output."""
-
-GATED_KINDS = frozenset(
-    {"teacher_depth", "virtual_views", "sky_mask", "depth_anything_features", "clip_features", "dinov2_features"}
-)
-"""Kinds made by a model, which must have passed a quality gate."""
+KIND = Kind.TRAINING_SET
 
 _FORMAT = "distillnerf.training_set/2"
 
@@ -178,23 +170,23 @@ def check_consistent(home: Home, versions: Iterable[StoreVersion]) -> None:
 
 def _refuse_forbidden(kinds: Iterable[str]) -> None:
     for kind in kinds:
-        if kind in FORBIDDEN_KINDS:
+        if kind not in KINDS:
+            raise ValueError(f"kind {kind!r}: want some of {', '.join(trainable_kinds())}")
+        if not is_trainable(kind):
             raise MissingTargetError(ErrorKind.TARGET_FORBIDDEN, kind, "is never a training target")
-        if kind != "scene" and kind not in TARGET_SCHEMAS:
-            raise ValueError(f"kind {kind!r} is no target store")
 
 
 def _freeze_scene(home: Home, key: str, config: TrainingSetConfig) -> FrozenScene:
     stores = {}
     num_frames, num_cameras = 0, 0
-    for kind in sorted(set(config.kinds), key=lambda kind: (kind != "scene", kind)):
+    for kind in sorted(set(config.kinds), key=lambda kind: (kind != Kind.SCENE, kind)):
         version = home.require(kind, key)
         if kind not in config.allow_ungated:
             _check_gate(home, version)
         if version.form is not StoreForm.ARRAYS:
             raise MissingTargetError(ErrorKind.TARGET_MISSING, f"{kind}/{key}", "is no array store")
         frames, cameras = _count(home.open_arrays(version), kind)
-        if kind == "scene":
+        if kind == Kind.SCENE:
             num_frames, num_cameras = frames, cameras
         elif (frames, cameras) != (num_frames, num_cameras):
             raise ProvenanceMismatchError(
@@ -242,7 +234,7 @@ def _check_gate(home: Home, version: StoreVersion) -> None:
     key = f"{version.kind}/{version.partition}"
     quality = home.metrics(version).get("quality")
     if quality is None:
-        if version.kind in GATED_KINDS:
+        if KINDS[version.kind].is_gated:
             raise MissingTargetError(ErrorKind.TARGET_UNGATED, key, "no quality gate was run on it")
         return
     if not quality["passed"]:
@@ -259,11 +251,7 @@ def _check_gate(home: Home, version: StoreVersion) -> None:
 
 
 def _count(group: zarr.Group, kind: str) -> tuple[int, int]:
-    name = (
-        "camera_ego_to_world"
-        if kind == "scene"
-        else next(name for name, spec in TARGET_SCHEMAS[kind].items() if spec.axes[:2] == ("frames", "cameras"))
-    )
+    name = next(name for name, spec in KINDS[kind].arrays.items() if spec.axes[:2] == ("frames", "cameras"))
     array = group[name]
     assert isinstance(array, zarr.Array)
     return array.shape[0], array.shape[1]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.digests import config_digest, config_json
+from storage.kinds import Kind
 from storage.stores.provenance import InputVersion, Provenance, code_digest, package_versions
 from storage.stores.versioned import Home, Materialized, materialize_files
 from student.data.training_set import TrainingSet
@@ -24,7 +25,7 @@ from student.inference.predictor import Predictor
 from student.inference.prompts import query_prompts
 from student.inference.vocabulary import ClipSpace, Vocabulary, clip_space_of, occ3d_vocabulary, training_set_of
 
-KIND = "student_evaluation"
+KIND = Kind.STUDENT_EVALUATION
 
 _MODULES = (
     "storage.geometry",
@@ -73,7 +74,7 @@ def evaluate_checkpoint(
         ProvenanceMismatchError: If a reference was made from another version of a scene.
         ValueError: If the training set holds no frame out.
     """
-    checkpoint = home.require("student_checkpoint", variant, config.checkpoint_digest or None)
+    checkpoint = home.require(Kind.STUDENT_CHECKPOINT, variant, config.checkpoint_digest or None)
     training_set = training_set_of(home, checkpoint)
     if training_set.num_validation_samples == 0:
         raise ValueError(f"{training_set.version} holds no frame out: there is nothing to evaluate on")

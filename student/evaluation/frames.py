@@ -14,9 +14,10 @@ import zarr
 from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
+from storage.kinds import FEATURE_SOURCES, Kind, features_kind
+from storage.stores.arrays import read_target
 from storage.stores.provenance import InputVersion
 from storage.stores.versioned import Home, StoreVersion
-from storage.targets.schema import read_target
 from student.config import DataConfig
 from student.data.dataset import FrameDataset, nearest
 from student.data.frames import StoreFrames
@@ -25,9 +26,9 @@ from student.data.training_set import FrozenScene, TrainingSet, check_consistent
 from student.data.views import View, ViewChoice
 from student.model.types import TargetCameras
 
-TRUTH_KIND = "scene_truth"
+TRUTH_KIND = Kind.SCENE_TRUTH
 
-_REFERENCE_KINDS = ("teacher_depth", "virtual_views", "sky_mask", "clip_features", "dinov2_features")
+_REFERENCE_KINDS = (Kind.TEACHER_DEPTH, Kind.VIRTUAL_VIEWS, Kind.SKY_MASK, *map(features_kind, FEATURE_SOURCES))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,9 +100,9 @@ class EvaluationFrames:
         stores = scene.frozen.stores
         self.config = replace(
             config,
-            teacher_depth="teacher_depth" in stores,
-            sky_masks="sky_mask" in stores,
-            feature_sources=tuple(s for s in ("clip", "dinov2") if f"{s}_features" in stores),
+            teacher_depth=Kind.TEACHER_DEPTH in stores,
+            sky_masks=Kind.SKY_MASK in stores,
+            feature_sources=tuple(s for s in FEATURE_SOURCES if features_kind(s) in stores),
             dynamic_masks="none",  # whatever a run left out, all are judged on the same pixels
         )
         others = tuple(scene.frozen if s.key == scene.frozen.key else s for s in training_set.scenes)
@@ -122,7 +123,7 @@ class EvaluationFrames:
     @property
     def has_virtual_views(self) -> bool:
         """Whether the teacher rendered views from other poses."""
-        return "virtual_views" in self.scene.frozen.stores
+        return Kind.VIRTUAL_VIEWS in self.scene.frozen.stores
 
     def camera_views(self, frame: int, *, target_frame: int | None = None) -> TrainingBatch:
         """Return the inputs of ``frame`` with every camera of ``target_frame`` (the same by default) as targets."""

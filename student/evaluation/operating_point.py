@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from storage.kinds import Kind
 from storage.stores.versioned import Home, StoreVersion
 from student.evaluation.calibration import CalibrationMap, calibration_from_json
 from student.evaluation.results import Scorecard
@@ -75,8 +76,11 @@ def operating_point_of(
 
 def _evaluation_of(home: Home, checkpoint: StoreVersion) -> StoreVersion | None:
     """Return an evaluation of this very checkpoint: the variant's current one where it is, else any."""
-    current = home.latest("student_evaluation", checkpoint.partition)
-    candidates = [*([] if current is None else [current]), *home.versions("student_evaluation", checkpoint.partition)]
+    current = home.latest(Kind.STUDENT_EVALUATION, checkpoint.partition)
+    candidates = [
+        *([] if current is None else [current]),
+        *home.versions(Kind.STUDENT_EVALUATION, checkpoint.partition),
+    ]
     for version in candidates:
         if Scorecard.from_json(home.metrics(version)).checkpoint_digest == checkpoint.digest:
             return version

@@ -19,7 +19,8 @@ from scipy.optimize import minimize_scalar
 
 from storage.digests import digest_of, file_digest
 from storage.errors import ErrorKind, MissingTargetError, ProvenanceMismatchError
-from storage.targets.schema import read_target
+from storage.kinds import Kind
+from storage.stores.arrays import read_target
 
 _CHECKED = {".json", ".safetensors", ".txt"}
 
@@ -44,7 +45,7 @@ class FeatureBasis:
     def read(cls, group: zarr.Group) -> "FeatureBasis":
         """Read a ``feature_basis`` store."""
         names = ("mean", "components", "minimum", "maximum")
-        mean, components, minimum, maximum = (read_target(group, "feature_basis", name) for name in names)
+        mean, components, minimum, maximum = (read_target(group, Kind.FEATURE_BASIS, name) for name in names)
         return cls(mean=mean, components=components, minimum=minimum, maximum=maximum)
 
     def reconstruct(self, reduced: Float[np.ndarray, "*batch channels"]) -> Float[np.ndarray, "*batch dimension"]:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
+from storage.kinds import Kind
 from storage.stores.versioned import Home, StoreVersion
 from student.config import StudentConfig
 from student.inference.checkpoint import from_pretrained
@@ -67,7 +68,7 @@ class Predictor:
         Raises:
             MissingTargetError: If there is none.
         """
-        version = home.require("student_checkpoint", variant, digest)
+        version = home.require(Kind.STUDENT_CHECKPOINT, variant, digest)
         chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         model, config = from_pretrained(home.open_files(version), device=chosen)
         return cls(model, config, version)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from storage.errors import ErrorKind, MissingTargetError
+from storage.kinds import Kind
 from storage.stores.provenance import InputVersion
 from storage.stores.versioned import Home, StoreVersion
 from student.data.training_set import TrainingSet, load_training_set
@@ -16,7 +17,7 @@ from student.inference.occupancy import NUM_SEMANTIC_CLASSES
 from student.inference.open_vocabulary import FeatureBasis, TextEncoder, class_cosine, class_probability
 from student.inference.prompts import PromptSet, occ3d_prompts
 
-_FEATURES_KIND, _BASIS_KIND = "clip_features", "feature_basis"
+_FEATURES_KIND, _BASIS_KIND = Kind.CLIP_FEATURES, Kind.FEATURE_BASIS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +106,7 @@ def training_set_of(home: Home, checkpoint: StoreVersion) -> TrainingSet:
         MissingTargetError: If its provenance names none, or it is gone.
     """
     for version in home.provenance(checkpoint).inputs:
-        if version.kind == "training_set":
+        if version.kind == Kind.TRAINING_SET:
             return load_training_set(home, version.partition, version.digest)
     raise MissingTargetError(ErrorKind.TARGET_MISSING, str(checkpoint), "its provenance names no training set")
 

@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from storage.digests import config_digest, config_json
+from storage.kinds import Kind
 from storage.previews.pictures import data_uri, depth_bar, encode_image, label_colour, unit_bar
 from storage.stores.provenance import InputVersion, Provenance, code_digest, package_versions
 from storage.stores.versioned import Home, Materialized, StoreVersion, materialize_files
@@ -80,9 +81,9 @@ def build_report(
         MissingTargetError: If the variant was never evaluated.
         IntegrityError: If the evaluation was written by another schema.
     """
-    evaluation = home.require("student_evaluation", variant, config.evaluation_digest or None)
+    evaluation = home.require(Kind.STUDENT_EVALUATION, variant, config.evaluation_digest or None)
     provenance = Provenance(
-        kind="report",
+        kind=Kind.REPORT,
         partition=variant,
         inputs=(InputVersion(evaluation.kind, evaluation.partition, evaluation.digest),),
         config_digest=config_digest(config),
@@ -208,7 +209,7 @@ def _left_out(home: Home, lineage: Lineage) -> list[tuple[str, str]]:
 
 
 def _checkpoint_folder(home: Home, lineage: Lineage) -> Path | None:
-    version = _ancestor(home, lineage, "student_checkpoint")
+    version = _ancestor(home, lineage, Kind.STUDENT_CHECKPOINT)
     return None if version is None else home.open_files(version)
 
 

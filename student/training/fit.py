@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from storage.digests import config_digest, config_json, file_digest
+from storage.kinds import Kind
 from storage.stores.provenance import InputVersion, Provenance, code_digest, package_versions
 from storage.stores.versioned import Home, Materialized, materialize_files
 from student.config import FitConfig, StudentConfig
@@ -32,7 +33,7 @@ from student.training.step import TrainingStep
 from student.training.trackers import open_trackers
 from student.training.validation import quality_gate, validate
 
-KIND = "student_checkpoint"
+KIND = Kind.STUDENT_CHECKPOINT
 
 logger = logging.getLogger(__name__)
 

@@ -8,6 +8,7 @@ import zarr
 from jaxtyping import Float
 from scipy.stats import rankdata
 
+from storage.kinds import Kind
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home, Materialized, materialize_arrays
 from teachers.config import DepthAnythingConfig
@@ -19,7 +20,7 @@ from teachers.image.lidar_evidence import lidar_pixels
 from teachers.image.weights import TeacherModel, resolve_weights
 from teachers.quality import at_least, at_most, gate
 
-KIND = "depth_anything_features"
+KIND = Kind.DEPTH_ANYTHING_FEATURES
 _MODULES = (
     "teachers.image.extract_depth",
     "teachers.image.depth_anything",

@@ -8,9 +8,10 @@ import zarr
 from jaxtyping import Float
 
 from storage.errors import ErrorKind, IntegrityError, ProvenanceMismatchError
+from storage.kinds import FeatureSource, features_kind
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home, Materialized, materialize_arrays
-from teachers.config import FeatureBasisConfig, FeatureSource, PatchFeatureConfig
+from teachers.config import FeatureBasisConfig, PatchFeatureConfig
 from teachers.image.clip import ClipFeatures
 from teachers.image.dinov2 import Dinov2Features
 from teachers.image.extraction import Progress, provenance_of, version_of
@@ -79,7 +80,7 @@ def extract(
     scene = version_of(reader)
     provenance = provenance_of(
         home,
-        kind=f"{feature_source}_features",
+        kind=features_kind(feature_source),
         partition=scene.partition,
         inputs=(scene, basis_version),
         config=config,
@@ -178,7 +179,7 @@ def _extract(
     feature_source: FeatureSource,
     on_progress: ProgressCallback | None,
 ) -> Mapping[str, Any]:
-    config, kind = model.config, f"{feature_source}_features"
+    config, kind = model.config, features_kind(feature_source)
     writer = FrameWriter(group, kind, "features", num_frames=reader.num_frames, num_cameras=reader.num_cameras)
     num_channels = len(basis.minimum)
     group.attrs.update(

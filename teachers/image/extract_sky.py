@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from storage.kinds import Kind
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home, Materialized, materialize_arrays
 from teachers.config import SkyConfig
@@ -18,7 +19,7 @@ from teachers.image.sky import SkySegmenter
 from teachers.image.weights import TeacherModel, WeightsFolder, resolve_weights
 from teachers.quality import at_most, gate
 
-KIND = "sky_mask"
+KIND = Kind.SKY_MASK
 _MODULES = ("teachers.image.extract_sky", "teachers.image.sky", "teachers.image.lidar_evidence", "teachers.quality")
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import zarr
 from jaxtyping import Float
 
-from storage.targets.schema import read_target, write_target
+from storage.kinds import Kind
+from storage.stores.arrays import read_target, write_target
 
-KIND = "feature_basis"
+KIND = Kind.FEATURE_BASIS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

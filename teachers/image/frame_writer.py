@@ -3,7 +3,7 @@
 import numpy as np
 import zarr
 
-from storage.targets.schema import create_target
+from storage.stores.arrays import create_target
 
 
 class FrameWriter:

@@ -6,9 +6,10 @@ Every function reads the current version of the scene, records it as an input, a
 from collections.abc import Callable, Mapping, Sequence
 
 from storage.keys import SceneKey
+from storage.kinds import FeatureSource
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home, Materialized
-from teachers.config import DepthAnythingConfig, FeatureBasisConfig, FeatureSource, PatchFeatureConfig, SkyConfig
+from teachers.config import DepthAnythingConfig, FeatureBasisConfig, PatchFeatureConfig, SkyConfig
 
 ProgressCallback = Callable[[str, float, Mapping[str, float]], None]
 """Called with the stage, the share done in [0, 1], and running figures."""

@@ -14,8 +14,9 @@ import zarr
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from storage.kinds import Kind
+from storage.stores.arrays import create_target, read_target
 from storage.stores.versioned import Home, Materialized, materialize_arrays
-from storage.targets.schema import create_target, read_target
 from teachers.nerf.config import TeacherFeaturesConfig
 from teachers.nerf.encoding import GridEncoding, geometric_resolutions
 from teachers.nerf.field import encode_directions, network
@@ -95,7 +96,7 @@ def render_teacher_features(
         field, psnr = _distil(source, config, targets, on_progress)
         size = (config.height, config.width)
         shape = (*targets.shape[:2], *size, targets.shape[-1])
-        features = create_target(group, "teacher_features", "features", shape)
+        features = create_target(group, Kind.TEACHER_FEATURES, "features", shape)
         for frame in range(shape[0]):
             features[frame] = np.stack(
                 [

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from storage.errors import TeacherDivergedError
+from storage.kinds import Kind
 from storage.scenes.moving import MovingBoxes
 from storage.stores.provenance import package_versions
 from storage.stores.versioned import Home, Materialized, StoreVersion, materialize_files
@@ -43,8 +44,8 @@ def fit_scene(home: Home, scene_key: str, config: NerfConfig, on_progress: Progr
         MissingTargetError: If the scene, or the sky mask that the configuration asks for, does not exist.
         TeacherDivergedError: If every attempt diverged.
     """
-    scene = home.require("scene", str(scene_key))
-    sky_mask = home.require("sky_mask", str(scene_key)) if config.use_sky_mask else None
+    scene = home.require(Kind.SCENE, str(scene_key))
+    sky_mask = home.require(Kind.SKY_MASK, str(scene_key)) if config.use_sky_mask else None
     provenance = dataclasses.replace(
         fit_provenance(home, str(scene_key), config),
         packages=package_versions(*_PACKAGES),

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 from storage.digests import config_digest, config_json
 from storage.errors import MissingTargetError
+from storage.kinds import Kind
 from storage.stores.provenance import InputVersion, Provenance, code_digest
 from storage.stores.versioned import Home, Materialized, StoreVersion, reuse
 from teachers.nerf.config import NerfConfig, TeacherDepthConfig, TeacherFeaturesConfig, VirtualViewsConfig, determining
 from teachers.nerf.task import KIND_OF, Action, NerfStep
 
-FIELD_KIND = "nerf_teacher"
+FIELD_KIND = Kind.NERF_TEACHER
 
 _FIT_CODE = (
     "storage.geometry",
@@ -51,8 +52,8 @@ def fit_provenance(home: Home, scene_key: str, config: NerfConfig) -> Provenance
     Raises:
         MissingTargetError: If the scene, or the sky mask that the configuration asks for, does not exist.
     """
-    scene = home.require("scene", scene_key)
-    inputs = [scene, home.require("sky_mask", scene_key)] if config.use_sky_mask else [scene]
+    scene = home.require(Kind.SCENE, scene_key)
+    inputs = [scene, home.require(Kind.SKY_MASK, scene_key)] if config.use_sky_mask else [scene]
     of_scene = home.provenance(scene)
     return Provenance(
         kind=FIELD_KIND,

@@ -13,10 +13,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from storage.geometry.transforms import apply_se3
+from storage.kinds import Kind
 from storage.scenes.store import SceneReader
+from storage.stores.arrays import create_target, write_target
 from storage.stores.provenance import Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, materialize_arrays
-from storage.targets.schema import create_target, write_target
 from teachers.nerf.config import (
     ExecutionConfig,
     TeacherDepthConfig,
@@ -52,8 +53,8 @@ class RenderSource:
         assert self.teacher.version is not None
         fitted = home.provenance(self.teacher.version)
         digests = {i.kind: i.digest for i in fitted.inputs}
-        self.scene = SceneReader.open(home, scene_key, digests["scene"])
-        self.is_sky = read_sky_mask(home, scene_key, digests["sky_mask"]) if "sky_mask" in digests else None
+        self.scene = SceneReader.open(home, scene_key, digests[Kind.SCENE])
+        self.is_sky = read_sky_mask(home, scene_key, digests[Kind.SKY_MASK]) if Kind.SKY_MASK in digests else None
         self.fit_passed = bool(home.metrics(self.teacher.version)["quality"]["passed"])
         self._directions: dict[tuple[int, tuple[int, int]], Tensor] = {}
 
@@ -141,9 +142,9 @@ def render_teacher_depth(
 
     def write(group: zarr.Group) -> dict[str, Any]:
         shape = (scene.num_frames, scene.num_cameras, *size)
-        depths = create_target(group, "teacher_depth", "termination_depth", shape)
-        opacities = create_target(group, "teacher_depth", "opacity", shape)
-        write_target(group, "teacher_depth", "intrinsics", source.intrinsics(size))
+        depths = create_target(group, Kind.TEACHER_DEPTH, "termination_depth", shape)
+        opacities = create_target(group, Kind.TEACHER_DEPTH, "opacity", shape)
+        write_target(group, Kind.TEACHER_DEPTH, "intrinsics", source.intrinsics(size))
         tally = _DepthTally(source, size, config)
         shows_world = np.stack([source.shows_world(c, size).numpy().reshape(size) for c in range(scene.num_cameras)])
         for frame in range(scene.num_frames):
@@ -190,11 +191,11 @@ def render_virtual_views(
 
     def write(group: zarr.Group) -> dict[str, Any]:
         shape = (scene.num_frames, scene.num_cameras, len(virtual_to_camera), *size)
-        images = create_target(group, "virtual_views", "image", (*shape, 3))
-        depths = create_target(group, "virtual_views", "termination_depth", shape)
-        opacities = create_target(group, "virtual_views", "opacity", shape)
-        write_target(group, "virtual_views", "virtual_to_camera", virtual_to_camera)
-        write_target(group, "virtual_views", "intrinsics", source.intrinsics(size))
+        images = create_target(group, Kind.VIRTUAL_VIEWS, "image", (*shape, 3))
+        depths = create_target(group, Kind.VIRTUAL_VIEWS, "termination_depth", shape)
+        opacities = create_target(group, Kind.VIRTUAL_VIEWS, "opacity", shape)
+        write_target(group, Kind.VIRTUAL_VIEWS, "virtual_to_camera", virtual_to_camera)
+        write_target(group, Kind.VIRTUAL_VIEWS, "intrinsics", source.intrinsics(size))
         group.attrs["view_names"] = list(config.view_names)
         defined, started = 0.0, time.perf_counter()
         for frame in range(scene.num_frames):

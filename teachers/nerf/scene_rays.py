@@ -16,10 +16,11 @@ from storage.errors import ErrorKind, SourceDataError
 from storage.geometry.cameras import project_camera, unproject_camera
 from storage.geometry.rays import pixel_grid
 from storage.geometry.transforms import apply_se3, invert_se3
+from storage.kinds import Kind
 from storage.scenes.moving import MovingBoxes
 from storage.scenes.store import SceneReader
+from storage.stores.arrays import read_target
 from storage.stores.versioned import Home
-from storage.targets.schema import read_target
 
 _MIN_LIDAR_POINTS = 100
 
@@ -301,7 +302,7 @@ def read_sky_mask(home: Home, scene_key: str, digest: str | None) -> Bool[np.nda
     Raises:
         MissingTargetError: If it was never materialised.
     """
-    return read_target(home.open_arrays(home.require("sky_mask", scene_key, digest)), "sky_mask", "is_sky")
+    return read_target(home.open_arrays(home.require(Kind.SKY_MASK, scene_key, digest)), Kind.SKY_MASK, "is_sky")
 
 
 def camera_directions(scene: SceneReader, camera_index: int, image_size: tuple[int, int]) -> Float[Tensor, "pixels 3"]:

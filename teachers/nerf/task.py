@@ -18,7 +18,8 @@ from typing import Any, Literal, TypeVar
 from storage import errors
 from storage.digests import config_json
 from storage.errors import ErrorKind, PipelineError
-from storage.stores.versioned import Materialized, StoreForm, StoreVersion
+from storage.kinds import Kind, StoreForm
+from storage.stores.versioned import Materialized, StoreVersion
 from teachers.nerf.config import NerfConfig, TeacherDepthConfig, TeacherFeaturesConfig, VirtualViewsConfig
 
 T = TypeVar("T")
@@ -32,10 +33,10 @@ _CONFIG_OF: dict[str, type] = {
     "render_features": TeacherFeaturesConfig,
 }
 KIND_OF: dict[str, str] = {
-    "fit": "nerf_teacher",
-    "render_depth": "teacher_depth",
-    "render_virtual_views": "virtual_views",
-    "render_features": "teacher_features",
+    "fit": Kind.NERF_TEACHER,
+    "render_depth": Kind.TEACHER_DEPTH,
+    "render_virtual_views": Kind.VIRTUAL_VIEWS,
+    "render_features": Kind.TEACHER_FEATURES,
 }
 """The kind of store that each action materialises."""
 

@@ -18,6 +18,7 @@ from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pi
 
 from storage.errors import PipelineError
 from storage.freed_memory import reuse_freed_memory
+from storage.kinds import Kind
 from storage.stores.versioned import Home, Materialized
 from teachers.nerf.progress import Progress
 from teachers.nerf.task import KIND_OF, NerfStep, NerfTask, write_result
@@ -41,7 +42,7 @@ def run_task(task: NerfTask, report: Callable[[Mapping[str, Any]], None]) -> dic
     results: dict[str, Materialized] = {}
     error: PipelineError | None = None
     try:
-        home.require("scene", task.scene_key)  # said at once, not after nerfstudio's seconds of imports
+        home.require(Kind.SCENE, task.scene_key)  # said at once, not after nerfstudio's seconds of imports
         for step in task.steps:
             results[step.action] = _run_step(home, task.scene_key, step, report)
             report(_describe(step.action, results[step.action]))

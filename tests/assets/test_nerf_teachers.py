@@ -29,7 +29,7 @@ from pathlib import Path
 from dagster_pipes import open_dagster_pipes
 from storage.errors import ErrorKind, TeacherDivergedError
 from storage.stores.provenance import Provenance
-from storage.targets.schema import write_target
+from storage.stores.arrays import write_target
 from storage.stores.versioned import Home, materialize_arrays, materialize_files
 from teachers.nerf.task import KIND_OF, NerfTask, write_result
 

@@ -9,14 +9,15 @@ import zarr
 from jaxtyping import Bool, Float, Float32, UInt8, UInt16
 
 from storage.keys import SceneKey
+from storage.kinds import Kind
 from storage.procedural.conditions import DEFAULT_CONDITIONS, Conditions
 from storage.procedural.sensing.occupancy import GRID_ORIGIN, GRID_SHAPE, VOXEL_SIZE
 from storage.procedural.world.world import World, build_world
+from storage.stores.arrays import create_target
 from storage.stores.versioned import Home
-from storage.targets.schema import create_target
 from storage.taxonomy import CLASSES, OCC3D_FREE, SKY, Theme
 
-KIND = "scene_truth"
+KIND = Kind.SCENE_TRUTH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

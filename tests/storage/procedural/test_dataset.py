@@ -23,7 +23,7 @@ from storage.procedural.run import MANIFEST, generate_dataset
 from storage.procedural.sensing.render import render_camera
 from storage.procedural.sensing.sensors import CAMERAS
 from storage.procedural.writers.truth import read_recipe
-from storage.targets.schema import check_target, read_target
+from storage.stores.arrays import check_target, read_target
 from storage.taxonomy import SKY_ID, Theme
 
 

@@ -20,8 +20,8 @@ from storage.procedural.sensing.rigs import AIRSIDE_CAMERAS
 from storage.procedural.sensing.sensors import CAMERAS
 from storage.procedural.writers.truth import read_recipe
 from storage.scenes.store import SceneReader
+from storage.stores.arrays import check_target, read_target
 from storage.stores.versioned import Home
-from storage.targets.schema import check_target, read_target
 
 SIZE = {"image_height": 45, "image_width": 80, "antialias": False}
 

@@ -9,8 +9,8 @@ import zarr
 from storage.errors import ErrorKind, IntegrityError
 from storage.scenes.schema import SceneData
 from storage.scenes.store import write_scene
+from storage.stores.arrays import read_target, write_target
 from storage.stores.integrity import reading
-from storage.targets.schema import read_target, write_target
 
 RANDOM = np.random.default_rng(0)
 

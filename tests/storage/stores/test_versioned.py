@@ -8,10 +8,11 @@ import pytest
 import zarr
 
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError, SourceDataError
+from storage.kinds import StoreForm
 from storage.stores import versioned
 from storage.stores.integrity import reading
 from storage.stores.provenance import Provenance
-from storage.stores.versioned import Home, StoreForm, StoreVersion, materialize_arrays, materialize_files
+from storage.stores.versioned import Home, StoreVersion, materialize_arrays, materialize_files
 
 KIND, PARTITION = "example", "tiny.a"
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from storage.errors import IntegrityError
+from storage.kinds import StoreForm
 from storage.stores import catalog
 from storage.stores.provenance import Provenance
-from storage.stores.versioned import Home, StoreForm, materialize_arrays, materialize_files
+from storage.stores.versioned import Home, materialize_arrays, materialize_files
 
 # Few places and configurations: what goes wrong goes wrong when the same one comes round again.
 PLACES = st.tuples(st.just("features"), st.sampled_from(["tiny.a", "tiny.b"]))

@@ -6,8 +6,8 @@ from storage.ingest.run import ingest_scene
 from storage.keys import SceneKey
 from storage.scenes.store import SceneReader
 from storage.stores import catalog
+from storage.stores.arrays import read_target
 from storage.targets.images import InputImagesConfig, resize_scene_images
-from storage.targets.schema import read_target
 
 KEY = SceneKey("tiny", "scene-0001")
 CONFIG = InputImagesConfig(height=6, width=10)

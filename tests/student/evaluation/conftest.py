@@ -17,10 +17,10 @@ from storage.geometry.rays import camera_rays
 from storage.keys import SceneKey
 from storage.scenes.schema import SceneData
 from storage.scenes.store import SceneReader, write_scene
+from storage.stores.arrays import write_target
 from storage.stores.provenance import InputVersion, Provenance
 from storage.stores.versioned import Home, materialize_arrays, materialize_files
 from storage.targets.images import InputImagesConfig, resize_scene_images
-from storage.targets.schema import write_target
 from storage.taxonomy import CLASSES, SKY, class_named
 from student.config import DataConfig, FitConfig, LossConfig, StudentConfig, TrainingSetConfig, ViewsConfig
 from student.data.training_set import freeze_training_set

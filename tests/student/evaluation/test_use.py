@@ -9,7 +9,7 @@ from PIL import Image
 
 from storage.errors import MissingTargetError
 from storage.keys import SceneKey
-from storage.targets.schema import read_target
+from storage.stores.arrays import read_target
 from student.applications.deployment import DeployedStudent, observed_voxels
 from student.applications.query import query_scene
 from student.applications.weak_labels import UNKNOWN_VOXEL, export_weak_labels

@@ -16,10 +16,10 @@ from storage.geometry.rays import camera_rays
 from storage.keys import SceneKey
 from storage.scenes.schema import SceneData
 from storage.scenes.store import SceneReader, write_scene
+from storage.stores.arrays import write_target
 from storage.stores.provenance import InputVersion, Provenance
 from storage.stores.versioned import Home, Materialized, materialize_arrays
 from storage.targets.images import InputImagesConfig, resize_scene_images
-from storage.targets.schema import write_target
 from student.config import (
     DataConfig,
     FitConfig,

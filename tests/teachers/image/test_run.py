@@ -8,8 +8,8 @@ import pytest
 from transformers import Dinov2Model
 
 from storage.errors import MissingTargetError, ProvenanceMismatchError
+from storage.stores.arrays import check_target, read_target
 from storage.stores.versioned import Home
-from storage.targets.schema import check_target, read_target
 from teachers.config import (
     DepthAnythingConfig,
     FeatureBasisConfig,

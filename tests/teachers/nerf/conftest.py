@@ -11,9 +11,9 @@ from PIL import Image
 from storage.geometry.rays import camera_rays
 from storage.scenes.schema import SceneData
 from storage.scenes.store import SceneReader, write_scene
+from storage.stores.arrays import write_target
 from storage.stores.provenance import Provenance
 from storage.stores.versioned import Home, materialize_arrays
-from storage.targets.schema import write_target
 
 SCENE_KEY = "test.wall"
 WALL_Y = 6.0

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from storage.stores.arrays import read_target, write_target
 from storage.stores.provenance import Provenance
 from storage.stores.versioned import Home, materialize_arrays
-from storage.targets.schema import read_target, write_target
 from teachers.nerf.config import (
     FieldConfig,
     FitGateConfig,

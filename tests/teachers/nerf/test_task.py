@@ -3,7 +3,8 @@ import json
 import pytest
 
 from storage.errors import ErrorKind, TeacherDivergedError
-from storage.stores.versioned import Materialized, StoreForm, StoreVersion
+from storage.kinds import StoreForm
+from storage.stores.versioned import Materialized, StoreVersion
 from teachers.nerf.config import (
     ExecutionConfig,
     FieldConfig,

@@ -1,0 +1,121 @@
+"""The declared arrays of a store: created, written and read by name, and checked against ``storage.kinds``."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import zarr
+
+from storage.errors import ErrorKind, IntegrityError, MissingTargetError
+from storage.kinds import KINDS, ArraySpec
+from storage.stores.codecs import COMPRESSED
+from storage.stores.integrity import reading
+
+# One frame of all cameras is one chunk: a training sample reads whole frames, and a lost object costs one frame.
+_FRAME_AXES = ("frames",)
+_CAMERA = "<camera>"
+
+
+def create_target(group: zarr.Group, kind: str, name: str, shape: tuple[int, ...]) -> zarr.Array:
+    """Create one declared array, chunked by frame, to be filled frame by frame.
+
+    Raises:
+        ValueError: If the kind has no such array, or the shape does not fit its axes.
+    """
+    spec = _find(kind, name)
+    _check_shape(spec, shape, f"{kind}/{name}")
+    chunks = tuple(1 if axis in _FRAME_AXES else max(1, size) for axis, size in zip(spec.axes, shape, strict=True))
+    return group.create_array(
+        name, shape=shape, dtype=spec.dtype, chunks=chunks, dimension_names=list(spec.axes), compressors=COMPRESSED
+    )
+
+
+def write_target(group: zarr.Group, kind: str, name: str, data: np.ndarray) -> None:
+    """Create one declared array and fill it.
+
+    Raises:
+        ValueError: If the data does not have the declared dtype and axes.
+    """
+    spec = _find(kind, name)
+    if data.dtype != np.dtype(spec.dtype):
+        raise ValueError(f"{kind}/{name}: dtype {data.dtype}, want {spec.dtype}")
+    create_target(group, kind, name, data.shape)[...] = data
+
+
+def open_target(group: zarr.Group, kind: str, name: str) -> zarr.Array:
+    """Open one declared array, to be read part by part.
+
+    Raises:
+        MissingTargetError: If the store lacks the array.
+        IntegrityError: If it has another dtype or number of axes than declared.
+    """
+    spec = _find(kind, name)
+    if name not in group:
+        raise MissingTargetError(ErrorKind.TARGET_MISSING, f"{kind}/{name}", "the store has no such array")
+    array = group[name]
+    if not isinstance(array, zarr.Array) or array.dtype != np.dtype(spec.dtype) or array.ndim != len(spec.axes):
+        raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, f"{kind}/{name}", f"want {spec.dtype} over {spec.axes}")
+    return array
+
+
+def read_target(group: zarr.Group, kind: str, name: str, selection: Any = ...) -> np.ndarray:  # noqa: ANN401 - any numpy index
+    """Read one declared array or a part of it.
+
+    Raises:
+        MissingTargetError: If the store lacks the array.
+        IntegrityError: If it has another dtype or number of axes than declared, or has lost data.
+    """
+    array = open_target(group, kind, name)
+    with reading(f"{kind}/{name}"):
+        return np.asarray(array[selection])
+
+
+def check_target(group: zarr.Group, kind: str) -> None:
+    """Check that a group holds every required array of its kind with consistent axes.
+
+    Raises:
+        IntegrityError: Naming the first array that does not fit.
+    """
+    lengths: dict[str, int] = {}
+    for declared, spec in KINDS[kind].arrays.items():
+        found = list(_members(group, declared))
+        if not found and not spec.optional:
+            raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, f"{kind}/{declared}", "is missing")
+        for camera, array in found:
+            key = f"{kind}/{declared.replace(_CAMERA, camera)}"
+            if not isinstance(array, zarr.Array) or array.dtype != np.dtype(spec.dtype) or array.ndim != len(spec.axes):
+                raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, key, f"want {spec.dtype} over {spec.axes}")
+            for axis, size in zip(spec.axes, array.shape, strict=True):
+                wanted = int(axis) if axis.isdigit() else lengths.setdefault(axis.replace(_CAMERA, camera), size)
+                if size != wanted:
+                    message = f"axis {axis!r} has length {size}, want {wanted}"
+                    raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, key, message)
+
+
+def _members(group: zarr.Group, declared: str) -> Iterator[tuple[str, object]]:
+    """Yield what a declared path stands for: one member, or one for each camera, with the camera's name."""
+    for camera in _cameras(group, declared.partition(_CAMERA)[0]) if _CAMERA in declared else [""]:
+        path = declared.replace(_CAMERA, camera)
+        if path in group:
+            yield camera, group[path]
+
+
+def _cameras(group: zarr.Group, folder: str) -> Iterator[str]:
+    parent = group.get(folder.rstrip("/"))
+    if isinstance(parent, zarr.Group):
+        yield from parent
+
+
+def _find(kind: str, name: str) -> ArraySpec:
+    try:
+        return KINDS[kind].arrays[name]
+    except KeyError:
+        raise ValueError(f"no array {name!r} is declared for kind {kind!r}") from None
+
+
+def _check_shape(spec: ArraySpec, shape: tuple[int, ...], key: str) -> None:
+    fits = len(shape) == len(spec.axes) and all(
+        not a.isdigit() or int(a) == s for a, s in zip(spec.axes, shape, strict=True)
+    )
+    if not fits:
+        raise ValueError(f"{key}: shape {shape} does not fit the axes {spec.axes}")
