@@ -5,18 +5,18 @@ calibration and seed. What merely describes the run (packages, device, times) is
 """
 
 import dataclasses
+import enum
 import functools
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from storage.digests import canonical_json, digest_of
 from storage.errors import ErrorKind, IntegrityError
 
 DIGEST_LENGTH = 64
@@ -40,7 +40,7 @@ class Provenance:
         partition: Which one, usually a scene key.
         inputs: Versions it was computed from.
         config_digest: Of the owner's resolved configuration.
-        code_digest: Of the sources that computed it.
+        code_digest: Of the code that computed it, as ``storage.code`` finds it.
         seed: Of every random choice, or None where there is none.
         weights_digests: SHA-256 of each weights file used, by name.
         sources: SHA-256 of each raw file read, by path relative to the source's root.
@@ -114,36 +114,58 @@ class Provenance:
             raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, "provenance", f"cannot be read: {error}") from error
 
 
-def code_digest(*modules: str) -> str:
-    """Return the SHA-256 of the sources of modules and of whole packages, without importing them.
-
-    Args:
-        modules: Dotted names. A package stands for every ``.py`` file below it.
+def canonical_json(value: object) -> str:
+    """Return one spelling of ``value``: sorted keys, no spaces, dataclasses and enums resolved.
 
     Raises:
-        ValueError: If a name is not an importable module of the running project.
+        ValueError: If a number is not finite: it would make two equal configurations look different.
+        TypeError: If something has no JSON form.
     """
-    digest = hashlib.sha256()
-    for name in sorted(set(modules)):
-        for dotted, path in _source_files(name):
-            digest.update(dotted.encode())
-            digest.update(path.read_bytes().replace(b"\r\n", b"\n"))
-    return digest.hexdigest()
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def _source_files(name: str) -> Iterable[tuple[str, Path]]:
-    """Yield each source file with its place below ``name``, so that moving a file changes the digest."""
-    top, _, rest = name.partition(".")
-    spec = importlib.util.find_spec(top)  # a top-level package: finding it imports nothing
-    if spec is None or not spec.submodule_search_locations:
-        raise ValueError(f"no package {top!r} to digest")
-    base = Path(next(iter(spec.submodule_search_locations))).joinpath(*rest.split(".") if rest else ())
-    if base.is_dir():
-        return [(f"{name}/{path.relative_to(base).as_posix()}", path) for path in sorted(base.rglob("*.py"))]
-    module = base.with_suffix(".py")
-    if not module.is_file():
-        raise ValueError(f"no module {name!r} to digest at {module}")
-    return [(name, module)]
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, enum.Enum):
+        return _plain(value.value)
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    if isinstance(value, set | frozenset):
+        return sorted(_plain(v) for v in value)  # type: ignore[type-var]  # JSON scalars of one type
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and value.is_integer() and math.isfinite(value):
+        return value  # 1.0 stays 1.0: json writes it with its point
+    return value
+
+
+def digest_of(value: object) -> str:
+    """Return the SHA-256 (hex) of the canonical JSON of ``value``."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def config_digest(config: object) -> str:
+    """Return the SHA-256 of a configuration dataclass, class name included."""
+    return digest_of({"type": type(config).__name__, "value": config})
+
+
+def config_json(config: object) -> dict[str, Any]:
+    """Return a configuration dataclass as plain JSON values."""
+    return json.loads(canonical_json(config))
+
+
+def bytes_digest(content: bytes | memoryview) -> str:
+    """Return the SHA-256 (hex) of raw bytes."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def file_digest(path: Path | str) -> str:
+    """Return the SHA-256 (hex) of a file's content."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def package_versions(*names: str) -> dict[str, str]:

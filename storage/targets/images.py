@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import zarr
 
+from storage.code import code_digest
 from storage.digests import config_digest, config_json
 from storage.keys import SceneKey
 from storage.scenes.store import SceneReader
-from storage.stores.provenance import InputVersion, Provenance, code_digest, package_versions
+from storage.stores.provenance import InputVersion, Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, materialize_arrays
 from storage.targets.schema import check_target, create_target, write_target
 
@@ -64,7 +65,7 @@ def resize_scene_images(
         partition=str(scene_key),
         inputs=(InputVersion(version.kind, version.partition, version.digest),),
         config_digest=config_digest(config),
-        code_digest=code_digest("storage.targets.images", "storage.scenes.store", "storage.geometry.cameras"),
+        code_digest=code_digest(__name__),
         calibration_digest=upstream.calibration_digest,
         licence=upstream.licence,
         config=config_json(config),

@@ -8,6 +8,7 @@ import zarr
 from jaxtyping import Float
 from scipy.stats import rankdata
 
+from storage.code import code_digest
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home, Materialized, materialize_arrays
 from teachers.config import DepthAnythingConfig
@@ -20,12 +21,6 @@ from teachers.image.weights import TeacherModel, resolve_weights
 from teachers.quality import at_least, at_most, gate
 
 KIND = "depth_anything_features"
-_MODULES = (
-    "teachers.image.extract_depth",
-    "teachers.image.depth_anything",
-    "teachers.image.lidar_evidence",
-    "teachers.quality",
-)
 _MIN_RETURNS = 20
 """Returns an image needs before a rank correlation over them says anything."""
 
@@ -46,7 +41,7 @@ def extract(
         inputs=(scene,),
         config=config,
         weights=weights,
-        modules=_MODULES,
+        code=code_digest(__name__),
     )
 
     def write(group: zarr.Group) -> Mapping[str, Any]:
