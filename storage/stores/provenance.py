@@ -5,18 +5,15 @@ calibration and seed. What merely describes the run (packages, device, times) is
 """
 
 import dataclasses
-import enum
 import functools
-import hashlib
 import importlib.metadata
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
+from storage.digests import canonical_json, digest_of
 from storage.errors import ErrorKind, IntegrityError
 
 DIGEST_LENGTH = 64
@@ -112,60 +109,6 @@ class Provenance:
             return cls(**raw)
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, "provenance", f"cannot be read: {error}") from error
-
-
-def canonical_json(value: object) -> str:
-    """Return one spelling of ``value``: sorted keys, no spaces, dataclasses and enums resolved.
-
-    Raises:
-        ValueError: If a number is not finite: it would make two equal configurations look different.
-        TypeError: If something has no JSON form.
-    """
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def _plain(value: object) -> object:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, enum.Enum):
-        return _plain(value.value)
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
-    if isinstance(value, set | frozenset):
-        return sorted(_plain(v) for v in value)  # type: ignore[type-var]  # JSON scalars of one type
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, float) and value.is_integer() and math.isfinite(value):
-        return value  # 1.0 stays 1.0: json writes it with its point
-    return value
-
-
-def digest_of(value: object) -> str:
-    """Return the SHA-256 (hex) of the canonical JSON of ``value``."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
-
-
-def config_digest(config: object) -> str:
-    """Return the SHA-256 of a configuration dataclass, class name included."""
-    return digest_of({"type": type(config).__name__, "value": config})
-
-
-def config_json(config: object) -> dict[str, Any]:
-    """Return a configuration dataclass as plain JSON values."""
-    return json.loads(canonical_json(config))
-
-
-def bytes_digest(content: bytes | memoryview) -> str:
-    """Return the SHA-256 (hex) of raw bytes."""
-    return hashlib.sha256(content).hexdigest()
-
-
-def file_digest(path: Path | str) -> str:
-    """Return the SHA-256 (hex) of a file's content."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def package_versions(*names: str) -> dict[str, str]:
