@@ -22,13 +22,7 @@ from student.config import Variant
     **declare(
         group="results",
         kinds={"pytorch", "json"},
-        modules=[
-            "student.evaluation.evaluate",
-            "student.evaluation.evaluator",
-            "student.evaluation.sections",
-            "student.metrics",
-            "student.inference.occupancy",
-        ],
+        producer="student.evaluation.evaluate",
         partitions_def=variants,
         backfill_policy=ONE_VARIANT_A_RUN,
     ),
@@ -63,7 +57,7 @@ def student_evaluation(
     **declare(
         group="results",
         kinds={"html"},
-        modules=["student.reporting.report", "student.reporting.plots"],
+        producer="student.reporting.report",
         partitions_def=variants,
         backfill_policy=ONE_VARIANT_A_RUN,
     ),
@@ -95,11 +89,7 @@ class WeakLabelSelector(RunSelector):
     **declare(
         group="results",
         kinds={"pytorch", "zarr"},
-        modules=[
-            "student.applications.weak_labels",
-            "student.evaluation.calibration",
-            "student.inference.open_vocabulary",
-        ],
+        producer="student.applications.weak_labels",
         partitions_def=scenes,
         backfill_policy=LIGHT_BACKFILL,
     ),

@@ -17,21 +17,14 @@ from storage.kinds import FeatureSource
 
 _GROUP = "image_teachers"
 _KINDS = {"pytorch", "huggingface", "zarr"}
-_SHARED = (
-    "teachers.image.extraction",
-    "teachers.image.image_batches",
-    "teachers.image.frame_writer",
-    "teachers.image.weights",
-    "storage.scenes.store",
-)
-_PATCHES = (*_SHARED, "teachers.image.extract_patches", "teachers.image.feature_basis")
+_PATCHES = "teachers.image.extract_patches"
 
 
 @dg.asset(
     **declare(
         group=_GROUP,
         kinds=_KINDS,
-        modules=[*_SHARED, "teachers.image.extract_sky", "teachers.image.sky", "teachers.image.lidar_evidence"],
+        producer=("teachers.image.extract_sky", "teachers.image.sky", "teachers.image.pointrend"),
         partitions_def=scenes,
         backfill_policy=LIGHT_BACKFILL,
     ),
@@ -57,12 +50,7 @@ def sky_mask(
     **declare(
         group=_GROUP,
         kinds=_KINDS,
-        modules=[
-            *_SHARED,
-            "teachers.image.extract_depth",
-            "teachers.image.depth_anything",
-            "teachers.image.lidar_evidence",
-        ],
+        producer="teachers.image.extract_depth",
         partitions_def=scenes,
         backfill_policy=LIGHT_BACKFILL,
     ),
@@ -88,7 +76,7 @@ def depth_anything_features(
     **declare(
         group=_GROUP,
         kinds=_KINDS,
-        modules=[*_PATCHES, "teachers.image.dinov2", "teachers.image.clip"],
+        producer=(_PATCHES, "teachers.image.dinov2", "teachers.image.clip"),
         partitions_def=feature_sources,
     ),
     deps=[dg.AssetDep("scene", partition_mapping=dg.AllPartitionMapping())],
@@ -119,7 +107,7 @@ def feature_basis(
     **declare(
         group=_GROUP,
         kinds=_KINDS,
-        modules=[*_PATCHES, "teachers.image.dinov2"],
+        producer=(_PATCHES, "teachers.image.dinov2"),
         partitions_def=scenes,
         backfill_policy=LIGHT_BACKFILL,
     ),
@@ -145,7 +133,7 @@ def dinov2_features(
     **declare(
         group=_GROUP,
         kinds=_KINDS,
-        modules=[*_PATCHES, "teachers.image.clip"],
+        producer=(_PATCHES, "teachers.image.clip"),
         partitions_def=scenes,
         backfill_policy=LIGHT_BACKFILL,
     ),

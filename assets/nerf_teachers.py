@@ -21,18 +21,17 @@ from pipeline.progress import ProgressLog
 from pipeline.resources import HomeResource, NerfstudioEnvironment
 from pipeline.run_config import RunSelector
 from storage.stores.versioned import Home, Materialized
-from teachers.nerf.provenance import find_existing
+from teachers.nerf.provenance import MODULE_OF, find_existing
 from teachers.nerf.task import KIND_OF, Action, NerfStep, NerfTask, read_result
 
 ONE_SCENE_A_RUN = dg.BackfillPolicy.multi_run(max_partitions_per_run=1)
 """A fit takes minutes to hours: one scene that fails, or a machine that dies, must cost no other scene."""
 
-_FIELD = ("teachers.nerf", "storage.geometry", "storage.scenes")
 _EXIT_CODE = re.compile(r"code (-?\d+)")
 
 
-def _declare(kinds: set[str]) -> dict[str, Any]:
-    declared = declare(group="scene_teacher", kinds=kinds, modules=_FIELD, partitions_def=scenes)
+def _declare(action: Action, kinds: set[str]) -> dict[str, Any]:
+    declared = declare(group="scene_teacher", kinds=kinds, producer=MODULE_OF[action], partitions_def=scenes)
     return {name: value for name, value in declared.items() if name not in ("retry_policy",)}
 
 
@@ -45,19 +44,19 @@ def _declare(kinds: set[str]) -> dict[str, Any]:
                 "A neural field of one scene, fitted by nerfstudio to images, LiDAR and sky masks. Its gate holds "
                 "PSNR of held-out frames, depth against held-out LiDAR and opacity of the sky."
             ),
-            **_declare({"pytorch", "nerfstudio"}),
+            **_declare("fit", {"pytorch", "nerfstudio"}),
         ),
         dg.AssetSpec(
             "teacher_depth",
             deps=["nerf_teacher"],
             description="Termination depth and opacity at every training camera, rendered from the field.",
-            **_declare({"nerfstudio", "zarr"}),
+            **_declare("render_depth", {"nerfstudio", "zarr"}),
         ),
         dg.AssetSpec(
             "virtual_views",
             deps=["nerf_teacher"],
             description="Images and depth at poses the car never had: 1 m to the left, to the right and above.",
-            **_declare({"nerfstudio", "zarr"}),
+            **_declare("render_virtual_views", {"nerfstudio", "zarr"}),
         ),
     ],
     name="scene_teacher",
@@ -88,7 +87,7 @@ def scene_teacher(
     **declare(
         group="scene_teacher",
         kinds={"nerfstudio", "zarr"},
-        modules=_FIELD,
+        producer=MODULE_OF["render_features"],
         pool=GPU_POOL,
         partitions_def=scenes,
         backfill_policy=ONE_SCENE_A_RUN,

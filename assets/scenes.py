@@ -19,7 +19,7 @@ LIGHT_BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=8)
 
 
 @dg.asset(
-    **declare(group="recordings", kinds={"python", "nuscenes"}, modules=["storage.procedural"]),
+    **declare(group="recordings", kinds={"python", "nuscenes"}, producer="storage.procedural.run"),
     description=(
         "Procedural drives in the nuScenes v1.0 layout with their exact ground truth, and the partitions of their "
         "scenes. Not needed for real recordings, which `distillnerf ingest` registers."
@@ -64,7 +64,7 @@ scene_truth = dg.AssetSpec(
     **declare(
         group="scenes",
         kinds={"zarr", "icechunk", "nuscenes"},
-        modules=["storage.ingest", "storage.scenes"],
+        producer="storage.ingest.run",
         partitions_def=scenes,
         backfill_policy=LIGHT_BACKFILL,
     ),
@@ -92,7 +92,7 @@ def scene(
     **declare(
         group="scenes",
         kinds={"zarr", "icechunk"},
-        modules=["storage.targets.images"],
+        producer="storage.targets.images",
         partitions_def=scenes,
         backfill_policy=LIGHT_BACKFILL,
     ),

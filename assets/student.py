@@ -19,14 +19,7 @@ from student.config import Variant
     **declare(
         group="student",
         kinds={"pytorch", "safetensors"},
-        modules=[
-            "student.training",
-            "student.losses",
-            "student.model",
-            "student.data",
-            "student.config",
-            "storage.geometry",
-        ],
+        producer="student.training.fit",
         pool=GPU_POOL,
         partitions_def=variants,
         backfill_policy=ONE_VARIANT_A_RUN,

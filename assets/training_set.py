@@ -41,7 +41,7 @@ class TrainingSetSelector(RunSelector):
     **declare(
         group="student",
         kinds={"zarr", "icechunk"},
-        modules=["student.data.training_set"],
+        producer="student.data.training_set",
         partitions_def=variants,
         backfill_policy=ONE_VARIANT_A_RUN,
     ),

@@ -3,82 +3,35 @@
 Nothing is guessed or repaired. A scene that breaks a rule is quarantined with the reason; the others go on.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields
-from typing import Any
+from collections.abc import Callable
+from typing import NamedTuple
 
-import numpy as np
-import zarr
-
-from storage.digests import config_digest, config_json
 from storage.errors import SourceDataError
 from storage.ingest.manifest.recording import RigManifestRecording
 from storage.ingest.nuscenes.recording import NuScenesRecording
-from storage.ingest.raw_scene import IngestConfig, RawScene, check_raw_scene
+from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.recording import Recording
+from storage.ingest.scene_writer import Progress, materialize_scene
 from storage.ingest.source import SourceConfig, load_source
-from storage.ingest.waymo.recording import open_waymo
+from storage.ingest.waymo.v1 import open_waymo_v1
+from storage.ingest.waymo.v2 import open_waymo_v2
 from storage.keys import SceneKey
-from storage.kinds import Kind
-from storage.scenes.schema import SceneData, SceneFrame
-from storage.scenes.store import write_scene
 from storage.stores import catalog
-from storage.stores.provenance import Provenance, code_digest, package_versions
-from storage.stores.versioned import Home, Materialized, materialize_arrays
+from storage.stores.versioned import Home, Materialized
 
-Progress = Callable[[str, float, Mapping[str, Any]], None]
 
-_CODE = (
-    "storage.ingest.raw_files",
-    "storage.ingest.raw_scene",
-    "storage.ingest.read_ahead",
-    "storage.ingest.recording",
-    "storage.ingest.run",
-    "storage.ingest.source_files",
-    "storage.scenes",
-    "storage.geometry.transforms",
-)
-_WAYMO_CODE = (
-    "storage.geometry.distortion",
-    "storage.ingest.undistorted_jpeg",
-    "storage.ingest.waymo.recording",
-    "storage.ingest.waymo.frames",
-    "storage.ingest.waymo.labels",
-    "storage.ingest.waymo.panoptic",
-    "storage.ingest.waymo.projection",
-    "storage.ingest.waymo.scene",
-)
-# What else determines a scene of each format: a change of one reader leaves the scenes of the others as they are.
-_FORMAT_CODE = {
-    "nuscenes": (
-        "storage.ingest.nuscenes.scene",
-        "storage.ingest.nuscenes.recording",
-        "storage.ingest.nuscenes.splits",
-        "storage.ingest.nuscenes.sweeps",
-        "storage.ingest.nuscenes.tables",
-    ),
-    "waymo_v1": (
-        *_WAYMO_CODE,
-        "storage.ingest.waymo.tfrecord",
-        "storage.ingest.waymo.protos",
-        "storage.ingest.waymo.v1",
-    ),
-    "waymo_v2": (*_WAYMO_CODE, "storage.ingest.waymo.components", "storage.ingest.waymo.v2"),
-    "manifest": (
-        "storage.geometry.distortion",
-        "storage.geometry.trajectory",
-        "storage.ingest.manifest.manifest",
-        "storage.ingest.manifest.recording",
-        "storage.ingest.manifest.tables",
-        "storage.ingest.undistorted_jpeg",
-    ),
-}
-_PACKAGES = ("icechunk", "numpy", "pillow", "zarr")
-_FORMAT_PACKAGES = {
-    "nuscenes": ("nuscenes-devkit",),
-    "waymo_v1": ("protobuf", "waymo-open-dataset-tf-2-12-0"),
-    "waymo_v2": ("pyarrow",),
-    "manifest": ("pyarrow", "scipy"),
+class _Reader(NamedTuple):
+    """What opens one scene of a source, and the distributions that it reads with."""
+
+    open: Callable[[SourceConfig, str, IngestConfig], Recording]
+    packages: tuple[str, ...]
+
+
+_READERS = {
+    "nuscenes": _Reader(NuScenesRecording, ("nuscenes-devkit",)),
+    "waymo_v1": _Reader(open_waymo_v1, ("protobuf", "waymo-open-dataset-tf-2-12-0")),
+    "waymo_v2": _Reader(open_waymo_v2, ("pyarrow",)),
+    "manifest": _Reader(RigManifestRecording, ("pyarrow", "scipy")),
 }
 
 
@@ -111,71 +64,19 @@ def open_recording(source: SourceConfig, scene_name: str, config: IngestConfig) 
     Raises:
         SourceDataError: If the scene is unknown, or anything that is read before its images is broken.
     """
-    if source.format == "nuscenes":
-        return NuScenesRecording(source, scene_name, config)
-    if source.format == "manifest":
-        return RigManifestRecording(source, scene_name, config)
-    return open_waymo(source, scene_name, config)
+    return _READERS[source.format].open(source, scene_name, config)
 
 
 def _ingest(home: Home, scene_key: SceneKey, config: IngestConfig, on_progress: Progress) -> Materialized:
     source = load_source(home, scene_key.dataset)
-    recording = open_recording(source, scene_key.scene_name, config)
-    raw = recording.raw
-    check_raw_scene(raw, config)
-    on_progress("hash", 0.0, {"frames": len(raw.timestamp_us)})
-    sources = {**recording.sources(), **raw.row_digests}
-    on_progress("hash", 1.0, {"sources": len(sources)})
-    provenance = Provenance(
-        kind=Kind.SCENE,
-        partition=str(scene_key),
-        config_digest=config_digest(config),
-        code_digest=code_digest(*_CODE, *_FORMAT_CODE[source.format]),
-        sources=sources,
-        calibration_digest=raw.calibration_digest,
-        pose_source=raw.pose_source,
-        licence=source.licence,
-        config=config_json(config),
-        packages=package_versions(*_PACKAGES, *_FORMAT_PACKAGES[source.format]),
+    reader = _READERS[source.format]
+    return materialize_scene(
+        home,
+        scene_key,
+        source,
+        reader.open(source, scene_key.scene_name, config),
+        config,
+        reader_module=reader.open.__module__,
+        reader_packages=reader.packages,
+        on_progress=on_progress,
     )
-
-    def write(group: zarr.Group) -> dict[str, Any]:
-        tally = _Tally(recording.payloads(), len(raw.timestamp_us), on_progress)
-        write_scene(group, _describe(raw), tally)
-        return tally.metrics(raw)
-
-    return materialize_arrays(home, provenance, write)
-
-
-def _describe(raw: RawScene) -> SceneData:
-    shared = {f.name for f in fields(SceneData)} & {f.name for f in fields(RawScene)}
-    return SceneData(**{name: getattr(raw, name) for name in shared})
-
-
-class _Tally:
-    """Hand frames through, and count what is in them."""
-
-    def __init__(self, frames: Iterable[SceneFrame], num_frames: int, on_progress: Progress) -> None:
-        self._frames, self._num_frames, self._on_progress = frames, num_frames, on_progress
-        self._images = self._jpeg_bytes = self._points = 0
-
-    def __iter__(self) -> Iterator[SceneFrame]:
-        for index, frame in enumerate(self._frames):
-            self._images += len(frame.jpegs)
-            self._jpeg_bytes += sum(map(len, frame.jpegs))
-            self._points += len(frame.points)
-            yield frame
-            self._on_progress("read", (index + 1) / self._num_frames, {"frame": index})
-
-    def metrics(self, raw: RawScene) -> dict[str, Any]:
-        duration_us = int(raw.timestamp_us[-1] - raw.timestamp_us[0])
-        return {
-            "frames": len(raw.timestamp_us),
-            "cameras": len(raw.camera_names),
-            "images": self._images,
-            "jpeg_bytes": self._jpeg_bytes,
-            "lidar_points": self._points,
-            "boxes": len(raw.boxes.category),
-            "duration_s": duration_us * 1e-6,
-            "travelled_m": float(np.linalg.norm(np.diff(raw.ego_to_world[:, :3, 3], axis=0), axis=-1).sum()),
-        }

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from storage.code import code_digest
 from storage.digests import config_digest, config_json, digest_of
 from storage.errors import ErrorKind, SourceDataError
 from storage.ingest.manifest.manifest import RigScene
@@ -20,7 +21,6 @@ from storage.ingest.source import SourceConfig, register_source
 from storage.keys import SceneKey
 from storage.procedural.config import ProceduralConfig
 from storage.procedural.sensing.rigs import RIGS
-from storage.procedural.sources import dataset_code_digest
 from storage.procedural.world.mesh import placement
 from storage.procedural.world.world import World
 from storage.procedural.writers.manifest_output import ManifestOutput, write_rig_manifest
@@ -84,7 +84,7 @@ def generate_dataset(
 
 def dataset_digest(config: ProceduralConfig) -> str:
     """Return what determines every byte: the configuration and the code."""
-    return digest_of({"config": config_digest(config), "code": dataset_code_digest()})
+    return digest_of({"config": config_digest(config), "code": code_digest(__name__, kind=KIND)})
 
 
 def _ignore(message: str, share: float, details: Mapping[str, Any]) -> None:
@@ -110,7 +110,7 @@ def _provenance(key: SceneKey, config: ProceduralConfig) -> Provenance:
         kind=KIND,
         partition=str(key),
         config_digest=config_digest(config),
-        code_digest=dataset_code_digest(),
+        code_digest=code_digest(__name__, kind=KIND),
         seed=config.seed,
         pose_source="procedural motion",
         licence=_LICENCE,

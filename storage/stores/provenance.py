@@ -6,14 +6,11 @@ calibration and seed. What merely describes the run (packages, device, times) is
 
 import dataclasses
 import functools
-import hashlib
 import importlib.metadata
-import importlib.util
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from storage.digests import canonical_json, digest_of
@@ -40,7 +37,7 @@ class Provenance:
         partition: Which one, usually a scene key.
         inputs: Versions it was computed from.
         config_digest: Of the owner's resolved configuration.
-        code_digest: Of the sources that computed it.
+        code_digest: Of the code that computed it, as ``storage.code`` finds it.
         seed: Of every random choice, or None where there is none.
         weights_digests: SHA-256 of each weights file used, by name.
         sources: SHA-256 of each raw file read, by path relative to the source's root.
@@ -112,38 +109,6 @@ class Provenance:
             return cls(**raw)
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, "provenance", f"cannot be read: {error}") from error
-
-
-def code_digest(*modules: str) -> str:
-    """Return the SHA-256 of the sources of modules and of whole packages, without importing them.
-
-    Args:
-        modules: Dotted names. A package stands for every ``.py`` file below it.
-
-    Raises:
-        ValueError: If a name is not an importable module of the running project.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(set(modules)):
-        for dotted, path in _source_files(name):
-            digest.update(dotted.encode())
-            digest.update(path.read_bytes().replace(b"\r\n", b"\n"))
-    return digest.hexdigest()
-
-
-def _source_files(name: str) -> Iterable[tuple[str, Path]]:
-    """Yield each source file with its place below ``name``, so that moving a file changes the digest."""
-    top, _, rest = name.partition(".")
-    spec = importlib.util.find_spec(top)  # a top-level package: finding it imports nothing
-    if spec is None or not spec.submodule_search_locations:
-        raise ValueError(f"no package {top!r} to digest")
-    base = Path(next(iter(spec.submodule_search_locations))).joinpath(*rest.split(".") if rest else ())
-    if base.is_dir():
-        return [(f"{name}/{path.relative_to(base).as_posix()}", path) for path in sorted(base.rglob("*.py"))]
-    module = base.with_suffix(".py")
-    if not module.is_file():
-        raise ValueError(f"no module {name!r} to digest at {module}")
-    return [(name, module)]
 
 
 def package_versions(*names: str) -> dict[str, str]:

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import zarr
 
+from storage.code import code_digest
 from storage.digests import config_digest, config_json
 from storage.keys import SceneKey
 from storage.kinds import Kind
 from storage.scenes.store import SceneReader
 from storage.stores.arrays import check_target, create_target, write_target
-from storage.stores.provenance import InputVersion, Provenance, code_digest, package_versions
+from storage.stores.provenance import InputVersion, Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, materialize_arrays
 
 KIND = Kind.INPUT_IMAGES
@@ -65,7 +66,7 @@ def resize_scene_images(
         partition=str(scene_key),
         inputs=(InputVersion(version.kind, version.partition, version.digest),),
         config_digest=config_digest(config),
-        code_digest=code_digest("storage.targets.images", "storage.scenes.store", "storage.geometry.cameras"),
+        code_digest=code_digest(__name__, kind=KIND),
         calibration_digest=upstream.calibration_digest,
         licence=upstream.licence,
         config=config_json(config),

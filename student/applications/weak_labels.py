@@ -10,11 +10,12 @@ import numpy as np
 import zarr
 from jaxtyping import Float, Float16, UInt8
 
+from storage.code import code_digest
 from storage.digests import config_digest, config_json
 from storage.keys import SceneKey
 from storage.kinds import Kind
 from storage.stores.arrays import create_target
-from storage.stores.provenance import InputVersion, Provenance, code_digest, package_versions
+from storage.stores.provenance import InputVersion, Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, materialize_arrays
 from storage.taxonomy import SKY_ID
 from student.applications.deployment import DeployedStudent, FrameReading
@@ -29,20 +30,6 @@ KIND = Kind.WEAK_LABELS
 
 UNKNOWN_VOXEL = 255
 """Voxels that no camera sees: unknown, which is not free."""
-
-_MODULES = (
-    "student.evaluation.calibration",
-    "student.applications.deployment",
-    "student.evaluation.frames",
-    "student.model",
-    "student.inference.occupancy",
-    "student.inference.open_vocabulary",
-    "student.evaluation.operating_point",
-    "student.inference.predictor",
-    "student.inference.prompts",
-    "student.inference.vocabulary",
-    "student.applications.weak_labels",
-)
 
 
 def export_weak_labels(
@@ -96,7 +83,7 @@ def _provenance(home: Home, student: DeployedStudent, frames: EvaluationFrames, 
         partition=frames.key,
         inputs=(*(InputVersion(v.kind, v.partition, v.digest) for v in versions), *student.space.inputs),
         config_digest=config_digest(determining),
-        code_digest=code_digest(*_MODULES),
+        code_digest=code_digest(__name__, kind=KIND),
         weights_digests={"text_encoder": student.space.encoder.digest},
         licence=" AND ".join(sorted({home.provenance(v).licence for v in versions} - {""})),
         config=config_json(determining),

@@ -11,10 +11,11 @@ from typing import Any
 
 import zarr
 
+from storage.code import code_digest
 from storage.digests import canonical_json, config_json, digest_of
 from storage.errors import ErrorKind, MissingTargetError, ProvenanceMismatchError
 from storage.kinds import KINDS, Kind, StoreForm, is_trainable, trainable_kinds
-from storage.stores.provenance import InputVersion, Provenance, code_digest
+from storage.stores.provenance import InputVersion, Provenance
 from storage.stores.versioned import Home, Materialized, StoreVersion, materialize_arrays
 from student.config import TrainingSetConfig
 
@@ -103,7 +104,7 @@ def freeze_training_set(home: Home, name: str, config: TrainingSetConfig) -> Mat
         partition=name,
         inputs=tuple(InputVersion(version.kind, version.partition, version.digest) for version in versions),
         config_digest=digest_of({"config": config, "manifest": manifest}),
-        code_digest=code_digest("student.data.training_set"),
+        code_digest=code_digest(__name__, kind=KIND),
         licence=_joined_licences(home, versions),
         config=config_json(config),
     )

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from storage.code import code_digest
 from storage.digests import config_digest, config_json
 from storage.kinds import Kind
-from storage.stores.provenance import InputVersion, Provenance, code_digest, package_versions
+from storage.stores.provenance import InputVersion, Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, materialize_files
 from student.data.training_set import TrainingSet
 from student.evaluation.config import EvaluationConfig
@@ -26,29 +27,6 @@ from student.inference.prompts import query_prompts
 from student.inference.vocabulary import ClipSpace, Vocabulary, clip_space_of, occ3d_vocabulary, training_set_of
 
 KIND = Kind.STUDENT_EVALUATION
-
-_MODULES = (
-    "storage.geometry",
-    "student.evaluation.baselines",
-    "student.evaluation.calibration",
-    "student.data",
-    "student.evaluation.evaluate",
-    "student.evaluation.frames",
-    "student.evaluation.evaluator",
-    "student.evaluation.lateral",
-    "student.metrics",
-    "student.model",
-    "student.inference.occupancy",
-    "student.inference.open_vocabulary",
-    "student.evaluation.panels",
-    "student.inference.predictor",
-    "student.inference.prompts",
-    "student.evaluation.results",
-    "student.evaluation.sections",
-    "student.evaluation.training_evidence",
-    "storage.previews.pictures",
-    "student.inference.vocabulary",
-)
 
 ProgressCallback = Callable[[str, float, Mapping[str, Any]], None]
 """Called with a stage, the share done in [0, 1], and running figures."""
@@ -95,7 +73,7 @@ def evaluate_checkpoint(
             *(() if space is None else space.inputs),
         ),
         config_digest=config_digest(determining),
-        code_digest=code_digest(*_MODULES),
+        code_digest=code_digest(__name__, kind=KIND),
         seed=config.seed,
         weights_digests={} if space is None else {"text_encoder": space.encoder.digest},
         licence=upstream.licence,

@@ -12,10 +12,11 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from storage.code import code_digest
 from storage.digests import config_digest, config_json
 from storage.kinds import Kind
 from storage.previews.pictures import data_uri, depth_bar, encode_image, label_colour, unit_bar
-from storage.stores.provenance import InputVersion, Provenance, code_digest, package_versions
+from storage.stores.provenance import InputVersion, Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, StoreVersion, materialize_files
 from storage.taxonomy import CLASSES, SKY
 from student.data.training_set import KIND as TRAINING_SET
@@ -25,6 +26,7 @@ from student.reporting.lineage import Lineage, trace_lineage
 from student.training.model_card import HISTORY_FILE
 
 PAGE = "index.html"
+DATA_FILES = ("templates/report.html.j2",)
 
 _HEADLINE = (
     ("reconstruction", "psnr"),
@@ -87,12 +89,7 @@ def build_report(
         partition=variant,
         inputs=(InputVersion(evaluation.kind, evaluation.partition, evaluation.digest),),
         config_digest=config_digest(config),
-        code_digest=code_digest(
-            "student.reporting.report",
-            "student.reporting.plots",
-            "storage.previews.pictures",
-            "student.reporting.lineage",
-        ),
+        code_digest=code_digest(__name__, kind=Kind.REPORT),
         licence=home.provenance(evaluation).licence,
         config=config_json(config),
         packages=package_versions("jinja2", "matplotlib"),
@@ -115,14 +112,14 @@ def render_report(home: Home, evaluation: StoreVersion, config: ReportConfig) ->
     folder = home.open_files(evaluation)
     lineage = trace_lineage(home, InputVersion(evaluation.kind, evaluation.partition, evaluation.digest))
     environment = Environment(
-        loader=PackageLoader("student.reporting"),
+        loader=PackageLoader("student"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"quantity": _quantity, "verdict": _verdict}
-    return environment.get_template("report.html.j2").render(
+    return environment.get_template(Path(*DATA_FILES).name).render(
         title=config.title,
         card=card,
         evaluation_digest=evaluation.digest,

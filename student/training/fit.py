@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from storage.code import code_digest
 from storage.digests import config_digest, config_json, file_digest
 from storage.kinds import Kind
-from storage.stores.provenance import InputVersion, Provenance, code_digest, package_versions
+from storage.stores.provenance import InputVersion, Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, materialize_files
 from student.config import FitConfig, StudentConfig
 from student.data.dataset import FrameDataset
@@ -75,19 +76,7 @@ def fit_student(
         partition=variant,
         inputs=(InputVersion(frozen.version.kind, frozen.version.partition, frozen.version.digest),),
         config_digest=config_digest(config.determining()),
-        code_digest=code_digest(
-            "storage.geometry",
-            "student.config",
-            "student.data",
-            "student.training",
-            "student.losses.line_of_sight",
-            "student.losses",
-            "student.model",
-            "student.training.optimization",
-            "student.losses.perceptual",
-            "student.training.state",
-            "student.training.step",
-        ),
+        code_digest=code_digest(__name__, kind=KIND),
         seed=config.fit.seed,
         weights_digests={} if lpips is None else {"lpips": file_digest(lpips)},
         licence=upstream.licence,

@@ -11,12 +11,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Float16, UInt8, UInt16
 from PIL import Image
 
+from storage.code import code_digest
 from storage.digests import digest_of
 from storage.geometry.rays import pixel_grid, termination_depth_to_camera_depth
 from storage.procedural.sensing.render import RenderedView, render_camera
-from storage.procedural.sources import world_code_digest
 from storage.procedural.world.world import World, build_world
-from storage.stores.provenance import code_digest
 from storage.taxonomy import Theme
 
 logger = logging.getLogger(__name__)
@@ -95,7 +94,7 @@ def load_render_set(
     The folder's name holds the digest of the configuration and of the renderer's sources, so an old set is never
     taken for a new one.
     """
-    digest = digest_of({"config": config, "code": [world_code_digest(), code_digest("teachers.demo_training.renders")]})
+    digest = digest_of({"config": config, "code": code_digest(__name__)})
     folder = cache / f"{config.name}-{digest[:12]}"
     if not (folder / "done.json").is_file():
         _render(config, folder, on_progress)

@@ -5,6 +5,7 @@ patch's value vector goes through the layer's output projection and the visual p
 patch an embedding of its own, comparable with text.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,15 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from storage.errors import ErrorKind, IntegrityError
 from teachers.config import PatchFeatureConfig
-from teachers.image.image_batches import normalise, resolve_device
-from teachers.image.weights import TeacherModel, WeightsFolder, load_model, resolve_weights, square_patch_size
+from teachers.image.image_batches import normalise
+from teachers.image.patch_features import PatchFeatureModel
+from teachers.image.weights import TeacherModel, WeightsFolder, load_model, square_patch_size
 
 _NUM_BYTES = 256
 PROMPT_TEMPLATE = "a photo of a {word}"
 
 
-class ClipFeatures:
+class ClipFeatures(PatchFeatureModel):
     """A CLIP model that gives one embedding per patch, and one per text.
 
     Args:
@@ -34,17 +36,14 @@ class ClipFeatures:
         IntegrityError: If the weights or the tokenizer cannot be loaded.
     """
 
+    feature_source = "clip"
+    teacher_model = TeacherModel.CLIP
+
     def __init__(self, config: PatchFeatureConfig, weights: WeightsFolder) -> None:
-        self.config, self.weights = config, weights
-        self._device, self._dtype = resolve_device(config.inference, config.precision)
+        super().__init__(config, weights)
         self._model = load_model(CLIPModel, weights, device=self._device, dtype=self._dtype)
         self._processor = CLIPImageProcessorPil.from_pretrained(weights.path, local_files_only=True)
         self._tokenizer = _load_tokenizer(weights, num_tokens=self._model.text_model.config.vocab_size)
-
-    @classmethod
-    def from_config(cls, config: PatchFeatureConfig) -> "ClipFeatures":
-        """Resolve the weights and load the model."""
-        return cls(config, resolve_weights(config.weights, TeacherModel.CLIP))
 
     @property
     def multiple(self) -> int:
@@ -60,6 +59,11 @@ class ClipFeatures:
     def logit_scale(self) -> float:
         """Return the factor by which the model was trained to multiply cosines before a softmax."""
         return float(torch.as_tensor(self._model.logit_scale).exp())
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """Return the logit scale: what turns stored features into probabilities of words."""
+        return {"logit_scale": self.logit_scale}
 
     @torch.inference_mode()
     def dense_features(

@@ -7,11 +7,12 @@ from torch import Tensor
 from transformers import BitImageProcessorPil, Dinov2Model
 
 from teachers.config import PatchFeatureConfig
-from teachers.image.image_batches import normalise, resolve_device
-from teachers.image.weights import TeacherModel, WeightsFolder, load_model, resolve_weights, square_patch_size
+from teachers.image.image_batches import normalise
+from teachers.image.patch_features import PatchFeatureModel
+from teachers.image.weights import TeacherModel, WeightsFolder, load_model, square_patch_size
 
 
-class Dinov2Features:
+class Dinov2Features(PatchFeatureModel):
     """A DINOv2 model that gives one feature vector per patch.
 
     Args:
@@ -19,16 +20,13 @@ class Dinov2Features:
         weights: The checkpoint.
     """
 
+    feature_source = "dinov2"
+    teacher_model = TeacherModel.DINOV2
+
     def __init__(self, config: PatchFeatureConfig, weights: WeightsFolder) -> None:
-        self.config, self.weights = config, weights
-        self._device, self._dtype = resolve_device(config.inference, config.precision)
+        super().__init__(config, weights)
         self._model = load_model(Dinov2Model, weights, device=self._device, dtype=self._dtype)
         self._processor = BitImageProcessorPil.from_pretrained(weights.path, local_files_only=True)
-
-    @classmethod
-    def from_config(cls, config: PatchFeatureConfig) -> "Dinov2Features":
-        """Resolve the weights and load the model."""
-        return cls(config, resolve_weights(config.weights, TeacherModel.DINOV2))
 
     @property
     def multiple(self) -> int:

@@ -8,6 +8,7 @@ import zarr
 from jaxtyping import Float
 from scipy.stats import rankdata
 
+from storage.code import code_digest
 from storage.kinds import Kind
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home, Materialized, materialize_arrays
@@ -21,12 +22,6 @@ from teachers.image.weights import TeacherModel, resolve_weights
 from teachers.quality import at_least, at_most, gate
 
 KIND = Kind.DEPTH_ANYTHING_FEATURES
-_MODULES = (
-    "teachers.image.extract_depth",
-    "teachers.image.depth_anything",
-    "teachers.image.lidar_evidence",
-    "teachers.quality",
-)
 _MIN_RETURNS = 20
 """Returns an image needs before a rank correlation over them says anything."""
 
@@ -47,7 +42,7 @@ def extract(
         inputs=(scene,),
         config=config,
         weights=weights,
-        modules=_MODULES,
+        code=code_digest(__name__, kind=KIND),
     )
 
     def write(group: zarr.Group) -> Mapping[str, Any]:

@@ -7,54 +7,46 @@ import numpy as np
 import zarr
 from jaxtyping import Float
 
+from storage.code import code_digest
 from storage.errors import ErrorKind, IntegrityError, ProvenanceMismatchError
-from storage.kinds import FeatureSource, features_kind
+from storage.kinds import features_kind
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home, Materialized, materialize_arrays
 from teachers.config import FeatureBasisConfig, PatchFeatureConfig
-from teachers.image.clip import ClipFeatures
-from teachers.image.dinov2 import Dinov2Features
 from teachers.image.extraction import Progress, provenance_of, version_of
 from teachers.image.feature_basis import KIND as BASIS_KIND
 from teachers.image.feature_basis import FeatureBasis, StreamingPca
 from teachers.image.frame_writer import FrameWriter
 from teachers.image.image_batches import ImageBatch, iterate_batches, resample, to_float16
-from teachers.image.weights import TeacherModel, resolve_weights
+from teachers.image.patch_features import PatchFeatureModel
+from teachers.image.weights import resolve_weights
 from teachers.quality import at_least, at_most, gate
 
 ProgressCallback = Callable[[str, float, Mapping[str, float]], None]
 
 
-PatchFeatureModel = Dinov2Features | ClipFeatures
-_MODELS: dict[str, tuple[TeacherModel, type[Dinov2Features] | type[ClipFeatures]]] = {
-    "dinov2": (TeacherModel.DINOV2, Dinov2Features),
-    "clip": (TeacherModel.CLIP, ClipFeatures),
-}
-
-
 def fit(
     home: Home,
-    feature_source: FeatureSource,
+    model: type[PatchFeatureModel],
     readers: Sequence[SceneReader],
     config: FeatureBasisConfig,
     on_progress: ProgressCallback | None = None,
 ) -> Materialized:
     """Find or build the basis of a feature source."""
-    teacher_model, model_class = _MODELS[feature_source]
-    weights = resolve_weights(config.extractor.weights, teacher_model)
+    weights = resolve_weights(config.extractor.weights, model.teacher_model)
     provenance = provenance_of(
         home,
         kind=BASIS_KIND,
-        partition=feature_source,
+        partition=model.feature_source,
         inputs=tuple(version_of(reader) for reader in readers),
         config=config,
         weights=weights,
-        modules=_modules(feature_source),
+        code=code_digest(__name__, model.__module__, kind=BASIS_KIND),
         seed=config.seed,
     )
 
     def write(group: zarr.Group) -> Mapping[str, Any]:
-        return _fit(group, readers, model_class(config.extractor, weights), feature_source, config, on_progress)
+        return _fit(group, readers, model(config.extractor, weights), config, on_progress)
 
     return materialize_arrays(home, provenance, write)
 
@@ -62,14 +54,13 @@ def fit(
 def extract(
     home: Home,
     reader: SceneReader,
-    feature_source: FeatureSource,
+    model: type[PatchFeatureModel],
     config: PatchFeatureConfig,
     on_progress: ProgressCallback | None = None,
 ) -> Materialized:
     """Find or build the reduced features of a scene."""
-    teacher_model, model_class = _MODELS[feature_source]
-    weights = resolve_weights(config.weights, teacher_model)
-    basis_version = home.require(BASIS_KIND, feature_source)
+    weights = resolve_weights(config.weights, model.teacher_model)
+    basis_version = home.require(BASIS_KIND, model.feature_source)
     fitted_to = dict(home.provenance(basis_version).weights_digests)
     if fitted_to != weights.digests:
         raise ProvenanceMismatchError(
@@ -77,32 +68,23 @@ def extract(
             str(basis_version),
             f"was fitted to other weights than those of {config.weights.source!r}: fit the basis again",
         )
-    scene = version_of(reader)
+    scene, kind = version_of(reader), features_kind(model.feature_source)
     provenance = provenance_of(
         home,
-        kind=features_kind(feature_source),
+        kind=kind,
         partition=scene.partition,
         inputs=(scene, basis_version),
         config=config,
         weights=weights,
-        modules=_modules(feature_source),
+        code=code_digest(__name__, model.__module__, kind=kind),
     )
 
     def write(group: zarr.Group) -> Mapping[str, Any]:
         basis = FeatureBasis.read(home.open_arrays(basis_version))
         group.attrs.update({"feature_basis_digest": basis_version.digest})
-        return _extract(group, reader, model_class(config, weights), basis, feature_source, on_progress)
+        return _extract(group, reader, model(config, weights), basis, on_progress)
 
     return materialize_arrays(home, provenance, write)
-
-
-def _modules(feature_source: FeatureSource) -> tuple[str, ...]:
-    return (
-        "teachers.image.extract_patches",
-        "teachers.image.feature_basis",
-        "teachers.quality",
-        f"teachers.{feature_source}",
-    )
 
 
 def _grid_features(model: PatchFeatureModel, batch: ImageBatch) -> Float[np.ndarray, "batch rows columns features"]:
@@ -123,7 +105,6 @@ def _fit(
     group: zarr.Group,
     readers: Sequence[SceneReader],
     model: PatchFeatureModel,
-    feature_source: FeatureSource,
     config: FeatureBasisConfig,
     on_progress: ProgressCallback | None,
 ) -> Mapping[str, Any]:
@@ -133,7 +114,7 @@ def _fit(
     pca = StreamingPca(
         model.num_features, config.num_components, sample_size=config.range_sample_size, seed=config.seed
     )
-    progress = Progress(f"{BASIS_KIND}/{feature_source}", num_images, on_progress)
+    progress = Progress(f"{BASIS_KIND}/{model.feature_source}", num_images, on_progress)
     for reader, chosen in zip(readers, frames, strict=True):
         for batch in _batches(reader, chosen, model):
             vectors = _grid_features(model, batch).reshape(-1, model.num_features)
@@ -148,7 +129,7 @@ def _fit(
     basis.write(group)
     group.attrs.update(
         {
-            "feature_source": feature_source,
+            "feature_source": model.feature_source,
             "patch_size": model.multiple,
             "num_channels": config.num_components,
             "num_features": model.num_features,
@@ -176,15 +157,14 @@ def _extract(
     reader: SceneReader,
     model: PatchFeatureModel,
     basis: FeatureBasis,
-    feature_source: FeatureSource,
     on_progress: ProgressCallback | None,
 ) -> Mapping[str, Any]:
-    config, kind = model.config, features_kind(feature_source)
+    config, kind = model.config, features_kind(model.feature_source)
     writer = FrameWriter(group, kind, "features", num_frames=reader.num_frames, num_cameras=reader.num_cameras)
     num_channels = len(basis.minimum)
     group.attrs.update(
         {
-            "feature_source": feature_source,
+            "feature_source": model.feature_source,
             "patch_size": model.multiple,
             "grid_height": config.grid_height,
             "grid_width": config.grid_width,
@@ -193,8 +173,7 @@ def _extract(
             "weights_folder": str(model.weights.path),
         }
     )
-    if isinstance(model, ClipFeatures):
-        group.attrs["logit_scale"] = model.logit_scale
+    group.attrs.update(dict(model.attributes))
     progress = Progress(kind, reader.num_frames * reader.num_cameras, on_progress)
     scene_statistics = StreamingPca(model.num_features, 1, sample_size=2, seed=0)
     non_finite = clipped = 0

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from storage.code import code_digest
 from storage.kinds import Kind
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home, Materialized, materialize_arrays
@@ -14,35 +15,22 @@ from teachers.image.extraction import Progress, provenance_of, version_of
 from teachers.image.frame_writer import FrameWriter
 from teachers.image.image_batches import iterate_batches, to_float16
 from teachers.image.lidar_evidence import lidar_pixels
-from teachers.image.pointrend import PointRendSegmenter
-from teachers.image.sky import SkySegmenter
-from teachers.image.weights import TeacherModel, WeightsFolder, resolve_weights
+from teachers.image.segmenter import Segmenter
+from teachers.image.weights import resolve_weights
 from teachers.quality import at_most, gate
 
 KIND = Kind.SKY_MASK
-_MODULES = ("teachers.image.extract_sky", "teachers.image.sky", "teachers.image.lidar_evidence", "teachers.quality")
-
-
-_MODELS = {"segformer": TeacherModel.SKY, "pointrend": TeacherModel.SKY_POINTREND}
-
-
-def load_segmenter(config: SkyConfig) -> SkySegmenter | PointRendSegmenter:
-    """Resolve the weights and load the segmenter that a config names."""
-    return _build(config, resolve_weights(config.weights, _MODELS[config.segmenter]))
-
-
-def _build(config: SkyConfig, weights: WeightsFolder) -> SkySegmenter | PointRendSegmenter:
-    return (SkySegmenter if config.segmenter == "segformer" else PointRendSegmenter)(config, weights)
 
 
 def extract(
     home: Home,
     reader: SceneReader,
+    segmenter: type[Segmenter],
     config: SkyConfig,
     on_progress: Callable[[str, float, Mapping[str, float]], None] | None = None,
 ) -> Materialized:
     """Find or build the sky masks of a scene."""
-    weights = resolve_weights(config.weights, _MODELS[config.segmenter])
+    weights = resolve_weights(config.weights, segmenter.teacher_model)
     scene = version_of(reader)
     provenance = provenance_of(
         home,
@@ -51,11 +39,11 @@ def extract(
         inputs=(scene,),
         config=config,
         weights=weights,
-        modules=(*_MODULES, "teachers.image.pointrend") if config.segmenter == "pointrend" else _MODULES,
+        code=code_digest(__name__, segmenter.__module__, kind=KIND),
     )
 
     def write(group: zarr.Group) -> Mapping[str, Any]:
-        return _write(group, reader, _build(config, weights), on_progress)
+        return _write(group, reader, segmenter(config, weights), on_progress)
 
     return materialize_arrays(home, provenance, write)
 
@@ -63,7 +51,7 @@ def extract(
 def _write(
     group: zarr.Group,
     reader: SceneReader,
-    segmenter: SkySegmenter | PointRendSegmenter,
+    segmenter: Segmenter,
     on_progress: Callable[[str, float, Mapping[str, float]], None] | None,
 ) -> Mapping[str, Any]:
     config = segmenter.config

@@ -6,18 +6,11 @@ from collections.abc import Callable, Mapping
 from storage.digests import config_digest, config_json
 from storage.errors import ErrorKind, MissingTargetError
 from storage.scenes.store import SceneReader
-from storage.stores.provenance import InputVersion, Provenance, code_digest, package_versions
+from storage.stores.provenance import InputVersion, Provenance, package_versions
 from storage.stores.versioned import Home, StoreVersion
 from teachers.config import FeatureBasisConfig, ModelConfig
 from teachers.image.weights import WeightsFolder
 
-_SHARED_MODULES = (
-    "teachers.image.extraction",
-    "teachers.image.image_batches",
-    "teachers.image.frame_writer",
-    "teachers.image.weights",
-    "storage.scenes.store",
-)
 _PACKAGES = ("torch", "transformers", "numpy", "pillow", "safetensors")
 
 
@@ -40,7 +33,7 @@ def provenance_of(
     inputs: tuple[StoreVersion, ...],
     config: ModelConfig | FeatureBasisConfig,
     weights: WeightsFolder,
-    modules: tuple[str, ...],
+    code: str,
     seed: int | None = None,
 ) -> Provenance:
     """Return the provenance of what a model makes of some inputs.
@@ -52,7 +45,7 @@ def provenance_of(
         inputs: Versions read.
         config: Its determining part enters the digest: how a model is run does not.
         weights: The checkpoint used.
-        modules: Modules that do the work, beside those all extractions share.
+        code: Digest of the code that does the work.
         seed: Of every random choice.
     """
     licences = {home.provenance(version).licence for version in inputs} | {weights.licence}
@@ -62,7 +55,7 @@ def provenance_of(
         partition=partition,
         inputs=tuple(InputVersion(v.kind, v.partition, v.digest) for v in inputs),
         config_digest=config_digest(determining),
-        code_digest=code_digest(*_SHARED_MODULES, *modules),
+        code_digest=code,
         seed=seed,
         weights_digests=weights.digests,
         licence=" AND ".join(sorted(licences - {""})),

@@ -15,13 +15,14 @@ from torch import Tensor
 from storage.errors import EnvironmentMissingError, ErrorKind, IntegrityError
 from teachers.config import SkyConfig
 from teachers.image.image_batches import resample, resolve_device
-from teachers.image.weights import WeightsFolder
+from teachers.image.segmenter import Segmenter
+from teachers.image.weights import TeacherModel, WeightsFolder
 
 SKY_CLASS = 10
 """Cityscapes' train id of the sky."""
 
 
-class PointRendSegmenter:
+class PointRendSegmenter(Segmenter):
     """PointRend semantic segmentation with Cityscapes' classes.
 
     Args:
@@ -33,10 +34,11 @@ class PointRendSegmenter:
         IntegrityError: If the weights do not fit the config.
     """
 
+    teacher_model = TeacherModel.SKY_POINTREND
     multiple = 32
 
     def __init__(self, config: SkyConfig, weights: WeightsFolder) -> None:
-        self.config, self.weights = config, weights
+        super().__init__(config, weights)
         self._device, _ = resolve_device(config.inference, config.precision)
         self._model, self._channel_order = _load(weights, self._device)
 

@@ -1,6 +1,7 @@
 """The image teachers as plain functions: one per asset, each finds its version or builds it.
 
 Every function reads the current version of the scene, records it as an input, and returns what exists afterwards.
+Models are chosen here, so that what extracts with one does not change with another.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,8 +26,11 @@ def extract_sky_mask(
         IntegrityError: If the weights are broken, of another architecture, or have no label "sky".
     """
     from teachers.image.extract_sky import extract
+    from teachers.image.pointrend import PointRendSegmenter
+    from teachers.image.sky import SkySegmenter
 
-    return extract(home, SceneReader.open(home, scene_key), config, on_progress)
+    segmenter = SkySegmenter if config.segmenter == "segformer" else PointRendSegmenter
+    return extract(home, SceneReader.open(home, scene_key), segmenter, config, on_progress)
 
 
 def extract_depth_anything(
@@ -52,9 +56,10 @@ def extract_dinov2(
         MissingTargetError: If the scene or the basis is not there, or the weights cannot be had.
         ProvenanceMismatchError: If the basis was fitted to other weights than the config names.
     """
+    from teachers.image.dinov2 import Dinov2Features
     from teachers.image.extract_patches import extract
 
-    return extract(home, SceneReader.open(home, scene_key), "dinov2", config, on_progress)
+    return extract(home, SceneReader.open(home, scene_key), Dinov2Features, config, on_progress)
 
 
 def extract_clip(
@@ -66,9 +71,10 @@ def extract_clip(
         MissingTargetError: If the scene or the basis is not there, or the weights cannot be had.
         ProvenanceMismatchError: If the basis was fitted to other weights than the config names.
     """
+    from teachers.image.clip import ClipFeatures
     from teachers.image.extract_patches import extract
 
-    return extract(home, SceneReader.open(home, scene_key), "clip", config, on_progress)
+    return extract(home, SceneReader.open(home, scene_key), ClipFeatures, config, on_progress)
 
 
 def fit_feature_basis(
@@ -85,9 +91,11 @@ def fit_feature_basis(
         IntegrityError: If features are not finite.
         ValueError: If no scene is given, or the features vary in fewer directions than components are asked for.
     """
+    from teachers.image.clip import ClipFeatures
+    from teachers.image.dinov2 import Dinov2Features
     from teachers.image.extract_patches import fit
 
     if not scene_keys:
         raise ValueError("scene_keys is empty: want at least one scene to fit a basis on")
     readers = [SceneReader.open(home, key) for key in sorted({str(key) for key in scene_keys})]
-    return fit(home, feature_source, readers, config, on_progress)
+    return fit(home, Dinov2Features if feature_source == "dinov2" else ClipFeatures, readers, config, on_progress)

@@ -12,12 +12,13 @@ from transformers import SegformerForSemanticSegmentation, SegformerImageProcess
 from storage.errors import ErrorKind, IntegrityError
 from teachers.config import SkyConfig
 from teachers.image.image_batches import normalise, resample, resolve_device
-from teachers.image.weights import TeacherModel, WeightsFolder, load_model, resolve_weights
+from teachers.image.segmenter import Segmenter
+from teachers.image.weights import TeacherModel, WeightsFolder, load_model
 
 SKY_LABEL = "sky"
 
 
-class SkySegmenter:
+class SkySegmenter(Segmenter):
     """A Segformer that has a class called "sky".
 
     Args:
@@ -28,20 +29,16 @@ class SkySegmenter:
         IntegrityError: If the checkpoint has no label "sky", or cannot be loaded.
     """
 
+    teacher_model = TeacherModel.SKY
     multiple = 32
     """Total stride of the encoder: with sides that are multiples of it, no stage rounds its grid."""
 
     def __init__(self, config: SkyConfig, weights: WeightsFolder) -> None:
-        self.config, self.weights = config, weights
+        super().__init__(config, weights)
         self._device, self._dtype = resolve_device(config.inference, config.precision)
         self._model = load_model(SegformerForSemanticSegmentation, weights, device=self._device, dtype=self._dtype)
         self._processor = SegformerImageProcessorPil.from_pretrained(weights.path, local_files_only=True)
         self._sky_index = _sky_index(self._model.config.id2label or {}, weights)
-
-    @classmethod
-    def from_config(cls, config: SkyConfig) -> "SkySegmenter":
-        """Resolve the weights and load the model."""
-        return cls(config, resolve_weights(config.weights, TeacherModel.SKY))
 
     @torch.inference_mode()
     def logits(self, images: UInt8[np.ndarray, "batch height width 3"]) -> Float[Tensor, "batch labels _ _"]:

@@ -5,45 +5,24 @@ Starting nerfstudio takes as long as a render, so whether anything has to be mad
 
 from collections.abc import Sequence
 
+from storage.code import code_digest
 from storage.digests import config_digest, config_json
 from storage.errors import MissingTargetError
 from storage.kinds import Kind
-from storage.stores.provenance import InputVersion, Provenance, code_digest
+from storage.stores.provenance import InputVersion, Provenance
 from storage.stores.versioned import Home, Materialized, StoreVersion, reuse
 from teachers.nerf.config import NerfConfig, TeacherDepthConfig, TeacherFeaturesConfig, VirtualViewsConfig, determining
 from teachers.nerf.task import KIND_OF, Action, NerfStep
 
 FIELD_KIND = Kind.NERF_TEACHER
 
-_FIT_CODE = (
-    "storage.geometry",
-    "storage.scenes",
-    *(
-        f"teachers.nerf.{module}"
-        for module in (
-            "config",
-            "contraction",
-            "datamanager",
-            "encoding",
-            "field",
-            "fit",
-            "free_space",
-            "losses",
-            "model",
-            "nerfstudio_method",
-            "quality",
-            "scene_rays",
-        )
-    ),
-)
-_RENDER_CODE = (
-    "storage.geometry",
-    *(
-        f"teachers.nerf.{module}"
-        for module in ("config", "contraction", "encoding", "field", "model", "render", "scene_rays", "teacher")
-    ),
-)
-_FEATURES_CODE = (*_RENDER_CODE, "teachers.nerf.features")
+MODULE_OF: dict[Action, str] = {
+    "fit": "teachers.nerf.fit",
+    "render_depth": "teachers.nerf.render",
+    "render_virtual_views": "teachers.nerf.render",
+    "render_features": "teachers.nerf.features",
+}
+"""The module that does each action, by name: importing one starts nerfstudio."""
 
 
 def fit_provenance(home: Home, scene_key: str, config: NerfConfig) -> Provenance:
@@ -60,7 +39,7 @@ def fit_provenance(home: Home, scene_key: str, config: NerfConfig) -> Provenance
         partition=scene.partition,
         inputs=tuple(_as_input(version) for version in inputs),
         config_digest=config_digest(determining(config)),
-        code_digest=code_digest(*_FIT_CODE),
+        code_digest=code_digest(MODULE_OF["fit"], kind=FIELD_KIND),
         seed=config.seed,
         calibration_digest=of_scene.calibration_digest,
         pose_source=of_scene.pose_source,
@@ -78,16 +57,16 @@ def render_provenance(
         MissingTargetError: If the image features that are to be lifted into the field do not exist.
     """
     fitted = home.provenance(field)
-    inputs, code, seed = (*fitted.inputs, _as_input(field)), _RENDER_CODE, None
+    inputs, seed, action = (*fitted.inputs, _as_input(field)), None, _action_of(config)
     if isinstance(config, TeacherFeaturesConfig):
         inputs = (*inputs, _as_input(home.require(config.feature_source, field.partition)))
-        code, seed = _FEATURES_CODE, config.seed
+        seed = config.seed
     return Provenance(
-        kind=_kind_of(config),
+        kind=KIND_OF[action],
         partition=field.partition,
         inputs=inputs,
         config_digest=config_digest(determining(config)),
-        code_digest=code_digest(*code),
+        code_digest=code_digest(MODULE_OF[action], kind=KIND_OF[action]),
         seed=seed,
         calibration_digest=fitted.calibration_digest,
         pose_source=fitted.pose_source,
@@ -114,13 +93,13 @@ def find_existing(home: Home, scene_key: str, steps: Sequence[NerfStep]) -> dict
     return found
 
 
-def _kind_of(config: TeacherDepthConfig | VirtualViewsConfig | TeacherFeaturesConfig) -> str:
+def _action_of(config: TeacherDepthConfig | VirtualViewsConfig | TeacherFeaturesConfig) -> Action:
     actions: dict[type, Action] = {
         TeacherDepthConfig: "render_depth",
         VirtualViewsConfig: "render_virtual_views",
         TeacherFeaturesConfig: "render_features",
     }
-    return KIND_OF[actions[type(config)]]
+    return actions[type(config)]
 
 
 def _as_input(version: StoreVersion) -> InputVersion:

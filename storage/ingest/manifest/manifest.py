@@ -8,7 +8,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +21,7 @@ from storage.keys import check_name
 
 RIG_MANIFEST_SCHEMA = "distillnerf.rig_manifest/1"
 RIG_MANIFEST_FILE = "rig_manifest.json"
+DATA_FILES = ("rig_manifest.schema.json",)
 _MAX_QUATERNION_DEFECT = 1e-4  # writers round quaternions to a few digits; they are normalised on reading
 
 
@@ -164,7 +164,7 @@ class ManifestProblem:
 
 def manifest_schema() -> dict[str, Any]:
     """Return the JSON Schema that is shipped with the package."""
-    return json.loads(files("storage.ingest.manifest").joinpath("rig_manifest.schema.json").read_text())
+    return json.loads(Path(__file__).with_name(*DATA_FILES).read_text())
 
 
 def find_problems(document: object) -> list[ManifestProblem]:

@@ -1,4 +1,4 @@
-"""Open a Waymo segment, of either format, as a recording: undistorted images, points in the ego frame, provenance."""
+"""A Waymo segment, of either format, as a recording: undistorted images, points in the ego frame, provenance."""
 
 from collections.abc import Iterator, Mapping
 
@@ -12,7 +12,6 @@ from storage.geometry.transforms import invert_se3, rotation_to_quat_wxyz
 from storage.ingest.raw_files import check_jpeg
 from storage.ingest.raw_scene import IngestConfig, RawScene
 from storage.ingest.recording import FramePayload, Sweep
-from storage.ingest.source import SourceConfig
 from storage.ingest.undistorted_jpeg import plan_camera, undistort_jpeg, undistortion_record
 from storage.ingest.waymo.frames import sweep_points
 from storage.ingest.waymo.labels import LIDAR_CLASSES, sweep_labels
@@ -27,27 +26,9 @@ from storage.ingest.waymo.scene import (
     WaymoCamera,
     WaymoSegment,
 )
-from storage.ingest.waymo.v1 import WaymoV1Segment, find_segment
-from storage.ingest.waymo.v2 import WaymoV2Segment
-from storage.keys import check_name
 from storage.scenes.schema import SceneBoxes
 
 POSE_SOURCE = "Waymo frame and image poses"
-
-
-def open_waymo(source: SourceConfig, scene_name: str, config: IngestConfig) -> "WaymoRecording":
-    """Open a segment of a registered source.
-
-    Raises:
-        SourceDataError: If the segment is unknown, or anything that is read before its images is broken.
-    """
-    check_name(scene_name)
-    if source.format == "waymo_v2":
-        segment: WaymoSegment = WaymoV2Segment(source.root, scene_name, max_frames=config.max_frames)
-    else:
-        file = find_segment(source.root, scene_name)
-        segment = WaymoV1Segment(source.root, file, max_frames=config.max_frames)
-    return WaymoRecording(segment, config, version=source.version)
 
 
 class WaymoRecording:

@@ -15,7 +15,10 @@ from jaxtyping import Float, Float32, Int32
 from storage.digests import bytes_digest, file_digest
 from storage.errors import ErrorKind, SourceDataError
 from storage.ingest.raw_files import resolve_inside
+from storage.ingest.raw_scene import IngestConfig
+from storage.ingest.source import SourceConfig
 from storage.ingest.waymo.protos import count_unknown_fields, dataset_pb2, parse_frame, parse_message
+from storage.ingest.waymo.recording import WaymoRecording
 from storage.ingest.waymo.scene import (
     BOX_TYPES,
     CAMERAS,
@@ -110,6 +113,18 @@ def find_segment(root: Path, name: str) -> str:
         except SourceDataError:
             continue  # a broken neighbour is not
     raise SourceDataError(ErrorKind.SCENE_UNKNOWN, name, f"is in none of the {len(files)} TFRecord files below {root}")
+
+
+def open_waymo_v1(source: SourceConfig, scene_name: str, config: IngestConfig) -> WaymoRecording:
+    """Open a segment of a registered source.
+
+    Raises:
+        SourceDataError: If the segment is unknown, or anything that is read before its images is broken.
+    """
+    check_name(scene_name)
+    file = find_segment(source.root, scene_name)
+    segment = WaymoV1Segment(source.root, file, max_frames=config.max_frames)
+    return WaymoRecording(segment, config, version=source.version)
 
 
 class WaymoV1Segment:

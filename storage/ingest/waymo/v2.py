@@ -13,7 +13,10 @@ from jaxtyping import Float
 
 from storage.digests import bytes_digest, file_digest
 from storage.errors import ErrorKind, SourceDataError
+from storage.ingest.raw_scene import IngestConfig
+from storage.ingest.source import SourceConfig
 from storage.ingest.waymo.components import COMPONENTS, ComponentFile, Row
+from storage.ingest.waymo.recording import WaymoRecording
 from storage.ingest.waymo.scene import (
     BOX_TYPES,
     CAMERAS,
@@ -83,6 +86,17 @@ def read_vehicle_poses(root: Path, segment: str) -> tuple[list[int], Float[np.nd
     if not times:
         raise SourceDataError(ErrorKind.TABLE_INVALID, file.key, "holds no row")
     return times, np.stack(poses)
+
+
+def open_waymo_v2(source: SourceConfig, scene_name: str, config: IngestConfig) -> WaymoRecording:
+    """Open a segment of a registered source.
+
+    Raises:
+        SourceDataError: If the segment is unknown, or anything that is read before its images is broken.
+    """
+    check_name(scene_name)
+    segment = WaymoV2Segment(source.root, scene_name, max_frames=config.max_frames)
+    return WaymoRecording(segment, config, version=source.version)
 
 
 class WaymoV2Segment:

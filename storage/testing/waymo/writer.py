@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from storage.code import code_digest
 from storage.digests import config_digest, config_json, digest_of
 from storage.errors import ErrorKind, SourceDataError
 from storage.ingest.source import SourceConfig, register_source
@@ -31,7 +32,6 @@ from storage.keys import SceneKey
 from storage.procedural.world.mesh import placement
 from storage.procedural.world.world import World
 from storage.procedural.writers.truth import WorldRecipe
-from storage.stores.provenance import code_digest
 from storage.stores.versioned import Home
 from storage.testing.waymo.capture import CapturedFrame, WaymoCapture
 from storage.testing.waymo.rig import WaymoRigConfig
@@ -70,8 +70,7 @@ def generate_waymo_dataset(home: Home, root: Path, config: WaymoRigConfig, *, so
     if source_format not in ("waymo_v1", "waymo_v2"):
         raise ValueError(f"source_format is {source_format!r}, want 'waymo_v1' or 'waymo_v2'")
     root, world = root.absolute(), config.world
-    code = code_digest("storage.procedural", "storage.ingest.waymo.scene", "storage.geometry.distortion")
-    digest = digest_of({"config": config_digest(config), "code": code, "format": source_format})
+    digest = digest_of({"config": config_digest(config), "code": code_digest(__name__), "format": source_format})
     if not _is_current(root, digest):
         aside = root.with_name(f".{root.name}.partial")
         shutil.rmtree(aside, ignore_errors=True)

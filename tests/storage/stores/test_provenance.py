@@ -1,8 +1,6 @@
 import dataclasses
 import hashlib
 import json
-import subprocess
-import sys
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +11,7 @@ from hypothesis import strategies as st
 
 from storage.digests import bytes_digest, canonical_json, config_digest, config_json, digest_of, file_digest
 from storage.errors import IntegrityError
-from storage.stores.provenance import InputVersion, Provenance, code_digest, package_versions
+from storage.stores.provenance import InputVersion, Provenance, package_versions
 
 JSON = st.recursive(
     st.none()
@@ -222,54 +220,6 @@ def test_json_of_another_schema_is_refused(spoil):
 def test_text_that_is_no_json_is_refused():
     with pytest.raises(IntegrityError):
         Provenance.from_json("{")
-
-
-# --- code ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    root = tmp_path / "a_package_of_this_test"
-    (root / "inner").mkdir(parents=True)
-    for name in ("__init__.py", "one.py", "two.py", "inner/__init__.py", "inner/three.py"):
-        (root / name).write_text(f"NAME = {name!r}\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    return root
-
-
-def test_code_digest_sees_the_modules_asked_for_and_no_other(package):
-    name = package.name
-    one, whole = code_digest(f"{name}.one"), code_digest(name)
-    (package / "inner" / "three.py").write_text("NAME = 'changed'\n")
-    assert code_digest(f"{name}.one") == one
-    assert code_digest(name) != whole
-    (package / "one.py").write_text("NAME = 'changed'\n")
-    assert code_digest(f"{name}.one") != one
-
-
-def test_code_digest_ignores_order_repetition_and_line_ends(package):
-    name = package.name
-    before = code_digest(f"{name}.one", f"{name}.two")
-    (package / "one.py").write_bytes(b"NAME = 'one.py'\r\n")
-    assert code_digest(f"{name}.two", f"{name}.one", f"{name}.two") == before
-
-
-def test_code_digest_does_not_import(package):
-    (package / "one.py").write_text("raise RuntimeError('imported')\n")
-    code_digest(package.name)
-    assert package.name not in sys.modules
-
-
-@pytest.mark.parametrize("name", ["no_such_package_here", "storage.no_such_module"])
-def test_code_digest_of_nothing_is_refused(name):
-    with pytest.raises(ValueError, match=name):
-        code_digest(name)
-
-
-def test_code_digest_is_the_same_in_another_process():
-    code = "from storage.stores.provenance import code_digest; print(code_digest('storage'))"
-    seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert seen.stdout.strip() == code_digest("storage")
 
 
 def test_package_versions_leave_out_what_is_absent():

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from storage.code import code_digest
 from storage.stores.arrays import read_target, write_target
 from storage.stores.provenance import Provenance
 from storage.stores.versioned import Home, materialize_arrays
@@ -22,6 +23,7 @@ from teachers.nerf.config import (
     TeacherFeaturesConfig,
     VirtualViewsConfig,
 )
+from teachers.nerf.provenance import MODULE_OF
 from teachers.nerf.task import NerfStep, NerfTask, read_result
 
 SCENE_KEY = "test.wall"
@@ -47,6 +49,13 @@ def checks(nerfstudio_python, repository_root, wall_home, tmp_path_factory) -> d
 
 def test_the_method_is_registered_with_nerfstudio(checks):
     assert checks["method"] == "DrivingFieldTrainerConfig"
+
+
+def test_both_environments_digest_code_alike(nerfstudio_python, repository_root):
+    question = "from storage.code import code_digest; print(*map(code_digest, sys.argv[1:]))"
+    modules = sorted(set(MODULE_OF.values()))
+    done = run(nerfstudio_python, repository_root, "-c", f"import sys; {question}", *modules)
+    assert done.stdout.split() == [code_digest(module) for module in modules], done.stderr
 
 
 def test_rays_are_those_of_nerfstudios_cameras(checks):

@@ -1,0 +1,110 @@
+"""Write an opened recording as a scene store: what ingest does the same way for every format."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import zarr
+
+from storage.code import code_digest
+from storage.digests import config_digest, config_json
+from storage.ingest.raw_scene import IngestConfig, RawScene, check_raw_scene
+from storage.ingest.recording import Recording
+from storage.ingest.source import SourceConfig
+from storage.keys import SceneKey
+from storage.kinds import Kind
+from storage.scenes.schema import SceneData, SceneFrame
+from storage.scenes.store import write_scene
+from storage.stores.provenance import Provenance, package_versions
+from storage.stores.versioned import Home, Materialized, materialize_arrays
+
+Progress = Callable[[str, float, Mapping[str, Any]], None]
+
+_PACKAGES = ("icechunk", "numpy", "pillow", "zarr")
+
+
+def materialize_scene(
+    home: Home,
+    scene_key: SceneKey,
+    source: SourceConfig,
+    recording: Recording,
+    config: IngestConfig,
+    *,
+    reader_module: str,
+    reader_packages: tuple[str, ...],
+    on_progress: Progress,
+) -> Materialized:
+    """Return the scene store of a recording, writing it if it does not exist.
+
+    Args:
+        home: Where stores live.
+        scene_key: The scene.
+        source: What the recording belongs to.
+        recording: The opened scene.
+        config: What to take and what to refuse.
+        reader_module: Module of the format's reader: it and what it imports determine the scene, other readers do not.
+        reader_packages: Distributions that the reader reads with.
+        on_progress: Called with a stage, the fraction done and numbers worth showing.
+
+    Raises:
+        SourceDataError: If anything in the scene is missing, broken or inconsistent. Nothing is published.
+    """
+    raw = recording.raw
+    check_raw_scene(raw, config)
+    on_progress("hash", 0.0, {"frames": len(raw.timestamp_us)})
+    sources = {**recording.sources(), **raw.row_digests}
+    on_progress("hash", 1.0, {"sources": len(sources)})
+    provenance = Provenance(
+        kind=Kind.SCENE,
+        partition=str(scene_key),
+        config_digest=config_digest(config),
+        code_digest=code_digest(__name__, reader_module, kind=Kind.SCENE),
+        sources=sources,
+        calibration_digest=raw.calibration_digest,
+        pose_source=raw.pose_source,
+        licence=source.licence,
+        config=config_json(config),
+        packages=package_versions(*_PACKAGES, *reader_packages),
+    )
+
+    def write(group: zarr.Group) -> dict[str, Any]:
+        tally = _Tally(recording.payloads(), len(raw.timestamp_us), on_progress)
+        write_scene(group, _describe(raw), tally)
+        return tally.metrics(raw)
+
+    return materialize_arrays(home, provenance, write)
+
+
+def _describe(raw: RawScene) -> SceneData:
+    shared = {f.name for f in fields(SceneData)} & {f.name for f in fields(RawScene)}
+    return SceneData(**{name: getattr(raw, name) for name in shared})
+
+
+class _Tally:
+    """Hand frames through, and count what is in them."""
+
+    def __init__(self, frames: Iterable[SceneFrame], num_frames: int, on_progress: Progress) -> None:
+        self._frames, self._num_frames, self._on_progress = frames, num_frames, on_progress
+        self._images = self._jpeg_bytes = self._points = 0
+
+    def __iter__(self) -> Iterator[SceneFrame]:
+        for index, frame in enumerate(self._frames):
+            self._images += len(frame.jpegs)
+            self._jpeg_bytes += sum(map(len, frame.jpegs))
+            self._points += len(frame.points)
+            yield frame
+            self._on_progress("read", (index + 1) / self._num_frames, {"frame": index})
+
+    def metrics(self, raw: RawScene) -> dict[str, Any]:
+        duration_us = int(raw.timestamp_us[-1] - raw.timestamp_us[0])
+        return {
+            "frames": len(raw.timestamp_us),
+            "cameras": len(raw.camera_names),
+            "images": self._images,
+            "jpeg_bytes": self._jpeg_bytes,
+            "lidar_points": self._points,
+            "boxes": len(raw.boxes.category),
+            "duration_s": duration_us * 1e-6,
+            "travelled_m": float(np.linalg.norm(np.diff(raw.ego_to_world[:, :3, 3], axis=0), axis=-1).sum()),
+        }
