@@ -14,7 +14,8 @@ from jaxtyping import Float
 
 _GRID_STEPS = 512  # of the search for the fold
 _BISECTIONS = 40
-_NEWTON_STEPS = 16
+_NARROWINGS = 8  # by halves, before Newton's method: in a wide bracket it may jump between two places for ever
+_NEWTON_STEPS = 8
 _ON_AXIS = 1e-18  # squared distance from the axis under which a point lies on it, in units of its own
 
 
@@ -106,12 +107,13 @@ def _undistorted(distance: Float[Any, "*batch"], coefficients: Float[Any, "*#bat
     is_seen = distance < _distorted(limit, coefficients)
     high = xp.where(is_seen, limit, xp.zeros_like(distance))  # both also give the bracket the shape of ``distance``
     low = xp.zeros_like(high)
-    theta = xp.where(distance < high, distance, 0.5 * high)
+    for _ in range(_NARROWINGS):
+        middle = 0.5 * (low + high)
+        is_short = _distorted(middle, coefficients) <= distance
+        low, high = xp.where(is_short, middle, low), xp.where(is_short, high, middle)
+    theta = 0.5 * (low + high)
     for _ in range(_NEWTON_STEPS):
-        defect = _distorted(theta, coefficients) - distance
-        low, high = xp.where(defect <= 0, theta, low), xp.where(defect >= 0, theta, high)
         slope = _slope(theta, coefficients)
-        stepped = theta - defect / xp.where(slope > 0, slope, xp.ones_like(slope))
-        inside = (stepped >= low) & (stepped <= high)
-        theta = xp.where(inside, stepped, 0.5 * (low + high))
+        defect = _distorted(theta, coefficients) - distance
+        theta = xp.clip(theta - defect / xp.where(slope > 0, slope, xp.ones_like(slope)), low, high)
     return xp.where(is_seen, theta, xp.full_like(theta, math.nan))

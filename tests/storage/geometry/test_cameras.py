@@ -74,7 +74,7 @@ def test_one_matrix_serves_a_batch_and_a_batch_of_matrices_too():
     points = np.random.default_rng(0).uniform(1, 5, (2, 6, 3))
     alone, _ = project(points, INTRINSICS[None, None])
     batch, _ = project(points, np.broadcast_to(INTRINSICS, (2, 6, 3, 3)))
-    np.testing.assert_array_equal(alone, batch)
+    np.testing.assert_allclose(alone, batch, rtol=1e-12)  # other strides may take other vector instructions
 
 
 def test_gradients_flow():

@@ -227,8 +227,11 @@ def test_threads_do_not_change_an_image(street, monkeypatch):
     several = render_view(street, camera)
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     one = render_view(street, camera)
-    np.testing.assert_array_equal(several.image, one.image)
-    np.testing.assert_array_equal(several.termination_depth, one.termination_depth)
+    # Not bit by bit: linear algebra may cut its sums otherwise among other threads, and a ray on an edge then meets
+    # another face. A chunk that was left out or written elsewhere is 4 in 10 pixels.
+    assert np.mean(several.image != one.image) < 1e-3
+    same = np.isclose(several.termination_depth, one.termination_depth, rtol=1e-5, equal_nan=True)
+    assert same.mean() > 0.999
 
 
 def test_a_lens_of_nan_is_a_pinhole():

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from student.model.config import DepthBinsConfig, FeatureHeadConfig, ModelConfig, PyramidConfig, VoxelConfig
+from student.model.distillnerf import DistillNeRF
 from student.model.types import CameraInputs, TargetCameras
 from student.presets.models import tiny_model
 
@@ -35,6 +36,17 @@ def mini_config() -> ModelConfig:
 
 
 @pytest.fixture
+def double_model(mini_config: ModelConfig) -> DistillNeRF:
+    """A model in double precision, for what must not change though its sums are made in another order.
+
+    In single precision a last bit, which is another one on another processor, may put a candidate into the next cell;
+    its pixels then change visibly.
+    """
+    torch.manual_seed(0)
+    return DistillNeRF(mini_config).double().eval()
+
+
+@pytest.fixture
 def make_rig() -> Rig:
     """Build a ring of cameras, and target cameras at the same poses."""
 
@@ -46,17 +58,18 @@ def make_rig() -> Rig:
         width: int = 40,
         channels: int = 6,
         seed: int = 0,
+        dtype: torch.dtype = torch.float32,
     ) -> tuple[CameraInputs, TargetCameras]:
         generator = torch.Generator().manual_seed(seed)
         intrinsics = torch.tensor([[0.8 * width, 0.0, width / 2], [0.0, 0.8 * width, height / 2], [0.0, 0.0, 1.0]])
         poses = torch.stack([_looking_outward(2 * math.pi * index / 6 + 0.1) for index in range(num_cameras)])
         shape = (batch_size, num_cameras)
         inputs = CameraInputs(
-            images=torch.rand(*shape, 3, height, width, generator=generator),
-            intrinsics=intrinsics.expand(*shape, 3, 3).clone(),
-            camera_to_reference_ego=poses.expand(*shape, 4, 4).clone(),
+            images=torch.rand(*shape, 3, height, width, generator=generator).to(dtype),
+            intrinsics=intrinsics.to(dtype).expand(*shape, 3, 3).clone(),
+            camera_to_reference_ego=poses.to(dtype).expand(*shape, 4, 4).clone(),
             camera_is_present=torch.ones(shape, dtype=torch.bool),
-            depth_features=torch.randn(*shape, channels, 3, 5, generator=generator),
+            depth_features=torch.randn(*shape, channels, 3, 5, generator=generator).to(dtype),
         )
         to_render_grid = torch.tensor([0.5, 0.5, 1.0])[:, None]
         targets = TargetCameras(

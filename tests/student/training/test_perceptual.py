@@ -65,7 +65,8 @@ def test_the_distance_is_the_published_sum_over_five_depths(published, tmp_path:
 def test_equal_images_are_no_distance_apart_and_weights_stay_frozen(published, tmp_path: Path) -> None:
     distance = Lpips(saved(published[1], tmp_path / "lpips.safetensors"))
     x, y = torch.rand(1, 3, 16, 16, requires_grad=True), torch.rand(1, 3, 16, 16)
-    assert distance(y, y).item() == 0.0
+    # Not exactly: the two halves of one batch may go through other vector instructions.
+    assert distance(y, y).item() == pytest.approx(0.0, abs=1e-6)
     (gradient,) = torch.autograd.grad(distance(x, y).sum(), x)
     assert gradient.abs().sum() > 0
     assert not any(parameter.requires_grad for parameter in distance.parameters())

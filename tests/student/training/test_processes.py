@@ -48,7 +48,7 @@ def test_two_processes_are_one_of_twice_the_batch(
 
     (tmp_path / "run.json").write_text(json.dumps(config_json(config)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "student.training.train", str(homes[1].root), "clip", "--config", str(tmp_path / "run.json")]
+    command += ["-m", "student.train", str(homes[1].root), "clip", "--config", str(tmp_path / "run.json")]
     command += ["--accumulation-steps", str(parts)]
     done = subprocess.run(
         command,
@@ -66,9 +66,11 @@ def test_two_processes_are_one_of_twice_the_batch(
     assert homes[1].require("student_checkpoint", "clip").digest == alone.version.digest
     (losses, weights), (shared_losses, shared_weights) = (published(home) for home in homes)
     assert len(losses) == 3
-    # Four gradients are added up in another order in pairs than one by one, two are not.
+    # Four gradients are added up in another order in pairs than one by one, two are not. How much of a last bit Adam
+    # makes depends on the processor: 0.03 % of a loss were seen. Parts that are left out change it by ten times
+    # the tolerance.
     assert shared_losses[0] == pytest.approx(losses[0], rel=1e-6)
-    assert shared_losses == pytest.approx(losses, rel=1e-6 if parts == 1 else 3e-4)
+    assert shared_losses == pytest.approx(losses, rel=1e-6 if parts == 1 else 1e-3)
     for name, value in weights.items() if parts == 1 else ():
         torch.testing.assert_close(shared_weights[name], value, atol=1e-6, rtol=1e-5, msg=name)
 

@@ -1,7 +1,7 @@
 """One step: what a batch is divided into does not matter, reduced precision means the same, and faults are named."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import pytest
@@ -34,13 +34,40 @@ def batch(shared_world: Any, student_config: StudentConfig) -> TrainingBatch:
     return concatenate([data[0], data[3]])
 
 
+def in_double(value: Any) -> Any:
+    """Return tensors, or a dataclass or dictionary of them, in double precision."""
+    if isinstance(value, Tensor):
+        return value.double() if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return {key: in_double(inner) for key, inner in value.items()}
+    if is_dataclass(value):
+        return replace(value, **{field.name: in_double(getattr(value, field.name)) for field in fields(value)})  # type: ignore[type-var]
+    return value
+
+
+def double_step(config: StudentConfig) -> TrainingStep:
+    """Return a step that computes in double precision, for what must not change though sums are made in another order.
+
+    In single precision a last bit, which is another one on another processor, may put a candidate into the next cell:
+    gradients then change by some percent.
+    """
+    optimizer = replace(config.fit.optimizer, ema_decay=None)  # an average keeps the precision that it began in
+    training = TrainingStep(replace(config, fit=replace(config.fit, optimizer=optimizer)), ALONE)
+    training.model.double()
+    return training
+
+
+def gradient(training: TrainingStep) -> Tensor:
+    return torch.cat([p.grad.flatten() for p in training.model.parameters() if p.grad is not None])
+
+
 def weights(training: TrainingStep) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in training.model.parameters()])
 
 
 def test_a_batch_is_the_mean_of_its_samples(batch: TrainingBatch, student_config: StudentConfig) -> None:
-    config = without_chance(student_config)
-    training = TrainingStep(config, ALONE)
+    batch = in_double(batch)
+    training = double_step(without_chance(student_config))
     together = training._losses(training.model, batch, 0)
     alone = [training._losses(training.model, sample, 0) for sample in batch.split()]
     # The samples differ, in how many pixels are known too, or this would say nothing.
@@ -56,10 +83,9 @@ def test_a_batch_is_the_mean_of_its_samples(batch: TrainingBatch, student_config
 def test_accumulated_parts_are_the_whole_batch(batch: TrainingBatch, student_config: StudentConfig) -> None:
     ends = []
     for parts in (1, 2):
-        training = TrainingStep(without_chance(student_config, accumulation_steps=parts), ALONE)
-        loss = training.take(batch, step=0, rate=1e-3).total.item()
-        gradient = torch.cat([p.grad.flatten() for p in training.model.parameters() if p.grad is not None])
-        ends.append((loss, gradient))
+        training = double_step(without_chance(student_config, accumulation_steps=parts))
+        loss = training.take(in_double(batch), step=0, rate=1e-3).total.item()
+        ends.append((loss, gradient(training)))
     assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-5)
     # Sums over another number of images round otherwise; a wrong weight of a part would be off by half.
     assert float((ends[0][1] - ends[1][1]).norm()) < 1e-3 * float(ends[0][1].norm())
@@ -71,8 +97,9 @@ def test_activations_are_recomputed_where_the_run_says_so(batch: TrainingBatch, 
         training = TrainingStep(without_chance(student_config, recompute_activations=recomputes), ALONE)
         assert training.model.recomputes_activations == recomputes
         training.take(batch, step=0, rate=1e-3)
-        ends.append(weights(training))
-    assert torch.equal(*ends)
+        ends.append(gradient(training))
+    # Not bit by bit: contributions to a gradient may be added up in another order.
+    assert float((ends[0] - ends[1]).norm()) < 1e-5 * float(ends[0].norm())
 
 
 def test_a_batch_that_cannot_be_cut_is_refused(batch: TrainingBatch, student_config: StudentConfig) -> None:
