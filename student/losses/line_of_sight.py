@@ -10,7 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from student.config import LossConfig
 from student.model.types import RaySamples
+
+
+def line_of_sight_epsilon(config: LossConfig, step: int) -> float:
+    """Return the half width of the surface at a step, metres."""
+    (wide, narrow), (first, last) = config.line_of_sight_epsilon, config.line_of_sight_steps
+    done = min(1.0, max(0.0, (step - first) / (last - first)))
+    return wide + (narrow - wide) * done
 
 
 def bin_edges(midpoints: Float[Tensor, " bins"]) -> Float[Tensor, " bins+1"]:
