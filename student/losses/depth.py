@@ -1,10 +1,10 @@
 """Losses of the depths that rays end at.
 
-Depth is selected before it is compared, never multiplied by a mask, because NaN times zero is NaN in the backward pass
+Depth is selected before it is compared. Multiplying by a mask would not do: NaN times zero is NaN in the backward pass
 too.
 
-Differences from the published losses: targets are ranges like the predictions (upstream mixes in ``camera_depth``); the
-far set of the teacher term may be empty.
+Two things differ from the published losses. Targets are ranges like the predictions (upstream mixes in
+``camera_depth``), and the far set of the teacher term may be empty.
 """
 
 import math
@@ -58,16 +58,17 @@ def add_depth_terms(
 
 
 def reference_depth(targets: InputTargets | ViewTargets) -> Tensor:
-    """Return the best known depth: LiDAR where there is a return, the teacher elsewhere, NaN where neither is."""
+    """Return the best known depth: LiDAR where there is a return, else the teacher's, else NaN."""
     return torch.where(torch.isfinite(targets.lidar_depth), targets.lidar_depth, targets.teacher_depth)
 
 
 def lidar_depth_error(
     predicted: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"], config: LossConfig
 ) -> tuple[Tensor, int]:
-    """Return the error against LiDAR over the pixels with a return, and their number.
+    """Return the error against LiDAR over the pixels with a return (DistillNeRF Eq. 7), and their number.
 
-    Both depths are clamped to ``max_lidar_range`` and divided by it; squared plus a share of absolute error.
+    Both depths are clamped to ``max_lidar_range`` and divided by it. The error is squared plus a share of absolute
+    error; the paper weighs both alike.
     """
     is_defined = torch.isfinite(predicted) & torch.isfinite(target)
     scale = config.max_lidar_range
@@ -77,10 +78,10 @@ def lidar_depth_error(
 def teacher_depth_error(
     predicted: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"], config: LossConfig
 ) -> tuple[Tensor, int]:
-    """Return the error against the teacher, and the number of pixels.
+    """Return the error against the scene teacher's depth (DistillNeRF Eq. 7), and the number of pixels.
 
-    Targets nearer than ``inner_range`` are divided by it, farther ones by ``max_depth``; the two means are added. An
-    empty set adds nothing.
+    This is the depth distillation of (DistillNeRF Sec. 3.2). Targets nearer than ``inner_range`` are divided by it,
+    farther ones by ``max_depth``. The means of the two sets are added, and an empty set adds nothing.
     """
     is_defined = torch.isfinite(predicted) & torch.isfinite(target)
     total = predicted.new_zeros(())
@@ -99,8 +100,8 @@ def is_depth_edge(
     """Return where depth jumps to a neighbour by more than a tenth.
 
     Args:
-        depth: Metres; NaN where unknown, which is no edge.
-        maximum: Farther pixels are none either, metres.
+        depth: Metres; NaN where unknown. A step to the unknown is no edge.
+        maximum: Depth beyond which no pixel is an edge, metres.
     """
     logarithm = depth.log()
     is_edge = torch.zeros_like(depth, dtype=torch.bool)

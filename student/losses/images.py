@@ -22,7 +22,7 @@ def add_image_terms(
     config: LossConfig,
     perceptual: PerceptualDistance | None,
 ) -> None:
-    """Add the terms of rendered images, of cameras and of virtual views.
+    """Add the terms of rendered images (DistillNeRF Eq. 6), of cameras and of virtual views (DistillNeRF Sec. 3.2).
 
     Raises:
         ValueError: If a perceptual distance is wanted but not given.
@@ -59,7 +59,9 @@ def with_target_where_unseen(
     is_seen: Bool[Tensor, "batch targets height width"],
     targets: ViewTargets,
 ) -> tuple[Tensor, Bool[Tensor, "batch targets image_height image_width"]]:
-    """Show the target where the model says nothing, as outside of a fisheye's image circle: no distance sees it.
+    """Show the target where the model says nothing, as outside of a fisheye's image circle.
+
+    Such pixels have no distance from their target, and no gradient.
 
     Returns:
         The image, and which of its pixels are the model's.
@@ -79,12 +81,14 @@ def image_error(
     target: Float[Tensor, "n channels height width"],
     seen: Float[Tensor, "n height width"],
 ) -> tuple[Tensor, int]:
-    """Return the mean absolute error over the pixels that are seen, and the number of values; 0 of none.
+    """Return the mean absolute error over the pixels that are seen (DistillNeRF Eq. 6), and the number of values.
+
+    The paper names this term L1 and writes the norm of L2; it is L1 here. The error of no values is 0.
 
     Args:
-        predicted: Equal to the target where nothing is seen.
-        target: What it should be.
-        seen: Share of each pixel.
+        predicted: Rendered image, equal to the target where nothing is seen.
+        target: Image that should be seen.
+        seen: Share of each pixel that is seen.
     """
     count = predicted.shape[1] * float(seen.sum())
     return (predicted - target).abs().sum() / max(count, 1.0), round(count)
@@ -96,7 +100,10 @@ def feature_error(
     is_present: Bool[Tensor, "batch real"],
     is_seen: Bool[Tensor, "batch real height width"],
 ) -> tuple[Tensor, int]:
-    """Return the mean absolute error of feature maps, the target resized bilinearly to the render grid."""
+    """Return the mean absolute error of feature maps (DistillNeRF Eq. 9), and the number of values.
+
+    The target is resized bilinearly to the render grid.
+    """
     size = (predicted.shape[-2], predicted.shape[-1])
     guess, wanted, mask = predicted[is_present], _resized(target[is_present], size), is_seen[is_present]
     if not bool(mask.all()):

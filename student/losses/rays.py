@@ -1,6 +1,6 @@
-"""Losses of where along its ray a pixel's weight lies, and of how much of it there is.
+"""Losses of the weights along a pixel's ray: where they lie, and how much of them there is.
 
-Sky lowers opacity; the published losses pull its depth to a made-up distance instead.
+Sky lowers opacity. The published losses pull its depth to a made-up distance instead.
 """
 
 import torch
@@ -26,7 +26,10 @@ _OPACITY_FLOOR = 1e-6
 def add_ray_terms(
     total: WeightedSum, output: StudentOutput, batch: TrainingBatch, config: LossConfig, step: int
 ) -> None:
-    """Add the terms of weights along rays: entropy, opacity, sky, line of sight."""
+    """Add the terms of weights along rays: entropy, opacity (DistillNeRF Eq. 8), sky, line of sight.
+
+    The entropy of a ray's weights is in the published code alone.
+    """
     # Coarse depth is defined wherever an input pixel has a ray, rendered depth only where the ray hits something.
     is_camera = torch.isfinite(output.coarse_termination_depth)
     is_view = output.is_seen & batch.cameras.target_is_present[:, :, None, None]
@@ -72,7 +75,10 @@ def _masked_mean(values: Float[Tensor, "*shape"], is_counted: Bool[Tensor, "*sha
 
 
 def solid_error(opacity: Float[Tensor, "*shape"], is_solid: Bool[Tensor, "*shape"]) -> tuple[Tensor, int]:
-    """Return the cross-entropy of opacity against 1, and the number of rays that should hit something."""
+    """Return the cross-entropy of opacity against 1 (DistillNeRF Eq. 8), and the number of rays.
+
+    Only rays that should hit something take part; the paper's all do.
+    """
     chosen = opacity[is_solid].clamp(min=_OPACITY_FLOOR)
     return -chosen.log().sum() / max(chosen.numel(), 1), chosen.numel()
 
@@ -80,9 +86,9 @@ def solid_error(opacity: Float[Tensor, "*shape"], is_solid: Bool[Tensor, "*shape
 def sky_error(opacity: Float[Tensor, "*shape"], is_sky: Bool[Tensor, "*shape"]) -> tuple[Tensor, int]:
     """Return ``log(1 + optical depth)`` of the rays that should leave the scene, and their number.
 
-    Optical depth, ``-log(1 - opacity)``, is the cross-entropy of opacity against 0. Its gradient with respect to the
-    logarithm of density is the optical depth itself, a hundred or more for an untrained field, which would drown every
-    other loss in the clipped gradient; with the logarithm it is at most 1, and the same near 0.
+    Optical depth, ``-log(1 - opacity)``, is the cross-entropy of opacity against 0 (EmerNeRF Eq. A3). Its gradient with
+    respect to the logarithm of density is the optical depth itself, a hundred or more for an untrained field, which
+    would drown every other loss in the clipped gradient; with the logarithm it is at most 1, and the same near 0.
     """
     transmittance = (1.0 - opacity[is_sky]).clamp(min=_OPACITY_FLOOR)
     error = torch.log1p(-transmittance.log().clamp(max=0.0))

@@ -1,4 +1,4 @@
-"""What loss terms share: the sum that they join, and the mean error."""
+"""Parts that loss terms share: the sum that they join, and the mean error."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -7,7 +7,7 @@ from torch import Tensor
 class WeightedSum:
     """Weighted terms on their way to :class:`student.losses.total.Losses`.
 
-    What has no coefficient is not computed, and not added.
+    Only terms with a coefficient are computed and added.
     """
 
     def __init__(self, zero: Float[Tensor, ""]) -> None:
@@ -24,5 +24,8 @@ class WeightedSum:
 
 
 def absolute_error(predicted: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> tuple[Tensor, int]:
-    """Return the mean absolute error and the number of values; 0 of none."""
+    """Return the mean absolute error (DistillNeRF Eq. 9) and the number of values.
+
+    The error of no values is 0.
+    """
     return (predicted - target).abs().sum() / max(predicted.numel(), 1), predicted.numel()

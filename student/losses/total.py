@@ -1,7 +1,7 @@
-"""Everything the student is penalised for, added up.
+"""The sum of everything that the student is penalised for.
 
-Every term is a mean over the pixels where its target is defined, and reports how many these were: a term without any is
-zero, not NaN, and is seen to be empty.
+Every term is a mean over the pixels where its target is defined, and reports how many these were. A term without any is
+zero, and its count shows that it is empty.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,13 +23,13 @@ from student.model.types import StudentOutput
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Losses:
-    """The losses of one batch.
+    """The losses of one batch (DistillNeRF Eq. 4).
 
     Attributes:
-        total: Their weighted sum, what is descended: the mean over samples.
-        sample_totals: Of each sample, detached.
-        terms: Each term with its coefficient, detached: the mean over samples.
-        counts: Over how many pixels, rays or views of all samples each term was averaged.
+        total: Weighted sum of the terms, averaged over samples: what is descended.
+        sample_totals: Weighted sum of each sample, detached.
+        terms: Each term with its coefficient, averaged over samples, detached.
+        counts: Number of pixels, rays or views of all samples that each term was averaged over.
     """
 
     total: Float[Tensor, ""]
@@ -46,14 +46,15 @@ def student_losses(
     perceptual: PerceptualDistance | None = None,
     step: int = 0,
 ) -> Losses:
-    """Return every loss of a batch: the mean of its samples', each averaged over its own pixels.
+    """Return every loss of a batch and their weighted sum (DistillNeRF Eq. 4).
 
-    So a batch may be divided over processes and accumulated steps in any way, as the published one is over eight
-    devices of one sample each.
+    Each is the mean of the samples' losses, and each sample's is averaged over its own pixels. So a batch may be
+    divided over processes and accumulated steps in any way, as the published one is over eight devices of one sample
+    each.
 
     Args:
-        output: What the student rendered.
-        batch: What it should have.
+        output: Views and depths that the student rendered.
+        batch: Targets of the same views and depths.
         config: Coefficients.
         perceptual: Image distance; needed if its coefficient is not zero and the model renders images.
         step: Steps taken before, which the schedules of losses follow.
@@ -76,7 +77,7 @@ def student_losses(
 
 
 def merge(parts: Sequence[Losses]) -> Losses:
-    """Return the losses of a batch that was taken in parts of the same size."""
+    """Return the losses of a batch (DistillNeRF Eq. 4) that was taken in parts of the same size."""
     return Losses(
         total=torch.stack([part.total for part in parts]).mean(),
         sample_totals=torch.cat([part.sample_totals for part in parts]),
