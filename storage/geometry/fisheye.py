@@ -1,4 +1,4 @@
-"""Fisheye cameras of the Kannala-Brandt model (equation 6 of their 2006 paper, OpenCV's ``fisheye``), numpy and torch.
+"""Fisheye cameras of the model of (Kannala-Brandt Eq. 6), which is OpenCV's ``fisheye``, for numpy and torch.
 
 A ray at the angle ``theta`` from the optical axis lands at the distance
 ``theta_d = theta (1 + k1 theta² + k2 theta⁴ + k3 theta⁶ + k4 theta⁸)`` from the principal point, in focal lengths. The

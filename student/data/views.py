@@ -1,4 +1,4 @@
-"""Which views a sample renders."""
+"""The views that a sample renders: cameras, neighbouring frames and virtual views (DistillNeRF Sec. 3.2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,6 +52,8 @@ def draw_views(
     generator: np.random.Generator,
 ) -> ViewChoice:
     """Draw the views of a training sample without repetition, padded to the same numbers for every sample.
+
+    The paper draws one virtual view per camera beside the camera's own (DistillNeRF Sec. A.7).
 
     Args:
         scene: The sample's scene.

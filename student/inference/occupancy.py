@@ -1,4 +1,4 @@
-"""Read the student's density field as a voxel grid, and score it inside a visibility mask.
+"""Read the student's density field as a voxel grid (DistillNeRF Sec. 4.3), and score it inside a visibility mask.
 
 The grid is Occ3D's: the ego frame of the reference time, 0.4 m voxels, label 17 for free space.
 Geometric quality (is something there?) and semantic quality (is it the right thing?) are scored
@@ -74,12 +74,14 @@ OCC3D_GRID = OccupancyGrid()
 def occupancy_probability(density: Float[np.ndarray, "*shape"], voxel_size: float) -> Float[np.ndarray, "*shape"]:
     """Return the raw probability that a ray crossing a voxel of this density ends inside it.
 
+    The paper thresholds density itself (DistillNeRF Sec. 4.3). This is monotone in it.
+
     Args:
         density: Per metre, non-negative.
         voxel_size: Length of the crossing, metres.
 
     Returns:
-        ``1 - exp(-density * voxel_size)``: monotone in density, not yet calibrated.
+        ``1 - exp(-density * voxel_size)``, not yet calibrated.
     """
     return -np.expm1(-density.astype(np.float64) * voxel_size)
 

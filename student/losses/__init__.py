@@ -1,1 +1,1 @@
-"""What a student is penalised for, one function per term."""
+"""Losses of a student, one function per term (DistillNeRF Sec. A.5)."""

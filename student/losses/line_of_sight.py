@@ -1,6 +1,7 @@
 """Line-of-sight losses: no weight before the surface, a narrow peak at it, nothing opaque behind.
 
-The published form compares a sample's weight with a Gaussian *density*; ours with the Gaussian's mass over the length
+The student takes them over from the scene teacher (EmerNeRF Eq. A9), with a term for what lies behind. The published
+form compares a sample's weight with a Gaussian *density*; ours with the Gaussian's mass over the length
 of ray that the sample stands for, so that it does not depend on how finely a ray is sampled.
 """
 
@@ -10,7 +11,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from student.config import LossConfig
 from student.model.types import RaySamples
+
+
+def line_of_sight_epsilon(config: LossConfig, step: int) -> float:
+    """Return the half width of the surface at a step, metres; it narrows linearly (EmerNeRF Sec. A.1.3)."""
+    (wide, narrow), (first, last) = config.line_of_sight_epsilon, config.line_of_sight_steps
+    done = min(1.0, max(0.0, (step - first) / (last - first)))
+    return wide + (narrow - wide) * done
 
 
 def bin_edges(midpoints: Float[Tensor, " bins"]) -> Float[Tensor, " bins+1"]:
@@ -26,7 +35,7 @@ def line_of_sight_error(
     *,
     epsilon: float,
 ) -> tuple[Tensor, int]:
-    """Return the error of dense weights along rays, and the number of rays with a known depth.
+    """Return the error of dense weights along rays (EmerNeRF Eq. A9), and the number of rays with a known depth.
 
     Args:
         weights: Probability of ending in each bin.
@@ -44,9 +53,10 @@ def line_of_sight_error(
 def sample_line_of_sight_error(
     samples: RaySamples, target: Float[Tensor, "*rays"], *, epsilon: float
 ) -> tuple[Tensor, int]:
-    """Return the error of a renderer's samples, and the number of samples on rays with a known depth.
+    """Return the error of a renderer's samples (EmerNeRF Eq. A9), and the number on rays with a known depth.
 
-    Samples in empty space are not listed, so weight can be taken away before a surface but not created at it.
+    Samples in empty space are not listed. So the loss can take weight away before a surface, and cannot create it
+    there.
     """
     depth = target.flatten()[samples.ray_index]
     is_defined = torch.isfinite(depth)

@@ -24,7 +24,7 @@ _IMAGENET_SCALE = (0.458, 0.448, 0.450)
 
 
 class PerceptualDistance(nn.Module):
-    """A distance between images; 0 for equal ones."""
+    """A distance between images, the perceptual term of (DistillNeRF Eq. 6); 0 for equal ones."""
 
     def forward(
         self, predicted: Float[Tensor, "n 3 height width"], target: Float[Tensor, "n 3 height width"]
@@ -36,8 +36,8 @@ class PerceptualDistance(nn.Module):
 class MultiScaleDissimilarity(PerceptualDistance):
     """One minus structural similarity, averaged over scales.
 
-    The usual product over scales has no gradient where one factor is negative, which untrained renderings reach; the
-    mean has.
+    It stands in for LPIPS in (DistillNeRF Eq. 6) where no weights are given. The usual product over scales has no
+    gradient where one factor is negative, which untrained renderings reach; the mean has.
 
     Args:
         num_scales: Scales, each half the size of the one before; those smaller than the window are left out.
@@ -85,7 +85,7 @@ class MultiScaleDissimilarity(PerceptualDistance):
 
 
 class Lpips(PerceptualDistance):
-    """Learned perceptual distance over VGG-16, frozen.
+    """Learned perceptual distance over VGG-16, frozen: the LPIPS of (DistillNeRF Eq. 6).
 
     Args:
         weights: Safetensors file with ``features.<i>.{weight,bias}`` of torchvision's VGG-16 (convolutions only) and
@@ -164,5 +164,5 @@ def _vgg_layer_indices() -> list[int]:
 
 
 def perceptual_distance(lpips_weights: Path | None) -> PerceptualDistance:
-    """Return LPIPS where its weights are given, else the multi-scale dissimilarity."""
+    """Return the distance of (DistillNeRF Eq. 6): LPIPS if given weights, else the multi-scale dissimilarity."""
     return MultiScaleDissimilarity() if lpips_weights is None else Lpips(lpips_weights)

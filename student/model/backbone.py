@@ -1,4 +1,7 @@
-"""The image encoder of both depth stages: residual stages and a top-down path back to full resolution."""
+"""The image encoder of both depth stages: residual stages and a top-down path back to full resolution.
+
+It is the feature pyramid of the paper's single-view encoding (DistillNeRF Sec. A.7).
+"""
 
 import torch
 from jaxtyping import Float
@@ -49,7 +52,7 @@ class Bottleneck(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """Residual stages, then from the coarsest back up, adding each stage's features on the way.
+    """Residual stages, and a path from the coarsest back up that adds each stage's features on the way.
 
     Every camera is normalised by itself, so what one camera sees never depends on the others.
     """

@@ -15,11 +15,11 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContractionConfig:
-    """How unbounded ego space is mapped, axis by axis, into (-1, 1).
+    """Map of unbounded ego space, axis by axis, into (-1, 1) (DistillNeRF Eq. 3).
 
     Attributes:
         inner_range_xy: Half extent that is mapped linearly along x and y, metres.
-        inner_range_z: The same along z, metres.
+        inner_range_z: Half extent that is mapped linearly along z, metres.
         inner_ratio: Share of the contracted half axis that the inner range takes, in (0, 1). 0.999 is
             the published "linear" space.
     """
@@ -45,7 +45,7 @@ class DepthBinsConfig:
             contracted distance; "linear" has constant steps only; "logarithmic" has ``num_bins`` bins of
             constant ratio, which spends few bins well.
         step: Width of the constant bins, metres ("contracted" and "linear").
-        linear_until: Where "contracted" leaves constant steps, metres; the contraction's inner range.
+        linear_until: Distance where "contracted" leaves constant steps, metres; the contraction's inner range.
         num_bins: Number of bins ("logarithmic" only).
     """
 
@@ -69,7 +69,7 @@ class PyramidConfig:
 
     Attributes:
         stem_width: Channels of the first convolution.
-        stem_stride: Its stride: the output grid is the image divided by it (rounded down).
+        stem_stride: Stride of the first convolution: the output grid is the image divided by it (rounded down).
         stage_widths: Channels of each residual stage.
         stage_blocks: Blocks of each stage.
         stage_strides: Stride of each stage.
@@ -130,8 +130,8 @@ class FineDepthConfig:
         embedding_width: Channels in which a candidate's depth is compared with the pixel.
         num_candidates: Odd: as many nearer as farther.
         relative_step: Candidate spacing as a share of the coarse depth.
-        min_step: Its lower bound, metres.
-        max_step: Its upper bound, metres.
+        min_step: Lower bound of the spacing, metres.
+        max_step: Upper bound of the spacing, metres.
         num_frequencies: Fourier octaves of the candidate embedding.
         lift_colour: Add the pixel's own colour to the first three lifted channels of each level, so that
             appearance need not be learned from nothing. No parameters.
@@ -229,7 +229,7 @@ class RendererConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderConfig:
-    """From rendered features to an image of twice the size.
+    """Convolutions from rendered features to an image of twice the size.
 
     Attributes:
         width: Channels of the convolutions.
@@ -264,10 +264,10 @@ class FeatureHeadConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkyConfig:
-    """What a ray sees where nothing is: a learned function of direction and of the whole rig's images.
+    """Sky head: what a ray sees where nothing is, by its direction and the whole rig's images.
 
     Attributes:
-        hidden_width: Width of its hidden layers.
+        hidden_width: Width of the hidden layers.
         num_frequencies: Fourier octaves of the direction.
     """
 

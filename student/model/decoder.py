@@ -1,4 +1,4 @@
-"""From rendered features to what is compared with targets: an image, foundation features, the sky."""
+"""Heads that turn rendered features into what is compared with targets: an image, foundation features, the sky."""
 
 import math
 
@@ -14,14 +14,14 @@ _DETAIL_CHANNELS = 12  # three colours of two by two pixels
 
 
 class ImageDecoder(nn.Module):
-    """Convolve rendered features and double their resolution.
+    """Convolve rendered features and double their resolution (DistillNeRF Sec. 3.1).
 
-    A linear read-out of the features themselves is added to what the convolutions say, so that a lifted
-    colour reaches the image from the first step, and so does what it leaves out, where that is lifted too.
+    A linear read-out of the features themselves is added to what the convolutions say. So a lifted colour reaches the
+    image from the first step, and so does lifted detail.
 
     Args:
         config: Sizes.
-        in_channels: Of the rendered features, fine level first.
+        in_channels: Channels of the rendered features, fine level first.
         reads_detail: Read how the four pixels of the image differ from the one of the map.
     """
 
@@ -66,9 +66,9 @@ class ImageDecoder(nn.Module):
 
 
 class FeatureHead(nn.Module):
-    """A pointwise network from field features to one foundation model's, in [0, 1].
+    """A pointwise network from field features to one foundation model's, in [0, 1] (DistillNeRF Sec. 3.2).
 
-    Pointwise, so that the same head reads a rendered map and a single voxel.
+    It is pointwise so that the same head reads a rendered map and a single voxel.
     """
 
     def __init__(self, config: FeatureHeadConfig, in_channels: int) -> None:
@@ -87,7 +87,10 @@ class FeatureHead(nn.Module):
 
 
 class SkyHead(nn.Module):
-    """The feature that a ray picks up at infinity: the scene's mean sky, corrected by direction."""
+    """The feature that a ray picks up at infinity: the scene's mean sky, corrected by direction.
+
+    It follows the scene teacher, whose sky is a function of direction behind everything (EmerNeRF Eq. 3).
+    """
 
     def __init__(self, config: SkyConfig, channels: int) -> None:
         super().__init__()

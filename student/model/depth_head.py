@@ -1,8 +1,7 @@
-"""Two-stage probabilistic depth: where along its ray does each input pixel end, first roughly, then finely.
+"""Two-stage probabilistic depth (DistillNeRF Sec. 3.1): where along its ray each input pixel ends.
 
-Stage one spreads a density over depth bins and takes the expectation (Eq. 2 of the paper, divided by the
-opacity so that it is a depth also where the ray may leave the scene). Stage two places candidates
-symmetrically around that depth and scores each against the image.
+Stage one spreads a density over depth bins and takes the expectation. Stage two places candidates around that depth
+and scores each against the image.
 """
 
 import math
@@ -31,10 +30,13 @@ def density_from_logit(logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape
 
 
 def ray_weights(optical_depth: Float[Tensor, "n samples *rest"]) -> Float[Tensor, "n samples *rest"]:
-    """Return the probability that a ray ends in each sample, from density times length, near to far.
+    """Return the probability that a ray ends in each sample, near to far (DistillNeRF Eq. 1).
 
-    The transmittance adds up the samples before, and never subtracts a sample from a running sum, which
-    would cancel after an opaque one. Sums to at most 1 over samples.
+    The weights sum to at most 1 over samples. The transmittance only adds up the samples before: a difference of
+    running sums would cancel after an opaque sample.
+
+    Args:
+        optical_depth: Density of each sample times its length.
     """
     before = pad(optical_depth, (0, 0) * (optical_depth.ndim - 2) + (1, 0))[:, :-1]
     return -torch.expm1(-optical_depth) * torch.exp(-before.cumsum(1))
@@ -45,9 +47,9 @@ class CoarseDepth(NamedTuple):
 
     Attributes:
         termination_depth: Metres along the unit ray.
-        opacity: In [0, 1].
-        weights: By bin.
-        mono_features: What stage two builds on.
+        opacity: Sum of the weights, in [0, 1].
+        weights: Probability that the ray ends in each bin.
+        mono_features: Features that stage two builds on.
     """
 
     termination_depth: Float[Tensor, "n h w"]
@@ -57,7 +59,11 @@ class CoarseDepth(NamedTuple):
 
 
 class CoarseDepthHead(nn.Module):
-    """Stage one."""
+    """Stage one: a density over depth bins, and the depth that it expects (DistillNeRF Eq. 2).
+
+    The expectation is divided by the opacity, so that it is a depth also where the ray may leave the scene. Frozen
+    Depth Anything features join the image's own (DistillNeRF Sec. A.7).
+    """
 
     edges: Tensor
     midpoints: Tensor
@@ -139,11 +145,11 @@ class FineDepth(NamedTuple):
 
     Attributes:
         candidates: Distances along the unit ray, metres, ascending. Detached.
-        probability: That the surface is at the candidate, each by itself, in (0, 1).
+        probability: Probability that the surface is at the candidate, each judged by itself, in (0, 1).
         logits: Density logit of each candidate.
         termination_depth: Expectation over the candidates, metres; NaN where they are all but empty.
-        opacity: Of the stretch of ray that the candidates span.
-        lifted_features: What each pixel carries into its voxels.
+        opacity: Opacity of the stretch of ray that the candidates span.
+        lifted_features: Features that each pixel carries into its voxels.
     """
 
     candidates: Float[Tensor, "n k h w"]
@@ -155,11 +161,11 @@ class FineDepth(NamedTuple):
 
 
 class FineDepthHead(nn.Module):
-    """Stage two.
+    """Stage two: candidates around the coarse depth, each with a density of its own (DistillNeRF Sec. 3.1).
 
-    A candidate is embedded by Fourier features of its contracted and its logarithmic distance, so that
-    50 m and 52 m differ as clearly as 2 m and 2.1 m do; a linear map of raw metres under a layer norm
-    cannot tell the first pair apart.
+    The candidates are spaced evenly and symmetrically, by a step that grows with the coarse depth. A candidate is
+    embedded by Fourier features of its contracted and its logarithmic distance, so that 50 m and 52 m differ as clearly
+    as 2 m and 2.1 m do. A linear map of raw metres under a layer norm cannot tell the first pair apart.
     """
 
     def __init__(
@@ -251,7 +257,10 @@ class FineDepthHead(nn.Module):
 
 
 def _expected_depth(candidates: Tensor, logits: Tensor, min_opacity: float) -> tuple[Tensor, Tensor]:
-    """Render the candidates: densities at their midpoints, over the lengths between them."""
+    """Return the depth that the candidates expect (DistillNeRF Eq. 2), and their opacity.
+
+    Densities are those at the midpoints of candidates, over the lengths between them.
+    """
     density = density_from_logit((logits[:, 1:] + logits[:, :-1]) / 2)
     weights = ray_weights(density * candidates.diff(dim=1))
     opacity = weights.sum(1)

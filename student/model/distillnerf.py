@@ -30,11 +30,10 @@ _SKY_FLOOR = 1e-3
 
 
 class DistillNeRF(nn.Module):
-    """The student.
+    """The student (DistillNeRF Sec. 3.1).
 
-    Works on any number of cameras, pinholes and fisheyes in one rig, any batch size, any image size that its encoder
-    can halve often enough.
-    Permuting cameras changes nothing. Deterministic after ``eval()``.
+    It works on any number of cameras, pinholes and fisheyes in one rig, any batch size, and any image size that its
+    encoder can halve often enough. Permuting cameras changes nothing. After ``eval()`` it is deterministic.
 
     Attributes:
         recomputes_activations: Whether the depth heads and the voxel network forget what they computed on the way, and

@@ -1,4 +1,4 @@
-"""Skip stretches of rays that cross nothing, without missing anything.
+"""Skip stretches of rays that cross nothing, and none that cross anything.
 
 Occupied cells are counted in a summed-volume table: how many lie in *any* box takes eight look-ups. The
 contraction is monotone along each axis, so the box between the contracted ends of a stretch contains all
@@ -22,9 +22,9 @@ class OccupancySums(NamedTuple):
     """Counts of occupied blocks (2^3 coarse cells) below every corner of the block grid.
 
     Attributes:
-        sums: Of all scenes, flattened from ``batch, x, y, z`` with ``resolution + 1`` corners per axis.
+        sums: Counts of all scenes, flattened from ``batch, x, y, z`` with ``resolution + 1`` corners per axis.
         resolution: Blocks per axis.
-        contraction: Of the space that the grid lies in.
+        contraction: Contraction of the space that the grid lies in.
     """
 
     sums: Int32[Tensor, " corners"]
@@ -38,7 +38,7 @@ class OccupancySums(NamedTuple):
     ) -> Bool[Tensor, "rays points_less_one"]:
         """Tell which stretches between consecutive points of each ray may cross an occupied cell.
 
-        False is certain. True is not: the box around a stretch is larger than the stretch.
+        False is certain. True may be wrong, because the box around a stretch is larger than the stretch.
         """
         resolution, corners = self.resolution, self.resolution + 1
         position = contract(points_ego, self.contraction).add_(1.0).mul_(resolution / 2)

@@ -1,4 +1,4 @@
-"""Lift every pixel's candidates into voxels, and average what falls into one cell.
+"""Lift every pixel's candidates into voxels, and average what falls into one cell (DistillNeRF Sec. 3.1).
 
 The frustum (every pixel times every candidate times every feature) is never built: a cell's feature is a
 weighted sum of *pixel* features, one small weight per candidate (:mod:`student.model.gather_sum`).
@@ -20,7 +20,7 @@ _WEIGHT_FLOOR = 1e-3
 
 
 class LevelFeatures(NamedTuple):
-    """What the cells of one level hold.
+    """Contents of the cells of one level.
 
     Attributes:
         features: Pooled features.
@@ -42,7 +42,7 @@ def camera_rays(
     """Return each camera's centre and the unit directions through its pixel centres, in the ego frame.
 
     Args:
-        intrinsics: In pixels of the ``height`` by ``width`` grid.
+        intrinsics: Intrinsics in pixels of the ``height`` by ``width`` grid.
         camera_to_ego: Camera (OpenCV axes) to ego.
         fisheye: Coefficients of each lens, NaN for a pinhole; None if all are pinholes.
         height: Rows.
@@ -66,7 +66,7 @@ def points_on_candidates(
     directions: Float[Tensor, "n height width 3"],
     candidates: Float[Tensor, "n k height width"],
 ) -> Float[Tensor, "n height width k 3"]:
-    """Return the ego-frame points of all candidates of every pixel, near to far."""
+    """Return the ego-frame points of all candidates of every pixel, near to far: the lift of (LSS Sec. 3.1)."""
     distances = candidates.movedim(1, -1)[..., None]
     return origins[:, None, None, None] + directions[:, :, :, None] * distances
 
@@ -82,15 +82,15 @@ def pool_points(
 ) -> tuple[LevelFeatures, LevelFeatures]:
     """Average lifted candidates over the cells of both levels, whichever cameras they come from.
 
-    With ``"opacity"`` a candidate counts as much as it is believed to be a surface, so that one camera's
-    certainty is not washed out by the empty candidates of others. With ``"mean"`` (the published way)
-    all count the same and opacity scales features instead.
+    With ``"mean"``, the multi-view fusion of (DistillNeRF Sec. 3.1), all candidates count the same and opacity scales
+    features. With ``"opacity"`` a candidate counts as much as it is believed to be a surface, so that the empty
+    candidates of other cameras do not wash out one camera's certainty.
 
     Args:
         grid: Cells.
         order: How the points fall into them.
         pixel_features: The first half goes to the fine level, the second to the coarse one.
-        opacity: Of each candidate, in [0, 1], pixel after pixel.
+        opacity: Opacity of each candidate, in [0, 1], pixel after pixel.
         logits: Density logit of each candidate.
         pooling: Kind of average.
 

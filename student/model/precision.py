@@ -1,4 +1,4 @@
-"""Which arithmetic may run in reduced precision, and which must not.
+"""Contexts and number formats that keep geometry in full precision.
 
 Under ``torch.autocast`` convolutions and linear layers run in half the bits. Geometry must not: bfloat16 resolves a
 direction to half a degree, half a metre at 60 m. So matrix products on poses and rays are taken out of autocast here,

@@ -47,9 +47,9 @@ def sample_extents(
 def compositing_weights(
     optical_depth: Float[Tensor, " samples"], ray: Int64[Tensor, " samples"]
 ) -> Float[Tensor, " samples"]:
-    """Return the probability that its ray ends in each sample, from density times length.
+    """Return the probability that its ray ends in each sample, from density times length (DistillNeRF Eq. 1).
 
-    Sums to at most 1 over a ray. Differentiable.
+    The weights sum to at most 1 over a ray. They are differentiable.
     """
     if optical_depth.shape[0] == 0:
         return optical_depth
@@ -75,13 +75,13 @@ def draw_by_weight(
 ) -> tuple[Int64[Tensor, " draws"], Float[Tensor, " draws"]]:
     """Draw distances along each ray by the inverse of its cumulative weight.
 
-    The weight of a sample is spread evenly over its extent. All rays are searched at once: their
-    cumulative weights, each scaled to one, are laid end to end.
+    This is the importance sampling of the second phase (DistillNeRF Sec. 3.1). The weight of a sample is spread evenly
+    over its extent. All rays are searched at once: their cumulative weights, each scaled to one, are laid end to end.
 
     Args:
-        weights: Of the coarse samples.
-        extents: Begin and end of each, metres.
-        ray: Ray of each, ascending.
+        weights: Compositing weights of the coarse samples.
+        extents: Begin and end of each coarse sample, metres.
+        ray: Ray of each coarse sample, ascending.
         num_rays: Rays in all.
         num_draws: Draws per ray.
         jitter: Draw once at random in each of ``num_draws`` equal strata (training) instead of at their
@@ -122,13 +122,13 @@ def draw_around_peak(
     step: float,
     min_opacity: float = 1e-4,
 ) -> tuple[Int64[Tensor, " draws"], Float[Tensor, " draws"]]:
-    """Place draws at fixed offsets around the heaviest coarse sample of each ray, as the published code does.
+    """Place draws at fixed offsets around the heaviest coarse sample of each ray.
 
-    With an even number the window reaches one step farther to the front. Draws in bins that are not listed lie in empty
-    space and are left out.
+    The published code does so where the paper draws by importance (DistillNeRF Sec. 3.1). With an even number the
+    window reaches one step farther to the front. Draws in bins that are not listed lie in empty space and are left out.
 
     Args:
-        weights: Of the coarse samples.
+        weights: Compositing weights of the coarse samples.
         samples: The coarse samples, one per listed bin.
         edges: Edges of the bins, metres.
         num_rays: Rays in all.
@@ -162,7 +162,7 @@ def draw_around_peak(
 
 
 class Merge(NamedTuple):
-    """Where coarse and drawn samples go in their common order.
+    """Places of coarse and drawn samples in their common order.
 
     Attributes:
         coarse_place: Place of each coarse sample.

@@ -1,4 +1,4 @@
-"""The obvious versions of the fast paths: what they must equal, and what they are timed against.
+"""Plain versions of the fast paths, which these must equal and are timed against.
 
 Nothing here is used by the model.
 """
@@ -61,13 +61,13 @@ def sparse_convolution_plainly(
 
 
 class DenseRays(NamedTuple):
-    """What the dense renderer returns.
+    """Rays rendered by the dense renderer.
 
     Attributes:
         features: Weighted sum of features.
         termination_depth: Metres; NaN where ``opacity`` is under the configured minimum.
-        opacity: In [0, 1].
-        weights: Of every sample.
+        opacity: Sum of the weights, in [0, 1].
+        weights: Compositing weight of every sample.
     """
 
     features: Float[Tensor, "rays channels"]

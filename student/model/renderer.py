@@ -1,10 +1,10 @@
 """Render a voxel field: find what is occupied, look closer where it matters, then fetch features once.
 
-Most of a ray crosses nothing. So the coarse pass only asks a table which bins are occupied, the densities
-of those give weights, fine samples are drawn by inverse CDF, and only at the very end are features added
-up, straight from the cells they live in (:mod:`student.model.gather_sum`). The plain renderer that fetches
-every feature at every sample is kept as :func:`student.model.reference.render_rays_densely`; both give the
-same pictures.
+Rays are sampled in two phases, coarse and fine (DistillNeRF Sec. 3.1). Most of a ray crosses nothing. So the coarse
+pass only asks a table which bins are occupied, the densities of those give weights, fine samples are drawn by inverse
+CDF, and only at the very end are features added up, straight from the cells they live in
+(:mod:`student.model.gather_sum`). The plain renderer that fetches every feature at every sample is kept as
+:func:`student.model.reference.render_rays_densely`; both give the same pictures.
 """
 
 from typing import NamedTuple
@@ -50,14 +50,14 @@ class Rays(NamedTuple):
 
 
 class RenderedRays(NamedTuple):
-    """What is known of each ray.
+    """Features, depth and opacity of rays.
 
     Attributes:
         features: Weighted sum of features; the rest up to opacity 1 is the sky's.
         termination_depth: Metres; NaN where ``opacity`` is under the configured minimum.
-        opacity: In [0, 1].
+        opacity: Sum of the weights, in [0, 1].
         weight_entropy: ``-sum w log w``.
-        samples: In occupied cells; ``ray_index`` counts the rays given.
+        samples: Samples in occupied cells; ``ray_index`` counts the rays given.
     """
 
     features: Float[Tensor, "rays channels"]
@@ -75,11 +75,11 @@ def render_rays(
     *,
     training: bool,
 ) -> RenderedRays:
-    """Render features, depth and opacity along rays.
+    """Render features, depth and opacity along rays (DistillNeRF Eq. 2).
 
     Args:
-        field: What to render.
-        rays: Where to look.
+        field: Field to render.
+        rays: Rays to render.
         edges: Edges of the coarse bins along a ray, metres.
         config: Sampling.
         training: Jitter samples within their bins (if configured) and fetch every feature. False is deterministic.

@@ -1,4 +1,4 @@
-"""Sparse convolution on occupied cells: gather, multiply and add up, tap by tap.
+"""Sparse convolution on occupied cells (DistillNeRF Sec. 3.1): gather, multiply and add up, tap by tap.
 
 A *kernel map* lists, for every tap of the kernel, which input row meets which output row. Its pairs are kept in blocks
 of consecutive output rows. Threads share the blocks, and what a tap gathers is near when it is multiplied and added.
@@ -35,7 +35,7 @@ class TapPairs(NamedTuple):
     """The pairs of one tap that add to one block.
 
     Attributes:
-        tap: Which.
+        tap: Number of the tap.
         input_row: Rows to gather, a number that is multiplied fast: the first ones are the tap's.
         output_row: Row of the block that each of the tap's adds to; no two are the same.
     """
@@ -57,7 +57,7 @@ class KernelMap:
     """The pairs of rows that a sparse convolution multiplies, by block of output rows, then by tap.
 
     Attributes:
-        blocks: Together all output rows.
+        blocks: Blocks that together hold all output rows.
         num_outputs: Output rows.
         centre: Tap, if any, by which every row meets the one of the same number. Such pairs are not listed: nothing
             needs to be gathered or added up for them.
@@ -93,8 +93,8 @@ class NeighbourMaps(NamedTuple):
     """Every occupied cell to its occupied neighbours in a 3^3 window (a submanifold convolution).
 
     Attributes:
-        fine: Of the fine level.
-        coarse: Of the coarse level.
+        fine: Map of the fine level.
+        coarse: Map of the coarse level.
     """
 
     fine: ConvolutionMap
@@ -139,7 +139,7 @@ def children_map(grid: SparseGrid, *, width: int = 64) -> ConvolutionMap:
 
     Args:
         grid: Occupied cells.
-        width: As for :func:`neighbour_maps`.
+        width: Channels that will be convolved, as for :func:`neighbour_maps`.
     """
     child = grid.fine_keys % CHILDREN_PER_CELL
     fine_row = torch.arange(grid.num_fine, device=child.device)
@@ -346,7 +346,7 @@ def sparse_convolution(
 
     Args:
         features: Rows of the occupied cells.
-        weight: Of each tap.
+        weight: Matrix of each tap.
         convolution_map: Which row meets which.
         bias: Added to every row.
         after: Applied to the result, to each row by itself; only without gradients, where it costs no memory.

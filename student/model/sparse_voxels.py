@@ -1,8 +1,9 @@
 """A sparse grid of two levels in contracted space, indexed by sorted 64-bit keys.
 
-A coarse cell holds 4^3 fine cells. A fine cell's key is its coarse cell's key times 64 plus its place
-inside, so that sorting by fine keys also sorts by coarse keys, siblings are neighbours in memory, and
-a parent is a shift away. Samples of a batch share one grid: the batch index is the top of the key.
+It stands where the paper has two octrees, a fine and a coarse one (DistillNeRF Sec. 3.1). A coarse cell holds 4^3 fine
+cells. A fine cell's key is its coarse cell's key times 64 plus its place inside, so that sorting by fine keys also
+sorts by coarse keys, siblings are neighbours in memory, and a parent is a shift away. Samples of a batch share one
+grid: the batch index is the top of the key.
 
 Lookups go through two tables: coarse cell to row (dense: at most 256^3 per sample), then (row, place
 inside) to fine row. A missing cell is row -1.
@@ -83,7 +84,9 @@ class GridShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SparseGrid:
-    """The occupied cells of a batch. Every occupied fine cell has an occupied parent, and the reverse.
+    """The occupied cells of a batch.
+
+    Every occupied fine cell has an occupied parent, and every occupied coarse cell an occupied child.
 
     Attributes:
         shape: Key space.
@@ -143,7 +146,7 @@ class PointOrder:
 
 
 def build_grid(shape: GridShape, point_keys: Int64[Tensor, " points"]) -> tuple[SparseGrid, PointOrder]:
-    """Collect the cells that points fall into.
+    """Collect the cells that points fall into: the sparse quantisation of (DistillNeRF Sec. 3.1).
 
     One stable sort (a radix sort on the CPU, several times faster than ``unique``); everything else
     follows from where sorted keys change.

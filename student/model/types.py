@@ -34,7 +34,7 @@ class CameraInputs:
 
     Attributes:
         images: RGB in [0, 1].
-        intrinsics: In pixels of ``images``.
+        intrinsics: Intrinsics in pixels of ``images``.
         camera_to_reference_ego: Camera (OpenCV axes) at its own exposure to the ego frame at the
             reference time.
         camera_is_present: False marks padding, whose other entries are ignored.
@@ -60,13 +60,13 @@ class TargetCameras:
     """The views to render.
 
     Attributes:
-        intrinsics: In pixels of the render grid (``render_height`` by ``render_width``). The decoded
+        intrinsics: Intrinsics in pixels of the render grid (``render_height`` by ``render_width``). The decoded
             image is twice that size.
         camera_to_reference_ego: Target camera to the ego frame of the *inputs'* reference time.
         target_is_present: False marks padding: not rendered, opacity 0, depth NaN.
         render_height: Rows of the render grid.
         render_width: Columns of the render grid.
-        fisheye: As of :class:`CameraInputs`. Rays outside an image circle are not rendered.
+        fisheye: Lens coefficients as of :class:`CameraInputs`. Rays outside an image circle are not rendered.
         is_valid: Pixels of the render grid whose target shows the world; None if all do. The others are not rendered,
             like those outside an image circle.
     """
@@ -89,8 +89,8 @@ class TargetCameras:
 class RaySamples:
     """The samples of all rays that lie in occupied voxels, ray after ray, near to far.
 
-    Samples in empty space have no density and no weight, so they are not listed. A ray through nothing
-    but empty space has none. This is what line-of-sight losses read.
+    Samples in empty space have neither density nor weight and are not listed. A ray through empty space alone lists no
+    sample. Line-of-sight losses read these.
 
     Attributes:
         ray_index: Ray of each sample, ascending: ``(batch * targets + target) * height * width + pixel``.
@@ -120,7 +120,7 @@ class CameraDepth:
 
     Attributes:
         coarse_termination_depth: Expectation over depth bins along the unit ray, metres. NaN at padding and outside
-            a fisheye's image circle, and nowhere else.
+            a fisheye's image circle, defined everywhere else.
         coarse_opacity: Sum of ``coarse_weights`` over bins, in [0, 1]. 0 where there is no ray.
         coarse_weights: Probability that the ray ends in each bin; sums to at most 1 over bins. 0 where there is no ray.
         coarse_distances: Bin midpoints, metres, ascending. The same for every pixel.

@@ -48,10 +48,10 @@ class VoxelField:
 
     Attributes:
         grid: Occupied cells.
-        contraction: Of the space they lie in.
+        contraction: Contraction of the space they lie in.
         fine: Features and density logits of fine cells.
-        coarse: The same of coarse cells.
-        mean_sky: What pixels that see past everything carry, averaged over each scene.
+        coarse: Features and density logits of coarse cells.
+        mean_sky: Features of pixels that see past everything, averaged over each scene.
         depth: The depth estimates that the cells were lifted from.
         lookup: Value of the cell around a point, or trilinear between cells.
         logit_limit: Soft bound of density logits.
@@ -118,7 +118,10 @@ class VoxelField:
         return LevelRows(rows.clamp(min=0), weights / weights.sum(1, keepdim=True).clamp(min=1e-12))
 
     def density(self, rows: PointRows) -> Float[Tensor, " points"]:
-        """Return density, per metre: the fine level's where occupied, else the coarse level's, else 0."""
+        """Return density, per metre: the fine level's where occupied, else the coarse level's, else 0.
+
+        The coarse level fills the gaps of the fine one, which far rays often hit (DistillNeRF Sec. 3.1).
+        """
         fine = _interpolate(soft_clamp(self.fine.logits, self.logit_limit), rows.fine)
         coarse = _interpolate(soft_clamp(self.coarse.logits, self.logit_limit), rows.coarse)
         density = density_from_logit(torch.where(rows.fine.is_occupied, fine, coarse))
@@ -131,7 +134,10 @@ class VoxelField:
         segment_index: Int64[Tensor, " points"],
         num_segments: int,
     ) -> Float[Tensor, "segments channels"]:
-        """Add up the points' features with weights by (ascending) segment, never building one row per point."""
+        """Add up the points' features with weights, by (ascending) segment.
+
+        A point's features are those of both levels, concatenated (DistillNeRF Sec. 3.1). No row per point is built.
+        """
         parts = [
             _weighted_level_features(level.features, level_rows, weights, segment_index, num_segments)
             for level, level_rows in ((self.fine, rows.fine), (self.coarse, rows.coarse))

@@ -1,5 +1,6 @@
 """Let voxels talk to their neighbours: both levels are convolved, fine informs coarse, coarse informs fine.
 
+The paper convolves both octrees and hands the fine one's features down to the coarse one (DistillNeRF Sec. 3.1).
 Published code convolves both levels but renders the fine one raw, and its strided convolution reads 8 of
 a coarse cell's 64 children. Here every child is read, and what the coarse level learns about the scene's
 layout flows back to its children before either is rendered.
@@ -23,7 +24,10 @@ _LOGIT_SCALE = 10.0
 
 
 class VoxelNetwork(nn.Module):
-    """Sparse convolutions over a two-level grid. What was pooled is corrected, not replaced."""
+    """Sparse convolutions over a two-level grid (DistillNeRF Sec. 3.1).
+
+    Their result corrects what was pooled. It does not replace it.
+    """
 
     def __init__(self, config: VoxelConfig) -> None:
         super().__init__()

@@ -24,7 +24,7 @@ from student.data.loader import LoaderState, TrainingLoader
 from student.data.sample import TrainingBatch
 from student.data.training_set import TrainingSet, load_training_set
 from student.inference.checkpoint import save_pretrained
-from student.losses.terms import Losses
+from student.losses.total import Losses
 from student.training.log import TrainingLog
 from student.training.model_card import write_records
 from student.training.optimization import learning_rate

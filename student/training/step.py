@@ -12,7 +12,7 @@ from storage.errors import ErrorKind, StudentDivergedError
 from student.config import StudentConfig
 from student.data.sample import TrainingBatch
 from student.losses.perceptual import PerceptualDistance, perceptual_distance
-from student.losses.terms import Losses, merge, student_losses
+from student.losses.total import Losses, merge, student_losses
 from student.model.distillnerf import DistillNeRF
 from student.training.optimization import WeightAverage, build_optimizer
 from student.training.processes import Processes

@@ -32,7 +32,7 @@ class FieldConfig:
     """Size of the field.
 
     Attributes:
-        implementation: Of the grids: ``torch`` (this project's, made for CPUs), ``tcnn`` (tiny-cuda-nn through
+        implementation: Backend of the grids: ``torch`` (this project's, made for CPUs), ``tcnn`` (tiny-cuda-nn through
             nerfstudio; CUDA only), ``nerfstudio`` (its plain torch grids, the reference that the others are measured
             against), or ``auto``: tcnn where it can be imported and the device is CUDA, else torch. What was taken is
             kept in the artifact.
@@ -189,7 +189,7 @@ class NerfConfig:
         pixel_rays: Rays per step through random pixels.
         lidar_pixel_rays: Rays per step through pixels that a LiDAR return projects to.
         lidar_rays: Rays per step from the LiDAR itself.
-        learning_rate: Of grids at the first step; networks take half. Decays exponentially.
+        learning_rate: Rate of grids at the first step; networks take half. It decays exponentially.
         final_learning_rate_ratio: Learning rate at the last step over that at the first.
         seed: Of initialisation and ray order.
         max_attempts: A fit that diverges is repeated with the next seed, at most so many fits in all.
@@ -313,7 +313,7 @@ class TeacherFeaturesConfig:
         width: Columns of the rendered feature map.
         num_steps: Optimisation steps of the feature field; geometry is frozen.
         rays_per_step: Rays per step.
-        learning_rate: Of the feature grid.
+        learning_rate: Rate of the feature grid.
         num_levels: Levels of the feature grid.
         features_per_level: Channels of each level.
         log2_table_size: Rows per level.

@@ -32,7 +32,7 @@ Interpolation = Literal["simplex", "nearest"]
 
 
 class GridEncoding(nn.Module):
-    """Interpolate learned features at points of the unit cube, level by level.
+    """Interpolate learned features at points of the unit cube, level by level: a hash grid of (EmerNeRF Eq. 1).
 
     Args:
         resolutions: Cells along x, y, z of each level, coarse to fine.
@@ -87,8 +87,8 @@ class GridEncoding(nn.Module):
         """Return the interpolated features of positions in [0, 1]; positions get no gradient.
 
         Args:
-            positions: Where.
-            slices: Which of many grids in the same table each point looks into, such as one per frame.
+            positions: Points of the unit cube.
+            slices: Number of the grid in the same table that each point looks into, such as one per frame.
         """
         scaled = positions.detach().t().contiguous()[:, None, :] * self.scales
         start = self.level_offsets.new_zeros(1) if slices is None else slices * self.slice_stride

@@ -1,4 +1,4 @@
-"""Lift image features into a fitted field and render them back, so that they agree between views.
+"""Lift image features into a fitted field and render them back, so that they agree between views (EmerNeRF Sec. 3.3).
 
 Geometry is frozen: where each ray ends, and with which weights, is computed once and kept. What is learned is a small
 grid of features in space, a decoder applied to the composited feature, and a head for the sky by direction. Image
@@ -35,8 +35,11 @@ _NETWORK_LEARNING_RATE_RATIO = 0.2
 class FeatureField(nn.Module):
     """Features of one scene, [0, 1].
 
+    A head decodes them, and one of its own decodes the sky's by direction (EmerNeRF Eq. 9). The first reads composited
+    features once per ray instead of every sample.
+
     Args:
-        config: Its size.
+        config: Size of the feature field.
         bounds: The scene's box.
         num_channels: Channels of the features that it learns.
     """
@@ -56,7 +59,7 @@ class FeatureField(nn.Module):
         self.sky = network(encode_directions(torch.zeros(1, 3)).shape[1], config.hidden_width, num_channels)
 
     def forward(self, surface: RaySurface) -> Float[Tensor, "rays channels"]:
-        """Return the features of rays, the sky's where they hit nothing."""
+        """Return the features of rays, filled up with the sky's by what opacity leaves (EmerNeRF Eq. 10)."""
         rays, samples = surface.weights.shape
         encoded = self.grid(surface.positions.reshape(-1, 3)).view(rays, samples, -1)
         composited = (surface.weights[..., None] * encoded).sum(dim=1)
@@ -118,7 +121,10 @@ def _distil(
     targets: Float[np.ndarray, "frames cameras height width channels"],
     on_progress: Progress | None,
 ) -> tuple[FeatureField, float]:
-    """Return the fitted feature field and the PSNR of features on held-out frames."""
+    """Return the fitted feature field and the PSNR of features on held-out frames.
+
+    The loss is the squared error of features (EmerNeRF Eq. A7).
+    """
     torch.manual_seed(config.seed)
     generator = torch.Generator().manual_seed(config.seed)
     frames, cameras, *grid = targets.shape[:4]

@@ -1,10 +1,10 @@
 """The driving field: static and dynamic density and features in space, colour per ray, sky by direction.
 
-An EmerNeRF-class field (arXiv 2311.02077) behind nerfstudio's ``Field`` interface. Unlike EmerNeRF, colour is by
-default *deferred*: a small network gives density per sample, the grid features themselves are composited like colours,
-and a second network reads the ray's colour from the result, the direction and the camera's appearance code. Surfaces
-here are opaque, so little is lost; that network runs once per ray instead of once per sample, and its gradient reaches
-the grids directly instead of through the density's.
+It is a field of EmerNeRF's class (arXiv 2311.02077) behind nerfstudio's ``Field`` interface (EmerNeRF Sec. 3.1). Unlike
+EmerNeRF's, its colour is by default *deferred*: a small network gives density per sample, the grid features themselves
+are composited like colours, and a second network reads the ray's colour from the result, the direction and the camera's
+appearance code. Surfaces here are opaque, so little is lost. That network runs once per ray instead of once per sample,
+and its gradient reaches the grids directly instead of through the density's.
 """
 
 import itertools
@@ -35,11 +35,11 @@ class DrivingField(Field):
     """Density, features and colour of one scene.
 
     Args:
-        config: Its size.
+        config: Size of the field.
         bounds: The scene's box.
         num_cameras: Appearance codes to learn.
         num_frames: Frames of the scene.
-        fitted_frames: Those that the field is fitted to; only they have a dynamic part.
+        fitted_frames: Frames that the field is fitted to; only they have a dynamic part.
     """
 
     def __init__(
@@ -81,7 +81,11 @@ class DrivingField(Field):
     def density_and_features(
         self, ray_samples: RaySamples
     ) -> tuple[Float[Tensor, "*batch 1"], Float[Tensor, "*batch width"], Float[Tensor, "*batch 1"] | None]:
-        """Return density per scene unit, the grids' features, and the part of the density that moves."""
+        """Return density per scene unit, the grids' features, and the part of the density that moves.
+
+        A static and a dynamic grid give a density each (EmerNeRF Eq. 1). Their features are blended by their shares of
+        the density (EmerNeRF Eq. 4); there is no shadow.
+        """
         positions = ray_samples.frustums.get_positions()
         batch = positions.shape[:-1]
         unit_cube = self.unit_cube(positions.reshape(-1, 3))
@@ -119,7 +123,10 @@ class DrivingField(Field):
         directions: Float[Tensor, "points 3"],
         camera_index: Int64[Tensor, " points"],
     ) -> Float[Tensor, "points 3"]:
-        """Return the colour, [0, 1], that a camera sees from composited features along directions."""
+        """Return the colour, [0, 1], that a camera sees from composited features along directions.
+
+        Static and dynamic features share this head (EmerNeRF Eq. 2).
+        """
         view = torch.cat(
             [encode_directions(directions, octaves=_SURFACE_OCTAVES), self.appearance(camera_index)], dim=-1
         )
@@ -128,7 +135,7 @@ class DrivingField(Field):
     def sky_colour(
         self, directions: Float[Tensor, "rays 3"], camera_index: Int64[Tensor, " rays"]
     ) -> Float[Tensor, "rays 3"]:
-        """Return the colour, [0, 1], of the sky along directions."""
+        """Return the colour, [0, 1], of the sky along directions (EmerNeRF Eq. 3)."""
         return torch.sigmoid(
             self.sky_network(torch.cat([encode_directions(directions), self.appearance(camera_index)], dim=-1))
         )
@@ -142,7 +149,10 @@ class DrivingField(Field):
 
 
 class ProposalDensity(nn.Module):
-    """A coarse density that tells the sampler where to look: a sum over grid levels, without any network."""
+    """A coarse density that tells the sampler where to look (EmerNeRF Sec. A.1.2).
+
+    It is a sum over grid levels, without any network.
+    """
 
     def __init__(self, config: SamplingConfig, field: FieldConfig, bounds: SceneBounds) -> None:
         super().__init__()

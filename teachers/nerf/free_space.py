@@ -26,7 +26,7 @@ def find_moving_returns(
     """Return, per frame, which returns belong to something that moves.
 
     Args:
-        origins: Of the LiDAR in world at each frame, metres.
+        origins: Position of the LiDAR in world at each frame, metres.
         points: Returns in world, metres.
     """
     low, high = np.min(origins, axis=0) - _MAX_RANGE_M, np.max(origins, axis=0) + _MAX_RANGE_M

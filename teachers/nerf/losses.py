@@ -1,4 +1,4 @@
-"""What the per-scene field is fitted to, as pure functions of compositing weights.
+"""Losses that the per-scene field is fitted to, as pure functions of compositing weights.
 
 Distances are in one unit throughout (the caller's: scene units or metres); weights along the sample axis sum to at
 most one and their sum is the opacity. A ray without a LiDAR return has NaN as its depth and takes no part.
@@ -16,7 +16,7 @@ _RELATIVE_ERROR_OF_HUBER = 0.05
 def composite_weights(
     density: Float[Tensor, "rays samples"], interval_lengths: Float[Tensor, "rays samples"]
 ) -> Float[Tensor, "rays samples"]:
-    """Return the compositing weights ``T_i (1 - exp(-sigma_i delta_i))``."""
+    """Return the compositing weights ``T_i (1 - exp(-sigma_i delta_i))`` (EmerNeRF Eq. 5)."""
     optical = density * interval_lengths
     # Shifted before summing: subtracting an opaque sample from the sum would cancel what lies before it.
     transmittance = torch.exp(-torch.cumsum(F.pad(optical[:, :-1], (1, 0)), dim=-1))
@@ -38,11 +38,12 @@ def composite_termination_depth(
 def depth_loss(
     termination_depth: Float[Tensor, " rays"], lidar_depth: Float[Tensor, " rays"], *, max_depth: float
 ) -> Float[Tensor, ""]:
-    """Return the mean Huber loss of range relative to LiDAR range, of rays with a return within ``max_depth``.
+    """Return the mean Huber loss of range relative to LiDAR range (EmerNeRF Eq. A8).
 
-    EmerNeRF takes the square of the error over a fixed 80 m, which hardly feels half a metre at ten; what depth is used
-    for, and judged by, is relative. Huber keeps the few returns that a camera cannot see from pulling surfaces apart.
-    Zero where no ray has a return.
+    Rays with a return within ``max_depth`` take part. The loss is zero where there is none.
+
+    EmerNeRF takes the square of the error over a fixed 80 m, which hardly feels half a metre at ten. Depth is used and
+    judged by its relative error. Huber keeps the few returns that a camera cannot see from pulling surfaces apart.
     """
     is_valid = lidar_depth <= max_depth  # false for NaN
     wanted = torch.where(is_valid, lidar_depth, torch.ones_like(lidar_depth))
@@ -58,12 +59,15 @@ def line_of_sight_loss(
     *,
     margin: float,
 ) -> Float[Tensor, ""]:
-    """Return ``before^2 + (1 - near)^2``: a ray carries no weight before its return and all of it around the return.
+    """Return ``before^2 + (1 - near)^2``, the line-of-sight loss of a ray (EmerNeRF Eq. A9).
 
-    ``before`` and ``near`` are the weight in front of and within ``margin`` of the return; the weight of an interval is
-    shared out by overlap, so the loss does not depend on how finely a ray happens to be sampled. Urban Radiance Fields
-    and EmerNeRF ask for a normal-shaped peak instead; that pulls weights *away* from a surface that is sharper than
-    the margin, which few samples and a coarse margin make the common case. A single sharp peak costs nothing here.
+    A ray should carry no weight before its return and all of it around the return. ``before`` and ``near`` are the
+    weight in front of and within ``margin`` of the return. The weight of an interval is shared out by overlap, so the
+    loss does not depend on how finely a ray happens to be sampled.
+
+    Urban Radiance Fields and EmerNeRF ask for a normal-shaped peak instead. That pulls weights *away* from a surface
+    that is sharper than the margin, which few samples and a coarse margin make the common case. A single sharp peak
+    costs nothing here.
     """
     has_return = torch.isfinite(lidar_depth)
     centre = torch.where(has_return, lidar_depth, torch.zeros_like(lidar_depth))[:, None]
@@ -86,8 +90,8 @@ def static_clearance_loss(
 ) -> Float[Tensor, ""]:
     """Return the squared weight that the static part alone puts where a beam has passed.
 
-    A beam proves emptiness up to its return; if the return moves, the static part must be empty there too. Without
-    this, a field settles for a ghost of everything that ever stood somewhere.
+    A beam proves emptiness up to its return. If the return moves, the static part must be empty there too. Without this
+    loss, a field settles for a ghost of everything that ever stood somewhere.
     """
     has_return = torch.isfinite(lidar_depth)
     depth = torch.where(has_return, lidar_depth, torch.zeros_like(lidar_depth))
@@ -98,7 +102,7 @@ def static_clearance_loss(
 
 
 def sky_loss(opacity: Float[Tensor, " rays"], is_sky: Bool[Tensor, " rays"]) -> Float[Tensor, ""]:
-    """Return the binary cross-entropy of opacity against "not sky"."""
+    """Return the binary cross-entropy of opacity against "not sky" (EmerNeRF Eq. A3)."""
     # Written out: torch's own refuses NaN with an untyped error before the fit can say that it diverged.
     p = opacity.clamp(1e-3, 1.0 - 1e-3)
     return -torch.where(is_sky, 1.0 - p, p).log().mean()
@@ -107,7 +111,7 @@ def sky_loss(opacity: Float[Tensor, " rays"], is_sky: Bool[Tensor, " rays"]) -> 
 def distortion_loss(
     weights: Float[Tensor, "rays samples"], interval_edges: Float[Tensor, "rays edges"]
 ) -> Float[Tensor, ""]:
-    """Return mip-NeRF 360's distortion (Eq. 15) of weights over normalised distances, in linear time.
+    """Return the distortion of weights over normalised distances, in linear time (mip-NeRF 360 Eq. 15).
 
     Samples are sorted, so the double sum over pairs becomes prefix sums of weight and weighted midpoint.
     """
@@ -122,7 +126,7 @@ def distortion_loss(
 
 
 def opacity_entropy_loss(opacity: Float[Tensor, " rays"]) -> Float[Tensor, ""]:
-    """Return the mean binary entropy of opacity: a ray should hit something or the sky, not half of each."""
+    """Return the mean binary entropy of opacity, which asks a ray to hit either something or the sky."""
     p = opacity.clamp(1e-4, 1.0 - 1e-4)
     return -(p * p.log() + (1.0 - p) * (1.0 - p).log()).mean()
 
@@ -133,7 +137,7 @@ def proposal_loss(
     proposal_weights: Float[Tensor, "rays coarse_samples"],
     proposal_edges: Float[Tensor, "rays coarse_edges"],
 ) -> Float[Tensor, ""]:
-    """Return by how much the field's weights exceed what the proposal allows (mip-NeRF 360, Eq. 13).
+    """Return by how much the field's weights exceed what the proposal allows (mip-NeRF 360 Eq. 13).
 
     The bound of an interval is the mass of every proposal interval that it touches. No gradient reaches ``weights``.
     """

@@ -104,7 +104,10 @@ class DrivingFieldModel(Model):
         ]
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:  # type: ignore[override]
-        """Return ``rgb``, ``opacity`` and ``depth`` (scene units) of rays, and what the losses need."""
+        """Return ``rgb``, ``opacity`` and ``depth`` (scene units) of rays, and what the losses need.
+
+        The sky fills what opacity leaves (EmerNeRF Eq. 5).
+        """
         samples, proposal_weights, proposal_samples = self.sampler(ray_bundle, density_fns=[self.proposal])
         density, features, dynamic_density = self.field.density_and_features(samples)
         edges = interval_edges(samples)
@@ -144,7 +147,11 @@ class DrivingFieldModel(Model):
     def get_loss_dict(
         self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Return every weighted term."""
+        """Return every weighted term of the sum (EmerNeRF Eq. 12).
+
+        Colour is a squared error (EmerNeRF Eq. A2). The dynamic branch pays for its mean density (EmerNeRF Eq. 6), over
+        all samples of all rays (EmerNeRF Eq. A5).
+        """
         rays: RayBatch = batch["rays"]
         config, scale = self.nerf.losses, self.bounds.metres_per_unit
         num_camera_rays = rays.num_camera_rays

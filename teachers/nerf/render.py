@@ -1,4 +1,7 @@
-"""Render a fitted field into target stores: depth at every camera, and views the car never had."""
+"""Render a fitted field into target stores: depth at every camera, and views the car never had.
+
+Both are what a student distils from it (DistillNeRF Sec. 3.2).
+"""
 
 import dataclasses
 import logging
@@ -172,8 +175,9 @@ def render_virtual_views(
 ) -> Materialized:
     """Return images and depth at shifted cameras, rendering them first if they do not exist.
 
-    A view keeps its camera's orientation, intrinsics, time and appearance code; only its centre moves, in the camera's
-    own axes. Depth is as in ``render_teacher_depth``, but no sky mask exists there: opacity alone decides.
+    These are the virtual cameras of (DistillNeRF Sec. A.7). A view keeps its camera's orientation, intrinsics, time and
+    appearance code; only its centre moves, in the camera's own axes. Depth is as in ``render_teacher_depth``, but no
+    sky mask exists there: opacity alone decides.
 
     Args:
         home: Where the field is read from and the views are published.

@@ -30,8 +30,8 @@ class SceneBounds:
     """The box that the field spends its resolution on.
 
     Attributes:
-        centre_m: Its centre in world, metres.
-        half_extent_m: Half its size along each world axis, metres.
+        centre_m: Centre of the box in world, metres.
+        half_extent_m: Half the size of the box along each world axis, metres.
     """
 
     centre_m: tuple[float, float, float]
@@ -55,7 +55,7 @@ class SceneBounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameSplit:
-    """Which frames are fitted and which judge the fit."""
+    """The frames that are fitted and those that judge the fit."""
 
     train: tuple[int, ...]
     held_out: tuple[int, ...]
@@ -76,7 +76,9 @@ def split_frames(num_frames: int, *, holdout_every: int) -> FrameSplit:
 
 
 def measure_bounds(scene: SceneReader, frames: tuple[int, ...], *, margin_m: float = 2.0) -> SceneBounds:
-    """Return the box of 2 to 98 percent of the LiDAR returns of ``frames``, widened to hold every camera.
+    """Return the box of 2 to 98 percent of the LiDAR returns of ``frames`` (EmerNeRF Sec. A.1.2).
+
+    The box is widened to hold every camera.
 
     Raises:
         SourceDataError: If there are too few returns.
@@ -103,7 +105,7 @@ class RayBatch:
         camera_index: Camera of the ray; 0 for LiDAR rays, whose colour is never read.
         frame_index: Frame of the ray.
         rgb: Colour of the leading camera rays, [0, 1].
-        is_sky: Of the leading camera rays; None without a sky mask.
+        is_sky: Sky of the leading camera rays; None without a sky mask.
         lidar_depth: Termination depth in scene units, NaN where no return is known.
         return_moves: Whether the return is known to belong to something that moves.
     """

@@ -119,7 +119,7 @@ class RaySurface:
     """Where rays end, whatever is rendered there.
 
     Attributes:
-        positions: In the grids' unit cube.
+        positions: Points in the grids' unit cube.
         weights: Compositing weights; they sum to the opacity.
         directions: Unit vectors, world axes.
     """

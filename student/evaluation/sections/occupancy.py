@@ -105,6 +105,8 @@ class OccupancySample:
 class OccupancyScores:
     """Binary occupancy of held-out frames, and how well its probability is calibrated.
 
+    The IoU is the geometric one of (DistillNeRF Tab. 4).
+
     Attributes:
         fit: Chosen on training scenes.
         sample: Where held-out voxels are kept for the calibration figures.

@@ -1,4 +1,7 @@
-"""Quality of text queries: does a word light up where the thing is?"""
+"""Quality of text queries: does a word light up where the thing is?
+
+The paper shows such maps (DistillNeRF Sec. 4.1) without a figure for them.
+"""
 
 from dataclasses import dataclass, field
 from typing import Literal

@@ -26,7 +26,7 @@ PER_CLASS = "IoU per class"
 
 @dataclass(slots=True, kw_only=True)
 class SemanticScores:
-    """Zero-shot semantic occupancy of held-out frames."""
+    """Zero-shot semantic occupancy of held-out frames: the mIoU and F-mIoU of (DistillNeRF Tab. 4)."""
 
     seed: int = 0
     _matrices: dict[str, list[np.ndarray]] = field(default_factory=dict)

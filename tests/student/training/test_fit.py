@@ -19,7 +19,7 @@ from student.data.dataset import FrameDataset
 from student.data.training_set import load_training_set
 from student.inference.checkpoint import from_pretrained
 from student.losses.perceptual import MultiScaleDissimilarity
-from student.losses.terms import student_losses
+from student.losses.total import student_losses
 from student.model.distillnerf import DistillNeRF
 from student.training.fit import fit_student
 from student.training.optimization import WeightAverage, build_optimizer, learning_rate

@@ -13,20 +13,23 @@ from student.data.dataset import FrameDataset
 from student.data.sample import TrainingBatch, concatenate
 from student.data.training_set import load_training_set
 from student.experiments.overfit import with_lidar_solid
-from student.losses.line_of_sight import bin_edges, line_of_sight_error, sample_line_of_sight_error
-from student.losses.perceptual import MultiScaleDissimilarity
-from student.losses.terms import (
-    absolute_error,
+from student.losses.depth import (
     depth_likelihood_error,
-    feature_error,
-    image_error,
     is_depth_edge,
     lidar_depth_error,
-    line_of_sight_epsilon,
     log_depth_error,
-    student_losses,
     teacher_depth_error,
 )
+from student.losses.images import feature_error, image_error
+from student.losses.line_of_sight import (
+    bin_edges,
+    line_of_sight_epsilon,
+    line_of_sight_error,
+    sample_line_of_sight_error,
+)
+from student.losses.perceptual import MultiScaleDissimilarity
+from student.losses.terms import absolute_error
+from student.losses.total import student_losses
 from student.model.distillnerf import DistillNeRF
 from student.model.types import RaySamples, StudentOutput
 

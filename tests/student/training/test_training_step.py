@@ -13,7 +13,7 @@ from student.config import StudentConfig
 from student.data.dataset import FrameDataset
 from student.data.sample import TrainingBatch, concatenate
 from student.data.training_set import load_training_set
-from student.losses.terms import Losses
+from student.losses.total import Losses
 from student.training.processes import Processes
 from student.training.step import TrainingStep
 
