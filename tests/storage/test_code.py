@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 
 from storage import code
 from storage.code import INFRASTRUCTURE, PACKAGES, PROJECT, code_digest, import_closure
+from storage.kinds import KINDS, ArraySpec
 from teachers.nerf.provenance import MODULE_OF
 
-READERS = ("nuscenes_recording", "rig_manifest_recording", "waymo_v1", "waymo_v2")
+READERS = ("nuscenes.recording", "manifest.recording", "waymo.v1", "waymo.v2")
 PRODUCERS: dict[str, tuple[str, ...]] = {
     "recordings": ("storage.procedural.run",),
     "waymo recordings": ("storage.testing.waymo.writer",),
@@ -29,7 +31,7 @@ PRODUCERS: dict[str, tuple[str, ...]] = {
     "clip": ("teachers.image.extract_patches", "teachers.image.clip"),
     **{action: (module,) for action, module in MODULE_OF.items()},
     "training set": ("student.data.training_set",),
-    "student": ("student.fit",),
+    "student": ("student.training.fit",),
     "evaluation": ("student.evaluation.evaluate",),
     "report": ("student.reporting.report",),
     "weak labels": ("student.applications.weak_labels",),
@@ -162,7 +164,8 @@ def test_an_import_of_nothing_is_refused_and_says_whose_it_is(write: Write, tmp_
 def test_nothing_is_imported(write: Write, tmp_path: Path) -> None:
     write({"storage/root.py": "raise RuntimeError('imported')\n"})
     code_digest("storage.root", project=tmp_path)
-    question = "import sys; from storage.code import code_digest as d; d('student.fit'); print('torch' in sys.modules)"
+    asked = "code_digest('student.training.fit'); print('torch' in sys.modules)"
+    question = f"import sys; from storage.code import code_digest; {asked}"
     seen = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, check=True, cwd=PROJECT)
     assert seen.stdout.strip() == "False"
 
@@ -373,7 +376,7 @@ def test_no_module_changes_by_being_formatted_otherwise(copied: Path) -> None:
         ("student", "storage.scenes.moving"),
         ("student", "student.training.processes"),
         ("recordings", "storage.ingest.manifest.writer"),
-        ("scene, waymo_v1", "storage.ingest.waymo.labels"),
+        ("scene, waymo.v1", "storage.ingest.waymo.labels"),
         ("render_depth", "teachers.nerf.contradictions"),
     ],
 )
@@ -384,19 +387,18 @@ def test_what_a_hand_kept_list_once_left_out_counts(producer: str, needed: str) 
 @pytest.mark.parametrize(
     ("producer", "others"),
     [
-        ("scene, nuscenes_recording", ("waymo", "rig_manifest")),
-        ("scene, rig_manifest_recording", ("waymo", "nuscenes")),
-        ("scene, waymo_v1", ("waymo_v2", "nuscenes", "rig_manifest")),
-        ("scene, waymo_v2", ("waymo_v1", "nuscenes", "rig_manifest")),
-        ("dinov2", ("clip",)),
-        ("clip", ("dinov2",)),
-        ("sky", ("pointrend",)),
-        ("recordings", ("waymo_writer", "waymo_capture")),
+        ("scene, nuscenes.recording", ("storage.ingest.waymo", "storage.ingest.manifest")),
+        ("scene, manifest.recording", ("storage.ingest.waymo", "storage.ingest.nuscenes")),
+        ("scene, waymo.v1", ("storage.ingest.waymo.v2", "storage.ingest.nuscenes", "storage.ingest.manifest")),
+        ("scene, waymo.v2", ("storage.ingest.waymo.v1", "storage.ingest.nuscenes", "storage.ingest.manifest")),
+        ("dinov2", ("teachers.image.clip",)),
+        ("clip", ("teachers.image.dinov2",)),
+        ("sky", ("teachers.image.pointrend",)),
+        ("recordings", ("storage.testing",)),
     ],
 )
 def test_a_choice_that_was_not_taken_does_not_count(producer: str, others: tuple[str, ...]) -> None:
-    names = {name.rpartition(".")[2] for name in import_closure(*PRODUCERS[producer])}
-    assert not {name for name in names if name.startswith(others)}
+    assert not {name for name in import_closure(*PRODUCERS[producer]) if name.startswith(others)}
 
 
 def test_infrastructure_is_there_and_would_otherwise_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -427,3 +429,14 @@ def test_another_process_comes_to_the_same() -> None:
         for seed in ("1", "2")
     }
     assert seen == {code_digest("student.evaluation.evaluate")}
+
+
+def test_only_the_arrays_of_its_own_kind_count_for_a_producer(monkeypatch: pytest.MonkeyPatch) -> None:
+    producer = ("teachers.image.extract_sky",)
+    before = code_digest(*producer, kind="sky_mask")
+    assert before != code_digest(*producer, kind="teacher_depth")
+    changed = ArraySpec(dtype="float32", axes=("frames",))
+    for kind, is_seen in (("clip_features", False), ("sky_mask", True)):
+        spec = replace(KINDS[kind], arrays={**KINDS[kind].arrays, "new": changed})
+        monkeypatch.setattr(code, "KINDS", {**KINDS, kind: spec})
+        assert (code_digest(*producer, kind="sky_mask") != before) is is_seen

@@ -167,7 +167,7 @@ def test_a_store_with_other_frames_is_refused(make_world: Callable[[], Any], stu
 
 
 def test_unknown_kind_and_overlapping_splits_are_mistakes(shared_world: Any, student_config: StudentConfig) -> None:
-    with pytest.raises(ValueError, match="no target store"):
+    with pytest.raises(ValueError, match="want some of scene"):
         shared_world.freeze("kinds", student_config, kinds=(*student_config.data.kinds, "lidar_dreams"))
     with pytest.raises(ValueError, match="both splits"):
         TrainingSetConfig(train_scenes=("a.b",), validation_scenes=("a.b",))
