@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from storage.config_json import config_from_json
 from storage.digests import canonical_json, digest_of
 from storage.errors import ErrorKind, IntegrityError
 
@@ -104,14 +105,13 @@ class Provenance:
         """Read back what ``to_json`` wrote.
 
         Raises:
-            IntegrityError: If a field is missing or unknown.
+            IntegrityError: If it is no JSON, or a field is missing, unknown or of another type.
         """
         try:
             raw = json.loads(text)
-            raw["inputs"] = tuple(InputVersion(**i) for i in raw["inputs"])
-            return cls(**raw)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except json.JSONDecodeError as error:
             raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, "provenance", f"cannot be read: {error}") from error
+        return config_from_json(cls, raw, "provenance")
 
 
 def code_digest(*modules: str) -> str:

@@ -4,14 +4,14 @@ Freezing is where everything that could spoil a run is refused: a store that is 
 gate, that was made from another version of the scene than the images beside it, or that holds the truth.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import zarr
 
-from storage.digests import canonical_json, config_json, digest_of
+from storage.config_json import config_from_json
+from storage.digests import config_json, digest_of
 from storage.errors import ErrorKind, MissingTargetError, ProvenanceMismatchError
 from storage.stores.provenance import InputVersion, Provenance, code_digest
 from storage.stores.versioned import Home, Materialized, StoreForm, StoreVersion, materialize_arrays
@@ -105,7 +105,7 @@ def freeze_training_set(home: Home, name: str, config: TrainingSetConfig) -> Mat
     scenes = [_freeze_scene(home, key, config) for key in wanted]
     versions = [version for scene in scenes for version in scene.stores.values()]
     check_consistent(home, versions)
-    manifest = {"format": _FORMAT, "scenes": [_scene_json(scene) for scene in scenes], "left_out": left_out}
+    manifest = {"format": _FORMAT, "scenes": [config_json(scene) for scene in scenes], "left_out": left_out}
     provenance = Provenance(
         kind=KIND,
         partition=name,
@@ -137,12 +137,14 @@ def load_training_set(home: Home, name: str, digest: str | None = None) -> Train
     Raises:
         MissingTargetError: If there is none.
         ProvenanceMismatchError: If it was written in another format.
+        IntegrityError: If its manifest is damaged.
     """
     version = home.require(KIND, name, digest)
     manifest: Any = home.open_arrays(version).attrs["manifest"]
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
         raise ProvenanceMismatchError(ErrorKind.SCHEMA_UNKNOWN, str(version), f"manifest: want format {_FORMAT!r}")
-    scenes = tuple(_scene_from_json(scene) for scene in manifest["scenes"])
+    key = f"{version}: manifest.scenes"
+    scenes = tuple(config_from_json(FrozenScene, scene, f"{key}[{i}]") for i, scene in enumerate(manifest["scenes"]))
     return TrainingSet(version=version, scenes=scenes, left_out=manifest["left_out"])
 
 
@@ -271,21 +273,3 @@ def _count(group: zarr.Group, kind: str) -> tuple[int, int]:
 
 def _joined_licences(home: Home, versions: Iterable[StoreVersion]) -> str:
     return "; ".join(sorted({licence for v in versions if (licence := home.provenance(v).licence)}))
-
-
-def _scene_json(scene: FrozenScene) -> dict[str, Any]:
-    return json.loads(canonical_json(scene))
-
-
-def _scene_from_json(raw: Mapping[str, Any]) -> FrozenScene:
-    stores = {
-        kind: StoreVersion(**{**version, "form": StoreForm(version["form"])}) for kind, version in raw["stores"].items()
-    }
-    return FrozenScene(
-        key=raw["key"],
-        num_frames=raw["num_frames"],
-        num_cameras=raw["num_cameras"],
-        train_frames=tuple(raw["train_frames"]),
-        validation_frames=tuple(raw["validation_frames"]),
-        stores=stores,
-    )

@@ -4,12 +4,15 @@ Calibration maps are fitted on training scenes and applied to held-out scenes; n
 both at once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+
+from storage.config_json import config_from_json
+from storage.errors import ErrorKind, IntegrityError
 
 _EPSILON = 1e-6
 
@@ -70,20 +73,22 @@ class IsotonicMap:
 
 CalibrationMap = TemperatureMap | IsotonicMap
 
+_MAPS: dict[object, type[CalibrationMap]] = {"temperature": TemperatureMap, "isotonic": IsotonicMap}
+
 
 def calibration_from_json(record: Mapping[str, object]) -> CalibrationMap:
     """Read a map back from what its ``to_json`` returned.
 
     Raises:
-        ValueError: If the method is unknown.
+        IntegrityError: If the method is unknown, or a parameter is missing, unknown or out of range.
     """
-    match record:
-        case {"method": "temperature", "temperature": float(temperature), "bias": float(bias)}:
-            return TemperatureMap(temperature=temperature, bias=bias)
-        case {"method": "isotonic", "knots": Sequence() as knots, "values": Sequence() as values}:
-            return IsotonicMap(knots=tuple(knots), values=tuple(values))
-        case _:
-            raise ValueError(f"unknown calibration record {record!r}")
+    method = record.get("method")
+    if method not in _MAPS:
+        raise IntegrityError(
+            ErrorKind.SCHEMA_UNKNOWN, "calibration.method", f"is {method!r}, want one of {', '.join(_MAPS)}"
+        )
+    parameters = {name: value for name, value in record.items() if name != "method"}
+    return config_from_json(_MAPS[method], parameters, "calibration")
 
 
 def fit_calibration(
