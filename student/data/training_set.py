@@ -4,6 +4,7 @@ Freezing is where everything that could spoil a run is refused: a store that is 
 gate, that was made from another version of the scene than the images beside it, or that holds the truth.
 """
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import zarr
 from storage.config_json import config_from_json
 from storage.digests import config_json, digest_of
 from storage.errors import ErrorKind, MissingTargetError, ProvenanceMismatchError
+from storage.stores.lineage import walk
 from storage.stores.provenance import InputVersion, Provenance, code_digest
 from storage.stores.versioned import Home, Materialized, StoreForm, StoreVersion, materialize_arrays
 from storage.targets.schema import TARGET_SCHEMAS
@@ -158,24 +160,23 @@ def check_consistent(home: Home, versions: Iterable[StoreVersion]) -> None:
         ProvenanceMismatchError: Naming the ancestor, its two digests and their descendants.
     """
     seen: dict[tuple[str, str], tuple[str, str]] = {}
+
+    @functools.cache
+    def inputs_of(item: InputVersion) -> tuple[InputVersion, ...]:
+        found = home.find(item.kind, item.partition, item.digest)
+        # An ancestor may have been deleted; its own ancestors are then unknown.
+        return () if found is None else home.provenance(found).inputs
+
     for version in versions:
-        pending = [InputVersion(version.kind, version.partition, version.digest)]
-        while pending:
-            ancestor = pending.pop()
+        for _, ancestor in walk([InputVersion(version.kind, version.partition, version.digest)], inputs_of):
             key = (ancestor.kind, ancestor.partition)
-            if key in seen:
-                other_digest, descendant = seen[key]
-                if other_digest != ancestor.digest:
-                    raise ProvenanceMismatchError(
-                        ErrorKind.DIGEST_MISMATCH,
-                        "/".join(key),
-                        f"{version} was made from {ancestor.digest[:12]}, {descendant} from {other_digest[:12]}",
-                    )
-                continue
-            seen[key] = (ancestor.digest, str(version))
-            found = home.find(*key, ancestor.digest)
-            if found is not None:  # an ancestor may have been deleted; its own ancestors are then unknown
-                pending += home.provenance(found).inputs
+            digest, descendant = seen.setdefault(key, (ancestor.digest, str(version)))
+            if digest != ancestor.digest:
+                raise ProvenanceMismatchError(
+                    ErrorKind.DIGEST_MISMATCH,
+                    "/".join(key),
+                    f"{version} was made from {ancestor.digest[:12]}, {descendant} from {digest[:12]}",
+                )
 
 
 def _refuse_forbidden(kinds: Iterable[str]) -> None:
