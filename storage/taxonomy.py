@@ -14,8 +14,10 @@ from jaxtyping import UInt8
 
 SKY_ID = 255
 VOID_ID = 254
-OCC3D_FREE = 17
 NUM_OCC3D_CLASSES = 17
+OCC3D_FREE = NUM_OCC3D_CLASSES
+"""Label of free space in Occ3D; those below it are things and stuff."""
+
 CITYSCAPES_VOID = 255
 
 
@@ -208,6 +210,17 @@ CLASSES: tuple[SemanticClass, ...] = (
     _entry(41, "terminal", 15, 2, _AIRSIDE, "terminal building, airport terminal"),
     _entry(42, "jet_bridge", 15, 255, _AIRSIDE, "jet bridge, boarding bridge"),
 )
+
+OCC3D_NAMES: tuple[str, ...] = ("others", *(entry.name for entry in CLASSES[1:NUM_OCC3D_CLASSES]))
+"""Names of the Occ3D-nuScenes classes 0 to 16, in order."""
+
+OCC3D_WITHOUT_OTHERS = tuple(c for c in range(NUM_OCC3D_CLASSES) if OCC3D_NAMES[c] not in ("others", "other_flat"))
+"""The 15 classes whose mean some papers print as mIoU."""
+
+OCC3D_FOREGROUND = tuple(
+    c for c in OCC3D_WITHOUT_OTHERS if OCC3D_NAMES[c] not in ("driveable_surface", "sidewalk", "terrain")
+)
+"""The 12 classes of F-mIoU."""
 
 SKY = _entry(SKY_ID, "sky", 255, 10, _BOTH, "sky, clouds")
 

@@ -21,6 +21,7 @@ from storage.digests import canonical_json, digest_of
 from storage.errors import ErrorKind, IntegrityError
 
 DIGEST_LENGTH = 64
+_ALSO = " AND "
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -112,6 +113,15 @@ class Provenance:
         except json.JSONDecodeError as error:
             raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, "provenance", f"cannot be read: {error}") from error
         return config_from_json(cls, raw, "provenance")
+
+
+def joined_licences(licences: Iterable[str]) -> str:
+    """Return the terms of what was made from several things: those of each, once, sorted; empty where none states any.
+
+    Terms are joined with ``AND``, which a licence that was itself joined is split at.
+    """
+    terms = {term for licence in licences for term in licence.split(_ALSO)}
+    return _ALSO.join(sorted(terms - {""}))
 
 
 def code_digest(*modules: str) -> str:

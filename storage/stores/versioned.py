@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -30,7 +30,7 @@ from storage.errors import ErrorKind, IntegrityError, MissingTargetError
 from storage.keys import check_name
 from storage.stores import catalog
 from storage.stores.integrity import reading
-from storage.stores.provenance import Provenance
+from storage.stores.provenance import InputVersion, Provenance, joined_licences
 from storage.stores.unpublished import check_complete, no_leftovers
 from storage.targets.schema import TARGET_SCHEMAS, check_target
 
@@ -265,6 +265,15 @@ class Home:
         if version.form is StoreForm.FILES:
             return json.loads((self.open_files(version) / _METRICS_FILE).read_text())
         return json.loads(str(self._commit(version)["metrics"]))
+
+    def licence_of(self, inputs: Iterable[InputVersion]) -> str:
+        """Return the terms of what is made from these versions.
+
+        Raises:
+            MissingTargetError: If one is gone.
+        """
+        found = (self.require(i.kind, i.partition, i.digest) for i in inputs)
+        return joined_licences(self.provenance(version).licence for version in found)
 
     def _commit(self, version: StoreVersion) -> dict[str, Any]:
         repository = self.repository(version.kind, version.partition)

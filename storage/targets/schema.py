@@ -10,6 +10,7 @@ import numpy as np
 import zarr
 
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
+from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.stores.codecs import COMPRESSED
 from storage.stores.integrity import reading
 
@@ -38,6 +39,8 @@ def _spec(dtype: str, axes: str, *, optional: bool = False) -> ArraySpec:
 
 _FEATURES = {"features": _spec("float16", "frames cameras grid_height grid_width channels")}
 _INTRINSICS = _spec("float64", "cameras 3 3")
+
+_VOXELS = " ".join(map(str, ("frames", *OCC3D_GRID.shape)))
 
 TARGET_SCHEMAS: dict[str, dict[str, ArraySpec]] = {
     "input_images": {
@@ -76,13 +79,13 @@ TARGET_SCHEMAS: dict[str, dict[str, ArraySpec]] = {
         "termination_depth": _spec("float32", "frames cameras height width"),
         "semantics": _spec("uint8", "frames cameras height width"),
         "instance": _spec("uint16", "frames cameras height width"),
-        "occupancy": _spec("uint8", "frames 200 200 16"),
-        "occupancy_is_visible": _spec("bool", "frames 200 200 16"),
-        "occupancy_is_scanned": _spec("bool", "frames 200 200 16", optional=True),
+        "occupancy": _spec("uint8", _VOXELS),
+        "occupancy_is_visible": _spec("bool", _VOXELS),
+        "occupancy_is_scanned": _spec("bool", _VOXELS, optional=True),
     },
     "weak_labels": {
-        "voxel_label": _spec("uint8", "frames 200 200 16"),
-        "voxel_probability": _spec("float16", "frames 200 200 16"),
+        "voxel_label": _spec("uint8", _VOXELS),
+        "voxel_probability": _spec("float16", _VOXELS),
         "pixel_label": _spec("uint8", "frames cameras height width", optional=True),
         "pixel_probability": _spec("float16", "frames cameras height width", optional=True),
     },

@@ -108,13 +108,14 @@ def freeze_training_set(home: Home, name: str, config: TrainingSetConfig) -> Mat
     versions = [version for scene in scenes for version in scene.stores.values()]
     check_consistent(home, versions)
     manifest = {"format": _FORMAT, "scenes": [config_json(scene) for scene in scenes], "left_out": left_out}
+    inputs = tuple(InputVersion(version.kind, version.partition, version.digest) for version in versions)
     provenance = Provenance(
         kind=KIND,
         partition=name,
-        inputs=tuple(InputVersion(version.kind, version.partition, version.digest) for version in versions),
+        inputs=inputs,
         config_digest=digest_of({"config": config, "manifest": manifest}),
         code_digest=code_digest("student.data.training_set"),
-        licence=_joined_licences(home, versions),
+        licence=home.licence_of(inputs),
         config=config_json(config),
     )
 
@@ -270,7 +271,3 @@ def _count(group: zarr.Group, kind: str) -> tuple[int, int]:
     array = group[name]
     assert isinstance(array, zarr.Array)
     return array.shape[0], array.shape[1]
-
-
-def _joined_licences(home: Home, versions: Iterable[StoreVersion]) -> str:
-    return "; ".join(sorted({licence for v in versions if (licence := home.provenance(v).licence)}))

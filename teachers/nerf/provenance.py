@@ -52,18 +52,19 @@ def fit_provenance(home: Home, scene_key: str, config: NerfConfig) -> Provenance
         MissingTargetError: If the scene, or the sky mask that the configuration asks for, does not exist.
     """
     scene = home.require("scene", scene_key)
-    inputs = [scene, home.require("sky_mask", scene_key)] if config.use_sky_mask else [scene]
+    masks = [home.require("sky_mask", scene_key)] if config.use_sky_mask else []
+    inputs = tuple(_as_input(version) for version in (scene, *masks))
     of_scene = home.provenance(scene)
     return Provenance(
         kind=FIELD_KIND,
         partition=scene.partition,
-        inputs=tuple(_as_input(version) for version in inputs),
+        inputs=inputs,
         config_digest=config_digest(determining(config)),
         code_digest=code_digest(*_FIT_CODE),
         seed=config.seed,
         calibration_digest=of_scene.calibration_digest,
         pose_source=of_scene.pose_source,
-        licence=of_scene.licence,
+        licence=home.licence_of(inputs),
         config=config_json(config),
     )
 
@@ -77,20 +78,20 @@ def render_provenance(
         MissingTargetError: If the image features that are to be lifted into the field do not exist.
     """
     fitted = home.provenance(field)
-    inputs, code, seed = (*fitted.inputs, _as_input(field)), _RENDER_CODE, None
+    used, code, seed = (_as_input(field),), _RENDER_CODE, None
     if isinstance(config, TeacherFeaturesConfig):
-        inputs = (*inputs, _as_input(home.require(config.feature_source, field.partition)))
+        used = (*used, _as_input(home.require(config.feature_source, field.partition)))
         code, seed = _FEATURES_CODE, config.seed
     return Provenance(
         kind=_kind_of(config),
         partition=field.partition,
-        inputs=inputs,
+        inputs=(*fitted.inputs, *used),
         config_digest=config_digest(determining(config)),
         code_digest=code_digest(*code),
         seed=seed,
         calibration_digest=fitted.calibration_digest,
         pose_source=fitted.pose_source,
-        licence=fitted.licence,
+        licence=home.licence_of(used),
         config=config_json(config),
     )
 
