@@ -36,7 +36,9 @@ class TemperatureMap:
 
     def apply(self, probability: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
         """Return calibrated probabilities in [0, 1]."""
-        return _sigmoid(_logit(probability) / self.temperature + self.bias)
+        from scipy.special import expit
+
+        return expit(_logit(probability) / self.temperature + self.bias)
 
     def to_json(self) -> Mapping[str, object]:
         """Return the parameters as a JSON-able mapping."""
@@ -113,6 +115,8 @@ def _fit_temperature(
     probability: Float[np.ndarray, " n"], is_true: Bool[np.ndarray, " n"], *, steps: int = 50
 ) -> TemperatureMap:
     """Minimise the log loss over slope and bias by damped Newton steps on a convex objective."""
+    from scipy.special import expit
+
     logit, outcome = _logit(probability), is_true.astype(np.float64)
     design = np.stack([logit, np.ones_like(logit)], axis=1)
     weights = np.array([1.0, 0.0])
@@ -120,7 +124,7 @@ def _fit_temperature(
     ridge = np.diag([1e-4, 1e-8])
     prior = np.array([1.0, 0.0])
     for _ in range(steps):
-        guess = _sigmoid(design @ weights)
+        guess = expit(design @ weights)
         gradient = design.T @ (guess - outcome) / len(outcome) + ridge @ (weights - prior)
         curvature = (design * (guess * (1 - guess))[:, None]).T @ design / len(outcome) + ridge
         step = np.linalg.solve(curvature, gradient)
@@ -132,30 +136,15 @@ def _fit_temperature(
 
 
 def _fit_isotonic(probability: Float[np.ndarray, " n"], is_true: Bool[np.ndarray, " n"]) -> IsotonicMap:
-    """Pool adjacent violators over the distinct scores."""
+    """Fit levels to the distinct scores, then keep the two ends of each: the same map, small enough to store."""
+    from scipy.optimize import isotonic_regression
+
     knots, inverse = np.unique(probability.astype(np.float64), return_inverse=True)
     count = np.bincount(inverse).astype(np.float64)
     mean = np.bincount(inverse, weights=is_true.astype(np.float64)) / count
-    blocks: list[tuple[float, float, int]] = []  # mean, weight, number of knots
-    for value, weight in zip(mean.tolist(), count.tolist(), strict=True):
-        block = (value, weight, 1)
-        while blocks and blocks[-1][0] >= block[0]:
-            last = blocks.pop()
-            total = last[1] + block[1]
-            merged = (last[0] * last[1] + block[0] * block[1]) / total
-            block = (merged, total, last[2] + block[2])
-        blocks.append(block)
-    # Only the two ends of each level are kept: the map is the same and small enough to store.
-    kept_knots: list[float] = []
-    kept_values: list[float] = []
-    start = 0
-    for value, _, length in blocks:
-        for index in {start, start + length - 1}:
-            kept_knots.append(float(knots[index]))
-            kept_values.append(value)
-        start += length
-    order = np.argsort(kept_knots)
-    return IsotonicMap(knots=tuple(kept_knots[i] for i in order), values=tuple(kept_values[i] for i in order))
+    fitted = isotonic_regression(mean, weights=count)
+    kept = np.union1d(fitted.blocks[:-1], fitted.blocks[1:] - 1)
+    return IsotonicMap(knots=tuple(knots[kept].tolist()), values=tuple(fitted.x[kept].tolist()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,9 +197,6 @@ def reliability(
 
 
 def _logit(probability: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    clipped = np.clip(probability.astype(np.float64), _EPSILON, 1 - _EPSILON)
-    return np.log(clipped) - np.log1p(-clipped)
+    from scipy.special import logit
 
-
-def _sigmoid(logit: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    return 0.5 * (1.0 + np.tanh(0.5 * logit))
+    return logit(np.clip(probability.astype(np.float64), _EPSILON, 1 - _EPSILON))
