@@ -225,7 +225,6 @@ OCC3D_FOREGROUND = tuple(
 SKY = _entry(SKY_ID, "sky", 255, 10, _BOTH, "sky, clouds")
 
 _BY_NAME = {entry.name: entry for entry in (*CLASSES, SKY)}
-_BY_ID = {entry.class_id: entry for entry in (*CLASSES, SKY)}
 
 
 def class_named(name: str) -> SemanticClass:
@@ -233,13 +232,6 @@ def class_named(name: str) -> SemanticClass:
     if name not in _BY_NAME:
         raise ValueError(f"unknown class {name!r}; known: {', '.join(sorted(_BY_NAME))}")
     return _BY_NAME[name]
-
-
-def class_of_id(class_id: int) -> SemanticClass:
-    """Return the class whose id in semantic images is ``class_id``."""
-    if class_id not in _BY_ID:
-        raise ValueError(f"unknown class id {class_id}")
-    return _BY_ID[class_id]
 
 
 def classes_of_theme(theme: Theme) -> tuple[SemanticClass, ...]:

@@ -20,7 +20,6 @@ from storage.config_json import config_from_json
 from storage.digests import canonical_json, digest_of
 from storage.errors import ErrorKind, IntegrityError
 
-DIGEST_LENGTH = 64
 _ALSO = " AND "
 
 

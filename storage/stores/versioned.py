@@ -87,12 +87,6 @@ class Materialized:
     reused: bool
     metrics: dict[str, Any]
 
-    @property
-    def gate_passed(self) -> bool | None:
-        """Return the outcome of the quality gate, or None where the kind has none."""
-        quality = self.metrics.get("quality")
-        return None if quality is None else bool(quality["passed"])
-
 
 class Home:
     """The root of everything that a run writes.

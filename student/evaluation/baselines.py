@@ -82,9 +82,3 @@ class VoxelPrior:
         seen = counts.sum(axis=1, dtype=np.int64)
         occupied = counts[:, :OCC3D_FREE].sum(axis=1, dtype=np.int64)
         return np.where(seen > 0, occupied / np.maximum(seen, 1), 0.0)
-
-    @property
-    def commonest_label(self) -> int:
-        """The occupied label with the most voxels; free space when nothing was seen."""
-        totals = self._counts[:, :OCC3D_FREE].sum(axis=0, dtype=np.int64)
-        return int(totals.argmax()) if totals.any() else OCC3D_FREE

@@ -1,6 +1,5 @@
 """Words for a student: the text encoder and the feature basis that its CLIP targets were made with."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,10 +147,3 @@ def pixel_truth(
     table = np.array(occ3d_of_class)
     table[sky_id] = NUM_OCC3D_CLASSES
     return table[semantics]
-
-
-def index_of_name(names: Sequence[str], name: str) -> int:
-    """Return where a class stands; raise ValueError naming those there are."""
-    if name not in names:
-        raise ValueError(f"no class {name!r}; there are {', '.join(names)}")
-    return list(names).index(name)

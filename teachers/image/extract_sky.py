@@ -25,11 +25,6 @@ _MODULES = ("teachers.image.extract_sky", "teachers.image.sky", "teachers.image.
 _MODELS = {"segformer": TeacherModel.SKY, "pointrend": TeacherModel.SKY_POINTREND}
 
 
-def load_segmenter(config: SkyConfig) -> SkySegmenter | PointRendSegmenter:
-    """Resolve the weights and load the segmenter that a config names."""
-    return _build(config, resolve_weights(config.weights, _MODELS[config.segmenter]))
-
-
 def _build(config: SkyConfig, weights: WeightsFolder) -> SkySegmenter | PointRendSegmenter:
     return (SkySegmenter if config.segmenter == "segformer" else PointRendSegmenter)(config, weights)
 

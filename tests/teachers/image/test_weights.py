@@ -14,7 +14,7 @@ from storage.errors import EnvironmentMissingError, ErrorKind, IntegrityError, M
 from teachers.config import PatchFeatureConfig, SkyConfig, WeightsConfig
 from teachers.image.clip import ClipFeatures
 from teachers.image.dinov2 import Dinov2Features
-from teachers.image.extract_sky import load_segmenter
+from teachers.image.pointrend import PointRendSegmenter
 from teachers.image.sky import SkySegmenter
 from teachers.image.weights import TeacherModel, load_model, resolve_weights
 
@@ -139,9 +139,9 @@ def test_pointrend_without_detectron2_names_what_is_missing(tmp_path):
     save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
     config = SkyConfig(segmenter="pointrend", weights=WeightsConfig(source=str(tmp_path)))
     with pytest.raises(EnvironmentMissingError, match="detectron2: PointRend needs it"):
-        load_segmenter(config)
+        PointRendSegmenter(config, resolve_weights(config.weights, TeacherModel.SKY_POINTREND))
 
 
 def test_pointrend_has_no_shipped_weights():
     with pytest.raises(MissingTargetError, match="pointrend"):
-        load_segmenter(SkyConfig(segmenter="pointrend"))
+        resolve_weights(WeightsConfig(), TeacherModel.SKY_POINTREND)
