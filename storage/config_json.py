@@ -1,22 +1,25 @@
-"""Read a configuration dataclass back from the JSON that was stored with a checkpoint."""
+"""Read a dataclass back from the JSON that ``storage.digests.config_json`` wrote: the one such reader."""
 
 import dataclasses
-import types
-import typing
+import functools
+import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from storage.errors import ErrorKind, IntegrityError
 
 Config = TypeVar("Config")
 
+_adapter = functools.cache(TypeAdapter)
+
 
 def config_from_json(config_type: type[Config], raw: object, key: str = "config") -> Config:
-    """Build a configuration from plain JSON values, strictly: no field may be missing, unknown or of another type.
+    """Build a dataclass from plain JSON values, strictly: no field may be missing, unknown or of another type.
 
     A field that has a default is still required: a default that changed since the file was written would otherwise
-    change the model silently.
+    change the model silently. An integer may stand for a float; nothing else is converted.
 
     Args:
         config_type: The dataclass to build.
@@ -24,40 +27,38 @@ def config_from_json(config_type: type[Config], raw: object, key: str = "config"
         key: Where ``raw`` came from, for the error.
 
     Raises:
-        IntegrityError: Naming the field.
+        IntegrityError: Its key is ``key`` and the dotted name of the field.
     """
-    fields = {field.name for field in dataclasses.fields(config_type)}  # pyright: ignore[reportArgumentType]
-    if not isinstance(raw, Mapping):
-        raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, key, f"is {raw!r}, want an object")
-    if wrong := fields ^ set(raw):
-        raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, key, f"fields {sorted(wrong)} are missing or unknown")
-    hints = typing.get_type_hints(config_type)
-    values = {name: _value(hints[name], raw[name], f"{key}.{name}") for name in fields}
     try:
-        return config_type(**values)
-    except ValueError as error:
-        raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, key, str(error)) from error
+        value = _adapter(config_type).validate_json(json.dumps(raw), strict=True)  # as JSON: a list may be a tuple
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = key + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+        raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, at, _told(first)) from error
+    _check_fields(value, raw, key)
+    return value
 
 
-def _value(hint: Any, raw: Any, key: str) -> Any:  # noqa: ANN401 - JSON and type hints are untyped
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        return config_from_json(typing.cast(type, hint), raw, key)
-    if origin in {typing.Union, types.UnionType}:
-        if raw is None and type(None) in arguments:
-            return None
-        (inner,) = (argument for argument in arguments if argument is not type(None))
-        return _value(inner, raw, key)
-    if origin is tuple and isinstance(raw, list):
-        items = arguments[:1] * len(raw) if arguments[-1] is Ellipsis else arguments
-        if len(items) == len(raw):
-            return tuple(_value(item, value, f"{key}[{i}]") for i, (item, value) in enumerate(zip(items, raw)))  # noqa: B905 - equal lengths, just checked
-    if origin is typing.Literal and raw in arguments:
-        return raw
-    if hint is float and isinstance(raw, int | float) and not isinstance(raw, bool):
-        return float(raw)
-    if hint is Path and isinstance(raw, str):
-        return Path(raw)
-    if hint in {int, str, bool} and type(raw) is hint:
-        return raw
-    raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, key, f"is {raw!r}, want {hint}")
+def _told(error: Mapping[str, Any]) -> str:
+    if error["type"] == "missing":
+        return "is missing"
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    return f"is {error['input']!r}, want {error['msg'].removeprefix('Input should be ')}"
+
+
+def _check_fields(value: object, raw: Any, key: str) -> None:  # noqa: ANN401 - JSON is untyped
+    """Refuse fields that were left out or made up, which pydantic would fill in and ignore."""
+    if dataclasses.is_dataclass(value):
+        names = {field.name for field in dataclasses.fields(value)}
+        if wrong := sorted(names ^ set(raw)):
+            fate = "is missing" if wrong[0] in names else f"is unknown, want some of {', '.join(sorted(names))}"
+            raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, f"{key}.{wrong[0]}", fate)
+        for name in names:
+            _check_fields(getattr(value, name), raw[name], f"{key}.{name}")
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            _check_fields(inner, raw[name], f"{key}.{name}")
+    elif isinstance(value, tuple | list):
+        for index, inner in enumerate(value):
+            _check_fields(inner, raw[index], f"{key}[{index}]")

@@ -10,6 +10,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Literal, get_args
 
+from storage.geometry.voxel_grid import OCC3D_GRID
+
 
 class Kind(StrEnum):
     """Name of a kind; it is also the name of the Dagster asset that makes it."""
@@ -102,7 +104,7 @@ def _array(dtype: str, axes: str, unit: str = "", undefined: str = "", *, option
 
 _IMAGE_AXES = "frames cameras height width"
 _VIEW_AXES = "frames cameras views height width"
-_GRID_AXES = "frames 200 200 16"
+_GRID_AXES = " ".join(map(str, ("frames", *OCC3D_GRID.shape)))
 _NO_SURFACE = "NaN: the ray meets no surface"
 _FEATURES = {"features": _array("float16", "frames cameras grid_height grid_width channels")}
 _INTRINSICS = _array("float64", "cameras 3 3", "px")

@@ -14,8 +14,10 @@ from jaxtyping import UInt8
 
 SKY_ID = 255
 VOID_ID = 254
-OCC3D_FREE = 17
 NUM_OCC3D_CLASSES = 17
+OCC3D_FREE = NUM_OCC3D_CLASSES
+"""Label of free space in Occ3D; those below it are things and stuff."""
+
 CITYSCAPES_VOID = 255
 
 
@@ -209,10 +211,20 @@ CLASSES: tuple[SemanticClass, ...] = (
     _entry(42, "jet_bridge", 15, 255, _AIRSIDE, "jet bridge, boarding bridge"),
 )
 
+OCC3D_NAMES: tuple[str, ...] = ("others", *(entry.name for entry in CLASSES[1:NUM_OCC3D_CLASSES]))
+"""Names of the Occ3D-nuScenes classes 0 to 16, in order."""
+
+OCC3D_WITHOUT_OTHERS = tuple(c for c in range(NUM_OCC3D_CLASSES) if OCC3D_NAMES[c] not in ("others", "other_flat"))
+"""The 15 classes whose mean some papers print as mIoU."""
+
+OCC3D_FOREGROUND = tuple(
+    c for c in OCC3D_WITHOUT_OTHERS if OCC3D_NAMES[c] not in ("driveable_surface", "sidewalk", "terrain")
+)
+"""The 12 classes of F-mIoU."""
+
 SKY = _entry(SKY_ID, "sky", 255, 10, _BOTH, "sky, clouds")
 
 _BY_NAME = {entry.name: entry for entry in (*CLASSES, SKY)}
-_BY_ID = {entry.class_id: entry for entry in (*CLASSES, SKY)}
 
 
 def class_named(name: str) -> SemanticClass:
@@ -220,13 +232,6 @@ def class_named(name: str) -> SemanticClass:
     if name not in _BY_NAME:
         raise ValueError(f"unknown class {name!r}; known: {', '.join(sorted(_BY_NAME))}")
     return _BY_NAME[name]
-
-
-def class_of_id(class_id: int) -> SemanticClass:
-    """Return the class whose id in semantic images is ``class_id``."""
-    if class_id not in _BY_ID:
-        raise ValueError(f"unknown class id {class_id}")
-    return _BY_ID[class_id]
 
 
 def classes_of_theme(theme: Theme) -> tuple[SemanticClass, ...]:

@@ -6,11 +6,11 @@ A source is registered once per home, as ``<home>/sources/<dataset>.json``; ever
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from storage.errors import ErrorKind, SourceDataError
+from storage.config_json import config_from_json
+from storage.errors import ErrorKind, IntegrityError, SourceDataError
 from storage.keys import SceneKey
 from storage.stores.versioned import Home
 
@@ -97,11 +97,10 @@ def load_source(home: Home, dataset: str) -> SourceConfig:
             ErrorKind.FILE_MISSING, str(path), f"no source {dataset!r} is registered; registered are {registered}"
         )
     try:
-        raw = json.loads(path.read_text())
-        source = _from_json(raw)
-    except SourceDataError:
-        raise
-    except (ValueError, TypeError) as error:  # bad JSON, wrong types and values out of range alike
+        source = config_from_json(SourceConfig, json.loads(path.read_text()), str(path))
+    except IntegrityError as error:
+        raise SourceDataError(ErrorKind.TABLE_INVALID, error.key, f"is not a valid source: {error.message}") from error
+    except ValueError as error:  # no JSON
         raise SourceDataError(ErrorKind.TABLE_INVALID, str(path), f"is not a valid source: {error}") from error
     if source.dataset != dataset:
         raise SourceDataError(ErrorKind.TABLE_INVALID, str(path), f"describes {source.dataset!r}, want {dataset!r}")
@@ -167,15 +166,3 @@ def _scene_names(source: SourceConfig, on_rejected: Callable[[SourceDataError], 
 
 def _source_path(home: Home, dataset: str) -> Path:
     return home.root / "sources" / f"{SceneKey(dataset, 'any').dataset}.json"
-
-
-def _from_json(raw: Any) -> SourceConfig:  # noqa: ANN401 - whatever a file may hold
-    if not isinstance(raw, dict):
-        raise TypeError(f"holds a {type(raw).__name__}, want an object")
-    wanted = {f.name for f in fields(SourceConfig)}
-    if set(raw) != wanted:
-        raise ValueError(f"fields are {sorted(raw)}, want {sorted(wanted)}")
-    for name, value in raw.items():
-        if not isinstance(value, str):
-            raise TypeError(f"field {name!r} is {value!r}, want a string")
-    return SourceConfig(**{**raw, "root": Path(raw["root"])})

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 
-from storage.taxonomy import CLASSES, SKY_ID
+from storage.taxonomy import CLASSES, OCC3D_FREE, SKY_ID
 
 UNDEFINED_COLOUR = (216, 216, 220)
 _SHOWN_QUANTILES = (0.02, 0.98)
@@ -37,7 +37,7 @@ _PALETTE = {
     14: (150, 220, 90),
     15: (205, 190, 225),
     16: (20, 155, 40),
-    17: (245, 245, 245),
+    OCC3D_FREE: (245, 245, 245),
     SKY_ID: (190, 225, 255),
 }
 

@@ -14,6 +14,7 @@ from storage.kinds import KINDS, Picture
 from storage.scenes.store import SceneReader
 from storage.stores.arrays import read_target
 from storage.stores.versioned import Home, StoreVersion
+from storage.taxonomy import OCC3D_FREE
 
 _TILE_WIDTH = 176
 _CALIBRATION_WIDTH, _MOST_CAMERAS = 320, 12
@@ -146,10 +147,9 @@ def _truth(group: zarr.Group, kind: str) -> list[np.ndarray]:
 def _voxel_labels(group: zarr.Group, kind: str) -> list[np.ndarray]:
     """Look down on the grid: the label of the highest voxel that is not free."""
     labels = read_target(group, kind, "voxel_label", _middle(group, "voxel_label"))
-    free = 17
-    height = labels.shape[2] - 1 - np.argmax((labels != free)[:, :, ::-1], axis=2)
+    height = labels.shape[2] - 1 - np.argmax((labels != OCC3D_FREE)[:, :, ::-1], axis=2)
     top = np.take_along_axis(labels, height[..., None], axis=2)[..., 0]
-    return [colour_labels(np.where(top == free, 255, top)[::-1, ::-1])]  # x forward is up, y left is left
+    return [colour_labels(np.where(top == OCC3D_FREE, 255, top)[::-1, ::-1])]  # x forward is up, y left is left
 
 
 _DRAWERS: dict[Picture, Callable[[zarr.Group, str], list[np.ndarray]]] = {

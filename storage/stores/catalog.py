@@ -4,10 +4,10 @@ It answers "what is there, what was it made from, what was made from it" without
 ``rebuild`` makes it again from the stores. One small file per version keeps writers out of each other's way.
 """
 
+import dataclasses
 import shutil
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from storage.digests import canonical_json
 from storage.errors import ErrorKind, MissingTargetError, PipelineError
+from storage.stores.lineage import LineageNode, tree, walk
 from storage.stores.provenance import InputVersion, Provenance
 
 if TYPE_CHECKING:
@@ -62,19 +63,6 @@ _QUARANTINE = pa.schema(
         ("at", pa.string()),
     ]
 )
-
-
-@dataclass(frozen=True, slots=True)
-class LineageNode:
-    """One version, raw file or weights file, and what it was made from.
-
-    Attributes:
-        version: What it is; for a file, ``partition`` is its path and ``digest`` its SHA-256.
-        inputs: What it was made from.
-    """
-
-    version: InputVersion
-    inputs: tuple["LineageNode", ...]
 
 
 def record(root: Path, provenance: Provenance, *, snapshot_id: str, form: str, metrics: Mapping[str, Any]) -> None:
@@ -152,27 +140,15 @@ def lineage(root: Path, version: InputVersion) -> LineageNode:
     Raises:
         MissingTargetError: If the catalogue does not list the version.
     """
-    listed = set(zip(*(versions(root)[name].to_pylist() for name in ("kind", "partition", "digest")), strict=True))
-    if (version.kind, version.partition, version.digest) not in listed:
+    rows = versions(root).select(["kind", "partition", "digest"]).to_pylist()  # once: others write meanwhile
+    if dataclasses.asdict(version) not in rows:
         raise MissingTargetError(
             ErrorKind.STORE_MISSING,
             f"{version.kind}/{version.partition}@{version.digest[:12]}",
             "the catalogue does not list it; 'distillnerf catalog rebuild' makes it again from the stores",
         )
-    inputs_of: dict[InputVersion, list[InputVersion]] = {}
-    for row in edges(root).to_pylist():
-        owner = InputVersion(row["kind"], row["partition"], row["digest"])
-        inputs_of.setdefault(owner, []).append(
-            InputVersion(row["input_kind"], row["input_partition"], row["input_digest"])
-        )
-    known: dict[InputVersion, LineageNode] = {}
-
-    def node(item: InputVersion) -> LineageNode:
-        if item not in known:
-            known[item] = LineageNode(item, tuple(node(i) for i in sorted(inputs_of.get(item, []))))
-        return known[item]
-
-    return node(version)
+    inputs_of = _neighbours(root, "", "input_")
+    return tree(version, lambda item: inputs_of.get(item, []))
 
 
 def dependents(root: Path, *, kind: str, partition: str, digest: str | None = None) -> list[InputVersion]:
@@ -184,18 +160,23 @@ def dependents(root: Path, *, kind: str, partition: str, digest: str | None = No
         partition: Its partition, or the file's path.
         digest: Its exact digest, or None for all versions of the partition.
     """
-    users_of: dict[InputVersion, list[InputVersion]] = {}
-    for row in edges(root).to_pylist():
-        used = InputVersion(row["input_kind"], row["input_partition"], row["input_digest"])
-        users_of.setdefault(used, []).append(InputVersion(row["kind"], row["partition"], row["digest"]))
-    frontier = [
+    users_of = _neighbours(root, "input_", "")
+    starts = [
         used for used in users_of if used.kind == kind and used.partition == partition and digest in (None, used.digest)
     ]
-    found: dict[InputVersion, None] = {}
-    while frontier:
-        frontier = sorted({user for used in frontier for user in users_of.get(used, []) if user not in found})
-        found.update(dict.fromkeys(frontier))
-    return list(found)
+    reached = sorted(walk(starts, lambda used: users_of.get(used, [])))
+    return [version for distance, version in reached if distance > 0]
+
+
+def _neighbours(root: Path, of: str, to: str) -> dict[InputVersion, list[InputVersion]]:
+    """Return the ends of all edges by their beginnings; ``of`` and ``to`` are the prefixes of their columns."""
+    found: dict[InputVersion, list[InputVersion]] = {}
+    for row in edges(root).to_pylist():
+        begin, end = (
+            InputVersion(row[f"{prefix}kind"], row[f"{prefix}partition"], row[f"{prefix}digest"]) for prefix in (of, to)
+        )
+        found.setdefault(begin, []).append(end)
+    return found
 
 
 def _version_row(provenance: Provenance, snapshot_id: str, form: str, metrics: Mapping[str, Any]) -> dict[str, Any]:

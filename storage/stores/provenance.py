@@ -8,15 +8,16 @@ import dataclasses
 import functools
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from storage.config_json import config_from_json
 from storage.digests import canonical_json, digest_of
 from storage.errors import ErrorKind, IntegrityError
 
-DIGEST_LENGTH = 64
+_ALSO = " AND "
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -101,14 +102,22 @@ class Provenance:
         """Read back what ``to_json`` wrote.
 
         Raises:
-            IntegrityError: If a field is missing or unknown.
+            IntegrityError: If it is no JSON, or a field is missing, unknown or of another type.
         """
         try:
             raw = json.loads(text)
-            raw["inputs"] = tuple(InputVersion(**i) for i in raw["inputs"])
-            return cls(**raw)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except json.JSONDecodeError as error:
             raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, "provenance", f"cannot be read: {error}") from error
+        return config_from_json(cls, raw, "provenance")
+
+
+def joined_licences(licences: Iterable[str]) -> str:
+    """Return the terms of what was made from several things: those of each, once, sorted; empty where none states any.
+
+    Terms are joined with ``AND``, which a licence that was itself joined is split at.
+    """
+    terms = {term for licence in licences for term in licence.split(_ALSO)}
+    return _ALSO.join(sorted(terms - {""}))
 
 
 def package_versions(*names: str) -> dict[str, str]:

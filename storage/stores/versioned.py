@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from storage.kinds import KINDS, StoreForm
 from storage.stores import catalog
 from storage.stores.arrays import check_target
 from storage.stores.integrity import reading
-from storage.stores.provenance import Provenance
+from storage.stores.provenance import InputVersion, Provenance, joined_licences
 from storage.stores.unpublished import check_complete, no_leftovers
 
 # Icechunk warns at every open that local commits must not run side by side; ``Home.lock`` sees to that.
@@ -79,12 +79,6 @@ class Materialized:
     version: StoreVersion
     reused: bool
     metrics: dict[str, Any]
-
-    @property
-    def gate_passed(self) -> bool | None:
-        """Return the outcome of the quality gate, or None where the kind has none."""
-        quality = self.metrics.get("quality")
-        return None if quality is None else bool(quality["passed"])
 
 
 class Home:
@@ -258,6 +252,15 @@ class Home:
         if version.form is StoreForm.FILES:
             return json.loads((self.open_files(version) / _METRICS_FILE).read_text())
         return json.loads(str(self._commit(version)["metrics"]))
+
+    def licence_of(self, inputs: Iterable[InputVersion]) -> str:
+        """Return the terms of what is made from these versions.
+
+        Raises:
+            MissingTargetError: If one is gone.
+        """
+        found = (self.require(i.kind, i.partition, i.digest) for i in inputs)
+        return joined_licences(self.provenance(version).licence for version in found)
 
     def _commit(self, version: StoreVersion) -> dict[str, Any]:
         repository = self.repository(version.kind, version.partition)

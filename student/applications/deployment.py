@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Float32, Int64
 from storage.errors import ErrorKind, MissingTargetError
 from storage.geometry.cameras import project
 from storage.geometry.transforms import apply_se3, invert_se3
+from storage.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
 from storage.keys import SceneKey
 from storage.kinds import Kind
 from storage.scenes.store import SceneReader
@@ -17,7 +18,7 @@ from student.data.sample import TrainingBatch
 from student.data.training_set import FrozenScene, TrainingSet
 from student.evaluation.frames import EvaluationFrames, evaluation_scenes
 from student.evaluation.operating_point import OperatingPoint, operating_point_of
-from student.inference.occupancy import OCC3D_GRID, OccupancyGrid, occupancy_probability
+from student.inference.occupancy import occupancy_probability
 from student.inference.predictor import Predictor, RenderedViews
 from student.inference.vocabulary import ClipSpace, clip_space_of, training_set_of
 from student.model.types import TargetCameras
@@ -145,13 +146,13 @@ class DeployedStudent:
         )
 
 
-def voxel_centres(grid: OccupancyGrid, flat_index: Int64[np.ndarray, " n"]) -> Float[np.ndarray, "n 3"]:
+def voxel_centres(grid: VoxelGrid, flat_index: Int64[np.ndarray, " n"]) -> Float[np.ndarray, "n 3"]:
     """Return the centres of voxels given by flat, row-major index, metres."""
     return grid.centres(np.stack(np.unravel_index(flat_index, grid.shape), axis=1))
 
 
 def observed_voxels(
-    grid: OccupancyGrid, cameras: TargetCameras, termination_depth: Float[np.ndarray, "views height width"]
+    grid: VoxelGrid, cameras: TargetCameras, termination_depth: Float[np.ndarray, "views height width"]
 ) -> Bool[np.ndarray, " voxels"]:
     """Return which voxels lie in some camera's view and not behind what it sees.
 

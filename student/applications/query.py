@@ -10,13 +10,13 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Float32
 
+from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.keys import SceneKey
 from storage.previews.pictures import encode_image, heat_overlay, to_uint8
 from storage.stores.versioned import Home
 from student.applications.deployment import DeployedStudent, FrameReading, voxel_centres
 from student.data.dataset import nearest
 from student.evaluation.frames import view_images
-from student.inference.occupancy import OCC3D_GRID
 from student.inference.prompts import DEFAULT_TEMPLATE, query_prompts
 from student.inference.vocabulary import Vocabulary
 

@@ -8,13 +8,13 @@ from jaxtyping import Float, UInt8
 
 from storage.geometry.rays import camera_rays, points_on_rays
 from storage.geometry.transforms import rotation_to_quat_wxyz
+from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.keys import SceneKey
 from storage.previews.pictures import colour_map, label_image, resize_smoothly, to_uint8
 from storage.stores.versioned import Home
 from student.applications.deployment import DeployedStudent, FrameReading, voxel_centres
 from student.data.dataset import nearest
 from student.evaluation.frames import EvaluationFrames, view_images
-from student.inference.occupancy import OCC3D_GRID
 from student.inference.prompts import DEFAULT_TEMPLATE, query_prompts
 from student.inference.vocabulary import Vocabulary, best_voxel_class, occ3d_vocabulary
 

@@ -12,18 +12,17 @@ from jaxtyping import Float, Float16, UInt8
 
 from storage.code import code_digest
 from storage.digests import config_digest, config_json
+from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.keys import SceneKey
 from storage.kinds import Kind
 from storage.stores.arrays import create_target
 from storage.stores.provenance import InputVersion, Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, materialize_arrays
-from storage.taxonomy import SKY_ID
+from storage.taxonomy import NUM_OCC3D_CLASSES, OCC3D_FREE, OCC3D_NAMES, SKY_ID
 from student.applications.deployment import DeployedStudent, FrameReading
 from student.evaluation.config import WeakLabelConfig
 from student.evaluation.frames import EvaluationFrames
-from student.inference.occupancy import FREE_LABEL, NUM_SEMANTIC_CLASSES, OCC3D_GRID
 from student.inference.open_vocabulary import class_probability
-from student.inference.prompts import OCC3D_NAMES
 from student.inference.vocabulary import Vocabulary, occ3d_vocabulary
 
 KIND = Kind.WEAK_LABELS
@@ -77,15 +76,16 @@ def _provenance(home: Home, student: DeployedStudent, frames: EvaluationFrames, 
     stores = [frames.scene.frozen.stores[kind] for kind in student.input_kinds]
     evaluation = student.point.evaluation
     versions = [student.checkpoint, *stores, *([] if evaluation is None else [evaluation])]
+    inputs = (*(InputVersion(v.kind, v.partition, v.digest) for v in versions), *student.space.inputs)
     determining = config.determining()
     return Provenance(
         kind=KIND,
         partition=frames.key,
-        inputs=(*(InputVersion(v.kind, v.partition, v.digest) for v in versions), *student.space.inputs),
+        inputs=inputs,
         config_digest=config_digest(determining),
         code_digest=code_digest(__name__, kind=KIND),
         weights_digests={"text_encoder": student.space.encoder.digest},
-        licence=" AND ".join(sorted({home.provenance(v).licence for v in versions} - {""})),
+        licence=home.licence_of(inputs),
         config=config_json(determining),
         packages=package_versions("numpy", "torch", "transformers"),
     )
@@ -140,7 +140,7 @@ class _Labeller:
         return {
             "frames": num_frames,
             "observed_share": 1.0 - float(self._voxel_counts[UNKNOWN_VOXEL]) / total,
-            "free_share": float(self._voxel_counts[FREE_LABEL]) / total,
+            "free_share": float(self._voxel_counts[OCC3D_FREE]) / total,
             "voxels": {name: count for name, count in counts.items() if count},
             "is_calibrated": self._student.point.calibration is not None,
         }
@@ -148,11 +148,11 @@ class _Labeller:
     def _voxels(self, reading: FrameReading) -> tuple[UInt8[np.ndarray, " voxels"], Float16[np.ndarray, " voxels"]]:
         point = self._student.point
         occupied = point.occupied(reading.occupancy)
-        labels = np.full(len(occupied), FREE_LABEL, np.uint8)
+        labels = np.full(len(occupied), OCC3D_FREE, np.uint8)
         probability = 1.0 - occupied
         held = np.flatnonzero(reading.is_observed & (reading.occupancy >= point.threshold))
         features = self._student.predictor.point_features(reading.field, "clip", reading.points[held])
-        cosine = self._vocabulary.cosine(features)[:, :NUM_SEMANTIC_CLASSES]  # a voxel is never sky
+        cosine = self._vocabulary.cosine(features)[:, :NUM_OCC3D_CLASSES]  # a voxel is never sky
         named = class_probability(cosine, point.temperature)
         labels[held] = named.argmax(axis=1).astype(np.uint8)
         probability[held] = occupied[held] * named.max(axis=1)
@@ -167,7 +167,7 @@ class _Labeller:
             reading.views.features["clip"], self._student.point.temperature
         )
         best = named.argmax(axis=-1)
-        labels = np.where(best == NUM_SEMANTIC_CLASSES, SKY_ID, best).astype(np.uint8)
+        labels = np.where(best == NUM_OCC3D_CLASSES, SKY_ID, best).astype(np.uint8)
         return labels, named.max(axis=-1).astype(np.float16)
 
 

@@ -82,10 +82,6 @@ class Frames(Protocol):
         """Return where the virtual views stand."""
         ...
 
-    def virtual_intrinsics(self) -> Float[np.ndarray, "cameras 3 3"]:
-        """Return the intrinsics of the virtual views, in pixels of their own grid."""
-        ...
-
 
 class StoreFrames:
     """Frames of a scene in the versions that a training set froze. Stores are opened when first read.
@@ -156,8 +152,8 @@ class StoreFrames:
         return self._read(Kind.INPUT_IMAGES, "fisheye")
 
     @cached_property
-    def _virtual(self) -> tuple[np.ndarray, np.ndarray]:
-        return self._read(Kind.VIRTUAL_VIEWS, "virtual_to_camera"), self._read(Kind.VIRTUAL_VIEWS, "intrinsics")
+    def _virtual_to_camera(self) -> np.ndarray:
+        return self._read(Kind.VIRTUAL_VIEWS, "virtual_to_camera")
 
     def images(self, frames: range) -> UInt8[np.ndarray, "frames cameras height width 3"]:
         """See :class:`Frames`."""
@@ -247,11 +243,7 @@ class StoreFrames:
 
     def virtual_to_camera(self) -> Float[np.ndarray, "views 4 4"]:
         """See :class:`Frames`."""
-        return self._virtual[0]
-
-    def virtual_intrinsics(self) -> Float[np.ndarray, "cameras 3 3"]:
-        """See :class:`Frames`."""
-        return self._virtual[1]
+        return self._virtual_to_camera
 
     def check_geometry(self) -> None:
         """Check that every target grid shows the same cameras as the input images.

@@ -4,7 +4,7 @@ Freezing is where everything that could spoil a run is refused: a store that is 
 gate, that was made from another version of the scene than the images beside it, or that holds the truth.
 """
 
-import json
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +12,11 @@ from typing import Any
 import zarr
 
 from storage.code import code_digest
-from storage.digests import canonical_json, config_json, digest_of
+from storage.config_json import config_from_json
+from storage.digests import config_json, digest_of
 from storage.errors import ErrorKind, MissingTargetError, ProvenanceMismatchError
 from storage.kinds import KINDS, Kind, StoreForm, is_trainable, trainable_kinds
+from storage.stores.lineage import walk
 from storage.stores.provenance import InputVersion, Provenance
 from storage.stores.versioned import Home, Materialized, StoreVersion, materialize_arrays
 from student.config import TrainingSetConfig
@@ -98,14 +100,15 @@ def freeze_training_set(home: Home, name: str, config: TrainingSetConfig) -> Mat
     scenes = [_freeze_scene(home, key, config) for key in wanted]
     versions = [version for scene in scenes for version in scene.stores.values()]
     check_consistent(home, versions)
-    manifest = {"format": _FORMAT, "scenes": [_scene_json(scene) for scene in scenes], "left_out": left_out}
+    manifest = {"format": _FORMAT, "scenes": [config_json(scene) for scene in scenes], "left_out": left_out}
+    inputs = tuple(InputVersion(version.kind, version.partition, version.digest) for version in versions)
     provenance = Provenance(
         kind=KIND,
         partition=name,
-        inputs=tuple(InputVersion(version.kind, version.partition, version.digest) for version in versions),
+        inputs=inputs,
         config_digest=digest_of({"config": config, "manifest": manifest}),
         code_digest=code_digest(__name__, kind=KIND),
-        licence=_joined_licences(home, versions),
+        licence=home.licence_of(inputs),
         config=config_json(config),
     )
 
@@ -130,12 +133,14 @@ def load_training_set(home: Home, name: str, digest: str | None = None) -> Train
     Raises:
         MissingTargetError: If there is none.
         ProvenanceMismatchError: If it was written in another format.
+        IntegrityError: If its manifest is damaged.
     """
     version = home.require(KIND, name, digest)
     manifest: Any = home.open_arrays(version).attrs["manifest"]
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
         raise ProvenanceMismatchError(ErrorKind.SCHEMA_UNKNOWN, str(version), f"manifest: want format {_FORMAT!r}")
-    scenes = tuple(_scene_from_json(scene) for scene in manifest["scenes"])
+    key = f"{version}: manifest.scenes"
+    scenes = tuple(config_from_json(FrozenScene, scene, f"{key}[{i}]") for i, scene in enumerate(manifest["scenes"]))
     return TrainingSet(version=version, scenes=scenes, left_out=manifest["left_out"])
 
 
@@ -149,24 +154,23 @@ def check_consistent(home: Home, versions: Iterable[StoreVersion]) -> None:
         ProvenanceMismatchError: Naming the ancestor, its two digests and their descendants.
     """
     seen: dict[tuple[str, str], tuple[str, str]] = {}
+
+    @functools.cache
+    def inputs_of(item: InputVersion) -> tuple[InputVersion, ...]:
+        found = home.find(item.kind, item.partition, item.digest)
+        # An ancestor may have been deleted; its own ancestors are then unknown.
+        return () if found is None else home.provenance(found).inputs
+
     for version in versions:
-        pending = [InputVersion(version.kind, version.partition, version.digest)]
-        while pending:
-            ancestor = pending.pop()
+        for _, ancestor in walk([InputVersion(version.kind, version.partition, version.digest)], inputs_of):
             key = (ancestor.kind, ancestor.partition)
-            if key in seen:
-                other_digest, descendant = seen[key]
-                if other_digest != ancestor.digest:
-                    raise ProvenanceMismatchError(
-                        ErrorKind.DIGEST_MISMATCH,
-                        "/".join(key),
-                        f"{version} was made from {ancestor.digest[:12]}, {descendant} from {other_digest[:12]}",
-                    )
-                continue
-            seen[key] = (ancestor.digest, str(version))
-            found = home.find(*key, ancestor.digest)
-            if found is not None:  # an ancestor may have been deleted; its own ancestors are then unknown
-                pending += home.provenance(found).inputs
+            digest, descendant = seen.setdefault(key, (ancestor.digest, str(version)))
+            if digest != ancestor.digest:
+                raise ProvenanceMismatchError(
+                    ErrorKind.DIGEST_MISMATCH,
+                    "/".join(key),
+                    f"{version} was made from {ancestor.digest[:12]}, {descendant} from {digest[:12]}",
+                )
 
 
 def _refuse_forbidden(kinds: Iterable[str]) -> None:
@@ -256,25 +260,3 @@ def _count(group: zarr.Group, kind: str) -> tuple[int, int]:
     array = group[name]
     assert isinstance(array, zarr.Array)
     return array.shape[0], array.shape[1]
-
-
-def _joined_licences(home: Home, versions: Iterable[StoreVersion]) -> str:
-    return "; ".join(sorted({licence for v in versions if (licence := home.provenance(v).licence)}))
-
-
-def _scene_json(scene: FrozenScene) -> dict[str, Any]:
-    return json.loads(canonical_json(scene))
-
-
-def _scene_from_json(raw: Mapping[str, Any]) -> FrozenScene:
-    stores = {
-        kind: StoreVersion(**{**version, "form": StoreForm(version["form"])}) for kind, version in raw["stores"].items()
-    }
-    return FrozenScene(
-        key=raw["key"],
-        num_frames=raw["num_frames"],
-        num_cameras=raw["num_cameras"],
-        train_frames=tuple(raw["train_frames"]),
-        validation_frames=tuple(raw["validation_frames"]),
-        stores=stores,
-    )

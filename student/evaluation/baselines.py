@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Float32, Int64, UInt8
 
-from student.inference.occupancy import FREE_LABEL, OccupancyGrid
+from storage.geometry.voxel_grid import VoxelGrid
+from storage.taxonomy import OCC3D_FREE
 
-_NUM_LABELS = FREE_LABEL + 1
+_NUM_LABELS = OCC3D_FREE + 1
 
 
 @dataclass(slots=True)
@@ -59,7 +60,7 @@ class VoxelPrior:
         grid: The grid counted over.
     """
 
-    grid: OccupancyGrid
+    grid: VoxelGrid
     _counts: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
@@ -73,17 +74,11 @@ class VoxelPrior:
     def label(self, flat_index: Int64[np.ndarray, " n"]) -> UInt8[np.ndarray, " n"]:
         """Return each voxel's most frequent label; free space where it was never visible."""
         counts = self._counts[flat_index]
-        return np.where(counts.any(axis=1), counts.argmax(axis=1), FREE_LABEL).astype(np.uint8)
+        return np.where(counts.any(axis=1), counts.argmax(axis=1), OCC3D_FREE).astype(np.uint8)
 
     def occupied_share(self, flat_index: Int64[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Return the share of visible training frames in which each voxel was occupied, 0 if never visible."""
         counts = self._counts[flat_index]
         seen = counts.sum(axis=1, dtype=np.int64)
-        occupied = counts[:, :FREE_LABEL].sum(axis=1, dtype=np.int64)
+        occupied = counts[:, :OCC3D_FREE].sum(axis=1, dtype=np.int64)
         return np.where(seen > 0, occupied / np.maximum(seen, 1), 0.0)
-
-    @property
-    def commonest_label(self) -> int:
-        """The occupied label with the most voxels; free space when nothing was seen."""
-        totals = self._counts[:, :FREE_LABEL].sum(axis=0, dtype=np.int64)
-        return int(totals.argmax()) if totals.any() else FREE_LABEL

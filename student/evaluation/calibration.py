@@ -4,12 +4,15 @@ Calibration maps are fitted on training scenes and applied to held-out scenes; n
 both at once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+
+from storage.config_json import config_from_json
+from storage.errors import ErrorKind, IntegrityError
 
 _EPSILON = 1e-6
 
@@ -33,7 +36,9 @@ class TemperatureMap:
 
     def apply(self, probability: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
         """Return calibrated probabilities in [0, 1]."""
-        return _sigmoid(_logit(probability) / self.temperature + self.bias)
+        from scipy.special import expit
+
+        return expit(_logit(probability) / self.temperature + self.bias)
 
     def to_json(self) -> Mapping[str, object]:
         """Return the parameters as a JSON-able mapping."""
@@ -70,20 +75,22 @@ class IsotonicMap:
 
 CalibrationMap = TemperatureMap | IsotonicMap
 
+_MAPS: dict[object, type[CalibrationMap]] = {"temperature": TemperatureMap, "isotonic": IsotonicMap}
+
 
 def calibration_from_json(record: Mapping[str, object]) -> CalibrationMap:
     """Read a map back from what its ``to_json`` returned.
 
     Raises:
-        ValueError: If the method is unknown.
+        IntegrityError: If the method is unknown, or a parameter is missing, unknown or out of range.
     """
-    match record:
-        case {"method": "temperature", "temperature": float(temperature), "bias": float(bias)}:
-            return TemperatureMap(temperature=temperature, bias=bias)
-        case {"method": "isotonic", "knots": Sequence() as knots, "values": Sequence() as values}:
-            return IsotonicMap(knots=tuple(knots), values=tuple(values))
-        case _:
-            raise ValueError(f"unknown calibration record {record!r}")
+    method = record.get("method")
+    if method not in _MAPS:
+        raise IntegrityError(
+            ErrorKind.SCHEMA_UNKNOWN, "calibration.method", f"is {method!r}, want one of {', '.join(_MAPS)}"
+        )
+    parameters = {name: value for name, value in record.items() if name != "method"}
+    return config_from_json(_MAPS[method], parameters, "calibration")
 
 
 def fit_calibration(
@@ -108,6 +115,8 @@ def _fit_temperature(
     probability: Float[np.ndarray, " n"], is_true: Bool[np.ndarray, " n"], *, steps: int = 50
 ) -> TemperatureMap:
     """Minimise the log loss over slope and bias by damped Newton steps on a convex objective."""
+    from scipy.special import expit
+
     logit, outcome = _logit(probability), is_true.astype(np.float64)
     design = np.stack([logit, np.ones_like(logit)], axis=1)
     weights = np.array([1.0, 0.0])
@@ -115,7 +124,7 @@ def _fit_temperature(
     ridge = np.diag([1e-4, 1e-8])
     prior = np.array([1.0, 0.0])
     for _ in range(steps):
-        guess = _sigmoid(design @ weights)
+        guess = expit(design @ weights)
         gradient = design.T @ (guess - outcome) / len(outcome) + ridge @ (weights - prior)
         curvature = (design * (guess * (1 - guess))[:, None]).T @ design / len(outcome) + ridge
         step = np.linalg.solve(curvature, gradient)
@@ -127,30 +136,15 @@ def _fit_temperature(
 
 
 def _fit_isotonic(probability: Float[np.ndarray, " n"], is_true: Bool[np.ndarray, " n"]) -> IsotonicMap:
-    """Pool adjacent violators over the distinct scores."""
+    """Fit levels to the distinct scores, then keep the two ends of each: the same map, small enough to store."""
+    from scipy.optimize import isotonic_regression
+
     knots, inverse = np.unique(probability.astype(np.float64), return_inverse=True)
     count = np.bincount(inverse).astype(np.float64)
     mean = np.bincount(inverse, weights=is_true.astype(np.float64)) / count
-    blocks: list[tuple[float, float, int]] = []  # mean, weight, number of knots
-    for value, weight in zip(mean.tolist(), count.tolist(), strict=True):
-        block = (value, weight, 1)
-        while blocks and blocks[-1][0] >= block[0]:
-            last = blocks.pop()
-            total = last[1] + block[1]
-            merged = (last[0] * last[1] + block[0] * block[1]) / total
-            block = (merged, total, last[2] + block[2])
-        blocks.append(block)
-    # Only the two ends of each level are kept: the map is the same and small enough to store.
-    kept_knots: list[float] = []
-    kept_values: list[float] = []
-    start = 0
-    for value, _, length in blocks:
-        for index in {start, start + length - 1}:
-            kept_knots.append(float(knots[index]))
-            kept_values.append(value)
-        start += length
-    order = np.argsort(kept_knots)
-    return IsotonicMap(knots=tuple(kept_knots[i] for i in order), values=tuple(kept_values[i] for i in order))
+    fitted = isotonic_regression(mean, weights=count)
+    kept = np.union1d(fitted.blocks[:-1], fitted.blocks[1:] - 1)
+    return IsotonicMap(knots=tuple(knots[kept].tolist()), values=tuple(fitted.x[kept].tolist()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,9 +197,6 @@ def reliability(
 
 
 def _logit(probability: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    clipped = np.clip(probability.astype(np.float64), _EPSILON, 1 - _EPSILON)
-    return np.log(clipped) - np.log1p(-clipped)
+    from scipy.special import logit
 
-
-def _sigmoid(logit: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    return 0.5 * (1.0 + np.tanh(0.5 * logit))
+    return logit(np.clip(probability.astype(np.float64), _EPSILON, 1 - _EPSILON))

@@ -62,21 +62,21 @@ def evaluate_checkpoint(
     if "clip" in predictor.feature_sources:
         space = clip_space_of(home, training_set, text_encoder=config.text_encoder)
     determining = config.determining()
-    upstream = home.provenance(checkpoint)
     stores = {version for scene in scenes for version in scene.versions}
+    inputs = (
+        InputVersion(checkpoint.kind, checkpoint.partition, checkpoint.digest),
+        *sorted(stores),
+        *(() if space is None else space.inputs),
+    )
     provenance = Provenance(
         kind=KIND,
         partition=variant,
-        inputs=(
-            InputVersion(checkpoint.kind, checkpoint.partition, checkpoint.digest),
-            *sorted(stores),
-            *(() if space is None else space.inputs),
-        ),
+        inputs=inputs,
         config_digest=config_digest(determining),
         code_digest=code_digest(__name__, kind=KIND),
         seed=config.seed,
         weights_digests={} if space is None else {"text_encoder": space.encoder.digest},
-        licence=upstream.licence,
+        licence=home.licence_of(inputs),
         config=config_json(determining),
         packages=package_versions("numpy", "scipy", "torch", "transformers", "matplotlib"),
     )

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64
 
-from storage.taxonomy import SKY_ID, VOID_ID, occ3d_table
+from storage.geometry.voxel_grid import OCC3D_GRID
+from storage.taxonomy import OCC3D_FREE, SKY_ID, VOID_ID, occ3d_table
 from student.data.dataset import nearest
 from student.data.sample import TrainingBatch
 from student.evaluation.config import EvaluationConfig
@@ -20,7 +21,7 @@ from student.evaluation.results import Section
 from student.evaluation.sections.all_sections import Scoreboard
 from student.evaluation.sections.images import ImageScores
 from student.evaluation.training_evidence import TrainingEvidence, above_horizon
-from student.inference.occupancy import FREE_LABEL, OCC3D_GRID, occupancy_probability
+from student.inference.occupancy import occupancy_probability
 from student.inference.predictor import Predictor, RenderedViews
 from student.inference.vocabulary import best_voxel_class, pixel_truth
 from student.model.voxel_field import VoxelField
@@ -240,14 +241,14 @@ class Evaluator:
             "all occupied": np.ones(len(labels), dtype=bool),
             "training prior per voxel": self.evidence.prior.occupied_share(visible) > 0.5,
         }
-        self.scores.occupancy.add(scene, probability, labels != FREE_LABEL, baselines=baselines)
+        self.scores.occupancy.add(scene, probability, labels != OCC3D_FREE, baselines=baselines)
         if self.vocabulary is None:
             return
-        words = np.full(len(labels), FREE_LABEL, np.uint8)
+        words = np.full(len(labels), OCC3D_FREE, np.uint8)
         held = np.flatnonzero(density > 0)
         clip = self.predictor.point_features(field, "clip", points[held])
         words[held] = best_voxel_class(self.vocabulary.cosine(clip))
-        predicted = np.where(probability >= self.occupancy_fit.threshold, words, np.uint8(FREE_LABEL))
+        predicted = np.where(probability >= self.occupancy_fit.threshold, words, np.uint8(OCC3D_FREE))
         self.scores.semantics.add(
             scene, predicted, words, labels, baselines={"training prior per voxel": self.evidence.prior.label(visible)}
         )

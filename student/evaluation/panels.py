@@ -17,12 +17,11 @@ from storage.previews.pictures import (
     to_uint8,
     unit_image,
 )
-from storage.taxonomy import SKY_ID
+from storage.taxonomy import NUM_OCC3D_CLASSES, SKY_ID
 from student.data.dataset import nearest
 from student.data.sample import TrainingBatch
 from student.evaluation.frames import EvaluationFrames, FrameTruth, channels_last, view_images
 from student.evaluation.results import Panel, Tile
-from student.inference.occupancy import NUM_SEMANTIC_CLASSES
 from student.inference.predictor import RenderedViews
 from student.inference.prompts import ids_of_word
 from student.inference.vocabulary import Vocabulary
@@ -51,7 +50,7 @@ class Words:
     ) -> UInt8[np.ndarray, "grid_height grid_width"]:
         """Return the nearest class of every pixel as an id that :func:`label_image` knows."""
         best = self.classes.probability(features, self.temperature).argmax(axis=-1)
-        return np.where(best == NUM_SEMANTIC_CLASSES, SKY_ID, best).astype(np.uint8)
+        return np.where(best == NUM_OCC3D_CLASSES, SKY_ID, best).astype(np.uint8)
 
     def heat(
         self, features: Float32[np.ndarray, "grid_height grid_width channels"]

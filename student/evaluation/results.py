@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from storage.config_json import config_from_json
 from storage.errors import ErrorKind, IntegrityError
 from student.metrics import Interval
 
@@ -197,17 +198,14 @@ class Scorecard:
         """Read back what ``to_json`` returned.
 
         Raises:
-            IntegrityError: If it was written by another schema.
+            IntegrityError: If it was written by another schema, or a field is missing, unknown or of another type.
         """
         if record.get("schema") != SCHEMA:
             raise IntegrityError(
                 ErrorKind.SCHEMA_UNKNOWN, "evaluation", f"schema {record.get('schema')!r}, want {SCHEMA!r}"
             )
         fields = {k: v for k, v in record.items() if k not in {"schema", "headline", "quality"}}
-        fields["scenes"] = tuple(record["scenes"])
-        fields["sections"] = tuple(_section(s) for s in record["sections"])
-        fields["panels"] = tuple(_panel(p) for p in record["panels"])
-        return cls(**fields)
+        return config_from_json(cls, fields, "evaluation")
 
 
 def figure_of(
@@ -254,18 +252,6 @@ def figure_of(
 def finite_or_none(value: float) -> float | None:
     """Return the value, or None where it is NaN or infinite: JSON has neither."""
     return float(value) if math.isfinite(value) else None
-
-
-def _section(record: Mapping[str, Any]) -> Section:
-    figures = tuple(
-        Figure(**{**f, "baselines": tuple(Baseline(**b) for b in f["baselines"])}) for f in record["figures"]
-    )
-    return Section(**{**record, "figures": figures})
-
-
-def _panel(record: Mapping[str, Any]) -> Panel:
-    rows = tuple((title, tuple(Tile(**tile) for tile in tiles)) for title, tiles in record["rows"])
-    return Panel(**{**record, "rows": rows})
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401 - JSON is untyped

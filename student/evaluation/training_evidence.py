@@ -9,13 +9,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32
 
 from storage.geometry.rays import camera_rays
-from storage.taxonomy import SKY_ID, occ3d_table
+from storage.geometry.voxel_grid import OCC3D_GRID
+from storage.taxonomy import OCC3D_FREE, SKY_ID, occ3d_table
 from student.evaluation.baselines import RunningMean, VoxelPrior, ground_plane_depth
 from student.evaluation.config import EvaluationConfig
 from student.evaluation.frames import EvaluationFrames, FrameTruth, view_images
 from student.evaluation.sections.occupancy import OccupancyFit, OccupancySample
 from student.evaluation.sections.queries import UNKNOWN_CLASS
-from student.inference.occupancy import FREE_LABEL, OCC3D_GRID, occupancy_probability
+from student.inference.occupancy import occupancy_probability
 from student.inference.open_vocabulary import fit_softmax_temperature
 from student.inference.predictor import Predictor
 from student.inference.vocabulary import Vocabulary, pixel_truth
@@ -67,7 +68,7 @@ class TrainingEvidence:
         self.prior.add(visible, labels)
         samples_per_axis = self.config.voxel_samples_per_axis
         density, _ = self.predictor.voxel_density(field, OCC3D_GRID, visible, samples_per_axis=samples_per_axis)
-        self._voxels.add(occupancy_probability(density, OCC3D_GRID.voxel_size), labels != FREE_LABEL)
+        self._voxels.add(occupancy_probability(density, OCC3D_GRID.voxel_size), labels != OCC3D_FREE)
         if self.vocabulary is not None:
             views = self.predictor.render(field, batch.cameras)
             self._add_cosines(self.vocabulary, views.features["clip"], truth)

@@ -1,6 +1,6 @@
 """Read the student's density field as a voxel grid (DistillNeRF Sec. 4.3), and score it inside a visibility mask.
 
-The grid is Occ3D's: the ego frame of the reference time, 0.4 m voxels, label 17 for free space.
+The grid is ``storage.geometry.voxel_grid.OCC3D_GRID``, labels are those of ``storage.taxonomy``.
 Geometric quality (is something there?) and semantic quality (is it the right thing?) are scored
 by separate types, so that neither can hide the other.
 """
@@ -11,64 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
 
-FREE_LABEL = 17
-"""Label of free space in the Occ3D convention; 0 to 16 are things and stuff."""
-
-NUM_SEMANTIC_CLASSES = 17
-
-CLASSES_15 = tuple(c for c in range(NUM_SEMANTIC_CLASSES) if c not in (0, 12))
-"""All but ``others`` and ``other_flat``: the mean some papers print as mIoU."""
-
-CLASSES_FOREGROUND = tuple(c for c in range(NUM_SEMANTIC_CLASSES) if c not in (0, 11, 12, 13, 14))
-"""The 12 classes of F-mIoU: no driveable surface, sidewalk, terrain, other flat, others."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OccupancyGrid:
-    """An axis-aligned voxel grid in the ego frame.
-
-    Attributes:
-        minimum: Lower corner x, y, z, metres.
-        voxel_size: Side of a voxel, metres.
-        shape: Voxels along x, y, z.
-    """
-
-    minimum: tuple[float, float, float] = (-40.0, -40.0, -1.0)
-    voxel_size: float = 0.4
-    shape: tuple[int, int, int] = (200, 200, 16)
-
-    def __post_init__(self) -> None:
-        """Reject an empty grid."""
-        if not self.voxel_size > 0 or min(self.shape) < 1:
-            raise ValueError(f"a grid needs positive sizes, got {self.voxel_size} m and {self.shape}")
-
-    def centres(self, index: Integer[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
-        """Return the centres of the voxels with the given x, y, z indices, metres."""
-        return np.asarray(self.minimum) + (index + 0.5) * self.voxel_size
-
-    def index_of(self, points: Float[np.ndarray, "n 3"]) -> tuple[Integer[np.ndarray, "n 3"], Bool[np.ndarray, " n"]]:
-        """Return the voxel index of each point, and whether it lies inside the grid.
-
-        Args:
-            points: Positions in the ego frame, metres. A point with a NaN is outside.
-
-        Returns:
-            Indices, meaningless where the second array is False.
-        """
-        scaled = (points.astype(np.float64) - self.minimum) / self.voxel_size
-        is_inside = np.all((scaled >= 0) & (scaled < self.shape), axis=1)
-        return np.floor(np.where(is_inside[:, None], scaled, 0.0)).astype(np.int64), is_inside
-
-    def sample_points(
-        self, index: Integer[np.ndarray, "n 3"], samples_per_axis: int
-    ) -> Float[np.ndarray, "n samples 3"]:
-        """Return a regular lattice of ``samples_per_axis ** 3`` points inside each voxel, metres."""
-        offset = (np.arange(samples_per_axis) + 0.5) / samples_per_axis - 0.5
-        lattice = np.stack(np.meshgrid(offset, offset, offset, indexing="ij"), axis=-1).reshape(-1, 3)
-        return self.centres(index)[:, None] + lattice * self.voxel_size
-
-
-OCC3D_GRID = OccupancyGrid()
+from storage.taxonomy import OCC3D_FREE
 
 
 def occupancy_probability(density: Float[np.ndarray, "*shape"], voxel_size: float) -> Float[np.ndarray, "*shape"]:
@@ -154,7 +97,7 @@ class SemanticCounts:
     @classmethod
     def empty(cls) -> "SemanticCounts":
         """Return a matrix of zeros."""
-        return cls(matrix=np.zeros((FREE_LABEL + 1, FREE_LABEL + 1), dtype=np.int64))
+        return cls(matrix=np.zeros((OCC3D_FREE + 1, OCC3D_FREE + 1), dtype=np.int64))
 
     @classmethod
     def of(cls, predicted: UInt8[np.ndarray, " n"], truth: UInt8[np.ndarray, " n"]) -> "SemanticCounts":
@@ -163,9 +106,9 @@ class SemanticCounts:
         Raises:
             ValueError: If a label is above 17.
         """
-        if truth.size and max(int(predicted.max()), int(truth.max())) > FREE_LABEL:
-            raise ValueError(f"labels must be 0 to {FREE_LABEL}")
-        side = FREE_LABEL + 1
+        if truth.size and max(int(predicted.max()), int(truth.max())) > OCC3D_FREE:
+            raise ValueError(f"labels must be 0 to {OCC3D_FREE}")
+        side = OCC3D_FREE + 1
         flat = truth.astype(np.int64) * side + predicted
         return cls(matrix=np.bincount(flat, minlength=side * side).reshape(side, side))
 
@@ -174,9 +117,9 @@ class SemanticCounts:
 
     def iou_per_class(self) -> Float[np.ndarray, " 17"]:
         """Return each class's IoU; NaN where the class does not occur in the truth."""
-        hit = np.diag(self.matrix)[:FREE_LABEL].astype(np.float64)
-        in_truth = self.matrix.sum(axis=1)[:FREE_LABEL]
-        union = in_truth + self.matrix.sum(axis=0)[:FREE_LABEL] - hit
+        hit = np.diag(self.matrix)[:OCC3D_FREE].astype(np.float64)
+        in_truth = self.matrix.sum(axis=1)[:OCC3D_FREE]
+        union = in_truth + self.matrix.sum(axis=0)[:OCC3D_FREE] - hit
         return np.where(in_truth > 0, hit / np.maximum(union, 1), np.nan)
 
     def mean_iou(self, classes: Sequence[int]) -> tuple[float, int]:

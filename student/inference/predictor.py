@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
+from storage.geometry.voxel_grid import VoxelGrid
 from storage.kinds import Kind
 from storage.stores.versioned import Home, StoreVersion
 from student.config import StudentConfig
 from student.inference.checkpoint import from_pretrained
-from student.inference.occupancy import OccupancyGrid
 from student.model.distillnerf import DistillNeRF
 from student.model.types import CameraInputs, TargetCameras, to_device
 from student.model.voxel_field import VoxelField
@@ -101,7 +101,7 @@ class Predictor:
 
     @torch.inference_mode()
     def voxel_density(
-        self, field: VoxelField, grid: OccupancyGrid, flat_index: Int64[np.ndarray, " n"], *, samples_per_axis: int = 2
+        self, field: VoxelField, grid: VoxelGrid, flat_index: Int64[np.ndarray, " n"], *, samples_per_axis: int = 2
     ) -> tuple[Float32[np.ndarray, " n"], Float32[np.ndarray, "n 3"]]:
         """Return the largest density found on a lattice of points inside each voxel, and where.
 

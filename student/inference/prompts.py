@@ -6,15 +6,9 @@ Nothing here needs a model or torch, so that a configuration can name a prompt w
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from storage.taxonomy import CLASSES, NUM_OCC3D_CLASSES, SKY
+from storage.taxonomy import CLASSES, NUM_OCC3D_CLASSES, OCC3D_NAMES, SKY
 
 DEFAULT_TEMPLATE = "a photo of a {}"
-
-OCC3D_NAMES: tuple[str, ...] = (
-    "others", "barrier", "bicycle", "bus", "car", "construction_vehicle", "motorcycle", "pedestrian", "traffic_cone",
-    "trailer", "truck", "driveable_surface", "other_flat", "sidewalk", "terrain", "manmade", "vegetation",
-)  # fmt: skip
-"""Names of the Occ3D-nuScenes classes 0 to 16, in order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

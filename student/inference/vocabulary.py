@@ -1,6 +1,5 @@
 """Words for a student: the text encoder and the feature basis that its CLIP targets were made with."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from storage.errors import ErrorKind, MissingTargetError
 from storage.kinds import Kind
 from storage.stores.provenance import InputVersion
 from storage.stores.versioned import Home, StoreVersion
+from storage.taxonomy import NUM_OCC3D_CLASSES
 from student.data.training_set import TrainingSet, load_training_set
-from student.inference.occupancy import NUM_SEMANTIC_CLASSES
 from student.inference.open_vocabulary import FeatureBasis, TextEncoder, class_cosine, class_probability
 from student.inference.prompts import PromptSet, occ3d_prompts
 
@@ -93,9 +92,9 @@ def occ3d_vocabulary(space: ClipSpace, template: str) -> Vocabulary:
 
 def best_voxel_class(cosine: Float[np.ndarray, "n classes"]) -> UInt8[np.ndarray, " n"]:
     """Return the nearest of the 17 voxel classes, never the sky; 17 where the feature is undefined."""
-    voxel = cosine[:, :NUM_SEMANTIC_CLASSES]
+    voxel = cosine[:, :NUM_OCC3D_CLASSES]
     is_defined = np.isfinite(voxel).all(axis=1)
-    best = np.where(is_defined, np.nan_to_num(voxel, nan=-2.0).argmax(axis=1), NUM_SEMANTIC_CLASSES)
+    best = np.where(is_defined, np.nan_to_num(voxel, nan=-2.0).argmax(axis=1), NUM_OCC3D_CLASSES)
     return best.astype(np.uint8)
 
 
@@ -147,12 +146,5 @@ def pixel_truth(
 ) -> UInt8[np.ndarray, "*shape"]:
     """Return class ids of an image as indices of :func:`occ3d_vocabulary`; 255 where unknown."""
     table = np.array(occ3d_of_class)
-    table[sky_id] = NUM_SEMANTIC_CLASSES
+    table[sky_id] = NUM_OCC3D_CLASSES
     return table[semantics]
-
-
-def index_of_name(names: Sequence[str], name: str) -> int:
-    """Return where a class stands; raise ValueError naming those there are."""
-    if name not in names:
-        raise ValueError(f"no class {name!r}; there are {', '.join(names)}")
-    return list(names).index(name)

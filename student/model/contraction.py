@@ -43,21 +43,6 @@ def contract(points_ego: Float[Tensor, "*shape 3"], config: ContractionConfig) -
     return contract_axis(points_ego, _inner_ranges(config, points_ego), config.inner_ratio)
 
 
-def uncontract(contracted: Float[Tensor, "*shape 3"], config: ContractionConfig) -> Float[Tensor, "*shape 3"]:
-    """Invert :func:`contract`: contracted coordinates in (-1, 1) to the ego frame, metres.
-
-    The ends -1 and 1 are infinitely far away and map to infinity.
-    """
-    inner_range = _inner_ranges(config, contracted)
-    magnitude = contracted.abs()
-    is_inner = magnitude <= config.inner_ratio
-    # Inside, the outer formula may divide by nearly nothing; its denominator is replaced, not its result,
-    # so that no gradient becomes NaN.
-    headroom = torch.where(is_inner, torch.ones_like(magnitude), 1.0 - magnitude)
-    outer = inner_range * (1.0 - config.inner_ratio) / headroom
-    return contracted.sign() * torch.where(is_inner, magnitude * (inner_range / config.inner_ratio), outer)
-
-
 def depth_bin_edges(bins: DepthBinsConfig, contraction: ContractionConfig) -> Float[Tensor, " edges"]:
     """Return the ascending edges of depth bins along a unit ray, metres.
 

@@ -1,11 +1,11 @@
 """Walk from one version back to everything it was made from, reading the provenance in the stores."""
 
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from storage.stores.provenance import InputVersion
+from storage.stores.lineage import walk
+from storage.stores.provenance import InputVersion, Provenance
 from storage.stores.versioned import Home
 
 
@@ -83,15 +83,13 @@ def trace_lineage(home: Home, start: InputVersion) -> Lineage:
     raw_files: dict[str, str] = {}
     weights: dict[str, str] = {}
     packages: dict[str, str] = {}
-    seen = {start}
-    queue = deque([start])
-    while queue:
-        item = queue.popleft()
+    stored: dict[InputVersion, Provenance] = {}
+    for _, item in walk([start], lambda item: stored[item].inputs if item in stored else ()):
         found = home.find(item.kind, item.partition, item.digest)
         if found is None:
             nodes.append(LineageVersion(version=item, is_present=False))
             continue
-        provenance = home.provenance(found)
+        provenance = stored[item] = home.provenance(found)
         nodes.append(
             LineageVersion(
                 version=item,
@@ -105,10 +103,6 @@ def trace_lineage(home: Home, start: InputVersion) -> Lineage:
         raw_files |= {f"{item.partition}/{path}": digest for path, digest in provenance.sources.items()}
         weights |= dict(provenance.weights_digests)
         packages = {**provenance.packages, **packages}
-        for parent in sorted(provenance.inputs):
-            if parent not in seen:
-                seen.add(parent)
-                queue.append(parent)
     gates.sort(key=lambda gate: gate.passed)
     return Lineage(nodes=tuple(nodes), gates=tuple(gates), raw_files=raw_files, weights=weights, packages=packages)
 

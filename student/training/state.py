@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from storage.config_json import config_from_json
 from storage.errors import ErrorKind, IntegrityError
 from student.config import FitConfig
 from student.training.optimization import WeightAverage
@@ -119,7 +120,7 @@ def restore_state(
             average.average[name].copy_(value)
     if content["gradient_scale"]:
         scaler.load_state_dict(content["gradient_scale"])
-    return FitProgress(**content["progress"])
+    return config_from_json(FitProgress, content["progress"], f"{folder}: progress")
 
 
 def _last_readable(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:

@@ -101,13 +101,6 @@ def load_render_set(
     return RenderSet(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _arrays(config)})
 
 
-def render_views(config: RenderSetConfig, on_progress: Callable[[float], None] | None = None) -> RenderSet:
-    """Return a set rendered in memory, for a test that wants a few views."""
-    arrays = {name: np.zeros(shape, dtype) for name, (shape, dtype) in _arrays(config).items()}
-    _fill(config, arrays, on_progress)
-    return RenderSet(**arrays)
-
-
 def _arrays(config: RenderSetConfig) -> dict[str, tuple[tuple[int, ...], str]]:
     views = len(Theme) * config.worlds_per_theme * config.views_per_world
     grid = (views, config.height, config.width)

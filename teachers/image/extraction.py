@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from storage.digests import config_digest, config_json
 from storage.errors import ErrorKind, MissingTargetError
 from storage.scenes.store import SceneReader
-from storage.stores.provenance import InputVersion, Provenance, package_versions
+from storage.stores.provenance import InputVersion, Provenance, joined_licences, package_versions
 from storage.stores.versioned import Home, StoreVersion
 from teachers.config import FeatureBasisConfig, ModelConfig
 from teachers.image.weights import WeightsFolder
@@ -48,17 +48,17 @@ def provenance_of(
         code: Digest of the code that does the work.
         seed: Of every random choice.
     """
-    licences = {home.provenance(version).licence for version in inputs} | {weights.licence}
+    used = tuple(InputVersion(v.kind, v.partition, v.digest) for v in inputs)
     determining = config.determining()
     return Provenance(
         kind=kind,
         partition=partition,
-        inputs=tuple(InputVersion(v.kind, v.partition, v.digest) for v in inputs),
+        inputs=used,
         config_digest=config_digest(determining),
         code_digest=code,
         seed=seed,
         weights_digests=weights.digests,
-        licence=" AND ".join(sorted(licences - {""})),
+        licence=joined_licences((home.licence_of(used), weights.licence)),
         config=config_json(determining),
         packages=package_versions(*_PACKAGES),
     )

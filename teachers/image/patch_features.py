@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from teachers.config import FeatureSource, PatchFeatureConfig
+from storage.kinds import FeatureSource
+from teachers.config import PatchFeatureConfig
 from teachers.image.image_batches import resolve_device
 from teachers.image.weights import TeacherModel, WeightsFolder, resolve_weights
 

@@ -12,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from storage.config_json import config_from_json
+from storage.digests import config_json
 from storage.errors import ErrorKind, IntegrityError
 
 
@@ -31,6 +33,14 @@ class TrainingState:
     model: Mapping[str, Tensor]
     optimizers: Mapping[str, Mapping[int, Mapping[str, Tensor]]]
     random_states: Mapping[str, Tensor]
+    counters: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """The part of a training state that is no tensor."""
+
+    step: int
     counters: Mapping[str, int]
 
 
@@ -64,7 +74,7 @@ def save_training_state(path: Path, state: TrainingState) -> None:
         for number, values in parameters.items():
             tensors |= {f"optimizer/{optimizer}/{number}/{name}": torch.as_tensor(t) for name, t in values.items()}
     tensors |= {f"random/{name}": t for name, t in state.random_states.items()}
-    save_tensors(path, tensors, {"step": state.step, "counters": dict(state.counters)})
+    save_tensors(path, tensors, config_json(_Place(step=state.step, counters=state.counters)))
 
 
 def load_training_state(path: Path) -> TrainingState:
@@ -85,7 +95,7 @@ def load_training_state(path: Path) -> TrainingState:
         else:
             optimizer, number, name = rest.split("/")
             optimizers.setdefault(optimizer, {}).setdefault(int(number), {})[name] = tensor
-    step, counters = description["step"], description["counters"]
-    assert isinstance(step, int)
-    assert isinstance(counters, dict)
-    return TrainingState(step=step, model=model, optimizers=optimizers, random_states=random_states, counters=counters)
+    place = config_from_json(_Place, description, str(path))
+    return TrainingState(
+        step=place.step, model=model, optimizers=optimizers, random_states=random_states, counters=place.counters
+    )

@@ -18,16 +18,3 @@ def contract(points: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
     x, y, z = points.abs().unbind(dim=-1)  # a reduction over an axis of three is several times slower
     norm = torch.maximum(torch.maximum(x, y), z).clamp_min(1.0)[..., None]
     return points * ((2.0 - 1.0 / norm) / norm)
-
-
-def uncontract(contracted: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3"]:
-    """Invert ``contract``; points on the cube's surface come from infinity.
-
-    Raises:
-        ValueError: If a point lies outside the open cube (-2, 2)^3.
-    """
-    norm = contracted.abs().amax(dim=-1, keepdim=True)
-    if bool((norm >= 2.0).any()):
-        raise ValueError(f"contracted coordinate {norm.max().item():.6g}, want under 2")
-    outside = norm > 1.0
-    return torch.where(outside, contracted / (norm * (2.0 - norm)).where(outside, torch.ones_like(norm)), contracted)

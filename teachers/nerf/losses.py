@@ -23,18 +23,6 @@ def composite_weights(
     return transmittance * -torch.expm1(-optical)
 
 
-def composite_termination_depth(
-    weights: Float[Tensor, "rays samples"],
-    sample_distances: Float[Tensor, "rays samples"],
-    *,
-    min_opacity: float,
-) -> Float[Tensor, " rays"]:
-    """Return the expected distance along unit rays; NaN where the opacity is under ``min_opacity``."""
-    opacity = weights.sum(dim=-1)
-    depth = (weights * sample_distances).sum(dim=-1) / opacity.clamp_min(1e-6)
-    return torch.where(opacity >= min_opacity, depth, torch.full_like(depth, torch.nan))
-
-
 def depth_loss(
     termination_depth: Float[Tensor, " rays"], lidar_depth: Float[Tensor, " rays"], *, max_depth: float
 ) -> Float[Tensor, ""]:

@@ -32,18 +32,19 @@ def fit_provenance(home: Home, scene_key: str, config: NerfConfig) -> Provenance
         MissingTargetError: If the scene, or the sky mask that the configuration asks for, does not exist.
     """
     scene = home.require(Kind.SCENE, scene_key)
-    inputs = [scene, home.require(Kind.SKY_MASK, scene_key)] if config.use_sky_mask else [scene]
+    masks = [home.require(Kind.SKY_MASK, scene_key)] if config.use_sky_mask else []
+    inputs = tuple(_as_input(version) for version in (scene, *masks))
     of_scene = home.provenance(scene)
     return Provenance(
         kind=FIELD_KIND,
         partition=scene.partition,
-        inputs=tuple(_as_input(version) for version in inputs),
+        inputs=inputs,
         config_digest=config_digest(determining(config)),
         code_digest=code_digest(MODULE_OF["fit"], kind=FIELD_KIND),
         seed=config.seed,
         calibration_digest=of_scene.calibration_digest,
         pose_source=of_scene.pose_source,
-        licence=of_scene.licence,
+        licence=home.licence_of(inputs),
         config=config_json(config),
     )
 
@@ -57,20 +58,20 @@ def render_provenance(
         MissingTargetError: If the image features that are to be lifted into the field do not exist.
     """
     fitted = home.provenance(field)
-    inputs, seed, action = (*fitted.inputs, _as_input(field)), None, _action_of(config)
+    used, seed, action = (_as_input(field),), None, _action_of(config)
     if isinstance(config, TeacherFeaturesConfig):
-        inputs = (*inputs, _as_input(home.require(config.feature_source, field.partition)))
+        used = (*used, _as_input(home.require(config.feature_source, field.partition)))
         seed = config.seed
     return Provenance(
         kind=KIND_OF[action],
         partition=field.partition,
-        inputs=inputs,
+        inputs=(*fitted.inputs, *used),
         config_digest=config_digest(determining(config)),
         code_digest=code_digest(MODULE_OF[action], kind=KIND_OF[action]),
         seed=seed,
         calibration_digest=fitted.calibration_digest,
         pose_source=fitted.pose_source,
-        licence=fitted.licence,
+        licence=home.licence_of(used),
         config=config_json(config),
     )
 

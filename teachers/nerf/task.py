@@ -4,25 +4,22 @@ Imports neither torch nor nerfstudio: the orchestrator writes tasks and reads re
 nerfstudio's environment reads and writes the same.
 """
 
-import dataclasses
 import json
 import os
-import types
-import typing
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from storage import errors
-from storage.digests import config_json
+from storage.config_json import config_from_json
+from storage.digests import canonical_json, config_json
 from storage.errors import ErrorKind, PipelineError
-from storage.kinds import Kind, StoreForm
-from storage.stores.versioned import Materialized, StoreVersion
+from storage.kinds import Kind
+from storage.stores.versioned import Materialized
 from teachers.nerf.config import NerfConfig, TeacherDepthConfig, TeacherFeaturesConfig, VirtualViewsConfig
 
-T = TypeVar("T")
 Action = Literal["fit", "render_depth", "render_virtual_views", "render_features"]
 StepConfig = NerfConfig | TeacherDepthConfig | VirtualViewsConfig | TeacherFeaturesConfig
 
@@ -83,58 +80,70 @@ class NerfTask:
 
     def to_json(self) -> dict[str, Any]:
         """Return the task as JSON values: the extras of a Dagster Pipes call, or a task file."""
-        return {
-            "home": self.home_root,
-            "store_url": self.store_url,
-            "scene_key": self.scene_key,
-            "steps": [{"action": s.action, "config": config_json(s.config)} for s in self.steps],
-            "result_file": self.result_file,
-        }
+        return config_json(self)
 
     @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> "NerfTask":
-        """Read a task; a single step may be given as ``action`` and ``config`` at the top.
+    def from_json(cls, raw: object) -> "NerfTask":
+        """Read back what ``to_json`` returned.
 
         Raises:
-            ValueError: If a field is missing, unknown or of the wrong type.
+            IntegrityError: If a field is missing, unknown, of the wrong type or out of range.
+            ValueError: If there are no steps.
         """
-        steps = raw["steps"] if "steps" in raw else [{"action": raw.get("action"), "config": raw.get("config", {})}]
-        unknown = set(raw) - {"home", "store_url", "scene_key", "steps", "action", "config", "result_file"}
-        missing = {"home", "scene_key"} - set(raw)
-        if unknown or missing:
-            raise ValueError(f"task with unknown fields {sorted(unknown)}, without {sorted(missing)}")
-        decoded = []
-        for step in steps:
-            if step.get("action") not in _CONFIG_OF:
-                raise ValueError(f"action {step.get('action')!r}, want one of {sorted(_CONFIG_OF)}")
-            config = decode(_CONFIG_OF[step["action"]], step.get("config", {}))
-            decoded.append(NerfStep(action=step["action"], config=config))
-        return cls(
-            home_root=str(raw["home"]),
-            store_url=raw.get("store_url"),
-            scene_key=str(raw["scene_key"]),
-            steps=tuple(decoded),
-            result_file=str(raw.get("result_file", "")),
+        written = config_from_json(_WrittenTask, raw, "task")
+        steps = tuple(
+            NerfStep(
+                action=step.action,
+                config=config_from_json(_CONFIG_OF[step.action], step.config, f"task.steps[{index}].config"),
+            )
+            for index, step in enumerate(written.steps)
         )
+        return cls(
+            home_root=written.home_root,
+            store_url=written.store_url,
+            scene_key=written.scene_key,
+            steps=steps,
+            result_file=written.result_file,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _WrittenStep:
+    """A step as JSON: the type of its config is known once its action is."""
+
+    action: Action
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _WrittenTask:
+    home_root: str
+    store_url: str | None
+    scene_key: str
+    steps: tuple[_WrittenStep, ...]
+    result_file: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _WrittenError:
+    type: str
+    kind: ErrorKind
+    key: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _WrittenResult:
+    materialized: Mapping[str, Materialized]
+    error: _WrittenError | None
 
 
 def write_result(path: Path, results: Mapping[str, Materialized], error: PipelineError | None = None) -> None:
     """Leave what was materialised, and the error that ended the task if one did, atomically."""
-    content = {
-        "materialized": {
-            action: {
-                "version": {**dataclasses.asdict(m.version), "form": m.version.form.value},
-                "reused": m.reused,
-                "metrics": m.metrics,
-            }
-            for action, m in results.items()
-        },
-        "error": None
-        if error is None
-        else {"type": type(error).__name__, "kind": error.kind.value, "key": error.key, "message": error.message},
-    }
+    told = error and _WrittenError(type=type(error).__name__, kind=error.kind, key=error.key, message=error.message)
+    content = canonical_json(_WrittenResult(materialized=results, error=told))
     aside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    aside.write_text(json.dumps(content))
+    aside.write_text(content)
     os.replace(aside, path)
 
 
@@ -143,57 +152,11 @@ def read_result(path: Path) -> dict[str, Materialized]:
 
     Raises:
         PipelineError: The typed error that ended the task, as the worker raised it.
+        IntegrityError: If the file is not what ``write_result`` wrote.
         FileNotFoundError: If the worker ended without leaving a result.
     """
-    content = json.loads(path.read_text())
-    if content["error"] is not None:
-        error = content["error"]
-        known = getattr(errors, error["type"], PipelineError)
-        raise known(ErrorKind(error["kind"]), error["key"], error["message"])
-    return {
-        action: Materialized(
-            StoreVersion(**{**m["version"], "form": StoreForm(m["version"]["form"])}), m["reused"], m["metrics"]
-        )
-        for action, m in content["materialized"].items()
-    }
-
-
-def decode(wanted: type[T], value: Any) -> T:  # noqa: ANN401 - JSON is untyped
-    """Return a value of a type annotation from JSON: nested dataclasses, tuples, unions and literals.
-
-    Raises:
-        ValueError: If a field is unknown or a value does not fit its annotation.
-    """
-    return _decode(wanted, value, wanted.__name__)
-
-
-def _decode(wanted: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - annotations and JSON are untyped
-    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
-    if dataclasses.is_dataclass(wanted):
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{where} is {value!r}, want an object")
-        hints = typing.get_type_hints(wanted)
-        known = {f.name for f in dataclasses.fields(wanted)}
-        if unknown := sorted(set(value) - known):
-            raise ValueError(f"{where} has unknown fields {unknown}, want some of {sorted(known)}")
-        return wanted(**{name: _decode(hints[name], v, f"{where}.{name}") for name, v in value.items()})  # type: ignore[operator]
-    if origin is tuple and isinstance(value, list | tuple):
-        items = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
-        if len(items) == len(value):
-            return tuple(
-                _decode(item, v, f"{where}[{i}]") for i, (item, v) in enumerate(zip(items, value, strict=True))
-            )
-    elif origin is Literal:
-        if value in arguments:
-            return value
-    elif origin in (typing.Union, types.UnionType):
-        for option in arguments:
-            try:
-                return _decode(option, value, where)
-            except ValueError:
-                continue
-    elif wanted is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    elif wanted in (int, str, bool, types.NoneType) and type(value) is wanted:
-        return value
-    raise ValueError(f"{where} is {value!r}, want {wanted}")
+    result = config_from_json(_WrittenResult, json.loads(path.read_text()), str(path))
+    if result.error is not None:
+        known = getattr(errors, result.error.type, PipelineError)
+        raise known(result.error.kind, result.error.key, result.error.message)
+    return dict(result.materialized)

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from nerfstudio.data.scene_box import SceneBox
 from torch import Tensor
 
+from storage.config_json import config_from_json
 from storage.errors import ErrorKind, IntegrityError
 from storage.stores.versioned import Home, StoreVersion
 from teachers.nerf.checkpoint import load_tensors, save_tensors
@@ -20,7 +21,6 @@ from teachers.nerf.model import DrivingFieldModel, DrivingFieldModelConfig, inte
 from teachers.nerf.provenance import FIELD_KIND
 from teachers.nerf.quality import RenderedRays
 from teachers.nerf.scene_rays import RayBatch, SceneBounds
-from teachers.nerf.task import decode
 
 _TENSORS_FILE = "field.safetensors"
 _DESCRIPTION_FILE = "field.json"
@@ -68,8 +68,8 @@ class NerfTeacher:
             raise IntegrityError(
                 ErrorKind.SCHEMA_UNKNOWN, str(version), f"schema {description.get('schema')!r}, want {_SCHEMA!r}"
             )
-        nerf = decode(NerfConfig, description["config"])
-        bounds = decode(SceneBounds, description["bounds"])
+        nerf = config_from_json(NerfConfig, description["config"], f"{version}: config")
+        bounds = config_from_json(SceneBounds, description["bounds"], f"{version}: bounds")
         model = build_model(
             nerf, bounds, num_cameras=int(description["num_cameras"]), num_frames=int(description["num_frames"])
         )

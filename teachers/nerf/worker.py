@@ -16,7 +16,7 @@ from typing import Any
 
 from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pipes
 
-from storage.errors import PipelineError
+from storage.errors import IntegrityError, PipelineError
 from storage.freed_memory import reuse_freed_memory
 from storage.kinds import Kind
 from storage.stores.versioned import Home, Materialized
@@ -141,7 +141,7 @@ def _log_result(message: Mapping[str, Any]) -> None:
 def _run_guarded(raw: Mapping[str, Any], report: Callable[[Mapping[str, Any]], None]) -> int:
     try:
         task = NerfTask.from_json(raw)
-    except (ValueError, TypeError) as error:
+    except (IntegrityError, ValueError) as error:
         logger.error("bad task: %s", error)  # noqa: TRY400 - one line for people
         return 2
     try:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from storage.stores.provenance import Provenance
 from storage.stores.versioned import Home, materialize_arrays, materialize_files
-from teachers.nerf.config import NerfConfig, TeacherDepthConfig
+from teachers.nerf.config import NerfConfig, TeacherDepthConfig, TeacherFeaturesConfig
 from teachers.nerf.provenance import find_existing, fit_provenance, render_provenance
 from teachers.nerf.task import NerfStep
 
@@ -47,6 +47,17 @@ def test_a_render_is_made_from_its_field_and_all_that_it_was_fitted_to(tmp_path:
     provenance = render_provenance(home, field.version, TeacherDepthConfig())
     assert {i.kind for i in provenance.inputs} == {"scene", "nerf_teacher"}
     assert provenance.licence == "test"
+
+
+def test_what_is_rendered_carries_the_terms_of_all_that_it_is_made_from(tmp_path: Path) -> None:
+    home = _home(tmp_path)
+    for kind, licence in (("sky_mask", "of-the-mask AND test"), ("dinov2_features", "of-the-features AND test")):
+        materialize_files(home, Provenance(kind=kind, partition=SCENE, licence=licence), lambda folder: {})
+    field = materialize_files(home, fit_provenance(home, SCENE, NerfConfig()), lambda folder: {})
+    assert home.provenance(field.version).licence == "of-the-mask AND test"
+    assert render_provenance(home, field.version, TeacherDepthConfig()).licence == "of-the-mask AND test"
+    lifted = render_provenance(home, field.version, TeacherFeaturesConfig(feature_source="dinov2_features"))
+    assert lifted.licence == "of-the-features AND of-the-mask AND test"
 
 
 def test_of_a_missing_scene_nothing_exists(tmp_path: Path) -> None:

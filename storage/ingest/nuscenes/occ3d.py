@@ -8,16 +8,16 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from storage.errors import ErrorKind, SourceDataError
+from storage.geometry.voxel_grid import OCC3D_GRID
+from storage.taxonomy import OCC3D_FREE
 
-SHAPE = (200, 200, 16)
-FREE = 17
 _NAMES = ("semantics", "mask_lidar", "mask_camera")
-_MAX_BYTES = int(np.prod(SHAPE)) + 4096  # one array and its header
+_MAX_BYTES = int(np.prod(OCC3D_GRID.shape)) + 4096  # one array and its header
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Occ3dLabels:
-    """Semantic occupancy of one keyframe in the ego frame: voxels of 0.4 m from (-40, -40, -1) to (40, 40, 5.4) m.
+    """Semantic occupancy of one keyframe in ``OCC3D_GRID``.
 
     Attributes:
         semantics: Occ3D classes 0 to 16, 17 where free; index x (forward), y (left), z (up).
@@ -82,9 +82,9 @@ def write_labels(path: Path, labels: Occ3dLabels) -> None:
 def _check(path: Path, name: str, arrays: dict[str, np.ndarray]) -> None:
     if name not in arrays:
         raise SourceDataError(ErrorKind.TABLE_INVALID, str(path), f"lacks the array {name!r}")
-    array, highest = arrays[name], FREE if name == "semantics" else 1
-    if array.dtype != np.uint8 or array.shape != SHAPE:
-        message = f"{name} is {array.dtype} {array.shape}, want uint8 {SHAPE}"
+    array, highest = arrays[name], OCC3D_FREE if name == "semantics" else 1
+    if array.dtype != np.uint8 or array.shape != OCC3D_GRID.shape:
+        message = f"{name} is {array.dtype} {array.shape}, want uint8 {OCC3D_GRID.shape}"
         raise SourceDataError(ErrorKind.TABLE_INVALID, str(path), message)
     if array.max() > highest:
         raise SourceDataError(ErrorKind.TABLE_INVALID, str(path), f"{name} holds {array.max()}, want 0 to {highest}")

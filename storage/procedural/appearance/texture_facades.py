@@ -18,7 +18,7 @@ from storage.procedural.appearance.painting import (
     rectangle,
     unit_grid,
 )
-from storage.procedural.appearance.texture_surfaces import brick, plaster
+from storage.procedural.appearance.texture_surfaces import plaster
 
 _BAYS = 4
 _GLASS: Colour = (0.17, 0.21, 0.25)
@@ -173,8 +173,3 @@ def house_door() -> Canvas:
     glass = rectangle(x, v, 0.26, 0.74, 0.34, 0.77) & ~is_door
     _window(canvas, u, v, glass, 371)
     return canvas
-
-
-def brick_wall() -> Canvas:
-    """Paint a plain brick wall under a coping. 2.4 m."""
-    return brick()

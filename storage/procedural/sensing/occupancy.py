@@ -1,21 +1,19 @@
 """Dense semantic occupancy in Occ3D's grid, from the surfaces themselves."""
 
+import itertools
+
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from storage.geometry.transforms import apply_se3, invert_se3
+from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.procedural.world.mesh import Mesh, chosen, cross
 from storage.procedural.world.world import World
 from storage.taxonomy import OCC3D_FREE, occ3d_table
 
-GRID_SHAPE = (200, 200, 16)
-GRID_ORIGIN = (-40.0, -40.0, -1.0)
-VOXEL_SIZE = 0.4
 _SPACING = 0.19
 _REACH = 58.0  # a grid's corner is 56.6 m from the ego
-_GRID_CORNERS = np.array(
-    [[x, y, z] for x in (-40.0, 40.0) for y in (-40.0, 40.0) for z in (-1.0, 5.4)]
-)  # of the ego frame
+_GRID_CORNERS = np.array(list(itertools.product(*zip(OCC3D_GRID.minimum, OCC3D_GRID.maximum, strict=True))))
 # Where several classes share a voxel the most specific wins: things, then plants and buildings, then flat ground, and
 # last the land that runs on beneath everything.
 _PRIORITY = np.array([13, 20, 21, 16, 17, 18, 22, 24, 25, 14, 15, 2, 3, 4, 1, 6, 5], np.int64)
@@ -41,8 +39,7 @@ def sample_surface(mesh: Mesh) -> tuple[Float32[np.ndarray, "points 3"], UInt8[n
 
 def voxel_centres() -> Float[np.ndarray, "200 200 16 3"]:
     """Return the centre of every voxel in the ego frame, metres."""
-    axes = [low + VOXEL_SIZE * (np.arange(n) + 0.5) for low, n in zip(GRID_ORIGIN, GRID_SHAPE, strict=True)]
-    return np.stack(np.meshgrid(*axes, indexing="ij"), -1)
+    return OCC3D_GRID.centres(np.moveaxis(np.indices(OCC3D_GRID.shape), 0, -1))
 
 
 class OccupancyBuilder:
@@ -91,7 +88,7 @@ class OccupancyBuilder:
             )
         snapshot = self._world.snapshot(time_us)
         world_to_grid = invert_se3(grid_to_world)
-        grid = np.full(GRID_SHAPE, OCC3D_FREE, np.uint8)
+        grid = np.full(OCC3D_GRID.shape, OCC3D_FREE, np.uint8)
         _fill(grid, self._points, self._classes, world_to_grid)
         if snapshot.moving_mesh is not None:
             points, classes = sample_surface(snapshot.moving_mesh)
@@ -108,16 +105,16 @@ def _fill(
 ) -> None:
     """Assign classes in order: later points overwrite earlier ones of the same voxel."""
     scaled = world_to_grid.astype(np.float32)
-    scaled[:3, 3] -= np.asarray(GRID_ORIGIN, np.float32)
-    scaled[:3] /= np.float32(VOXEL_SIZE)
+    scaled[:3, 3] -= np.asarray(OCC3D_GRID.minimum, np.float32)
+    scaled[:3] /= np.float32(OCC3D_GRID.voxel_size)
     index = np.empty((3, len(points)), np.int32)
     inside = np.ones(len(points), bool)
     for axis in range(3):
         coordinate = points @ scaled[axis, :3] + scaled[axis, 3]
-        inside &= (coordinate >= 0) & (coordinate < GRID_SHAPE[axis])
+        inside &= (coordinate >= 0) & (coordinate < OCC3D_GRID.shape[axis])
         index[axis] = coordinate
     x, y, z = index[:, inside]
-    flat = (x.astype(np.int64) * GRID_SHAPE[1] + y) * GRID_SHAPE[2] + z
+    flat = (x.astype(np.int64) * OCC3D_GRID.shape[1] + y) * OCC3D_GRID.shape[2] + z
     new = classes[inside]
     target = grid.reshape(-1)
     held = target[flat]

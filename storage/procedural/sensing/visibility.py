@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
 from storage.geometry.transforms import apply_se3, invert_se3
-from storage.procedural.sensing.occupancy import GRID_ORIGIN, GRID_SHAPE, VOXEL_SIZE, voxel_centres
+from storage.geometry.voxel_grid import OCC3D_GRID
+from storage.procedural.sensing.occupancy import voxel_centres
 from storage.procedural.sensing.posed_camera import PosedCamera
 from storage.procedural.sensing.sensors import LidarSweep
 from storage.procedural.world.world import Snapshot
@@ -41,7 +42,7 @@ def camera_visibility(
     towards = centres[candidates] - origin
     distance = np.linalg.norm(towards, axis=1)
     # The ray towards the centre is inside the slab of one axis once less than half a voxel is left along it.
-    enters = 1.0 - np.min(0.5 * VOXEL_SIZE / np.maximum(np.abs(towards), 1e-9), axis=1)
+    enters = 1.0 - np.min(0.5 * OCC3D_GRID.voxel_size / np.maximum(np.abs(towards), 1e-9), axis=1)
     limit = (distance * np.maximum(enters, 0.0)).astype(np.float32)
     directions = np.ascontiguousarray((towards / distance[:, None]) @ grid_to_world[:3, :3].T, np.float32)
     origins = np.broadcast_to(camera.origin.astype(np.float32), directions.shape).copy()
@@ -50,7 +51,7 @@ def camera_visibility(
     hit = np.flatnonzero(np.isfinite(depth))
     ends = camera.origin + camera.rays(camera.pixel_centres()[hit]).astype(np.float64) * depth[hit, None]
     seen[_flat(np.floor(_in_voxels(apply_se3(invert_se3(grid_to_world), ends))).astype(np.int64))] = True
-    return seen.reshape(GRID_SHAPE)
+    return seen.reshape(OCC3D_GRID.shape)
 
 
 def lidar_visibility(
@@ -67,7 +68,7 @@ def lidar_visibility(
         lidar_to_world: Pose of the sensor.
         sweep: Its returns.
     """
-    seen = np.zeros(int(np.prod(GRID_SHAPE)), bool)
+    seen = np.zeros(int(np.prod(OCC3D_GRID.shape)), bool)
     rays = sweep.points @ lidar_to_world[:3, :3].T.astype(np.float32)
     directions = np.ascontiguousarray(rays / np.linalg.norm(rays, axis=1, keepdims=True), np.float32)
     origins = np.broadcast_to(lidar_to_world[:3, 3].astype(np.float32), directions.shape).copy()
@@ -77,7 +78,7 @@ def lidar_visibility(
     world_to_grid = invert_se3(grid_to_world)
     start = _in_voxels(apply_se3(world_to_grid, lidar_to_world[None, :3, 3]))[0]
     seen[_flat(crossed_voxels(start, _in_voxels(apply_se3(world_to_grid, ends))))] = True
-    return seen.reshape(GRID_SHAPE)
+    return seen.reshape(OCC3D_GRID.shape)
 
 
 def crossed_voxels(start: Float[np.ndarray, " 3"], ends: Float[np.ndarray, "rays 3"]) -> Int[np.ndarray, "voxels 3"]:
@@ -108,10 +109,10 @@ def crossed_voxels(start: Float[np.ndarray, " 3"], ends: Float[np.ndarray, "rays
 
 
 def _in_voxels(points: Float[np.ndarray, "points 3"]) -> Float[np.ndarray, "points 3"]:
-    return (points - np.array(GRID_ORIGIN)) / VOXEL_SIZE
+    return (points - np.array(OCC3D_GRID.minimum)) / OCC3D_GRID.voxel_size
 
 
 def _flat(index: Int[np.ndarray, "voxels 3"]) -> Int[np.ndarray, " inside"]:
     """Return flat indices of those voxels that lie in the grid."""
-    x, y, z = index[np.all((index >= 0) & (index < GRID_SHAPE), axis=1)].T
-    return (x * GRID_SHAPE[1] + y) * GRID_SHAPE[2] + z
+    x, y, z = index[np.all((index >= 0) & (index < OCC3D_GRID.shape), axis=1)].T
+    return (x * OCC3D_GRID.shape[1] + y) * OCC3D_GRID.shape[2] + z

@@ -8,10 +8,10 @@ import numpy as np
 import zarr
 from jaxtyping import Bool, Float, Float32, UInt8, UInt16
 
+from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.keys import SceneKey
 from storage.kinds import Kind
 from storage.procedural.conditions import DEFAULT_CONDITIONS, Conditions
-from storage.procedural.sensing.occupancy import GRID_ORIGIN, GRID_SHAPE, VOXEL_SIZE
 from storage.procedural.world.world import World, build_world
 from storage.stores.arrays import create_target
 from storage.stores.versioned import Home
@@ -79,7 +79,7 @@ def write_truth(
             "classes": [
                 {"class_id": c.class_id, "name": c.name, "occ3d_index": c.occ3d_index} for c in (*CLASSES, SKY)
             ],
-            "grid": {"shape": GRID_SHAPE, "origin": GRID_ORIGIN, "voxel_size": VOXEL_SIZE},
+            "grid": {"shape": OCC3D_GRID.shape, "origin": OCC3D_GRID.minimum, "voxel_size": OCC3D_GRID.voxel_size},
             "world": asdict(recipe),
             "use": "evaluation only",
         }

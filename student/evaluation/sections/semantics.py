@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from storage.taxonomy import NUM_OCC3D_CLASSES, OCC3D_FOREGROUND, OCC3D_FREE, OCC3D_NAMES, OCC3D_WITHOUT_OTHERS
 from student.evaluation.results import Baseline, Figure, Section, figure_of, finite_or_none
-from student.inference.occupancy import CLASSES_15, CLASSES_FOREGROUND, FREE_LABEL, NUM_SEMANTIC_CLASSES, SemanticCounts
-from student.inference.prompts import OCC3D_NAMES
+from student.inference.occupancy import SemanticCounts
 from student.metrics import bootstrap_statistic
 
-_SIDE = FREE_LABEL + 1
+_SIDE = OCC3D_FREE + 1
 _MEANS: dict[str, tuple[str, tuple[int, ...], str]] = {
-    "miou_17": ("mIoU, 17 classes", tuple(range(NUM_SEMANTIC_CLASSES)), "all 17 classes"),
-    "miou_15": ("mIoU, 15 classes", CLASSES_15, "the 15 classes without 'others' and 'other flat'"),
-    "fmiou_12": ("F-mIoU, 12 classes", CLASSES_FOREGROUND, "the 12 foreground classes"),
+    "miou_17": ("mIoU, 17 classes", tuple(range(NUM_OCC3D_CLASSES)), "all 17 classes"),
+    "miou_15": ("mIoU, 15 classes", OCC3D_WITHOUT_OTHERS, "the 15 classes without 'others' and 'other flat'"),
+    "fmiou_12": ("F-mIoU, 12 classes", OCC3D_FOREGROUND, "the 12 foreground classes"),
 }
 PER_CLASS = "IoU per class"
 
@@ -55,7 +55,7 @@ class SemanticScores:
         self._scenes.append(scene)
         for label, labels in {"": predicted, **baselines}.items():
             self._matrices.setdefault(label, []).append(SemanticCounts.of(labels, truth).matrix)
-        is_occupied = truth != FREE_LABEL
+        is_occupied = truth != OCC3D_FREE
         for label, labels in {"": words, **baselines}.items():
             hits = float(np.sum(labels[is_occupied] == truth[is_occupied]))
             self._accuracy.setdefault(label, []).append((hits, float(is_occupied.sum())))
@@ -64,7 +64,7 @@ class SemanticScores:
         """Return the section; ``unavailable`` is why there would be no figures."""
         figures: tuple[Figure, ...] = ()
         if self._scenes:
-            classes = tuple(self._class_figure(index) for index in range(NUM_SEMANTIC_CLASSES))
+            classes = tuple(self._class_figure(index) for index in range(NUM_OCC3D_CLASSES))
             figures = (*(self._mean_figure(name) for name in _MEANS), self._accuracy_figure(), *classes)
         return Section(
             name="semantic_occupancy",

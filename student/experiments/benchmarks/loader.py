@@ -309,9 +309,6 @@ class _LooseFrames:
     def virtual_to_camera(self) -> np.ndarray:
         return np.stack([np.eye(4)] * _NUM_VIRTUAL)
 
-    def virtual_intrinsics(self) -> np.ndarray:
-        return self.intrinsics()
-
 
 def _open(path: Path) -> np.ndarray:
     with Image.open(path) as image:

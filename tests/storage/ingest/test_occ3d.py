@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 
 from storage.errors import ErrorKind, SourceDataError
-from storage.ingest.nuscenes.occ3d import FREE, SHAPE, Occ3dLabels, labels_path, read_labels, write_labels
+from storage.geometry.voxel_grid import OCC3D_GRID
+from storage.ingest.nuscenes.occ3d import Occ3dLabels, labels_path, read_labels, write_labels
+from storage.taxonomy import OCC3D_FREE
 
 
 @pytest.fixture
 def labels() -> Occ3dLabels:
     rng = np.random.default_rng(0)
     return Occ3dLabels(
-        semantics=rng.integers(0, FREE + 1, SHAPE, dtype=np.uint8),
-        mask_lidar=rng.random(SHAPE) < 0.1,
-        mask_camera=rng.random(SHAPE) < 0.2,
+        semantics=rng.integers(0, OCC3D_FREE + 1, OCC3D_GRID.shape, dtype=np.uint8),
+        mask_lidar=rng.random(OCC3D_GRID.shape) < 0.1,
+        mask_camera=rng.random(OCC3D_GRID.shape) < 0.2,
     )
 
 
@@ -43,7 +45,7 @@ def test_real_labels_are_read(external_data: Path) -> None:
     if not path.is_file():
         pytest.skip(f"no Occ3D labels at {path}")
     found = read_labels(path)
-    assert int((found.semantics == FREE).sum()) == 600_908
+    assert int((found.semantics == OCC3D_FREE).sum()) == 600_908
     assert int(found.mask_lidar.sum()) == 56_601
     assert int(found.mask_camera.sum()) == 43_355
     # The world over: roads lie below buildings, and what is occupied was seen more often than not.
@@ -64,8 +66,8 @@ def test_missing_array_is_named(tmp_path: Path, labels: Occ3dLabels, missing: st
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"semantics": np.full(SHAPE, 18, np.uint8)}, "holds 18"),
-        ({"mask_camera": np.full(SHAPE, 2, np.uint8)}, "holds 2"),
+        ({"semantics": np.full(OCC3D_GRID.shape, 18, np.uint8)}, "holds 18"),
+        ({"mask_camera": np.full(OCC3D_GRID.shape, 2, np.uint8)}, "holds 2"),
         ({"mask_lidar": np.zeros((200, 200, 8), np.uint8)}, r"\(200, 200, 8\)"),
         ({"semantics": np.zeros((100, 100, 8), np.int64)}, "int64"),
     ],

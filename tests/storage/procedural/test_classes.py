@@ -10,7 +10,6 @@ from storage.taxonomy import (
     Theme,
     cityscapes_table,
     class_named,
-    class_of_id,
     classes_of_theme,
     occ3d_table,
 )
@@ -46,7 +45,7 @@ def test_names_and_ids_are_unique():
 
 def test_first_seventeen_ids_are_occ3d_itself():
     for index, name in enumerate(OCC3D):
-        entry = class_of_id(index)
+        entry = CLASSES[index]
         assert entry.occ3d_index == index
         assert entry.name.rstrip("s") == name.rstrip("s")
 
@@ -85,7 +84,7 @@ NUSCENES_OF_OCC3D = {
 
 def test_every_thing_of_occ3d_has_its_nuscenes_category():
     for index, category in NUSCENES_OF_OCC3D.items():
-        assert class_of_id(index).nuscenes_category.startswith(category)
+        assert CLASSES[index].nuscenes_category.startswith(category)
     categories = [c.nuscenes_category for c in CLASSES if c.nuscenes_category]
     assert len(set(categories)) == len(categories)
     assert SKY.nuscenes_category == ""
@@ -122,7 +121,5 @@ def test_unknown_name_is_refused(bad):
         class_named(bad)
 
 
-def test_unknown_id_is_refused():
-    with pytest.raises(ValueError, match="unknown class id 17"):
-        class_of_id(17)
+def test_ids_of_nothing_have_no_occ3d_class():
     assert np.all(occ3d_table()[[17, 200]] == 255)

@@ -2,10 +2,8 @@ import numpy as np
 import pytest
 
 from storage.geometry.rays import camera_rays
+from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.procedural.sensing.occupancy import (
-    GRID_ORIGIN,
-    GRID_SHAPE,
-    VOXEL_SIZE,
     OccupancyBuilder,
     sample_surface,
     voxel_centres,
@@ -26,7 +24,7 @@ def scene(request):
     """World, occupancy, visibility, and the views of all cameras at one instant."""
     world = request.getfixturevalue(request.param)
     grid = OccupancyBuilder(world).occupancy(TIME_US)
-    views, visible = [], np.zeros(GRID_SHAPE, bool)
+    views, visible = [], np.zeros(OCC3D_GRID.shape, bool)
     for camera in CAMERAS:
         pose, intrinsics = world.ego_to_world(TIME_US) @ camera.camera_to_ego(), camera.intrinsics(*SIZE)
         posed = PosedCamera(time_us=TIME_US, camera_to_world=pose, intrinsics=intrinsics, height=SIZE[0], width=SIZE[1])
@@ -42,10 +40,10 @@ def voxels_of(world, pose, intrinsics, view):
     origins, directions = camera_rays(intrinsics, pose, height=SIZE[0], width=SIZE[1])
     points = (origins + directions * view.termination_depth[..., None]).reshape(-1, 3)
     world_to_ego = np.linalg.inv(world.ego_to_world(TIME_US))
-    local = (points @ world_to_ego[:3, :3].T + world_to_ego[:3, 3] - GRID_ORIGIN) / VOXEL_SIZE
+    local = (points @ world_to_ego[:3, :3].T + world_to_ego[:3, 3] - OCC3D_GRID.minimum) / OCC3D_GRID.voxel_size
     with np.errstate(invalid="ignore"):
         kept = (view.semantics.reshape(-1) != SKY_ID) & np.all(
-            (local > 0.02) & (local < np.array(GRID_SHAPE) - 0.02), 1
+            (local > 0.02) & (local < np.array(OCC3D_GRID.shape) - 0.02), 1
         )
     return local[kept], occ3d_table()[view.semantics.reshape(-1)[kept]]
 
@@ -71,8 +69,8 @@ def test_no_voxel_between_camera_and_surface_is_filled(scene):
         # Half way along a ray, in a voxel that the ray crosses near its middle, nothing may stand.
         points = (origins + directions * (depth * rng.uniform(0.2, 0.7, depth.shape))[..., None]).reshape(-1, 3)
         world_to_ego = np.linalg.inv(world.ego_to_world(TIME_US))
-        local = (points @ world_to_ego[:3, :3].T + world_to_ego[:3, 3] - GRID_ORIGIN) / VOXEL_SIZE
-        inside = np.all((local > 0) & (local < GRID_SHAPE), axis=1)
+        local = (points @ world_to_ego[:3, :3].T + world_to_ego[:3, 3] - OCC3D_GRID.minimum) / OCC3D_GRID.voxel_size
+        inside = np.all((local > 0) & (local < OCC3D_GRID.shape), axis=1)
         central = inside & np.all(np.abs(local % 1.0 - 0.5) < 0.15, axis=1)
         filled = grid[tuple(np.floor(local[central]).astype(int).T)] != OCC3D_FREE
         assert central.sum() > 50

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.procedural.appearance.lighting import make_lighting
-from storage.procedural.sensing.occupancy import GRID_ORIGIN, VOXEL_SIZE, OccupancyBuilder, voxel_centres
+from storage.procedural.sensing.occupancy import OccupancyBuilder, voxel_centres
 from storage.procedural.sensing.posed_camera import PosedCamera
 from storage.procedural.sensing.render import render_view
 from storage.procedural.sensing.sensors import lidar_to_ego, simulate_lidar
@@ -70,11 +71,11 @@ def test_camera_sees_up_to_the_wall_and_no_further(walled, fisheye):
     seen = camera_visibility(walled.snapshot(0), np.eye(4), camera, view.termination_depth)
     centres = voxel_centres()
     is_in_image = camera.holds(camera.project(centres.reshape(-1, 3))).reshape(seen.shape)
-    reached = centres[..., 0] - VOXEL_SIZE / 2 < WALL_X
+    reached = centres[..., 0] - OCC3D_GRID.voxel_size / 2 < WALL_X
     np.testing.assert_array_equal(seen & is_in_image, is_in_image & reached)
     beside = seen & ~is_in_image  # only where the ray of a pixel at the rim ends
     assert beside.sum() < 0.02 * seen.sum()
-    assert (np.abs(centres[beside][:, 0] - WALL_X) < VOXEL_SIZE / 2).all()
+    assert (np.abs(centres[beside][:, 0] - WALL_X) < OCC3D_GRID.voxel_size / 2).all()
 
 
 def test_lidar_sees_what_its_beams_cross(walled):
@@ -82,9 +83,9 @@ def test_lidar_sees_what_its_beams_cross(walled):
     sweep = simulate_lidar(walled, 0, lidar_to_world, np.random.default_rng(0))
     seen = lidar_visibility(walled.snapshot(0), np.eye(4), lidar_to_world, sweep)
     centres = voxel_centres()
-    assert not seen[centres[..., 0] - VOXEL_SIZE / 2 > WALL_X].any()
-    assert not seen[centres[..., 0] + VOXEL_SIZE / 2 < lidar_to_world[0, 3]].any()  # no return from behind
-    at_wall = np.abs(centres[..., 0] - WALL_X) < VOXEL_SIZE / 2
+    assert not seen[centres[..., 0] - OCC3D_GRID.voxel_size / 2 > WALL_X].any()
+    assert not seen[centres[..., 0] + OCC3D_GRID.voxel_size / 2 < lidar_to_world[0, 3]].any()  # no return from behind
+    at_wall = np.abs(centres[..., 0] - WALL_X) < OCC3D_GRID.voxel_size / 2
     near = (np.abs(centres[..., 1]) < 4.0) & (np.abs(centres[..., 2] - 1.8) < 1.0)
     assert seen[at_wall & near].mean() > 0.9
     between = (centres[..., 0] > 2) & (centres[..., 0] < 9) & (np.abs(centres[..., 1]) < 1.0)
@@ -101,7 +102,7 @@ def test_every_return_ends_in_a_voxel_that_is_scanned_and_filled(theme, request)
     seen = lidar_visibility(world.snapshot(time_us), grid_to_world, lidar_to_world, sweep)
     grid = OccupancyBuilder(world).occupancy(time_us)
     mount = lidar_to_ego()
-    points = (sweep.points @ mount[:3, :3].T + mount[:3, 3] - GRID_ORIGIN) / VOXEL_SIZE
+    points = (sweep.points @ mount[:3, :3].T + mount[:3, 3] - OCC3D_GRID.minimum) / OCC3D_GRID.voxel_size
     clear = np.all(np.abs(points - np.round(points)) > 0.12, axis=1)  # beyond the noise of a range
     inside = clear & np.all((points > 0) & (points < grid.shape), axis=1)
     index = tuple(np.floor(points[inside]).astype(int).T)

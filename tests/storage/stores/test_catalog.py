@@ -1,5 +1,6 @@
 import shutil
 
+import pyarrow as pa
 import pytest
 
 from storage.errors import ErrorKind, MissingTargetError, SourceDataError
@@ -74,6 +75,17 @@ def test_each_dependent_is_named_once(home, made):
 def test_lineage_of_what_is_not_listed_is_an_error(home, made):
     with pytest.raises(MissingTargetError, match="rebuild"):
         catalog.lineage(home.root, InputVersion("scene", "tiny.a", "0" * 64))
+
+
+def test_lineage_is_told_while_others_write(home, made, monkeypatch):
+    listed, reads = catalog.versions(home.root), []
+
+    def growing(_):
+        reads.append(None)
+        return pa.concat_tables([listed] * len(reads))
+
+    monkeypatch.setattr(catalog, "versions", growing)
+    assert leaves(catalog.lineage(home.root, node(made["depth"].version)))
 
 
 def test_rebuilding_gives_what_was_recorded(home, made):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from storage.digests import bytes_digest, canonical_json, config_digest, config_json, digest_of, file_digest
 from storage.errors import IntegrityError
-from storage.stores.provenance import InputVersion, Provenance, package_versions
+from storage.stores.provenance import InputVersion, Provenance, joined_licences, package_versions
 
 JSON = st.recursive(
     st.none()
@@ -224,3 +224,20 @@ def test_text_that_is_no_json_is_refused():
 
 def test_package_versions_leave_out_what_is_absent():
     assert set(package_versions("numpy", "no-such-distribution-here")) == {"numpy"}
+
+
+@pytest.mark.parametrize(
+    ("licences", "joined"),
+    [
+        ([], ""),
+        (["", ""], ""),
+        (["B"], "B"),
+        (["B", "", "A", "B"], "A AND B"),
+        (["A AND C", "B", "C"], "A AND B AND C"),
+        (["C; non-commercial", "unspecified"], "C; non-commercial AND unspecified"),
+    ],
+)
+def test_licences_of_inputs_are_joined_once_and_in_one_order(licences, joined):
+    assert joined_licences(licences) == joined
+    assert joined_licences(reversed(licences)) == joined
+    assert joined_licences([joined, *licences]) == joined

@@ -329,14 +329,6 @@ def test_names_that_leave_the_home_are_refused(home, name):
             materialize_files(home, provenance(**asked), write_file("x"))
 
 
-def test_gate_is_what_the_quality_metric_says(home):
-    for index, (metrics, wanted) in enumerate(
-        [({}, None), ({"quality": {"passed": True, "checks": {}}}, True), ({"quality": {"passed": False}}, False)]
-    ):
-        made = materialize_files(home, provenance(str(index)), lambda _, metrics=metrics: metrics)
-        assert made.gate_passed is wanted
-
-
 def test_metrics_are_strict_json(home):
     made = materialize_files(home, provenance(), lambda _: {"a": np.float32(0.5), "b": np.arange(2), "c": np.inf})
     text = (home.open_files(made.version) / "metrics.json").read_text()

@@ -14,6 +14,7 @@ from PIL import Image
 
 from storage.digests import config_digest, config_json, file_digest
 from storage.geometry.rays import camera_rays
+from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.keys import SceneKey
 from storage.scenes.schema import SceneData
 from storage.scenes.store import SceneReader, write_scene
@@ -21,12 +22,11 @@ from storage.stores.arrays import write_target
 from storage.stores.provenance import InputVersion, Provenance
 from storage.stores.versioned import Home, materialize_arrays, materialize_files
 from storage.targets.images import InputImagesConfig, resize_scene_images
-from storage.taxonomy import CLASSES, SKY, class_named
+from storage.taxonomy import CLASSES, OCC3D_FREE, SKY, class_named
 from student.config import DataConfig, FitConfig, LossConfig, StudentConfig, TrainingSetConfig, ViewsConfig
 from student.data.training_set import freeze_training_set
 from student.evaluation.config import EvaluationConfig
 from student.inference.checkpoint import save_pretrained
-from student.inference.occupancy import FREE_LABEL, OCC3D_GRID
 from student.inference.open_vocabulary import TextEncoder
 from student.inference.predictor import Predictor, RenderedViews
 from student.model.config import FeatureHeadConfig
@@ -77,7 +77,7 @@ def voxel_labels(shift):
     """Label voxels whose centre lies in a box or within one voxel under the road."""
     index = np.stack(np.unravel_index(np.arange(int(np.prod(OCC3D_GRID.shape))), OCC3D_GRID.shape), axis=1)
     centres = OCC3D_GRID.centres(index)
-    labels = np.where((centres[:, 2] < 0) & (centres[:, 2] > -0.4), ROAD, FREE_LABEL).astype(np.uint8)
+    labels = np.where((centres[:, 2] < 0) & (centres[:, 2] > -0.4), ROAD, OCC3D_FREE).astype(np.uint8)
     for low, high, label, _ in BOXES:
         moved = centres + np.array([shift, 0, 0])
         inside = np.all((moved > low) & (moved < high), axis=1)
@@ -406,7 +406,7 @@ class Oracle(Predictor):
         )
 
     def voxel_density(self, field, grid, flat_index, *, samples_per_axis=2):
-        occupied = voxel_labels(self._shift_of(field))[flat_index] != FREE_LABEL
+        occupied = voxel_labels(self._shift_of(field))[flat_index] != OCC3D_FREE
         index = np.stack(np.unravel_index(flat_index, grid.shape), axis=1)
         return np.where(occupied, np.float32(50.0), np.float32(0.0)), grid.centres(index).astype(np.float32)
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 
+from storage.errors import IntegrityError
 from student.evaluation.calibration import (
     IsotonicMap,
     TemperatureMap,
@@ -85,8 +86,12 @@ def test_what_cannot_be_fitted_is_refused():
         TemperatureMap(temperature=0.0, bias=0.0)
     with pytest.raises(ValueError, match="ascend"):
         IsotonicMap(knots=(0.5, 0.2), values=(0.1, 0.2))
-    with pytest.raises(ValueError, match="unknown calibration"):
+    with pytest.raises(IntegrityError, match="is 'magic', want one of temperature, isotonic"):
         calibration_from_json({"method": "magic"})
+    with pytest.raises(IntegrityError, match=r"calibration\.bias: is missing"):
+        calibration_from_json({"method": "temperature", "temperature": 1.0})
+    with pytest.raises(IntegrityError, match="must ascend"):
+        calibration_from_json({"method": "isotonic", "knots": [0.5, 0.1], "values": [0.0, 1.0]})
 
 
 def test_reliability_closed_forms():

@@ -4,17 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import jaccard_score, precision_score, recall_score
 
-from student.inference.occupancy import (
-    CLASSES_15,
-    CLASSES_FOREGROUND,
-    FREE_LABEL,
-    OCC3D_GRID,
-    BinaryCounts,
-    OccupancyGrid,
-    SemanticCounts,
-    best_iou_threshold,
-    occupancy_probability,
-)
+from storage.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
+from storage.taxonomy import OCC3D_FOREGROUND, OCC3D_FREE, OCC3D_WITHOUT_OTHERS
+from student.inference.occupancy import BinaryCounts, SemanticCounts, best_iou_threshold, occupancy_probability
 
 SEEDS = st.integers(min_value=0, max_value=2**32 - 1)
 
@@ -41,11 +33,11 @@ def test_the_grid_is_occ3ds():
     points = np.array([[-40.0, -40.0, -1.0], [40.0, 0.0, 0.0], [0.0, 0.0, -1.01], [np.nan, 0.0, 0.0]])
     assert OCC3D_GRID.index_of(points)[1].tolist() == [True, False, False, False]
     with pytest.raises(ValueError, match="positive"):
-        OccupancyGrid(voxel_size=0.0)
+        VoxelGrid(minimum=OCC3D_GRID.minimum, voxel_size=0.0, shape=OCC3D_GRID.shape)
 
 
 def test_class_groups_have_the_published_sizes():
-    assert (len(CLASSES_15), len(CLASSES_FOREGROUND)) == (15, 12)
+    assert (len(OCC3D_WITHOUT_OTHERS), len(OCC3D_FOREGROUND)) == (15, 12)
 
 
 def test_probability_of_density_is_the_opacity_of_one_voxel():
@@ -79,7 +71,7 @@ def test_empty_counts_are_undefined_and_not_zero():
 @given(seed=SEEDS)
 def test_class_iou_agrees_with_scikit_learn(seed):
     generator = np.random.default_rng(seed)
-    truth = generator.choice([0, 4, 11, FREE_LABEL], size=300).astype(np.uint8)
+    truth = generator.choice([0, 4, 11, OCC3D_FREE], size=300).astype(np.uint8)
     predicted = np.where(generator.random(300) < 0.5, truth, generator.choice([4, 9, 17], size=300)).astype(np.uint8)
     counts = SemanticCounts.of(predicted, truth)
     expected = jaccard_score(truth, predicted, labels=[0, 4, 11], average=None)
@@ -90,7 +82,7 @@ def test_class_iou_agrees_with_scikit_learn(seed):
     mean, num_present = counts.mean_iou(range(17))
     assert num_present == 3
     assert mean == pytest.approx(expected.mean())
-    assert counts.mean_iou(CLASSES_FOREGROUND) == (pytest.approx(expected[1]), 1)
+    assert counts.mean_iou(OCC3D_FOREGROUND) == (pytest.approx(expected[1]), 1)
     doubled = counts + counts + SemanticCounts.empty()
     np.testing.assert_allclose(doubled.iou_per_class(), iou)
 

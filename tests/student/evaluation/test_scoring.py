@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 
+from storage.geometry.voxel_grid import VoxelGrid
+from storage.taxonomy import OCC3D_FREE, OCC3D_NAMES
 from student.evaluation.baselines import RunningMean, VoxelPrior, ground_plane_depth
 from student.evaluation.sections.depth import DepthReference
 from student.evaluation.sections.images import FeatureScores, ImageScores
@@ -8,8 +10,6 @@ from student.evaluation.sections.occupancy import OccupancySample, OccupancyScor
 from student.evaluation.sections.queries import QueryScores
 from student.evaluation.sections.semantics import SemanticScores
 from student.evaluation.sections.sky import SkyScores
-from student.inference.occupancy import FREE_LABEL, OccupancyGrid
-from student.inference.prompts import OCC3D_NAMES
 
 
 def test_image_scores_name_both_protocols_and_tell_them_apart():
@@ -140,14 +140,12 @@ def test_a_running_mean_is_the_mean_and_has_no_value_before_the_first():
 
 
 def test_the_voxel_prior_is_the_majority_of_what_was_seen():
-    prior = VoxelPrior(grid=OccupancyGrid(shape=(2, 2, 1)))
-    assert prior.commonest_label == FREE_LABEL
+    prior = VoxelPrior(grid=VoxelGrid(minimum=(0.0, 0.0, 0.0), voxel_size=0.4, shape=(2, 2, 1)))
     for labels in ([4, 17], [4, 17], [11, 16]):
         prior.add(np.array([0, 1]), np.array(labels, dtype=np.uint8))
     index = np.array([0, 1, 3])
     assert prior.label(index).tolist() == [4, 17, 17]
     np.testing.assert_allclose(prior.occupied_share(index), [1.0, 1 / 3, 0.0])
-    assert prior.commonest_label == 4
 
 
 def test_occupancy_threshold_and_calibration_come_from_training_voxels():
@@ -190,7 +188,7 @@ def test_semantics_and_geometry_are_scored_apart():
     scores = SemanticScores()
     truth = np.array([4, 4, 4, 11, 11, 17, 17, 17], dtype=np.uint8)
     words = np.array([4, 4, 4, 11, 4, 4, 11, 4], dtype=np.uint8)
-    nothing = np.full(8, FREE_LABEL, dtype=np.uint8)
+    nothing = np.full(8, OCC3D_FREE, dtype=np.uint8)
     for _ in range(5):
         scores.add("s", nothing, words, truth, baselines={"training majority": np.full(8, 4, dtype=np.uint8)})
     section = scores.section(unavailable="")

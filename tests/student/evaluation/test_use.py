@@ -8,14 +8,15 @@ import pytest
 from PIL import Image
 
 from storage.errors import MissingTargetError
+from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.keys import SceneKey
 from storage.stores.arrays import read_target
+from storage.taxonomy import OCC3D_FREE
 from student.applications.deployment import DeployedStudent, observed_voxels
 from student.applications.query import query_scene
 from student.applications.weak_labels import UNKNOWN_VOXEL, export_weak_labels
 from student.evaluation.config import WeakLabelConfig
 from student.evaluation.evaluate import evaluate_checkpoint
-from student.inference.occupancy import FREE_LABEL, OCC3D_GRID
 from student.inference.prompts import PromptSet
 from student.inference.vocabulary import Vocabulary
 from tests.student.evaluation.conftest import (
@@ -126,7 +127,7 @@ def test_a_voxel_behind_a_surface_or_outside_every_image_is_not_observed(world):
     assert not seen[100, 150:].any()  # beside the car, where neither camera looks
     open_sky = observed_voxels(OCC3D_GRID, cameras, np.full((NUM_CAMERAS, *GRID), np.nan, np.float32))
     assert open_sky.reshape(OCC3D_GRID.shape)[199, 100, 5]
-    assert FREE_LABEL != UNKNOWN_VOXEL
+    assert OCC3D_FREE != UNKNOWN_VOXEL
 
 
 def test_a_concept_is_the_mean_of_its_synonyms(world):

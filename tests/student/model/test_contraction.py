@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from student.model.config import ContractionConfig, DepthBinsConfig
-from student.model.contraction import contract, contract_axis, depth_bin_edges, uncontract
+from student.model.contraction import contract, contract_axis, depth_bin_edges
 
 CONFIGS = st.builds(
     ContractionConfig,
@@ -19,11 +19,8 @@ COORDINATES = st.floats(-1e4, 1e4)
 
 @settings(deadline=None)  # the first call compiles type checks
 @given(CONFIGS, st.tuples(COORDINATES, COORDINATES, COORDINATES))
-def test_uncontract_inverts_contract(config, point):
-    points = torch.tensor([point], dtype=torch.float64)
-    contracted = contract(points, config)
-    assert (contracted.abs() < 1).all()
-    torch.testing.assert_close(uncontract(contracted, config), points, rtol=1e-7, atol=1e-9)
+def test_all_of_space_falls_inside_the_cube(config, point):
+    assert (contract(torch.tensor([point], dtype=torch.float64), config).abs() < 1).all()
 
 
 @settings(deadline=None)  # the first call compiles type checks
@@ -53,9 +50,6 @@ def test_pieces_meet_with_the_published_formula():
 def test_gradients_are_finite_from_the_origin_to_far_away():
     points = torch.tensor([[0.0, 0.0, 0.0], [50.0, -50.0, 6.4], [1e6, -1e6, 1e6]], requires_grad=True)
     (gradient,) = torch.autograd.grad(contract(points, ContractionConfig()).sum(), points)
-    assert torch.isfinite(gradient).all()
-    contracted = torch.tensor([[0.0, 0.8, -0.999]], requires_grad=True)
-    (gradient,) = torch.autograd.grad(uncontract(contracted, ContractionConfig()).sum(), contracted)
     assert torch.isfinite(gradient).all()
 
 

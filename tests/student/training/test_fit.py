@@ -297,8 +297,8 @@ def test_weights_that_do_not_fit_are_refused(fitted: Any, student_config: Studen
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c["student"]["model"].pop("sky"), "missing or unknown"),
-        (lambda c: c["student"]["fit"].update(luck=1), "missing or unknown"),
+        (lambda c: c["student"]["model"].pop("sky"), r"model\.sky: is missing"),
+        (lambda c: c["student"]["fit"].update(luck=1), r"fit\.luck: is unknown"),
         (lambda c: c["student"]["fit"].update(max_steps="many"), "max_steps"),
         (lambda c: c["student"]["fit"].update(max_steps=0), "at least 1"),
         (lambda c: c.update(format="something/2"), "format"),

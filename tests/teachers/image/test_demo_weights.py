@@ -10,7 +10,7 @@ from teachers.config import DepthAnythingConfig, PatchFeatureConfig, SkyConfig, 
 from teachers.demo_training import architectures, held_out
 from teachers.demo_training.captions import build_tokenizer
 from teachers.demo_training.cards import save_checkpoint
-from teachers.demo_training.renders import HELD_OUT, TRAINING, render_views
+from teachers.demo_training.renders import HELD_OUT, TRAINING, load_render_set
 from teachers.demo_training.train_dinov2 import dinov2_processor
 from teachers.image.clip import ClipFeatures
 from teachers.image.depth_anything import DepthAnything
@@ -25,8 +25,13 @@ SAMPLE = replace(HELD_OUT, name="test", first_seed=730_000, worlds_per_theme=1, 
 
 
 @pytest.fixture(scope="module")
-def views():
-    return render_views(SAMPLE)
+def renders(tmp_path_factory):
+    return tmp_path_factory.mktemp("renders")
+
+
+@pytest.fixture(scope="module")
+def views(renders):
+    return load_render_set(SAMPLE, renders)
 
 
 @pytest.mark.parametrize("model", SHIPPED)
@@ -90,7 +95,7 @@ def dinov2(views, tmp_path_factory):
     save_checkpoint(scratch, architectures.dinov2(), dinov2_processor())
     trained = Dinov2Features.from_config(PatchFeatureConfig())
     untrained = Dinov2Features.from_config(PatchFeatureConfig(weights=WeightsConfig(source=str(scratch))))
-    remembered = render_views(replace(SAMPLE, first_seed=740_000))
+    remembered = load_render_set(replace(SAMPLE, first_seed=740_000), renders)
     return held_out.dinov2_figures(trained, untrained, remembered, views)
 
 

@@ -174,9 +174,9 @@ def test_an_untrained_sky_model_that_calls_the_ground_sky_fails_its_gate(home, s
     check = made.metrics["quality"]["checks"]["lidar_on_sky"]
     assert check["value"] == pytest.approx(1.0)
     assert not check["passed"]
-    assert not made.gate_passed
+    assert not made.metrics["quality"]["passed"]
 
 
 def test_a_depth_model_that_orders_nothing_fails_its_gate(home, scene_key, configs):
     config = dataclasses.replace(configs["depth_anything_features"], min_lidar_rank_correlation=0.99)
-    assert not extract_depth_anything(home, scene_key, config).gate_passed
+    assert not extract_depth_anything(home, scene_key, config).metrics["quality"]["passed"]

@@ -1,19 +1,13 @@
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teachers.nerf.contraction import contract, uncontract
+from teachers.nerf.contraction import contract
 
 coordinates = st.floats(-1e3, 1e3, allow_nan=False, width=32)
 points = st.lists(st.tuples(coordinates, coordinates, coordinates), min_size=1, max_size=8).map(
     lambda rows: torch.tensor(rows, dtype=torch.float64)
 )
-
-
-@given(points)
-def test_uncontract_inverts_contract(p):
-    assert torch.allclose(uncontract(contract(p)), p, rtol=1e-6, atol=1e-9)
 
 
 @given(points)
@@ -28,8 +22,3 @@ def test_box_is_unchanged_and_outside_is_monotone():
     image = contract(along)
     assert bool((image[1:, 1] < image[:-1, 1]).all())
     assert torch.allclose(image / image[:, 1:2], along / along[:, 1:2], atol=1e-5), "directions are kept"
-
-
-def test_points_at_infinity_are_refused():
-    with pytest.raises(ValueError, match="under 2"):
-        uncontract(torch.tensor([[2.0, 0.0, 0.0]]))

@@ -21,13 +21,6 @@ def test_weights_are_a_partition_of_at_most_one(densities):
     assert torch.allclose(weights.sum(), 1.0 - torch.exp(-0.3 * density.sum()), atol=1e-5)
 
 
-def test_depth_is_undefined_where_a_ray_hits_nothing():
-    weights = torch.tensor([[0.0, 1.0, 0.0], [0.01, 0.0, 0.01]])
-    depth = losses.composite_termination_depth(weights, torch.tensor([[1.0, 2.0, 3.0]] * 2), min_opacity=0.5)
-    assert depth[0] == 2.0
-    assert torch.isnan(depth[1])
-
-
 def test_depth_loss_ignores_rays_without_return_and_clamps_far_ones():
     predicted = torch.tensor([10.0, 55.0, 90.0], requires_grad=True)
     lidar = torch.tensor([10.0, math.nan, 120.0])

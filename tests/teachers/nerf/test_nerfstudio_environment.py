@@ -206,13 +206,17 @@ def test_the_worker_refuses_what_it_cannot_do(nerfstudio_python, repository_root
         )
 
     assert work("{").returncode == 2
-    bad = work(json.dumps({"home": "h", "scene_key": "a.b", "action": "bake"}))
-    assert bad.returncode == 2
-    assert "action 'bake'" in bad.stderr
     result = tmp_path / "result.json"
-    missing = work(
-        json.dumps({"home": str(wall_home.root), "scene_key": "test.none", "action": "fit", "result_file": str(result)})
-    )
+    task = NerfTask(
+        home_root=str(wall_home.root),
+        scene_key="test.none",
+        steps=(NerfStep(action="fit", config=NerfConfig()),),
+        result_file=str(result),
+    ).to_json()
+    bad = work(json.dumps({**task, "steps": [{"action": "bake", "config": {}}]}))
+    assert bad.returncode == 2
+    assert "task.steps[0].action: is 'bake'" in bad.stderr
+    missing = work(json.dumps(task))
     assert missing.returncode == 3
     assert "scene/test.none" in missing.stderr
     assert json.loads(result.read_text())["error"]["type"] == "MissingTargetError"

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from storage.errors import ErrorKind, TeacherDivergedError
+from storage.errors import ErrorKind, IntegrityError, TeacherDivergedError
 from storage.kinds import StoreForm
 from storage.stores.versioned import Materialized, StoreVersion
 from teachers.nerf.config import (
@@ -16,7 +16,7 @@ from teachers.nerf.config import (
     VirtualViewsConfig,
     determining,
 )
-from teachers.nerf.task import NerfStep, NerfTask, decode, read_result, write_result
+from teachers.nerf.task import NerfStep, NerfTask, read_result, write_result
 
 STEPS = (
     NerfStep(action="fit", config=NerfConfig(num_steps=7, losses=LossConfig(line_of_sight_margin_m=(4.0, 1.0)))),
@@ -31,26 +31,30 @@ def test_a_task_survives_json():
     assert NerfTask.from_json(json.loads(json.dumps(task.to_json()))) == task
 
 
-def test_one_step_may_stand_at_the_top():
-    task = NerfTask.from_json({"home": "h", "scene_key": "a.b", "action": "fit", "config": {"num_steps": 3}})
-    assert task.steps == (NerfStep(action="fit", config=NerfConfig(num_steps=3)),)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"action": "bake"}, "action 'bake'"),
-        ({"config": {"num_stepz": 3}}, "unknown fields"),
-        ({"config": {"num_steps": 3.5}}, "num_steps is 3.5"),
-        ({"config": {"field": {"shading": "phong"}}}, "shading is 'phong'"),
-        ({"config": {"losses": {"line_of_sight_margin_m": [1.0]}}}, "line_of_sight_margin_m"),
-        ({"config": {"num_steps": 0}}, "at least one step"),
-        ({"homee": "x"}, "unknown fields"),
+        (lambda task: task["steps"][0].update(action="bake"), r"task\.steps\[0\]\.action: is 'bake'"),
+        (lambda task: task["steps"][1]["config"].pop("height"), r"task\.steps\[1\]\.config\.height: is missing"),
+        (lambda task: task["steps"][0]["config"].update(num_stepz=3), r"config\.num_stepz: is unknown"),
+        (lambda task: task["steps"][0]["config"].update(num_steps=3.5), r"config\.num_steps: is 3\.5"),
+        (lambda task: task["steps"][0]["config"]["field"].update(shading="phong"), r"field\.shading: is 'phong'"),
+        (lambda task: task["steps"][0]["config"].update(num_steps=0), "at least one step"),
+        (lambda task: task.update(homee="x"), r"task\.homee: is unknown"),
+        (lambda task: task.pop("store_url"), r"task\.store_url: is missing"),
     ],
 )
 def test_a_bad_task_is_named(change, message):
-    with pytest.raises(ValueError, match=message):
-        NerfTask.from_json({"home": "h", "scene_key": "a.b", "action": "fit", "config": {}, **change})
+    written = NerfTask(home_root="h", scene_key="a.b", steps=STEPS).to_json()
+    change(written)
+    with pytest.raises(IntegrityError, match=message):
+        NerfTask.from_json(written)
+
+
+def test_a_task_without_steps_is_refused():
+    written = NerfTask(home_root="h", scene_key="a.b", steps=STEPS).to_json()
+    with pytest.raises(ValueError, match="at least one step"):
+        NerfTask.from_json({**written, "steps": []})
 
 
 def test_a_step_takes_the_config_of_its_action():
@@ -94,10 +98,3 @@ def test_impossible_configurations_are_refused(build):
 def test_how_it_is_run_determines_nothing():
     fast = NerfConfig(execution=ExecutionConfig(device="cpu", rays_per_chunk=64))
     assert determining(fast) == NerfConfig()
-
-
-def test_decoding_keeps_numbers_of_the_annotated_type():
-    config = decode(NerfConfig, {"learning_rate": 1})
-    assert isinstance(config.learning_rate, float)
-    with pytest.raises(ValueError, match="use_sky_mask"):
-        decode(NerfConfig, {"use_sky_mask": 1})
