@@ -1,7 +1,9 @@
 """What all assets of a group share in their declaration, and which source files make up an asset's code version."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
+
+import dagster as dg
 
 from assets.failures import INFRASTRUCTURE_RETRIES
 from storage.stores.provenance import code_digest
@@ -10,6 +12,28 @@ GPU_POOL = "gpu"
 """Concurrency pool of everything that fills an accelerator; its limit is the number of accelerators."""
 
 TEAM = "team:perception-data"
+
+TASK_TAG = "distillnerf/task"
+"""Tag of assets that the command line makes in one run where they have the same partition: the run's name."""
+
+WORK_TAG = "distillnerf/work"
+"""Tag that says what an asset keeps busy while it is made."""
+
+Work = Literal["models", "scene_teacher", "student"]
+"""Image models in the process of the run, nerfstudio in a process of its own, or everything."""
+
+READS = "distillnerf/reads"
+"""Metadata of a dependency on all partitions: which field of a run's configuration names those that are read."""
+
+
+def all_of(asset: str, reads: Literal["scenes", "train_scenes", "variants"]) -> dg.AssetDep:
+    """Return the dependency on every partition of an asset that a run's configuration names.
+
+    Args:
+        asset: What is read.
+        reads: Field of ``pipeline.run_config.HomeSelection`` that names the partitions.
+    """
+    return dg.AssetDep(asset, partition_mapping=dg.AllPartitionMapping(), metadata={READS: reads})
 
 
 def declare(
@@ -21,6 +45,8 @@ def declare(
     partitions_def: Any = None,  # noqa: ANN401 - Dagster's own types
     backfill_policy: Any = None,  # noqa: ANN401
     tags: dict[str, str] | None = None,
+    task: str | None = None,
+    work: Work = "models",
 ) -> dict[str, Any]:
     """Return the keyword arguments of one ``@asset``.
 
@@ -32,6 +58,8 @@ def declare(
         partitions_def: What it is partitioned by.
         backfill_policy: How many partitions one run of a backfill takes.
         tags: For search in the UI.
+        task: Run of the command line that makes it, together with others of the same name; its own where none is given.
+        work: What it keeps busy while it is made.
     """
     declared: dict[str, Any] = {
         "group_name": group,
@@ -39,7 +67,7 @@ def declare(
         "owners": [TEAM],
         "code_version": code_digest(*modules)[:16],
         "retry_policy": INFRASTRUCTURE_RETRIES,
-        "tags": tags or {},
+        "tags": {WORK_TAG: work, **({TASK_TAG: task} if task else {}), **(tags or {})},
     }
     optional = {"pool": pool, "partitions_def": partitions_def, "backfill_policy": backfill_policy}
     return declared | {name: value for name, value in optional.items() if value is not None}

@@ -32,7 +32,14 @@ _EXIT_CODE = re.compile(r"code (-?\d+)")
 
 
 def _declare(kinds: set[str]) -> dict[str, Any]:
-    declared = declare(group="scene_teacher", kinds=kinds, modules=_FIELD, partitions_def=scenes)
+    declared = declare(
+        group="scene_teacher",
+        kinds=kinds,
+        modules=_FIELD,
+        partitions_def=scenes,
+        task="scene_teacher",
+        work="scene_teacher",
+    )
     return {name: value for name, value in declared.items() if name not in ("retry_policy",)}
 
 
@@ -75,7 +82,8 @@ def scene_teacher(
     pipes: dg.PipesSubprocessClient,
 ) -> Iterator[dg.MaterializeResult]:
     """Fit the field of a scene and render depth and virtual views from it, as far as selected."""
-    settings = config.resolve(home.open().root)
+    with stops_retries(home.open(), context.partition_key):
+        settings = config.resolve(home.open().root)
     selected = {key.path[-1] for key in context.selected_asset_keys}
     actions: list[Action] = ["fit", "render_depth", "render_virtual_views"]
     steps = tuple(_step(action, settings) for action in actions if KIND_OF[action] in selected)
@@ -92,6 +100,7 @@ def scene_teacher(
         pool=GPU_POOL,
         partitions_def=scenes,
         backfill_policy=ONE_SCENE_A_RUN,
+        work="scene_teacher",
     ),
     deps=["nerf_teacher", "dinov2_features", "clip_features"],
     description="Foundation features lifted into the scene's field and rendered back: consistent between views.",
@@ -105,7 +114,8 @@ def teacher_features(
     pipes: dg.PipesSubprocessClient,
 ) -> Iterator[dg.MaterializeResult]:
     """Distil image features into the field of a scene and render them."""
-    steps = (_step("render_features", config.resolve(home.open().root)),)
+    with stops_retries(home.open(), context.partition_key):
+        steps = (_step("render_features", config.resolve(home.open().root)),)
     results = run_worker(context, home.open(), steps, nerfstudio, pipes, progress)
     yield _result(home.open(), "teacher_features", results["render_features"])
 
