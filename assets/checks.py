@@ -4,15 +4,16 @@ Gates were measured by whoever built a version and are stored with it; audits ar
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import dagster as dg
 
 from assets.metadata import embed, spell
-from pipeline.partitions import feature_sources, scenes, variants
+from pipeline.partitions import PARTITIONS, scenes
 from pipeline.resources import HomeResource
-from storage.audits.finding import Finding, Outcome
+from storage.audits.finding import Outcome
 from storage.errors import PipelineError
+from storage.kinds import KINDS
 from storage.previews.thumbnails import calibration_jpeg
 from storage.stores.versioned import Home, StoreVersion
 
@@ -30,18 +31,7 @@ class Verdict(NamedTuple):
 Judge = Callable[[Home, StoreVersion], Sequence[Verdict] | None]
 """Judge one version; None where there is nothing to judge."""
 
-GATED: dict[str, dg.PartitionsDefinition] = {
-    "nerf_teacher": scenes,
-    "teacher_depth": scenes,
-    "virtual_views": scenes,
-    "teacher_features": scenes,
-    "sky_mask": scenes,
-    "depth_anything_features": scenes,
-    "dinov2_features": scenes,
-    "clip_features": scenes,
-    "feature_basis": feature_sources,
-    "student_checkpoint": variants,
-}
+GATED = {spec.name: PARTITIONS[spec.partitioned_by] for spec in KINDS.values() if spec.is_gated}
 """Assets whose builder measures a quality gate, and their partitions."""
 
 
@@ -56,39 +46,24 @@ def read_gate(home: Home, version: StoreVersion) -> list[Verdict] | None:
     ]
 
 
-def judge_calibration(home: Home, version: StoreVersion) -> list[Verdict]:
-    """Measure a rig anew."""
-    from storage.audits.stored_versions import audit_calibration
+def measure_anew(what: Literal["calibration", "sky", "depth", "numbers"]) -> Judge:
+    """Return the judge that audits the arrays of a version."""
 
-    return _verdicts(audit_calibration(home, version))
+    def judge(home: Home, version: StoreVersion) -> list[Verdict]:
+        from storage.audits.stored_versions import (  # they import SciPy
+            audit_calibration,
+            audit_depth,
+            audit_numbers,
+            audit_sky,
+        )
 
+        audits = {"calibration": audit_calibration, "sky": audit_sky, "depth": audit_depth, "numbers": audit_numbers}
+        return [
+            Verdict(f.name, spell(f.value), f"{_SIGNS[f.wanted]} {spell(f.threshold)}", f.where, f.outcome)
+            for f in audits[what](home, version)
+        ]
 
-def judge_sky(home: Home, version: StoreVersion) -> list[Verdict]:
-    """Measure sky masks anew."""
-    from storage.audits.stored_versions import audit_sky
-
-    return _verdicts(audit_sky(home, version))
-
-
-def judge_depth(home: Home, version: StoreVersion) -> list[Verdict]:
-    """Measure rendered depth anew."""
-    from storage.audits.stored_versions import audit_depth
-
-    return _verdicts(audit_depth(home, version))
-
-
-def judge_numbers(home: Home, version: StoreVersion) -> list[Verdict]:
-    """Look for what is not a number."""
-    from storage.audits.stored_versions import audit_numbers
-
-    return _verdicts(audit_numbers(home, version))
-
-
-def _verdicts(findings: Sequence[Finding]) -> list[Verdict]:
-    return [
-        Verdict(f.name, spell(f.value), f"{_SIGNS[f.wanted]} {spell(f.threshold)}", f.where, f.outcome)
-        for f in findings
-    ]
+    return judge
 
 
 _SIGNS = {"at_least": "≥", "at_most": "≤"}
@@ -104,14 +79,19 @@ AUDITS: tuple[tuple[str, str, Judge, str], ...] = (
     (
         "scene",
         "calibration_audit",
-        judge_calibration,
+        measure_anew("calibration"),
         "Rig rigid, exposures in time, LiDAR on the edges of the images, sweeps brought together by the poses.",
     ),
-    ("sky_mask", "sky_is_above", judge_sky, "Not everywhere, hardly any in the lowest quarter."),
-    ("teacher_depth", "depth_is_sound", judge_depth, "Positive or NaN, much defined, opacity in [0, 1]."),
-    ("virtual_views", "depth_is_sound", judge_depth, "The same for views the car never had."),
+    ("sky_mask", "sky_is_above", measure_anew("sky"), "Not everywhere, hardly any in the lowest quarter."),
+    (
+        "teacher_depth",
+        "depth_is_sound",
+        measure_anew("depth"),
+        "Positive or NaN, much defined, opacity in [0, 1].",
+    ),
+    ("virtual_views", "depth_is_sound", measure_anew("depth"), "The same for views the car never had."),
     *(
-        (kind, "numbers_are_finite", judge_numbers, "No NaN and no infinity.")
+        (kind, "numbers_are_finite", measure_anew("numbers"), "No NaN and no infinity.")
         for kind in ("depth_anything_features", "dinov2_features", "clip_features")
     ),
 )

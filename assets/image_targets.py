@@ -1,155 +1,119 @@
 """What frozen foundation models see in each image: sky, monocular depth, DINOv2 and CLIP features."""
 
-from collections.abc import Iterator
 from typing import cast
 
 import dagster as dg
 
-from assets.declarations import declare
-from assets.partition_runs import materialize_each
+from assets.declarations import all_of, declare
+from assets.partition_runs import partitioned_asset
 from assets.scenes import LIGHT_BACKFILL
 from pipeline.partitions import feature_sources, scenes
-from pipeline.progress import ProgressLog
-from pipeline.resources import HomeResource
-from pipeline.run_config import RunSelector
+from pipeline.progress import ProgressCallback
+from pipeline.run_config import HomeSelection, TrainingSceneSelector
 from storage.keys import SceneKey
-from storage.kinds import FeatureSource
+from storage.kinds import FeatureSource, Kind
+from storage.stores.versioned import Home, Materialized
 
 _GROUP = "image_teachers"
 _KINDS = {"pytorch", "huggingface", "zarr"}
 _PATCHES = "teachers.image.extract_patches"
 
 
-@dg.asset(
+@partitioned_asset(
     **declare(
         group=_GROUP,
         kinds=_KINDS,
+        makes=Kind.SKY_MASK,
         producer=("teachers.image.extract_sky", "teachers.image.sky", "teachers.image.pointrend"),
         partitions_def=scenes,
         backfill_policy=LIGHT_BACKFILL,
+        task="scene",
     ),
     deps=["scene"],
     description="Where each image shows sky, as probability and mask. Its gate counts LiDAR returns that fall on sky.",
 )
-def sky_mask(
-    context: dg.AssetExecutionContext,
-    config: RunSelector,
-    home: HomeResource,
-    progress: dg.ResourceParam[ProgressLog],
-) -> Iterator[dg.MaterializeResult]:
+def sky_mask(home: Home, key: str, selection: HomeSelection, tell: ProgressCallback) -> Materialized:
     """Segment the sky."""
     from teachers.image.run import extract_sky_mask
 
-    settings = config.resolve(home.open().root).image_teachers.sky
-    yield from materialize_each(
-        context, home, progress, lambda at, key, tell: extract_sky_mask(at, SceneKey.parse(key), settings, tell)
-    )
+    return extract_sky_mask(home, SceneKey.parse(key), selection.resolve().image_teachers.sky, tell)
 
 
-@dg.asset(
+@partitioned_asset(
     **declare(
         group=_GROUP,
         kinds=_KINDS,
+        makes=Kind.DEPTH_ANYTHING_FEATURES,
         producer="teachers.image.extract_depth",
-        partitions_def=scenes,
         backfill_policy=LIGHT_BACKFILL,
+        task="scene",
     ),
     deps=["scene"],
     description="Features of a monocular depth model. Its gate compares the depth behind them with LiDAR, by rank.",
 )
-def depth_anything_features(
-    context: dg.AssetExecutionContext,
-    config: RunSelector,
-    home: HomeResource,
-    progress: dg.ResourceParam[ProgressLog],
-) -> Iterator[dg.MaterializeResult]:
+def depth_anything_features(home: Home, key: str, selection: HomeSelection, tell: ProgressCallback) -> Materialized:
     """Extract monocular depth features."""
     from teachers.image.run import extract_depth_anything
 
-    settings = config.resolve(home.open().root).image_teachers.depth_anything
-    yield from materialize_each(
-        context, home, progress, lambda at, key, tell: extract_depth_anything(at, SceneKey.parse(key), settings, tell)
-    )
+    return extract_depth_anything(home, SceneKey.parse(key), selection.resolve().image_teachers.depth_anything, tell)
 
 
-@dg.asset(
+@partitioned_asset(
     **declare(
         group=_GROUP,
         kinds=_KINDS,
+        makes=Kind.FEATURE_BASIS,
         producer=(_PATCHES, "teachers.image.dinov2", "teachers.image.clip"),
         partitions_def=feature_sources,
     ),
-    deps=[dg.AssetDep("scene", partition_mapping=dg.AllPartitionMapping())],
+    deps=[all_of("scene", reads="train_scenes")],
     description="PCA of each foundation model's features, fitted on a declared sample of training frames.",
+    selector=TrainingSceneSelector,
 )
-def feature_basis(
-    context: dg.AssetExecutionContext,
-    config: RunSelector,
-    home: HomeResource,
-    progress: dg.ResourceParam[ProgressLog],
-) -> Iterator[dg.MaterializeResult]:
+def feature_basis(home: Home, key: str, selection: HomeSelection, tell: ProgressCallback) -> Materialized:
     """Fit the basis of a feature source on the training scenes."""
     from teachers.image.run import fit_feature_basis
 
-    selection = config.selection(home.open().root)
     teachers = selection.resolve().image_teachers
     bases = {"dinov2": teachers.dinov2_basis, "clip": teachers.clip_basis}
-    train = selection.scenes_to_learn_from()
-    yield from materialize_each(
-        context,
-        home,
-        progress,
-        lambda at, key, tell: fit_feature_basis(at, cast("FeatureSource", key), train, bases[key], tell),
-    )
+    return fit_feature_basis(home, cast("FeatureSource", key), selection.scenes_to_learn_from(), bases[key], tell)
 
 
-@dg.asset(
+@partitioned_asset(
     **declare(
         group=_GROUP,
         kinds=_KINDS,
+        makes=Kind.DINOV2_FEATURES,
         producer=(_PATCHES, "teachers.image.dinov2"),
         partitions_def=scenes,
         backfill_policy=LIGHT_BACKFILL,
+        task="features",
     ),
     deps=["scene", dg.AssetDep("feature_basis", partition_mapping=dg.SpecificPartitionsPartitionMapping(["dinov2"]))],
     description="DINOv2 patch features of every image, reduced by the basis to at most 64 channels in [0, 1].",
 )
-def dinov2_features(
-    context: dg.AssetExecutionContext,
-    config: RunSelector,
-    home: HomeResource,
-    progress: dg.ResourceParam[ProgressLog],
-) -> Iterator[dg.MaterializeResult]:
+def dinov2_features(home: Home, key: str, selection: HomeSelection, tell: ProgressCallback) -> Materialized:
     """Extract DINOv2 features."""
     from teachers.image.run import extract_dinov2
 
-    settings = config.resolve(home.open().root).image_teachers.dinov2
-    yield from materialize_each(
-        context, home, progress, lambda at, key, tell: extract_dinov2(at, SceneKey.parse(key), settings, tell)
-    )
+    return extract_dinov2(home, SceneKey.parse(key), selection.resolve().image_teachers.dinov2, tell)
 
 
-@dg.asset(
+@partitioned_asset(
     **declare(
         group=_GROUP,
         kinds=_KINDS,
+        makes=Kind.CLIP_FEATURES,
         producer=(_PATCHES, "teachers.image.clip"),
         partitions_def=scenes,
         backfill_policy=LIGHT_BACKFILL,
+        task="features",
     ),
     deps=["scene", dg.AssetDep("feature_basis", partition_mapping=dg.SpecificPartitionsPartitionMapping(["clip"]))],
     description="Dense CLIP features of every image, reduced by the basis; words compare with them in CLIP's space.",
 )
-def clip_features(
-    context: dg.AssetExecutionContext,
-    config: RunSelector,
-    home: HomeResource,
-    progress: dg.ResourceParam[ProgressLog],
-) -> Iterator[dg.MaterializeResult]:
+def clip_features(home: Home, key: str, selection: HomeSelection, tell: ProgressCallback) -> Materialized:
     """Extract CLIP features."""
     from teachers.image.run import extract_clip
 
-    settings = config.resolve(home.open().root).image_teachers.clip
-    yield from materialize_each(
-        context, home, progress, lambda at, key, tell: extract_clip(at, SceneKey.parse(key), settings, tell)
-    )
+    return extract_clip(home, SceneKey.parse(key), selection.resolve().image_teachers.clip, tell)

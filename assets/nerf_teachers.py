@@ -15,11 +15,11 @@ from dagster._core.errors import DagsterPipesExecutionError  # not exported, but
 from assets.declarations import GPU_POOL, declare
 from assets.failures import INFRASTRUCTURE_RETRIES, stops_retries
 from assets.metadata import describe
-from pipeline.partitions import scenes
 from pipeline.presets import PipelineConfig
 from pipeline.progress import ProgressLog
 from pipeline.resources import HomeResource, NerfstudioEnvironment
 from pipeline.run_config import RunSelector
+from storage.kinds import Kind
 from storage.stores.versioned import Home, Materialized
 from teachers.nerf.provenance import MODULE_OF, find_existing
 from teachers.nerf.task import KIND_OF, Action, NerfStep, NerfTask, read_result
@@ -31,7 +31,14 @@ _EXIT_CODE = re.compile(r"code (-?\d+)")
 
 
 def _declare(action: Action, kinds: set[str]) -> dict[str, Any]:
-    declared = declare(group="scene_teacher", kinds=kinds, producer=MODULE_OF[action], partitions_def=scenes)
+    declared = declare(
+        group="scene_teacher",
+        kinds=kinds,
+        makes=KIND_OF[action],
+        producer=MODULE_OF[action],
+        task="scene_teacher",
+        work="scene_teacher",
+    )
     return {name: value for name, value in declared.items() if name not in ("retry_policy",)}
 
 
@@ -74,7 +81,8 @@ def scene_teacher(
     pipes: dg.PipesSubprocessClient,
 ) -> Iterator[dg.MaterializeResult]:
     """Fit the field of a scene and render depth and virtual views from it, as far as selected."""
-    settings = config.resolve(home.open().root)
+    with stops_retries(home.open(), context.partition_key):
+        settings = config.resolve(home.open().root)
     selected = {key.path[-1] for key in context.selected_asset_keys}
     actions: list[Action] = ["fit", "render_depth", "render_virtual_views"]
     steps = tuple(_step(action, settings) for action in actions if KIND_OF[action] in selected)
@@ -87,10 +95,11 @@ def scene_teacher(
     **declare(
         group="scene_teacher",
         kinds={"nerfstudio", "zarr"},
+        makes=Kind.TEACHER_FEATURES,
         producer=MODULE_OF["render_features"],
         pool=GPU_POOL,
-        partitions_def=scenes,
         backfill_policy=ONE_SCENE_A_RUN,
+        work="scene_teacher",
     ),
     deps=["nerf_teacher", "dinov2_features", "clip_features"],
     description="Foundation features lifted into the scene's field and rendered back: consistent between views.",
@@ -104,7 +113,8 @@ def teacher_features(
     pipes: dg.PipesSubprocessClient,
 ) -> Iterator[dg.MaterializeResult]:
     """Distil image features into the field of a scene and render them."""
-    steps = (_step("render_features", config.resolve(home.open().root)),)
+    with stops_retries(home.open(), context.partition_key):
+        steps = (_step("render_features", config.resolve(home.open().root)),)
     results = run_worker(context, home.open(), steps, nerfstudio, pipes, progress)
     yield _result(home.open(), "teacher_features", results["render_features"])
 

@@ -1,6 +1,7 @@
 """Run one plain function for each partition of a Dagster run, and tell Dagster what came of each."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import dagster as dg
 
@@ -8,6 +9,7 @@ from assets.failures import stops_retries
 from assets.metadata import describe
 from pipeline.progress import ProgressCallback, ProgressLog
 from pipeline.resources import HomeResource
+from pipeline.run_config import HomeSelection, RunSelector
 from storage.digests import digest_of
 from storage.stores.versioned import Home, Materialized, StoreVersion
 
@@ -15,6 +17,43 @@ DATA_VERSION_TAG = "dagster/data_version"
 
 Build = Callable[[Home, str, ProgressCallback], Materialized]
 """Find or build one partition: the home, the partition's key, whom to tell of progress."""
+
+
+Make = Callable[[Home, str, HomeSelection, ProgressCallback], Materialized]
+"""The same, told what the run was: the home, the partition's key, the selection, whom to tell of progress."""
+
+
+def partitioned_asset(
+    *,
+    deps: Sequence[str | dg.AssetDep] = (),
+    description: str,
+    selector: type[RunSelector] = RunSelector,
+    **declared: Any,  # noqa: ANN401 - Dagster's own types
+) -> Callable[[Make], dg.AssetsDefinition]:
+    """Return a decorator that makes an asset of the function that makes one partition of it.
+
+    Args:
+        deps: What it is made from.
+        description: Of the asset, for people.
+        selector: Its configuration.
+        declared: What ``assets.declarations.declare`` returns.
+    """
+
+    def decorate(make: Make) -> dg.AssetsDefinition:
+        @dg.asset(name=make.__name__, deps=deps, description=description, **declared)
+        def asset(
+            context: dg.AssetExecutionContext,
+            config: selector,  # pyright: ignore[reportInvalidTypeForm]  # Dagster reads the schema off it, as any class
+            home: HomeResource,
+            progress: dg.ResourceParam[ProgressLog],
+        ) -> Iterator[dg.MaterializeResult]:
+            with stops_retries(home.open(), make.__name__):
+                selection = config.selection(home.open().root)
+            yield from materialize_each(context, home, progress, lambda at, key, tell: make(at, key, selection, tell))
+
+        return cast("dg.AssetsDefinition", asset)
+
+    return decorate
 
 
 def materialize_each(

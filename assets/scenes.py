@@ -1,25 +1,32 @@
 """Recordings and scenes: what everything else is made from."""
 
 import os
-from collections.abc import Iterator
 
 import dagster as dg
 
 from assets.declarations import declare
 from assets.failures import stops_retries
-from assets.partition_runs import event_of, materialize_each
+from assets.partition_runs import event_of, partitioned_asset
 from pipeline.partitions import add_scene_partitions, scenes
-from pipeline.progress import ProgressLog
+from pipeline.progress import ProgressCallback, ProgressLog
 from pipeline.resources import HomeResource
-from pipeline.run_config import RunSelector
+from pipeline.run_config import HomeSelection, RunSelector
 from storage.keys import SceneKey
+from storage.kinds import Kind
+from storage.stores.versioned import Home, Materialized
 
 LIGHT_BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=8)
 """Short steps: starting a process for each scene would cost more than the step."""
 
 
 @dg.asset(
-    **declare(group="recordings", kinds={"python", "nuscenes"}, producer="storage.procedural.run"),
+    **declare(
+        group="recordings",
+        kinds={"python", "nuscenes"},
+        makes=Kind.SCENE_TRUTH,
+        producer="storage.procedural.run",
+        is_partitioned=False,
+    ),
     description=(
         "Procedural drives in the nuScenes v1.0 layout with their exact ground truth, and the partitions of their "
         "scenes. Not needed for real recordings, which `distillnerf ingest` registers."
@@ -34,7 +41,9 @@ def procedural_recordings(
     """Generate drives, register them as a source and add a partition for each scene."""
     from storage.procedural.run import dataset_digest, generate_dataset
 
-    opened, settings = home.open(), config.resolve(home.open().root).procedural
+    opened = home.open()
+    with stops_retries(opened, "procedural_recordings"):
+        settings = config.resolve(opened.root).procedural
     report = progress.reporter(context.log, "procedural_recordings", settings.dataset)
     root, workers = opened.root / "recordings" / settings.dataset, min(os.cpu_count() or 1, settings.num_scenes)
     with stops_retries(opened, "procedural_recordings"):
@@ -60,58 +69,41 @@ scene_truth = dg.AssetSpec(
 )
 
 
-@dg.asset(
+@partitioned_asset(
     **declare(
         group="scenes",
         kinds={"zarr", "icechunk", "nuscenes"},
+        makes=Kind.SCENE,
         producer="storage.ingest.run",
-        partitions_def=scenes,
         backfill_policy=LIGHT_BACKFILL,
+        task="scene",
     ),
     description=(
         "One recorded scene: images as recorded, intrinsics, rig, ego poses at every exposure, LiDAR in the ego frame, "
         "timestamps, boxes, and the SHA-256 of every raw file."
     ),
 )
-def scene(
-    context: dg.AssetExecutionContext,
-    config: RunSelector,
-    home: HomeResource,
-    progress: dg.ResourceParam[ProgressLog],
-) -> Iterator[dg.MaterializeResult]:
-    """Ingest scenes from their registered source."""
+def scene(home: Home, key: str, selection: HomeSelection, tell: ProgressCallback) -> Materialized:
+    """Ingest a scene from its registered source."""
     from storage.ingest.run import ingest_scene
 
-    settings = config.resolve(home.open().root).ingest
-    yield from materialize_each(
-        context, home, progress, lambda at, key, tell: ingest_scene(at, SceneKey.parse(key), settings, on_progress=tell)
-    )
+    return ingest_scene(home, SceneKey.parse(key), selection.resolve().ingest, on_progress=tell)
 
 
-@dg.asset(
+@partitioned_asset(
     **declare(
         group="scenes",
         kinds={"zarr", "icechunk"},
+        makes=Kind.INPUT_IMAGES,
         producer="storage.targets.images",
-        partitions_def=scenes,
         backfill_policy=LIGHT_BACKFILL,
+        task="scene",
     ),
     deps=["scene"],
     description="Every image of a scene at the size that the student reads, with intrinsics scaled to it.",
 )
-def input_images(
-    context: dg.AssetExecutionContext,
-    config: RunSelector,
-    home: HomeResource,
-    progress: dg.ResourceParam[ProgressLog],
-) -> Iterator[dg.MaterializeResult]:
-    """Resize the images of scenes."""
+def input_images(home: Home, key: str, selection: HomeSelection, tell: ProgressCallback) -> Materialized:
+    """Resize the images of a scene."""
     from storage.targets.images import resize_scene_images
 
-    size = config.resolve(home.open().root).input_images
-    yield from materialize_each(
-        context,
-        home,
-        progress,
-        lambda at, key, tell: resize_scene_images(at, SceneKey.parse(key), size, on_progress=tell),
-    )
+    return resize_scene_images(home, SceneKey.parse(key), selection.resolve().input_images, on_progress=tell)

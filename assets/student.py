@@ -1,28 +1,27 @@
 """The feed-forward student."""
 
-from collections.abc import Iterator
 from typing import cast
 
-import dagster as dg
-
 from assets.declarations import GPU_POOL, declare
-from assets.partition_runs import materialize_each
+from assets.partition_runs import partitioned_asset
 from assets.training_set import ONE_VARIANT_A_RUN
-from pipeline.partitions import variants
-from pipeline.progress import ProgressLog
-from pipeline.resources import HomeResource
-from pipeline.run_config import RunSelector
+from pipeline.progress import ProgressCallback
+from pipeline.run_config import HomeSelection
+from storage.kinds import Kind
+from storage.stores.versioned import Home, Materialized
 from student.config import Variant
 
 
-@dg.asset(
+@partitioned_asset(
     **declare(
         group="student",
         kinds={"pytorch", "safetensors"},
+        makes=Kind.STUDENT_CHECKPOINT,
         producer="student.training.fit",
         pool=GPU_POOL,
-        partitions_def=variants,
         backfill_policy=ONE_VARIANT_A_RUN,
+        task="student",
+        work="student",
     ),
     deps=["training_set"],
     description=(
@@ -30,19 +29,8 @@ from student.config import Variant
         "every store that each training sample came from."
     ),
 )
-def student_checkpoint(
-    context: dg.AssetExecutionContext,
-    config: RunSelector,
-    home: HomeResource,
-    progress: dg.ResourceParam[ProgressLog],
-) -> Iterator[dg.MaterializeResult]:
+def student_checkpoint(home: Home, key: str, selection: HomeSelection, tell: ProgressCallback) -> Materialized:
     """Fit a student, going on from its last saved state."""
     from student.training.fit import fit_student
 
-    selection = config.selection(home.open().root)
-    yield from materialize_each(
-        context,
-        home,
-        progress,
-        lambda at, key, tell: fit_student(at, key, selection.resolve(cast("Variant", key)).student, tell),
-    )
+    return fit_student(home, key, selection.resolve(cast("Variant", key)).student, tell)

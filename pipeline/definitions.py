@@ -3,17 +3,28 @@
 import warnings
 
 import dagster as dg
+from dagster._core.definitions.assets.graph.asset_graph import AssetGraph  # not exported, but what Definitions resolve
 
 from assets import evaluation, image_targets, nerf_teachers, scenes, student, training_set
 from assets.checks import ALL_CHECKS
 from pipeline.jobs import ALL_JOBS
 from pipeline.progress import ProgressLog
-from pipeline.resources import default_resources
+from pipeline.resources import default_resources, executor_from_environment
 from pipeline.schedules import nightly_evaluation
 from pipeline.sensors import registered_scenes
 
 # Dagster notes that "everything" holds light and heavy assets and takes the smaller batch of both: what is wanted.
 warnings.filterwarnings("ignore", message=r"Asset job everything ")
+
+
+_ASSETS = dg.load_assets_from_modules(
+    [scenes, image_targets, nerf_teachers, training_set, student, evaluation], include_specs=True
+)
+
+
+def asset_graph() -> AssetGraph:
+    """Return the graph of all assets: what is made from what, for which partitions, and what shares a run."""
+    return dg.Definitions(assets=_ASSETS, resources=default_resources()).resolve_asset_graph()
 
 
 def build_definitions(progress: ProgressLog | None = None, **resources: object) -> dg.Definitions:
@@ -24,17 +35,13 @@ def build_definitions(progress: ProgressLog | None = None, **resources: object) 
         resources: Resources that replace those of the environment, by key.
     """
     return dg.Definitions(
-        assets=dg.load_assets_from_modules(
-            [scenes, image_targets, nerf_teachers, training_set, student, evaluation], include_specs=True
-        ),
+        assets=_ASSETS,
         asset_checks=ALL_CHECKS,
         jobs=ALL_JOBS,
         schedules=[nightly_evaluation],
         sensors=[registered_scenes],
         resources=default_resources(progress) | resources,
-        # Importing torch and transformers costs seconds for each process: the steps of a run share one. What must not
-        # share it, the scene teacher, has a process of its own anyway.
-        executor=dg.in_process_executor,
+        executor=executor_from_environment(),
     )
 
 

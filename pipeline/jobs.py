@@ -2,12 +2,20 @@
 
 import dagster as dg
 
-RECORDINGS = dg.AssetSelection.assets("procedural_recordings")
-INGEST = dg.AssetSelection.assets("scene", "input_images")
-IMAGE_TEACHERS = dg.AssetSelection.assets("sky_mask", "depth_anything_features", "dinov2_features", "clip_features")
-SCENE_TEACHER = dg.AssetSelection.assets("nerf_teacher", "teacher_depth", "virtual_views", "teacher_features")
-STUDENT = dg.AssetSelection.assets("training_set", "student_checkpoint")
-RESULTS = dg.AssetSelection.assets("student_evaluation", "report")
+from storage.kinds import KINDS, Partitioning
+
+
+def _of_group(group: str, partitioned_by: Partitioning) -> dg.AssetSelection:
+    """Select the assets of a group that a run can make together: those of one partitioning."""
+    alike = [spec.name for spec in KINDS.values() if spec.partitioned_by == partitioned_by]
+    return dg.AssetSelection.groups(group) & dg.AssetSelection.assets(*alike)
+
+
+INGEST = _of_group("scenes", "scene")
+IMAGE_TEACHERS = _of_group("image_teachers", "scene")
+SCENE_TEACHER = _of_group("scene_teacher", "scene")
+STUDENT = _of_group("student", "variant")
+RESULTS = _of_group("results", "variant")
 
 ingest = dg.define_asset_job("ingest", selection=INGEST, description="Recordings to scene stores and resized images.")
 image_teachers = dg.define_asset_job(

@@ -9,7 +9,7 @@ from typing import get_args
 
 import dagster as dg
 
-from storage.kinds import FeatureSource
+from storage.kinds import FEATURE_SOURCES, Partitioning
 from student.config import Variant
 
 SCENES = "scenes"
@@ -17,11 +17,19 @@ SCENES = "scenes"
 scenes = dg.DynamicPartitionsDefinition(name=SCENES)
 """One partition per scene; keys are added when a source is registered."""
 
-feature_sources = dg.StaticPartitionsDefinition(list(get_args(FeatureSource)))
+feature_sources = dg.StaticPartitionsDefinition(list(FEATURE_SOURCES))
 """One partition per foundation model whose features are reduced by a basis."""
 
 variants = dg.StaticPartitionsDefinition(list(get_args(Variant)))
 """One partition per student: what it is taught."""
+
+
+PARTITIONS: dict[Partitioning, dg.PartitionsDefinition] = {
+    "scene": scenes,
+    "feature_source": feature_sources,
+    "variant": variants,
+}
+"""Dagster's partitions of the kinds, by what one partition is."""
 
 
 def add_scene_partitions(instance: dg.DagsterInstance, scene_keys: Iterable[str]) -> list[str]:

@@ -15,6 +15,17 @@ from storage.stores.versioned import Home
 HOME_VARIABLE = "DISTILLNERF_HOME"
 STORE_URL_VARIABLE = "DISTILLNERF_STORE_URL"
 NERFSTUDIO_PYTHON_VARIABLE = "DISTILLNERF_NERFSTUDIO_PYTHON"
+EXECUTOR_VARIABLE = "DISTILLNERF_EXECUTOR"
+
+EXECUTORS: Mapping[str, dg.ExecutorDefinition] = {
+    "in_process": dg.in_process_executor,
+    "multiprocess": dg.multiprocess_executor,
+}
+"""Where the steps of a run that Dagster started execute, by the name that the environment variable gives.
+
+In one process, steps share what they import; torch and transformers cost seconds for each process. In several, steps
+that do not wait for each other go on side by side.
+"""
 
 
 class HomeResource(dg.ConfigurableResource):
@@ -72,6 +83,18 @@ def default_resources(progress: ProgressLog | None = None) -> dict[str, Any]:
 def nerfstudio_from_environment() -> NerfstudioEnvironment:
     """Return the second environment: the one that the environment variable names, or the project's own."""
     return NerfstudioEnvironment(python=os.environ.get(NERFSTUDIO_PYTHON_VARIABLE, ""))
+
+
+def executor_from_environment() -> dg.ExecutorDefinition:
+    """Return the executor that the environment variable names, or that of one process where it names none.
+
+    Raises:
+        ValueError: If there is no such executor.
+    """
+    name = os.environ.get(EXECUTOR_VARIABLE) or "in_process"
+    if name not in EXECUTORS:
+        raise ValueError(f"{EXECUTOR_VARIABLE} is {name!r}, want one of {', '.join(EXECUTORS)}")
+    return EXECUTORS[name]
 
 
 def home_from_environment(home: Path | None) -> Path:

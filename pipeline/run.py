@@ -5,6 +5,7 @@ interrupted goes on where it was, and one that is complete costs look-ups.
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import queue
@@ -20,9 +21,10 @@ from typing import Any
 
 from rich.console import Console
 
+from assets.declarations import Work
 from pipeline.display import Display
 from pipeline.resources import dagster_environment
-from pipeline.tasks import Task, Work, blocked, ready
+from pipeline.tasks import Task, blocked, ready
 
 _GRACE_S = 15.0
 _PREFERENCE: dict[int, tuple[Work, ...]] = {0: ("models", "student", "scene_teacher"), 1: ("scene_teacher", "models")}
@@ -86,7 +88,7 @@ class _Worker:
     def assign(self, task: Task, threads: int) -> None:
         """Send a task."""
         self.task = task
-        message = {"name": task.name, "assets": task.assets, "partition": task.partition, "threads": threads}
+        message = {**dataclasses.asdict(task), "threads": threads}
         with contextlib.suppress(BrokenPipeError):  # it is dead already: the listener says so, with its exit code
             self._tasks.write(json.dumps(message) + "\n")
             self._tasks.flush()
@@ -175,7 +177,8 @@ def _assign(
         task = min(able, key=lambda task: order.index(task.work))  # the first of its work, as planned
         waiting.remove(task)
         num_busy += 1
-        shares = 1 if task.work == "student" else min(len(workers), num_busy + len(waiting))
+        beside = sum(other.work != "student" for other in waiting)
+        shares = 1 if task.work == "student" else min(len(workers), num_busy + beside)
         yield worker, task, max(1, cores // shares)
         if task.work == "student":
             return

@@ -1,16 +1,17 @@
 """What a run is told: a preset, a seed and overrides, from Dagster's launchpad or from the command line.
 
-The first run of a home leaves its choice there. Later runs that name no preset, such as a click on "Materialize" in the
-UI, use it, so that they find what exists instead of building it a second time with other settings.
+Whatever a run uses is in its Dagster configuration: a command line gives each of its runs everything, so that two
+commands on one home cannot mix. The last command also leaves its choice in the home, for runs that name no preset, such
+as a click on "Materialize" in the UI: they find what exists instead of building it a second time with other settings.
 """
 
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
 import dagster as dg
 from pydantic import Field, model_validator
@@ -31,7 +32,8 @@ class HomeSelection:
         preset: Name of the preset.
         seed: Of every random choice; None keeps the preset's.
         overrides: ``dotted.name=value`` changes of the preset.
-        variant: The student that commands mean when they name none.
+        variant: The student that commands mean when they name none. At first the one that is taught everything that the
+            paper distils, and CLIP features, so that it answers words.
         train_scenes: Scenes to learn from.
         validation_scenes: Scenes held out.
     """
@@ -47,6 +49,49 @@ class HomeSelection:
         if self.preset not in PRESET_NAMES:
             raise ValueError(f"preset {self.preset!r}, want one of {', '.join(PRESET_NAMES)}")
 
+    @classmethod
+    def on_top_of(
+        cls,
+        kept: Self | None,
+        *,
+        preset: PresetName | None = None,
+        seed: int | None = None,
+        overrides: Iterable[str] = (),
+        variant: Variant | None = None,
+    ) -> Self:
+        """Return what a run uses: what its home keeps, with what was asked for on top.
+
+        Naming the preset that the home keeps, or none, keeps its seed and overrides, which are that home's
+        configuration. Naming another preset starts afresh with its own. Variant and scenes stay in both cases.
+
+        Args:
+            kept: What the home keeps, if anything.
+            preset: Asked for; None takes the home's.
+            seed: Asked for; None takes the home's, and the preset's own where it has none.
+            overrides: Asked for, after those that the home keeps.
+            variant: Asked for; None takes the home's.
+
+        Raises:
+            ValueError: If neither names a preset.
+        """
+        if kept is None:
+            if preset is None:
+                raise ValueError(f"no configuration is kept yet: name a preset, one of {', '.join(PRESET_NAMES)}")
+            kept = cls(preset=preset)
+        elif preset not in (None, kept.preset):
+            kept = dataclasses.replace(kept, preset=preset, seed=None, overrides=())
+        return dataclasses.replace(
+            kept,
+            seed=kept.seed if seed is None else seed,
+            overrides=_without_repetition((*kept.overrides, *overrides)),
+            variant=variant or kept.variant,
+        )
+
+    def fields(self) -> dict[str, Any]:
+        """Return what a selector needs to be told in order to use this selection and nothing else, by field."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()} | {"is_complete": True}
+
     def resolve(self, variant: Variant | None = None) -> PipelineConfig:
         """Return the complete configuration, for one student variant.
 
@@ -55,6 +100,16 @@ class HomeSelection:
         """
         base = build_preset(self.preset, variant=variant or self.variant, seed=self.seed)
         return apply_overrides(base, self.overrides)
+
+    @property
+    def scenes(self) -> tuple[str, ...]:
+        """Return all scenes."""
+        return (*self.train_scenes, *self.validation_scenes)
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """Return the students that runs of this selection use."""
+        return (self.variant,)
 
     def scenes_to_learn_from(self) -> tuple[str, ...]:
         """Return the training scenes.
@@ -116,39 +171,56 @@ class HomeSelection:
             raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, str(path), f"is no selection of a run: {error}") from error
 
 
+def _without_repetition(overrides: Sequence[str]) -> tuple[str, ...]:
+    """Return overrides without those that come again: the last one of a field decides."""
+    return tuple(reversed(dict.fromkeys(reversed(overrides))))
+
+
 class RunSelector(dg.Config):
     """Which configuration a materialisation uses. Fields of the stages are never declared a second time here."""
 
-    preset: Literal["of_home", "demo", "tiny", "small", "paper"] = Field(
-        default="of_home", description="Named configuration; 'of_home' is what the home's own runs use."
+    preset: Literal["of_home", PresetName] = Field(
+        default="of_home",
+        description=(
+            "Named configuration; 'of_home' is what the home keeps. Naming the preset that the home keeps keeps the "
+            "home's seed and overrides; naming another one starts afresh."
+        ),
     )
-    seed: int | None = Field(default=None, description="Of every random choice; empty keeps the preset's.")
+    seed: int | None = Field(
+        default=None, description="Of every random choice; empty keeps the home's or the preset's."
+    )
     overrides: list[str] = Field(
-        default_factory=list, description="Changes of single fields, each as dotted.name=value: nerf.num_steps=300"
+        default_factory=list,
+        description="Changes of single fields, each as dotted.name=value: nerf.num_steps=300. They follow the home's.",
+    )
+    variant: Literal["of_home", Variant] = Field(
+        default="of_home", description="The student that overrides are meant for, where the partition is none."
+    )
+    is_complete: bool = Field(
+        default=False,
+        description="Whether this says everything and nothing that the home keeps is added, as the command line does.",
     )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         check_overrides(PipelineConfig, self.overrides)
+        if self.is_complete and self.preset == "of_home":
+            raise ValueError(f"a complete configuration names its preset, one of {', '.join(PRESET_NAMES)}")
         return self
 
     def selection(self, home: Path) -> HomeSelection:
-        """Return the home's selection with this one's choices on top.
+        """Return the home's selection with this one's choices on top, or this one's alone where it is complete.
 
         Raises:
             ValueError: If no preset is named and the home has none of its own.
         """
-        kept = HomeSelection.load(home)
-        if self.preset == "of_home":
-            if kept is None:
-                raise ValueError(f"{home} keeps no configuration yet: name a preset, one of {', '.join(PRESET_NAMES)}")
-            base = kept
-        elif kept is None:
-            base = HomeSelection(preset=cast("PresetName", self.preset))
-        else:
-            base = dataclasses.replace(kept, preset=cast("PresetName", self.preset), seed=None, overrides=())
-        seed = base.seed if self.seed is None else self.seed
-        return dataclasses.replace(base, seed=seed, overrides=(*base.overrides, *self.overrides))
+        return HomeSelection.on_top_of(
+            None if self.is_complete else HomeSelection.load(home),
+            preset=None if self.preset == "of_home" else self.preset,
+            seed=self.seed,
+            overrides=self.overrides,
+            variant=None if self.variant == "of_home" else self.variant,
+        )
 
     def resolve(self, home: Path, variant: Variant | None = None) -> PipelineConfig:
         """Return the complete configuration.
@@ -157,6 +229,44 @@ class RunSelector(dg.Config):
             ValueError: If no preset is known or an override does not apply.
         """
         return self.selection(home).resolve(variant)
+
+
+class TrainingSceneSelector(RunSelector):
+    """Which scenes something is learned from, beside the configuration."""
+
+    train_scenes: list[str] = Field(
+        default_factory=list, description="Scenes to learn from; empty takes those that the home keeps."
+    )
+
+    def selection(self, home: Path) -> HomeSelection:
+        """Return the selection with these scenes, where any are given.
+
+        Raises:
+            ValueError: If no preset is named and the home has none of its own.
+        """
+        return super().selection(home).with_scenes(self.train_scenes, ())
+
+
+class TrainingSetSelector(TrainingSceneSelector):
+    """Which scenes a training set holds, beside the configuration."""
+
+    validation_scenes: list[str] = Field(default_factory=list, description="Scenes held out, likewise.")
+
+    def selection(self, home: Path) -> HomeSelection:
+        """Return the selection with these scenes, where any are given.
+
+        Raises:
+            ValueError: If no preset is named and the home has none of its own.
+        """
+        return RunSelector.selection(self, home).with_scenes(self.train_scenes, self.validation_scenes)
+
+
+class WeakLabelSelector(RunSelector):
+    """Which student labels a scene, beside the configuration."""
+
+    variant: Literal["of_home", "clip", "clip_dinov2"] = Field(
+        default="of_home", description="The student; it must render CLIP features to know classes by their names."
+    )
 
 
 def choose_split(

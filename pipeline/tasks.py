@@ -1,15 +1,21 @@
-"""A run as a list of tasks: which assets of which partition, after which others.
+"""A run as a list of tasks: which assets of which partition, with which configuration, after which others.
 
-One task is one Dagster run. Assets that follow each other on the same scene share one, because a run costs about half a
-second of bookkeeping; what can go on side by side does not.
+One task is one Dagster run. What follows what is read from Dagster's own asset graph, and which assets share a run from
+their tags, so nothing is said here a second time. A run costs about half a second of bookkeeping, which is why assets
+that follow each other on one scene share one; what can go on side by side does not.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
+from typing import Any, NamedTuple, cast, get_args
 
-Work = Literal["models", "scene_teacher", "student"]
-"""What a task keeps busy: image models in the worker itself, nerfstudio in a process of its own, or everything."""
+import dagster as dg
+from dagster._core.definitions.assets.graph.asset_graph import AssetGraph  # not exported, but what Definitions resolve
+
+from assets.declarations import READS, TASK_TAG, WORK_TAG, Work
+from pipeline.partitions import add_scene_partitions, scenes
+from pipeline.run_config import HomeSelection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +28,7 @@ class Task:
         partition: Of all of them; None where they have none.
         after: Names of tasks that must have succeeded.
         work: What it keeps busy.
+        config: The run's configuration, as Dagster records it; empty takes what the home keeps.
     """
 
     name: str
@@ -29,99 +36,153 @@ class Task:
     partition: str | None
     after: tuple[str, ...] = ()
     work: Work = "models"
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
-def plan_scene_tasks(
-    scene_keys: Iterable[str],
-    train_scenes: Iterable[str],
-    feature_sources: Iterable[str],
+class _Node(NamedTuple):
+    """One partition of one asset."""
+
+    asset: dg.AssetKey
+    partition: str | None
+
+
+def plan_tasks(
+    graph: AssetGraph,
+    goals: Mapping[str, Iterable[str | None]],
+    selection: HomeSelection,
     *,
-    with_features: bool = True,
+    with_upstream: bool = True,
 ) -> list[Task]:
-    """Return the tasks that make every target of some scenes.
+    """Return the tasks that make some partitions of some assets, each after its predecessors.
 
     Args:
-        scene_keys: All scenes.
-        train_scenes: Those that feature bases are fitted on.
-        feature_sources: Foundation models whose features are wanted.
-        with_features: Also distil features into each scene's field and render them.
+        graph: Dagster's graph of all assets.
+        goals: Partitions wanted, by asset; None is the only one of an asset that has none.
+        selection: Scenes and configuration of the runs.
+        with_upstream: Also make everything that the goals are made from, as far as assets make it.
+
+    Raises:
+        ValueError: If assets that share a run wait for each other through another run, or differ in what they keep
+            busy.
     """
-    keys, train, sources = list(scene_keys), list(train_scenes), list(feature_sources)
-    tasks = [
-        Task(
-            name=f"scene {key}",
-            assets=("scene", "input_images", "sky_mask", "depth_anything_features"),
-            partition=key,
-        )
-        for key in keys
-    ]
-    tasks += [
-        Task(
-            name=f"feature basis {source}",
-            assets=("feature_basis",),
-            partition=source,
-            after=tuple(f"scene {key}" for key in train),
-        )
-        for source in sources
-    ]
-    for key in keys:
-        tasks.append(
-            Task(
-                name=f"scene teacher {key}",
-                assets=("nerf_teacher", "teacher_depth", "virtual_views"),
-                partition=key,
-                after=(f"scene {key}",),
-                work="scene_teacher",
-            )
-        )
-        tasks.append(
-            Task(
-                name=f"features {key}",
-                assets=tuple(f"{source}_features" for source in sources),
-                partition=key,
-                after=(f"scene {key}", *(f"feature basis {source}" for source in sources)),
-            )
-        )
-        if with_features:
+    wanted = [_Node(dg.AssetKey(name), key) for name, keys in goals.items() for key in keys]
+    with dg.DagsterInstance.ephemeral() as instance:
+        of_scenes = [n.partition for n in wanted if n.partition and graph.get(n.asset).partitions_def == scenes]
+        add_scene_partitions(instance, dict.fromkeys([*selection.scenes, *of_scenes]))
+        with dg.partition_loading_context(dynamic_partitions_store=instance):
+            edges = _edges(graph, wanted, selection, with_upstream=with_upstream)
+            return _group(graph, edges, selection)
+
+
+def _edges(
+    graph: AssetGraph, wanted: Iterable[_Node], selection: HomeSelection, *, with_upstream: bool
+) -> dict[_Node, set[_Node]]:
+    """Return what is to be made, each with what must be there before."""
+    edges: dict[_Node, set[_Node]] = {node: set() for node in wanted}
+    waiting = list(edges)
+    while waiting:
+        node = waiting.pop()
+        for parent in _parents(graph, node, selection):
+            if parent not in edges and with_upstream:
+                edges[parent] = set()
+                waiting.append(parent)
+            if parent in edges:
+                edges[node].add(parent)
+    return edges
+
+
+def _parents(graph: AssetGraph, node: _Node, selection: HomeSelection) -> Iterable[_Node]:
+    """Yield what one partition of an asset is made from: what Dagster maps it to, as far as the run reads it."""
+    read = {dep.asset_key: dep.metadata.get(READS) for dep in graph.get(node.asset).to_asset_spec().deps}
+    for asset in graph.get(node.asset).parent_keys:
+        if not graph.get(asset).is_executable:
+            continue  # written by the step of another asset
+        if not graph.get(asset).is_partitioned:
+            yield _Node(asset, None)
+            continue
+        mapped = graph.get_parent_partition_keys_for_child(node.partition, asset, node.asset)
+        keys = mapped.partitions_subset.get_partition_keys()
+        field_name = read[asset]
+        yield from (_Node(asset, key) for key in keys if field_name is None or key in getattr(selection, field_name))
+
+
+def _group(graph: AssetGraph, edges: Mapping[_Node, set[_Node]], selection: HomeSelection) -> list[Task]:
+    """Return one task for all assets of a partition that share a run, in an order in which they can run."""
+    nodes: dict[str, list[_Node]] = {}
+    after: dict[str, dict[str, None]] = {}
+    position = {node: i for i, node in enumerate(_in_order(graph, edges))}
+    for node in position:
+        name = _name(graph, node)
+        nodes.setdefault(name, []).append(node)
+        before = (_name(graph, parent) for parent in sorted(edges[node], key=position.__getitem__))
+        after.setdefault(name, {}).update(dict.fromkeys(other for other in before if other != name))
+    rank = {name: i for i, name in enumerate(nodes)}
+    sorter = TopologicalSorter(after)
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        raise ValueError(f"assets that share a run wait for each other: {' after '.join(error.args[1])}") from error
+    tasks: list[Task] = []
+    while sorter.is_active():
+        for name in sorted(sorter.get_ready(), key=rank.__getitem__):
+            assets = tuple(node.asset.to_user_string() for node in nodes[name])
             tasks.append(
                 Task(
-                    name=f"teacher features {key}",
-                    assets=("teacher_features",),
-                    partition=key,
-                    after=(f"scene teacher {key}", f"features {key}"),
-                    work="scene_teacher",
+                    name=name,
+                    assets=assets,
+                    partition=nodes[name][0].partition,
+                    after=tuple(after[name]),
+                    work=_work(graph, nodes[name]),
+                    config=run_config(graph, assets, selection),
                 )
             )
+            sorter.done(name)
     return tasks
 
 
-def plan_student_tasks(variant: str, targets: Iterable[Task], label_scenes: Iterable[str]) -> list[Task]:
-    """Return the tasks that fit, score and use one student.
+def _in_order(graph: AssetGraph, nodes: Collection[_Node]) -> list[_Node]:
+    """Return nodes in the order of the asset graph, and those of one asset in the order of its partitions."""
+    assets = [key for key in graph.toposorted_asset_keys if key in {node.asset for node in nodes}]
+    partitions = {asset: graph.get(asset).partitions_def for asset in assets}
+    keys = {asset: [None] if p is None else list(p.get_partition_keys()) for asset, p in partitions.items()}
+    chosen = set(nodes)
+    return [_Node(asset, key) for asset in assets for key in keys[asset] if _Node(asset, key) in chosen]
+
+
+def _name(graph: AssetGraph, node: _Node) -> str:
+    """Return the name of the task that makes a partition of an asset."""
+    shared = graph.get(node.asset).tags.get(TASK_TAG, node.asset.path[-1]).replace("_", " ")
+    return shared if node.partition is None else f"{shared} {node.partition}"
+
+
+def _work(graph: AssetGraph, nodes: Iterable[_Node]) -> Work:
+    """Return what a task keeps busy.
+
+    Raises:
+        ValueError: If its assets do not agree.
+    """
+    declared = {node.asset.path[-1]: graph.get(node.asset).tags.get(WORK_TAG, "models") for node in nodes}
+    (work, *others) = sorted(set(declared.values()))
+    if others or work not in get_args(Work):
+        raise ValueError(f"tag {WORK_TAG} of assets that share a run: {declared}, want one of {get_args(Work)}")
+    return cast("Work", work)
+
+
+def run_config(graph: AssetGraph, assets: Iterable[str], selection: HomeSelection) -> dict[str, Any]:
+    """Return the Dagster configuration of a run that uses a selection and nothing that its home keeps.
 
     Args:
-        variant: The student.
-        targets: Tasks that make what it learns from.
-        label_scenes: Scenes to be labelled with it.
+        graph: Dagster's graph of all assets.
+        assets: What the run materialises; each gets the fields that its own configuration has.
+        selection: What to run.
     """
-    fit = Task(
-        name=f"student {variant}",
-        assets=("training_set", "student_checkpoint"),
-        partition=variant,
-        after=tuple(task.name for task in targets),
-        work="student",
-    )
-    score = Task(
-        name=f"evaluation {variant}",
-        assets=("student_evaluation", "report"),
-        partition=variant,
-        after=(fit.name,),
-        work="student",
-    )
-    labels = [
-        Task(name=f"weak labels {key}", assets=("weak_labels",), partition=key, after=(score.name,), work="models")
-        for key in label_scenes
-    ]
-    return [fit, score, *labels]
+    told, ops = selection.fields(), {}
+    for asset in assets:
+        op: Any = graph.get(dg.AssetKey(asset)).assets_def.node_def
+        known = getattr(op.config_schema.config_type, "fields", None)
+        if known:
+            ops[op.name] = {"config": {name: value for name, value in told.items() if name in known}}
+    return {"ops": ops}
 
 
 def ready(tasks: Iterable[Task], finished: Mapping[str, bool], started: Iterable[str]) -> list[Task]:

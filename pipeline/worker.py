@@ -53,6 +53,7 @@ def _execute(dg: Any, job: Any, instance: Any, task: Mapping[str, Any]) -> dict[
         result = job.execute_in_process(
             instance=instance,
             partition_key=task["partition"],
+            run_config=task["config"],
             asset_selection=[dg.AssetKey(name) for name in task["assets"]],
             raise_on_error=False,
             tags={DRIVER_TAG: this_process(), "distillnerf/task": task["name"]},

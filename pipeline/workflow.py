@@ -4,9 +4,9 @@ import dataclasses
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from rich.console import Console
 
@@ -18,11 +18,10 @@ from pipeline.resources import nerfstudio_from_environment
 from pipeline.run import RunOutcome, run_tasks
 from pipeline.run_config import HomeSelection, choose_split
 from pipeline.summary import build_summary, report_page, write_summary
-from pipeline.tasks import Task, plan_scene_tasks, plan_student_tasks
+from pipeline.tasks import Task, plan_tasks
 from storage.errors import ErrorKind, SourceDataError
 from storage.ingest.source import SourceConfig, expand_splits, list_scenes, register_source
 from storage.keys import SceneKey
-from storage.kinds import FeatureSource
 from storage.stores.versioned import Home
 
 _NUM_WORKERS = 2
@@ -36,8 +35,7 @@ def generate_recordings(home: Home, selection: HomeSelection, console: Console) 
         PipelineError: If they cannot be made.
     """
     selection.save(home.root)
-    task = Task(name="procedural recordings", assets=("procedural_recordings",), partition=None)
-    outcome = run_tasks([task], home.root, console, num_workers=1)
+    outcome = run_tasks(plan({"procedural_recordings": [None]}, selection), home.root, console, num_workers=1)
     if not outcome.succeeded:
         raise SourceDataError(ErrorKind.FILE_CORRUPT, "procedural_recordings", outcome.failures[0]["message"])
     procedural = selection.resolve().procedural
@@ -89,14 +87,22 @@ def with_split(selection: HomeSelection, scene_keys: Sequence[str], held_out: Se
     return dataclasses.replace(selection, train_scenes=train, validation_scenes=validation)
 
 
+def plan(
+    goals: Mapping[str, Sequence[str | None]], selection: HomeSelection, *, with_upstream: bool = False
+) -> list[Task]:
+    """Return the tasks that make some partitions of some assets, as ``pipeline.tasks.plan_tasks`` finds them."""
+    from pipeline.definitions import asset_graph  # costs what most commands have no need of
+
+    return plan_tasks(asset_graph(), goals, selection, with_upstream=with_upstream)
+
+
 def plan_everything(selection: HomeSelection) -> list[Task]:
     """Return the tasks from raw frames to report, for the scenes and the student of a selection."""
-    keys = [*selection.train_scenes, *selection.validation_scenes]
-    targets = plan_scene_tasks(keys, selection.train_scenes, get_args(FeatureSource))
     labelled: Sequence[str] = selection.validation_scenes or selection.train_scenes
     if "clip" not in selection.resolve().student.data.feature_sources:
         labelled = ()  # words need a student that renders CLIP
-    return [*targets, *plan_student_tasks(selection.variant, targets, labelled)]
+    goals = {"teacher_features": selection.scenes, "report": selection.variants, "weak_labels": labelled}
+    return plan(goals, selection, with_upstream=True)
 
 
 def run_everything(

@@ -247,10 +247,9 @@ _KINDS = (
     ),
     KindSpec(
         name=Kind.TEACHER_FEATURES,
-        holds="Foundation features lifted into the scene's field and rendered back.",
+        holds="Foundation features lifted into the scene's field and rendered back; no student reads them yet.",
         arrays=_FEATURES,
         is_gated=True,
-        is_trainable=True,
         picture="features",
     ),
     KindSpec(

@@ -13,8 +13,7 @@ from rich.markup import escape
 from pipeline.commands.options import ConfiguredCommand
 from pipeline.commands.runs import tell_failures
 from pipeline.run import run_tasks
-from pipeline.tasks import Task
-from pipeline.workflow import prepare_home, publish_report
+from pipeline.workflow import plan, prepare_home, publish_report
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home
 
@@ -41,10 +40,8 @@ class Train(ConfiguredCommand):
         selection.save(home.root)
         prepare_home(home)
         variant = selection.variant
-        task = Task(
-            name=f"student {variant}", assets=("training_set", "student_checkpoint"), partition=variant, work="student"
-        )
-        outcome = run_tasks([task], home.root, console, num_workers=1)
+        tasks = plan({"training_set": [variant], "student_checkpoint": [variant]}, selection)
+        outcome = run_tasks(tasks, home.root, console, num_workers=1)
         tell_failures(outcome, console)
         if outcome.succeeded:
             version = home.require("student_checkpoint", variant)
@@ -63,13 +60,9 @@ class Evaluate(ConfiguredCommand):
         home.require("student_checkpoint", selection.variant)
         selection.save(home.root)
         prepare_home(home)
-        task = Task(
-            name=f"evaluation {selection.variant}",
-            assets=("student_evaluation", "report"),
-            partition=selection.variant,
-            work="student",
-        )
-        outcome = run_tasks([task], home.root, console, num_workers=1)
+        variant = selection.variant
+        tasks = plan({"student_evaluation": [variant], "report": [variant]}, selection)
+        outcome = run_tasks(tasks, home.root, console, num_workers=1)
         tell_failures(outcome, console)
         page = publish_report(home, selection.variant) if outcome.succeeded else None
         if page is not None:

@@ -14,9 +14,6 @@ from pipeline.run_config import HomeSelection
 from storage.stores.versioned import Home
 from student.config import Variant
 
-DEFAULT_VARIANT: Variant = "clip"
-"""Everything that the paper distils, and CLIP features, so that the student answers words."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
@@ -64,8 +61,8 @@ class ConfiguredCommand(HomeCommand):
     """Base of commands that run stages; every field of the configuration is a flag of theirs too.
 
     Attributes:
-        preset: Named configuration; the home's own where it is not given.
-        seed: Of every random choice; the preset's own seeds where it is not given.
+        preset: Named configuration; the home's own where it is not given. Another one than the home's starts afresh.
+        seed: Of every random choice; the home's, or else the preset's own seeds, where it is not given.
         variant: What the student is taught; the home's own where it is not given.
         set: Changes of single fields as dotted.name=value, as in Dagster. Each is a flag too: --nerf.num-steps 300.
     """
@@ -92,20 +89,12 @@ class ConfiguredCommand(HomeCommand):
             ValueError: If no preset is known, or a change does not apply.
         """
         kept = None if home is None else HomeSelection.load(home.root)
-        preset = self.preset or (kept.preset if kept else self.default_preset)
-        if preset is None:
-            raise ValueError("the home keeps no configuration yet: give --preset")
-        same = kept is not None and kept.preset == preset
-        variant = self.variant or (kept.variant if kept else DEFAULT_VARIANT)
-        seed = self.seed if self.seed is not None else (kept.seed if same and kept else None)
-        overrides = (*(kept.overrides if same and kept else ()), *self.set)
-        selection = HomeSelection(
-            preset=preset,
-            seed=seed,
-            overrides=tuple(dict.fromkeys(overrides)),
-            variant=variant,
-            train_scenes=kept.train_scenes if kept else (),
-            validation_scenes=kept.validation_scenes if kept else (),
+        selection = HomeSelection.on_top_of(
+            kept,
+            preset=self.preset or (None if kept else self.default_preset),
+            seed=self.seed,
+            overrides=self.set,
+            variant=self.variant,
         )
         selection.resolve()
         return selection

@@ -15,10 +15,10 @@ from pipeline.memory import PeakMemory
 from pipeline.presets import PresetName
 from pipeline.run import RunOutcome, run_tasks
 from pipeline.run_config import HomeSelection
-from pipeline.tasks import Task
 from pipeline.workflow import (
     add_partitions,
     generate_recordings,
+    plan,
     prepare_home,
     register_scenes,
     run_everything,
@@ -147,8 +147,7 @@ class Ingest(_SourceCommand):
         keys = self.register(home)
         selection.save(home.root)  # what was asked for, on top of what the home keeps
         add_partitions(home, keys)
-        tasks = [Task(name=f"scene {key}", assets=("scene", "input_images"), partition=key) for key in keys]
-        outcome = run_tasks(tasks, home.root, console)
+        outcome = run_tasks(plan({"scene": keys, "input_images": keys}, selection), home.root, console)
         tell_failures(outcome, console)
         return 0 if outcome.succeeded else 1
 

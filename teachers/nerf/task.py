@@ -29,7 +29,7 @@ _CONFIG_OF: dict[str, type] = {
     "render_virtual_views": VirtualViewsConfig,
     "render_features": TeacherFeaturesConfig,
 }
-KIND_OF: dict[str, str] = {
+KIND_OF: dict[str, Kind] = {
     "fit": Kind.NERF_TEACHER,
     "render_depth": Kind.TEACHER_DEPTH,
     "render_virtual_views": Kind.VIRTUAL_VIEWS,

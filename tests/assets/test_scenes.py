@@ -142,6 +142,16 @@ def test_a_missing_upstream_asset_is_named(make_home, instance) -> None:
     assert (told["error"], told["key"]) == ("MissingTargetError", f"scene/{FIRST}")
 
 
+@pytest.mark.parametrize("name", ["scene", "nerf_teacher", "teacher_features"])
+def test_a_configuration_that_is_missing_is_not_retried(name: str, make_home, instance) -> None:
+    home = make_home()
+    (home.root / "run.json").unlink()
+    result = materialise(home, instance, [name], FIRST)
+    description, _ = failure_of(result)
+    assert "name a preset" in description
+    assert not [event for event in result.all_events if event.is_step_up_for_retry]
+
+
 def test_trouble_of_the_machine_is_retried(make_home, instance, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import pipeline.definitions  # noqa: F401 - imported first inside a test, its beta features would warn, which is an error
 from pipeline.partitions import add_scene_partitions
 from pipeline.run_config import HomeSelection
 from storage.ingest.source import SourceConfig, register_source

@@ -54,7 +54,7 @@ def test_the_schedule_scores_students_that_have_a_checkpoint(make_home) -> None:
         return list(nightly_evaluation.evaluate_tick(context).run_requests or [])
 
     assert tick() == []
-    for variant in ("depth", "clip"):
+    for variant in ("depth", "ablation-no-lidar", "clip"):  # the second is no partition: nothing can be requested of it
         provenance = Provenance(kind="student_checkpoint", partition=variant)
         materialize_files(home, provenance, lambda folder: {"bytes": (folder / "x").write_text("x")})
     requests = tick()

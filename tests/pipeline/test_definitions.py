@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 
-from pipeline.definitions import definitions
+from pipeline.definitions import build_definitions, definitions
 from pipeline.schedules import nightly_evaluation
 from pipeline.sensors import registered_scenes
 
@@ -104,6 +104,24 @@ def test_jobs_select_what_they_say() -> None:
     assert names <= set(jobs)
     selected = {key.to_user_string() for key in jobs["distil"].asset_layer.executable_asset_keys}
     assert selected == {"training_set", "student_checkpoint"}
+
+
+@pytest.mark.parametrize(
+    ("named", "executor"), [(None, "in_process"), ("in_process", "in_process"), ("multiprocess", "multiprocess")]
+)
+def test_the_environment_names_the_executor(named: str | None, executor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DISTILLNERF_EXECUTOR", raising=False)
+    if named is not None:
+        monkeypatch.setenv("DISTILLNERF_EXECUTOR", named)
+    built = build_definitions()
+    dg.Definitions.validate_loadable(built)
+    assert built.resolve_job_def("ingest").executor_def.name == executor
+
+
+def test_an_unknown_executor_is_refused_with_the_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTILLNERF_EXECUTOR", "cluster")
+    with pytest.raises(ValueError, match="'cluster', want one of in_process, multiprocess"):
+        build_definitions()
 
 
 def test_definitions_validate() -> None:

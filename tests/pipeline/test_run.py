@@ -1,6 +1,7 @@
 """Runs through real worker processes on a persistent instance."""
 
 import io
+import json
 import subprocess
 import sys
 import time
@@ -14,8 +15,11 @@ from rich.console import Console
 
 from pipeline.instance import DRIVER_TAG, end_abandoned_runs, open_instance, prepare_instance, set_pool_limit
 from pipeline.memory import PeakMemory
+from pipeline.resources import dagster_environment
 from pipeline.run import RunOutcome, run_tasks
+from pipeline.run_config import HomeSelection
 from pipeline.tasks import Task
+from pipeline.workflow import plan
 from storage.stores.versioned import Home
 
 FIRST, SECOND = "tiny.scene-0001", "tiny.scene-0002"
@@ -52,6 +56,29 @@ def test_a_run_materialises_reports_and_is_found_again(prepared_home: Home) -> N
     assert again.succeeded
     assert home.versions() == before
     assert "already there" in said
+
+
+def test_two_commands_on_one_home_keep_their_own_settings(prepared_home: Home) -> None:
+    """As two terminals do: both have planned, and each has left its choice in the home, before the first run starts."""
+    home = prepared_home
+    planned = []
+    for key, width in ((FIRST, 16), (SECOND, 24)):
+        sizes = ("input_images.height=8", f"input_images.width={width}")
+        selection = HomeSelection(preset="demo", overrides=sizes, train_scenes=(key,))
+        selection.save(home.root)
+        planned += plan({"scene": [key], "input_images": [key]}, selection)
+    outcome, _ = run(home, *planned)
+    assert outcome.succeeded, outcome.failures
+    seen = {key: home.open_arrays(home.require("input_images", key))["image"].shape[2:4] for key in (FIRST, SECOND)}
+    assert seen == {FIRST: (8, 16), SECOND: (8, 24)}
+    with open_instance(home.root) as instance:
+        recorded = {
+            r.tags["dagster/partition"]: r.run_config["ops"]["input_images"]["config"] for r in instance.get_runs()
+        }
+    assert {key: config["overrides"][1] for key, config in recorded.items()} == {
+        FIRST: "input_images.width=16",
+        SECOND: "input_images.width=24",
+    }
 
 
 def test_a_failing_scene_stops_only_what_needs_it(prepared_home: Home, recording) -> None:
@@ -146,6 +173,23 @@ def test_runs_of_living_processes_are_left_alone(tmp_path: Path) -> None:
         found = instance.get_run_by_id(run.run_id)
         assert found is not None
         assert found.status is dg.DagsterRunStatus.STARTED
+
+
+@pytest.mark.slow
+def test_steps_of_a_run_can_have_processes_of_their_own(prepared_home: Home) -> None:
+    """As Dagster's daemon starts runs: from the module's name, in an environment that names the executor."""
+    command = ["-W", "ignore", "-m", "dagster", "job", "execute", "-m", "pipeline.definitions", "-j", "ingest"]
+    environment = {**dagster_environment(prepared_home.root), "DISTILLNERF_EXECUTOR": "multiprocess"}
+    tags = json.dumps({"dagster/partition": FIRST})
+    done = subprocess.run(
+        [sys.executable, *command, "--tags", tags], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert prepared_home.latest("input_images", FIRST) is not None
+    with open_instance(prepared_home.root) as instance:
+        (executed,) = instance.get_runs()
+        started = [e for e in instance.all_logs(executed.run_id, of_type=dg.DagsterEventType.STEP_WORKER_STARTED)]
+    assert {event.step_key for event in started} >= {"scene", "input_images"}
 
 
 def test_an_instance_is_private_and_watches_its_runs(tmp_path: Path) -> None:

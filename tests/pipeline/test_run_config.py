@@ -2,14 +2,23 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from pipeline.commands.options import ConfiguredCommand
 from pipeline.presets import PRESET_NAMES, build_preset
-from pipeline.run_config import HomeSelection, RunSelector, choose_split
+from pipeline.run_config import (
+    HomeSelection,
+    RunSelector,
+    TrainingSceneSelector,
+    TrainingSetSelector,
+    choose_split,
+)
 from storage.digests import canonical_json
 from storage.errors import IntegrityError
+from storage.stores.versioned import Home
 
 GOLDEN = Path(__file__).parent / "golden" / "presets"
 
@@ -54,6 +63,59 @@ def test_another_preset_drops_the_changes_made_to_the_first(tmp_path: Path) -> N
     selection = RunSelector(preset="demo").selection(tmp_path)
     assert (selection.preset, selection.seed, selection.overrides) == ("demo", None, ())
     assert selection.train_scenes == ("d.a",)
+
+
+def cli_selection(home: Path, **asked: Any) -> HomeSelection:
+    return ConfiguredCommand(home=home, **asked).selection(Home(home))
+
+
+def launchpad_selection(home: Path, **asked: Any) -> HomeSelection:
+    return RunSelector(**{"overrides" if k == "set" else k: v for k, v in asked.items()}).selection(home)
+
+
+WAYS_IN = pytest.mark.parametrize("ask", [cli_selection, launchpad_selection])
+
+
+@WAYS_IN
+def test_naming_the_preset_of_the_home_keeps_its_seed_and_overrides(ask: Any, tmp_path: Path) -> None:
+    kept = HomeSelection(preset="tiny", seed=3, overrides=("nerf.num_steps=7",), variant="depth")
+    kept.save(tmp_path)
+    assert ask(tmp_path, preset="tiny") == ask(tmp_path) == kept
+    more = ask(tmp_path, preset="tiny", seed=4, set=["nerf.pixel_rays=64"])
+    assert (more.seed, more.overrides) == (4, ("nerf.num_steps=7", "nerf.pixel_rays=64"))
+
+
+@WAYS_IN
+def test_naming_another_preset_starts_afresh(ask: Any, tmp_path: Path) -> None:
+    HomeSelection(preset="tiny", seed=3, overrides=("nerf.num_steps=7",), train_scenes=("d.a",)).save(tmp_path)
+    selection = ask(tmp_path, preset="demo", set=["nerf.pixel_rays=64"])
+    assert (selection.seed, selection.overrides) == (None, ("nerf.pixel_rays=64",))
+    assert selection.train_scenes == ("d.a",)
+
+
+@WAYS_IN
+def test_the_last_of_several_overrides_of_a_field_decides(ask: Any, tmp_path: Path) -> None:
+    HomeSelection(preset="tiny", overrides=("nerf.num_steps=7", "nerf.num_steps=9")).save(tmp_path)
+    selection = ask(tmp_path, set=["nerf.num_steps=7"])
+    assert selection.overrides == ("nerf.num_steps=9", "nerf.num_steps=7")
+    assert selection.resolve().nerf.num_steps == 7
+
+
+def test_a_complete_configuration_takes_nothing_from_the_home(tmp_path: Path) -> None:
+    given = HomeSelection(preset="tiny", variant="depth", train_scenes=("d.b",))
+    fields = given.fields()
+    HomeSelection(
+        preset="tiny", seed=3, overrides=("nerf.num_steps=7",), train_scenes=("d.a",), validation_scenes=("d.c",)
+    ).save(tmp_path)
+    assert TrainingSetSelector(**fields).selection(tmp_path) == given
+    with pytest.raises(ValidationError, match="names its preset"):
+        RunSelector(is_complete=True)
+
+
+def test_the_launchpad_of_a_basis_names_its_training_scenes(tmp_path: Path) -> None:
+    HomeSelection(preset="tiny", train_scenes=("d.a",)).save(tmp_path)
+    assert TrainingSceneSelector(train_scenes=["d.b"]).selection(tmp_path).train_scenes == ("d.b",)
+    assert TrainingSceneSelector().selection(tmp_path).train_scenes == ("d.a",)
 
 
 def test_a_home_without_a_selection_wants_a_preset(tmp_path: Path) -> None:
