@@ -7,7 +7,6 @@ import dagster as dg
 from assets.declarations import all_of, declare
 from assets.partition_runs import partitioned_asset
 from assets.scenes import LIGHT_BACKFILL
-from pipeline.partitions import feature_sources, scenes
 from pipeline.progress import ProgressCallback
 from pipeline.run_config import HomeSelection, TrainingSceneSelector
 from storage.keys import SceneKey
@@ -25,7 +24,6 @@ _PATCHES = "teachers.image.extract_patches"
         kinds=_KINDS,
         makes=Kind.SKY_MASK,
         producer=("teachers.image.extract_sky", "teachers.image.sky", "teachers.image.pointrend"),
-        partitions_def=scenes,
         backfill_policy=LIGHT_BACKFILL,
         task="scene",
     ),
@@ -64,7 +62,6 @@ def depth_anything_features(home: Home, key: str, selection: HomeSelection, tell
         kinds=_KINDS,
         makes=Kind.FEATURE_BASIS,
         producer=(_PATCHES, "teachers.image.dinov2", "teachers.image.clip"),
-        partitions_def=feature_sources,
     ),
     deps=[all_of("scene", reads="train_scenes")],
     description="PCA of each foundation model's features, fitted on a declared sample of training frames.",
@@ -85,7 +82,6 @@ def feature_basis(home: Home, key: str, selection: HomeSelection, tell: Progress
         kinds=_KINDS,
         makes=Kind.DINOV2_FEATURES,
         producer=(_PATCHES, "teachers.image.dinov2"),
-        partitions_def=scenes,
         backfill_policy=LIGHT_BACKFILL,
         task="features",
     ),
@@ -105,7 +101,6 @@ def dinov2_features(home: Home, key: str, selection: HomeSelection, tell: Progre
         kinds=_KINDS,
         makes=Kind.CLIP_FEATURES,
         producer=(_PATCHES, "teachers.image.clip"),
-        partitions_def=scenes,
         backfill_policy=LIGHT_BACKFILL,
         task="features",
     ),
