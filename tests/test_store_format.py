@@ -17,13 +17,13 @@ _TITLE = """\
 
 This page is written from `storage/kinds.py` by `make golden`; edit that file, not this page.
 
-A version of form `arrays` is a commit of the Icechunk repository `stores/<kind>/<partition>` of a home, a Zarr v3 group. A version of form
-`files` is the folder `artifacts/<kind>/<partition>/<digest>`. Provenance and figures lie with each version: in the metadata of the commit, or in
-`provenance.json` and `metrics.json`.
+A version of form `arrays` is a commit of the Icechunk repository `stores/<kind>/<partition>` of a home: a Zarr group.
+A version of form `files` is the folder `artifacts/<kind>/<partition>/<digest>`. Provenance and figures lie with each
+version: in the metadata of the commit, or in `provenance.json` and `metrics.json`.
 
-Equal names of axes have equal lengths within one version. An axis that is a number has that length. `<camera>` stands for the name of each camera.
-Frames are the reference instants of the scene. Depth is the distance along a unit ray, not the camera's z. Transforms are named `a_to_b` and map
-coordinates; their translations are metres.
+Equal names of axes have equal lengths within one version. An axis that is a number has that length. `<camera>` stands
+for the name of each camera. Frames are the reference instants of the scene. Depth is the distance along a unit ray, not
+the camera's z. Transforms are named `a_to_b` and map coordinates; their translations are metres.
 """
 
 
@@ -56,8 +56,8 @@ def _section(spec: KindSpec) -> Iterator[str]:
 
 
 def _cells(array: ArraySpec) -> str:
-    axes = " × ".join(f"`{axis}`" if "<" in axis else axis for axis in array.axes)
-    return " | ".join([array.dtype, axes, array.unit or "–", array.undefined or "–"])
+    axes = " x ".join(f"`{axis}`" if "<" in axis else axis for axis in array.axes)
+    return " | ".join([array.dtype, axes, array.unit or "-", array.undefined or "-"])
 
 
 def _words(name: str) -> str:
@@ -65,7 +65,7 @@ def _words(name: str) -> str:
 
 
 def _yes(is_so: bool) -> str:
-    return "yes" if is_so else "–"
+    return "yes" if is_so else "-"
 
 
 def test_the_page_says_what_the_registry_says(repository_root: Path, request: pytest.FixtureRequest) -> None:
