@@ -13,6 +13,7 @@ from pipeline.partitions import feature_sources, scenes, variants
 from pipeline.resources import HomeResource
 from storage.audits.finding import Finding, Outcome
 from storage.errors import PipelineError
+from storage.kinds import KINDS, Partitioning
 from storage.previews.thumbnails import calibration_jpeg
 from storage.stores.versioned import Home, StoreVersion
 
@@ -30,17 +31,14 @@ class Verdict(NamedTuple):
 Judge = Callable[[Home, StoreVersion], Sequence[Verdict] | None]
 """Judge one version; None where there is nothing to judge."""
 
+_PARTITIONS: dict[Partitioning, dg.PartitionsDefinition] = {
+    "scene": scenes,
+    "feature_source": feature_sources,
+    "variant": variants,
+}
+
 GATED: dict[str, dg.PartitionsDefinition] = {
-    "nerf_teacher": scenes,
-    "teacher_depth": scenes,
-    "virtual_views": scenes,
-    "teacher_features": scenes,
-    "sky_mask": scenes,
-    "depth_anything_features": scenes,
-    "dinov2_features": scenes,
-    "clip_features": scenes,
-    "feature_basis": feature_sources,
-    "student_checkpoint": variants,
+    spec.name: _PARTITIONS[spec.partitioned_by] for spec in KINDS.values() if spec.is_gated
 }
 """Assets whose builder measures a quality gate, and their partitions."""
 

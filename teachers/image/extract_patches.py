@@ -101,7 +101,7 @@ def _modules(feature_source: FeatureSource) -> tuple[str, ...]:
         "teachers.image.extract_patches",
         "teachers.image.feature_basis",
         "teachers.quality",
-        f"teachers.{feature_source}",
+        f"teachers.image.{feature_source}",
     )
 
 
