@@ -118,15 +118,14 @@ def _nerfstudio() -> Iterator[Diagnosis]:
 
 
 def _demo_weights() -> Iterator[Diagnosis]:
-    folders = sorted(
-        path for path in (project_root() / "teachers" / "demo_weights").glob("*") if (path / "config.json").is_file()
-    )
+    weights = project_root() / "teachers" / "image" / "demo_weights"
+    folders = sorted(path for path in weights.glob("*") if (path / "config.json").is_file())
     size = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
     yield Diagnosis(
         name="demo weights",
         state="good" if folders else "bad",
         found=f"{', '.join(f.name for f in folders) or 'none'} ({size / 2**20:.1f} MiB)",
-        fix="" if folders else "they are part of the checkout: 'git status teachers/demo_weights'",
+        fix="" if folders else "they are part of the checkout: 'git status teachers/image/demo_weights'",
     )
 
 

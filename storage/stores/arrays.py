@@ -1,6 +1,8 @@
-"""The declared arrays of a store: created, written and read by name, and checked against ``storage.kinds``."""
+"""The arrays of a store: created, written and read by name, and held against what ``storage.kinds`` declares.
 
-from collections.abc import Iterator
+Only declared arrays can be created here. What else a group holds is neither refused nor looked at by ``check_target``.
+"""
+
 from typing import Any
 
 import numpy as np
@@ -71,18 +73,22 @@ def read_target(group: zarr.Group, kind: str, name: str, selection: Any = ...) -
 
 
 def check_target(group: zarr.Group, kind: str) -> None:
-    """Check that a group holds every required array of its kind with consistent axes.
+    """Check that a group holds every required array of its kind, of the declared dtype and with consistent axes.
+
+    What stands for each camera is looked for under every name in the group's attribute ``camera_names``.
 
     Raises:
         IntegrityError: Naming the first array that does not fit.
     """
     lengths: dict[str, int] = {}
     for declared, spec in KINDS[kind].arrays.items():
-        found = list(_members(group, declared))
-        if not found and not spec.optional:
-            raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, f"{kind}/{declared}", "is missing")
-        for camera, array in found:
-            key = f"{kind}/{declared.replace(_CAMERA, camera)}"
+        for camera in _cameras(group, kind) if _CAMERA in declared else [""]:
+            name = declared.replace(_CAMERA, camera)
+            key, array = f"{kind}/{name}", group.get(name)
+            if array is None:
+                if spec.optional:
+                    continue
+                raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, key, "is missing")
             if not isinstance(array, zarr.Array) or array.dtype != np.dtype(spec.dtype) or array.ndim != len(spec.axes):
                 raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, key, f"want {spec.dtype} over {spec.axes}")
             for axis, size in zip(spec.axes, array.shape, strict=True):
@@ -92,18 +98,11 @@ def check_target(group: zarr.Group, kind: str) -> None:
                     raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, key, message)
 
 
-def _members(group: zarr.Group, declared: str) -> Iterator[tuple[str, object]]:
-    """Yield what a declared path stands for: one member, or one for each camera, with the camera's name."""
-    for camera in _cameras(group, declared.partition(_CAMERA)[0]) if _CAMERA in declared else [""]:
-        path = declared.replace(_CAMERA, camera)
-        if path in group:
-            yield camera, group[path]
-
-
-def _cameras(group: zarr.Group, folder: str) -> Iterator[str]:
-    parent = group.get(folder.rstrip("/"))
-    if isinstance(parent, zarr.Group):
-        yield from parent
+def _cameras(group: zarr.Group, kind: str) -> list[str]:
+    names = group.attrs.get("camera_names")
+    if not isinstance(names, list):
+        raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, f"{kind}/camera_names", f"is {names!r}, want a list of names")
+    return [str(name) for name in names]
 
 
 def _find(kind: str, name: str) -> ArraySpec:

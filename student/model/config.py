@@ -1,7 +1,8 @@
 """Every size and switch of the student model, as nested frozen dataclasses.
 
-Defaults are the published values (nuScenes, contracted space). Named variants are functions in
-:mod:`student.presets.models`.
+Defaults are the published widths, bins and grids (nuScenes, contracted space), with this project's own way of lifting
+colour, pooling and drawing fine samples. :func:`student.presets.models.paper_model` lifts no colour, as published, and
+:func:`student.presets.published.paper_compatible` sets the rest.
 """
 
 from dataclasses import dataclass, field
@@ -36,7 +37,7 @@ class ContractionConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DepthBinsConfig:
-    """Bins along a unit ray, shared by the coarse depth and by the renderer's coarse pass.
+    """Bins along a unit ray, of the coarse depth or of the renderer's coarse pass.
 
     Attributes:
         near: First edge, metres.
@@ -136,8 +137,8 @@ class FineDepthConfig:
         lift_colour: Add the pixel's own colour to the first three lifted channels of each level, so that
             appearance need not be learned from nothing. No parameters.
         lift_detail: Behind a strided stem, a pixel of the map stands for four of the image: add what these
-            differ from its colour to the fine level's next twelve channels, as in a Laplacian pyramid, and
-            let the decoder read it there.
+            differ by from the map's colour, interpolated, to the fine level's next twelve channels, as in a
+            Laplacian pyramid, and let the decoder read it there.
         initial_logit: Score of every candidate before training. Slightly negative: a field that starts
             opaque hides what is behind it and gets no gradient there.
     """
@@ -252,7 +253,7 @@ class FeatureHeadConfig:
     """One foundation-feature head.
 
     Attributes:
-        source: Name of the target, "clip" or "dinov2".
+        source: Foundation model whose features it renders, one of ``storage.kinds.FEATURE_SOURCES``.
         channels: Channels of the basis-reduced target.
         hidden_width: Width of the head's two hidden layers.
     """

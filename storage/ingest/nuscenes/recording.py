@@ -1,4 +1,7 @@
-"""A nuScenes scene as a recording: every file held against its table and its digest."""
+"""A nuScenes scene as a recording: images held against the size in their table, every file against its own digest.
+
+Points leave the sensor's frame here, and sweeps around a frame's own are moved to its instant.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -35,14 +38,14 @@ class NuScenesRecording:
         self.raw: RawScene = read_raw_scene(load_tables(source.root, source.version), scene_name, config)
 
     def sources(self) -> Mapping[str, str]:
-        """Return the SHA-256 of every image and sweep."""
+        """Return the SHA-256 of every image, sweep and file of point labels."""
         others = [sweep.file for row in self.raw.other_sweeps for sweep in row]
         labels = [file for file in self.raw.lidar_label_files if file]
         images = [file for row in self.raw.image_files for file in row]
         return self._files.digests([*images, *self.raw.lidar_files, *others, *labels])
 
     def payloads(self) -> Iterator[FramePayload]:
-        """Yield images, verbatim, and points in frame order."""
+        """Yield images, verbatim, and points in the ego frame of the reference instant, in frame order."""
         yield from read_ahead(len(self.raw.timestamp_us), self._images, self._sweep)
 
     def _images(self, frame: int) -> list[Callable[[], bytes]]:
