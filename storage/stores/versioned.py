@@ -266,6 +266,15 @@ class Home:
             return json.loads((self.open_files(version) / _METRICS_FILE).read_text())
         return json.loads(str(self._commit(version)["metrics"]))
 
+    def catalog_entry(self, version: StoreVersion) -> catalog.Entry:
+        """Return what the catalogue takes down of a version, read from its store."""
+        return catalog.Entry(
+            provenance=self.provenance(version),
+            snapshot_id=version.snapshot_id,
+            form=version.form,
+            metrics=self.metrics(version),
+        )
+
     def _commit(self, version: StoreVersion) -> dict[str, Any]:
         repository = self.repository(version.kind, version.partition)
         if repository is None:
@@ -288,8 +297,14 @@ def _reuse(home: Home, provenance: Provenance) -> Materialized | None:
         _replace_text(home._artifact_folder(found.kind, found.partition) / _CURRENT, found.digest)
     else:
         _point_branch(home, found)
-    catalog.ensure(home, found)
+    if not catalog.is_listed(home.root, found.digest):  # its writer died between publishing and recording it
+        catalog.record(home.root, home.catalog_entry(found))
     return Materialized(found, True, home.metrics(found))
+
+
+def rebuild_catalog(home: Home) -> int:
+    """Make the catalogue of a home again from its stores, and return how many versions it lists."""
+    return catalog.replace(home.root, (home.catalog_entry(version) for version in home.versions()))
 
 
 def materialize_arrays(
@@ -336,7 +351,9 @@ def materialize_arrays(
             )
         version = StoreVersion(kind, partition, digest, snapshot_id, StoreForm.ARRAYS)
         _point_branch(home, version)
-    catalog.record(home.root, stamped, snapshot_id=snapshot_id, form=version.form, metrics=metrics)
+    catalog.record(
+        home.root, catalog.Entry(provenance=stamped, snapshot_id=snapshot_id, form=version.form, metrics=metrics)
+    )
     return Materialized(version, False, metrics)
 
 
@@ -373,8 +390,9 @@ def materialize_files(home: Home, provenance: Provenance, write: Callable[[Path]
             shutil.rmtree(aside, ignore_errors=True)
             raise
         _replace_text(folder / _CURRENT, digest)
-    catalog.record(home.root, stamped, snapshot_id=digest, form=StoreForm.FILES, metrics=metrics)
-    return Materialized(StoreVersion(kind, partition, digest, digest, StoreForm.FILES), False, metrics)
+    version = StoreVersion(kind, partition, digest, digest, StoreForm.FILES)
+    catalog.record(home.root, catalog.Entry(provenance=stamped, snapshot_id=digest, form=version.form, metrics=metrics))
+    return Materialized(version, False, metrics)
 
 
 def _array_version(repository: icechunk.Repository, kind: str, partition: str, snapshot_id: str) -> StoreVersion | None:
