@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import filelock
 import icechunk
@@ -30,6 +29,7 @@ from storage.errors import ErrorKind, IntegrityError, MissingTargetError
 from storage.keys import check_name
 from storage.stores import catalog
 from storage.stores.integrity import reading
+from storage.stores.places import array_place
 from storage.stores.provenance import Provenance
 from storage.stores.unpublished import check_complete, no_leftovers
 from storage.targets.schema import TARGET_SCHEMAS, check_target
@@ -99,12 +99,17 @@ class Home:
 
     Args:
         root: Local folder for artifacts, the catalogue, locks and working state.
-        store_url: Where array stores live: ``s3://bucket/prefix``, or None for ``<root>/stores``.
+        store_url: Where array stores live: ``s3://bucket/prefix``, or None for ``<root>/stores``. Credentials, region
+            and endpoint of S3 are those of the AWS_* environment variables.
+
+    Raises:
+        ValueError: If ``store_url`` is neither.
     """
 
     def __init__(self, root: Path | str, *, store_url: str | None = None) -> None:
         self.root = Path(root).expanduser().absolute()
         self.store_url = store_url
+        self._arrays = array_place(self.root, store_url)
 
     def __repr__(self) -> str:
         return f"Home({str(self.root)!r}, store_url={self.store_url!r})"
@@ -115,9 +120,7 @@ class Home:
         """Return where a version lives, for people and metadata."""
         if version.form is StoreForm.FILES:
             return str(self._artifact_folder(version.kind, version.partition) / version.digest)
-        if self.store_url is not None:
-            return f"{self.store_url.rstrip('/')}/{version.kind}/{version.partition}"
-        return str(self.root / "stores" / version.kind / version.partition)
+        return self._arrays.url(version.kind, version.partition)
 
     def work_folder(self, kind: str, partition: str) -> Path:
         """Return a folder for resumable, unpublished state of one partition; the caller deletes it when done."""
@@ -128,22 +131,11 @@ class Home:
     def _artifact_folder(self, kind: str, partition: str) -> Path:
         return self.root / "artifacts" / check_name(kind) / check_name(partition)
 
-    def _storage(self, kind: str, partition: str) -> icechunk.Storage:
-        check_name(kind)
-        check_name(partition)
-        if self.store_url is None:
-            return icechunk.local_filesystem_storage(str(self.root / "stores" / kind / partition))
-        parts = urlsplit(self.store_url)
-        if parts.scheme != "s3":
-            raise ValueError(f"store_url {self.store_url!r}: want s3://bucket/prefix")
-        prefix = "/".join(p for p in (parts.path.strip("/"), kind, partition) if p)
-        return icechunk.s3_storage(bucket=parts.netloc, prefix=prefix, from_env=True)
-
     def repository(self, kind: str, partition: str) -> icechunk.Repository | None:
         """Open the Icechunk repository of a partition, or return None where there is none."""
-        if self.store_url is None and not (self.root / "stores" / kind / partition).is_dir():
-            return None  # opening would create the empty folder
-        storage = self._storage(kind, partition)
+        if not self._arrays.may_hold(kind, partition):
+            return None
+        storage = self._arrays.storage(kind, partition)
         with reading(f"{kind}/{partition}"):
             return icechunk.Repository.open(storage) if icechunk.Repository.exists(storage) else None
 
@@ -191,18 +183,13 @@ class Home:
     def versions(self, kind: str | None = None, partition: str | None = None) -> list[StoreVersion]:
         """List every version, read from the stores themselves and not from the catalogue."""
         found = []
-        for base in ("stores", "artifacts"):
-            for folder in sorted((self.root / base).glob(f"{kind or '*'}/{partition or '*'}")):
-                if base == "stores":
-                    found += self._array_versions(folder.parent.name, folder.name)
-                else:
-                    found += [
-                        StoreVersion(
-                            folder.parent.name, folder.name, path.parent.name, path.parent.name, StoreForm.FILES
-                        )
-                        for path in sorted(folder.glob(f"*/{_PROVENANCE_FILE}"))
-                        if not path.parent.name.startswith(".")
-                    ]
+        for owner in self._arrays.partitions(kind, partition):
+            found += self._array_versions(*owner)
+        for path in sorted((self.root / "artifacts").glob(f"{kind or '*'}/{partition or '*'}/*/{_PROVENANCE_FILE}")):
+            folder = path.parent
+            if not folder.name.startswith("."):
+                owner = folder.parent.parent.name, folder.parent.name
+                found.append(StoreVersion(*owner, folder.name, folder.name, StoreForm.FILES))
         return found
 
     def _array_versions(self, kind: str, partition: str) -> list[StoreVersion]:
@@ -326,8 +313,8 @@ def materialize_arrays(
         if existing is not None:
             return existing
         started = time.perf_counter()
-        repository = icechunk.Repository.open_or_create(home._storage(kind, partition))
-        with no_leftovers(repository, is_local=home.store_url is None):
+        repository = icechunk.Repository.open_or_create(home._arrays.storage(kind, partition))
+        with no_leftovers(repository, is_local=home._arrays.is_local):
             session = repository.writable_session("main")
             # Chunks that hold only the fill value are written too: a chunk that is not there is then always a loss.
             with zarr.config.set({"array.write_empty_chunks": True}):
