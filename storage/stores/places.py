@@ -3,6 +3,7 @@
 Both lay repositories out as ``<kind>/<partition>``.
 """
 
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,13 @@ from storage.errors import ErrorKind, MissingTargetError
 from storage.keys import check_name, is_name
 from storage.stores.integrity import reading
 
+STORE_URL_VARIABLE = "DISTILLNERF_STORE_URL"
 _SCHEME = "s3://"
+
+
+def store_url_from_environment() -> str | None:
+    """Return where array stores live if not under the home: what every command takes for its default."""
+    return os.environ.get(STORE_URL_VARIABLE) or None
 
 
 class ArrayPlace(ABC):

@@ -7,8 +7,8 @@ import pytest
 
 from pipeline import cli
 from pipeline.commands.references import find_version
-from pipeline.resources import STORE_URL_VARIABLE
 from storage.errors import MissingTargetError
+from storage.stores.places import STORE_URL_VARIABLE
 from storage.stores.provenance import Provenance
 from storage.stores.versioned import Home, StoreVersion, materialize_arrays
 
