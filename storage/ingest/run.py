@@ -4,7 +4,6 @@ Nothing is guessed or repaired. A scene that breaks a rule is quarantined with t
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -147,8 +146,22 @@ def _ingest(home: Home, scene_key: SceneKey, config: IngestConfig, on_progress: 
 
 
 def _describe(raw: RawScene) -> SceneData:
-    shared = {f.name for f in fields(SceneData)} & {f.name for f in fields(RawScene)}
-    return SceneData(**{name: getattr(raw, name) for name in shared})
+    """Return what is stored of a scene beside its images and points, which come frame by frame."""
+    return SceneData(
+        camera_names=raw.camera_names,
+        image_sizes=raw.image_sizes,
+        intrinsics=raw.intrinsics,
+        fisheye=raw.fisheye,
+        is_valid=raw.is_valid,
+        camera_to_ego=raw.camera_to_ego,
+        lidar_to_ego=raw.lidar_to_ego,
+        timestamp_us=raw.timestamp_us,
+        ego_to_world=raw.ego_to_world,
+        camera_timestamp_us=raw.camera_timestamp_us,
+        camera_ego_to_world=raw.camera_ego_to_world,
+        boxes=raw.boxes,
+        attributes=raw.attributes,
+    )
 
 
 class _Tally:
