@@ -1,4 +1,7 @@
-"""Dagster resources, and the one place that reads environment variables."""
+"""Dagster resources, and the place that reads environment variables.
+
+The URL of array stores is read in ``storage.stores.places``: commands of the plain packages take it too.
+"""
 
 import os
 from collections.abc import Mapping
@@ -10,10 +13,10 @@ from pydantic import Field
 
 from pipeline.environments import nerf_worker_command, nerf_worker_environment, nerfstudio_python
 from pipeline.progress import ProgressLog
+from storage.stores.places import store_url_from_environment
 from storage.stores.versioned import Home
 
 HOME_VARIABLE = "DISTILLNERF_HOME"
-STORE_URL_VARIABLE = "DISTILLNERF_STORE_URL"
 NERFSTUDIO_PYTHON_VARIABLE = "DISTILLNERF_NERFSTUDIO_PYTHON"
 EXECUTOR_VARIABLE = "DISTILLNERF_EXECUTOR"
 
@@ -73,7 +76,7 @@ def default_resources(progress: ProgressLog | None = None) -> dict[str, Any]:
     """
     progress = progress or ProgressLog()
     return {
-        "home": HomeResource(root=dg.EnvVar(HOME_VARIABLE), store_url=os.environ.get(STORE_URL_VARIABLE, "")),
+        "home": HomeResource(root=dg.EnvVar(HOME_VARIABLE), store_url=store_url_from_environment() or ""),
         "nerfstudio": nerfstudio_from_environment(),
         "progress": progress,
         "pipes": dg.PipesSubprocessClient(message_reader=progress.message_reader()),
@@ -111,11 +114,6 @@ def home_from_environment(home: Path | None) -> Path:
 def is_home_named(home: Path | None) -> bool:
     """Tell whether a command was given a home, or the environment names one."""
     return home is not None or bool(os.environ.get(HOME_VARIABLE))
-
-
-def store_url_from_environment() -> str | None:
-    """Return where array stores live, if not under the home."""
-    return os.environ.get(STORE_URL_VARIABLE) or None
 
 
 def dagster_environment(home: Path) -> dict[str, str]:

@@ -8,13 +8,18 @@ from storage.errors import ErrorKind, SourceDataError
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
+def is_name(name: str) -> bool:
+    """Tell whether ``name`` can stand in a path, a URL and a partition key."""
+    return _NAME.fullmatch(name) is not None
+
+
 def check_name(name: str) -> str:
     """Return ``name`` if it can stand in a path, a URL and a partition key.
 
     Raises:
         SourceDataError: If it is empty, starts with a dot or a dash, or holds anything but letters, digits, ``_.-``.
     """
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise SourceDataError(
             ErrorKind.NAME_INVALID, repr(name), "want letters, digits, '_', '.' and '-' alone, no leading '.' or '-'"
         )

@@ -1,9 +1,15 @@
 """Fixtures that every test may use."""
 
+import logging
 import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from storage.stores.versioned import Home
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
@@ -26,3 +32,42 @@ def external_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real recordings at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """An S3 server on this machine's loopback."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line for each request
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An empty bucket, which the AWS_* environment variables lead to."""
+    import boto3
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_endpoint,
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "nothing",
+        "AWS_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    found = boto3.resource("s3", endpoint_url=s3_endpoint, region_name="us-east-1").Bucket(f"stores-{uuid.uuid4().hex}")
+    found.create()
+    return found
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def any_home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
+    """A home whose array stores live in its folder, or in a bucket."""
+    if request.param == "folder":
+        return Home(tmp_path / "home")
+    return Home(tmp_path / "home", store_url=f"s3://{request.getfixturevalue('bucket').name}/runs/one")

@@ -14,7 +14,7 @@ from pipeline.commands.references import find_version
 from storage.errors import PipelineError
 from storage.stores import catalog
 from storage.stores.verification import verify_version
-from storage.stores.versioned import Home
+from storage.stores.versioned import Home, rebuild_catalog
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ class Rebuild(HomeCommand):
 
     def run(self, console: Console) -> int:
         """Rebuild it."""
-        count = catalog.rebuild(self.open_home(must_exist=True))
+        count = rebuild_catalog(self.open_home(must_exist=True))
         console.print(f"{count} versions")
         return 0
 

@@ -9,8 +9,9 @@ from rich.console import Console
 
 from pipeline.overrides import apply_overrides, differences
 from pipeline.presets import PipelineConfig, PresetName
-from pipeline.resources import home_from_environment, is_home_named, store_url_from_environment
+from pipeline.resources import home_from_environment, is_home_named
 from pipeline.run_config import HomeSelection
+from storage.stores.places import store_url_from_environment
 from storage.stores.versioned import Home
 from student.config import Variant
 

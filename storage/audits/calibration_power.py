@@ -26,6 +26,7 @@ from storage.audits.calibration import (
 from storage.audits.calibration_evidence import Evidence
 from storage.kinds import Kind
 from storage.scenes.store import SceneReader
+from storage.stores.places import store_url_from_environment
 from storage.stores.versioned import Home
 
 logger = logging.getLogger(__name__)
@@ -104,9 +105,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("scenes", nargs="+", help="keys of ingested scenes whose calibration is right")
     parser.add_argument("--home", type=Path, default=Path("home"))
+    parser.add_argument(
+        "--store-url", default=store_url_from_environment(), help="s3://bucket/prefix, if stores are not in the home"
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="size of the errors, in degrees and decimetres")
     arguments = parser.parse_args()
-    home = Home(arguments.home)
+    home = Home(arguments.home, store_url=arguments.store_url)
     for scene in arguments.scenes:
         version = home.require(Kind.SCENE, scene)
         reader = MisplacedCameras(home.open_arrays(version), version)

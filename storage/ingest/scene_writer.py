@@ -1,7 +1,6 @@
 """Write an opened recording as a scene store: what ingest does the same way for every format."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -77,8 +76,22 @@ def materialize_scene(
 
 
 def _describe(raw: RawScene) -> SceneData:
-    shared = {f.name for f in fields(SceneData)} & {f.name for f in fields(RawScene)}
-    return SceneData(**{name: getattr(raw, name) for name in shared})
+    """Return what is stored of a scene beside its images and points, which come frame by frame."""
+    return SceneData(
+        camera_names=raw.camera_names,
+        image_sizes=raw.image_sizes,
+        intrinsics=raw.intrinsics,
+        fisheye=raw.fisheye,
+        is_valid=raw.is_valid,
+        camera_to_ego=raw.camera_to_ego,
+        lidar_to_ego=raw.lidar_to_ego,
+        timestamp_us=raw.timestamp_us,
+        ego_to_world=raw.ego_to_world,
+        camera_timestamp_us=raw.camera_timestamp_us,
+        camera_ego_to_world=raw.camera_ego_to_world,
+        boxes=raw.boxes,
+        attributes=raw.attributes,
+    )
 
 
 class _Tally:

@@ -1,16 +1,18 @@
 """The Parquet index of versions and of the edges between them.
 
-It answers "what is there, what was it made from, what was made from it" without opening a store. It is only an index:
-``rebuild`` makes it again from the stores. One small file per version keeps writers out of each other's way.
+It answers "what is there, what was it made from, what was made from it" without opening a store. It is only an index,
+made again from the stores by ``storage.stores.versioned.rebuild_catalog``. One small file per version keeps writers out
+of each other's way.
 """
 
 import dataclasses
 import shutil
 import uuid
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,9 +21,6 @@ from storage.digests import canonical_json
 from storage.errors import ErrorKind, MissingTargetError, PipelineError
 from storage.stores.lineage import LineageNode, tree, walk
 from storage.stores.provenance import InputVersion, Provenance
-
-if TYPE_CHECKING:
-    from storage.stores.versioned import Home, StoreVersion
 
 RAW_FILE = "raw_file"
 WEIGHTS_FILE = "weights_file"
@@ -65,28 +64,32 @@ _QUARANTINE = pa.schema(
 )
 
 
-def record(root: Path, provenance: Provenance, *, snapshot_id: str, form: str, metrics: Mapping[str, Any]) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """What the catalogue takes down of one version.
+
+    Attributes:
+        provenance: What it is and where it came from.
+        snapshot_id: Icechunk snapshot, or the folder's digest for files.
+        form: ``arrays`` or ``files``.
+        metrics: JSON values stored with it.
+    """
+
+    provenance: Provenance
+    snapshot_id: str
+    form: str
+    metrics: Mapping[str, Any]
+
+
+def record(root: Path, entry: Entry) -> None:
     """Add one version and its edges; writing the same version twice changes nothing."""
-    _write_part(
-        root / "catalog",
-        provenance.digest,
-        [_version_row(provenance, snapshot_id, form, metrics)],
-        _edge_rows(provenance),
-    )
+    _write_part(root / "catalog", entry.provenance.digest, [_version_row(entry)], _edge_rows(entry.provenance))
 
 
-def ensure(home: "Home", version: "StoreVersion") -> None:
-    """Add a version that exists but is not listed: its writer died between publishing and recording it."""
-    part = home.root / "catalog" / "versions" / f"{version.digest}.parquet"
-    if part.is_file() or version.digest in versions(home.root)["digest"].to_pylist():
-        return
-    record(
-        home.root,
-        home.provenance(version),
-        snapshot_id=version.snapshot_id,
-        form=version.form,
-        metrics=home.metrics(version),
-    )
+def is_listed(root: Path, digest: str) -> bool:
+    """Tell whether the version with this digest was recorded."""
+    part = root / "catalog" / "versions" / f"{digest}.parquet"
+    return part.is_file() or digest in versions(root)["digest"].to_pylist()
 
 
 def versions(root: Path) -> pa.Table:
@@ -116,17 +119,16 @@ def quarantine(root: Path, partition: str, error: PipelineError) -> None:
     _write(root / "catalog" / "quarantine" / f"{uuid.uuid4().hex}.parquet", [row], _QUARANTINE)
 
 
-def rebuild(home: "Home") -> int:
-    """Make the index again from the stores, and return how many versions it lists."""
+def replace(root: Path, entries: Iterable[Entry]) -> int:
+    """List these versions and no others, and return how many they are; what was refused stays in the quarantine."""
     rows, edge_rows = [], []
-    for version in home.versions():
-        provenance = home.provenance(version)
-        rows.append(_version_row(provenance, version.snapshot_id, version.form, home.metrics(version)))
-        edge_rows += _edge_rows(provenance)
-    aside = home.root / f".catalog-{uuid.uuid4().hex}"
+    for entry in entries:
+        rows.append(_version_row(entry))
+        edge_rows += _edge_rows(entry.provenance)
+    aside = root / f".catalog-{uuid.uuid4().hex}"
     _write_part(aside, "rebuilt", rows, edge_rows)
     for name in ("versions", "edges"):
-        target = home.root / "catalog" / name
+        target = root / "catalog" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(target, ignore_errors=True)
         (aside / name).rename(target)
@@ -179,14 +181,15 @@ def _neighbours(root: Path, of: str, to: str) -> dict[InputVersion, list[InputVe
     return found
 
 
-def _version_row(provenance: Provenance, snapshot_id: str, form: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    quality = metrics.get("quality")
+def _version_row(entry: Entry) -> dict[str, Any]:
+    provenance = entry.provenance
+    quality = entry.metrics.get("quality")
     return {
         "kind": provenance.kind,
         "partition": provenance.partition,
         "digest": provenance.digest,
-        "snapshot_id": snapshot_id,
-        "form": str(form),
+        "snapshot_id": entry.snapshot_id,
+        "form": str(entry.form),
         "created_at": provenance.created_at,
         "wall_time_s": provenance.wall_time_s,
         "device": provenance.device,
@@ -195,7 +198,7 @@ def _version_row(provenance: Provenance, snapshot_id: str, form: str, metrics: M
         "code_digest": provenance.code_digest,
         "seed": provenance.seed,
         "gate_passed": None if quality is None else bool(quality["passed"]),
-        "metrics": canonical_json(metrics),
+        "metrics": canonical_json(entry.metrics),
     }
 
 

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import filelock
 import icechunk
@@ -31,6 +30,7 @@ from storage.kinds import KINDS, StoreForm
 from storage.stores import catalog
 from storage.stores.arrays import check_target
 from storage.stores.integrity import reading
+from storage.stores.places import array_place
 from storage.stores.provenance import InputVersion, Provenance, joined_licences
 from storage.stores.unpublished import check_complete, no_leftovers
 
@@ -86,12 +86,17 @@ class Home:
 
     Args:
         root: Local folder for artifacts, the catalogue, locks and working state.
-        store_url: Where array stores live: ``s3://bucket/prefix``, or None for ``<root>/stores``.
+        store_url: Where array stores live: ``s3://bucket/prefix``, or None for ``<root>/stores``. Credentials, region
+            and endpoint of S3 are those of the AWS_* environment variables.
+
+    Raises:
+        ValueError: If ``store_url`` is neither.
     """
 
     def __init__(self, root: Path | str, *, store_url: str | None = None) -> None:
         self.root = Path(root).expanduser().absolute()
         self.store_url = store_url
+        self._arrays = array_place(self.root, store_url)
 
     def __repr__(self) -> str:
         return f"Home({str(self.root)!r}, store_url={self.store_url!r})"
@@ -102,9 +107,7 @@ class Home:
         """Return where a version lives, for people and metadata."""
         if version.form is StoreForm.FILES:
             return str(self._artifact_folder(version.kind, version.partition) / version.digest)
-        if self.store_url is not None:
-            return f"{self.store_url.rstrip('/')}/{version.kind}/{version.partition}"
-        return str(self.root / "stores" / version.kind / version.partition)
+        return self._arrays.url(version.kind, version.partition)
 
     def work_folder(self, kind: str, partition: str) -> Path:
         """Return a folder for resumable, unpublished state of one partition; the caller deletes it when done."""
@@ -115,22 +118,11 @@ class Home:
     def _artifact_folder(self, kind: str, partition: str) -> Path:
         return self.root / "artifacts" / check_name(kind) / check_name(partition)
 
-    def _storage(self, kind: str, partition: str) -> icechunk.Storage:
-        check_name(kind)
-        check_name(partition)
-        if self.store_url is None:
-            return icechunk.local_filesystem_storage(str(self.root / "stores" / kind / partition))
-        parts = urlsplit(self.store_url)
-        if parts.scheme != "s3":
-            raise ValueError(f"store_url {self.store_url!r}: want s3://bucket/prefix")
-        prefix = "/".join(p for p in (parts.path.strip("/"), kind, partition) if p)
-        return icechunk.s3_storage(bucket=parts.netloc, prefix=prefix, from_env=True)
-
     def repository(self, kind: str, partition: str) -> icechunk.Repository | None:
         """Open the Icechunk repository of a partition, or return None where there is none."""
-        if self.store_url is None and not (self.root / "stores" / kind / partition).is_dir():
-            return None  # opening would create the empty folder
-        storage = self._storage(kind, partition)
+        if not self._arrays.may_hold(kind, partition):
+            return None
+        storage = self._arrays.storage(kind, partition)
         with reading(f"{kind}/{partition}"):
             return icechunk.Repository.open(storage) if icechunk.Repository.exists(storage) else None
 
@@ -178,18 +170,13 @@ class Home:
     def versions(self, kind: str | None = None, partition: str | None = None) -> list[StoreVersion]:
         """List every version, read from the stores themselves and not from the catalogue."""
         found = []
-        for base in ("stores", "artifacts"):
-            for folder in sorted((self.root / base).glob(f"{kind or '*'}/{partition or '*'}")):
-                if base == "stores":
-                    found += self._array_versions(folder.parent.name, folder.name)
-                else:
-                    found += [
-                        StoreVersion(
-                            folder.parent.name, folder.name, path.parent.name, path.parent.name, StoreForm.FILES
-                        )
-                        for path in sorted(folder.glob(f"*/{_PROVENANCE_FILE}"))
-                        if not path.parent.name.startswith(".")
-                    ]
+        for owner in self._arrays.partitions(kind, partition):
+            found += self._array_versions(*owner)
+        for path in sorted((self.root / "artifacts").glob(f"{kind or '*'}/{partition or '*'}/*/{_PROVENANCE_FILE}")):
+            folder = path.parent
+            if not folder.name.startswith("."):
+                owner = folder.parent.parent.name, folder.parent.name
+                found.append(StoreVersion(*owner, folder.name, folder.name, StoreForm.FILES))
         return found
 
     def _array_versions(self, kind: str, partition: str) -> list[StoreVersion]:
@@ -262,6 +249,15 @@ class Home:
         found = (self.require(i.kind, i.partition, i.digest) for i in inputs)
         return joined_licences(self.provenance(version).licence for version in found)
 
+    def catalog_entry(self, version: StoreVersion) -> catalog.Entry:
+        """Return what the catalogue takes down of a version, read from its store."""
+        return catalog.Entry(
+            provenance=self.provenance(version),
+            snapshot_id=version.snapshot_id,
+            form=version.form,
+            metrics=self.metrics(version),
+        )
+
     def _commit(self, version: StoreVersion) -> dict[str, Any]:
         repository = self.repository(version.kind, version.partition)
         if repository is None:
@@ -284,8 +280,14 @@ def _reuse(home: Home, provenance: Provenance) -> Materialized | None:
         _replace_text(home._artifact_folder(found.kind, found.partition) / _CURRENT, found.digest)
     else:
         _point_branch(home, found)
-    catalog.ensure(home, found)
+    if not catalog.is_listed(home.root, found.digest):  # its writer died between publishing and recording it
+        catalog.record(home.root, home.catalog_entry(found))
     return Materialized(found, True, home.metrics(found))
+
+
+def rebuild_catalog(home: Home) -> int:
+    """Make the catalogue of a home again from its stores, and return how many versions it lists."""
+    return catalog.replace(home.root, (home.catalog_entry(version) for version in home.versions()))
 
 
 def materialize_arrays(
@@ -307,8 +309,8 @@ def materialize_arrays(
         if existing is not None:
             return existing
         started = time.perf_counter()
-        repository = icechunk.Repository.open_or_create(home._storage(kind, partition))
-        with no_leftovers(repository, is_local=home.store_url is None):
+        repository = icechunk.Repository.open_or_create(home._arrays.storage(kind, partition))
+        with no_leftovers(repository, is_local=home._arrays.is_local):
             session = repository.writable_session("main")
             # Chunks that hold only the fill value are written too: a chunk that is not there is then always a loss.
             with zarr.config.set({"array.write_empty_chunks": True}):
@@ -332,7 +334,9 @@ def materialize_arrays(
             )
         version = StoreVersion(kind, partition, digest, snapshot_id, StoreForm.ARRAYS)
         _point_branch(home, version)
-    catalog.record(home.root, stamped, snapshot_id=snapshot_id, form=version.form, metrics=metrics)
+    catalog.record(
+        home.root, catalog.Entry(provenance=stamped, snapshot_id=snapshot_id, form=version.form, metrics=metrics)
+    )
     return Materialized(version, False, metrics)
 
 
@@ -369,8 +373,9 @@ def materialize_files(home: Home, provenance: Provenance, write: Callable[[Path]
             shutil.rmtree(aside, ignore_errors=True)
             raise
         _replace_text(folder / _CURRENT, digest)
-    catalog.record(home.root, stamped, snapshot_id=digest, form=StoreForm.FILES, metrics=metrics)
-    return Materialized(StoreVersion(kind, partition, digest, digest, StoreForm.FILES), False, metrics)
+    version = StoreVersion(kind, partition, digest, digest, StoreForm.FILES)
+    catalog.record(home.root, catalog.Entry(provenance=stamped, snapshot_id=digest, form=version.form, metrics=metrics))
+    return Materialized(version, False, metrics)
 
 
 def _array_version(repository: icechunk.Repository, kind: str, partition: str, snapshot_id: str) -> StoreVersion | None:

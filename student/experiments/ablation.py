@@ -9,7 +9,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Annotated, Literal
@@ -19,6 +19,7 @@ import tyro
 from scipy.stats import t as student_t
 
 from storage.freed_memory import reuse_freed_memory
+from storage.stores.places import store_url_from_environment
 from storage.stores.versioned import Home
 from student.config import StudentConfig, Variant
 from student.data.training_set import load_training_set
@@ -127,6 +128,8 @@ class Ablation:
 
     Attributes:
         home: Where targets lie and checkpoints go.
+        store_url: Where array stores live, as s3://bucket/prefix; what DISTILLNERF_STORE_URL says, or the home, where
+            it is not given.
         preset: Size of the student.
         variants: What is compared.
         seeds: Of weights, order and views; the targets stay the same.
@@ -137,6 +140,7 @@ class Ablation:
     """
 
     home: Annotated[Path, tyro.conf.Positional]
+    store_url: str | None = field(default_factory=store_url_from_environment)
     preset: Literal["demo", "tiny", "small", "paper"] = "demo"
     variants: tuple[Variant, ...] = ("no_distillation", "depth", "depth_contracted", "depth_contracted_virtual")
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -149,7 +153,7 @@ class Ablation:
         """Do all of it, write both files, and return what the JSON holds."""
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        home = Home(self.home)
+        home = Home(self.home, store_url=self.store_url)
         found: dict[Variant, list[Mapping[str, float]]] = {variant: [] for variant in self.variants}
         for seed in self.seeds:
             for variant in self.variants:

@@ -8,7 +8,7 @@ spent. The exit code says which; the last line is JSON, and ``overfit.png`` in t
 import json
 import logging
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,6 +25,7 @@ from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.run import ingest_scene
 from storage.ingest.source import SourceConfig, register_source
 from storage.keys import SceneKey
+from storage.stores.places import store_url_from_environment
 from storage.stores.versioned import Home
 from storage.targets.images import InputImagesConfig, resize_scene_images
 from student.config import StudentConfig, TrainingSetConfig
@@ -58,6 +59,8 @@ class Overfit:
         scene: Name of the scene.
         frame: Which of its frames.
         home: Where stores go, and are found again.
+        store_url: Where array stores live, as s3://bucket/prefix; what DISTILLNERF_STORE_URL says, or the home, where
+            it is not given.
         preset: Size of the student.
         steps: Budget.
         seconds: Budget of time, if any.
@@ -78,6 +81,7 @@ class Overfit:
     scene: str = "scene-0916"
     frame: int = 10
     home: Path = Path("runs/overfit")
+    store_url: str | None = field(default_factory=store_url_from_environment)
     preset: Literal["tiny", "small", "paper"] = "small"
     steps: int = 400
     seconds: float | None = None
@@ -158,7 +162,7 @@ class Overfit:
         )
 
     def _frame(self, config: StudentConfig) -> TrainingBatch:
-        home, key = Home(self.home), SceneKey("nuscenes", self.scene)
+        home, key = Home(self.home, store_url=self.store_url), SceneKey("nuscenes", self.scene)
         register_source(home, SourceConfig(dataset="nuscenes", root=self.data, version=self.version))
         ingest_scene(home, key, IngestConfig())
         size = InputImagesConfig(height=config.data.image_height, width=config.data.image_width)

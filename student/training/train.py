@@ -9,7 +9,7 @@ training set of the variant from the home, and publishes the same checkpoint the
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +17,7 @@ import tyro
 
 from storage.config_json import config_from_json
 from storage.digests import config_json
+from storage.stores.places import store_url_from_environment
 from storage.stores.versioned import Home
 from student.config import StudentConfig, TrackerName, Variant
 from student.presets.published import PUBLISHED_SIZES, published_student
@@ -39,8 +40,10 @@ class Arguments:
     """Fit a student from a frozen training set.
 
     Attributes:
-        home: Folder that holds the stores; all processes must see it.
+        home: Folder that holds the artifacts and the stores; all processes must see it.
         variant: What the student is taught, and the name of its training set.
+        store_url: Where array stores live, as s3://bucket/prefix; what DISTILLNERF_STORE_URL says, or the home, where
+            it is not given.
         preset: Size of the run.
         published: A published run by data set and image size, in place of a preset; the variant chooses space and
             features. The stores must have its sizes.
@@ -58,6 +61,7 @@ class Arguments:
 
     home: Annotated[Path, tyro.conf.Positional]
     variant: Annotated[Variant, tyro.conf.Positional]
+    store_url: str | None = field(default_factory=store_url_from_environment)
     preset: Literal["demo", "tiny", "small", "paper"] = "paper"
     published: Literal[PUBLISHED_SIZES] | None = None  # pyright: ignore[reportInvalidTypeForm]
     config: Path | None = None
@@ -120,7 +124,8 @@ def main() -> None:
         arguments.write_config.write_text(json.dumps(config_json(run), indent=1) + "\n")
         logger.info("written: %s", arguments.write_config)
         return
-    done = fit_student(Home(arguments.home), arguments.variant, run, _report, training_set=arguments.training_set)
+    home = Home(arguments.home, store_url=arguments.store_url)
+    done = fit_student(home, arguments.variant, run, _report, training_set=arguments.training_set)
     logger.info("%s %s", "already there:" if done.reused else "published:", done.version)
 
 

@@ -4,7 +4,7 @@ import json
 import os
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -15,6 +15,27 @@ from torch import Tensor
 from storage.config_json import config_from_json
 from storage.digests import config_json
 from storage.errors import ErrorKind, IntegrityError
+from teachers.nerf.config import NerfConfig
+from teachers.nerf.scene_rays import SceneBounds
+
+FIELD_SCHEMA = "distillnerf.driving-field/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldDescription:
+    """What the tensors of a field mean.
+
+    Attributes:
+        config: Configuration of its fit.
+        bounds: The scene's box.
+        num_cameras: Of the scene.
+        num_frames: Of the scene, held out ones too.
+    """
+
+    config: NerfConfig
+    bounds: SceneBounds
+    num_cameras: int
+    num_frames: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +63,37 @@ class _Place:
 
     step: int
     counters: Mapping[str, int]
+
+
+def save_description(path: Path, description: FieldDescription, details: Mapping[str, object]) -> None:
+    """Write what a field means as JSON, with details for people."""
+    content = {
+        "schema": FIELD_SCHEMA,
+        **asdict(description),
+        "metres_per_unit": description.bounds.metres_per_unit,
+        **details,
+    }
+    path.write_text(json.dumps(content, indent=2, sort_keys=True))
+
+
+def load_description(path: Path) -> FieldDescription:
+    """Read back what ``save_description`` wrote.
+
+    A configuration that lacks a field is refused, though the field has a default: it may have had another when the
+    field was fitted.
+
+    Raises:
+        IntegrityError: If the file is no JSON, of an unknown schema, or a field is missing, unknown or of another type.
+    """
+    try:
+        raw = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise IntegrityError(ErrorKind.STORE_CORRUPT, str(path), f"is not JSON: {error}") from error
+    seen = raw.get("schema") if isinstance(raw, Mapping) else None
+    if seen != FIELD_SCHEMA:
+        raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, str(path), f"schema {seen!r}, want {FIELD_SCHEMA!r}")
+    names = {field.name for field in fields(FieldDescription)}
+    return config_from_json(FieldDescription, {n: v for n, v in raw.items() if n in names}, str(path))
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, object]) -> None:

@@ -1,7 +1,6 @@
 """A fitted field, loaded from its artifact and ready to be rendered."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,16 @@ from jaxtyping import Float
 from nerfstudio.data.scene_box import SceneBox
 from torch import Tensor
 
-from storage.config_json import config_from_json
 from storage.errors import ErrorKind, IntegrityError
 from storage.stores.versioned import Home, StoreVersion
-from teachers.nerf.checkpoint import load_tensors, save_tensors
+from teachers.nerf.checkpoint import (
+    FIELD_SCHEMA,
+    FieldDescription,
+    load_description,
+    load_tensors,
+    save_description,
+    save_tensors,
+)
 from teachers.nerf.config import ExecutionConfig, NerfConfig
 from teachers.nerf.losses import composite_weights
 from teachers.nerf.model import DrivingFieldModel, DrivingFieldModelConfig, interval_edges, to_ray_bundle
@@ -24,7 +29,6 @@ from teachers.nerf.scene_rays import RayBatch, SceneBounds
 
 _TENSORS_FILE = "field.safetensors"
 _DESCRIPTION_FILE = "field.json"
-_SCHEMA = "distillnerf.driving-field/1"
 
 
 class NerfTeacher:
@@ -59,23 +63,19 @@ class NerfTeacher:
 
         Raises:
             MissingTargetError: If the scene was never fitted.
-            IntegrityError: If the artifact is broken or of an unknown schema.
+            IntegrityError: If the artifact is broken, of an unknown schema, or its configuration lacks a field.
         """
         version = home.require(FIELD_KIND, scene_key, digest)
         folder = home.open_files(version)
-        description = json.loads((folder / _DESCRIPTION_FILE).read_text())
-        if description.get("schema") != _SCHEMA:
-            raise IntegrityError(
-                ErrorKind.SCHEMA_UNKNOWN, str(version), f"schema {description.get('schema')!r}, want {_SCHEMA!r}"
-            )
-        nerf = config_from_json(NerfConfig, description["config"], f"{version}: config")
-        bounds = config_from_json(SceneBounds, description["bounds"], f"{version}: bounds")
-        model = build_model(
-            nerf, bounds, num_cameras=int(description["num_cameras"]), num_frames=int(description["num_frames"])
-        )
-        tensors, _ = load_tensors(folder / _TENSORS_FILE)
-        model.load_state_dict(tensors)
-        return cls(model, nerf, bounds, execution=execution, version=version)
+        stored = load_description(folder / _DESCRIPTION_FILE)
+        model = build_model(stored.config, stored.bounds, num_cameras=stored.num_cameras, num_frames=stored.num_frames)
+        path = folder / _TENSORS_FILE
+        tensors, _ = load_tensors(path)
+        try:
+            model.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(path), f"does not fit the field: {error}") from error
+        return cls(model, stored.config, stored.bounds, execution=execution, version=version)
 
     @torch.no_grad()
     def render(self, batch: RayBatch) -> RenderedRays:
@@ -136,17 +136,11 @@ def save_teacher(
     folder: Path, model: DrivingFieldModel, *, num_cameras: int, num_frames: int, details: dict[str, Any]
 ) -> None:
     """Write a field's tensors, and as JSON what they mean."""
-    save_tensors(folder / _TENSORS_FILE, model.state_dict(), {"schema": _SCHEMA})
-    description = {
-        "schema": _SCHEMA,
-        "config": dataclasses.asdict(model.nerf),
-        "bounds": dataclasses.asdict(model.bounds),
-        "metres_per_unit": model.bounds.metres_per_unit,
-        "num_cameras": num_cameras,
-        "num_frames": num_frames,
-        **details,
-    }
-    (folder / _DESCRIPTION_FILE).write_text(json.dumps(description, indent=2, sort_keys=True))
+    save_tensors(folder / _TENSORS_FILE, model.state_dict(), {"schema": FIELD_SCHEMA})
+    description = FieldDescription(
+        config=model.nerf, bounds=model.bounds, num_cameras=num_cameras, num_frames=num_frames
+    )
+    save_description(folder / _DESCRIPTION_FILE, description, details)
 
 
 def build_model(nerf: NerfConfig, bounds: SceneBounds, *, num_cameras: int, num_frames: int) -> DrivingFieldModel:

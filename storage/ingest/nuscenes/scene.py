@@ -1,9 +1,9 @@
 """What the tables of nuScenes say about a scene, in this project's conventions.
 
-Points leave the sensor's frame where they are read, in :mod:`storage.ingest.nuscenes.recording`. What else differs from
-ours changes here: global coordinates (metres, a map's corner as origin) become relative to the first reference ego pose;
-box sizes are width, length, height and become length, width, height. Principal points are taken as they are: nuScenes
-does not say whether its pixel centres are integers, and half a pixel of 1600 is below its calibration.
+Points leave the sensor's frame where they are read, in :mod:`storage.ingest.nuscenes.recording`. Global coordinates
+(metres, a map's corner as origin) become relative to the first reference ego pose here. Box sizes are width, length,
+height and become length, width, height. Principal points are taken as they are: nuScenes does not say whether its pixel
+centres are integers, and half a pixel of 1600 is below its calibration.
 """
 
 from dataclasses import dataclass

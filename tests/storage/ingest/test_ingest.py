@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ from storage.digests import file_digest
 from storage.errors import ErrorKind, SourceDataError
 from storage.geometry.transforms import apply_se3, invert_se3, quat_wxyz_to_rotation
 from storage.ingest.raw_scene import IngestConfig
-from storage.ingest.run import ingest_scene
+from storage.ingest.run import _describe, ingest_scene, open_recording
 from storage.ingest.source import list_scenes
 from storage.keys import SceneKey
+from storage.scenes.schema import SceneData
 from storage.scenes.store import SceneReader
 from storage.stores import catalog
 from storage.stores.versioned import Home
@@ -31,6 +33,15 @@ def test_scene_store_holds_what_the_raw_files_hold(tiny_home, tiny):
             raw = (tiny.root / tiny.file("scene-0001", name, frame)).read_bytes()
             assert scene.image_bytes(frame, camera) == raw
             assert scene.camera_timestamp_us(frame, camera) == scene.timestamp_us(frame) - 10_000 * (camera + 1)
+
+
+def test_everything_that_tables_say_of_a_scene_reaches_its_store(tiny):
+    """A field that is renamed or new on one side alone may not fall back to its default."""
+    raw = open_recording(tiny.source(), KEY.scene_name, IngestConfig()).raw
+    raw = replace(raw, fisheye=np.full((2, 4), np.nan), is_valid=(None, np.ones((18, 32), dtype=bool)))
+    described = _describe(raw)
+    for name in {field.name for field in fields(SceneData)} - {"jpegs", "lidar_points"}:
+        assert getattr(described, name) is getattr(raw, name), name
 
 
 def test_world_is_the_first_reference_ego_pose(tiny_home):

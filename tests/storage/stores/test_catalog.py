@@ -7,7 +7,7 @@ from storage.errors import ErrorKind, MissingTargetError, SourceDataError
 from storage.stores import catalog
 from storage.stores.catalog import RAW_FILE, WEIGHTS_FILE
 from storage.stores.provenance import InputVersion, Provenance
-from storage.stores.versioned import Home, Materialized, materialize_arrays, materialize_files
+from storage.stores.versioned import Home, Materialized, materialize_arrays, materialize_files, rebuild_catalog
 
 
 def make(home: Home, kind: str, partition: str, *inputs: Materialized, files: bool = False, **fields) -> Materialized:
@@ -26,7 +26,7 @@ def make(home: Home, kind: str, partition: str, *inputs: Materialized, files: bo
 @pytest.fixture
 def made(home):
     """Two scenes, a teacher on one of them, a training set of both, and a checkpoint."""
-    scenes = [make(home, "scene", f"tiny.{n}", sources={f"{n}.jpg": n * 64, "shared.json": "5" * 64}) for n in "ab"]
+    scenes = [make(home, "drive", f"tiny.{n}", sources={f"{n}.jpg": n * 64, "shared.json": "5" * 64}) for n in "ab"]
     teacher = make(home, "nerf_teacher", "tiny.a", scenes[0], files=True, seed=7)
     depth = make(home, "teacher_depth", "tiny.a", scenes[0], teacher, files=True)
     features = make(home, "clip_features", "tiny.b", scenes[1], files=True, weights_digests={"clip": "9" * 64})
@@ -62,7 +62,7 @@ def test_dependents_go_the_other_way(home, made):
 
     assert kinds(kind="nerf_teacher", partition="tiny.a") == ["teacher_depth", "training_set", "student_checkpoint"]
     assert kinds(kind=WEIGHTS_FILE, partition="clip") == ["clip_features", "training_set", "student_checkpoint"]
-    assert kinds(kind=RAW_FILE, partition="b.jpg", digest="b" * 64)[0] == "scene"
+    assert kinds(kind=RAW_FILE, partition="b.jpg", digest="b" * 64)[0] == "drive"
     assert kinds(kind=RAW_FILE, partition="b.jpg", digest="0" * 64) == []
     assert kinds(kind="student_checkpoint", partition="depth") == []
 
@@ -74,7 +74,7 @@ def test_each_dependent_is_named_once(home, made):
 
 def test_lineage_of_what_is_not_listed_is_an_error(home, made):
     with pytest.raises(MissingTargetError, match="rebuild"):
-        catalog.lineage(home.root, InputVersion("scene", "tiny.a", "0" * 64))
+        catalog.lineage(home.root, InputVersion("drive", "tiny.a", "0" * 64))
 
 
 def test_lineage_is_told_while_others_write(home, made, monkeypatch):
@@ -90,7 +90,7 @@ def test_lineage_is_told_while_others_write(home, made, monkeypatch):
 
 def test_rebuilding_gives_what_was_recorded(home, made):
     before = [sorted(map(repr, t.to_pylist())) for t in (catalog.versions(home.root), catalog.edges(home.root))]
-    assert catalog.rebuild(home) == 7
+    assert rebuild_catalog(home) == 7
     after = [sorted(map(repr, t.to_pylist())) for t in (catalog.versions(home.root), catalog.edges(home.root))]
     assert after == before
 
@@ -98,13 +98,13 @@ def test_rebuilding_gives_what_was_recorded(home, made):
 def test_a_lost_catalogue_is_made_again(home, made):
     shutil.rmtree(home.root / "catalog")
     assert catalog.versions(home.root).num_rows == 0
-    catalog.rebuild(home)
+    rebuild_catalog(home)
     assert leaves(catalog.lineage(home.root, node(made["depth"].version)))
 
 
 def test_rebuilding_keeps_the_quarantine(home, made):
     catalog.quarantine(home.root, "tiny.c", SourceDataError(ErrorKind.FILE_MISSING, "c.jpg", "is not there"))
-    catalog.rebuild(home)
+    rebuild_catalog(home)
     assert catalog.quarantined(home.root).num_rows == 1
 
 
@@ -113,7 +113,7 @@ def test_a_row_tells_the_gate_and_the_seed(home, made):
     assert (rows["nerf_teacher"]["gate_passed"], rows["nerf_teacher"]["seed"]) == (False, 7)
     assert (rows["teacher_depth"]["gate_passed"], rows["teacher_depth"]["seed"]) == (True, None)
     assert rows["student_checkpoint"]["form"] == "files"
-    assert rows["scene"]["form"] == "arrays"
+    assert rows["drive"]["form"] == "arrays"
 
 
 def test_quarantine_keeps_every_reason(home):
@@ -128,5 +128,5 @@ def test_quarantine_keeps_every_reason(home):
 def test_an_empty_home_has_an_empty_catalogue(home):
     assert catalog.versions(home.root).num_rows == 0
     assert catalog.edges(home.root).num_rows == 0
-    assert catalog.rebuild(home) == 0
-    assert catalog.dependents(home.root, kind="scene", partition="tiny.a") == []
+    assert rebuild_catalog(home) == 0
+    assert catalog.dependents(home.root, kind="drive", partition="tiny.a") == []

@@ -13,7 +13,7 @@ from storage.errors import IntegrityError
 from storage.kinds import StoreForm
 from storage.stores import catalog
 from storage.stores.provenance import Provenance
-from storage.stores.versioned import Home, materialize_arrays, materialize_files
+from storage.stores.versioned import Home, materialize_arrays, materialize_files, rebuild_catalog
 
 # Few places and configurations: what goes wrong goes wrong when the same one comes round again.
 PLACES = st.tuples(st.just("features"), st.sampled_from(["tiny.a", "tiny.b"]))
@@ -100,7 +100,7 @@ class HomeMachine(RuleBasedStateMachine):
     @rule()
     def rebuild_the_catalogue(self):
         before = _rows(self.home)
-        assert catalog.rebuild(self.home) == sum(len(configs) for configs in self.made.values())
+        assert rebuild_catalog(self.home) == sum(len(configs) for configs in self.made.values())
         assert _rows(self.home) == before
 
     @invariant()

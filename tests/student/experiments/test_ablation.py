@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from storage.stores.places import STORE_URL_VARIABLE
+from storage.stores.versioned import Home
+from student.experiments import ablation
 from student.experiments.ablation import CLAIMS, FIGURES, Ablation, Spread, summarise, verdict
 from student.reporting.plots import ablation_plot
 
@@ -62,3 +65,18 @@ def test_runs_differ_in_variant_and_seed_alone() -> None:
 def test_the_picture_names_every_figure() -> None:
     picture = ablation_plot({"depth": [{FIGURES[0]: 20.0}], "depth_contracted": []}, FIGURES)
     assert all(name in picture for name in FIGURES)
+
+
+def test_targets_are_read_where_the_store_url_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    opened = []
+
+    def stop(home: Home, *_: object, **__: object) -> None:
+        opened.append(home.store_url)
+        raise InterruptedError
+
+    monkeypatch.setattr(ablation, "fit_student", stop)
+    monkeypatch.setenv(STORE_URL_VARIABLE, "s3://stores/all")
+    for command in (Ablation(home=tmp_path), Ablation(home=tmp_path, store_url="s3://stores/mine")):
+        with pytest.raises(InterruptedError):
+            command.run()
+    assert opened == ["s3://stores/all", "s3://stores/mine"]

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from storage.stores.places import STORE_URL_VARIABLE
+from storage.stores.versioned import Home
+from student.experiments import overfit
 from student.experiments.overfit import Overfit, depth_above_returns
 
 
@@ -29,6 +32,22 @@ def test_depth_above_lidar_is_above_the_highest_return_of_a_column_and_its_neigh
     depth = depth_above_returns(lidar, 30.0)[0]
     assert torch.isfinite(depth).int().tolist() == [[1, 1, 1, 1, 1, 1, 0], [1] + [0] * 6, [0] * 7, [0] * 7]
     assert depth[0, 3] == 30.0
+
+
+def test_stores_go_where_the_store_url_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    opened = []
+
+    def stop(home: Home, _: object) -> None:
+        opened.append(home.store_url)
+        raise InterruptedError
+
+    monkeypatch.setattr(overfit, "register_source", stop)
+    monkeypatch.setenv(STORE_URL_VARIABLE, "s3://stores/all")
+    command = Overfit(data=tmp_path, home=tmp_path, preset="tiny", coarse_level=None)
+    for asked in (command, replace(command, store_url="s3://stores/mine")):
+        with pytest.raises(InterruptedError):
+            asked.run()
+    assert opened == ["s3://stores/all", "s3://stores/mine"]
 
 
 @pytest.mark.slow

@@ -1,11 +1,16 @@
 """What ``python -m student.training.train`` makes of its arguments."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from storage.config_json import config_from_json
+from storage.digests import config_json
+from storage.stores.places import STORE_URL_VARIABLE
+from storage.stores.versioned import Home
 from student.config import StudentConfig
 from student.presets.published import published_student
 from student.presets.students import student_preset
@@ -65,3 +70,29 @@ def test_a_run_can_be_written_changed_and_given_back(tmp_path: Path, monkeypatch
     written["fit"]["max_steps"] = 12
     path.write_text(json.dumps(written))
     assert Arguments(home=HOME, variant="clip", config=path).run().fit.max_steps == 12
+
+
+def test_the_store_url_is_the_environments_unless_one_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(STORE_URL_VARIABLE, raising=False)
+    assert Arguments(home=HOME, variant="clip").store_url is None
+    monkeypatch.setenv(STORE_URL_VARIABLE, "s3://stores/all")
+    assert Arguments(home=HOME, variant="clip").store_url == "s3://stores/all"
+    assert Arguments(home=HOME, variant="clip", store_url="s3://stores/mine").store_url == "s3://stores/mine"
+
+
+def test_a_student_is_fitted_from_stores_in_a_bucket(
+    student_config: StudentConfig, shared_world: Any, bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = replace(student_config, fit=replace(student_config.fit, max_steps=2, validate_every=2))
+    shared_world.freeze("in-a-bucket", run)
+    here = shared_world.home.root
+    for path in (here / "stores").rglob("*"):
+        if path.is_file():
+            bucket.upload_file(str(path), f"all/{path.relative_to(here / 'stores')}")
+    home, file = tmp_path / "home", tmp_path / "run.json"
+    file.write_text(json.dumps(config_json(run)))
+    flags = ("--config", str(file), "--training-set", "in-a-bucket", "--store-url", f"s3://{bucket.name}/all")
+    monkeypatch.setattr("sys.argv", ["train", str(home), "clip", *flags])
+    train.main()
+    assert Home(home).require("student_checkpoint", "clip")
+    assert not (home / "stores").exists()

@@ -18,11 +18,12 @@ declare_missing_operators()
 from nerfstudio.plugins.registry import discover_methods  # noqa: E402
 from nerfstudio.utils.external import TCNN_EXISTS  # noqa: E402
 
-from storage.errors import EnvironmentMissingError, TeacherDivergedError  # noqa: E402
+from storage.errors import EnvironmentMissingError, IntegrityError, TeacherDivergedError  # noqa: E402
 from storage.geometry.rays import camera_rays  # noqa: E402
 from storage.scenes.store import SceneReader  # noqa: E402
 from storage.stores.versioned import Home  # noqa: E402
 from teachers.nerf import nerfstudio_method  # noqa: E402
+from teachers.nerf.checkpoint import load_tensors, save_tensors  # noqa: E402
 from teachers.nerf.config import FieldConfig, NerfConfig, SamplingConfig  # noqa: E402
 from teachers.nerf.datamanager import scene_cameras  # noqa: E402
 from teachers.nerf.fit import fit_scene  # noqa: E402
@@ -153,6 +154,31 @@ def check_implementations(home: Home) -> dict[str, object]:
     }
 
 
+def check_broken(home: Home) -> dict[str, str]:
+    """Take from the current field what it cannot do without, one thing at a time; return how loading it fails."""
+    version = home.require("nerf_teacher", SCENE_KEY)
+    folder = home.open_files(version)
+
+    def load() -> str:
+        manifest = {p.name: {"bytes": p.stat().st_size} for p in folder.iterdir() if p.name != "files.json"}
+        (folder / "files.json").write_text(json.dumps(manifest))
+        try:
+            NerfTeacher.load(home, SCENE_KEY, TINY.execution)
+        except IntegrityError as error:
+            return f"{Path(error.key).name}: {error.message}"
+        return ""
+
+    whole = load()
+    tensors, description = load_tensors(folder / "field.safetensors")
+    lost = next(iter(tensors))
+    save_tensors(folder / "field.safetensors", {n: t for n, t in tensors.items() if n != lost}, description)
+    without_tensor = load()
+    content = json.loads((folder / "field.json").read_text())
+    del content["config"]["field"]["num_levels"]
+    (folder / "field.json").write_text(json.dumps(content))
+    return {"whole": whole, "lost": lost, "without_tensor": without_tensor, "without_setting": load()}
+
+
 def main() -> None:
     home, other = Home(Path(sys.argv[1])), Home(Path(sys.argv[2]))
     os.environ["NERFSTUDIO_METHOD_CONFIGS"] = "driving-field=teachers.nerf.nerfstudio_method:driving_field"
@@ -163,6 +189,7 @@ def main() -> None:
         "resume": check_resume(home, other),
         "divergence": check_divergence(home),
         "implementations": check_implementations(home),
+        "broken": check_broken(other),
     }
     print(json.dumps(results))
 

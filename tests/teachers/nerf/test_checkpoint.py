@@ -1,8 +1,21 @@
+import json
+
 import pytest
 import torch
 
-from storage.errors import IntegrityError
-from teachers.nerf.checkpoint import TrainingState, load_tensors, load_training_state, save_tensors, save_training_state
+from storage.errors import ErrorKind, IntegrityError
+from teachers.nerf.checkpoint import (
+    FieldDescription,
+    TrainingState,
+    load_description,
+    load_tensors,
+    load_training_state,
+    save_description,
+    save_tensors,
+    save_training_state,
+)
+from teachers.nerf.config import FieldConfig, NerfConfig
+from teachers.nerf.scene_rays import SceneBounds
 
 
 def test_tensors_and_description_come_back(tmp_path):
@@ -43,3 +56,51 @@ def test_a_cut_or_foreign_file_is_refused(tmp_path):
     path.write_bytes(b"\x80\x04pickle")
     with pytest.raises(IntegrityError, match="not a checkpoint"):
         load_tensors(path)
+
+
+DESCRIPTION = FieldDescription(
+    config=NerfConfig(learning_rate=0.5, field=FieldConfig(dynamic=True)),
+    bounds=SceneBounds(centre_m=(1.0, 2.0, 0.0), half_extent_m=(40.0, 30.0, 5.0)),
+    num_cameras=2,
+    num_frames=5,
+)
+
+
+def test_a_description_comes_back(tmp_path):
+    save_description(tmp_path / "field.json", DESCRIPTION, {"seed": 3})
+    assert load_description(tmp_path / "field.json") == DESCRIPTION
+
+
+@pytest.mark.parametrize("place", [(), ("config",), ("config", "field"), ("config", "losses"), ("bounds",)])
+def test_a_description_that_lacks_a_field_or_knows_another_is_refused(tmp_path, place):
+    """Though each has a default: today's may differ from the one that the field was fitted with."""
+    path = tmp_path / "field.json"
+    save_description(path, DESCRIPTION, {})
+
+    def changed(change):
+        content = json.loads(path.read_text())
+        part = content
+        for name in place:
+            part = part[name]
+        change(part)
+        (tmp_path / "changed.json").write_text(json.dumps(content))
+        return tmp_path / "changed.json"
+
+    part = json.loads(path.read_text())
+    for name in place:
+        part = part[name]
+    for lost in set(part) - {"schema", "metres_per_unit"}:
+        with pytest.raises(IntegrityError, match=lost) as caught:
+            load_description(changed(lambda part, lost=lost: part.pop(lost)))
+        assert caught.value.kind == ErrorKind.SCHEMA_UNKNOWN
+        assert caught.value.key == ".".join([str(tmp_path / "changed.json"), *place])
+    if place:  # what stands beside configuration and box is for people
+        with pytest.raises(IntegrityError, match="newcomer"):
+            load_description(changed(lambda part: part.update(newcomer=1)))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"schema": "distillnerf.driving-field/0"}'])
+def test_what_is_no_description_is_refused(tmp_path, text):
+    (tmp_path / "field.json").write_text(text)
+    with pytest.raises(IntegrityError, match=r"field\.json"):
+        load_description(tmp_path / "field.json")

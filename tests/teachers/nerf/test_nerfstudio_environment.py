@@ -89,6 +89,15 @@ def test_grids_are_those_asked_for_or_refused(checks):
         assert "tinycudann" in found["refused"]["cuda"]
 
 
+def test_a_field_that_lacks_something_is_not_loaded(checks):
+    broken = checks["broken"]
+    assert broken["whole"] == ""
+    assert broken["without_tensor"].startswith("field.safetensors: does not fit the field")
+    assert broken["lost"] in broken["without_tensor"]
+    assert broken["without_setting"].startswith("field.json.config.field: ")
+    assert "num_levels" in broken["without_setting"]
+
+
 FIT = NerfConfig(
     image_height=36,
     image_width=64,
