@@ -1,0 +1,77 @@
+"""What the pages name is there: files, and what is defined in them."""
+
+import ast
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+_NAMED = re.compile(r"`((?:storage|teachers|student|assets|pipeline|tests)/[\w/.-]+?\.\w+)(?:::([\w.]+))?`")
+_PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "docs/guides/*.md", "docs/adr/*.md")
+_TO_BE_WRITTEN = "docs/extending.md"  # its recipes make new files; a test follows them
+
+
+def pages(root: Path) -> list[Path]:
+    return sorted(path for pattern in _PAGES for path in root.glob(pattern) if path != root / _TO_BE_WRITTEN)
+
+
+@cache
+def defined_in(path: Path) -> frozenset[str]:
+    """Return the names that a module defines, those of a class's body as ``Class.name``."""
+    found: set[str] = set()
+
+    def visit(body: list[ast.stmt], prefix: str) -> None:
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                found.add(prefix + node.name)
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):  # also of a function that decorates one of its own
+                visit(node.body, f"{prefix}{node.name}.")
+            elif isinstance(node, ast.Assign):
+                found.update(prefix + t.id for t in node.targets if isinstance(t, ast.Name))
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                found.add(prefix + node.target.id)
+
+    visit(ast.parse(path.read_text()).body, "")
+    return frozenset(found)
+
+
+def missing(root: Path, page: Path) -> list[str]:
+    text = page.read_text()
+    lost = []
+    for file, name in _NAMED.findall(text):
+        path = root / file
+        if not path.is_file():
+            lost.append(file)
+        elif name and name not in defined_in(path):
+            lost.append(f"{file}::{name}")
+    for module in re.findall(r"python -m ([\w.]+)", text):
+        if module.partition(".")[0] in ("storage", "teachers", "student", "assets", "pipeline"):
+            path = root / module.replace(".", "/")
+            if not (path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()):
+                lost.append(f"python -m {module}")
+    return lost
+
+
+def test_every_file_and_definition_that_a_page_names_is_there(repository_root: Path) -> None:
+    lost = {
+        str(page.relative_to(repository_root)): names
+        for page in pages(repository_root)
+        if (names := missing(repository_root, page))
+    }
+    assert not lost
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("`storage/kinds.py::Kind.SCENE` and `storage/kinds.py`", []),
+        ("`storage/kinds.py::Kind.NOWHERE`", ["storage/kinds.py::Kind.NOWHERE"]),
+        ("`storage/nowhere.py`", ["storage/nowhere.py"]),
+        ("python -m student.nowhere", ["python -m student.nowhere"]),
+    ],
+)
+def test_what_is_not_there_is_found(repository_root: Path, tmp_path: Path, text: str, lost: list[str]) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    assert missing(repository_root, page) == lost
