@@ -93,7 +93,7 @@ def test_a_description_that_lacks_a_field_or_knows_another_is_refused(tmp_path, 
         with pytest.raises(IntegrityError, match=lost) as caught:
             load_description(changed(lambda part, lost=lost: part.pop(lost)))
         assert caught.value.kind == ErrorKind.SCHEMA_UNKNOWN
-        assert caught.value.key == ".".join([str(tmp_path / "changed.json"), *place])
+        assert caught.value.key.startswith(".".join([str(tmp_path / "changed.json"), *place]))
     if place:  # what stands beside configuration and box is for people
         with pytest.raises(IntegrityError, match="newcomer"):
             load_description(changed(lambda part: part.update(newcomer=1)))

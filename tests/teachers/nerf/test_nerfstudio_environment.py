@@ -94,7 +94,7 @@ def test_a_field_that_lacks_something_is_not_loaded(checks):
     assert broken["whole"] == ""
     assert broken["without_tensor"].startswith("field.safetensors: does not fit the field")
     assert broken["lost"] in broken["without_tensor"]
-    assert broken["without_setting"].startswith("field.json.config.field: ")
+    assert broken["without_setting"].startswith("field.json.config.field")
     assert "num_levels" in broken["without_setting"]
 
 
