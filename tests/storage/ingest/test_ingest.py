@@ -10,7 +10,8 @@ from storage.digests import file_digest
 from storage.errors import ErrorKind, SourceDataError
 from storage.geometry.transforms import apply_se3, invert_se3, quat_wxyz_to_rotation
 from storage.ingest.raw_scene import IngestConfig
-from storage.ingest.run import _describe, ingest_scene, open_recording
+from storage.ingest.run import ingest_scene, open_recording
+from storage.ingest.scene_writer import _describe
 from storage.ingest.source import list_scenes
 from storage.keys import SceneKey
 from storage.scenes.schema import SceneData
