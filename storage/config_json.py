@@ -12,8 +12,6 @@ from storage.errors import ErrorKind, IntegrityError
 
 Config = TypeVar("Config")
 
-_adapter = functools.cache(TypeAdapter)
-
 
 def config_from_json(config_type: type[Config], raw: object, key: str = "config") -> Config:
     """Build a dataclass from plain JSON values, strictly: no field may be missing, unknown or of another type.
@@ -37,6 +35,11 @@ def config_from_json(config_type: type[Config], raw: object, key: str = "config"
         raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, at, _told(first)) from error
     _check_fields(value, raw, key)
     return value
+
+
+@functools.cache
+def _adapter(config_type: type) -> Any:  # noqa: ANN401 - beartype does not know pydantic's generic types
+    return TypeAdapter(config_type)
 
 
 def _told(error: Mapping[str, Any]) -> str:

@@ -75,7 +75,7 @@ class IsotonicMap:
 
 CalibrationMap = TemperatureMap | IsotonicMap
 
-_MAPS: dict[object, type[CalibrationMap]] = {"temperature": TemperatureMap, "isotonic": IsotonicMap}
+_MAPS: dict[str, type[CalibrationMap]] = {"temperature": TemperatureMap, "isotonic": IsotonicMap}
 
 
 def calibration_from_json(record: Mapping[str, object]) -> CalibrationMap:
@@ -85,7 +85,7 @@ def calibration_from_json(record: Mapping[str, object]) -> CalibrationMap:
         IntegrityError: If the method is unknown, or a parameter is missing, unknown or out of range.
     """
     method = record.get("method")
-    if method not in _MAPS:
+    if not isinstance(method, str) or method not in _MAPS:
         raise IntegrityError(
             ErrorKind.SCHEMA_UNKNOWN, "calibration.method", f"is {method!r}, want one of {', '.join(_MAPS)}"
         )
