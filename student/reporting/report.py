@@ -112,7 +112,7 @@ def render_report(home: Home, evaluation: StoreVersion, config: ReportConfig) ->
     folder = home.open_files(evaluation)
     lineage = trace_lineage(home, InputVersion(evaluation.kind, evaluation.partition, evaluation.digest))
     environment = Environment(
-        loader=PackageLoader("student"),
+        loader=PackageLoader("student.reporting"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
