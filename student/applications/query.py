@@ -85,6 +85,7 @@ def query_scene(
     vocabulary = Vocabulary.of(student.space, prompts)
     out_dir.mkdir(parents=True, exist_ok=True)
     heat = vocabulary.probability(reading.views.features["clip"], student.point.temperature)[..., 0]
+    heat = np.where(reading.views.is_seen, heat, np.nan)
     heat_maps = _write_heat_maps(out_dir, frames.camera_names, view_images(reading.batch), heat)
     positions, probability, occupancy = _answering_voxels(student, reading, vocabulary)
     np.savez_compressed(
