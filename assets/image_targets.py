@@ -31,7 +31,7 @@ _PATCHES = (*_SHARED, "teachers.image.extract_patches", "teachers.image.feature_
     **declare(
         group=_GROUP,
         kinds=_KINDS,
-        modules=[*_SHARED, "teachers.image.extract_sky", "teachers.image.sky", "teachers.image.lidar_evidence"],
+        modules=[*_SHARED, "teachers.image.extract_sky", "teachers.image.sky", "storage.scenes.lidar"],
         partitions_def=scenes,
         backfill_policy=LIGHT_BACKFILL,
     ),
@@ -61,7 +61,7 @@ def sky_mask(
             *_SHARED,
             "teachers.image.extract_depth",
             "teachers.image.depth_anything",
-            "teachers.image.lidar_evidence",
+            "storage.scenes.lidar",
         ],
         partitions_def=scenes,
         backfill_policy=LIGHT_BACKFILL,

@@ -8,6 +8,9 @@ from jaxtyping import Bool, Float, Int64
 from storage.geometry.cameras import project_camera
 from storage.geometry.transforms import apply_se3, invert_se3
 
+LIDAR_NEAR_M = 1.0
+"""The ``near`` of LiDAR returns: nearer ones are mostly the vehicle itself."""
+
 
 class PointsInImage(NamedTuple):
     """The points of a cloud that a camera has in its image.

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Float32
 
+from storage.geometry.resize import resize_nearest
 from storage.keys import SceneKey
 from storage.previews.pictures import encode_image, heat_overlay, to_uint8
 from storage.stores.versioned import Home
 from student.applications.deployment import DeployedStudent, FrameReading, voxel_centres
-from student.data.dataset import nearest
 from student.evaluation.frames import view_images
 from student.inference.occupancy import OCC3D_GRID
 from student.inference.prompts import DEFAULT_TEMPLATE, query_prompts
@@ -122,7 +122,7 @@ def _write_heat_maps(
     for name, image, probability in zip(camera_names, images, heat / peak, strict=True):
         path = folder / f"{name}.png"
         seen = to_uint8(image)
-        path.write_bytes(encode_image(heat_overlay(seen, nearest(probability, *seen.shape[:2])), quality=None))
+        path.write_bytes(encode_image(heat_overlay(seen, resize_nearest(probability, *seen.shape[:2])), quality=None))
         paths.append(path)
     return tuple(paths)
 

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from storage.errors import ErrorKind, ProvenanceMismatchError
 from storage.geometry.cameras import scale_intrinsics
+from storage.geometry.resize import resize_nearest
 from storage.keys import sample_key
 from storage.stores.versioned import Home
 from student.config import DataConfig
@@ -204,7 +205,7 @@ class _Assembler:
         if not self._config.teacher_depth:
             return np.full((height, width), np.nan, np.float32)
         depth = self._of_frame("teacher_depth", frame_index, self._frames.teacher_depth)[camera_index]
-        return self._where_valid(nearest(depth, height, width).astype(np.float32), camera_index)
+        return self._where_valid(resize_nearest(depth, height, width).astype(np.float32), camera_index)
 
     def _is_sky(
         self, frame_index: int, camera_index: int, lidar_depth: Float[np.ndarray, "height width"]
@@ -213,7 +214,7 @@ class _Assembler:
         if not self._config.sky_masks:
             return np.zeros((height, width), bool), np.zeros((height, width), bool)
         mask = self._of_frame("sky", frame_index, self._frames.is_sky)[camera_index]
-        is_sky = nearest(mask, height, width)
+        is_sky = resize_nearest(mask, height, width)
         is_valid = self._frames.is_valid(height, width)[camera_index]
         return is_sky, is_valid & ~(is_sky & np.isfinite(lidar_depth))
 
@@ -335,12 +336,12 @@ class _Assembler:
         if view is None:
             return _unknown_maps(height, width)
         _, depth, opacity = (array[view.camera_index, view.virtual_index] for array in self._virtual_views())
-        opacity = nearest(opacity, height, width)
+        opacity = resize_nearest(opacity, height, width)
         is_sky = opacity < _VIRTUAL_SKY_OPACITY
         lidar = np.full((height, width), np.nan, np.float32)
         return (
             lidar,
-            nearest(depth, height, width).astype(np.float32),
+            resize_nearest(depth, height, width).astype(np.float32),
             is_sky,
             is_sky | (opacity > _VIRTUAL_SOLID_OPACITY),
         )
@@ -358,16 +359,6 @@ class _Assembler:
         blank = np.zeros_like(self._features(self._frame_index, kind)[0])
         maps = [blank if view is None else self._features(view.frame_index, kind)[view.camera_index] for view in views]
         return _as_maps(np.stack(maps))
-
-
-def nearest(values: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return a map resampled to another grid over the same image by the nearest pixel centre.
-
-    Depth is never averaged over an edge, and a NaN never spreads.
-    """
-    rows = ((np.arange(height) + 0.5) * values.shape[0] / height).astype(np.int64)
-    columns = ((np.arange(width) + 0.5) * values.shape[1] / width).astype(np.int64)
-    return values[rows[:, None], columns]
 
 
 def _unknown_maps(height: int, width: int) -> tuple[np.ndarray, ...]:

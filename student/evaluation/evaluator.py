@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64
 
+from storage.geometry.resize import resize_nearest
 from storage.taxonomy import SKY_ID, VOID_ID, occ3d_table
-from student.data.dataset import nearest
 from student.data.sample import TrainingBatch
 from student.evaluation.config import EvaluationConfig
 from student.evaluation.frames import EvaluationFrames, FrameTruth, channels_last, select_views, valid_of, view_images
@@ -170,7 +170,7 @@ class Evaluator:
                 continue
             reference = batch.view_targets.features[source][0].permute(0, 2, 3, 1).numpy()
             height, width = reference.shape[1:3]
-            predicted = np.stack([nearest(view, height, width) for view in rendered])
+            predicted = resize_nearest(rendered, height, width, axis=1)
             mean = self.evidence.mean_feature(source)
             shown = _on_grid(valid_of(batch), height, width)
             self.scores.features.add(scene, source, predicted, reference, mean_feature=mean, is_valid=shown)
@@ -263,7 +263,7 @@ class Evaluator:
             rival = np.full_like(student, np.nan)
         else:
             maps = teacher[0].permute(0, 2, 3, 1).numpy()
-            rival = self.vocabulary.probability(np.stack([nearest(m, height, width) for m in maps]), self.temperature)
+            rival = self.vocabulary.probability(resize_nearest(maps, height, width, axis=1), self.temperature)
         self.scores.queries.add(
             student.reshape(-1, student.shape[-1]), labels.reshape(-1), teacher=rival.reshape(-1, rival.shape[-1])
         )
@@ -303,7 +303,7 @@ class Evaluator:
 def _on_grid(
     is_valid: Bool[np.ndarray, "views _ _"] | None, height: int, width: int
 ) -> Bool[np.ndarray, "views height width"] | None:
-    return None if is_valid is None else np.stack([nearest(view, height, width) for view in is_valid])
+    return None if is_valid is None else resize_nearest(is_valid, height, width, axis=1)
 
 
 def resized(

@@ -14,11 +14,12 @@ import zarr
 from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
+from storage.geometry.resize import resize_nearest
 from storage.stores.provenance import InputVersion
 from storage.stores.versioned import Home, StoreVersion
 from storage.targets.schema import read_target
 from student.config import DataConfig
-from student.data.dataset import FrameDataset, nearest
+from student.data.dataset import FrameDataset
 from student.data.frames import StoreFrames
 from student.data.sample import TrainingBatch
 from student.data.training_set import FrozenScene, TrainingSet, check_consistent
@@ -151,8 +152,8 @@ class EvaluationFrames:
         # The writer's order of cameras need not be the recording's.
         order = [attributes["camera_names"].index(name) for name in self.camera_names]
         return FrameTruth(
-            termination_depth=np.stack([nearest(read["termination_depth"][camera], *size) for camera in order]),
-            semantics=np.stack([nearest(read["semantics"][camera], *size) for camera in order]),
+            termination_depth=resize_nearest(read["termination_depth"][order], *size, axis=1),
+            semantics=resize_nearest(read["semantics"][order], *size, axis=1),
             occupancy=read["occupancy"],
             is_visible=read["occupancy_is_visible"],
         )

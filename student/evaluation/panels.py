@@ -6,19 +6,18 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
+from storage.geometry.resize import resize_nearest
 from storage.previews.pictures import (
     FeatureColours,
     depth_image,
     encode_image,
     heat_overlay,
     label_image,
-    resize_nearest,
     resize_smoothly,
     to_uint8,
     unit_image,
 )
 from storage.taxonomy import SKY_ID
-from student.data.dataset import nearest
 from student.data.sample import TrainingBatch
 from student.evaluation.frames import EvaluationFrames, FrameTruth, channels_last, view_images
 from student.evaluation.results import Panel, Tile
@@ -141,7 +140,7 @@ class Painter:
     ) -> dict[str, tuple[Picture, str]]:
         if self.words is None or clip is None:
             return {}
-        heat = nearest(self.words.heat(clip), *image.shape[:2])
+        heat = resize_nearest(self.words.heat(clip), *image.shape[:2])
         peak = float(np.nanmax(heat))
         return {
             "semantics": (label_image(self.words.labels(clip)), "nearest words"),
@@ -168,7 +167,7 @@ def _truth_pictures(
     if words is not None:
         asked = ids_of_word(words.query.prompts.names[0])
         if asked:
-            is_asked = nearest(np.isin(semantics, asked).astype(np.float32), *image.shape[:2])
+            is_asked = resize_nearest(np.isin(semantics, asked).astype(np.float32), *image.shape[:2])
             pictures["query"] = (heat_overlay(image, is_asked), "exact")
     return pictures
 

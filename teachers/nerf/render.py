@@ -12,6 +12,7 @@ import zarr
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from storage.geometry.resize import resize_nearest
 from storage.geometry.transforms import apply_se3
 from storage.scenes.store import SceneReader
 from storage.stores.provenance import Provenance, package_versions
@@ -27,7 +28,7 @@ from teachers.nerf.contradictions import contradicts, untrusted_pixels
 from teachers.nerf.progress import Progress
 from teachers.nerf.provenance import render_provenance
 from teachers.nerf.quality import RenderedRays, depth_errors
-from teachers.nerf.scene_rays import RayBatch, camera_directions, project_lidar, read_sky_mask, resize_nearest
+from teachers.nerf.scene_rays import RayBatch, camera_directions, project_lidar, read_sky_mask
 from teachers.nerf.teacher import NerfTeacher
 from teachers.quality import at_least, at_most, gate
 
@@ -137,7 +138,7 @@ def render_teacher_depth(
     """
     source = RenderSource(home, str(scene_key), config.execution)
     scene, size = source.scene, (config.height, config.width)
-    is_sky = None if source.is_sky is None else resize_nearest(source.is_sky, size)
+    is_sky = None if source.is_sky is None else resize_nearest(source.is_sky, *size, axis=2)
 
     def write(group: zarr.Group) -> dict[str, Any]:
         shape = (scene.num_frames, scene.num_cameras, *size)

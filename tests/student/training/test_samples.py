@@ -17,7 +17,7 @@ from storage.scenes.moving import MovingBoxes
 from storage.scenes.schema import SceneBoxes
 from storage.scenes.store import SceneReader
 from student.config import StudentConfig
-from student.data.dataset import FrameDataset, nearest
+from student.data.dataset import FrameDataset
 from student.data.frames import StoreFrames
 from student.data.lidar import rasterise_lidar
 from student.data.sample import concatenate
@@ -244,14 +244,6 @@ def test_batches_concatenate(dataset: FrameDataset) -> None:
     assert batch.keys == ("yard.a/000000", "yard.a/000001")
     assert batch.inputs.images.shape[0] == batch.view_targets.features["clip"].shape[0] == 2
     assert torch.equal(batch.to("cpu").view_targets.image, batch.view_targets.image)
-
-
-def test_nearest_never_averages() -> None:
-    values = np.array([[1.0, np.nan], [3.0, 100.0]])
-    up = nearest(values, 4, 4)
-    assert set(up[np.isfinite(up)]) == {1.0, 3.0, 100.0}
-    assert np.isnan(up).sum() == 4
-    assert nearest(np.arange(16.0).reshape(4, 4), 2, 2).tolist() == [[5.0, 7.0], [13.0, 15.0]]
 
 
 # --- refusals ------------------------------------------------------------------------------------------------------
