@@ -170,7 +170,7 @@ class FeatureColours:
         return image
 
 
-def to_uint8(image: Float[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width 3"]:
+def to_uint8(image: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
     """Clamp an RGB image in [0, 1] and round it to 8 bits."""
     return np.round(255 * np.clip(image, 0.0, 1.0)).astype(np.uint8)
 
