@@ -19,7 +19,7 @@ from student.data.frames import Frames, StoreFrames
 from student.data.lidar import rasterise_lidar
 from student.data.sample import InputTargets, TrainingBatch, ViewTargets
 from student.data.training_set import FrozenScene, TrainingSet
-from student.data.views import View, ViewChoice, all_views, draw_views
+from student.data.views import TargetView, ViewChoice, all_views, draw_views
 from student.model.types import CameraInputs, TargetCameras
 
 # A teacher's ray counts as sky below the first opacity and as hitting something above the second.
@@ -284,7 +284,7 @@ class _Assembler:
             is_valid=_stack(is_valid),
         )
 
-    def _is_valid(self, view: View | None, height: int, width: int) -> Bool[np.ndarray, "height width"]:
+    def _is_valid(self, view: TargetView | None, height: int, width: int) -> Bool[np.ndarray, "height width"]:
         """Return the pixels of a view that the input frame's field can be held to."""
         if view is None or view.virtual_index is not None:  # a virtual view has no vehicle in it
             return np.ones((height, width), bool)
@@ -294,7 +294,7 @@ class _Assembler:
         still = partial(self._frames.is_still, reference_frame_index=self._frame_index, height=height, width=width)
         return is_valid & self._once("still", view.frame_index, still)[view.camera_index]
 
-    def _view_pose(self, view: View) -> np.ndarray:
+    def _view_pose(self, view: TargetView) -> np.ndarray:
         pose = self._poses(view.frame_index)[view.camera_index]
         return pose if view.virtual_index is None else pose @ self._frames.virtual_to_camera()[view.virtual_index]
 
@@ -323,7 +323,7 @@ class _Assembler:
             features={source: self._view_features(choice.real, source) for source in self._config.feature_sources},
         )
 
-    def _real_maps(self, view: View | None, height: int, width: int) -> tuple[np.ndarray, ...]:
+    def _real_maps(self, view: TargetView | None, height: int, width: int) -> tuple[np.ndarray, ...]:
         if view is None:
             return _unknown_maps(height, width)
         lidar = self._lidar(view.frame_index, view.camera_index, height, width)
@@ -332,7 +332,7 @@ class _Assembler:
         is_valid, unknown = self._is_valid(view, height, width), np.float32(np.nan)
         return np.where(is_valid, lidar, unknown), np.where(is_valid, teacher, unknown), is_sky, is_known & is_valid
 
-    def _virtual_maps(self, view: View | None, height: int, width: int) -> tuple[np.ndarray, ...]:
+    def _virtual_maps(self, view: TargetView | None, height: int, width: int) -> tuple[np.ndarray, ...]:
         if view is None:
             return _unknown_maps(height, width)
         _, depth, opacity = (array[view.camera_index, view.virtual_index] for array in self._virtual_views())
@@ -346,7 +346,7 @@ class _Assembler:
             is_sky | (opacity > _VIRTUAL_SOLID_OPACITY),
         )
 
-    def _virtual_images(self, views: Sequence[View | None]) -> Float[torch.Tensor, "1 virtual 3 height width"]:
+    def _virtual_images(self, views: Sequence[TargetView | None]) -> Float[torch.Tensor, "1 virtual 3 height width"]:
         if not views:
             return torch.zeros((1, 0, 3, 1, 1))
         image = self._virtual_views()[0]
@@ -354,7 +354,7 @@ class _Assembler:
         chosen = [blank if view is None else image[view.camera_index, view.virtual_index] for view in views]
         return _as_images(np.stack(chosen))
 
-    def _view_features(self, views: Sequence[View | None], source: str) -> Float[torch.Tensor, "1 real _ _ _"]:
+    def _view_features(self, views: Sequence[TargetView | None], source: str) -> Float[torch.Tensor, "1 real _ _ _"]:
         kind = f"{source}_features"
         blank = np.zeros_like(self._features(self._frame_index, kind)[0])
         maps = [blank if view is None else self._features(view.frame_index, kind)[view.camera_index] for view in views]

@@ -14,10 +14,17 @@ from storage.geometry.resize import resize_nearest
 from storage.taxonomy import SKY_ID, VOID_ID, occ3d_table
 from student.data.sample import TrainingBatch
 from student.evaluation.config import EvaluationConfig
-from student.evaluation.frames import EvaluationFrames, FrameTruth, channels_last, select_views, valid_of, view_images
+from student.evaluation.frames import (
+    EvaluationFrames,
+    EvaluationTruth,
+    channels_last,
+    select_views,
+    valid_of,
+    view_images,
+)
 from student.evaluation.lateral import LateralTruth
 from student.evaluation.results import Section
-from student.evaluation.sections.all_sections import Scoreboard
+from student.evaluation.sections.all_sections import AllSections
 from student.evaluation.sections.images import ImageScores
 from student.evaluation.training_evidence import TrainingEvidence, above_horizon
 from student.inference.occupancy import FREE_LABEL, OCC3D_GRID, occupancy_probability
@@ -28,7 +35,7 @@ from student.model.voxel_field import VoxelField
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredFrame:
-    """What scoring a frame read and rendered, for pictures.
+    """What was read and rendered of a frame to score it, for pictures.
 
     Attributes:
         batch: Inputs, and every camera of the frame as target.
@@ -38,7 +45,7 @@ class ScoredFrame:
 
     batch: TrainingBatch
     views: RenderedViews
-    truth: FrameTruth | None
+    truth: EvaluationTruth | None
 
 
 class Evaluator:
@@ -68,7 +75,7 @@ class Evaluator:
         self.masked: dict[str, int] = {}
         self.timings: dict[str, float] = {}
         names = () if self.vocabulary is None else self.vocabulary.prompts.names
-        self.scores = Scoreboard(config, class_names=names, occupancy_fit=self.occupancy_fit)
+        self.scores = AllSections(config, class_names=names, occupancy_fit=self.occupancy_fit)
         self._seconds_ahead: list[float] = []
 
     def score(
@@ -135,7 +142,12 @@ class Evaluator:
         scores.add(scene, predicted, reference, baselines=baselines, is_paper_frame=is_paper_frame, is_valid=shown)
 
     def _score_depth(
-        self, scene: str, views: RenderedViews, batch: TrainingBatch, truth: FrameTruth | None, is_paper_frame: bool
+        self,
+        scene: str,
+        views: RenderedViews,
+        batch: TrainingBatch,
+        truth: EvaluationTruth | None,
+        is_paper_frame: bool,
     ) -> None:
         lidar, teacher = (getattr(batch.view_targets, name)[0].numpy() for name in ("lidar_depth", "teacher_depth"))
         trivial = self.evidence.depths(batch.cameras)
@@ -156,7 +168,7 @@ class Evaluator:
             )
 
     def _score_sky(
-        self, frames: EvaluationFrames, views: RenderedViews, batch: TrainingBatch, truth: FrameTruth
+        self, frames: EvaluationFrames, views: RenderedViews, batch: TrainingBatch, truth: EvaluationTruth
     ) -> None:
         rivals = {"everything above the horizon": above_horizon(batch.cameras)}
         if frames.config.sky_masks:
@@ -229,7 +241,7 @@ class Evaluator:
             is_paper_frame=is_paper_frame,
         )
 
-    def _score_voxels(self, scene: str, field: VoxelField, truth: FrameTruth) -> None:
+    def _score_voxels(self, scene: str, field: VoxelField, truth: EvaluationTruth) -> None:
         if self.scores.occupancy is None or self.occupancy_fit is None:
             return
         visible = np.flatnonzero(truth.is_visible)
@@ -252,7 +264,7 @@ class Evaluator:
             scene, predicted, words, labels, baselines={"training prior per voxel": self.evidence.prior.label(visible)}
         )
 
-    def _score_queries(self, views: RenderedViews, batch: TrainingBatch, truth: FrameTruth) -> None:
+    def _score_queries(self, views: RenderedViews, batch: TrainingBatch, truth: EvaluationTruth) -> None:
         if self.vocabulary is None or self.temperature is None:
             return
         labels = pixel_truth(truth.semantics, occ3d_table(), SKY_ID)

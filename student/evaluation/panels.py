@@ -19,7 +19,7 @@ from storage.previews.pictures import (
 )
 from storage.taxonomy import SKY_ID
 from student.data.sample import TrainingBatch
-from student.evaluation.frames import EvaluationFrames, FrameTruth, channels_last, view_images
+from student.evaluation.frames import EvaluationFrames, EvaluationTruth, channels_last, view_images
 from student.evaluation.results import Panel, Tile
 from student.inference.occupancy import NUM_SEMANTIC_CLASSES
 from student.inference.predictor import RenderedViews
@@ -81,7 +81,7 @@ class Painter:
         *,
         batch: TrainingBatch,
         views: RenderedViews,
-        truth: FrameTruth | None,
+        truth: EvaluationTruth | None,
     ) -> Panel:
         """Write the pictures of one camera and return their arrangement.
 
@@ -152,7 +152,7 @@ class Painter:
 
 
 def _truth_pictures(
-    batch: TrainingBatch, camera: int, image: Picture, truth: FrameTruth | None, words: Words | None
+    batch: TrainingBatch, camera: int, image: Picture, truth: EvaluationTruth | None, words: Words | None
 ) -> dict[str, tuple[Picture, str]]:
     pictures = {"image": (image, "camera")}
     if truth is None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from storage.digests import undefined_as_null
 from storage.errors import ErrorKind, IntegrityError
 from student.metrics import Interval
 
@@ -145,7 +146,7 @@ class Panel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scorecard:
+class EvaluationResult:
     """Everything that one evaluation found.
 
     Attributes:
@@ -190,10 +191,10 @@ class Scorecard:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; what is not finite is None."""
-        return {"schema": SCHEMA, "headline": self.headline(), **_finite(asdict(self))}
+        return {"schema": SCHEMA, "headline": self.headline(), **undefined_as_null(asdict(self))}
 
     @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> "Scorecard":
+    def from_json(cls, record: Mapping[str, Any]) -> "EvaluationResult":
         """Read back what ``to_json`` returned.
 
         Raises:
@@ -266,13 +267,3 @@ def _section(record: Mapping[str, Any]) -> Section:
 def _panel(record: Mapping[str, Any]) -> Panel:
     rows = tuple((title, tuple(Tile(**tile) for tile in tiles)) for title, tiles in record["rows"])
     return Panel(**{**record, "rows": rows})
-
-
-def _finite(value: Any) -> Any:  # noqa: ANN401 - JSON is untyped
-    if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, tuple | list):
-        return [_finite(v) for v in value]
-    if isinstance(value, float):
-        return finite_or_none(value)
-    return value

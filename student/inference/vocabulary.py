@@ -13,7 +13,7 @@ from storage.stores.provenance import InputVersion
 from storage.stores.versioned import Home, StoreVersion
 from student.data.training_set import TrainingSet, load_training_set
 from student.inference.occupancy import NUM_SEMANTIC_CLASSES
-from student.inference.open_vocabulary import FeatureBasis, TextEncoder, class_cosine, class_probability
+from student.inference.open_vocabulary import StoredFeatureBasis, TextEncoder, class_cosine, class_probability
 from student.inference.prompts import PromptSet, occ3d_prompts
 
 _FEATURES_KIND, _BASIS_KIND = "clip_features", "feature_basis"
@@ -30,7 +30,7 @@ class ClipSpace:
     """
 
     encoder: TextEncoder
-    basis: FeatureBasis
+    basis: StoredFeatureBasis
     basis_version: StoreVersion
 
     @property
@@ -52,7 +52,7 @@ class Vocabulary:
 
     prompts: PromptSet
     embeddings: Float32[np.ndarray, "concepts dimension"]
-    basis: FeatureBasis
+    basis: StoredFeatureBasis
 
     @classmethod
     def of(cls, space: ClipSpace, prompts: PromptSet) -> "Vocabulary":
@@ -136,7 +136,7 @@ def clip_space_of(home: Home, training_set: TrainingSet, *, text_encoder: str = 
     digests = {name.partition("/")[2]: digest for name, digest in provenance.weights_digests.items()}
     return ClipSpace(
         encoder=TextEncoder(source, expected_digests=digests),
-        basis=FeatureBasis.read(home.open_arrays(basis_version)),
+        basis=StoredFeatureBasis.read(home.open_arrays(basis_version)),
         basis_version=basis_version,
     )
 

@@ -263,7 +263,7 @@ class FeatureHeadConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SkyConfig:
+class SkyHeadConfig:
     """What a ray sees where nothing is: a learned function of direction and of the whole rig's images.
 
     Attributes:
@@ -295,7 +295,7 @@ class ModelConfig:
     fine_depth: FineDepthConfig = field(default_factory=FineDepthConfig)
     voxels: VoxelConfig = field(default_factory=VoxelConfig)
     renderer: RendererConfig = field(default_factory=RendererConfig)
-    sky: SkyConfig = field(default_factory=SkyConfig)
+    sky: SkyHeadConfig = field(default_factory=SkyHeadConfig)
     decoder: DecoderConfig | None = field(default_factory=DecoderConfig)
     feature_heads: tuple[FeatureHeadConfig, ...] = ()
 

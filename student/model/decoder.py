@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, leaky_relu, pixel_shuffle
 
 from student.model.backbone import LEAKY_SLOPE
-from student.model.config import DecoderConfig, FeatureHeadConfig, SkyConfig
+from student.model.config import DecoderConfig, FeatureHeadConfig, SkyHeadConfig
 
 _DETAIL_CHANNELS = 12  # three colours of two by two pixels
 
@@ -89,7 +89,7 @@ class FeatureHead(nn.Module):
 class SkyHead(nn.Module):
     """The feature that a ray picks up at infinity: the scene's mean sky, corrected by direction."""
 
-    def __init__(self, config: SkyConfig, channels: int) -> None:
+    def __init__(self, config: SkyHeadConfig, channels: int) -> None:
         super().__init__()
         self.num_frequencies = config.num_frequencies
         self.direction = nn.Linear(3 + 6 * config.num_frequencies, config.hidden_width)

@@ -8,7 +8,7 @@ from storage.errors import ErrorKind, MissingTargetError
 from storage.scenes.store import SceneReader
 from storage.stores.provenance import InputVersion, Provenance, code_digest, package_versions
 from storage.stores.versioned import Home, StoreVersion
-from teachers.config import FeatureBasisConfig, ModelConfig
+from teachers.config import FeatureBasisConfig, ImageTeacherConfig
 from teachers.image.weights import WeightsFolder
 
 _SHARED_MODULES = (
@@ -38,7 +38,7 @@ def provenance_of(
     kind: str,
     partition: str,
     inputs: tuple[StoreVersion, ...],
-    config: ModelConfig | FeatureBasisConfig,
+    config: ImageTeacherConfig | FeatureBasisConfig,
     weights: WeightsFolder,
     modules: tuple[str, ...],
     seed: int | None = None,

@@ -46,9 +46,9 @@ def test_without_points_there_is_nothing(lens):
 
 
 def test_rounding_never_lifts_a_pixel_out_of_the_image():
-    width = np.float32(16)
+    width = np.float32(13)  # no power of two: products and quotients are rounded
     depth = np.linspace(1, 50, 20001, dtype=np.float32)
     points = np.stack([np.nextafter(width * depth, np.float32(0)), 0 * depth, depth], axis=-1)
-    seen = points_in_image(points, np.eye(4), np.eye(3), size=(1, 16), near=1.0)
+    seen = points_in_image(points, np.eye(4), np.eye(3), size=(1, 13), near=1.0)
     assert len(seen.index) > 10000
-    assert seen.column.max() == 15
+    assert seen.column.max() == 12
