@@ -43,7 +43,7 @@ def _figures(metrics: Mapping[str, Any], prefix: str = "figure/") -> Iterator[tu
         if isinstance(value, Mapping) and all(isinstance(v, int | float | str | None) for v in value.values()):
             yield from _figures(value, f"{prefix}{name}.")
         elif isinstance(value, list | Mapping):
-            if len(json.dumps(value)) <= _MAX_JSON_CHARACTERS:  # a whole scorecard is read in the report, not here
+            if len(json.dumps(value)) <= _MAX_JSON_CHARACTERS:  # a whole evaluation is read in the report, not here
                 yield f"{prefix}{name}", dg.MetadataValue.json(value)
         else:
             yield f"{prefix}{name}", value

@@ -16,6 +16,7 @@ from PIL import Image
 from storage.config_json import config_from_json
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
 from storage.geometry.cameras import scale_intrinsics
+from storage.previews.pictures import from_uint8
 from storage.scenes.store import shrink_valid
 from storage.stores.versioned import Home
 from student.inference.predictor import Predictor, RenderedViews
@@ -134,7 +135,7 @@ class LiveStudent:
         images = np.stack([_resized(camera.image, size) for camera in rig])
         features = None if self._depth_anything is None else _depth_features(self._depth_anything, rig)
         return CameraInputs(
-            images=torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float32) / 255.0)[None],
+            images=torch.from_numpy(from_uint8(images.transpose(0, 3, 1, 2)))[None],
             intrinsics=_intrinsics(rig, size),
             camera_to_reference_ego=_poses(rig),
             camera_is_present=torch.ones(1, len(rig), dtype=torch.bool),

@@ -53,7 +53,7 @@ def build_summary(
         nerfstudio_version: In the second environment; None where that could not be asked.
     """
     evaluation = home.latest("student_evaluation", selection.variant)
-    scorecard = {} if evaluation is None else home.metrics(evaluation)
+    figures = {} if evaluation is None else home.metrics(evaluation)
     report = report_page(home, selection.variant)
     return {
         "schema": SCHEMA,
@@ -64,7 +64,7 @@ def build_summary(
         "not_started": outcome.blocked,
         "selection": config_json(selection),
         "left_out": _left_out(home, selection.variant),
-        "metrics": scorecard.get("headline", {}),
+        "metrics": figures.get("headline", {}),
         "assets": _assets(home, outcome),
         "checks": [check for o in outcome.outcomes.values() for check in o["checks"]],
         "wall_time_s": round(wall_time_s, 2),

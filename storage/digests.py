@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 def canonical_json(value: object) -> str:
     """Return one spelling of ``value``: sorted keys, no spaces, dataclasses and enums resolved.
@@ -33,9 +35,18 @@ def _plain(value: object) -> object:
         return sorted(_plain(v) for v in value)  # type: ignore[type-var]  # JSON scalars of one type
     if isinstance(value, Path):
         return str(value)
-    if isinstance(value, float) and value.is_integer() and math.isfinite(value):
-        return value  # 1.0 stays 1.0: json writes it with its point
     return value
+
+
+def undefined_as_null(value: Any) -> Any:  # noqa: ANN401 - JSON is untyped
+    """Return metrics as plain JSON values, what is not finite as None: JSON has no NaN, an undefined metric is null."""
+    if isinstance(value, Mapping):
+        return {str(k): undefined_as_null(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [undefined_as_null(v) for v in value]
+    if isinstance(value, np.generic | np.ndarray):
+        return undefined_as_null(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def digest_of(value: object) -> str:

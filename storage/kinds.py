@@ -285,8 +285,8 @@ _KINDS = (
         arrays={
             "voxel_label": _array("uint8", _GRID_AXES),
             "voxel_probability": _array("float16", _GRID_AXES),
-            "pixel_label": _array("uint8", _IMAGE_AXES, "", "255: sky", optional=True),
-            "pixel_probability": _array("float16", _IMAGE_AXES, optional=True),
+            "pixel_label": _array("uint8", _IMAGE_AXES, "", "255: sky; 254: the pixel shows nothing", optional=True),
+            "pixel_probability": _array("float16", _IMAGE_AXES, "", "NaN: the pixel shows nothing", optional=True),
         },
         picture="voxels",
     ),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from storage.geometry.in_image import LIDAR_NEAR_M
 from storage.kinds import FEATURE_SOURCES, Kind, features_kind
 from student.model.config import ModelConfig
 
@@ -84,7 +85,7 @@ class DataConfig:
     sky_masks: bool = True
     feature_sources: tuple[str, ...] = ()
     dynamic_masks: Literal["none", "boxes"] = "none"
-    min_camera_depth: float = 1.0
+    min_camera_depth: float = LIDAR_NEAR_M
     max_lidar_range: float = 80.0
     batch_size: int = 1
 

@@ -44,7 +44,7 @@ class InferenceConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelConfig:
+class ImageTeacherConfig:
     """What every image teacher has.
 
     Attributes:
@@ -67,13 +67,13 @@ class ModelConfig:
             f"precision {self.precision} on the CPU: want float32 there",
         )
 
-    def determining(self) -> "ModelConfig":
+    def determining(self) -> "ImageTeacherConfig":
         """Return the part that determines what is stored: the same with every ``inference`` at its default."""
         return replace(self, inference=InferenceConfig())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SkyConfig(ModelConfig):
+class SkyConfig(ImageTeacherConfig):
     """Sky segmentation.
 
     Attributes:
@@ -91,14 +91,14 @@ class SkyConfig(ModelConfig):
     max_lidar_on_sky: float = 0.05
 
     def __post_init__(self) -> None:
-        ModelConfig.__post_init__(self)
+        ImageTeacherConfig.__post_init__(self)
         _require(self.height >= 1 and self.width >= 1, f"mask size {self.height}x{self.width}: want >= 1x1")
         _require(0 < self.threshold < 1, f"threshold {self.threshold}: want within (0, 1)")
         _require(0 <= self.max_lidar_on_sky <= 1, f"max_lidar_on_sky {self.max_lidar_on_sky}: want within [0, 1]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DepthAnythingConfig(ModelConfig):
+class DepthAnythingConfig(ImageTeacherConfig):
     """Features of a monocular depth model.
 
     Attributes:
@@ -112,13 +112,13 @@ class DepthAnythingConfig(ModelConfig):
     min_lidar_rank_correlation: float = 0.3
 
     def __post_init__(self) -> None:
-        ModelConfig.__post_init__(self)
+        ImageTeacherConfig.__post_init__(self)
         _require(self.grid_height >= 1 and self.grid_width >= 1, "feature grid: want at least 1x1")
         _require(-1 <= self.min_lidar_rank_correlation <= 1, "min_lidar_rank_correlation: want within [-1, 1]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PatchFeatureConfig(ModelConfig):
+class PatchFeatureConfig(ImageTeacherConfig):
     """Patch features of a foundation model (DINOv2 or CLIP), reduced by a feature basis.
 
     Attributes:
@@ -134,7 +134,7 @@ class PatchFeatureConfig(ModelConfig):
     max_clipped: float = 0.05
 
     def __post_init__(self) -> None:
-        ModelConfig.__post_init__(self)
+        ImageTeacherConfig.__post_init__(self)
         _require(self.grid_height >= 1 and self.grid_width >= 1, "feature grid: want at least 1x1")
         for name in ("min_retained_variance", "max_clipped"):
             _require(0 <= getattr(self, name) <= 1, f"{name} {getattr(self, name)}: want within [0, 1]")

@@ -14,8 +14,7 @@ from storage.audits.calibration import MAX_AWAY_GAIN, CalibrationFit, calibratio
 from storage.audits.calibration_evidence import Evidence
 from storage.audits.finding import Finding, Shortfall
 from storage.audits.sweep_alignment import align_sweeps
-from storage.geometry.cameras import project_camera
-from storage.geometry.transforms import apply_se3, invert_se3
+from storage.scenes.lidar import returns_in_image
 from storage.scenes.store import SceneReader
 from storage.stores.arrays import read_target
 from storage.stores.versioned import Home, StoreVersion
@@ -228,15 +227,10 @@ def _principal_point_offset(reader: SceneReader, camera: int) -> float:
 
 def _share_of_lidar_seen(reader: SceneReader, frame: int) -> float:
     """Return the share of LiDAR returns that at least one camera sees."""
-    points = reader.lidar_points(frame)[:, :3].astype(np.float64)
-    if not len(points):
+    returns = reader.lidar_points(frame)
+    if not len(returns):
         return math.nan
-    seen = np.zeros(len(points), dtype=bool)
+    seen = np.zeros(len(returns), dtype=bool)
     for camera in range(reader.num_cameras):
-        ego_to_camera = invert_se3(reader.camera_to_reference_ego(frame, camera))
-        points_camera = apply_se3(ego_to_camera, points)
-        pixels, _ = project_camera(points_camera, reader.intrinsics(camera), reader.fisheye(camera))
-        height, width = reader.image_size(camera)
-        inside = (pixels >= 0).all(-1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
-        seen |= inside & (np.linalg.norm(points_camera, axis=-1) > 0.5)
+        seen[returns_in_image(reader, frame, camera, returns).index] = True
     return float(seen.mean())

@@ -115,15 +115,6 @@ def label_colour(label: int) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def resize_nearest(
-    image: UInt8[np.ndarray, "height width 3"], height: int, width: int
-) -> UInt8[np.ndarray, "new_height new_width 3"]:
-    """Resample without inventing values: for labels, depth colours and feature maps."""
-    rows = np.minimum(((np.arange(height) + 0.5) * image.shape[0] / height).astype(int), image.shape[0] - 1)
-    columns = np.minimum(((np.arange(width) + 0.5) * image.shape[1] / width).astype(int), image.shape[1] - 1)
-    return image[rows[:, None], columns]
-
-
 def resize_smoothly(
     image: UInt8[np.ndarray, "height width 3"], height: int, width: int
 ) -> UInt8[np.ndarray, "new_height new_width 3"]:
@@ -179,7 +170,7 @@ class FeatureColours:
         return image
 
 
-def to_uint8(image: Float[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "height width 3"]:
+def to_uint8(image: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
     """Clamp an RGB image in [0, 1] and round it to 8 bits."""
     return np.round(255 * np.clip(image, 0.0, 1.0)).astype(np.uint8)
 

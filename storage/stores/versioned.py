@@ -7,7 +7,6 @@ the last materialisation asked for, which after a change and its reversal is not
 """
 
 import json
-import math
 import os
 import shutil
 import time
@@ -20,10 +19,9 @@ from typing import Any
 
 import filelock
 import icechunk
-import numpy as np
 import zarr
 
-from storage.digests import canonical_json, file_digest
+from storage.digests import canonical_json, file_digest, undefined_as_null
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
 from storage.keys import check_name
 from storage.kinds import KINDS, StoreForm
@@ -315,7 +313,7 @@ def materialize_arrays(
             # Chunks that hold only the fill value are written too: a chunk that is not there is then always a loss.
             with zarr.config.set({"array.write_empty_chunks": True}):
                 group = zarr.open_group(session.store, mode="w")
-                metrics = _plain_metrics(write(group))
+                metrics = undefined_as_null(write(group))
                 stamped = provenance.finished(time.perf_counter() - started)
                 group.attrs.update(
                     {
@@ -358,7 +356,7 @@ def materialize_files(home: Home, provenance: Provenance, write: Callable[[Path]
         aside = folder / f".partial-{uuid.uuid4().hex}"
         aside.mkdir(parents=True)
         try:
-            metrics = _plain_metrics(write(aside))
+            metrics = undefined_as_null(write(aside))
             stamped = provenance.finished(time.perf_counter() - started)
             (aside / _PROVENANCE_FILE).write_text(stamped.to_json())
             (aside / _METRICS_FILE).write_text(canonical_json(metrics))
@@ -404,15 +402,3 @@ def _replace_text(path: Path, text: str) -> None:
 def _check_schema(key: str, seen: object) -> None:
     if seen != SCHEMA_VERSION:
         raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, key, f"schema version {seen!r}, want {SCHEMA_VERSION}")
-
-
-def _plain_metrics(value: Any) -> Any:  # noqa: ANN401 - JSON is untyped
-    if isinstance(value, Mapping):
-        return {str(k): _plain_metrics(v) for k, v in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain_metrics(v) for v in value]
-    if isinstance(value, np.generic | np.ndarray):
-        return _plain_metrics(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None  # JSON has no NaN: an undefined metric is null
-    return value

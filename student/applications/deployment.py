@@ -7,8 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
 
 from storage.errors import ErrorKind, MissingTargetError
-from storage.geometry.cameras import project
-from storage.geometry.transforms import apply_se3, invert_se3
+from storage.geometry.in_image import points_in_image
 from storage.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
 from storage.keys import SceneKey
 from storage.kinds import Kind
@@ -23,6 +22,8 @@ from student.inference.predictor import Predictor, RenderedViews
 from student.inference.vocabulary import ClipSpace, clip_space_of, training_set_of
 from student.model.types import TargetCameras
 from student.model.voxel_field import VoxelField
+
+_NEAR_M = 0.1  # of a voxel's centre to a camera
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +136,7 @@ class DeployedStudent:
         batch = frames.camera_views(frame)
         field = self.predictor.encode(batch.inputs)
         views = self.predictor.render(field, batch.cameras)
-        is_observed = observed_voxels(OCC3D_GRID, batch.cameras, views.termination_depth)
+        is_observed = observed_voxels(OCC3D_GRID, batch.cameras, views.termination_depth, views.is_seen)
         seen = np.flatnonzero(is_observed)  # a sixth of the grid or so: nothing else is worth asking for
         density, where = self.predictor.voxel_density(field, OCC3D_GRID, seen, samples_per_axis=samples_per_axis)
         occupancy, points = np.zeros(len(is_observed)), np.zeros((len(is_observed), 3), np.float32)
@@ -152,7 +153,10 @@ def voxel_centres(grid: VoxelGrid, flat_index: Int64[np.ndarray, " n"]) -> Float
 
 
 def observed_voxels(
-    grid: VoxelGrid, cameras: TargetCameras, termination_depth: Float[np.ndarray, "views height width"]
+    grid: VoxelGrid,
+    cameras: TargetCameras,
+    termination_depth: Float[np.ndarray, "views height width"],
+    is_seen: Bool[np.ndarray, "views height width"],
 ) -> Bool[np.ndarray, " voxels"]:
     """Return which voxels lie in some camera's view and not behind what it sees.
 
@@ -161,20 +165,17 @@ def observed_voxels(
     Args:
         grid: Voxels in the ego frame.
         cameras: The views, one scene, all present.
-        termination_depth: Along unit rays, metres; NaN where the ray ends nowhere and everything is seen.
+        termination_depth: Along unit rays, metres; NaN where a ray ends nowhere: nothing hides the voxels along it.
+        is_seen: Pixels that have a ray. No other pixel observes anything.
     """
     centres = voxel_centres(grid, np.arange(int(np.prod(grid.shape))))
     margin = grid.voxel_size * np.sqrt(3.0)
     is_observed = np.zeros(len(centres), dtype=bool)
-    height, width = termination_depth.shape[1:]
     poses = cameras.camera_to_reference_ego[0].double().numpy()
-    for pose, intrinsics, depth in zip(poses, cameras.intrinsics[0].double().numpy(), termination_depth, strict=True):
-        points = apply_se3(invert_se3(pose), centres)
-        ahead = np.flatnonzero(points[:, 2] > 0.1)
-        pixels, _ = project(points[ahead], intrinsics)
-        inside = (pixels >= 0).all(axis=1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
-        ahead, pixels = ahead[inside], pixels[inside].astype(np.int64)
-        end = depth[pixels[:, 1], pixels[:, 0]]
-        distance = np.linalg.norm(points[ahead], axis=1)
-        is_observed[ahead] |= ~(distance > end + margin)  # a NaN end compares false: nothing hides the voxel
+    matrices = cameras.intrinsics[0].double().numpy()
+    lenses = [None] * len(poses) if cameras.fisheye is None else cameras.fisheye[0].double().numpy()
+    for pose, intrinsics, lens, depth, seen in zip(poses, matrices, lenses, termination_depth, is_seen, strict=True):
+        found = points_in_image(centres, pose, intrinsics, lens, size=depth.shape, near=_NEAR_M, is_valid=seen)
+        end = depth[found.row, found.column]
+        is_observed[found.index] |= ~(found.termination_depth > end + margin)  # a NaN end compares false
     return is_observed

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Float32
 
+from storage.geometry.resize import resize_nearest
 from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.keys import SceneKey
 from storage.previews.pictures import encode_image, heat_overlay, to_uint8
 from storage.stores.versioned import Home
 from student.applications.deployment import DeployedStudent, FrameReading, voxel_centres
-from student.data.dataset import nearest
 from student.evaluation.frames import view_images
 from student.inference.prompts import DEFAULT_TEMPLATE, query_prompts
 from student.inference.vocabulary import Vocabulary
@@ -85,6 +85,7 @@ def query_scene(
     vocabulary = Vocabulary.of(student.space, prompts)
     out_dir.mkdir(parents=True, exist_ok=True)
     heat = vocabulary.probability(reading.views.features["clip"], student.point.temperature)[..., 0]
+    heat = np.where(reading.views.is_seen, heat, np.nan)
     heat_maps = _write_heat_maps(out_dir, frames.camera_names, view_images(reading.batch), heat)
     positions, probability, occupancy = _answering_voxels(student, reading, vocabulary)
     np.savez_compressed(
@@ -121,7 +122,7 @@ def _write_heat_maps(
     for name, image, probability in zip(camera_names, images, heat / peak, strict=True):
         path = folder / f"{name}.png"
         seen = to_uint8(image)
-        path.write_bytes(encode_image(heat_overlay(seen, nearest(probability, *seen.shape[:2])), quality=None))
+        path.write_bytes(encode_image(heat_overlay(seen, resize_nearest(probability, *seen.shape[:2])), quality=None))
         paths.append(path)
     return tuple(paths)
 

@@ -7,13 +7,13 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from storage.geometry.rays import camera_rays, points_on_rays
+from storage.geometry.resize import resize_nearest
 from storage.geometry.transforms import rotation_to_quat_wxyz
 from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.keys import SceneKey
 from storage.previews.pictures import colour_map, label_image, resize_smoothly, to_uint8
 from storage.stores.versioned import Home
 from student.applications.deployment import DeployedStudent, FrameReading, voxel_centres
-from student.data.dataset import nearest
 from student.evaluation.frames import EvaluationFrames, view_images
 from student.inference.prompts import DEFAULT_TEMPLATE, query_prompts
 from student.inference.vocabulary import Vocabulary, best_voxel_class, occ3d_vocabulary
@@ -61,7 +61,7 @@ class SceneView:
             origins, directions = camera_rays(intrinsics, pose, height=height, width=width, fisheye=lens)
             is_hit = np.isfinite(depth)
             positions.append(points_on_rays(origins, directions, depth.astype(np.float64))[is_hit])
-            colours.append(to_uint8(nearest(image, height, width))[is_hit])
+            colours.append(to_uint8(resize_nearest(image, height, width))[is_hit])
         return np.concatenate(positions), np.concatenate(colours)
 
     def voxels(

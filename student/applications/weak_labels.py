@@ -18,7 +18,7 @@ from storage.kinds import Kind
 from storage.stores.arrays import create_target
 from storage.stores.provenance import InputVersion, Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, materialize_arrays
-from storage.taxonomy import NUM_OCC3D_CLASSES, OCC3D_FREE, OCC3D_NAMES, SKY_ID
+from storage.taxonomy import NUM_OCC3D_CLASSES, OCC3D_FREE, OCC3D_NAMES, SKY_ID, VOID_ID
 from student.applications.deployment import DeployedStudent, FrameReading
 from student.evaluation.config import WeakLabelConfig
 from student.evaluation.frames import EvaluationFrames
@@ -42,7 +42,8 @@ def export_weak_labels(
 
     Voxels carry Occ3D labels (17 free, 255 not seen by any camera) and the probability that the label is
     right: of being occupied and of that class, or of being free; NaN where not seen. Pixels carry the
-    class nearest in words (255 sky) and its probability, on the student's render grid.
+    class nearest in words (255 sky, 254 shows nothing: outside a fisheye's image circle, or the vehicle itself) and its
+    probability, on the student's render grid.
 
     Args:
         home: Where everything lies.
@@ -113,6 +114,7 @@ class _Labeller:
                 "class_names": [*OCC3D_NAMES, "free"],
                 "unknown_voxel": UNKNOWN_VOXEL,
                 "sky_pixel": SKY_ID,
+                "void_pixel": VOID_ID,
                 "camera_names": list(frames.camera_names),
                 "prompts": dict(zip(prompts.names, _lists(prompts.concepts), strict=True)),
                 "template": config.prompt_template,
@@ -168,7 +170,9 @@ class _Labeller:
         )
         best = named.argmax(axis=-1)
         labels = np.where(best == NUM_OCC3D_CLASSES, SKY_ID, best).astype(np.uint8)
-        return labels, named.max(axis=-1).astype(np.float16)
+        is_seen = reading.views.is_seen
+        probability = np.where(is_seen, named.max(axis=-1), np.nan)
+        return np.where(is_seen, labels, np.uint8(VOID_ID)), probability.astype(np.float16)
 
 
 def _lists(concepts: tuple[tuple[tuple[str, ...], ...], ...]) -> list[list[list[str]]]:

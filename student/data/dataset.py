@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from storage.errors import ErrorKind, ProvenanceMismatchError
 from storage.geometry.cameras import scale_intrinsics
+from storage.geometry.resize import resize_nearest
 from storage.keys import sample_key
 from storage.kinds import Kind, features_kind
 from storage.stores.versioned import Home
@@ -19,7 +20,7 @@ from student.data.frames import Frames, StoreFrames
 from student.data.lidar import rasterise_lidar
 from student.data.sample import InputTargets, TrainingBatch, ViewTargets
 from student.data.training_set import FrozenScene, TrainingSet
-from student.data.views import View, ViewChoice, all_views, draw_views
+from student.data.views import TargetView, ViewChoice, all_views, draw_views
 from student.model.types import CameraInputs, TargetCameras
 
 # A teacher's ray counts as sky below the first opacity and as hitting something above the second.
@@ -205,7 +206,7 @@ class _Assembler:
         if not self._config.teacher_depth:
             return np.full((height, width), np.nan, np.float32)
         depth = self._of_frame(Kind.TEACHER_DEPTH, frame_index, self._frames.teacher_depth)[camera_index]
-        return self._where_valid(nearest(depth, height, width).astype(np.float32), camera_index)
+        return self._where_valid(resize_nearest(depth, height, width).astype(np.float32), camera_index)
 
     def _is_sky(
         self, frame_index: int, camera_index: int, lidar_depth: Float[np.ndarray, "height width"]
@@ -214,7 +215,7 @@ class _Assembler:
         if not self._config.sky_masks:
             return np.zeros((height, width), bool), np.zeros((height, width), bool)
         mask = self._of_frame("sky", frame_index, self._frames.is_sky)[camera_index]
-        is_sky = nearest(mask, height, width)
+        is_sky = resize_nearest(mask, height, width)
         is_valid = self._frames.is_valid(height, width)[camera_index]
         return is_sky, is_valid & ~(is_sky & np.isfinite(lidar_depth))
 
@@ -284,7 +285,7 @@ class _Assembler:
             is_valid=_stack(is_valid),
         )
 
-    def _is_valid(self, view: View | None, height: int, width: int) -> Bool[np.ndarray, "height width"]:
+    def _is_valid(self, view: TargetView | None, height: int, width: int) -> Bool[np.ndarray, "height width"]:
         """Return the pixels of a view that the input frame's field can be held to."""
         if view is None or view.virtual_index is not None:  # a virtual view has no vehicle in it
             return np.ones((height, width), bool)
@@ -294,7 +295,7 @@ class _Assembler:
         still = partial(self._frames.is_still, reference_frame_index=self._frame_index, height=height, width=width)
         return is_valid & self._once("still", view.frame_index, still)[view.camera_index]
 
-    def _view_pose(self, view: View) -> np.ndarray:
+    def _view_pose(self, view: TargetView) -> np.ndarray:
         pose = self._poses(view.frame_index)[view.camera_index]
         return pose if view.virtual_index is None else pose @ self._frames.virtual_to_camera()[view.virtual_index]
 
@@ -323,7 +324,7 @@ class _Assembler:
             features={source: self._view_features(choice.real, source) for source in self._config.feature_sources},
         )
 
-    def _real_maps(self, view: View | None, height: int, width: int) -> tuple[np.ndarray, ...]:
+    def _real_maps(self, view: TargetView | None, height: int, width: int) -> tuple[np.ndarray, ...]:
         if view is None:
             return _unknown_maps(height, width)
         lidar = self._lidar(view.frame_index, view.camera_index, height, width)
@@ -332,21 +333,21 @@ class _Assembler:
         is_valid, unknown = self._is_valid(view, height, width), np.float32(np.nan)
         return np.where(is_valid, lidar, unknown), np.where(is_valid, teacher, unknown), is_sky, is_known & is_valid
 
-    def _virtual_maps(self, view: View | None, height: int, width: int) -> tuple[np.ndarray, ...]:
+    def _virtual_maps(self, view: TargetView | None, height: int, width: int) -> tuple[np.ndarray, ...]:
         if view is None:
             return _unknown_maps(height, width)
         _, depth, opacity = (array[view.camera_index, view.virtual_index] for array in self._virtual_views())
-        opacity = nearest(opacity, height, width)
+        opacity = resize_nearest(opacity, height, width)
         is_sky = opacity < _VIRTUAL_SKY_OPACITY
         lidar = np.full((height, width), np.nan, np.float32)
         return (
             lidar,
-            nearest(depth, height, width).astype(np.float32),
+            resize_nearest(depth, height, width).astype(np.float32),
             is_sky,
             is_sky | (opacity > _VIRTUAL_SOLID_OPACITY),
         )
 
-    def _virtual_images(self, views: Sequence[View | None]) -> Float[torch.Tensor, "1 virtual 3 height width"]:
+    def _virtual_images(self, views: Sequence[TargetView | None]) -> Float[torch.Tensor, "1 virtual 3 height width"]:
         if not views:
             return torch.zeros((1, 0, 3, 1, 1))
         image = self._virtual_views()[0]
@@ -354,21 +355,11 @@ class _Assembler:
         chosen = [blank if view is None else image[view.camera_index, view.virtual_index] for view in views]
         return _as_images(np.stack(chosen))
 
-    def _view_features(self, views: Sequence[View | None], source: str) -> Float[torch.Tensor, "1 real _ _ _"]:
+    def _view_features(self, views: Sequence[TargetView | None], source: str) -> Float[torch.Tensor, "1 real _ _ _"]:
         kind = features_kind(source)
         blank = np.zeros_like(self._features(self._frame_index, kind)[0])
         maps = [blank if view is None else self._features(view.frame_index, kind)[view.camera_index] for view in views]
         return _as_maps(np.stack(maps))
-
-
-def nearest(values: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return a map resampled to another grid over the same image by the nearest pixel centre.
-
-    Depth is never averaged over an edge, and a NaN never spreads.
-    """
-    rows = ((np.arange(height) + 0.5) * values.shape[0] / height).astype(np.int64)
-    columns = ((np.arange(width) + 0.5) * values.shape[1] / width).astype(np.int64)
-    return values[rows[:, None], columns]
 
 
 def _unknown_maps(height: int, width: int) -> tuple[np.ndarray, ...]:

@@ -10,7 +10,7 @@ from student.data.training_set import FrozenScene
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
+class TargetView:
     """One view to render.
 
     Attributes:
@@ -33,13 +33,13 @@ class ViewChoice:
         virtual: Virtual views; None is padding.
     """
 
-    real: tuple[View | None, ...]
-    virtual: tuple[View | None, ...] = ()
+    real: tuple[TargetView | None, ...]
+    virtual: tuple[TargetView | None, ...] = ()
 
 
 def all_views(scene: FrozenScene, frame_index: int) -> ViewChoice:
     """Return every camera of one frame, the choice of validation."""
-    return ViewChoice(real=tuple(View(frame_index=frame_index, camera_index=c) for c in range(scene.num_cameras)))
+    return ViewChoice(real=tuple(TargetView(frame_index=frame_index, camera_index=c) for c in range(scene.num_cameras)))
 
 
 def draw_views(
@@ -64,12 +64,12 @@ def draw_views(
         generator: Source of randomness.
     """
     cameras = range(scene.num_cameras)
-    same = [View(frame_index=frame_index, camera_index=camera) for camera in cameras]
+    same = [TargetView(frame_index=frame_index, camera_index=camera) for camera in cameras]
     # A held-out frame is never a target either.
     frames = [f for f in (frame_index - 1, frame_index + 1) if f in scene.train_frames]
-    neighbour = [View(frame_index=frame, camera_index=camera) for frame in frames for camera in cameras]
+    neighbour = [TargetView(frame_index=frame, camera_index=camera) for frame in frames for camera in cameras]
     virtual = [
-        View(frame_index=frame_index, camera_index=camera, virtual_index=index)
+        TargetView(frame_index=frame_index, camera_index=camera, virtual_index=index)
         for camera in cameras
         for index in range(num_virtual_views)
     ]
@@ -82,6 +82,8 @@ def draw_views(
     )
 
 
-def _draw(candidates: Sequence[View], number: int, generator: np.random.Generator) -> tuple[View | None, ...]:
+def _draw(
+    candidates: Sequence[TargetView], number: int, generator: np.random.Generator
+) -> tuple[TargetView | None, ...]:
     chosen = generator.permutation(len(candidates))[:number]
     return tuple(candidates[index] for index in chosen) + (None,) * (number - len(chosen))

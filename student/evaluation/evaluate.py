@@ -20,7 +20,7 @@ from student.evaluation.evaluator import Evaluator
 from student.evaluation.frames import EvaluationFrames, EvaluationScene, evaluation_scenes, evenly_spaced, paper_frame
 from student.evaluation.lateral import LateralTruth
 from student.evaluation.panels import Painter, Words
-from student.evaluation.results import Panel, Scorecard
+from student.evaluation.results import EvaluationResult, Panel
 from student.evaluation.training_evidence import TrainingEvidence
 from student.inference.predictor import Predictor
 from student.inference.prompts import query_prompts
@@ -44,8 +44,9 @@ def evaluate_checkpoint(
         on_progress: Called after every frame.
 
     Returns:
-        The ``student_evaluation`` version. Its metrics are a :class:`~student.evaluation.results.Scorecard` as JSON,
-        with ``headline`` holding every main figure; its folder holds the pictures.
+        The ``student_evaluation`` version. Its metrics are an
+        :class:`~student.evaluation.results.EvaluationResult` as JSON, with ``headline`` holding every main figure; its
+        folder holds the pictures.
 
     Raises:
         MissingTargetError: If the checkpoint, its training set or one of its stores is gone.
@@ -83,7 +84,7 @@ def evaluate_checkpoint(
 
     def write(folder: Path) -> Mapping[str, Any]:
         run = _Evaluation(home, training_set, scenes, predictor, space, config, on_progress)
-        return run.scorecard(folder, variant, checkpoint.digest).to_json()
+        return run.result(folder, variant, checkpoint.digest).to_json()
 
     return materialize_files(home, provenance, write)
 
@@ -119,7 +120,7 @@ class _Evaluation:
         chosen = set(evenly_spaced(held_out, self.config.max_frames_per_scene))
         return sorted(chosen | {paper_frame(frames.scene.frozen)})
 
-    def scorecard(self, folder: Path, variant: str, checkpoint_digest: str) -> Scorecard:
+    def result(self, folder: Path, variant: str, checkpoint_digest: str) -> EvaluationResult:
         """Score everything, write the pictures to ``folder`` and return the result."""
         started = time.perf_counter()
         vocabulary = None if self.space is None else occ3d_vocabulary(self.space, self.config.prompt_template)
@@ -135,7 +136,7 @@ class _Evaluation:
         for frames in self._frames:
             panels += self._score_scene(frames, evaluator, painter)
         sections = evaluator.sections()
-        return Scorecard(
+        return EvaluationResult(
             variant=variant,
             checkpoint_digest=checkpoint_digest,
             scenes=tuple(dict.fromkeys(frames.key for frames, _ in self._plan)),

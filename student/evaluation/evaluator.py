@@ -10,15 +10,22 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64
 
+from storage.geometry.resize import resize_nearest
 from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.taxonomy import OCC3D_FREE, SKY_ID, VOID_ID, occ3d_table
-from student.data.dataset import nearest
 from student.data.sample import TrainingBatch
 from student.evaluation.config import EvaluationConfig
-from student.evaluation.frames import EvaluationFrames, FrameTruth, channels_last, select_views, valid_of, view_images
+from student.evaluation.frames import (
+    EvaluationFrames,
+    EvaluationTruth,
+    channels_last,
+    select_views,
+    valid_of,
+    view_images,
+)
 from student.evaluation.lateral import LateralTruth
 from student.evaluation.results import Section
-from student.evaluation.sections.all_sections import Scoreboard
+from student.evaluation.sections.all_sections import AllSections
 from student.evaluation.sections.images import ImageScores
 from student.evaluation.training_evidence import TrainingEvidence, above_horizon
 from student.inference.occupancy import occupancy_probability
@@ -29,7 +36,7 @@ from student.model.voxel_field import VoxelField
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredFrame:
-    """What scoring a frame read and rendered, for pictures.
+    """What was read and rendered of a frame to score it, for pictures.
 
     Attributes:
         batch: Inputs, and every camera of the frame as target.
@@ -39,7 +46,7 @@ class ScoredFrame:
 
     batch: TrainingBatch
     views: RenderedViews
-    truth: FrameTruth | None
+    truth: EvaluationTruth | None
 
 
 class Evaluator:
@@ -69,7 +76,7 @@ class Evaluator:
         self.masked: dict[str, int] = {}
         self.timings: dict[str, float] = {}
         names = () if self.vocabulary is None else self.vocabulary.prompts.names
-        self.scores = Scoreboard(config, class_names=names, occupancy_fit=self.occupancy_fit)
+        self.scores = AllSections(config, class_names=names, occupancy_fit=self.occupancy_fit)
         self._seconds_ahead: list[float] = []
 
     def score(
@@ -136,7 +143,12 @@ class Evaluator:
         scores.add(scene, predicted, reference, baselines=baselines, is_paper_frame=is_paper_frame, is_valid=shown)
 
     def _score_depth(
-        self, scene: str, views: RenderedViews, batch: TrainingBatch, truth: FrameTruth | None, is_paper_frame: bool
+        self,
+        scene: str,
+        views: RenderedViews,
+        batch: TrainingBatch,
+        truth: EvaluationTruth | None,
+        is_paper_frame: bool,
     ) -> None:
         lidar, teacher = (getattr(batch.view_targets, name)[0].numpy() for name in ("lidar_depth", "teacher_depth"))
         trivial = self.evidence.depths(batch.cameras)
@@ -157,7 +169,7 @@ class Evaluator:
             )
 
     def _score_sky(
-        self, frames: EvaluationFrames, views: RenderedViews, batch: TrainingBatch, truth: FrameTruth
+        self, frames: EvaluationFrames, views: RenderedViews, batch: TrainingBatch, truth: EvaluationTruth
     ) -> None:
         rivals = {"everything above the horizon": above_horizon(batch.cameras)}
         if frames.config.sky_masks:
@@ -171,7 +183,7 @@ class Evaluator:
                 continue
             reference = batch.view_targets.features[source][0].permute(0, 2, 3, 1).numpy()
             height, width = reference.shape[1:3]
-            predicted = np.stack([nearest(view, height, width) for view in rendered])
+            predicted = resize_nearest(rendered, height, width, axis=1)
             mean = self.evidence.mean_feature(source)
             shown = _on_grid(valid_of(batch), height, width)
             self.scores.features.add(scene, source, predicted, reference, mean_feature=mean, is_valid=shown)
@@ -230,7 +242,7 @@ class Evaluator:
             is_paper_frame=is_paper_frame,
         )
 
-    def _score_voxels(self, scene: str, field: VoxelField, truth: FrameTruth) -> None:
+    def _score_voxels(self, scene: str, field: VoxelField, truth: EvaluationTruth) -> None:
         if self.scores.occupancy is None or self.occupancy_fit is None:
             return
         visible = np.flatnonzero(truth.is_visible)
@@ -253,7 +265,7 @@ class Evaluator:
             scene, predicted, words, labels, baselines={"training prior per voxel": self.evidence.prior.label(visible)}
         )
 
-    def _score_queries(self, views: RenderedViews, batch: TrainingBatch, truth: FrameTruth) -> None:
+    def _score_queries(self, views: RenderedViews, batch: TrainingBatch, truth: EvaluationTruth) -> None:
         if self.vocabulary is None or self.temperature is None:
             return
         labels = pixel_truth(truth.semantics, occ3d_table(), SKY_ID)
@@ -264,7 +276,7 @@ class Evaluator:
             rival = np.full_like(student, np.nan)
         else:
             maps = teacher[0].permute(0, 2, 3, 1).numpy()
-            rival = self.vocabulary.probability(np.stack([nearest(m, height, width) for m in maps]), self.temperature)
+            rival = self.vocabulary.probability(resize_nearest(maps, height, width, axis=1), self.temperature)
         self.scores.queries.add(
             student.reshape(-1, student.shape[-1]), labels.reshape(-1), teacher=rival.reshape(-1, rival.shape[-1])
         )
@@ -304,7 +316,7 @@ class Evaluator:
 def _on_grid(
     is_valid: Bool[np.ndarray, "views _ _"] | None, height: int, width: int
 ) -> Bool[np.ndarray, "views height width"] | None:
-    return None if is_valid is None else np.stack([nearest(view, height, width) for view in is_valid])
+    return None if is_valid is None else resize_nearest(is_valid, height, width, axis=1)
 
 
 def resized(

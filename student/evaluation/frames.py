@@ -14,16 +14,17 @@ import zarr
 from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
+from storage.geometry.resize import resize_nearest
 from storage.kinds import FEATURE_SOURCES, Kind, features_kind
 from storage.stores.arrays import read_target
 from storage.stores.provenance import InputVersion
 from storage.stores.versioned import Home, StoreVersion
 from student.config import DataConfig
-from student.data.dataset import FrameDataset, nearest
+from student.data.dataset import FrameDataset
 from student.data.frames import StoreFrames
 from student.data.sample import TrainingBatch
 from student.data.training_set import FrozenScene, TrainingSet, check_consistent
-from student.data.views import View, ViewChoice
+from student.data.views import TargetView, ViewChoice
 from student.model.types import TargetCameras
 
 TRUTH_KIND = Kind.SCENE_TRUTH
@@ -69,7 +70,7 @@ def evaluation_scenes(home: Home, training_set: TrainingSet) -> tuple[Evaluation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FrameTruth:
+class EvaluationTruth:
     """The true world at one frame, on the render grid.
 
     Attributes:
@@ -133,13 +134,13 @@ class EvaluationFrames:
         """Return the inputs with all of the teacher's virtual views; its real views are to be ignored."""
         num_virtual = len(self.stores.virtual_to_camera())
         virtual = [
-            View(frame_index=frame, camera_index=camera, virtual_index=index)
+            TargetView(frame_index=frame, camera_index=camera, virtual_index=index)
             for camera in self._rig
             for index in range(num_virtual)
         ]
         return self._sample(frame, [self._view(frame, 0)], virtual)
 
-    def truth(self, frame: int) -> FrameTruth | None:
+    def truth(self, frame: int) -> EvaluationTruth | None:
         """Return the true world at a frame, None for a recording."""
         if self._truth is None:
             return None
@@ -151,9 +152,9 @@ class EvaluationFrames:
         attributes: dict[str, Any] = self._truth.attrs.asdict()
         # The writer's order of cameras need not be the recording's.
         order = [attributes["camera_names"].index(name) for name in self.camera_names]
-        return FrameTruth(
-            termination_depth=np.stack([nearest(read["termination_depth"][camera], *size) for camera in order]),
-            semantics=np.stack([nearest(read["semantics"][camera], *size) for camera in order]),
+        return EvaluationTruth(
+            termination_depth=resize_nearest(read["termination_depth"][order], *size, axis=1),
+            semantics=resize_nearest(read["semantics"][order], *size, axis=1),
             occupancy=read["occupancy"],
             is_visible=read["occupancy_is_visible"],
         )
@@ -166,10 +167,10 @@ class EvaluationFrames:
     def _rig(self) -> range:
         return range(self.scene.frozen.num_cameras)
 
-    def _view(self, frame: int, camera: int) -> View:
-        return View(frame_index=frame, camera_index=camera)
+    def _view(self, frame: int, camera: int) -> TargetView:
+        return TargetView(frame_index=frame, camera_index=camera)
 
-    def _sample(self, frame: int, real: Sequence[View], virtual: Sequence[View] = ()) -> TrainingBatch:
+    def _sample(self, frame: int, real: Sequence[TargetView], virtual: Sequence[TargetView] = ()) -> TrainingBatch:
         return self._dataset.sample(self.key, frame, ViewChoice(real=tuple(real), virtual=tuple(virtual)))
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from storage.kinds import Kind
 from storage.stores.versioned import Home, StoreVersion
 from student.evaluation.calibration import CalibrationMap, calibration_from_json
-from student.evaluation.results import Scorecard
+from student.evaluation.results import EvaluationResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ def operating_point_of(
         default_threshold: Used where no evaluation chose one.
     """
     evaluation = _evaluation_of(home, checkpoint)
-    settings = {} if evaluation is None else dict(Scorecard.from_json(home.metrics(evaluation)).settings)
+    settings = {} if evaluation is None else dict(EvaluationResult.from_json(home.metrics(evaluation)).settings)
     occupancy: Mapping[str, Any] | None = settings.get("occupancy")
     temperature = settings.get("temperature")
     return OperatingPoint(
@@ -82,6 +82,6 @@ def _evaluation_of(home: Home, checkpoint: StoreVersion) -> StoreVersion | None:
         *home.versions(Kind.STUDENT_EVALUATION, checkpoint.partition),
     ]
     for version in candidates:
-        if Scorecard.from_json(home.metrics(version)).checkpoint_digest == checkpoint.digest:
+        if EvaluationResult.from_json(home.metrics(version)).checkpoint_digest == checkpoint.digest:
             return version
     return None

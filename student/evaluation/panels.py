@@ -6,21 +6,20 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
+from storage.geometry.resize import resize_nearest
 from storage.previews.pictures import (
     FeatureColours,
     depth_image,
     encode_image,
     heat_overlay,
     label_image,
-    resize_nearest,
     resize_smoothly,
     to_uint8,
     unit_image,
 )
 from storage.taxonomy import NUM_OCC3D_CLASSES, SKY_ID
-from student.data.dataset import nearest
 from student.data.sample import TrainingBatch
-from student.evaluation.frames import EvaluationFrames, FrameTruth, channels_last, view_images
+from student.evaluation.frames import EvaluationFrames, EvaluationTruth, channels_last, view_images
 from student.evaluation.results import Panel, Tile
 from student.inference.predictor import RenderedViews
 from student.inference.prompts import ids_of_word
@@ -81,7 +80,7 @@ class Painter:
         *,
         batch: TrainingBatch,
         views: RenderedViews,
-        truth: FrameTruth | None,
+        truth: EvaluationTruth | None,
     ) -> Panel:
         """Write the pictures of one camera and return their arrangement.
 
@@ -140,7 +139,7 @@ class Painter:
     ) -> dict[str, tuple[Picture, str]]:
         if self.words is None or clip is None:
             return {}
-        heat = nearest(self.words.heat(clip), *image.shape[:2])
+        heat = resize_nearest(self.words.heat(clip), *image.shape[:2])
         peak = float(np.nanmax(heat))
         return {
             "semantics": (label_image(self.words.labels(clip)), "nearest words"),
@@ -152,7 +151,7 @@ class Painter:
 
 
 def _truth_pictures(
-    batch: TrainingBatch, camera: int, image: Picture, truth: FrameTruth | None, words: Words | None
+    batch: TrainingBatch, camera: int, image: Picture, truth: EvaluationTruth | None, words: Words | None
 ) -> dict[str, tuple[Picture, str]]:
     pictures = {"image": (image, "camera")}
     if truth is None:
@@ -167,7 +166,7 @@ def _truth_pictures(
     if words is not None:
         asked = ids_of_word(words.query.prompts.names[0])
         if asked:
-            is_asked = nearest(np.isin(semantics, asked).astype(np.float32), *image.shape[:2])
+            is_asked = resize_nearest(np.isin(semantics, asked).astype(np.float32), *image.shape[:2])
             pictures["query"] = (heat_overlay(image, is_asked), "exact")
     return pictures
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from storage.config_json import config_from_json
+from storage.digests import undefined_as_null
 from storage.errors import ErrorKind, IntegrityError
 from student.metrics import Interval
 
@@ -146,7 +147,7 @@ class Panel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scorecard:
+class EvaluationResult:
     """Everything that one evaluation found.
 
     Attributes:
@@ -191,10 +192,10 @@ class Scorecard:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; what is not finite is None."""
-        return {"schema": SCHEMA, "headline": self.headline(), **_finite(asdict(self))}
+        return {"schema": SCHEMA, "headline": self.headline(), **undefined_as_null(asdict(self))}
 
     @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> "Scorecard":
+    def from_json(cls, record: Mapping[str, Any]) -> "EvaluationResult":
         """Read back what ``to_json`` returned.
 
         Raises:
@@ -252,13 +253,3 @@ def figure_of(
 def finite_or_none(value: float) -> float | None:
     """Return the value, or None where it is NaN or infinite: JSON has neither."""
     return float(value) if math.isfinite(value) else None
-
-
-def _finite(value: Any) -> Any:  # noqa: ANN401 - JSON is untyped
-    if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, tuple | list):
-        return [_finite(v) for v in value]
-    if isinstance(value, float):
-        return finite_or_none(value)
-    return value

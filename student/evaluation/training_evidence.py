@@ -13,7 +13,7 @@ from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.taxonomy import OCC3D_FREE, SKY_ID, occ3d_table
 from student.evaluation.baselines import RunningMean, VoxelPrior, ground_plane_depth
 from student.evaluation.config import EvaluationConfig
-from student.evaluation.frames import EvaluationFrames, FrameTruth, view_images
+from student.evaluation.frames import EvaluationFrames, EvaluationTruth, view_images
 from student.evaluation.sections.occupancy import OccupancyFit, OccupancySample
 from student.evaluation.sections.queries import UNKNOWN_CLASS
 from student.inference.occupancy import occupancy_probability
@@ -74,7 +74,7 @@ class TrainingEvidence:
             self._add_cosines(self.vocabulary, views.features["clip"], truth)
 
     def _add_cosines(
-        self, vocabulary: Vocabulary, clip: Float32[np.ndarray, "views height width channels"], truth: FrameTruth
+        self, vocabulary: Vocabulary, clip: Float32[np.ndarray, "views height width channels"], truth: EvaluationTruth
     ) -> None:
         labels = pixel_truth(truth.semantics, occ3d_table(), SKY_ID).reshape(-1)
         known = np.flatnonzero(labels != UNKNOWN_CLASS)

@@ -26,7 +26,7 @@ _CHECKED = {".json", ".safetensors", ".txt"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FeatureBasis:
+class StoredFeatureBasis:
     """The affine map between stored, reduced features and the teacher's own.
 
     Attributes:
@@ -42,7 +42,7 @@ class FeatureBasis:
     maximum: Float32[np.ndarray, " channels"]
 
     @classmethod
-    def read(cls, group: zarr.Group) -> "FeatureBasis":
+    def read(cls, group: zarr.Group) -> "StoredFeatureBasis":
         """Read a ``feature_basis`` store."""
         names = ("mean", "components", "minimum", "maximum")
         mean, components, minimum, maximum = (read_target(group, Kind.FEATURE_BASIS, name) for name in names)

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from storage.geometry.voxel_grid import VoxelGrid
@@ -29,12 +29,15 @@ class RenderedViews:
         image: RGB around [0, 1], not clamped; None for a model without a decoder.
         termination_depth: Distance along unit rays, metres; NaN where nothing was hit.
         opacity: In [0, 1]; 1 - opacity is the sky's share.
+        is_seen: Pixels that have a ray: those inside a fisheye's image circle that show the world. The others say
+            nothing, not even that nothing is there; their features mean nothing.
         features: Foundation features in [0, 1], by source.
     """
 
     image: Float32[np.ndarray, "views image_height image_width 3"] | None
     termination_depth: Float32[np.ndarray, "views height width"]
     opacity: Float32[np.ndarray, "views height width"]
+    is_seen: Bool[np.ndarray, "views height width"]
     features: Mapping[str, Float32[np.ndarray, "views height width _"]]
 
 
@@ -96,6 +99,7 @@ class Predictor:
             image=None if rendered.image is None else out(rendered.image).transpose(0, 2, 3, 1),
             termination_depth=out(rendered.termination_depth),
             opacity=out(rendered.opacity),
+            is_seen=rendered.is_seen[0].cpu()[is_present].numpy(),
             features={source: out(values).transpose(0, 2, 3, 1) for source, values in rendered.features.items()},
         )
 

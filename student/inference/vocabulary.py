@@ -13,7 +13,12 @@ from storage.stores.provenance import InputVersion
 from storage.stores.versioned import Home, StoreVersion
 from storage.taxonomy import NUM_OCC3D_CLASSES
 from student.data.training_set import TrainingSet, load_training_set
-from student.inference.open_vocabulary import FeatureBasis, TextEncoder, class_cosine, class_probability
+from student.inference.open_vocabulary import (
+    StoredFeatureBasis,
+    TextEncoder,
+    class_cosine,
+    class_probability,
+)
 from student.inference.prompts import PromptSet, occ3d_prompts
 
 _FEATURES_KIND, _BASIS_KIND = Kind.CLIP_FEATURES, Kind.FEATURE_BASIS
@@ -30,7 +35,7 @@ class ClipSpace:
     """
 
     encoder: TextEncoder
-    basis: FeatureBasis
+    basis: StoredFeatureBasis
     basis_version: StoreVersion
 
     @property
@@ -52,7 +57,7 @@ class Vocabulary:
 
     prompts: PromptSet
     embeddings: Float32[np.ndarray, "concepts dimension"]
-    basis: FeatureBasis
+    basis: StoredFeatureBasis
 
     @classmethod
     def of(cls, space: ClipSpace, prompts: PromptSet) -> "Vocabulary":
@@ -136,7 +141,7 @@ def clip_space_of(home: Home, training_set: TrainingSet, *, text_encoder: str = 
     digests = {name.partition("/")[2]: digest for name, digest in provenance.weights_digests.items()}
     return ClipSpace(
         encoder=TextEncoder(source, expected_digests=digests),
-        basis=FeatureBasis.read(home.open_arrays(basis_version)),
+        basis=StoredFeatureBasis.read(home.open_arrays(basis_version)),
         basis_version=basis_version,
     )
 

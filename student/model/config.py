@@ -264,7 +264,7 @@ class FeatureHeadConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SkyConfig:
+class SkyHeadConfig:
     """Sky head: what a ray sees where nothing is, by its direction and the whole rig's images.
 
     Attributes:
@@ -296,7 +296,7 @@ class ModelConfig:
     fine_depth: FineDepthConfig = field(default_factory=FineDepthConfig)
     voxels: VoxelConfig = field(default_factory=VoxelConfig)
     renderer: RendererConfig = field(default_factory=RendererConfig)
-    sky: SkyConfig = field(default_factory=SkyConfig)
+    sky: SkyHeadConfig = field(default_factory=SkyHeadConfig)
     decoder: DecoderConfig | None = field(default_factory=DecoderConfig)
     feature_heads: tuple[FeatureHeadConfig, ...] = ()
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, leaky_relu, pixel_shuffle
 
 from student.model.backbone import LEAKY_SLOPE
-from student.model.config import DecoderConfig, FeatureHeadConfig, SkyConfig
+from student.model.config import DecoderConfig, FeatureHeadConfig, SkyHeadConfig
 
 _DETAIL_CHANNELS = 12  # three colours of two by two pixels
 
@@ -92,7 +92,7 @@ class SkyHead(nn.Module):
     It follows the scene teacher, whose sky is a function of direction behind everything (EmerNeRF Eq. 3).
     """
 
-    def __init__(self, config: SkyConfig, channels: int) -> None:
+    def __init__(self, config: SkyHeadConfig, channels: int) -> None:
         super().__init__()
         self.num_frequencies = config.num_frequencies
         self.direction = nn.Linear(3 + 6 * config.num_frequencies, config.hidden_width)

@@ -63,7 +63,7 @@ def compositing_weights(
 
 
 @torch.no_grad()
-def draw_by_weight(
+def sample_pdf(
     weights: Float[Tensor, " samples"],
     extents: tuple[Float[Tensor, " samples"], Float[Tensor, " samples"]],
     ray: Int64[Tensor, " samples"],
@@ -73,7 +73,7 @@ def draw_by_weight(
     jitter: bool,
     min_opacity: float = 1e-4,
 ) -> tuple[Int64[Tensor, " draws"], Float[Tensor, " draws"]]:
-    """Draw distances along each ray by the inverse of its cumulative weight.
+    """Draw distances along each ray by the inverse of its cumulative weight: importance sampling.
 
     This is the importance sampling of the second phase (DistillNeRF Sec. 3.1). The weight of a sample is spread evenly
     over its extent. All rays are searched at once: their cumulative weights, each scaled to one, are laid end to end.

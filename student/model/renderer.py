@@ -20,9 +20,9 @@ from student.model.rays import (
     BinSamples,
     compositing_weights,
     draw_around_peak,
-    draw_by_weight,
     merge_draws,
     sample_extents,
+    sample_pdf,
 )
 from student.model.sparse_voxels import CHILDREN_PER_CELL
 from student.model.types import RaySamples
@@ -133,7 +133,7 @@ def _place_samples(
             weights, coarse, edges, num_rays=num_rays, num_draws=num_draws, step=config.window_step
         )
     else:
-        source, distances = draw_by_weight(
+        source, distances = sample_pdf(
             weights, extents, coarse.ray, num_rays=num_rays, num_draws=num_draws, jitter=jitter
         )
     drawn = BinSamples(coarse.ray.index_select(0, source), coarse.bin.index_select(0, source), distances)

@@ -12,7 +12,7 @@ from student.model.config import (
     ModelConfig,
     PyramidConfig,
     RendererConfig,
-    SkyConfig,
+    SkyHeadConfig,
     VoxelConfig,
 )
 
@@ -82,7 +82,7 @@ def tiny_model(*, depth_feature_channels: int = 0, feature_heads: tuple[FeatureH
         ),
         voxels=VoxelConfig(coarse_level=6, feature_width=16, convolution_width=24, down_width=16),
         renderer=RendererConfig(bins=replace(bins, num_bins=96), num_fine_samples=16),
-        sky=SkyConfig(hidden_width=24, num_frequencies=2),
+        sky=SkyHeadConfig(hidden_width=24, num_frequencies=2),
         decoder=DecoderConfig(width=32, num_blocks=3, norm_groups=8),
         feature_heads=feature_heads,
     )

@@ -50,7 +50,7 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lineage:
+class Ancestry:
     """All ancestors of one version, nearest first, the version itself included.
 
     Attributes:
@@ -73,7 +73,7 @@ class Lineage:
         return tuple(sorted({node.licence for node in self.nodes if node.licence}))
 
 
-def trace_lineage(home: Home, start: InputVersion) -> Lineage:
+def trace_lineage(home: Home, start: InputVersion) -> Ancestry:
     """Collect the ancestors of a version, breadth first.
 
     An ancestor that this home no longer holds is listed as absent: a gap is shown, not skipped.
@@ -104,7 +104,7 @@ def trace_lineage(home: Home, start: InputVersion) -> Lineage:
         weights |= dict(provenance.weights_digests)
         packages = {**provenance.packages, **packages}
     gates.sort(key=lambda gate: gate.passed)
-    return Lineage(nodes=tuple(nodes), gates=tuple(gates), raw_files=raw_files, weights=weights, packages=packages)
+    return Ancestry(nodes=tuple(nodes), gates=tuple(gates), raw_files=raw_files, weights=weights, packages=packages)
 
 
 def _gates(item: InputVersion, metrics: Mapping[str, Any]) -> list[Gate]:

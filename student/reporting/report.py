@@ -20,9 +20,9 @@ from storage.stores.provenance import InputVersion, Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, StoreVersion, materialize_files
 from storage.taxonomy import CLASSES, SKY
 from student.data.training_set import KIND as TRAINING_SET
-from student.evaluation.results import Baseline, Figure, Panel, Scorecard, Section
+from student.evaluation.results import Baseline, EvaluationResult, Figure, Panel, Section
 from student.reporting import plots
-from student.reporting.lineage import Lineage, trace_lineage
+from student.reporting.lineage import Ancestry, trace_lineage
 from student.training.model_card import HISTORY_FILE
 
 PAGE = "index.html"
@@ -100,7 +100,7 @@ def build_report(
         (folder / PAGE).write_text(page, encoding="utf-8")
         if on_progress is not None:
             on_progress("report", 1.0, {"bytes": len(page)})
-        headline = Scorecard.from_json(home.metrics(evaluation)).headline()
+        headline = EvaluationResult.from_json(home.metrics(evaluation)).headline()
         return {"page": PAGE, "bytes": len(page.encode()), "headline": headline}
 
     return materialize_files(home, provenance, write)
@@ -108,7 +108,7 @@ def build_report(
 
 def render_report(home: Home, evaluation: StoreVersion, config: ReportConfig) -> str:
     """Return the page of one evaluation."""
-    card = Scorecard.from_json(home.metrics(evaluation))
+    result = EvaluationResult.from_json(home.metrics(evaluation))
     folder = home.open_files(evaluation)
     lineage = trace_lineage(home, InputVersion(evaluation.kind, evaluation.partition, evaluation.digest))
     environment = Environment(
@@ -121,35 +121,35 @@ def render_report(home: Home, evaluation: StoreVersion, config: ReportConfig) ->
     environment.filters |= {"quantity": _quantity, "verdict": _verdict}
     return environment.get_template(Path(*DATA_FILES).name).render(
         title=config.title,
-        card=card,
+        result=result,
         evaluation_digest=evaluation.digest,
-        headline=_headline(card),
+        headline=_headline(result),
         absent=[
             f"{s.title.lower()} ({s.unavailable.removeprefix('not available: ')})"
-            for s in card.sections
+            for s in result.sections
             if s.unavailable
         ],
-        panels=[_panel_view(folder, panel) for panel in card.panels[: config.maximum_panels]],
+        panels=[_panel_view(folder, panel) for panel in result.panels[: config.maximum_panels]],
         depth_scale={
             "minimum": 2,
             "maximum": 80,
             "image": data_uri(encode_image(depth_bar(), quality=None), "image/png"),
         },
         heat_scale=data_uri(encode_image(unit_bar(name="inferno"), quality=None), "image/png"),
-        legend=_legend(card),
-        plots={section.name: _plots(section, card) for section in card.sections},
+        legend=_legend(result),
+        plots={section.name: _plots(section, result) for section in result.sections},
         training=_training(_checkpoint_folder(home, lineage)),
-        settings=[(name, _setting(value)) for name, value in sorted(card.settings.items())],
+        settings=[(name, _setting(value)) for name, value in sorted(result.settings.items())],
         gates=lineage.gates,
         left_out=_left_out(home, lineage),
-        masked=sorted(card.masked.items()),
+        masked=sorted(result.masked.items()),
         lineage=_lineage_view(lineage),
-        timings=sorted(card.timings.items()),
+        timings=sorted(result.timings.items()),
     )
 
 
-def _headline(card: Scorecard) -> list[dict[str, Figure | Section]]:
-    sections = {section.name: section for section in card.sections}
+def _headline(result: EvaluationResult) -> list[dict[str, Figure | Section]]:
+    sections = {section.name: section for section in result.sections}
     found = []
     for section_name, figure_name in _HEADLINE:
         section = sections.get(section_name)
@@ -180,10 +180,10 @@ def _panel_view(folder: Path, panel: Panel) -> dict[str, Any]:
     return {"scene": panel.scene, "frame": panel.frame, "camera": panel.camera, "columns": columns, "rows": rows}
 
 
-def _plots(section: Section, card: Scorecard) -> list[dict[str, str]]:
+def _plots(section: Section, result: EvaluationResult) -> list[dict[str, str]]:
     """Return the plots that belong under a section's table."""
     drawn = []
-    curve = card.curves.get(section.name)
+    curve = result.curves.get(section.name)
     if curve is not None and section.quality == "geometric":
         drawn.append(
             (plots.error_over_range(curve["edges"], curve["series"]), "Relative depth error against true range")
@@ -199,18 +199,18 @@ def _plots(section: Section, card: Scorecard) -> list[dict[str, str]]:
     return [{"image": _svg_uri(svg), "caption": caption} for svg, caption in drawn]
 
 
-def _left_out(home: Home, lineage: Lineage) -> list[tuple[str, str]]:
+def _left_out(home: Home, lineage: Ancestry) -> list[tuple[str, str]]:
     """Return the scenes that failed gates took out of the training set, and why."""
     version = _ancestor(home, lineage, TRAINING_SET)
     return [] if version is None else sorted(home.metrics(version).get("left_out", {}).items())
 
 
-def _checkpoint_folder(home: Home, lineage: Lineage) -> Path | None:
+def _checkpoint_folder(home: Home, lineage: Ancestry) -> Path | None:
     version = _ancestor(home, lineage, Kind.STUDENT_CHECKPOINT)
     return None if version is None else home.open_files(version)
 
 
-def _ancestor(home: Home, lineage: Lineage, kind: str) -> StoreVersion | None:
+def _ancestor(home: Home, lineage: Ancestry, kind: str) -> StoreVersion | None:
     """Return the version of a kind that has one only in a lineage; None where it is gone."""
     version = next((node.version for node in lineage.nodes if node.version.kind == kind), None)
     return None if version is None else home.find(version.kind, version.partition, version.digest)
@@ -246,7 +246,7 @@ def training_series(history: Mapping[str, Any]) -> dict[str, dict[str, list[floa
     return curves
 
 
-def _lineage_view(lineage: Lineage) -> dict[str, Any]:
+def _lineage_view(lineage: Ancestry) -> dict[str, Any]:
     return {
         "versions": [
             {
@@ -267,8 +267,10 @@ def _lineage_view(lineage: Lineage) -> dict[str, Any]:
     }
 
 
-def _legend(card: Scorecard) -> list[tuple[str, tuple[int, int, int]]]:
-    if not any(tile.column == "semantics" and tile.path for p in card.panels for _, tiles in p.rows for tile in tiles):
+def _legend(result: EvaluationResult) -> list[tuple[str, tuple[int, int, int]]]:
+    if not any(
+        tile.column == "semantics" and tile.path for p in result.panels for _, tiles in p.rows for tile in tiles
+    ):
         return []
     coarse = [entry for entry in CLASSES if entry.class_id == entry.occ3d_index]
     return [(entry.name.replace("_", " "), label_colour(entry.class_id)) for entry in (*coarse, SKY)]

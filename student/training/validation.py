@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from storage.previews.pictures import depth_image, resize_nearest, to_uint8
-from student.data.dataset import FrameDataset, nearest
+from storage.geometry.resize import resize_nearest
+from storage.previews.pictures import depth_image, to_uint8
+from student.data.dataset import FrameDataset
 from student.data.sample import TrainingBatch
 from student.metrics import depth_scores, peak_signal_to_noise
 from student.model.distillnerf import DistillNeRF
@@ -71,7 +72,7 @@ def score(output: StudentOutput, batch: TrainingBatch) -> dict[str, float]:
         image = image.transpose(0, 2, 3, 1)
         predicted = output.image[is_present].cpu().numpy().transpose(0, 2, 3, 1)
         is_seen = output.is_seen[is_present].cpu().numpy()
-        is_seen = np.stack([nearest(view, *image.shape[1:3]) for view in is_seen])
+        is_seen = resize_nearest(is_seen, *image.shape[1:3], axis=1)
         figures["psnr"] = peak_signal_to_noise(predicted, image, is_seen)
         mean_colour = np.broadcast_to(image[is_seen].mean(axis=0), image.shape)
         figures["psnr_mean_colour"] = peak_signal_to_noise(mean_colour, image, is_seen)

@@ -23,7 +23,7 @@ _SMALL = 0.57
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
+class TrainingCrop:
     """One crop of a batch.
 
     Attributes:
@@ -71,7 +71,7 @@ class ViewSampler:
         batch = next(self._batches)
         return batch[: max(1, self._batch_size // 2)] if self._is_full_size(step) else batch
 
-    def view(self, batch: Int[np.ndarray, " batch"], step: int) -> View:
+    def view(self, batch: Int[np.ndarray, " batch"], step: int) -> TrainingCrop:
         """Return one random crop of a batch."""
         stored = self._training.image.shape[1:3]
         scale = 1.0 if self._is_full_size(step) else _SMALL
@@ -82,7 +82,7 @@ class ViewSampler:
         semantics = crop.of(torch.from_numpy(self._training.semantics[batch]))[:, None].float()
         depth = crop.of(torch.from_numpy(self._training.camera_depth[batch]))[:, None].float()
         nearest = {"size": (height, width), "mode": "nearest-exact"}
-        return View(
+        return TrainingCrop(
             images=jitter_colours(images, self._generator, strength=self._colour_strength),
             semantics=functional.interpolate(semantics, **nearest)[:, 0].to(torch.uint8),
             camera_depth=functional.interpolate(depth, **nearest)[:, 0],

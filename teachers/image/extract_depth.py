@@ -9,7 +9,9 @@ from jaxtyping import Float
 from scipy.stats import rankdata
 
 from storage.code import code_digest
+from storage.geometry.in_image import LIDAR_NEAR_M
 from storage.kinds import Kind
+from storage.scenes.lidar import returns_in_image
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home, Materialized, materialize_arrays
 from teachers.config import DepthAnythingConfig
@@ -17,7 +19,6 @@ from teachers.image.depth_anything import DepthAnything
 from teachers.image.extraction import Progress, provenance_of, version_of
 from teachers.image.frame_writer import FrameWriter
 from teachers.image.image_batches import iterate_batches, to_float16
-from teachers.image.lidar_evidence import lidar_pixels
 from teachers.image.weights import TeacherModel, resolve_weights
 from teachers.quality import at_least, at_most, gate
 
@@ -114,10 +115,12 @@ def _lidar_rank_correlation(
 ) -> float:
     """Return Spearman's correlation of predicted and LiDAR inverse depth in one image, NaN without enough returns."""
     height, width = inverse_depth.shape
-    seen = lidar_pixels(reader, frame, camera, reader.lidar_points(frame), height=height, width=width)
-    if len(seen.row) < _MIN_RETURNS:
+    seen = returns_in_image(reader, frame, camera, reader.lidar_points(frame), size=(height, width))
+    ahead = seen.camera_depth >= LIDAR_NEAR_M  # all of a pinhole's; beside a fisheye, inverse depth orders nothing
+    if ahead.sum() < _MIN_RETURNS:
         return float("nan")
-    predicted, measured = rankdata(inverse_depth[seen.row, seen.column]), rankdata(1.0 / seen.camera_depth)
+    predicted = rankdata(inverse_depth[seen.row, seen.column][ahead])
+    measured = rankdata(1.0 / seen.camera_depth[ahead])
     if predicted.std() == 0 or measured.std() == 0:
         return 0.0  # a model that sees one depth everywhere orders nothing
     return float(np.corrcoef(predicted, measured)[0, 1])

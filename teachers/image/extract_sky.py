@@ -8,13 +8,13 @@ import zarr
 
 from storage.code import code_digest
 from storage.kinds import Kind
+from storage.scenes.lidar import returns_in_image
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home, Materialized, materialize_arrays
 from teachers.config import SkyConfig
 from teachers.image.extraction import Progress, provenance_of, version_of
 from teachers.image.frame_writer import FrameWriter
 from teachers.image.image_batches import iterate_batches, to_float16
-from teachers.image.lidar_evidence import lidar_pixels
 from teachers.image.segmenter import Segmenter
 from teachers.image.weights import resolve_weights
 from teachers.quality import at_most, gate
@@ -79,10 +79,9 @@ def _write(
             sky_pixels[camera] += is_sky.mean()
             undecided += int(((probability > 0.1) & (probability < 0.9)).sum())
             non_finite += int((~np.isfinite(stored)).sum())
-            seen = lidar_pixels(
-                reader, frame, camera, reader.lidar_points(frame), height=config.height, width=config.width
-            )
-            lidar_returns += len(seen.row)
+            size = (config.height, config.width)
+            seen = returns_in_image(reader, frame, camera, reader.lidar_points(frame), size=size)
+            lidar_returns += len(seen.index)
             lidar_on_sky += int(is_sky[seen.row, seen.column].sum())
         progress.advance(len(batch.indices))
     num_images = reader.num_frames * reader.num_cameras

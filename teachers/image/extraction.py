@@ -8,7 +8,7 @@ from storage.errors import ErrorKind, MissingTargetError
 from storage.scenes.store import SceneReader
 from storage.stores.provenance import InputVersion, Provenance, joined_licences, package_versions
 from storage.stores.versioned import Home, StoreVersion
-from teachers.config import FeatureBasisConfig, ModelConfig
+from teachers.config import FeatureBasisConfig, ImageTeacherConfig
 from teachers.image.weights import WeightsFolder
 
 _PACKAGES = ("torch", "transformers", "numpy", "pillow", "safetensors")
@@ -31,7 +31,7 @@ def provenance_of(
     kind: str,
     partition: str,
     inputs: tuple[StoreVersion, ...],
-    config: ModelConfig | FeatureBasisConfig,
+    config: ImageTeacherConfig | FeatureBasisConfig,
     weights: WeightsFolder,
     code: str,
     seed: int | None = None,

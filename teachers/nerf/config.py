@@ -112,7 +112,7 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LossConfig:
+class FieldLossConfig:
     """Weights and shapes of the terms, see ``teachers.nerf.losses``.
 
     Attributes:
@@ -217,7 +217,7 @@ class NerfConfig:
     execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
     field: FieldConfig = dataclasses.field(default_factory=FieldConfig)
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
-    losses: LossConfig = dataclasses.field(default_factory=LossConfig)
+    losses: FieldLossConfig = dataclasses.field(default_factory=FieldLossConfig)
     gate: FitGateConfig = dataclasses.field(default_factory=FitGateConfig)
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ _MIN_STATIC_SHARE = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RenderedRays:
+class FieldRendering:
     """What a field says about rays.
 
     Attributes:
@@ -35,7 +35,7 @@ class RenderedRays:
     opacity: Float[Tensor, " rays"]
 
 
-Render = Callable[[RayBatch], RenderedRays]
+Render = Callable[[RayBatch], FieldRendering]
 
 
 def judge_fit(render: Render, held_out: SceneRays, config: NerfConfig) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def depth_errors(predicted_m: Float[Tensor, " rays"], measured_m: Float[Tensor, 
 
 def _depth_scores(
     prefix: str,
-    rendered: RenderedRays,
+    rendered: FieldRendering,
     measured_m: Float[Tensor, " rays"],
     is_moving: Bool[Tensor, " rays"],
     config: NerfConfig,

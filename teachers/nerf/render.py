@@ -15,8 +15,10 @@ import zarr
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from storage.geometry.resize import resize_nearest
 from storage.geometry.transforms import apply_se3
 from storage.kinds import Kind
+from storage.previews.pictures import to_uint8
 from storage.scenes.store import SceneReader
 from storage.stores.arrays import create_target, write_target
 from storage.stores.provenance import Provenance, package_versions
@@ -30,8 +32,8 @@ from teachers.nerf.config import (
 from teachers.nerf.contradictions import contradicts, untrusted_pixels
 from teachers.nerf.progress import Progress
 from teachers.nerf.provenance import render_provenance
-from teachers.nerf.quality import RenderedRays, depth_errors
-from teachers.nerf.scene_rays import RayBatch, camera_directions, project_lidar, read_sky_mask, resize_nearest
+from teachers.nerf.quality import FieldRendering, depth_errors
+from teachers.nerf.scene_rays import RayBatch, camera_directions, project_lidar, read_sky_mask
 from teachers.nerf.teacher import NerfTeacher
 from teachers.quality import at_least, at_most, gate
 
@@ -105,11 +107,11 @@ class RenderSource:
 
     def render(
         self, frame: int, camera: int, camera_to_world: Float[np.ndarray, "4 4"], size: tuple[int, int]
-    ) -> RenderedRays:
+    ) -> FieldRendering:
         """Render every pixel, row-major; black, transparent and without depth where a fisheye sees nothing."""
         rendered = self.teacher.render(self.rays(frame, camera, camera_to_world, size))
         is_seen = self.is_seen(camera, size)
-        return RenderedRays(
+        return FieldRendering(
             rgb=torch.where(is_seen[:, None], rendered.rgb, 0.0),
             termination_depth=torch.where(is_seen, rendered.termination_depth, torch.nan),
             opacity=torch.where(is_seen, rendered.opacity, 0.0),
@@ -141,7 +143,7 @@ def render_teacher_depth(
     """
     source = RenderSource(home, str(scene_key), config.execution)
     scene, size = source.scene, (config.height, config.width)
-    is_sky = None if source.is_sky is None else resize_nearest(source.is_sky, size)
+    is_sky = None if source.is_sky is None else resize_nearest(source.is_sky, *size, axis=2)
 
     def write(group: zarr.Group) -> dict[str, Any]:
         shape = (scene.num_frames, scene.num_cameras, *size)
@@ -210,8 +212,7 @@ def render_virtual_views(
             ]
             depth = np.stack([_defined_depth(r, config) for r in rendered])
             defined += float(np.isfinite(depth).mean()) / scene.num_frames
-            rgb = np.stack([(r.rgb.numpy() * 255.0).round().clip(0, 255) for r in rendered])
-            images[frame] = rgb.astype(np.uint8).reshape(*shape[1:], 3)
+            images[frame] = np.stack([to_uint8(r.rgb.numpy()) for r in rendered]).reshape(*shape[1:], 3)
             depths[frame] = depth.astype(np.float16).reshape(shape[1:])
             opacities[frame] = np.stack([r.opacity.numpy() for r in rendered]).astype(np.float16).reshape(shape[1:])
             _report(on_progress, "render_virtual_views", frame, scene.num_frames, started, shape[1:])
@@ -306,7 +307,7 @@ class _DepthTally:
 
 
 def _defined_depth(
-    rendered: RenderedRays, config: TeacherDepthConfig | VirtualViewsConfig
+    rendered: FieldRendering, config: TeacherDepthConfig | VirtualViewsConfig
 ) -> Float[np.ndarray, " rays"]:
     depth = rendered.termination_depth.numpy().copy()
     depth[(rendered.opacity.numpy() < config.min_opacity) | (depth > config.max_depth_m)] = np.nan

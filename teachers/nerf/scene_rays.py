@@ -13,9 +13,11 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from storage.errors import ErrorKind, SourceDataError
-from storage.geometry.cameras import project_camera, unproject_camera
+from storage.geometry.cameras import unproject_camera
+from storage.geometry.in_image import LIDAR_NEAR_M, points_in_image
 from storage.geometry.rays import pixel_grid
-from storage.geometry.transforms import apply_se3, invert_se3
+from storage.geometry.resize import resize_nearest
+from storage.geometry.transforms import apply_se3
 from storage.kinds import Kind
 from storage.scenes.moving import MovingBoxes
 from storage.scenes.store import SceneReader
@@ -181,7 +183,7 @@ class SceneRays:
         )
         self.is_sky: Bool[Tensor, "images pixels"] | None = None
         if is_sky is not None:
-            resized = resize_nearest(is_sky[list(frames)], image_size)
+            resized = resize_nearest(is_sky[list(frames)], *image_size, axis=2)
             self.is_sky = torch.from_numpy(resized.reshape(len(images), -1))
         self._read_lidar(scene, images, returns_move)
         self.is_moving = torch.zeros(self.pixels.shape[:2], dtype=torch.bool)
@@ -233,7 +235,7 @@ class SceneRays:
             origin = lidar_origin_world(scene, frame)
             offset = points[frame] - origin
             distance = np.linalg.norm(offset, axis=-1)
-            seen = distance > 1.0  # closer returns are the vehicle itself
+            seen = distance > LIDAR_NEAR_M
             directions.append(offset[seen] / distance[seen, None])
             distances.append(distance[seen] / scale)
             origins.append(self.bounds.to_scene_units(origin))
@@ -340,17 +342,12 @@ def project_lidar(
     is kept.
     """
     height, width = image_size
-    points = apply_se3(invert_se3(camera_to_world), points_world)
-    uv, _ = project_camera(points, intrinsics, fisheye)
-    is_inside = ((uv >= 0) & (uv < (width, height))).all(axis=-1)  # what a camera cannot see has NaN pixels
-    source = np.flatnonzero(is_inside & (np.linalg.norm(points, axis=-1) > 0.5))
-    column, row = uv[source].astype(np.int64).T
-    pixel_of = row * width + column
-    distance = np.linalg.norm(points[source], axis=-1)
-    far_to_near = np.argsort(-distance, kind="stable")  # of several in one pixel, the last written is the nearest
+    seen = points_in_image(points_world, camera_to_world, intrinsics, fisheye, size=image_size, near=LIDAR_NEAR_M)
+    pixel_of = seen.row * width + seen.column
+    far_to_near = np.argsort(-seen.termination_depth, kind="stable")  # of several in one pixel the nearest is last
     depth, return_of = np.full(height * width, np.inf), np.zeros(height * width, np.int64)
-    depth[pixel_of[far_to_near]] = distance[far_to_near]
-    return_of[pixel_of[far_to_near]] = source[far_to_near]
+    depth[pixel_of[far_to_near]] = seen.termination_depth[far_to_near]
+    return_of[pixel_of[far_to_near]] = seen.index[far_to_near]
     depth = depth.reshape(height, width)
     nearest = depth
     for axis in (0, 1):
@@ -369,12 +366,3 @@ def lidar_points_world(scene: SceneReader, frame: int) -> Float[np.ndarray, "poi
 def lidar_origin_world(scene: SceneReader, frame: int) -> Float[np.ndarray, "3"]:
     """Return where the LiDAR was in world, metres."""
     return (scene.ego_to_world(frame) @ scene.lidar_to_ego)[:3, 3]
-
-
-def resize_nearest(
-    mask: Bool[np.ndarray, "frames cameras height width"], image_size: tuple[int, int]
-) -> Bool[np.ndarray, "frames cameras rows columns"]:
-    """Return a mask at another resolution: each pixel takes the value at its centre."""
-    rows = ((np.arange(image_size[0]) + 0.5) * mask.shape[2] / image_size[0]).astype(np.int64)
-    columns = ((np.arange(image_size[1]) + 0.5) * mask.shape[3] / image_size[1]).astype(np.int64)
-    return mask[:, :, rows][:, :, :, columns]

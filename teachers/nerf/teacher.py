@@ -24,7 +24,7 @@ from teachers.nerf.config import ExecutionConfig, NerfConfig
 from teachers.nerf.losses import composite_weights
 from teachers.nerf.model import DrivingFieldModel, DrivingFieldModelConfig, interval_edges, to_ray_bundle
 from teachers.nerf.provenance import FIELD_KIND
-from teachers.nerf.quality import RenderedRays
+from teachers.nerf.quality import FieldRendering
 from teachers.nerf.scene_rays import RayBatch, SceneBounds
 
 _TENSORS_FILE = "field.safetensors"
@@ -78,7 +78,7 @@ class NerfTeacher:
         return cls(model, stored.config, stored.bounds, execution=execution, version=version)
 
     @torch.no_grad()
-    def render(self, batch: RayBatch) -> RenderedRays:
+    def render(self, batch: RayBatch) -> FieldRendering:
         """Return colour, depth (metres) and opacity of rays."""
         parts = []
         for start in range(0, len(batch.origins), self.execution.rays_per_chunk):
@@ -93,7 +93,7 @@ class NerfTeacher:
             outputs = self.model(to_ray_bundle(chunk, self.nerf, self.bounds))
             parts.append((outputs["rgb"].cpu(), outputs["depth"][:, 0].cpu(), outputs["opacity"][:, 0].cpu()))
         rgb, depth, opacity = (torch.cat(column) for column in zip(*parts, strict=True))
-        return RenderedRays(rgb=rgb, termination_depth=depth * self.bounds.metres_per_unit, opacity=opacity)
+        return FieldRendering(rgb=rgb, termination_depth=depth * self.bounds.metres_per_unit, opacity=opacity)
 
     @torch.no_grad()
     def surface(self, batch: RayBatch, *, num_samples: int) -> "RaySurface":

@@ -20,7 +20,7 @@ from storage.procedural.writers.nuscenes_writer import (
     shared_rows,
     write_tables,
 )
-from storage.procedural.writers.recorder import Exposure, RecordedFrame, RecordedScene, TimedSweep
+from storage.procedural.writers.recorder import CapturedView, RecordedFrame, RecordedScene, TimedSweep
 from storage.taxonomy import occ3d_table
 
 Rows = dict[str, list[Row]]
@@ -63,7 +63,7 @@ class NuscenesOutput:
         self._writer.finish(_driveable_mask(self._scene.world, self._scene.world_to_global))
         return self._writer.rows
 
-    def _add_image(self, sample: str, exposure: Exposure, *, is_key_frame: bool) -> None:
+    def _add_image(self, sample: str, exposure: CapturedView, *, is_key_frame: bool) -> None:
         self._writer.add_image(
             sample,
             exposure.name,

@@ -21,7 +21,7 @@ from storage.procedural.writers.truth import FrameTruth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exposure:
+class CapturedView:
     """One image of one camera.
 
     Attributes:
@@ -69,9 +69,9 @@ class RecordedFrame:
     """
 
     time_us: int
-    exposures: tuple[Exposure, ...]
+    exposures: tuple[CapturedView, ...]
     sweep: TimedSweep
-    between: tuple[Exposure, ...]
+    between: tuple[CapturedView, ...]
     sweeps_between: tuple[TimedSweep, ...]
     annotations: tuple[Annotation, ...]
     occupancy: UInt8[np.ndarray, "200 200 16"]
@@ -167,7 +167,7 @@ class Recorder:
         sweep = simulate_lidar(self._world, time_us, compose(ego_to_world, lidar_to_ego()), self._rng)
         return TimedSweep(time_us=time_us, ego_to_world=ego_to_world, sweep=sweep)
 
-    def _expose(self, camera: Camera, time_us: int) -> Exposure:
+    def _expose(self, camera: Camera, time_us: int) -> CapturedView:
         """Return one image of one camera."""
         config = self._config
         ego_to_world = self._world.ego_to_world(time_us)
@@ -180,7 +180,7 @@ class Recorder:
             fisheye=None if camera.fisheye is None else np.array(camera.fisheye),
         )
         view = render_view(self._world, posed, antialias=config.antialias)
-        return Exposure(name=camera.name, ego_to_world=ego_to_world, camera=posed, view=view)
+        return CapturedView(name=camera.name, ego_to_world=ego_to_world, camera=posed, view=view)
 
 
 def truth_of(frame: RecordedFrame) -> FrameTruth:

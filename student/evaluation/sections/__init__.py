@@ -1,1 +1,1 @@
-"""One accumulator per kind of quality: fed frame by frame, each ends as a section of the scorecard."""
+"""One accumulator per kind of quality: fed frame by frame, each ends as a section of the result."""

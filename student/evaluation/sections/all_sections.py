@@ -15,7 +15,7 @@ _NO_IMAGES = "not available: this variant renders no images"
 _NO_CLIP = "not available: this variant renders no CLIP features"
 
 
-class Scoreboard:
+class AllSections:
     """Empty scores for one evaluation, to be fed by an evaluator.
 
     Args:

@@ -30,7 +30,7 @@ from student.config import DataConfig, TrainingSetConfig, ViewsConfig
 from student.data.dataset import FrameDataset
 from student.data.frames import Frames, StoreFrames
 from student.data.training_set import FrozenScene, freeze_training_set, load_training_set
-from student.data.views import View, ViewChoice
+from student.data.views import TargetView, ViewChoice
 from student.experiments.benchmarks.timing import BenchRecord, time_interleaved
 
 _SCENE = "bench.scene"
@@ -97,9 +97,11 @@ def _reader(
     home: Home, config: DataConfig, open_frames: Callable[[Home, FrozenScene], Frames]
 ) -> Callable[[], dict[str, torch.Tensor]]:
     dataset = FrameDataset(home, load_training_set(home, "bench"), "train", config, open_frames=open_frames)
-    views = [View(frame_index=frame, camera_index=c) for frame in (1, 0, 2) for c in range(_NUM_CAMERAS)]
+    views = [TargetView(frame_index=frame, camera_index=c) for frame in (1, 0, 2) for c in range(_NUM_CAMERAS)]
     virtual = [
-        View(frame_index=1, camera_index=c, virtual_index=v) for c in range(_NUM_CAMERAS) for v in range(_NUM_VIRTUAL)
+        TargetView(frame_index=1, camera_index=c, virtual_index=v)
+        for c in range(_NUM_CAMERAS)
+        for v in range(_NUM_VIRTUAL)
     ]
     choice = ViewChoice(real=tuple(views), virtual=tuple(virtual))
 

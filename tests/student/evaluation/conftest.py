@@ -402,6 +402,7 @@ class Oracle(Predictor):
             image=np.stack(images).astype(np.float32),
             termination_depth=np.stack(depths).astype(np.float32),
             opacity=np.stack(opacities).astype(np.float32),
+            is_seen=np.ones((len(poses), *size), bool),
             features={"clip": np.stack(features)} if self.feature_sources else {},
         )
 

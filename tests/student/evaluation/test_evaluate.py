@@ -6,7 +6,7 @@ import pytest
 from storage.errors import MissingTargetError
 from student.evaluation.config import EvaluationConfig
 from student.evaluation.evaluate import evaluate_checkpoint
-from student.evaluation.results import NO_GROUND_TRUTH, Scorecard
+from student.evaluation.results import NO_GROUND_TRUTH, EvaluationResult
 from student.reporting.report import PAGE, ReportConfig, build_report
 
 CONFIG = EvaluationConfig(max_lateral_frames=0, num_training_frames=2, panel_cameras=1, panel_frames=1, panel_width=64)
@@ -15,57 +15,59 @@ CONFIG = EvaluationConfig(max_lateral_frames=0, num_training_frames=2, panel_cam
 def test_an_oracle_gets_every_figure_right(oracle):
     """One end-to-end check of every frame, unit, grid and mask: truth in, perfect figures out."""
     made = evaluate_checkpoint(oracle.home, "oracle", CONFIG)
-    card = Scorecard.from_json(made.metrics)
-    assert card.scenes == ("yard.b",)
-    assert card.num_frames == 3
+    result = EvaluationResult.from_json(made.metrics)
+    assert result.scenes == ("yard.b",)
+    assert result.num_frames == 3
     for name in ("reconstruction", "next_frame"):
         # The reference is 8-bit, and half-size by an antialiasing filter; the oracle casts one ray per pixel.
-        assert card.section(name).figure("psnr").value > 24
-        assert card.section(name).figure("psnr").beats_baselines
-        assert card.section(name).figure("paper_psnr").count == 1
-    assert card.section("depth_truth").figure("abs_rel").value < 1e-3
-    assert card.section("depth_teacher").figure("abs_rel").value < 1e-3
+        assert result.section(name).figure("psnr").value > 24
+        assert result.section(name).figure("psnr").beats_baselines
+        assert result.section(name).figure("paper_psnr").count == 1
+    assert result.section("depth_truth").figure("abs_rel").value < 1e-3
+    assert result.section("depth_teacher").figure("abs_rel").value < 1e-3
     # A return lies anywhere in its pixel, the ray goes through the centre: on 28 columns the road shows that.
-    assert card.section("depth_lidar").figure("abs_rel").value < 0.1
-    lidar = card.section("depth_lidar").figure("abs_rel")
+    assert result.section("depth_lidar").figure("abs_rel").value < 0.1
+    lidar = result.section("depth_lidar").figure("abs_rel")
     assert all(lidar.value < baseline.value for baseline in lidar.baselines[:2])
-    assert card.section("depth_truth").figure("coverage").value == 1.0
-    assert card.section("sky").figure("iou").value == 1.0
-    assert [b.label for b in card.section("sky").figure("iou").baselines] == [
+    assert result.section("depth_truth").figure("coverage").value == 1.0
+    assert result.section("sky").figure("iou").value == 1.0
+    assert [b.label for b in result.section("sky").figure("iou").baselines] == [
         "everything above the horizon",
         "the sky teacher",
     ]
-    assert card.section("sky").figure("iou").baselines[0].value < 1.0
-    assert card.section("depth_truth").figure("abs_rel").baselines[-1].label == "the scene teacher, where it is defined"
+    assert result.section("sky").figure("iou").baselines[0].value < 1.0
+    assert (
+        result.section("depth_truth").figure("abs_rel").baselines[-1].label == "the scene teacher, where it is defined"
+    )
     for name in ("iou", "precision", "recall"):
-        assert card.section("occupancy").figure(name).value == 1.0
-    assert card.section("calibration").figure("ece").value < 1e-6
-    semantic = card.section("semantic_occupancy")
+        assert result.section("occupancy").figure(name).value == 1.0
+    assert result.section("calibration").figure("ece").value < 1e-6
+    semantic = result.section("semantic_occupancy")
     assert semantic.figure("miou_17").value == 1.0
     assert semantic.figure("miou_17").count == 3
     assert semantic.figure("fmiou_12").count == 2
     assert semantic.figure("accuracy_where_occupied").value == 1.0
-    query = card.section("text_query")
+    query = result.section("text_query")
     assert query.figure("mean_average_precision").value == pytest.approx(1.0)
     assert query.figure("mean_iou").value == pytest.approx(1.0)
     assert query.figure("ap.car").baselines[1].value == pytest.approx(1.0)
-    assert card.section("features").figure("psnr_clip").value > 60
-    assert card.section("lateral_truth").unavailable == NO_GROUND_TRUTH
+    assert result.section("features").figure("psnr_clip").value > 60
+    assert result.section("lateral_truth").unavailable == NO_GROUND_TRUTH
 
 
 def test_an_untrained_student_is_scored_and_reported(world, tmp_path):
     seen = []
     made = evaluate_checkpoint(world.home, "clip", CONFIG, lambda *event: seen.append(event))
-    card = Scorecard.from_json(json.loads(json.dumps(made.metrics)))
-    assert card.headline()["depth_truth.abs_rel"] > 0.05
-    assert card.section("occupancy").figure("iou").value < 0.9
+    result = EvaluationResult.from_json(json.loads(json.dumps(made.metrics)))
+    assert result.headline()["depth_truth.abs_rel"] > 0.05
+    assert result.section("occupancy").figure("iou").value < 0.9
     assert [share for _, share, _ in seen] == sorted(share for _, share, _ in seen)
     assert seen[-1][1] == 1.0
-    assert card.settings["temperature_source"] == "fitted on training frames"
+    assert result.settings["temperature_source"] == "fitted on training frames"
     again = evaluate_checkpoint(world.home, "clip", CONFIG)
     assert again.reused
     assert again.metrics == made.metrics
-    panel = card.panels[0]
+    panel = result.panels[0]
     assert [title for title, _ in panel.rows] == ["truth", "teacher", "student"]
     folder = world.home.open_files(made.version)
     for _, tiles in panel.rows:
@@ -79,31 +81,31 @@ def test_an_untrained_student_is_scored_and_reported(world, tmp_path):
 
 def test_a_student_without_clip_says_that_words_mean_nothing_to_it(world):
     made = evaluate_checkpoint(world.home, "depth", CONFIG)
-    card = Scorecard.from_json(made.metrics)
-    assert "renders no CLIP" in card.section("semantic_occupancy").unavailable
-    assert "renders no CLIP" in card.section("text_query").unavailable
-    assert card.section("occupancy").figures
+    result = EvaluationResult.from_json(made.metrics)
+    assert "renders no CLIP" in result.section("semantic_occupancy").unavailable
+    assert "renders no CLIP" in result.section("text_query").unavailable
+    assert result.section("occupancy").figures
 
 
 def test_what_was_trained_on_is_never_scored(world):
     """Threshold, calibration and baselines read training frames only; figures held-out frames only."""
-    card = Scorecard.from_json(evaluate_checkpoint(world.home, "depth", CONFIG).metrics)
-    assert "yard.a" not in card.scenes
+    result = EvaluationResult.from_json(evaluate_checkpoint(world.home, "depth", CONFIG).metrics)
+    assert "yard.a" not in result.scenes
     visible = 140 * 120 * 15
-    assert card.section("occupancy").figure("iou").count == visible * card.num_frames
+    assert result.section("occupancy").figure("iou").count == visible * result.num_frames
 
 
 def test_a_recording_without_truth_has_no_such_figures(world, monkeypatch):
     monkeypatch.setattr("student.evaluation.frames.TRUTH_KIND", "no_such_truth")
-    card = Scorecard.from_json(
+    result = EvaluationResult.from_json(
         evaluate_checkpoint(world.home, "clip", EvaluationConfig(panel_frames=0, num_training_frames=1)).metrics
     )
     for name in ("depth_truth", "sky", "occupancy", "calibration", "semantic_occupancy", "text_query", "lateral_truth"):
-        assert card.section(name).unavailable == NO_GROUND_TRUTH
-        assert card.section(name).figures == ()
-    assert card.section("depth_lidar").figures
-    assert card.settings["temperature_source"] == "CLIP checkpoint"
-    assert not np.isnan(card.section("reconstruction").figure("psnr").value)
+        assert result.section(name).unavailable == NO_GROUND_TRUTH
+        assert result.section(name).figures == ()
+    assert result.section("depth_lidar").figures
+    assert result.settings["temperature_source"] == "CLIP checkpoint"
+    assert not np.isnan(result.section("reconstruction").figure("psnr").value)
 
 
 def test_a_checkpoint_that_was_never_published_is_named(world):

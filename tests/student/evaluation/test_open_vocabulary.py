@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from storage.digests import file_digest
 from storage.errors import MissingTargetError, ProvenanceMismatchError
 from student.inference.open_vocabulary import (
-    FeatureBasis,
+    StoredFeatureBasis,
     TextEncoder,
     class_cosine,
     class_probability,
@@ -19,7 +19,7 @@ SEEDS = st.integers(min_value=0, max_value=2**32 - 1)
 
 def make_basis(generator, dimension=20, channels=5, shift=3.0):
     components, _ = np.linalg.qr(generator.normal(size=(dimension, channels)))
-    return FeatureBasis(
+    return StoredFeatureBasis(
         mean=(shift * generator.normal(size=dimension)).astype(np.float32),
         components=components.astype(np.float32),
         minimum=(-1 - generator.random(channels)).astype(np.float32),

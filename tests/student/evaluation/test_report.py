@@ -11,7 +11,7 @@ from storage.errors import IntegrityError, MissingTargetError
 from storage.previews.pictures import depth_image, encode_image, heat_overlay, label_image
 from storage.stores.provenance import InputVersion, Provenance
 from storage.stores.versioned import Home, materialize_arrays, materialize_files
-from student.evaluation.results import Baseline, Figure, Panel, Scorecard, Section, Tile
+from student.evaluation.results import Baseline, EvaluationResult, Figure, Panel, Section, Tile
 from student.reporting.lineage import trace_lineage
 from student.reporting.report import PAGE, ReportConfig, build_report
 
@@ -21,7 +21,7 @@ def figure(name, value, **more):
                   better=more.pop("better", "higher"), count=12, **more)  # fmt: skip
 
 
-def make_card(panels=()):
+def make_result(panels=()):
     psnr = figure("psnr", 24.5, label="PSNR", unit="dB", low=23.1, high=25.9, resampled="frame",
                   baselines=(Baseline(label="mean training image", value=14.25),))  # fmt: skip
     depth = figure(
@@ -29,7 +29,7 @@ def make_card(panels=()):
     )
     classes = [figure(f"iou.{n}", v, label=n, group="IoU per class") for n, v in (("car", 0.4), ("bus", None))]
     bins = {"confidence": [0.1, None, 0.9], "frequency": [0.2, None, 0.8], "count": [10, 0, 20]}
-    return Scorecard(
+    return EvaluationResult(
         variant="depth",
         checkpoint_digest="c" * 64,
         scenes=("procedural.<scene>-0003",),
@@ -99,7 +99,7 @@ def home(tmp_path):
         tiles = tuple(Tile(column=name, path=f"panels/{name}.jpg", caption="seen") for name in pictures)
         hole = (*tiles[:-1], Tile(column="query", path="", caption="no truth"))
         panel = Panel(scene="procedural.a", frame=3, camera="CAM_FRONT", rows=(("truth", hole), ("student", tiles)))
-        return make_card((panel,)).to_json()
+        return make_result((panel,)).to_json()
 
     materialize_files(
         home,
@@ -113,17 +113,17 @@ def version_of(made):
     return InputVersion(made.version.kind, made.version.partition, made.version.digest)
 
 
-def test_a_scorecard_round_trips_through_json():
-    card = make_card((Panel(scene="s", frame=0, camera="c", rows=(("truth", (Tile(column="image", path=""),)),)),))
-    assert Scorecard.from_json(json.loads(json.dumps(card.to_json()))) == card
-    assert card.headline() == {
+def test_a_result_round_trips_through_json():
+    result = make_result((Panel(scene="s", frame=0, camera="c", rows=(("truth", (Tile(column="image", path=""),)),)),))
+    assert EvaluationResult.from_json(json.loads(json.dumps(result.to_json()))) == result
+    assert result.headline() == {
         "reconstruction.psnr": 24.5,
         "depth_lidar.abs_rel": 0.21,
         "semantic_occupancy.miou_17": 0.2,
         "calibration.ece": 0.02,
     }
     with pytest.raises(IntegrityError, match="schema"):
-        Scorecard.from_json({"schema": "other"})
+        EvaluationResult.from_json({"schema": "other"})
 
 
 def test_a_section_has_figures_or_a_reason_and_a_figure_knows_what_it_beats():

@@ -2,16 +2,18 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from storage.errors import MissingTargetError
 from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.keys import SceneKey
 from storage.stores.arrays import read_target
-from storage.taxonomy import OCC3D_FREE
+from storage.taxonomy import OCC3D_FREE, VOID_ID
 from student.applications.deployment import DeployedStudent, observed_voxels
 from student.applications.query import query_scene
 from student.applications.weak_labels import UNKNOWN_VOXEL, export_weak_labels
@@ -26,6 +28,7 @@ from tests.student.evaluation.conftest import (
     NUM_FRAMES,
     SKY_CLASS,
     SMALL_EVALUATION,
+    Oracle,
     shift_of,
     voxel_labels,
 )
@@ -118,16 +121,50 @@ def test_a_voxel_behind_a_surface_or_outside_every_image_is_not_observed(world):
     frames = student.frames(SCENE)
     cameras = frames.camera_views(0).cameras
     wall_at_10 = np.full((NUM_CAMERAS, *GRID), 10.0, np.float32)
-    seen = observed_voxels(OCC3D_GRID, cameras, wall_at_10).reshape(OCC3D_GRID.shape)
+    everywhere = np.ones(wall_at_10.shape, bool)
+    seen = observed_voxels(OCC3D_GRID, cameras, wall_at_10, everywhere).reshape(OCC3D_GRID.shape)
     row = seen[:, 100, 5]  # along x, straight ahead of both cameras
     x = -40 + 0.4 * (np.arange(200) + 0.5)
     assert row[(x > 2) & (x < 9)].all()
     assert row[(x < -2) & (x > -9)].all()
     assert not row[np.abs(x) > 12].any()
     assert not seen[100, 150:].any()  # beside the car, where neither camera looks
-    open_sky = observed_voxels(OCC3D_GRID, cameras, np.full((NUM_CAMERAS, *GRID), np.nan, np.float32))
+    nowhere = np.full(wall_at_10.shape, np.nan, np.float32)
+    open_sky = observed_voxels(OCC3D_GRID, cameras, nowhere, everywhere)
     assert open_sky.reshape(OCC3D_GRID.shape)[199, 100, 5]
     assert OCC3D_FREE != UNKNOWN_VOXEL
+
+
+def test_pixels_without_a_ray_get_no_label_no_heat_and_let_no_voxel_be_seen(oracle, monkeypatch, tmp_path):
+    is_seen = np.ones((NUM_CAMERAS, *GRID), bool)
+    is_seen[0] = False
+    is_seen[1, : GRID[0] // 2] = False
+    render = Oracle.render
+    monkeypatch.setattr(Oracle, "render", lambda *a: replace(render(*a), is_seen=is_seen))
+    made = export_weak_labels(oracle.home, SCENE, "oracle", WeakLabelConfig(default_threshold=0.4))
+    group = oracle.home.open_arrays(made.version)
+    pixels = read_target(group, "weak_labels", "pixel_label")
+    np.testing.assert_array_equal(pixels == VOID_ID, np.broadcast_to(~is_seen, pixels.shape))
+    np.testing.assert_array_equal(
+        np.isnan(read_target(group, "weak_labels", "pixel_probability")), np.broadcast_to(~is_seen, pixels.shape)
+    )
+    assert group.attrs["void_pixel"] == VOID_ID
+    ahead = read_target(group, "weak_labels", "voxel_label")[:, 101:]
+    assert (ahead == UNKNOWN_VOXEL).all()  # only the camera that looks back has rays
+    result = query_scene(oracle.home, SCENE, 1, "car", "oracle", tmp_path)
+    unseen, seen_below = (np.asarray(Image.open(path)).astype(int) for path in result.heat_maps)
+    assert np.ptp(unseen, axis=-1).max() < 5  # grey
+    assert np.ptp(seen_below[: GRID[0]], axis=-1).max() < 5
+    assert np.ptp(seen_below[GRID[0] :], axis=-1).max() > 20
+
+
+def test_a_students_views_tell_which_pixels_have_rays(world):
+    student = DeployedStudent.open(world.home, "clip")
+    batch = student.frames(SCENE).camera_views(0)
+    shown = torch.ones(1, NUM_CAMERAS, *GRID, dtype=torch.bool)
+    shown[:, 1, 10:] = False
+    views = student.predictor.render(student.predictor.encode(batch.inputs), replace(batch.cameras, is_valid=shown))
+    np.testing.assert_array_equal(views.is_seen, shown[0].numpy())
 
 
 def test_a_concept_is_the_mean_of_its_synonyms(world):

@@ -15,7 +15,6 @@ from storage.previews.pictures import (
     from_uint8,
     heat_overlay,
     label_image,
-    resize_nearest,
     to_uint8,
     unit_image,
 )
@@ -83,9 +82,3 @@ def test_heat_stands_out_where_the_probability_is_high():
     overlay = heat_overlay(image, probability)
     np.testing.assert_array_equal(overlay[1, 1], unit_image(np.ones((1, 1)), name="inferno")[0, 0])
     assert np.ptp(overlay[0, 0].astype(int)) < 30
-
-
-def test_nearest_resampling_invents_no_colour():
-    image = np.random.default_rng(1).integers(0, 256, size=(3, 4, 3), dtype=np.uint8)
-    bigger = resize_nearest(image, 9, 12)
-    np.testing.assert_array_equal(bigger[1::3, 1::3], image)

@@ -8,9 +8,9 @@ from student.model.rays import (
     BinSamples,
     compositing_weights,
     draw_around_peak,
-    draw_by_weight,
     merge_draws,
     sample_extents,
+    sample_pdf,
 )
 
 NUM_RAYS = 7
@@ -68,7 +68,7 @@ def test_inverse_cdf_equals_a_dense_search_ray_by_ray(coarse, edges):
     weights = torch.rand(len(coarse.ray), generator=torch.Generator().manual_seed(3))
     weights[::3] = 0.0
     extents = (edges[coarse.bin], edges[coarse.bin + 1])
-    source, distances = draw_by_weight(weights, extents, coarse.ray, num_rays=NUM_RAYS, num_draws=9, jitter=False)
+    source, distances = sample_pdf(weights, extents, coarse.ray, num_rays=NUM_RAYS, num_draws=9, jitter=False)
     assert set(coarse.ray[source].tolist()) == set(range(NUM_RAYS)) - {2}
     for ray in sorted(set(coarse.ray[source].tolist())):
         dense = torch.zeros(len(edges) - 1, dtype=torch.float64)
@@ -88,7 +88,7 @@ def test_jittered_draws_stay_in_their_strata(coarse, edges):
     only = BinSamples(*(field[coarse.ray == 3] for field in coarse))
     extents = (edges[only.bin], edges[only.bin + 1])
     weights = torch.ones(1)
-    _, distances = draw_by_weight(weights, extents, only.ray, num_rays=NUM_RAYS, num_draws=8, jitter=True)
+    _, distances = sample_pdf(weights, extents, only.ray, num_rays=NUM_RAYS, num_draws=8, jitter=True)
     strata = torch.linspace(float(extents[0]), float(extents[1]), 9)
     assert (distances >= strata[:-1]).all()
     assert (distances <= strata[1:]).all()
@@ -97,7 +97,7 @@ def test_jittered_draws_stay_in_their_strata(coarse, edges):
 
 def test_rays_without_weight_get_no_draw(coarse, edges):
     extents = (edges[coarse.bin], edges[coarse.bin + 1])
-    source, distances = draw_by_weight(
+    source, distances = sample_pdf(
         torch.zeros(len(coarse.ray)), extents, coarse.ray, num_rays=NUM_RAYS, num_draws=4, jitter=False
     )
     assert len(source) == len(distances) == 0
@@ -129,7 +129,7 @@ def test_a_window_lies_around_the_heaviest_sample_and_skips_empty_bins(coarse, e
 def test_merging_equals_sorting_and_extents_partition_each_bin(coarse, edges):
     weights = torch.rand(len(coarse.ray), generator=torch.Generator().manual_seed(4))
     extents = sample_extents(coarse, edges)
-    source, distances = draw_by_weight(weights, extents, coarse.ray, num_rays=NUM_RAYS, num_draws=20, jitter=False)
+    source, distances = sample_pdf(weights, extents, coarse.ray, num_rays=NUM_RAYS, num_draws=20, jitter=False)
     merge = merge_draws(coarse.distances, source, distances)
     drawn = BinSamples(coarse.ray[source], coarse.bin[source], distances)
     merged = BinSamples(*(merge.interleave(a, b) for a, b in zip(coarse, drawn, strict=True)))

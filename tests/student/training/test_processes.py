@@ -48,7 +48,7 @@ def test_two_processes_are_one_of_twice_the_batch(
 
     (tmp_path / "run.json").write_text(json.dumps(config_json(config)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "student.train", str(homes[1].root), "clip", "--config", str(tmp_path / "run.json")]
+    command += ["-m", "student.training.train", str(homes[1].root), "clip", "--config", str(tmp_path / "run.json")]
     command += ["--accumulation-steps", str(parts)]
     done = subprocess.run(
         command,

@@ -17,12 +17,12 @@ from storage.scenes.moving import MovingBoxes
 from storage.scenes.schema import SceneBoxes
 from storage.scenes.store import SceneReader
 from student.config import StudentConfig
-from student.data.dataset import FrameDataset, nearest
+from student.data.dataset import FrameDataset
 from student.data.frames import StoreFrames
 from student.data.lidar import rasterise_lidar
 from student.data.sample import concatenate
 from student.data.training_set import load_training_set
-from student.data.views import View, ViewChoice, draw_views
+from student.data.views import TargetView, ViewChoice, draw_views
 from student.experiments.overfit import psnr_of_cells
 
 INTRINSICS = np.array([[10.0, 0, 8], [0, 10.0, 6], [0, 0, 1]])
@@ -114,8 +114,8 @@ def test_every_view_is_posed_in_the_ego_frame_of_the_inputs(shared_world: Any, d
     reader = SceneReader.open(shared_world.home, "yard.a")
     world_to_reference = invert_se3(reader.ego_to_world(1))
     choice = ViewChoice(
-        real=(View(frame_index=1, camera_index=2), View(frame_index=2, camera_index=0), None),
-        virtual=(View(frame_index=1, camera_index=1, virtual_index=0),),
+        real=(TargetView(frame_index=1, camera_index=2), TargetView(frame_index=2, camera_index=0), None),
+        virtual=(TargetView(frame_index=1, camera_index=1, virtual_index=0),),
     )
     batch = dataset.sample("yard.a", 1, choice)
     poses = batch.cameras.camera_to_reference_ego[0].numpy()
@@ -155,8 +155,8 @@ def test_lenses_reach_the_model(shared_world: Any, student_config: StudentConfig
     frozen = load_training_set(shared_world.home, "lens")
     data = FrameDataset(shared_world.home, frozen, "train", student_config.data, open_frames=WithLens)
     choice = ViewChoice(
-        real=(View(frame_index=1, camera_index=1), View(frame_index=1, camera_index=0), None),
-        virtual=(View(frame_index=1, camera_index=1, virtual_index=0),),
+        real=(TargetView(frame_index=1, camera_index=1), TargetView(frame_index=1, camera_index=0), None),
+        virtual=(TargetView(frame_index=1, camera_index=1, virtual_index=0),),
     )
     batch = data.sample("yard.a", 1, choice)
     assert batch.inputs.fisheye is not None
@@ -167,7 +167,7 @@ def test_lenses_reach_the_model(shared_world: Any, student_config: StudentConfig
 
 
 def test_padding_and_virtual_views_claim_nothing_they_do_not_know(dataset: FrameDataset) -> None:
-    choice = ViewChoice(real=(None,), virtual=(View(frame_index=0, camera_index=0, virtual_index=1),))
+    choice = ViewChoice(real=(None,), virtual=(TargetView(frame_index=0, camera_index=0, virtual_index=1),))
     targets = dataset.sample("yard.a", 0, choice).view_targets
     assert torch.isnan(targets.lidar_depth).all()
     assert torch.isnan(targets.teacher_depth[0, 0]).all()
@@ -179,7 +179,7 @@ def test_padding_and_virtual_views_claim_nothing_they_do_not_know(dataset: Frame
 def test_virtual_view_shows_what_the_teacher_rendered(shared_world: Any, dataset: FrameDataset) -> None:
     version = shared_world.home.latest("virtual_views", "yard.a")
     stored = shared_world.home.open_arrays(version)["image"][2, 1, 0]
-    choice = ViewChoice(real=(None,), virtual=(View(frame_index=2, camera_index=1, virtual_index=0),))
+    choice = ViewChoice(real=(None,), virtual=(TargetView(frame_index=2, camera_index=1, virtual_index=0),))
     image = dataset.sample("yard.a", 2, choice).view_targets.virtual_image[0, 0]
     np.testing.assert_allclose(image.permute(1, 2, 0).numpy() * 255, stored, atol=1e-3)
 
@@ -244,14 +244,6 @@ def test_batches_concatenate(dataset: FrameDataset) -> None:
     assert batch.keys == ("yard.a/000000", "yard.a/000001")
     assert batch.inputs.images.shape[0] == batch.view_targets.features["clip"].shape[0] == 2
     assert torch.equal(batch.to("cpu").view_targets.image, batch.view_targets.image)
-
-
-def test_nearest_never_averages() -> None:
-    values = np.array([[1.0, np.nan], [3.0, 100.0]])
-    up = nearest(values, 4, 4)
-    assert set(up[np.isfinite(up)]) == {1.0, 3.0, 100.0}
-    assert np.isnan(up).sum() == 4
-    assert nearest(np.arange(16.0).reshape(4, 4), 2, 2).tolist() == [[5.0, 7.0], [13.0, 15.0]]
 
 
 # --- refusals ------------------------------------------------------------------------------------------------------
@@ -330,8 +322,8 @@ def test_nothing_is_known_where_a_camera_sees_its_own_vehicle(shared_world: Any,
     frozen = load_training_set(shared_world.home, "mask")
     data = FrameDataset(shared_world.home, frozen, "train", student_config.data, open_frames=WithMask)
     choice = ViewChoice(
-        real=(View(frame_index=1, camera_index=0), View(frame_index=1, camera_index=1)),
-        virtual=(View(frame_index=1, camera_index=0, virtual_index=0),),
+        real=(TargetView(frame_index=1, camera_index=0), TargetView(frame_index=1, camera_index=1)),
+        virtual=(TargetView(frame_index=1, camera_index=0, virtual_index=0),),
     )
     batch = data.sample("yard.a", 1, choice)
     assert batch.cameras.is_valid is not None
@@ -370,7 +362,9 @@ def test_what_moved_is_left_out_of_neighbouring_frames(dataset: FrameDataset) ->
         num_lidar_points=np.full(2, 9),
     )
     frames.__dict__["_moving"] = MovingBoxes(van)
-    choice = ViewChoice(real=(View(frame_index=frame, camera_index=0), View(frame_index=frame + 1, camera_index=0)))
+    choice = ViewChoice(
+        real=(TargetView(frame_index=frame, camera_index=0), TargetView(frame_index=frame + 1, camera_index=0))
+    )
 
     def masks_and_targets(kind: str) -> tuple[np.ndarray, Any]:
         dataset.config = replace(dataset.config, dynamic_masks=kind)  # type: ignore[arg-type]
@@ -402,7 +396,9 @@ def test_what_moves_cannot_be_left_out_of_a_scene_without_annotations(dataset: F
     frames.__dict__.pop("_moving", None)
     assert not len(frames.reader.boxes().instance)
     dataset.config = replace(dataset.config, dynamic_masks="boxes")
-    choice = ViewChoice(real=(View(frame_index=frame, camera_index=0), View(frame_index=frame + 1, camera_index=0)))
+    choice = ViewChoice(
+        real=(TargetView(frame_index=frame, camera_index=0), TargetView(frame_index=frame + 1, camera_index=0))
+    )
     with pytest.raises(MissingTargetError, match="has no annotations"):
         dataset.sample(key, frame, choice)
 
@@ -412,7 +408,7 @@ def test_what_moves_cannot_be_left_out_of_a_scene_without_annotations(dataset: F
 
 def test_finer_cells_hold_more_of_an_image(dataset: FrameDataset, student_config: StudentConfig) -> None:
     key, frame = dataset.samples[0]
-    batch = dataset.sample(key, frame, ViewChoice(real=(View(frame_index=frame, camera_index=0),)))
+    batch = dataset.sample(key, frame, ViewChoice(real=(TargetView(frame_index=frame, camera_index=0),)))
     held = []
     for level in (2, 4, 6, 8):
         voxels = replace(student_config.model.voxels, coarse_level=level)

@@ -15,8 +15,8 @@ from storage.stores.provenance import Provenance
 from storage.stores.versioned import Home, materialize_arrays
 from teachers.nerf.config import (
     FieldConfig,
+    FieldLossConfig,
     FitGateConfig,
-    LossConfig,
     NerfConfig,
     SamplingConfig,
     TeacherDepthConfig,
@@ -107,7 +107,7 @@ FIT = NerfConfig(
     lidar_rays=256,
     field=FieldConfig(num_levels=4, log2_table_size=14, coarsest_cell_m=4.0, finest_cell_m=0.4),
     sampling=SamplingConfig(num_proposal_samples=32, num_field_samples=12, far_m=150.0),
-    losses=LossConfig(max_depth_m=40.0),
+    losses=FieldLossConfig(max_depth_m=40.0),
     gate=FitGateConfig(min_psnr=20.0, max_abs_rel=0.15),
 )
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from teachers.nerf.config import FitGateConfig, NerfConfig
-from teachers.nerf.quality import RenderedRays, depth_errors, judge_fit
+from teachers.nerf.quality import FieldRendering, depth_errors, judge_fit
 from teachers.nerf.scene_rays import RayBatch, SceneRays, measure_bounds, read_sky_mask
 
 CONFIG = NerfConfig(image_height=18, image_width=32, gate=FitGateConfig(min_psnr=25.0, max_abs_rel=0.1))
@@ -20,7 +20,7 @@ def held_out(wall_home, wall_scene) -> SceneRays:
 def oracle(rays: SceneRays, *, depth_factor: float = 1.0, opacity_in_sky: float = 0.0):
     """A renderer that knows the analytic scene."""
 
-    def render(batch: RayBatch) -> RenderedRays:
+    def render(batch: RayBatch) -> FieldRendering:
         scale = rays.bounds.metres_per_unit
         origin = batch.origins * scale + torch.tensor(rays.bounds.centre_m)
         ground = torch.where(batch.directions[:, 2] < -1e-6, -origin[:, 2] / batch.directions[:, 2], math.inf)
@@ -29,7 +29,7 @@ def oracle(rays: SceneRays, *, depth_factor: float = 1.0, opacity_in_sky: float 
         depth = torch.minimum(ground, wall)
         hit = depth < 60.0
         rgb = batch.rgb if batch.num_camera_rays == len(batch.origins) else torch.zeros(len(batch.origins), 3)
-        return RenderedRays(
+        return FieldRendering(
             rgb=rgb + 0.01,
             termination_depth=torch.where(hit, depth * depth_factor, 60.0),
             opacity=torch.where(hit, 1.0, opacity_in_sky),
@@ -62,9 +62,9 @@ def test_a_solid_sky_fails(held_out):
 
 
 def test_an_undefined_score_never_passes(held_out):
-    def nothing(batch: RayBatch) -> RenderedRays:
+    def nothing(batch: RayBatch) -> FieldRendering:
         rays = len(batch.origins)
-        return RenderedRays(
+        return FieldRendering(
             rgb=torch.full((rays, 3), math.nan), termination_depth=torch.zeros(rays), opacity=torch.zeros(rays)
         )
 
@@ -95,7 +95,7 @@ def test_what_moves_is_left_out_of_the_static_scores(wall_scene):
     rays.is_moving[0, ::2] = True
     rays.pixels[0, ::2] = 255 - rays.pixels[0, ::2]  # something stood there that no other frame shows
 
-    def render(batch: RayBatch) -> RenderedRays:
+    def render(batch: RayBatch) -> FieldRendering:
         rendered = right(batch)
         if batch.num_camera_rays != rays.pixels.shape[1] or not bool((batch.camera_index == 0).all()):
             return rendered

@@ -10,7 +10,6 @@ from teachers.nerf.scene_rays import (
     measure_bounds,
     project_lidar,
     read_sky_mask,
-    resize_nearest,
     split_frames,
 )
 
@@ -113,16 +112,6 @@ def test_frames_are_held_out_from_the_middle():
     assert split.train == (0, 1, 3, 4, 5, 7, 8, 9)
     with pytest.raises(SourceDataError, match="too few"):
         split_frames(2, holdout_every=4)
-
-
-def test_masks_keep_the_value_at_pixel_centres():
-    mask = np.zeros((1, 1, 4, 8), bool)
-    mask[..., :2, :] = True
-    small = resize_nearest(mask, (2, 4))
-    assert small.shape == (1, 1, 2, 4)
-    assert small[0, 0, 0].all()
-    assert not small[0, 0, 1].any()
-    assert np.array_equal(resize_nearest(small, (4, 8)), mask)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from storage.stores.versioned import Materialized, StoreVersion
 from teachers.nerf.config import (
     ExecutionConfig,
     FieldConfig,
-    LossConfig,
+    FieldLossConfig,
     NerfConfig,
     SamplingConfig,
     TeacherDepthConfig,
@@ -19,7 +19,7 @@ from teachers.nerf.config import (
 from teachers.nerf.task import NerfStep, NerfTask, read_result, write_result
 
 STEPS = (
-    NerfStep(action="fit", config=NerfConfig(num_steps=7, losses=LossConfig(line_of_sight_margin_m=(4.0, 1.0)))),
+    NerfStep(action="fit", config=NerfConfig(num_steps=7, losses=FieldLossConfig(line_of_sight_margin_m=(4.0, 1.0)))),
     NerfStep(action="render_depth", config=TeacherDepthConfig(height=9)),
     NerfStep(action="render_virtual_views", config=VirtualViewsConfig()),
     NerfStep(action="render_features", config=TeacherFeaturesConfig(feature_source="clip_features")),
@@ -84,7 +84,7 @@ def test_the_error_that_ended_a_task_is_raised_again(tmp_path):
         lambda: NerfConfig(final_learning_rate_ratio=0.0),
         lambda: FieldConfig(finest_cell_m=9.0, coarsest_cell_m=4.0),
         lambda: SamplingConfig(near_m=5.0, far_m=1.0),
-        lambda: LossConfig(rgb=-1.0),
+        lambda: FieldLossConfig(rgb=-1.0),
         lambda: VirtualViewsConfig(view_names=("a",)),
         lambda: TeacherDepthConfig(min_opacity=0.0),
         lambda: ExecutionConfig(rays_per_chunk=0),
