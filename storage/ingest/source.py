@@ -20,7 +20,11 @@ SourceFormat = Literal["nuscenes", "waymo_v1", "waymo_v2", "manifest"]
 
 SOURCE_FORMATS: tuple[SourceFormat, ...] = get_args(SourceFormat)
 
-_USUAL = {"nuscenes": ("nuscenes", "v1.0-mini"), "waymo_v1": ("waymo", "v1"), "waymo_v2": ("waymo", "v2")}
+_USUAL = {
+    "nuscenes": ("nuscenes", "v1.0-mini"),
+    "waymo_v1": ("waymo", "v1"),
+    "waymo_v2": ("waymo", "v2"),
+}
 """Data set and version of each format that does not state its own."""
 
 

@@ -204,8 +204,3 @@ def test_every_feature_source_has_a_model_and_a_basis_of_its_own(source):
     assert model.feature_source == source
     assert model.__module__ == f"teachers.image.{source}"  # what assets declare to be its code
     assert isinstance(ImageTeachersConfig().basis_of(source), FeatureBasisConfig)
-
-
-def test_a_feature_source_without_a_model_is_not_taken_for_another():
-    with pytest.raises(KeyError, match="made_up"):
-        patch_feature_model("made_up")
