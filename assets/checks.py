@@ -13,7 +13,7 @@ from pipeline.partitions import PARTITIONS, scenes
 from pipeline.resources import HomeResource
 from storage.audits.finding import Outcome
 from storage.errors import PipelineError
-from storage.kinds import KINDS
+from storage.kinds import KINDS, trainable_kinds
 from storage.previews.thumbnails import calibration_jpeg
 from storage.stores.versioned import Home, StoreVersion
 
@@ -92,7 +92,8 @@ AUDITS: tuple[tuple[str, str, Judge, str], ...] = (
     ("virtual_views", "depth_is_sound", measure_anew("depth"), "The same for views the car never had."),
     *(
         (kind, "numbers_are_finite", measure_anew("numbers"), "No NaN and no infinity.")
-        for kind in ("depth_anything_features", "dinov2_features", "clip_features")
+        for kind in trainable_kinds()
+        if KINDS[kind].picture == "features"
     ),
 )
 """Asset, check, judge and description."""

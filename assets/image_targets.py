@@ -10,12 +10,17 @@ from assets.scenes import LIGHT_BACKFILL
 from pipeline.progress import ProgressCallback
 from pipeline.run_config import HomeSelection, TrainingSceneSelector
 from storage.keys import SceneKey
-from storage.kinds import FeatureSource, Kind
+from storage.kinds import FEATURE_SOURCES, KINDS, FeatureSource, Kind, features_kind
 from storage.stores.versioned import Home, Materialized
 
 _GROUP = "image_teachers"
 _KINDS = {"pytorch", "huggingface", "zarr"}
 _PATCHES = "teachers.image.extract_patches"
+
+
+def _module_of(source: FeatureSource) -> str:
+    """Return the module that the model of a feature source is in."""
+    return f"teachers.image.{source}"
 
 
 @partitioned_asset(
@@ -61,7 +66,7 @@ def depth_anything_features(home: Home, key: str, selection: HomeSelection, tell
         group=_GROUP,
         kinds=_KINDS,
         makes=Kind.FEATURE_BASIS,
-        producer=(_PATCHES, "teachers.image.dinov2", "teachers.image.clip"),
+        producer=(_PATCHES, *map(_module_of, FEATURE_SOURCES)),
     ),
     deps=[all_of("scene", reads="train_scenes")],
     description="PCA of each foundation model's features, fitted on a declared sample of training frames.",
@@ -71,44 +76,34 @@ def feature_basis(home: Home, key: str, selection: HomeSelection, tell: Progress
     """Fit the basis of a feature source on the training scenes."""
     from teachers.image.run import fit_feature_basis
 
-    teachers = selection.resolve().image_teachers
-    bases = {"dinov2": teachers.dinov2_basis, "clip": teachers.clip_basis}
-    return fit_feature_basis(home, cast("FeatureSource", key), selection.scenes_to_learn_from(), bases[key], tell)
+    source = cast("FeatureSource", key)
+    config = selection.resolve().image_teachers.basis_of(source)
+    return fit_feature_basis(home, source, selection.scenes_to_learn_from(), config, tell)
 
 
-@partitioned_asset(
-    **declare(
-        group=_GROUP,
-        kinds=_KINDS,
-        makes=Kind.DINOV2_FEATURES,
-        producer=(_PATCHES, "teachers.image.dinov2"),
-        backfill_policy=LIGHT_BACKFILL,
-        task="features",
-    ),
-    deps=["scene", dg.AssetDep("feature_basis", partition_mapping=dg.SpecificPartitionsPartitionMapping(["dinov2"]))],
-    description="DINOv2 patch features of every image, reduced by the basis to at most 64 channels in [0, 1].",
-)
-def dinov2_features(home: Home, key: str, selection: HomeSelection, tell: ProgressCallback) -> Materialized:
-    """Extract DINOv2 features."""
-    from teachers.image.run import extract_dinov2
+def _features(source: FeatureSource) -> dg.AssetsDefinition:
+    """Return the asset of the features that one foundation model gives."""
+    kind = features_kind(source)
 
-    return extract_dinov2(home, SceneKey.parse(key), selection.resolve().image_teachers.dinov2, tell)
+    def make(home: Home, key: str, selection: HomeSelection, tell: ProgressCallback) -> Materialized:
+        from teachers.image.run import extract_patch_features
+
+        extractor = selection.resolve().image_teachers.basis_of(source).extractor
+        return extract_patch_features(home, SceneKey.parse(key), source, extractor, tell)
+
+    make.__name__ = kind
+    return partitioned_asset(
+        **declare(
+            group=_GROUP,
+            kinds=_KINDS,
+            makes=kind,
+            producer=(_PATCHES, _module_of(source)),
+            backfill_policy=LIGHT_BACKFILL,
+            task="features",
+        ),
+        deps=["scene", dg.AssetDep("feature_basis", partition_mapping=dg.SpecificPartitionsPartitionMapping([source]))],
+        description=KINDS[kind].holds,
+    )(make)
 
 
-@partitioned_asset(
-    **declare(
-        group=_GROUP,
-        kinds=_KINDS,
-        makes=Kind.CLIP_FEATURES,
-        producer=(_PATCHES, "teachers.image.clip"),
-        backfill_policy=LIGHT_BACKFILL,
-        task="features",
-    ),
-    deps=["scene", dg.AssetDep("feature_basis", partition_mapping=dg.SpecificPartitionsPartitionMapping(["clip"]))],
-    description="Dense CLIP features of every image, reduced by the basis; words compare with them in CLIP's space.",
-)
-def clip_features(home: Home, key: str, selection: HomeSelection, tell: ProgressCallback) -> Materialized:
-    """Extract CLIP features."""
-    from teachers.image.run import extract_clip
-
-    return extract_clip(home, SceneKey.parse(key), selection.resolve().image_teachers.clip, tell)
+features = [_features(source) for source in FEATURE_SOURCES]

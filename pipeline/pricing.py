@@ -1,22 +1,27 @@
 """What a run will cost before it starts: bytes from the configuration, hours from what was measured before.
 
-Bytes are the size of the arrays as declared, before compression: an upper limit. Hours are not guessed: they come from
-the catalogue of a home where the same kinds were built, scaled by frames, or are unknown.
+Bytes are the size of the arrays as declared, before compression: an upper limit. Hours come from the catalogue of a
+home where the same kinds were built, scaled by frames. Neither is guessed: what is not known is listed as unknown.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from pipeline.presets import PipelineConfig
+from storage.kinds import FEATURE_SOURCES, KINDS, Kind, features_kind
 from storage.stores import catalog
 from storage.stores.versioned import Home
 
-_HALF, _FLOAT, _BYTE = 2, 4, 1
-_BYTES_PER_LIDAR_POINT = 4 * _FLOAT
+_BYTES_PER_LIDAR_POINT = 4 * 4
 _LIDAR_POINTS_PER_FRAME = 35_000  # a nuScenes sweep
 _JPEG_BYTES_PER_PIXEL = 0.12  # measured on nuScenes' 1600 x 900 images
 _SOURCE_PIXELS = 1600 * 900
+_NOT_OF_EVERY_SCENE = (Kind.SCENE_TRUTH, Kind.WEAK_LABELS)
+"""Of procedural scenes, and of those that a student is judged on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,13 +30,13 @@ class Price:
 
     Attributes:
         kind: Of the store.
-        stored_bytes: All frames together, before compression.
+        stored_bytes: All frames together, before compression; None where no configuration says their size.
         hours: On the machine that was measured; None where nothing was.
         basis: What the hours stand on.
     """
 
     kind: str
-    stored_bytes: int
+    stored_bytes: int | None
     hours: float | None = None
     basis: str = ""
 
@@ -43,7 +48,7 @@ class Price:
 def price_run(
     config: PipelineConfig, *, scenes: int, frames: int, cameras: int, measured_in: Home | None = None
 ) -> list[Price]:
-    """Return the price of every kind of store that a run makes.
+    """Return the price of every kind of store that a run makes of each scene.
 
     Args:
         config: The run.
@@ -59,34 +64,49 @@ def price_run(
         raise ValueError(f"scenes, frames and cameras are {scenes}, {frames} and {cameras}, want at least 1")
     rates = {} if measured_in is None else measured_rates(measured_in)
     total = scenes * frames
-    prices = []
-    for kind, per_frame in bytes_per_frame(config, cameras).items():
-        rate = rates.get(kind)
+    sizes, prices = bytes_per_frame(config, cameras), []
+    for kind, spec in KINDS.items():
+        if spec.partitioned_by != "scene" or kind in _NOT_OF_EVERY_SCENE:
+            continue
+        rate, size = rates.get(kind), sizes.get(spec.name)
         hours = None if rate is None else rate[0] * total / 3600
         basis = "" if rate is None else f"{rate[0]:.2f} s a frame, measured on {rate[1]} frames"
-        prices.append(Price(kind=kind, stored_bytes=round(per_frame * total), hours=hours, basis=basis))
+        stored = None if size is None else round(size * total)
+        prices.append(Price(kind=kind, stored_bytes=stored, hours=hours, basis=basis))
     return prices
 
 
-def bytes_per_frame(config: PipelineConfig, cameras: int) -> dict[str, float]:
-    """Return the bytes that one frame of the whole rig takes in each kind of store."""
-    images, depth, views = config.input_images, config.teacher_depth, config.virtual_views
-    teachers, rendered = config.image_teachers, config.teacher_features
-    sky, monocular = teachers.sky, teachers.depth_anything
-    per_camera: Mapping[str, float] = {
-        "scene": _SOURCE_PIXELS * _JPEG_BYTES_PER_PIXEL,
-        "input_images": images.height * images.width * 3 * _BYTE,
-        "sky_mask": sky.height * sky.width * (_BYTE + _HALF),
-        "depth_anything_features": monocular.grid_height * monocular.grid_width * _depth_channels(config) * _HALF,
-        "dinov2_features": _patches(teachers.dinov2) * teachers.dinov2_basis.num_components * _HALF,
-        "clip_features": _patches(teachers.clip) * teachers.clip_basis.num_components * _HALF,
-        "teacher_depth": depth.height * depth.width * 2 * _HALF,
-        "virtual_views": len(views.view_names) * views.height * views.width * (3 * _BYTE + 2 * _HALF),
-        "teacher_features": rendered.height * rendered.width * teachers.dinov2_basis.num_components * _HALF,
+def bytes_per_frame(config: PipelineConfig, cameras: int) -> dict[Kind, float]:
+    """Return the bytes that one frame of the whole rig takes, of each kind whose size the configuration says."""
+    teachers, views, rendered = config.image_teachers, config.virtual_views, config.teacher_features
+    lengths: dict[Kind, dict[str, Any]] = {
+        Kind.INPUT_IMAGES: asdict(config.input_images),
+        Kind.SKY_MASK: asdict(teachers.sky),
+        Kind.DEPTH_ANYTHING_FEATURES: asdict(teachers.depth_anything)
+        | {"channels": config.student.model.coarse_depth.depth_feature_channels},
+        Kind.TEACHER_DEPTH: asdict(config.teacher_depth),
+        Kind.VIRTUAL_VIEWS: asdict(views) | {"views": len(views.view_names)},
+        Kind.TEACHER_FEATURES: {
+            "grid_height": rendered.height,
+            "grid_width": rendered.width,
+            "channels": teachers.dinov2_basis.num_components,
+        },
     }
-    prices = {kind: cameras * size for kind, size in per_camera.items()}
-    prices["scene"] += _LIDAR_POINTS_PER_FRAME * _BYTES_PER_LIDAR_POINT
-    return prices
+    for source in FEATURE_SOURCES:
+        basis = teachers.basis_of(source)
+        lengths[features_kind(source)] = asdict(basis.extractor) | {"channels": basis.num_components}
+    scene = cameras * _SOURCE_PIXELS * _JPEG_BYTES_PER_PIXEL + _LIDAR_POINTS_PER_FRAME * _BYTES_PER_LIDAR_POINT
+    return {Kind.SCENE: scene} | {kind: _array_bytes(kind, {**of, "cameras": cameras}) for kind, of in lengths.items()}
+
+
+def _array_bytes(kind: Kind, lengths: Mapping[str, Any]) -> int:
+    """Return the bytes of one frame of a kind's arrays, as ``storage.kinds`` declares them."""
+    per_frame = [array for array in KINDS[kind].arrays.values() if array.axes[0] == "frames"]
+    return sum(
+        np.dtype(array.dtype).itemsize
+        * math.prod(int(axis) if axis.isdigit() else lengths[axis] for axis in array.axes[1:])
+        for array in per_frame
+    )
 
 
 def measured_rates(home: Home) -> dict[str, tuple[float, int]]:
@@ -104,11 +124,3 @@ def measured_rates(home: Home) -> dict[str, tuple[float, int]]:
             seconds[row["kind"]] = seconds.get(row["kind"], 0.0) + row["wall_time_s"]
             frames[row["kind"]] = frames.get(row["kind"], 0) + count
     return {kind: (seconds[kind] / frames[kind], frames[kind]) for kind in seconds}
-
-
-def _patches(extractor: Any) -> int:  # noqa: ANN401 - PatchFeatureConfig
-    return extractor.grid_height * extractor.grid_width
-
-
-def _depth_channels(config: PipelineConfig) -> int:
-    return config.student.model.coarse_depth.depth_feature_channels

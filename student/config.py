@@ -4,7 +4,7 @@ The model's own sizes are in :mod:`student.model.config`; complete runs are func
 :mod:`student.presets.students`.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -173,11 +173,7 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         """Reject negative coefficients and empty ranges."""
-        for name in (
-            *("rgb", "perceptual", "feature", "lidar_depth", "teacher_depth", "absolute_share", "log_depth"),
-            *("depth_likelihood", "fine_depth", "weight_entropy", "opacity", "sky", "line_of_sight"),
-            "depth_edge",
-        ):
+        for name in (known.name for known in fields(self) if known.type is float):
             _require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         _require(self.inner_range > 0, f"inner_range must be positive, got {self.inner_range}")
         _require(self.max_depth > 0 and self.max_lidar_range > 0, "ranges must be positive")

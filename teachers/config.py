@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from storage.kinds import FeatureSource
+
 Precision = Literal["float32", "float16", "bfloat16"]
 
 
@@ -187,12 +189,6 @@ class ImageTeachersConfig:
     dinov2_basis: FeatureBasisConfig = field(default_factory=FeatureBasisConfig)
     clip_basis: FeatureBasisConfig = field(default_factory=FeatureBasisConfig)
 
-    @property
-    def dinov2(self) -> PatchFeatureConfig:
-        """Return how DINOv2 features are extracted: as their basis was fitted."""
-        return self.dinov2_basis.extractor
-
-    @property
-    def clip(self) -> PatchFeatureConfig:
-        """Return how CLIP features are extracted: as their basis was fitted."""
-        return self.clip_basis.extractor
+    def basis_of(self, feature_source: FeatureSource) -> FeatureBasisConfig:
+        """Return the basis of a feature source; its features are extracted as the basis was fitted."""
+        return getattr(self, f"{feature_source}_basis")

@@ -20,6 +20,7 @@ _BLOCK = re.compile(r"^([^\n]+:)\n\n```python\n(.*?)^```$", re.MULTILINE | re.DO
 _NEW = re.compile(r"New file `(?P<path>[^`]+)`:")
 _EDIT = re.compile(r"In `(?P<path>[^`]+)`, (?P<where>above|below|in place of) `(?P<line>[^`]+)`:")
 _END = re.compile(r"At the end of `(?P<path>[^`]+)`:")
+_COUNT = re.compile(r"^Files: (\d+),", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,12 @@ def test_following_a_recipe(title: str, sections: dict[str, str], project: Path,
 
 def test_every_section_is_a_recipe(sections: dict[str, str]) -> None:
     assert tuple(title for title in sections if title != "A scene to try things on") == RECIPES
+
+
+@pytest.mark.parametrize("title", RECIPES)
+def test_a_recipe_touches_as_many_files_as_it_says(title: str, sections: dict[str, str]) -> None:
+    (stated,) = _COUNT.findall(sections[title])
+    assert len(read_recipe(sections[title]).files) == int(stated)
 
 
 def test_a_target_touches_few_files(sections: dict[str, str]) -> None:

@@ -113,10 +113,11 @@ class Plan(ConfiguredCommand):
         table = Table("asset", "bytes", "hours here", "basis")
         for price in prices:
             hours = "?" if price.hours is None else f"{price.hours:.3f}"
-            table.add_row(price.kind, f"{price.stored_bytes / 1e6:,.1f} MB", hours, price.basis)
+            size = "?" if price.stored_bytes is None else f"{price.stored_bytes / 1e6:,.1f} MB"
+            table.add_row(price.kind, size, hours, price.basis)
         known = [price.hours for price in prices if price.hours is not None]
-        total = sum(price.stored_bytes for price in prices)
-        table.add_row("all", f"{total / 1e6:,.1f} MB", f"{sum(known):.3f}" if known else "?", "", style="bold")
+        total = sum(price.stored_bytes for price in prices if price.stored_bytes is not None)
+        table.add_row("all known", f"{total / 1e6:,.1f} MB", f"{sum(known):.3f}" if known else "?", "", style="bold")
         console.print(f"{self.scenes} scenes x {self.frames} frames x {self.cameras} cameras")
         console.print(table)
         return 0

@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import tyro
 from rich.console import Console
@@ -24,7 +24,7 @@ from pipeline.workflow import (
     run_everything,
     with_split,
 )
-from storage.ingest.source import SourceConfig, expand_splits, manifest_source
+from storage.ingest.source import SourceConfig, SourceFormat, expand_splits, usual_source
 from storage.keys import SceneKey
 from storage.stores.versioned import Home
 
@@ -41,9 +41,6 @@ _CHIEF_FIGURES = (
     "text_query.mean_average_precision",
 )
 """What is printed when a run ends, of each quality the figure that people ask for first."""
-
-_FORMAT_DEFAULTS = {"nuscenes": ("nuscenes", "v1.0-mini"), "waymo_v1": ("waymo", "v1"), "waymo_v2": ("waymo", "v2")}
-"""Data set and version of each format, where none is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +79,7 @@ class _SourceCommand(ConfiguredCommand):
         licence: Terms that go into the provenance of everything made from it; those of the manifest by default.
     """
 
-    format: Annotated[Literal["nuscenes", "waymo_v1", "waymo_v2", "manifest"], tyro.conf.Positional]
+    format: Annotated[SourceFormat, tyro.conf.Positional]
     root: Annotated[Path, tyro.conf.Positional]
     version: str | None = None
     scenes: tuple[str, ...] = ()
@@ -96,12 +93,9 @@ class _SourceCommand(ConfiguredCommand):
             SourceDataError: If a rig manifest is missing or not valid.
         """
         given = {"version": self.version, "dataset": self.dataset, "licence": self.licence}
-        if self.format == "manifest":
-            described = manifest_source(self.root)
-        else:
-            dataset, version = _FORMAT_DEFAULTS[self.format]
-            described = SourceConfig(dataset=dataset, format=self.format, root=self.root, version=version)
-        return dataclasses.replace(described, **{k: v for k, v in given.items() if v is not None})
+        return dataclasses.replace(
+            usual_source(self.format, self.root), **{k: v for k, v in given.items() if v is not None}
+        )
 
     def register(self, home: Home) -> list[str]:
         """Register the source and return the keys of the scenes wanted."""

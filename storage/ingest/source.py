@@ -8,13 +8,24 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from storage.config_json import config_from_json
 from storage.errors import ErrorKind, IntegrityError, SourceDataError
 from storage.keys import SceneKey
 from storage.stores.versioned import Home
 
-SOURCE_FORMATS = ("nuscenes", "waymo_v1", "waymo_v2", "manifest")
+SourceFormat = Literal["nuscenes", "waymo_v1", "waymo_v2", "manifest"]
+"""Layout of a recording's files."""
+
+SOURCE_FORMATS: tuple[SourceFormat, ...] = get_args(SourceFormat)
+
+_USUAL = {
+    "nuscenes": ("nuscenes", "v1.0-mini"),
+    "waymo_v1": ("waymo", "v1"),
+    "waymo_v2": ("waymo", "v2"),
+}
+"""Data set and version of each format that does not state its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,14 +34,14 @@ class SourceConfig:
 
     Attributes:
         dataset: Name its scenes are known by, the first half of every scene key.
-        format: Layout of the files, one of ``SOURCE_FORMATS``.
+        format: Layout of the files.
         root: Folder that holds the data; made absolute, so that a source means the same from any working directory.
         version: Name of the release, for nuScenes the folder of the tables inside the root.
         licence: Terms that go into the provenance of everything made from it.
     """
 
     dataset: str
-    format: str = "nuscenes"
+    format: SourceFormat = "nuscenes"
     root: Path
     version: str
     licence: str = "unspecified"
@@ -66,6 +77,18 @@ def manifest_source(root: Path, *, dataset: str | None = None) -> SourceConfig:
         version=manifest.version,
         licence=manifest.licence,
     )
+
+
+def usual_source(source_format: SourceFormat, root: Path) -> SourceConfig:
+    """Return the source that a folder is taken for: as its manifest says, or under the usual name of its format.
+
+    Raises:
+        SourceDataError: If a rig manifest is missing or not valid.
+    """
+    if source_format == "manifest":
+        return manifest_source(root)
+    dataset, version = _USUAL[source_format]
+    return SourceConfig(dataset=dataset, format=source_format, root=root, version=version)
 
 
 def register_source(home: Home, source: SourceConfig) -> Path:

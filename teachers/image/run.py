@@ -5,12 +5,16 @@ Models are chosen here, so that what extracts with one does not change with anot
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from storage.keys import SceneKey
 from storage.kinds import FeatureSource
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home, Materialized
 from teachers.config import DepthAnythingConfig, FeatureBasisConfig, PatchFeatureConfig, SkyConfig
+
+if TYPE_CHECKING:
+    from teachers.image.patch_features import PatchFeatureModel
 
 ProgressCallback = Callable[[str, float, Mapping[str, float]], None]
 """Called with the stage, the share done in [0, 1], and running figures."""
@@ -47,34 +51,22 @@ def extract_depth_anything(
     return extract(home, SceneReader.open(home, scene_key), config, on_progress)
 
 
-def extract_dinov2(
-    home: Home, scene_key: SceneKey | str, config: PatchFeatureConfig, on_progress: ProgressCallback | None = None
+def extract_patch_features(
+    home: Home,
+    scene_key: SceneKey | str,
+    feature_source: FeatureSource,
+    config: PatchFeatureConfig,
+    on_progress: ProgressCallback | None = None,
 ) -> Materialized:
-    """Extract DINOv2 features, reduced by the current basis "dinov2": kind ``dinov2_features``.
+    """Extract the features of a feature source, reduced by its current basis: kind ``<feature source>_features``.
 
     Raises:
         MissingTargetError: If the scene or the basis is not there, or the weights cannot be had.
         ProvenanceMismatchError: If the basis was fitted to other weights than the config names.
     """
-    from teachers.image.dinov2 import Dinov2Features
     from teachers.image.extract_patches import extract
 
-    return extract(home, SceneReader.open(home, scene_key), Dinov2Features, config, on_progress)
-
-
-def extract_clip(
-    home: Home, scene_key: SceneKey | str, config: PatchFeatureConfig, on_progress: ProgressCallback | None = None
-) -> Materialized:
-    """Extract dense CLIP features, reduced by the current basis "clip": kind ``clip_features``.
-
-    Raises:
-        MissingTargetError: If the scene or the basis is not there, or the weights cannot be had.
-        ProvenanceMismatchError: If the basis was fitted to other weights than the config names.
-    """
-    from teachers.image.clip import ClipFeatures
-    from teachers.image.extract_patches import extract
-
-    return extract(home, SceneReader.open(home, scene_key), ClipFeatures, config, on_progress)
+    return extract(home, SceneReader.open(home, scene_key), patch_feature_model(feature_source), config, on_progress)
 
 
 def fit_feature_basis(
@@ -91,11 +83,22 @@ def fit_feature_basis(
         IntegrityError: If features are not finite.
         ValueError: If no scene is given, or the features vary in fewer directions than components are asked for.
     """
-    from teachers.image.clip import ClipFeatures
-    from teachers.image.dinov2 import Dinov2Features
     from teachers.image.extract_patches import fit
 
     if not scene_keys:
         raise ValueError("scene_keys is empty: want at least one scene to fit a basis on")
     readers = [SceneReader.open(home, key) for key in sorted({str(key) for key in scene_keys})]
-    return fit(home, Dinov2Features if feature_source == "dinov2" else ClipFeatures, readers, config, on_progress)
+    return fit(home, patch_feature_model(feature_source), readers, config, on_progress)
+
+
+def patch_feature_model(feature_source: FeatureSource) -> "type[PatchFeatureModel]":
+    """Return the model of a feature source.
+
+    Raises:
+        KeyError: If there is none.
+    """
+    from teachers.image.clip import ClipFeatures
+    from teachers.image.dinov2 import Dinov2Features
+
+    models = (Dinov2Features, ClipFeatures)
+    return {model.feature_source: model for model in models}[feature_source]

@@ -12,6 +12,7 @@ from pipeline.commands.runs import Run
 from pipeline.run_config import HomeSelection
 from storage.ingest.run import ingest_scene
 from storage.keys import SceneKey
+from storage.kinds import KINDS
 from storage.stores import catalog
 from storage.stores.provenance import InputVersion, Provenance
 from storage.stores.versioned import Home, materialize_files
@@ -227,6 +228,11 @@ def test_plan_prices_a_run(filled_home: Home, capsys: pytest.CaptureFixture[str]
     depth = config.teacher_depth
     assert prices["teacher_depth"]["stored_bytes"] == 20 * 6 * depth.height * depth.width * 4
     assert prices["teacher_depth"]["hours"] is None
+    assert prices["nerf_teacher"]["stored_bytes"] is None  # nothing says how large: shown, not left out
+    assert set(prices) == {s.name for s in KINDS.values() if s.partitioned_by == "scene"} - {
+        "scene_truth",
+        "weak_labels",
+    }
     _, out, _ = call(capsys, "plan", "--home", str(filled_home.root), "--json")
     measured = {price["kind"]: price["hours"] for price in json.loads(out)}
     assert measured["scene"] > 0

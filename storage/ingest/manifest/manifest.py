@@ -1,7 +1,7 @@
 """The rig manifest: a recording of any vehicle, described by one JSON file and a few Parquet tables.
 
-``rig_manifest.schema.json`` beside this module says what the JSON holds, for any validator, and ``rig_manifest_tables``
-what the tables hold. What a schema cannot express is checked here: unit quaternions, names that are used twice.
+``rig_manifest.schema.json`` beside this module says what the JSON holds, for any validator, and ``tables`` what the
+tables hold. What a schema cannot express is checked here: unit quaternions, names that are used twice.
 """
 
 import json

@@ -10,9 +10,9 @@ from storage.digests import file_digest
 from storage.errors import ErrorKind, SourceDataError
 from storage.geometry.transforms import apply_se3, invert_se3, quat_wxyz_to_rotation
 from storage.ingest.raw_scene import IngestConfig
-from storage.ingest.run import ingest_scene, open_recording
+from storage.ingest.run import _READERS, ingest_scene, open_recording
 from storage.ingest.scene_writer import _describe
-from storage.ingest.source import list_scenes
+from storage.ingest.source import SOURCE_FORMATS, list_scenes, usual_source
 from storage.keys import SceneKey
 from storage.scenes.schema import SceneData
 from storage.scenes.store import SceneReader
@@ -185,6 +185,13 @@ def test_two_processes_make_one_version(tiny_home):
     assert made[0].version == made[1].version
     assert sorted(m.reused for m in made) == [False, True]
     assert len(tiny_home.versions("scene")) == 1
+
+
+def test_every_format_has_a_reader_and_a_usual_name(tmp_path):
+    assert tuple(_READERS) == SOURCE_FORMATS
+    named = {name: usual_source(name, tmp_path) for name in SOURCE_FORMATS if name != "manifest"}  # it names itself
+    assert {name: source.format for name, source in named.items()} == {name: name for name in named}
+    assert (named["nuscenes"].dataset, named["nuscenes"].version) == ("nuscenes", "v1.0-mini")
 
 
 def test_scenes_are_listed_in_table_order(tiny):

@@ -37,6 +37,13 @@ NAN = math.nan
 PAPER = LossConfig()
 
 
+@pytest.mark.parametrize("name", [field.name for field in fields(LossConfig) if field.type is float])
+def test_no_coefficient_and_no_range_may_be_negative(name: str) -> None:
+    value: Any = -1.0
+    with pytest.raises(ValueError, match=f"{name} must not be negative, got -1.0"):
+        replace(PAPER, **{name: value})
+
+
 def test_lidar_depth_error_by_hand() -> None:
     # Differences 8 and 4 of 80 m: squares 0.01 and 0.0025, absolutes 0.1 and 0.05 at a tenth.
     error, count = lidar_depth_error(torch.tensor([18.0, 36.0, 50.0]), torch.tensor([10.0, 40.0, NAN]), PAPER)

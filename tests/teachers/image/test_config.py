@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from storage.digests import config_digest
+from storage.kinds import FEATURE_SOURCES
 from teachers.config import (
     DepthAnythingConfig,
     FeatureBasisConfig,
@@ -47,7 +48,7 @@ def test_how_a_model_is_run_is_no_part_of_what_is_stored():
 
 
 @pytest.mark.parametrize("name", ["demo", "tiny", "small", "paper"])
-def test_every_preset_builds_and_extracts_as_its_bases_were_fitted(name):
+def test_every_preset_has_a_basis_for_each_feature_source(name):
     config = getattr(presets, f"{name}_image_teachers")()
-    assert config.dinov2 == config.dinov2_basis.extractor
-    assert config.clip == config.clip_basis.extractor
+    bases = {source: config.basis_of(source) for source in FEATURE_SOURCES}
+    assert bases == {"dinov2": config.dinov2_basis, "clip": config.clip_basis}

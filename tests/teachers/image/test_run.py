@@ -8,17 +8,25 @@ import pytest
 from transformers import Dinov2Model
 
 from storage.errors import MissingTargetError, ProvenanceMismatchError
+from storage.kinds import FEATURE_SOURCES
 from storage.stores.arrays import check_target, read_target
 from storage.stores.versioned import Home
 from teachers.config import (
     DepthAnythingConfig,
     FeatureBasisConfig,
+    ImageTeachersConfig,
     InferenceConfig,
     PatchFeatureConfig,
     SkyConfig,
     WeightsConfig,
 )
-from teachers.image.run import extract_clip, extract_depth_anything, extract_dinov2, extract_sky_mask, fit_feature_basis
+from teachers.image.run import (
+    extract_depth_anything,
+    extract_patch_features,
+    extract_sky_mask,
+    fit_feature_basis,
+    patch_feature_model,
+)
 
 # Sums run in another order for another batch size; in float16 that is at most one unit in the last place.
 FLOAT16_STEP = 2e-3
@@ -37,6 +45,14 @@ def configs(random_weights):
         "dinov2_features": PatchFeatureConfig(weights=weights("dinov2"), **grid, **small),
         "clip_features": PatchFeatureConfig(weights=weights("clip"), **grid, **small),
     }
+
+
+def extract_dinov2(home, scene_key, config, on_progress=None):
+    return extract_patch_features(home, scene_key, "dinov2", config, on_progress)
+
+
+def extract_clip(home, scene_key, config, on_progress=None):
+    return extract_patch_features(home, scene_key, "clip", config, on_progress)
 
 
 EXTRACTORS = {
@@ -180,3 +196,11 @@ def test_an_untrained_sky_model_that_calls_the_ground_sky_fails_its_gate(home, s
 def test_a_depth_model_that_orders_nothing_fails_its_gate(home, scene_key, configs):
     config = dataclasses.replace(configs["depth_anything_features"], min_lidar_rank_correlation=0.99)
     assert not extract_depth_anything(home, scene_key, config).metrics["quality"]["passed"]
+
+
+@pytest.mark.parametrize("source", FEATURE_SOURCES)
+def test_every_feature_source_has_a_model_and_a_basis_of_its_own(source):
+    model = patch_feature_model(source)
+    assert model.feature_source == source
+    assert model.__module__ == f"teachers.image.{source}"  # what assets declare to be its code
+    assert isinstance(ImageTeachersConfig().basis_of(source), FeatureBasisConfig)
