@@ -142,18 +142,21 @@ class FeatureColours:
     def fit(cls, features: Float[np.ndarray, "n dimension"]) -> "FeatureColours":
         """Find the three principal directions of a reference set and their inlier range.
 
+        Features of fewer than three dimensions repeat their last direction, so those of one are drawn in grey.
+
         The range leaves out two per cent at each end, so that outliers do not wash the picture out. Signs are
         fixed by the largest entry, so the same data always give the same colours.
 
         Raises:
-            ValueError: If there are fewer than two features or three dimensions.
+            ValueError: If there are fewer than two features.
         """
-        if features.shape[0] < 2 or features.shape[1] < 3:
-            raise ValueError(f"want at least 2 features of 3 dimensions, got {features.shape}")
+        if features.shape[0] < 2:
+            raise ValueError(f"want at least 2 features, got {features.shape[0]}")
         data = features.astype(np.float64)
         mean = data.mean(axis=0)
-        covariance = np.cov(data - mean, rowvar=False)
-        directions = np.linalg.eigh(covariance)[1][:, ::-1][:, :3]
+        covariance = np.atleast_2d(np.cov(data - mean, rowvar=False))
+        by_variance = np.linalg.eigh(covariance)[1][:, ::-1]
+        directions = by_variance[:, np.minimum(np.arange(3), by_variance.shape[1] - 1)]
         signs = np.sign(directions[np.abs(directions).argmax(axis=0), np.arange(3)])
         directions = directions * signs
         projected = (data - mean) @ directions

@@ -8,7 +8,14 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from storage.kinds import KINDS, Picture
-from storage.previews.pictures import FeatureColours, depth_image, encode_image, label_image, unit_image
+from storage.previews.pictures import (
+    UNDEFINED_COLOUR,
+    FeatureColours,
+    depth_image,
+    encode_image,
+    label_image,
+    unit_image,
+)
 from storage.scenes.lidar import returns_in_image
 from storage.scenes.store import SceneReader
 from storage.stores.arrays import read_target
@@ -95,7 +102,10 @@ def _sky(group: zarr.Group, kind: str) -> list[np.ndarray]:
 def _features(group: zarr.Group, kind: str) -> list[np.ndarray]:
     features = read_target(group, kind, "features", _middle(group, "features")).astype(np.float32)
     flat = features.reshape(-1, features.shape[-1])
-    colours = FeatureColours.fit(flat[np.isfinite(flat).all(axis=-1)])
+    defined = flat[np.isfinite(flat).all(axis=-1)]
+    if len(defined) < 2:  # nothing to compare: all of it is drawn as undefined
+        return [np.full((*camera.shape[:2], 3), UNDEFINED_COLOUR, np.uint8) for camera in features]
+    colours = FeatureColours.fit(defined)
     return [colours.image(camera) for camera in features]
 
 

@@ -85,6 +85,11 @@ def test_features_that_differ_look_different_and_undefined_ones_are_grey(tmp_pat
     assert np.abs(left - right).max() > 60
 
 
+def test_features_that_are_undefined_everywhere_are_grey(tmp_path: Path):
+    drawn = draw(Home(tmp_path), "clip_features", "features", np.full((1, 1, HALF, WHOLE, 5), np.nan, np.float16))
+    np.testing.assert_allclose(drawn.mean(axis=(0, 1)), UNDEFINED_COLOUR, atol=4)
+
+
 @pytest.mark.parametrize("is_masked", [False, True])
 def test_a_rigs_picture_shows_its_returns_where_the_camera_sees_them(tmp_path: Path, is_masked: bool):
     height, width = 90, 320

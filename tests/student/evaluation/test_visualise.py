@@ -50,8 +50,14 @@ def test_feature_colours_are_shared_stable_and_robust():
     holed = features.reshape(20, 25, 16).copy()
     holed[3, 4] = np.nan
     assert tuple(colours.image(holed)[3, 4]) == UNDEFINED_COLOUR
-    with pytest.raises(ValueError, match="3 dimensions"):
-        FeatureColours.fit(np.zeros((4, 2)))
+    with pytest.raises(ValueError, match="at least 2 features"):
+        FeatureColours.fit(np.zeros((1, 4)))
+
+
+def test_features_of_one_dimension_are_drawn_in_grey():
+    image = FeatureColours.fit(np.arange(100.0)[:, None]).image(np.arange(100.0).reshape(10, 10, 1))
+    assert image[0, 0].max() < 10 < 245 < image[9, 9].min()
+    np.testing.assert_array_equal(image[..., 0], image[..., 2])
 
 
 def test_constant_features_do_not_divide_by_zero():
