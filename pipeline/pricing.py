@@ -1,7 +1,7 @@
-"""What a run will cost before it starts: bytes from the configuration, hours from what was measured before.
+"""Estimate of a run's cost before it starts: bytes from the configuration, hours from earlier runs.
 
-Bytes are the size of the arrays as declared, before compression: an upper limit. Hours are not guessed: they come from
-the catalogue of a home where the same kinds were built, scaled by frames, or are unknown.
+Bytes are the size of the declared arrays before compression, an upper limit. Hours come from the catalogue of a home in
+which the same kinds were built, scaled by frames; otherwise they are unknown.
 """
 
 from collections.abc import Mapping
@@ -21,13 +21,13 @@ _SOURCE_PIXELS = 1600 * 900
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """What one kind costs.
+    """Cost of one kind.
 
     Attributes:
-        kind: Of the store.
-        stored_bytes: All frames together, before compression.
-        hours: On the machine that was measured; None where nothing was.
-        basis: What the hours stand on.
+        kind: Kind of the store.
+        stored_bytes: Bytes of all frames, before compression.
+        hours: Hours on the measured machine; None without a measurement.
+        basis: Measurement behind the hours.
     """
 
     kind: str
@@ -46,11 +46,11 @@ def price_run(
     """Return the price of every kind of store that a run makes.
 
     Args:
-        config: The run.
+        config: Configuration of the run.
         scenes: Number of scenes.
         frames: Frames of each scene.
         cameras: Cameras of the rig.
-        measured_in: Home whose catalogue tells how long each kind took for each frame; None leaves hours unknown.
+        measured_in: Home whose catalogue gives the time of each kind per frame; None leaves hours unknown.
 
     Raises:
         ValueError: If a count is not positive.
@@ -90,7 +90,7 @@ def bytes_per_frame(config: PipelineConfig, cameras: int) -> dict[str, float]:
 
 
 def measured_rates(home: Home) -> dict[str, tuple[float, int]]:
-    """Return seconds a frame and the number of frames that they were measured on, for each kind of a home."""
+    """Return seconds per frame, and the number of measured frames, for each kind of a home."""
     frames_of: dict[str, int] = {}
     seconds: dict[str, float] = {}
     frames: dict[str, int] = {}

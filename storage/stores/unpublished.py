@@ -35,7 +35,7 @@ def no_leftovers(repository: icechunk.Repository, *, is_local: bool) -> Iterator
     The caller holds the repository's lock, so nobody else is writing.
 
     Args:
-        repository: Where the body writes.
+        repository: Repository that the body writes.
         is_local: Whether it is a local folder. In an object store nothing is deleted: locks do not reach writers on
             other machines.
     """
