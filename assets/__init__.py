@@ -1,4 +1,4 @@
-"""What exists: one thin Dagster asset per product of the pipeline."""
+"""The products of the pipeline, one thin Dagster asset for each."""
 
 import warnings
 

@@ -1,6 +1,6 @@
-"""Asset checks: what the stores hold is read back and judged, per partition.
+"""Asset checks: stored versions are read back and judged, per partition.
 
-Gates were measured by whoever built a version and are stored with it; audits are measured here, anew, from the arrays.
+The builder of a version measured its gates and stored them with it; audits are measured here from the arrays.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ from storage.stores.versioned import Home, StoreVersion
 
 
 class Verdict(NamedTuple):
-    """One line of a check, as people read it."""
+    """One line of a check, for people."""
 
     name: str
     value: str
@@ -29,14 +29,14 @@ class Verdict(NamedTuple):
 
 
 Judge = Callable[[Home, StoreVersion], Sequence[Verdict] | None]
-"""Judge one version; None where there is nothing to judge."""
+"""Function that judges one version; it returns None if there is nothing to judge."""
 
 GATED = {spec.name: PARTITIONS[spec.partitioned_by] for spec in KINDS.values() if spec.is_gated}
 """Assets whose builder measures a quality gate, and their partitions."""
 
 
 def read_gate(home: Home, version: StoreVersion) -> list[Verdict] | None:
-    """Return the stored outcome of a version's quality gate, or None where it has none."""
+    """Return the stored outcome of a version's quality gate, or None."""
     quality: Any = home.metrics(version).get("quality")
     if quality is None:
         return None
@@ -70,10 +70,10 @@ _SIGNS = {"at_least": "≥", "at_most": "≤"}
 _MARKS: dict[Outcome, str] = {"passed": "✓", "failed": "✗", "undecided": "?"}
 
 Draw = Callable[[Home, StoreVersion], bytes]
-"""Draw one version as a JPEG: what a person looks at beside the figures."""
+"""Function that draws one version as a JPEG, for people."""
 
 PICTURES: dict[tuple[str, str], Draw] = {("scene", "calibration_audit"): calibration_jpeg}
-"""Pictures that belong to the outcome of a check, by asset and check."""
+"""Pictures of the outcome of a check, by asset and check."""
 
 AUDITS: tuple[tuple[str, str, Judge, str], ...] = (
     (
@@ -96,7 +96,7 @@ AUDITS: tuple[tuple[str, str, Judge, str], ...] = (
         if KINDS[kind].picture == "features"
     ),
 )
-"""Asset, check, judge and description."""
+"""Audits: asset, check, judge and description of each."""
 
 
 def define_check(asset: str, name: str, judge: Judge, partitions: dg.PartitionsDefinition, description: str) -> Any:  # noqa: ANN401
@@ -139,7 +139,7 @@ def _judge_partition(
 def _one_event_each(
     asset: str, name: str, judged: dict[str, tuple[bool, dg.MetadataValue]]
 ) -> Iterator[dg.AssetCheckEvaluation]:
-    """Yield one outcome per partition of a run over several: the check's own result counts for all of them at once."""
+    """Yield one outcome per partition of a run over several, since the check's own result covers them all at once."""
     for key, (passed, table) in judged.items():
         yield dg.AssetCheckEvaluation(
             asset_key=dg.AssetKey(asset),

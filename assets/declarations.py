@@ -1,4 +1,4 @@
-"""What all assets of a group share in their declaration, the version of their code included."""
+"""The shared part of the declaration of assets, code version included."""
 
 from typing import Any, Literal
 
@@ -15,23 +15,23 @@ GPU_POOL = "gpu"
 TEAM = "team:perception-data"
 
 TASK_TAG = "distillnerf/task"
-"""Tag of assets that the command line makes in one run where they have the same partition: the run's name."""
+"""Tag of assets that the command line makes in one run if they have the same partition; the value names the run."""
 
 WORK_TAG = "distillnerf/work"
-"""Tag that says what an asset keeps busy while it is made."""
+"""Tag for the kind of work of an asset."""
 
 Work = Literal["models", "scene_teacher", "student"]
-"""Image models in the process of the run, nerfstudio in a process of its own, or everything."""
+"""Kinds of work: image models in the process of the run, nerfstudio in its own process, or a student on all cores."""
 
 READS = "distillnerf/reads"
-"""Metadata of a dependency on all partitions: which field of a run's configuration names those that are read."""
+"""Metadata of a dependency on all partitions: the field of a run's configuration that names those that are read."""
 
 
 def all_of(asset: str, reads: Literal["scenes", "train_scenes", "variants"]) -> dg.AssetDep:
     """Return the dependency on every partition of an asset that a run's configuration names.
 
     Args:
-        asset: What is read.
+        asset: Name of the asset that is read.
         reads: Field of ``pipeline.run_config.HomeSelection`` that names the partitions.
     """
     return dg.AssetDep(asset, partition_mapping=dg.AllPartitionMapping(), metadata={READS: reads})
@@ -53,17 +53,17 @@ def declare(
     """Return the keyword arguments of one ``@asset``.
 
     Args:
-        group: Stage that it belongs to.
-        kinds: What it is made with, shown as icons; three at most.
-        makes: Kind of the versions that it builds.
-        producer: The module that builds it, or several where a choice between them is left to a configuration. The
-            code version is their code digest, as in the provenance of what they build.
-        is_partitioned: Whether one partition of the asset is one of the kind; False where a step builds them all.
-        pool: Concurrency pool, where one is needed.
-        backfill_policy: How many partitions one run of a backfill takes.
-        tags: For search in the UI.
-        task: Run of the command line that makes it, together with others of the same name; its own where none is given.
-        work: What it keeps busy while it is made.
+        group: Stage of the asset.
+        kinds: Tools that make it, shown as icons; three at most.
+        makes: Kind of the versions.
+        producer: Module that builds it, or several if a configuration chooses between them. The code version is their
+            code digest, as in the provenance of the versions.
+        is_partitioned: Whether one partition of the asset is one of the kind; False if one step builds them all.
+        pool: Concurrency pool, if one is needed.
+        backfill_policy: Number of partitions that one run of a backfill takes.
+        tags: Tags for search in the UI.
+        task: Run of the command line that makes it, together with others of the same name; by default its own.
+        work: Kind of work.
     """
     modules = (producer,) if isinstance(producer, str) else producer
     declared: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""What a student is worth, and what it can be used for: scores, a page to read, labels to train others with."""
+"""Evaluation and use of a student: scores, a report page, labels to train others with."""
 
 from collections.abc import Iterator
 from typing import cast
@@ -62,7 +62,7 @@ def report(
     home: HomeResource,
     progress: dg.ResourceParam[ProgressLog],
 ) -> Iterator[dg.MaterializeResult]:
-    """Write the page of an evaluation."""
+    """Write the report page of an evaluation."""
     from student.reporting.report import ReportConfig, build_report
 
     yield from materialize_each(

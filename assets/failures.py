@@ -1,7 +1,7 @@
-"""How the pipeline's errors become Dagster failures: what is worth retrying is retried, everything else says why not.
+"""Turn the pipeline's errors into Dagster failures that say whether a retry can help.
 
-Dagster retries a step for any exception unless told otherwise. Broken data, a failed gate or a bug fail the same way
-every time, so only trouble of the machine (disk, network, a killed worker) is left to the retry policy.
+Dagster retries a step after any exception by default. Broken data, a failed gate or a bug fail the same way every time,
+so only faults of the machine (disk, network, a killed worker) are left to the retry policy.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from storage.stores import catalog
 from storage.stores.versioned import Home
 
 INFRASTRUCTURE_RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL)
-"""For every asset. ``stops_retries`` keeps all but infrastructure errors away from it."""
+"""Retry policy of every asset. ``stops_retries`` keeps all but infrastructure errors away from it."""
 
 _ADVICE: dict[type[PipelineError], str] = {
     SourceDataError: "The scene is quarantined. Repair or remove the file named here, then materialise again.",
@@ -37,10 +37,10 @@ _ADVICE: dict[type[PipelineError], str] = {
 
 @contextmanager
 def stops_retries(home: Home, partition: str) -> Iterator[None]:
-    """Turn what a retry cannot mend into a ``dagster.Failure`` that allows none.
+    """Turn errors that a retry cannot mend into a ``dagster.Failure`` without retries.
 
-    A teacher that diverged with every seed is also entered into the catalogue's quarantine; a broken source was entered
-    by whoever read it.
+    A teacher that diverged with every seed is also entered into the catalogue's quarantine; the reader of a broken
+    source has entered that one already.
 
     Raises:
         dagster.Failure: For the pipeline's typed errors and for programming errors.
@@ -60,7 +60,7 @@ def stops_retries(home: Home, partition: str) -> Iterator[None]:
 
 
 def failure_of(error: PipelineError) -> dg.Failure:
-    """Return the failure that shows a typed error in the UI: its kind, what it is about and what to do."""
+    """Return the failure that shows a typed error in the UI: its kind, its key and the remedy."""
     advice = next((text for kind, text in _ADVICE.items() if isinstance(error, kind)), "")
     return dg.Failure(
         str(error),

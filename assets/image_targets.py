@@ -1,4 +1,4 @@
-"""What frozen foundation models see in each image: sky, monocular depth, DINOv2 and CLIP features."""
+"""Targets of frozen foundation models for each image: sky, monocular depth, DINOv2 and CLIP features."""
 
 from typing import cast
 

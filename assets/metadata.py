@@ -1,4 +1,4 @@
-"""What the UI shows of a materialised version: a picture, its figures, its gate, and where to find it."""
+"""Metadata of a materialised version for the UI: a picture, its figures, its gate, and its place."""
 
 import base64
 import json
@@ -36,7 +36,7 @@ def describe(home: Home, materialized: Materialized) -> dict[str, Any]:
 
 
 def _figures(metrics: Mapping[str, Any], prefix: str = "figure/") -> Iterator[tuple[str, Any]]:
-    """Yield stored figures: numbers and words one by one, the members of a flat group too, longer values as JSON."""
+    """Yield stored figures: numbers, words and members of a flat group one by one, longer values as JSON."""
     for name, value in metrics.items():
         if name == "quality" or value is None:
             continue
@@ -72,12 +72,12 @@ def _gate_table(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def embed(jpeg: bytes, title: str) -> str:
-    """Return Markdown that shows a JPEG, which is part of the text."""
+    """Return Markdown with an embedded JPEG."""
     return f"![{title}](data:image/jpeg;base64,{base64.b64encode(jpeg).decode()})"
 
 
 def spell(value: Any) -> str:  # noqa: ANN401 - any JSON value
-    """Return a figure for people: four significant digits, or a hyphen where it is undefined."""
+    """Return a figure for people: four significant digits, or a hyphen if it is undefined."""
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

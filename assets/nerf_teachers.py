@@ -1,6 +1,6 @@
-"""The per-scene field and what is rendered from it, made by nerfstudio in its own environment.
+"""The per-scene field and the targets rendered from it, made by nerfstudio in its own environment.
 
-One worker process does all the selected steps of a scene, because starting nerfstudio takes as long as a render.
+One worker process does all selected steps of a scene, because starting nerfstudio takes as long as a render.
 """
 
 import re
@@ -25,7 +25,7 @@ from teachers.nerf.provenance import MODULE_OF, find_existing
 from teachers.nerf.task import KIND_OF, Action, NerfStep, NerfTask, read_result
 
 ONE_SCENE_A_RUN = dg.BackfillPolicy.multi_run(max_partitions_per_run=1)
-"""A fit takes minutes to hours: one scene that fails, or a machine that dies, must cost no other scene."""
+"""Backfill policy of one scene per run: a fit takes minutes to hours, and a failure must not cost other scenes."""
 
 _EXIT_CODE = re.compile(r"code (-?\d+)")
 
@@ -80,7 +80,7 @@ def scene_teacher(
     nerfstudio: NerfstudioEnvironment,
     pipes: dg.PipesSubprocessClient,
 ) -> Iterator[dg.MaterializeResult]:
-    """Fit the field of a scene and render depth and virtual views from it, as far as selected."""
+    """Fit the field of a scene and render depth and virtual views from it, those that are selected."""
     with stops_retries(home.open(), context.partition_key):
         settings = config.resolve(home.open().root)
     selected = {key.path[-1] for key in context.selected_asset_keys}
@@ -127,11 +127,11 @@ def run_worker(
     pipes: dg.PipesSubprocessClient,
     progress: ProgressLog,
 ) -> dict[str, Materialized]:
-    """Run steps on the scene of this run in nerfstudio's environment, and return what they made, by action.
+    """Run steps on the scene of this run in nerfstudio's environment, and return their products, by action.
 
     Raises:
-        dagster.Failure: For the worker's typed errors, and if the environment is missing; no retry helps there.
-        DagsterPipesExecutionError: If the worker died without saying why.
+        dagster.Failure: If the worker raised a typed error, or the environment is missing; a retry would not help.
+        DagsterPipesExecutionError: If the worker died without an error message.
     """
     scene_key = context.partition_key
     with stops_retries(home, scene_key):
@@ -160,7 +160,7 @@ def run_worker(
 
 
 def _was_killed(error: DagsterPipesExecutionError) -> bool:
-    """Return whether a worker ended by a signal: the machine's doing, not its own."""
+    """Return whether a worker was ended by a signal, a fault of the machine."""
     code = _EXIT_CODE.search(str(error))
     return code is not None and (int(code.group(1)) < 0 or int(code.group(1)) > 128)
 

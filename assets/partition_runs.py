@@ -1,4 +1,4 @@
-"""Run one plain function for each partition of a Dagster run, and tell Dagster what came of each."""
+"""Run one plain function for each partition of a Dagster run, and report each outcome to Dagster."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
@@ -16,11 +16,11 @@ from storage.stores.versioned import Home, Materialized, StoreVersion
 DATA_VERSION_TAG = "dagster/data_version"
 
 Build = Callable[[Home, str, ProgressCallback], Materialized]
-"""Find or build one partition: the home, the partition's key, whom to tell of progress."""
+"""Function that finds or builds one partition: the home, the partition's key, a progress callback."""
 
 
 Make = Callable[[Home, str, HomeSelection, ProgressCallback], Materialized]
-"""The same, told what the run was: the home, the partition's key, the selection, whom to tell of progress."""
+"""``Build`` with the selection of the run: the home, the partition's key, the selection, a progress callback."""
 
 
 def partitioned_asset(
@@ -30,13 +30,13 @@ def partitioned_asset(
     selector: type[RunSelector] = RunSelector,
     **declared: Any,  # noqa: ANN401 - Dagster's own types
 ) -> Callable[[Make], dg.AssetsDefinition]:
-    """Return a decorator that makes an asset of the function that makes one partition of it.
+    """Return a decorator that turns a function for one partition into an asset.
 
     Args:
-        deps: What it is made from.
-        description: Of the asset, for people.
-        selector: Its configuration.
-        declared: What ``assets.declarations.declare`` returns.
+        deps: Inputs of the asset.
+        description: Description of the asset, for people.
+        selector: Configuration class of the asset.
+        declared: Arguments from ``assets.declarations.declare``.
     """
 
     def decorate(make: Make) -> dg.AssetsDefinition:
@@ -61,11 +61,10 @@ def materialize_each(
 ) -> Iterator[dg.MaterializeResult]:
     """Build every partition of the run, and yield the asset's result.
 
-    A partition that fails does not keep the others from being built: what succeeded is reported first, then the step
-    fails with all the failures.
+    All partitions are tried. The successful ones are reported first; then the step fails with all failures.
 
     Raises:
-        dagster.Failure: If a partition failed in a way that a retry cannot mend.
+        dagster.Failure: If a partition failed and a retry cannot help.
     """
     opened, asset = home.open(), context.asset_key.path[-1]
     keys = list(context.partition_keys) if context.has_partition_key or context.has_partition_key_range else [""]
@@ -100,7 +99,7 @@ def _result(context: dg.AssetExecutionContext, home: Home, done: dict[str, Mater
 
 
 def event_of(home: Home, version: StoreVersion) -> dg.AssetMaterialization:
-    """Return the event that tells Dagster of a version which a step published beside its own asset."""
+    """Return the event that reports a version of another asset that a step published."""
     described = describe(home, Materialized(version, False, home.metrics(version)))
     tags = {DATA_VERSION_TAG: version.digest, "dagster/data_version_is_user_provided": "true"}
     return dg.AssetMaterialization(version.kind, partition=version.partition, metadata=described, tags=tags)
@@ -109,8 +108,8 @@ def event_of(home: Home, version: StoreVersion) -> dg.AssetMaterialization:
 def _log_each(context: dg.AssetExecutionContext, home: Home, done: dict[str, Materialized]) -> None:
     """Record each partition's own data version.
 
-    Dagster gives all partitions of one run the same data version. The events written here come later, so they are what
-    staleness is judged by.
+    Dagster gives all partitions of one run the same data version. The events written here come later, so Dagster judges
+    staleness by them.
     """
     code_version = context.assets_def.code_versions_by_key.get(context.asset_key)
     for key, materialized in done.items():

@@ -1,4 +1,4 @@
-"""Recordings and scenes: what everything else is made from."""
+"""Recordings and scenes, from which everything else is made."""
 
 import os
 
@@ -16,7 +16,7 @@ from storage.kinds import Kind
 from storage.stores.versioned import Home, Materialized
 
 LIGHT_BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=8)
-"""Short steps: starting a process for each scene would cost more than the step."""
+"""Backfill policy of short steps: a process for each scene would cost more than the step."""
 
 
 @dg.asset(

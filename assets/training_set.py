@@ -1,4 +1,4 @@
-"""The frozen list of what a training run will read."""
+"""The frozen list of the versions that a training run reads."""
 
 from typing import cast
 

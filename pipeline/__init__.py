@@ -1,1 +1,1 @@
-"""How it runs: Dagster definitions, partitions, resources, run configuration and the command line."""
+"""Orchestration: Dagster definitions, partitions, resources, run configuration and the command line."""

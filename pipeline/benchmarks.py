@@ -1,4 +1,4 @@
-"""Benchmarks by name: where each lives, and the one form that all results have."""
+"""Benchmarks by name, with one form for all results."""
 
 import importlib
 from collections.abc import Mapping
@@ -23,11 +23,11 @@ RESULT_FIELDS = ("name", "ratio", "ours", "reference", "unit", "runs")
 
 
 def run_benchmark(name: str) -> dict[str, Any]:
-    """Run a benchmark and return its result: ``ratio`` is the reference's time over ours, unless its unit says else.
+    """Run a benchmark and return its result; ``ratio`` is the reference's time over ours, or as the unit says.
 
     Raises:
         ValueError: If there is no such benchmark.
-        EnvironmentMissingError: If it is not part of this installation.
+        EnvironmentMissingError: If the benchmark is not part of this installation.
     """
     if name not in BENCHMARKS:
         raise ValueError(f"benchmark {name!r}, want one of {', '.join(BENCHMARKS)}")

@@ -1,6 +1,6 @@
 """``distillnerf``: the pipeline on the command line.
 
-Exit codes: 0 done; 1 the pipeline failed, with one line that says what and where; 2 the command was misspelt.
+Exit codes: 0 success; 1 the pipeline failed, and one line names the fault and its place; 2 a mistake in the command.
 """
 
 import sys
@@ -77,10 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str]) -> Command:
-    """Return the command that arguments stand for, configuration flags turned into overrides.
+    """Return the command that the arguments describe, with configuration flags turned into overrides.
 
     Raises:
-        SystemExit: With code 2 and a message, if they stand for none.
+        SystemExit: If the arguments describe no command; the code is 2, and a message is printed.
         ValueError: If a configuration flag does not apply.
     """
     parsed: Any

@@ -1,4 +1,4 @@
-"""Everything that Dagster loads. Loading it imports neither torch nor any model library."""
+"""Everything that Dagster loads. Loading it imports no model library, torch included."""
 
 import warnings
 
@@ -23,7 +23,7 @@ _ASSETS = dg.load_assets_from_modules(
 
 
 def asset_graph() -> AssetGraph:
-    """Return the graph of all assets: what is made from what, for which partitions, and what shares a run."""
+    """Return the graph of all assets: their inputs, their partitions, and the assets that share a run."""
     return dg.Definitions(assets=_ASSETS, resources=default_resources()).resolve_asset_graph()
 
 
@@ -31,7 +31,7 @@ def build_definitions(progress: ProgressLog | None = None, **resources: object) 
     """Return the definitions.
 
     Args:
-        progress: Where progress goes, where somebody watches the process that runs them.
+        progress: Receiver of progress; None if nobody watches the process that runs them.
         resources: Resources that replace those of the environment, by key.
     """
     return dg.Definitions(

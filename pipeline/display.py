@@ -1,4 +1,4 @@
-"""Progress on the terminal: what each worker does, how far it is, and how long the whole still takes."""
+"""Progress on the terminal: each worker's task, its share done, and the time that the rest will take."""
 
 import time
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ _SECONDS_BETWEEN_LINES = 20.0
 
 
 class Display:
-    """Show tasks as bars on a terminal, and as lines where there is none.
+    """Shows tasks as bars on a terminal, and as lines elsewhere.
 
     Args:
-        console: Where to draw.
+        console: Console to draw on.
         total: Number of tasks.
     """
 
@@ -55,7 +55,7 @@ class Display:
         self._last_line[task] = time.monotonic()
 
     def advance(self, task: str, event: Mapping[str, Any]) -> None:
-        """Show how far a task is."""
+        """Show the progress of a task."""
         figures = spell_figures(event["figures"])
         description = f"{task}: {event['asset']}"
         self._progress.update(
@@ -67,7 +67,7 @@ class Display:
             self._print(f"  … {description} {event['fraction']:.0%} {figures}")
 
     def finish(self, task: str, *, succeeded: bool, note: str) -> None:
-        """Show that a task has ended, and how."""
+        """Show that a task has ended, and its outcome."""
         self._done += 1
         self._progress.remove_task(self._bars.pop(task))
         elapsed = time.monotonic() - self._started

@@ -1,4 +1,4 @@
-"""What this machine has and lacks, each with the command that mends it."""
+"""Check this machine for everything that the pipeline needs, with a fix for each fault."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ from pipeline.resources import nerfstudio_from_environment
 from storage.errors import EnvironmentMissingError
 
 State = Literal["good", "absent", "bad"]
-"""``absent`` is something that can be done without."""
+"""State of an item; an ``absent`` one is optional."""
 
 _GIB = 2**30
 _MIN_DISK_GIB, _MIN_MEMORY_GIB = 10, 8
@@ -26,13 +26,13 @@ _PACKAGES = ("dagster", "torch", "transformers", "zarr", "icechunk", "trimesh", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
-    """One thing that was looked at.
+    """One item that was examined.
 
     Attributes:
-        name: What.
-        state: Good, absent, or bad.
-        found: What was found.
-        fix: What to do about it; empty where nothing needs doing.
+        name: Name of the item.
+        state: Good, absent (optional), or bad.
+        found: Description of the finding.
+        fix: Remedy; empty if none is needed.
     """
 
     name: str
@@ -46,10 +46,10 @@ class Diagnosis:
 
 
 def examine(home: Path | None = None) -> list[Diagnosis]:
-    """Look at everything, and return what was found.
+    """Examine everything, and return the findings.
 
     Args:
-        home: Home whose disk is looked at; the working directory's where it is None.
+        home: Home whose disk is examined; by default the disk of the working directory.
     """
     looks: list[Callable[[], Iterator[Diagnosis]]] = [
         _python,

@@ -1,7 +1,7 @@
-"""The second Python environment: where nerfstudio lives, and how its worker is called.
+"""The second Python environment, which holds nerfstudio, and the command of its worker.
 
 nerfstudio pins versions that the main environment cannot have, so its steps run in their own interpreter, driven
-through Dagster Pipes. This module finds that interpreter and says what to do when it is not there.
+through Dagster Pipes. This module finds that interpreter; if it is missing, the error tells how to install it.
 """
 
 import subprocess
@@ -14,7 +14,7 @@ _DEFAULT_PYTHON = Path(".venv-nerfstudio/bin/python")
 
 
 def project_root() -> Path:
-    """Return the folder that holds the five packages: a checkout, or site-packages of an installed wheel."""
+    """Return the folder that holds the five packages: a checkout, or the site-packages of an installed wheel."""
     return Path(__file__).resolve().parent.parent
 
 
@@ -22,11 +22,11 @@ def nerfstudio_python(configured: str = "") -> Path:
     """Return the interpreter of nerfstudio's environment.
 
     Args:
-        configured: Its path, absolute or relative to the project; empty for ``.venv-nerfstudio`` of the checkout, or of
-            the working directory where the project is installed as a wheel.
+        configured: Path of the interpreter, absolute or relative to the project; empty for ``.venv-nerfstudio`` of the
+            checkout, or of the working directory if the project is installed as a wheel.
 
     Raises:
-        EnvironmentMissingError: If there is no such program.
+        EnvironmentMissingError: If the interpreter is missing.
     """
     bases = [project_root()] if configured else [project_root(), Path.cwd()]
     candidates = [base / (configured or _DEFAULT_PYTHON) for base in bases]
@@ -47,12 +47,12 @@ def nerf_worker_command(python: Path) -> list[str]:
 
 
 def nerf_worker_environment() -> dict[str, str]:
-    """Return what the worker's environment has beside that of the process that starts it."""
+    """Return the environment variables that the worker gets in addition to those of its parent process."""
     return {"PYTHONPATH": str(project_root()), "PYTHONUNBUFFERED": "1"}
 
 
 def installed_version(python: Path, distribution: str) -> str | None:
-    """Return the version of a distribution in another environment, or None where it is not installed."""
+    """Return the version of a distribution in another environment; None if it is not installed."""
     question = f"import importlib.metadata as m; print(m.version({distribution!r}))"
     answer = subprocess.run(
         [str(python), "-c", question], capture_output=True, text=True, check=False, timeout=60, stdin=subprocess.DEVNULL

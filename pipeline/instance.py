@@ -1,6 +1,6 @@
-"""The Dagster instance of a home: where runs, events and partitions of everything done there are kept.
+"""The Dagster instance of a home, which keeps all runs, events and partitions.
 
-The command line and the UI work on the same instance, so what one did the other shows.
+The command line and the UI share this instance, so each shows the runs of the other.
 """
 
 import os
@@ -13,13 +13,13 @@ import dagster as dg
 import psutil
 
 DRIVER_TAG = "distillnerf/process"
-"""Tag of runs that a command started: process id and start time of the process that executes them."""
+"""Tag of runs that a command started; the value is process id and start time of the executing process."""
 
 _UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
 
 def prepare_instance(home: Path) -> Path:
-    """Make the instance's folder with its ``dagster.yaml``, unless they exist, and return it."""
+    """Make the instance's folder with its ``dagster.yaml`` unless it exists, and return it."""
     folder = home / "dagster"
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "dagster.yaml"
@@ -45,7 +45,7 @@ def this_process() -> str:
 def end_abandoned_runs(instance: dg.DagsterInstance) -> list[str]:
     """Mark runs whose process is gone as failed, free their pool slots, and return their ids.
 
-    A command that was killed cannot do this itself, and the next one would wait for its slots for ever.
+    A killed command cannot do this itself, and the next command would wait for its slots for ever.
     """
     abandoned = []
     for run in instance.get_runs(filters=dg.RunsFilter(statuses=_UNFINISHED)):
@@ -59,7 +59,7 @@ def end_abandoned_runs(instance: dg.DagsterInstance) -> list[str]:
 
 
 def set_pool_limit(instance: dg.DagsterInstance, pool: str, limit: int) -> None:
-    """Set how many steps of a pool may run at once."""
+    """Set the number of steps of a pool that may run at once."""
     instance.event_log_storage.set_concurrency_slots(pool, limit)
 
 

@@ -6,7 +6,7 @@ from storage.kinds import KINDS, Partitioning
 
 
 def _of_group(group: str, partitioned_by: Partitioning) -> dg.AssetSelection:
-    """Select the assets of a group that a run can make together: those of one partitioning."""
+    """Select the assets of a group with one partitioning, which one run can make together."""
     alike = [spec.name for spec in KINDS.values() if spec.partitioned_by == partitioned_by]
     return dg.AssetSelection.groups(group) & dg.AssetSelection.assets(*alike)
 

@@ -1,7 +1,7 @@
-"""A student on images that are in no store: the moment a camera rig has just seen, in one pass.
+"""A student on images outside any store: one moment of a camera rig, in one pass.
 
-What the stores would have held is made here, the same way: images at the student's size, and Depth Anything features
-from the very weights that the student was trained on.
+The inputs are made here as they are made for the stores: images at the student's size, and Depth Anything features from
+the very weights that the student was trained with.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,14 +34,15 @@ _PINHOLE = (np.nan,) * 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CameraImage:
-    """What one camera of a rig sees.
+    """Image and calibration of one camera of a rig.
 
     Attributes:
-        image: RGB; of a pinhole, without lens distortion.
-        intrinsics: In pixels of the image, whose corner is (0, 0).
-        camera_to_ego: Camera (OpenCV axes) at its own exposure to the ego frame at the reference time.
+        image: RGB image; a pinhole's must be without lens distortion.
+        intrinsics: Intrinsics in pixels of the image, whose corner is (0, 0).
+        camera_to_ego: Transform from the camera (OpenCV axes) at its own exposure to the ego frame at the reference
+            time.
         fisheye: Lens coefficients k1 to k4, None for a pinhole.
-        is_valid: Pixels that show the world, and not the vehicle itself; None if all do.
+        is_valid: Whether each pixel shows the world, rather than the vehicle; None if all do.
     """
 
     image: UInt8[np.ndarray, "height width 3"]
@@ -52,19 +53,19 @@ class CameraImage:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the image, pixels."""
+        """Return height and width of the image, pixels."""
         height, width, _ = self.image.shape
         return height, width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveFrame:
-    """What a student makes of one moment.
+    """Output of a student for one moment.
 
     Attributes:
-        field: The voxel field in the ego frame of the reference time, to be rendered or queried anywhere.
-        cameras: The rig's own cameras on the render grid.
-        views: These cameras as rendered.
+        field: Voxel field in the ego frame of the reference time, to be rendered or queried anywhere.
+        cameras: The rig's cameras on the render grid.
+        views: Rendered views of these cameras.
     """
 
     field: VoxelField
@@ -77,7 +78,7 @@ class LiveStudent:
 
     Args:
         predictor: The student.
-        depth_anything: What gives its depth features, None for a student that reads none.
+        depth_anything: Model of its depth features; None for a student without them.
     """
 
     def __init__(self, predictor: Predictor, depth_anything: DepthAnything | None) -> None:
@@ -87,17 +88,17 @@ class LiveStudent:
     def open(
         cls, home: Home, variant: str, digest: str | None = None, *, device: Literal["auto", "cpu", "cuda"] = "auto"
     ) -> "LiveStudent":
-        """Open the current checkpoint of a variant, or the one with this digest, and the depth model it learned from.
+        """Open the current checkpoint of a variant, or the one with this digest, and its depth model.
 
         Args:
-            home: Where the checkpoint lies.
-            variant: Its partition.
-            digest: Of an exact version, or None.
-            device: Where both models run.
+            home: Home of the checkpoint.
+            variant: Partition of the checkpoint.
+            digest: Digest of an exact version; None for the current one.
+            device: Device of both models.
 
         Raises:
             MissingTargetError: If the checkpoint, its training set or the weights of the depth model are gone.
-            IntegrityError: If those weights are not the ones that the student's training targets were made with.
+            IntegrityError: If those weights differ from the ones that made the student's training targets.
         """
         predictor = Predictor.open(home, variant, digest, device=device)
         if not predictor.config.data.depth_anything:
@@ -114,7 +115,7 @@ class LiveStudent:
         return cls(predictor, DepthAnything(config, weights))
 
     def see(self, rig: Sequence[CameraImage]) -> LiveFrame:
-        """Lift one moment into a field, and render the rig's own cameras from it.
+        """Lift one moment into a field, and render the rig's cameras from it.
 
         Args:
             rig: Any number of cameras, of any image sizes.
@@ -146,7 +147,7 @@ class LiveStudent:
 
 
 def _depth_config(raw: Mapping[str, Any], key: str, device: Literal["auto", "cpu", "cuda"]) -> DepthAnythingConfig:
-    """Return the configuration of the stored features, on this machine's device."""
+    """Return the configuration of the stored features, with this machine's device."""
     if not raw:
         raise MissingTargetError(ErrorKind.TARGET_MISSING, key, "its provenance names no configuration")
     inference = {"batch_size": InferenceConfig().batch_size, "device": device}
@@ -154,7 +155,7 @@ def _depth_config(raw: Mapping[str, Any], key: str, device: Literal["auto", "cpu
 
 
 def _depth_features(model: DepthAnything, rig: Sequence[CameraImage]) -> Float[np.ndarray, "cameras rows columns c"]:
-    """Return each camera's features, rounded as a store would."""
+    """Return each camera's features, rounded as in a store."""
     features = []
     for camera in rig:  # image sizes may differ
         size = network_size(camera.size, short_side=model.config.input_short_side, multiple=model.multiple)

@@ -1,4 +1,4 @@
-"""Peak memory of a command and everything it started, measured while it runs."""
+"""Peak memory of a command and its descendants, measured while it runs."""
 
 import threading
 import time
@@ -13,11 +13,11 @@ _SECONDS_BETWEEN_SAMPLES = 1.0
 class PeakMemory:
     """Sample the memory of this process and its descendants until the block ends.
 
-    Memory that processes share, such as libraries, counts once: proportional set sizes are summed where the system has
-    them, resident sizes elsewhere.
+    Shared memory, such as libraries, counts once where the system gives proportional set sizes; elsewhere resident
+    sizes are summed.
 
     Attributes:
-        peak_bytes: Largest sum seen so far.
+        peak_bytes: Largest sum seen so far, bytes.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class PeakMemory:
 
 
 def tree_memory() -> int:
-    """Return the bytes that this process and its descendants take now."""
+    """Return the bytes of memory that this process and its descendants use now."""
     root = psutil.Process()
     total = 0
     for process in [root, *root.children(recursive=True)]:

@@ -1,4 +1,4 @@
-"""What came of a Dagster run, as plain JSON values."""
+"""The outcome of a Dagster run, as plain JSON values."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,8 +9,8 @@ import dagster as dg
 def read_outcome(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
     """Return success, materialisations, check results and failures of a run.
 
-    Each materialisation has its asset, partition, digest, whether it was there already, and the seconds that its step
-    took in this run; several assets of one step share its seconds.
+    Each materialisation has its asset, partition, digest, whether it existed already, and the seconds of its step in
+    this run; several assets of one step share its seconds.
     """
     seconds = {
         event.step_key: event.event_specific_data.duration_ms / 1000  # type: ignore[union-attr]
@@ -63,7 +63,7 @@ def _materialization(found: dg.AssetMaterialization) -> dict[str, Any]:
 
 
 def _failure(event: dg.DagsterEvent) -> dict[str, Any]:
-    """Return the error of a failed step: the typed one that an asset raised, or else what Dagster saw."""
+    """Return the error of a failed step: the typed one that an asset raised, or else Dagster's own."""
     data: Any = event.event_specific_data
     own: Mapping[str, Any] = {}
     description = data.error.message.strip() if data.error else ""

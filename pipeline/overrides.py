@@ -1,6 +1,6 @@
 """Change single fields of a configuration by name: ``dotted.name=value``, checked against the dataclass.
 
-Both ways in, Dagster's run config and the command line, end here, so a wrong name or type is refused in the same words.
+Dagster's run config and the command line both use this, so they refuse a wrong name or type in the same words.
 """
 
 import dataclasses
@@ -22,11 +22,11 @@ def apply_overrides(config: T, overrides: Sequence[str]) -> T:
 
     Args:
         config: A frozen dataclass, nested or not.
-        overrides: ``dotted.name=value``. The value is read as the field's own type; tuples are written as JSON lists,
-            None as ``none``.
+        overrides: Changes ``dotted.name=value``. The value is read as the field's own type; tuples are written as JSON
+            lists, None as ``none``.
 
     Raises:
-        ValueError: Naming the override, if it has no such field, is of the wrong type or out of range.
+        ValueError: If an override has an unknown field, a wrong type or a value out of range; the message names it.
     """
     for override in overrides:
         name, equals, text = override.partition("=")
@@ -40,10 +40,10 @@ def apply_overrides(config: T, overrides: Sequence[str]) -> T:
 
 
 def check_overrides(config_type: type, overrides: Sequence[str]) -> None:
-    """Check names and types of overrides where the configuration they will apply to is not known yet.
+    """Check names and types of overrides before the configuration that they change is known.
 
     Raises:
-        ValueError: Naming the override.
+        ValueError: If a name or type is wrong; the message names the override.
     """
     for override in overrides:
         name, equals, text = override.partition("=")
@@ -96,7 +96,7 @@ def _dataclass_of(hint: Any, name: str) -> type:  # noqa: ANN401 - an annotation
 
 
 def _read(hint: Any, text: str) -> Any:  # noqa: ANN401 - annotations and values
-    """Read a value as its annotated type; strings first, so that a name that looks like a number stays a name."""
+    """Read a value as its annotated type; strings come first, so that a name that looks like a number stays a name."""
     dataclass_config = ConfigDict(extra="forbid")
     adapter = TypeAdapter(hint) if _is_dataclass(hint) else TypeAdapter(hint, config=dataclass_config)
     if text.lower() in ("none", "null") and type(None) in typing.get_args(hint):

@@ -1,7 +1,7 @@
-"""What the assets are partitioned by.
+"""Partitions of the assets.
 
-A scene is one partition: per-frame partitions would pass the number that Dagster's UI can show, and a teacher is fitted
-to a whole scene anyway. Keys are ``<dataset>.<scene_name>``; no comma can occur in one, which Dagster's backfills need.
+A scene is one partition: Dagster's UI could not show a partition per frame, and a teacher is fitted to a whole scene
+anyway. Keys are ``<dataset>.<scene_name>``, without commas, as Dagster's backfills need.
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ feature_sources = dg.StaticPartitionsDefinition(list(FEATURE_SOURCES))
 """One partition per foundation model whose features are reduced by a basis."""
 
 variants = dg.StaticPartitionsDefinition(list(get_args(Variant)))
-"""One partition per student: what it is taught."""
+"""One partition per student variant."""
 
 
 PARTITIONS: dict[Partitioning, dg.PartitionsDefinition] = {
@@ -29,11 +29,11 @@ PARTITIONS: dict[Partitioning, dg.PartitionsDefinition] = {
     "feature_source": feature_sources,
     "variant": variants,
 }
-"""Dagster's partitions of the kinds, by what one partition is."""
+"""Dagster's partitions by the meaning of one partition."""
 
 
 def add_scene_partitions(instance: dg.DagsterInstance, scene_keys: Iterable[str]) -> list[str]:
-    """Add partitions for scenes that have none yet, and return those that were added."""
+    """Add partitions for scenes without one, and return the added keys."""
     known = set(instance.get_dynamic_partitions(SCENES))
     added = [str(key) for key in scene_keys if str(key) not in known]
     if added:

@@ -1,7 +1,7 @@
-"""Complete configurations of the whole pipeline, each a function named for what it is for.
+"""Complete configurations of the whole pipeline, each a function named for its purpose.
 
-Every stage's configuration is owned by that stage; this module only puts them side by side, so that one preset name,
-one seed and a list of overrides describe a run from raw frames to report.
+Each stage owns its configuration; this module puts them together. One preset name, one seed and a list of overrides
+then describe a run from raw frames to report.
 """
 
 import dataclasses
@@ -34,13 +34,13 @@ PRESET_NAMES: tuple[PresetName, ...] = get_args(PresetName)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitConfig:
-    """How scenes are divided into those to learn from and those to be judged on.
+    """Division of scenes into those to learn from and those held out.
 
     Attributes:
-        held_out_scenes: Scenes kept for validation, the last ones by key, where none are named. 0 holds none out.
-        held_out_stride: Where there is one scene only, every so many-th frame is held out instead.
-        allow_ungated: Kinds that a training set takes although their quality gate failed.
-        on_failed_gate: Whether a scene that fails a gate is left out of what is learned from, or stops the run.
+        held_out_scenes: Number of scenes held out if none are named, the last ones by key; 0 holds none out.
+        held_out_stride: Distance between held-out frames, frames; used if there is only one scene.
+        allow_ungated: Kinds that a training set takes even if their quality gate failed.
+        on_failed_gate: Whether a scene that fails a gate is left out of training, or stops the run.
     """
 
     held_out_scenes: int = 1
@@ -55,21 +55,21 @@ class SplitConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineConfig:
-    """One run, every stage of it.
+    """Configuration of one run, for all its stages.
 
     Attributes:
-        procedural: Drives to generate where there is no recording.
-        ingest: What is taken from a recording.
+        procedural: Drives to generate if there is no recording.
+        ingest: Parts to ingest from a recording.
         input_images: Size of the images that the student reads.
         image_teachers: Sky, monocular depth, DINOv2 and CLIP.
         nerf: The per-scene field.
         teacher_depth: Depth rendered from it.
-        virtual_views: Views rendered from it at poses the car never had.
+        virtual_views: Views rendered from it at other poses than the recorded ones.
         teacher_features: Features distilled into it and rendered back.
-        split: Which scenes are held out.
+        split: Choice of held-out scenes.
         student: The student, its data, losses and budget.
-        evaluation: What is measured, and on how much.
-        weak_labels: How scenes are labelled with the student.
+        evaluation: Metrics and the amount of data that they are measured on.
+        weak_labels: Labels that the student gives to scenes.
     """
 
     procedural: ProceduralConfig
@@ -90,9 +90,9 @@ def build_preset(name: PresetName, *, variant: Variant, seed: int | None = None)
     """Return a preset.
 
     Args:
-        name: Which one.
-        variant: What the student is taught.
-        seed: Of every random choice in every stage; None keeps the preset's own seeds.
+        name: Name of the preset.
+        variant: Student variant.
+        seed: Seed of every random choice in every stage; None keeps the preset's own seeds.
 
     Raises:
         ValueError: If there is no such preset.
@@ -106,7 +106,7 @@ def build_preset(name: PresetName, *, variant: Variant, seed: int | None = None)
 def demo(variant: Variant) -> PipelineConfig:
     """Return the run of ``distillnerf demo``: procedural scenes, two CPU cores, minutes.
 
-    Streets and aprons take turns, so that the last scene, an apron that is held out, is not the first one seen.
+    Streets and aprons alternate, so that training sees aprons before the last scene, a held-out apron.
     """
     config = _assemble(demo_student(variant), demo_image_teachers(), NerfConfig(num_steps=420))
     return dataclasses.replace(config, procedural=ProceduralConfig(airside_share=0.5, seed=1))
@@ -139,7 +139,7 @@ def paper(variant: Variant) -> PipelineConfig:
 
 
 def _assemble(student: StudentConfig, teachers: ImageTeachersConfig, nerf: NerfConfig) -> PipelineConfig:
-    """Put stages together whose sizes follow from the student: it reads no more than it renders."""
+    """Put the stages together; the sizes of teacher targets follow from the student's render size."""
     data = student.data
     height, width = max(56, data.render_height), max(100, data.render_width)
     return PipelineConfig(

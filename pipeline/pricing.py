@@ -1,4 +1,4 @@
-"""What a run will cost before it starts: bytes from the configuration, hours from what was measured before.
+"""Estimate of a run's cost before it starts: bytes from the configuration, hours from earlier runs.
 
 Bytes are the size of the arrays as declared, before compression: an upper limit. Hours come from the catalogue of a
 home where the same kinds were built, scaled by frames. Neither is guessed: what is not known is listed as unknown.
@@ -26,7 +26,7 @@ _NOT_OF_EVERY_SCENE = (Kind.SCENE_TRUTH, Kind.WEAK_LABELS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """What one kind costs.
+    """Cost of one kind.
 
     Attributes:
         kind: Of the store.
@@ -51,11 +51,11 @@ def price_run(
     """Return the price of every kind of store that a run makes of each scene.
 
     Args:
-        config: The run.
+        config: Configuration of the run.
         scenes: Number of scenes.
         frames: Frames of each scene.
         cameras: Cameras of the rig.
-        measured_in: Home whose catalogue tells how long each kind took for each frame; None leaves hours unknown.
+        measured_in: Home whose catalogue gives the time of each kind per frame; None leaves hours unknown.
 
     Raises:
         ValueError: If a count is not positive.
@@ -110,7 +110,7 @@ def _array_bytes(kind: Kind, lengths: Mapping[str, Any]) -> int:
 
 
 def measured_rates(home: Home) -> dict[str, tuple[float, int]]:
-    """Return seconds a frame and the number of frames that they were measured on, for each kind of a home."""
+    """Return seconds per frame, and the number of measured frames, for each kind of a home."""
     frames_of: dict[str, int] = {}
     seconds: dict[str, float] = {}
     frames: dict[str, int] = {}

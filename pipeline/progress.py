@@ -1,7 +1,7 @@
-"""Progress of a step: to Dagster's log now and then, and live to whoever drives the run.
+"""Progress of a step: now and then to Dagster's log, and live to the process that drives the run.
 
 Every plain function of the pipeline reports ``(stage, fraction, figures)``; workers in another environment report the
-same through Dagster Pipes. Both end in one ``ProgressLog``.
+same through Dagster Pipes. One ``ProgressLog`` receives both.
 """
 
 import time
@@ -15,20 +15,20 @@ from dagster_pipes import PipesParams
 from teachers.nerf.task import KIND_OF
 
 ProgressCallback = Callable[[str, float, Mapping[str, Any]], None]
-"""Told the stage, the share done in [0, 1] and running figures."""
+"""Function that receives the stage, the share done in [0, 1] and running figures."""
 
 ProgressSink = Callable[[Mapping[str, Any]], None]
-"""Told one event: asset, partition, stage, fraction and figures."""
+"""Function that receives one event: asset, partition, stage, fraction and figures."""
 
 _SECONDS_BETWEEN_LOG_LINES = 15.0
 _MAX_FIGURES = 6
 
 
 class ProgressLog:
-    """Where progress goes.
+    """Receiver of all progress.
 
     Args:
-        sink: Told every event, at once; None where nobody watches.
+        sink: Receives every event at once; None if nobody watches.
     """
 
     def __init__(self, sink: ProgressSink | None = None) -> None:
@@ -39,7 +39,7 @@ class ProgressLog:
         """Return the callback of one asset and partition.
 
         Args:
-            log: Dagster's logger of the step, which gets a line every quarter of a minute.
+            log: Dagster's logger of the step, which gets a line every 15 seconds.
             asset: Name of the asset.
             partition: Its partition, or the empty string.
         """
@@ -66,7 +66,7 @@ class ProgressLog:
         return _LiveMessageReader(self)
 
     def from_worker(self, message: Mapping[str, Any]) -> None:
-        """Pass on what a Pipes worker reported, as ``teachers.nerf.worker`` writes it."""
+        """Pass on a message of a Pipes worker, in the form that ``teachers.nerf.worker`` writes."""
         if message.get("event") == "progress":
             own = ("event", "action", "stage", "fraction")
             figures = {name: value for name, value in message.items() if name not in own}
@@ -75,7 +75,7 @@ class ProgressLog:
 
 
 class _LiveMessageReader(dg.PipesTempFileMessageReader):
-    """Dagster keeps custom messages until the worker has ended; this one shows them as they come."""
+    """Message reader that passes custom messages on at once; Dagster's own keeps them until the worker has ended."""
 
     def __init__(self, progress: ProgressLog) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class _LiveMessageReader(dg.PipesTempFileMessageReader):
 
 
 class _Tap:
-    """Stands before Dagster's message handler and looks at each message first."""
+    """Message handler that looks at each message before Dagster's own handler gets it."""
 
     def __init__(self, handler: Any, progress: ProgressLog) -> None:  # noqa: ANN401 - as above
         self._handler = handler
@@ -107,7 +107,7 @@ class _Tap:
 def spell_figures(figures: Mapping[str, Any]) -> str:
     """Return the chief running figures on one line, numbers with three significant digits.
 
-    Figures of figures, named ``group/name``, are for plots.
+    Figures named ``group/name`` are left out; they are for plots.
     """
     chief = [(name, value) for name, value in figures.items() if value is not None and "/" not in name]
     return ", ".join(f"{name}={_spell(value)}" for name, value in chief[:_MAX_FIGURES])

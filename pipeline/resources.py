@@ -1,6 +1,6 @@
-"""Dagster resources, and the place that reads environment variables.
+"""Dagster resources, and the reader of the pipeline's environment variables.
 
-The URL of array stores is read in ``storage.stores.places``: commands of the plain packages take it too.
+``storage.stores.places`` reads the URL of array stores, because commands of the plain packages need it too.
 """
 
 import os
@@ -24,15 +24,15 @@ EXECUTORS: Mapping[str, dg.ExecutorDefinition] = {
     "in_process": dg.in_process_executor,
     "multiprocess": dg.multiprocess_executor,
 }
-"""Where the steps of a run that Dagster started execute, by the name that the environment variable gives.
+"""Executors for the steps of a run that Dagster started, by the name that the environment variable gives.
 
-In one process, steps share what they import; torch and transformers cost seconds for each process. In several, steps
-that do not wait for each other go on side by side.
+Steps in one process share imports; torch and transformers cost seconds in each process. In several processes,
+independent steps run side by side.
 """
 
 
 class HomeResource(dg.ConfigurableResource):
-    """Where everything that a run writes lives."""
+    """Home of everything that a run writes."""
 
     root: str = Field(description="Local folder of the home: stores, artifacts, catalogue, locks.")
     store_url: str = Field(default="", description="Where array stores live instead, as s3://bucket/prefix.")
@@ -51,7 +51,7 @@ class NerfstudioEnvironment(dg.ConfigurableResource):
         """Return the worker's command line.
 
         Raises:
-            EnvironmentMissingError: If the environment is not built.
+            EnvironmentMissingError: If the environment is not installed.
         """
         return nerf_worker_command(self.interpreter())
 
@@ -59,20 +59,20 @@ class NerfstudioEnvironment(dg.ConfigurableResource):
         """Return the interpreter.
 
         Raises:
-            EnvironmentMissingError: If the environment is not built.
+            EnvironmentMissingError: If the environment is not installed.
         """
         return nerfstudio_python(self.python)
 
     def variables(self) -> dict[str, str]:
-        """Return the environment variables that a worker gets beside those of this process."""
+        """Return the environment variables that a worker gets in addition to those of this process."""
         return nerf_worker_environment()
 
 
 def default_resources(progress: ProgressLog | None = None) -> dict[str, Any]:
-    """Return the resources of a process that Dagster started: everything comes from the environment.
+    """Return the resources of a process that Dagster started, all taken from environment variables.
 
     The home has no default: materialising into a forgotten folder would be a silent mistake. It is resolved when an
-    asset runs, so that loading the definitions needs no variable.
+    asset runs; the definitions load without the variable.
     """
     progress = progress or ProgressLog()
     return {
@@ -84,12 +84,12 @@ def default_resources(progress: ProgressLog | None = None) -> dict[str, Any]:
 
 
 def nerfstudio_from_environment() -> NerfstudioEnvironment:
-    """Return the second environment: the one that the environment variable names, or the project's own."""
+    """Return the second Python environment: the one that the environment variable names, or the project's own."""
     return NerfstudioEnvironment(python=os.environ.get(NERFSTUDIO_PYTHON_VARIABLE, ""))
 
 
 def executor_from_environment() -> dg.ExecutorDefinition:
-    """Return the executor that the environment variable names, or that of one process where it names none.
+    """Return the executor that the environment variable names; by default all steps run in one process.
 
     Raises:
         ValueError: If there is no such executor.
@@ -101,10 +101,10 @@ def executor_from_environment() -> dg.ExecutorDefinition:
 
 
 def home_from_environment(home: Path | None) -> Path:
-    """Return the home that a command was given, or that of the environment.
+    """Return the home that a command was given, or the one that the environment names.
 
     Raises:
-        ValueError: If neither names one.
+        ValueError: If neither names a home.
     """
     if not is_home_named(home):
         raise ValueError(f"no home: give --home DIR or set {HOME_VARIABLE}")
@@ -112,7 +112,7 @@ def home_from_environment(home: Path | None) -> Path:
 
 
 def is_home_named(home: Path | None) -> bool:
-    """Tell whether a command was given a home, or the environment names one."""
+    """Return whether a command was given a home, or the environment names one."""
     return home is not None or bool(os.environ.get(HOME_VARIABLE))
 
 

@@ -1,7 +1,7 @@
-"""Drive a whole run: every task through Dagster on a few workers, with progress, until all is done or nothing more can.
+"""Drive a whole run: execute every task through Dagster on a few workers, and show progress.
 
-A scene that fails stops what depends on it and nothing else. Because every asset finds what exists, a run that was
-interrupted goes on where it was, and one that is complete costs look-ups.
+A scene that fails stops only the tasks that depend on it. Every asset finds existing versions, so an interrupted run
+goes on where it was, and a complete one costs only look-ups.
 """
 
 import contextlib
@@ -28,17 +28,17 @@ from pipeline.tasks import Task, blocked, ready
 
 _GRACE_S = 15.0
 _PREFERENCE: dict[int, tuple[Work, ...]] = {0: ("models", "student", "scene_teacher"), 1: ("scene_teacher", "models")}
-"""Which work a worker takes first. The first one keeps torch; a student is alone and has all cores."""
+"""Kinds of work of a worker, the preferred first. The first worker keeps torch; a student runs alone on all cores."""
 
 
 @dataclass(kw_only=True)
 class RunOutcome:
-    """What came of a run.
+    """Outcome of a run.
 
     Attributes:
-        outcomes: Each task's outcome, by name, as ``pipeline.outcomes.read_outcome`` gives it.
-        blocked: Tasks that never started because something before them failed.
-        wall_time_s: From first task to last.
+        outcomes: Outcome of each task, by name, from ``pipeline.outcomes.read_outcome``.
+        blocked: Tasks that could not start because a predecessor failed.
+        wall_time_s: Time from the first task to the last, seconds.
     """
 
     outcomes: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -47,12 +47,12 @@ class RunOutcome:
 
     @property
     def succeeded(self) -> bool:
-        """Return whether every task did what it should."""
+        """Return whether every task succeeded."""
         return not self.blocked and all(outcome["succeeded"] for outcome in self.outcomes.values())
 
     @property
     def failures(self) -> list[dict[str, Any]]:
-        """Return every failure, with the task it occurred in."""
+        """Return every failure, with its task."""
         return [
             {"task": name, **failure}
             for name, outcome in self.outcomes.items()
@@ -99,14 +99,14 @@ class _Worker:
         inbox.put((self.index, {"event": "died", "code": self._process.wait()}))
 
     def stop(self) -> None:
-        """Ask the process to end: kindly when idle, with a signal when busy."""
+        """Ask the process to end: by a message when idle, by a signal when busy."""
         with contextlib.suppress(BrokenPipeError):
             self._tasks.close()
         if self.task is not None:
             self._process.terminate()
 
     def wait(self) -> None:
-        """Wait until the process has ended, and see to it that it does."""
+        """Wait until the process has ended; kill it if it does not."""
         try:
             self._process.wait(timeout=_GRACE_S)
         except subprocess.TimeoutExpired:
@@ -120,13 +120,13 @@ def run_tasks(tasks: Sequence[Task], home: Path, console: Console, *, num_worker
     """Execute tasks in the order that their predecessors allow.
 
     Args:
-        tasks: Each after its predecessors.
-        home: Whose instance and stores they work on.
-        console: Where progress is shown.
-        num_workers: Processes; one and the student's need no second.
+        tasks: Tasks, each after its predecessors.
+        home: Home of the instance and the stores.
+        console: Console that shows progress.
+        num_workers: Number of worker processes.
 
     Raises:
-        WorkerDiedError: If a worker process died; what it had finished is stored.
+        WorkerDiedError: If a worker process died; the tasks that it had finished are stored.
     """
     outcome = RunOutcome()
     started_at = time.perf_counter()
@@ -162,7 +162,7 @@ def run_tasks(tasks: Sequence[Task], home: Path, console: Console, *, num_worker
 def _assign(
     workers: Sequence[_Worker], tasks: Sequence[Task], finished: Mapping[str, bool], begun: Sequence[str]
 ) -> Iterator[tuple[_Worker, Task, int]]:
-    """Yield what idle workers should do now, and with how many threads."""
+    """Yield the next task for each idle worker, and its number of threads."""
     idle = [worker for worker in workers if worker.task is None]
     if any(worker.task is not None and worker.task.work == "student" for worker in workers):
         return  # the student has every core

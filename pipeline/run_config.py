@@ -1,8 +1,8 @@
-"""What a run is told: a preset, a seed and overrides, from Dagster's launchpad or from the command line.
+"""Configuration of a run: a preset, a seed and overrides, from Dagster's launchpad or from the command line.
 
-Whatever a run uses is in its Dagster configuration: a command line gives each of its runs everything, so that two
-commands on one home cannot mix. The last command also leaves its choice in the home, for runs that name no preset, such
-as a click on "Materialize" in the UI: they find what exists instead of building it a second time with other settings.
+A command line writes its complete selection into the Dagster configuration of each run, so that two commands on one
+home cannot mix. The last command also saves its selection in the home. Runs without a preset use it, such as a click on
+"Materialize" in the UI: they find what exists instead of building it again with other settings.
 """
 
 import dataclasses
@@ -26,14 +26,14 @@ _FILE = "run.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HomeSelection:
-    """What the runs of one home use unless told otherwise, kept in ``<home>/run.json``.
+    """Default configuration of the runs of one home, kept in ``<home>/run.json``.
 
     Attributes:
         preset: Name of the preset.
-        seed: Of every random choice; None keeps the preset's.
-        overrides: ``dotted.name=value`` changes of the preset.
-        variant: The student that commands mean when they name none. At first the one that is taught everything that the
-            paper distils, and CLIP features, so that it answers words.
+        seed: Seed of every random choice; None keeps the preset's own seeds.
+        overrides: Changes of the preset, each ``dotted.name=value``.
+        variant: Student of commands that name none. The default is taught everything that the paper distils, and CLIP
+            features, so that it can be searched by words.
         train_scenes: Scenes to learn from.
         validation_scenes: Scenes held out.
     """
@@ -59,17 +59,17 @@ class HomeSelection:
         overrides: Iterable[str] = (),
         variant: Variant | None = None,
     ) -> Self:
-        """Return what a run uses: what its home keeps, with what was asked for on top.
+        """Return the selection of a run: the one that its home keeps, with the given choices on top.
 
-        Naming the preset that the home keeps, or none, keeps its seed and overrides, which are that home's
-        configuration. Naming another preset starts afresh with its own. Variant and scenes stay in both cases.
+        The home's seed and overrides are kept if ``preset`` is None or the home's own. Another preset replaces them by
+        its own. Variant and scenes stay in both cases.
 
         Args:
-            kept: What the home keeps, if anything.
-            preset: Asked for; None takes the home's.
-            seed: Asked for; None takes the home's, and the preset's own where it has none.
-            overrides: Asked for, after those that the home keeps.
-            variant: Asked for; None takes the home's.
+            kept: Selection that the home keeps, or None.
+            preset: Preset; None takes the home's.
+            seed: Seed; None takes the home's, or else the preset's own seeds.
+            overrides: Overrides, applied after those that the home keeps.
+            variant: Student variant; None takes the home's.
 
         Raises:
             ValueError: If neither names a preset.
@@ -88,7 +88,7 @@ class HomeSelection:
         )
 
     def fields(self) -> dict[str, Any]:
-        """Return what a selector needs to be told in order to use this selection and nothing else, by field."""
+        """Return the fields of a selector that uses exactly this selection."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()} | {"is_complete": True}
 
@@ -124,7 +124,7 @@ class HomeSelection:
         return self.train_scenes
 
     def with_scenes(self, train: Sequence[str], validation: Sequence[str]) -> Self:
-        """Return the same with other scenes, where any are given."""
+        """Return this selection with other scenes, if any are given."""
         if not train and not validation:
             return self
         return dataclasses.replace(self, train_scenes=tuple(train), validation_scenes=tuple(validation))
@@ -147,7 +147,7 @@ class HomeSelection:
         )
 
     def save(self, home: Path) -> None:
-        """Write into a home, atomically."""
+        """Write the selection into a home, atomically."""
         home.mkdir(parents=True, exist_ok=True)
         aside = home / f".{_FILE}.{os.getpid()}"
         aside.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
@@ -155,10 +155,10 @@ class HomeSelection:
 
     @classmethod
     def load(cls, home: Path) -> Self | None:
-        """Return what a home keeps, or None where no run was configured yet.
+        """Return the selection that a home keeps; None before its first run.
 
         Raises:
-            IntegrityError: If the file is not what ``save`` wrote.
+            IntegrityError: If the file was not written by ``save``.
         """
         path = home / _FILE
         if not path.is_file():
@@ -172,12 +172,12 @@ class HomeSelection:
 
 
 def _without_repetition(overrides: Sequence[str]) -> tuple[str, ...]:
-    """Return overrides without those that come again: the last one of a field decides."""
+    """Return overrides without repetitions; the last one of a field counts."""
     return tuple(reversed(dict.fromkeys(reversed(overrides))))
 
 
 class RunSelector(dg.Config):
-    """Which configuration a materialisation uses. Fields of the stages are never declared a second time here."""
+    """Choice of the configuration of a materialisation. The fields of the stages are declared by the stages alone."""
 
     preset: Literal["of_home", PresetName] = Field(
         default="of_home",
@@ -209,10 +209,10 @@ class RunSelector(dg.Config):
         return self
 
     def selection(self, home: Path) -> HomeSelection:
-        """Return the home's selection with this one's choices on top, or this one's alone where it is complete.
+        """Return the home's selection with these choices on top, or these alone if they are complete.
 
         Raises:
-            ValueError: If no preset is named and the home has none of its own.
+            ValueError: If neither this selector nor the home names a preset.
         """
         return HomeSelection.on_top_of(
             None if self.is_complete else HomeSelection.load(home),
@@ -232,37 +232,37 @@ class RunSelector(dg.Config):
 
 
 class TrainingSceneSelector(RunSelector):
-    """Which scenes something is learned from, beside the configuration."""
+    """Choice of training scenes, in addition to the configuration."""
 
     train_scenes: list[str] = Field(
         default_factory=list, description="Scenes to learn from; empty takes those that the home keeps."
     )
 
     def selection(self, home: Path) -> HomeSelection:
-        """Return the selection with these scenes, where any are given.
+        """Return the selection with these scenes, if any are given.
 
         Raises:
-            ValueError: If no preset is named and the home has none of its own.
+            ValueError: If neither this selector nor the home names a preset.
         """
         return super().selection(home).with_scenes(self.train_scenes, ())
 
 
 class TrainingSetSelector(TrainingSceneSelector):
-    """Which scenes a training set holds, beside the configuration."""
+    """Choice of the scenes of a training set, in addition to the configuration."""
 
     validation_scenes: list[str] = Field(default_factory=list, description="Scenes held out, likewise.")
 
     def selection(self, home: Path) -> HomeSelection:
-        """Return the selection with these scenes, where any are given.
+        """Return the selection with these scenes, if any are given.
 
         Raises:
-            ValueError: If no preset is named and the home has none of its own.
+            ValueError: If neither this selector nor the home names a preset.
         """
         return RunSelector.selection(self, home).with_scenes(self.train_scenes, self.validation_scenes)
 
 
 class WeakLabelSelector(RunSelector):
-    """Which student labels a scene, beside the configuration."""
+    """Choice of the student that labels a scene, in addition to the configuration."""
 
     variant: Literal["of_home", "clip", "clip_dinov2"] = Field(
         default="of_home", description="The student; it must render CLIP features to know classes by their names."
@@ -272,15 +272,15 @@ class WeakLabelSelector(RunSelector):
 def choose_split(
     scene_keys: list[str], config: PipelineConfig, held_out: tuple[str, ...] = ()
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Divide scenes into those to learn from and those to be judged on.
+    """Divide scenes into those to learn from and those held out.
 
     Args:
         scene_keys: All scenes of the run.
-        config: Says how many to hold out where none are named.
+        config: Number of scenes to hold out if none are named.
         held_out: Keys to hold out.
 
     Raises:
-        ValueError: If a held-out scene is not among the scenes, or nothing is left to learn from.
+        ValueError: If a held-out scene is not among the scenes, or all scenes are held out.
     """
     if unknown := sorted(set(held_out) - set(scene_keys)):
         raise ValueError(f"held-out scenes {unknown} are not among {sorted(scene_keys)}")

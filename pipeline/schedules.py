@@ -1,4 +1,4 @@
-"""What runs by the clock. Everything is stopped until somebody switches it on in the UI."""
+"""Schedules. All are stopped until somebody switches them on in the UI."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,7 @@ from pipeline.resources import HomeResource
 def nightly_evaluation(
     context: dg.ScheduleEvaluationContext, home: HomeResource
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    """Request one run for each variant that has a checkpoint; other checkpoints, as of ablations, are no partitions."""
+    """Request one run for each variant with a checkpoint; checkpoints of ablations are no partitions."""
     known = set(variants.get_partition_keys())
     checkpoints = sorted(known & {v.partition for v in home.open().versions("student_checkpoint")})
     if not checkpoints:

@@ -1,4 +1,4 @@
-"""What runs by what happens outside. Everything is stopped until somebody switches it on in the UI."""
+"""Dagster sensors. All are stopped until somebody switches them on in the UI."""
 
 import dagster as dg
 
@@ -14,7 +14,7 @@ from storage.ingest.source import list_scenes, load_source
     description="Adds a partition for every scene of every registered source. Materialises nothing.",
 )
 def registered_scenes(context: dg.SensorEvaluationContext, home: HomeResource) -> dg.SensorResult:
-    """Add partitions for scenes of registered sources that have none."""
+    """Add partitions for scenes of registered sources that lack one."""
     known = set(context.instance.get_dynamic_partitions(SCENES))
     found, rejected = [], []
     for path in sorted((home.open().root / "sources").glob("*.json")):

@@ -1,4 +1,4 @@
-"""``summary.json``: what a run made, how good it is, how long it took and what it took, for people and for programs."""
+"""``summary.json``: the products, quality, time and resources of a run, for people and for programs."""
 
 import json
 import os
@@ -41,16 +41,16 @@ def build_summary(
     peak_memory_bytes: int,
     nerfstudio_version: str | None,
 ) -> dict[str, Any]:
-    """Return everything that is worth keeping of a run, as JSON values.
+    """Return the summary of a run as JSON values.
 
     Args:
-        home: Where the run worked.
-        selection: What it was told.
-        outcome: What its tasks came to.
-        command: How it was started.
-        wall_time_s: Of the whole command, seconds.
-        peak_memory_bytes: Of the whole process tree.
-        nerfstudio_version: In the second environment; None where that could not be asked.
+        home: Home of the run.
+        selection: Selection that it used.
+        outcome: Outcome of its tasks.
+        command: Command that started it.
+        wall_time_s: Wall time of the whole command, seconds.
+        peak_memory_bytes: Peak memory of the whole process tree, bytes.
+        nerfstudio_version: Version in the second environment; None if unknown.
     """
     evaluation = home.latest("student_evaluation", selection.variant)
     figures = {} if evaluation is None else home.metrics(evaluation)
@@ -82,7 +82,7 @@ def build_summary(
 
 
 def report_page(home: Home, variant: str) -> Path | None:
-    """Return the page of a variant's current report, or None where there is none."""
+    """Return the page of a variant's current report, or None."""
     version = home.latest("report", variant)
     if version is None:
         return None
@@ -91,7 +91,7 @@ def report_page(home: Home, variant: str) -> Path | None:
 
 
 def _left_out(home: Home, variant: str) -> dict[str, str]:
-    """Return why scenes were left out of a variant's current training set, by key."""
+    """Return the reasons for which scenes were left out of a variant's current training set, by scene key."""
     version = home.latest("training_set", variant)
     return {} if version is None else dict(home.metrics(version).get("left_out", {}))
 
@@ -104,7 +104,7 @@ def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
 
 
 def _assets(home: Home, outcome: RunOutcome) -> dict[str, Any]:
-    """Return each asset's time and versions: what building took when it was built, and what this run spent on it."""
+    """Return each asset's versions and two times: that of its original build, and that of this run."""
     assets: dict[str, Any] = {}
     for task in outcome.outcomes.values():
         for made in task["materializations"]:
@@ -136,7 +136,7 @@ def _scalars(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sizes(home: Home) -> dict[str, int]:
-    """Return the bytes on disk of every kind, all versions together."""
+    """Return the bytes on disk of all versions of each kind."""
     sizes: dict[str, int] = {}
     for base in ("stores", "artifacts"):
         for kind in sorted((home.root / base).glob("*")):

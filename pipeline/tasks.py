@@ -1,8 +1,8 @@
-"""A run as a list of tasks: which assets of which partition, with which configuration, after which others.
+"""A run as a list of tasks: the assets, partition, configuration and predecessors of each.
 
-One task is one Dagster run. What follows what is read from Dagster's own asset graph, and which assets share a run from
-their tags, so nothing is said here a second time. A run costs about half a second of bookkeeping, which is why assets
-that follow each other on one scene share one; what can go on side by side does not.
+One task is one Dagster run. The order comes from Dagster's own asset graph, and the assets that share a run from their
+tags. A run costs about half a second of bookkeeping, so assets that follow each other on one scene share one; assets
+that can run side by side do not.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -23,12 +23,12 @@ class Task:
     """One Dagster run.
 
     Attributes:
-        name: Unique, for people.
+        name: Unique name, for people.
         assets: Assets to materialise.
-        partition: Of all of them; None where they have none.
-        after: Names of tasks that must have succeeded.
-        work: What it keeps busy.
-        config: The run's configuration, as Dagster records it; empty takes what the home keeps.
+        partition: Partition of all these assets; None for unpartitioned ones.
+        after: Names of the tasks that must have succeeded before.
+        work: Kind of work, which names the resources that it keeps busy.
+        config: Dagster configuration of the run; empty for the one that the home keeps.
     """
 
     name: str
@@ -57,13 +57,12 @@ def plan_tasks(
 
     Args:
         graph: Dagster's graph of all assets.
-        goals: Partitions wanted, by asset; None is the only one of an asset that has none.
+        goals: Partitions wanted, by asset; None for an unpartitioned asset.
         selection: Scenes and configuration of the runs.
-        with_upstream: Also make everything that the goals are made from, as far as assets make it.
+        with_upstream: Also make all upstream assets of the goals.
 
     Raises:
-        ValueError: If assets that share a run wait for each other through another run, or differ in what they keep
-            busy.
+        ValueError: If assets that share a run wait for each other through another run, or differ in their kind of work.
     """
     wanted = [_Node(dg.AssetKey(name), key) for name, keys in goals.items() for key in keys]
     with dg.DagsterInstance.ephemeral() as instance:
@@ -77,7 +76,7 @@ def plan_tasks(
 def _edges(
     graph: AssetGraph, wanted: Iterable[_Node], selection: HomeSelection, *, with_upstream: bool
 ) -> dict[_Node, set[_Node]]:
-    """Return what is to be made, each with what must be there before."""
+    """Return the nodes to make, each with its predecessors."""
     edges: dict[_Node, set[_Node]] = {node: set() for node in wanted}
     waiting = list(edges)
     while waiting:
@@ -92,7 +91,7 @@ def _edges(
 
 
 def _parents(graph: AssetGraph, node: _Node, selection: HomeSelection) -> Iterable[_Node]:
-    """Yield what one partition of an asset is made from: what Dagster maps it to, as far as the run reads it."""
+    """Yield the inputs of one partition of an asset: those that Dagster maps it to and that the run reads."""
     read = {dep.asset_key: dep.metadata.get(READS) for dep in graph.get(node.asset).to_asset_spec().deps}
     for asset in graph.get(node.asset).parent_keys:
         if not graph.get(asset).is_executable:
@@ -107,7 +106,7 @@ def _parents(graph: AssetGraph, node: _Node, selection: HomeSelection) -> Iterab
 
 
 def _group(graph: AssetGraph, edges: Mapping[_Node, set[_Node]], selection: HomeSelection) -> list[Task]:
-    """Return one task for all assets of a partition that share a run, in an order in which they can run."""
+    """Return one task for all assets of a partition that share a run, in executable order."""
     nodes: dict[str, list[_Node]] = {}
     after: dict[str, dict[str, None]] = {}
     position = {node: i for i, node in enumerate(_in_order(graph, edges))}
@@ -141,7 +140,7 @@ def _group(graph: AssetGraph, edges: Mapping[_Node, set[_Node]], selection: Home
 
 
 def _in_order(graph: AssetGraph, nodes: Collection[_Node]) -> list[_Node]:
-    """Return nodes in the order of the asset graph, and those of one asset in the order of its partitions."""
+    """Return nodes in the order of the asset graph, and nodes of one asset in the order of its partitions."""
     assets = [key for key in graph.toposorted_asset_keys if key in {node.asset for node in nodes}]
     partitions = {asset: graph.get(asset).partitions_def for asset in assets}
     keys = {asset: [None] if p is None else list(p.get_partition_keys()) for asset, p in partitions.items()}
@@ -156,7 +155,7 @@ def _name(graph: AssetGraph, node: _Node) -> str:
 
 
 def _work(graph: AssetGraph, nodes: Iterable[_Node]) -> Work:
-    """Return what a task keeps busy.
+    """Return the kind of work of a task.
 
     Raises:
         ValueError: If its assets do not agree.
@@ -169,12 +168,12 @@ def _work(graph: AssetGraph, nodes: Iterable[_Node]) -> Work:
 
 
 def run_config(graph: AssetGraph, assets: Iterable[str], selection: HomeSelection) -> dict[str, Any]:
-    """Return the Dagster configuration of a run that uses a selection and nothing that its home keeps.
+    """Return the Dagster configuration of a run that uses exactly this selection.
 
     Args:
         graph: Dagster's graph of all assets.
-        assets: What the run materialises; each gets the fields that its own configuration has.
-        selection: What to run.
+        assets: Assets that the run materialises; each gets the fields of its own configuration.
+        selection: Selection to run.
     """
     told, ops = selection.fields(), {}
     for asset in assets:
@@ -186,13 +185,13 @@ def run_config(graph: AssetGraph, assets: Iterable[str], selection: HomeSelectio
 
 
 def ready(tasks: Iterable[Task], finished: Mapping[str, bool], started: Iterable[str]) -> list[Task]:
-    """Return tasks whose predecessors all succeeded and that were not started, in their order."""
+    """Return the unstarted tasks whose predecessors all succeeded, in order."""
     begun = set(started)
     return [task for task in tasks if task.name not in begun and all(finished.get(name, False) for name in task.after)]
 
 
 def blocked(tasks: Iterable[Task], finished: Mapping[str, bool]) -> list[Task]:
-    """Return tasks that can never start because something before them failed."""
+    """Return the tasks that can never start because a predecessor failed."""
     failed = {name for name, succeeded in finished.items() if not succeeded}
     stuck: list[Task] = []
     for task in tasks:  # in order: a task comes after its predecessors

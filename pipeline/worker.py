@@ -1,8 +1,9 @@
-"""A worker: a process that executes Dagster runs one after another for a command, and says how they go.
+"""A worker: a process that executes Dagster runs one after another for a command, and reports on them.
 
-Dagster's in-process executor sets up logging for the whole process, so two runs cannot share one (seen: a deadlock);
-and torch costs seconds to import, so a process per run would be wasteful. A command therefore keeps a few workers. They
-speak JSON lines: a task on standard input; events and outcomes on standard output. What anybody prints goes to a log.
+Dagster's in-process executor sets up logging for the whole process, so two runs side by side cannot share one (seen: a
+deadlock). Torch costs seconds to import, so a process per run would be wasteful. A command therefore keeps a few
+workers. They use JSON lines: a task on standard input; events and outcomes on standard output. All other output goes to
+a log.
 """
 
 import ctypes
@@ -65,7 +66,7 @@ def _execute(dg: Any, job: Any, instance: Any, task: Mapping[str, Any]) -> dict[
 
 
 def _limit_threads(threads: int) -> None:
-    """Let numeric libraries use so many threads, here and in processes started from here."""
+    """Limit the threads of numeric libraries, here and in child processes."""
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = str(threads)
     torch = sys.modules.get("torch")
@@ -74,7 +75,7 @@ def _limit_threads(threads: int) -> None:
 
 
 def _take_standard_streams(log: Path) -> tuple[IO[str], IO[str]]:
-    """Return what standard input and output were; processes started from here get an empty one and the log."""
+    """Return the original standard input and output; child processes get an empty input and the log instead."""
     log.parent.mkdir(parents=True, exist_ok=True)
     tasks, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", buffering=1)
     with log.open("ab") as file, Path(os.devnull).open("rb") as nothing:
@@ -90,7 +91,7 @@ def _send(replies: IO[str], message: Mapping[str, Any]) -> None:
 
 
 def _end_with_parent() -> None:
-    """Ask Linux for a SIGTERM when the command dies, however it dies: nobody would read the outcome."""
+    """Ask Linux for a SIGTERM when the command dies: nobody would read the outcome."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

@@ -1,4 +1,4 @@
-"""What ``distillnerf demo`` and ``distillnerf run`` do, from a source of scenes to a summary."""
+"""The work of ``distillnerf demo`` and ``distillnerf run``, from a source of scenes to a summary."""
 
 import dataclasses
 import shlex
@@ -29,10 +29,10 @@ _GPU_POOL = "gpu"
 
 
 def generate_recordings(home: Home, selection: HomeSelection, console: Console) -> tuple[list[str], RunOutcome]:
-    """Make the procedural drives that a selection describes, through Dagster; return their scene keys and the outcome.
+    """Generate the procedural drives of a selection through Dagster; return their scene keys and the outcome.
 
     Raises:
-        PipelineError: If they cannot be made.
+        PipelineError: If they cannot be generated.
     """
     selection.save(home.root)
     outcome = run_tasks(plan({"procedural_recordings": [None]}, selection), home.root, console, num_workers=1)
@@ -44,10 +44,10 @@ def generate_recordings(home: Home, selection: HomeSelection, console: Console) 
 
 
 def register_scenes(home: Home, source: SourceConfig, wanted: Sequence[str]) -> list[str]:
-    """Register a source and return the keys of the scenes (or official splits) wanted, all where none are named.
+    """Register a source and return the keys of the scenes (or official splits) wanted, by default all.
 
     Raises:
-        SourceDataError: If the source cannot be read or has no such scene; nothing is registered then.
+        SourceDataError: If the source is unreadable or lacks a scene; nothing is registered then.
     """
     keys = {key.scene_name: str(key) for key in list_scenes(source)}
     wanted = expand_splits(source, wanted)
@@ -63,26 +63,26 @@ def register_scenes(home: Home, source: SourceConfig, wanted: Sequence[str]) -> 
 
 
 def prepare_home(home: Home) -> None:
-    """Make a home's Dagster instance, and clear what a killed command left behind."""
+    """Make a home's Dagster instance, and clear the leftovers of a killed command."""
     with open_instance(home.root) as instance:
         end_abandoned_runs(instance)
         set_pool_limit(instance, _GPU_POOL, accelerator_slots())
 
 
 def add_partitions(home: Home, scene_keys: Sequence[str]) -> None:
-    """Make scenes known to Dagster."""
+    """Add Dagster partitions for scenes."""
     with open_instance(home.root) as instance:
         add_scene_partitions(instance, scene_keys)
 
 
 def accelerator_slots() -> int:
-    """Return how many heavy steps may run at once: one per accelerator, or per worker where the CPU does the work."""
+    """Return the number of heavy steps that may run at once: one per accelerator, or per worker on a CPU."""
     devices = len(list(Path("/dev").glob("nvidia[0-9]*")))  # asking torch would cost its import
     return devices or _NUM_WORKERS
 
 
 def with_split(selection: HomeSelection, scene_keys: Sequence[str], held_out: Sequence[str]) -> HomeSelection:
-    """Return the selection with its scenes divided into those to learn from and those to be judged on."""
+    """Return the selection with its scenes divided into those to learn from and those held out."""
     train, validation = choose_split(list(scene_keys), selection.resolve(), tuple(held_out))
     return dataclasses.replace(selection, train_scenes=train, validation_scenes=validation)
 
@@ -90,7 +90,7 @@ def with_split(selection: HomeSelection, scene_keys: Sequence[str], held_out: Se
 def plan(
     goals: Mapping[str, Sequence[str | None]], selection: HomeSelection, *, with_upstream: bool = False
 ) -> list[Task]:
-    """Return the tasks that make some partitions of some assets, as ``pipeline.tasks.plan_tasks`` finds them."""
+    """Return the tasks that make some partitions of some assets; see ``pipeline.tasks.plan_tasks``."""
     from pipeline.definitions import asset_graph  # costs what most commands have no need of
 
     return plan_tasks(asset_graph(), goals, selection, with_upstream=with_upstream)
@@ -111,11 +111,11 @@ def run_everything(
     """Run everything for a selection, write ``summary.json``, and return the outcome and the summary.
 
     Args:
-        home: Where to work.
-        selection: What to run.
-        console: Where progress is shown.
-        memory: Measures the command since it began.
-        before: What the command did before, to be summed up too.
+        home: Home to work in.
+        selection: Selection to run.
+        console: Console that shows progress.
+        memory: Memory measurement since the command began.
+        before: Outcome of the command's earlier work, to be included.
     """
     selection.save(home.root)
     outcome = run_tasks(plan_everything(selection), home.root, console, num_workers=_NUM_WORKERS)
@@ -136,7 +136,7 @@ def run_everything(
 
 
 def publish_report(home: Home, variant: str) -> Path | None:
-    """Copy the current report to ``<home>/report/index.html``, where people look for it, and return that path."""
+    """Copy the current report to ``<home>/report/index.html``, and return that path."""
     page = report_page(home, variant)
     if page is None:
         return None

@@ -1,4 +1,4 @@
 """Schemas, keys, provenance, versioned stores, geometry, dataset readers and the procedural world.
 
-The lowest layer: it knows what a scene and a target are, never how a model makes or learns them.
+This is the lowest layer. It knows what a scene and a target are; how models make or learn them is left to others.
 """

@@ -1,12 +1,12 @@
-"""The code that determines what a producer stores: its import closure within the project, and the digest of that.
+"""The code that determines what a producer stores: its import closure within the project, and the closure's digest.
 
-A producer names the module that builds, usually its own ``__name__``. The closure is read from the sources: nothing is
-imported, and no list is kept by hand that could miss a module. Left out are modules that cannot change what is stored
-(``INFRASTRUCTURE``). Two things no import shows, and both have a rule:
+A producer names the module that builds, usually its own ``__name__``. The closure is read from the sources, without
+importing them. Modules that cannot change what is stored are left out (``INFRASTRUCTURE``). Imports do not show two
+things, and each has a rule:
 
 - A file that a module reads, such as a template, is named in the module's own ``DATA_FILES``.
-- Where a configuration chooses between modules, the module that chooses is no root: the roots are what all choices
-  share, which must not import them, and the module chosen (``code_digest(__name__, reader.__module__)``).
+- A configuration may choose between modules. The roots are then the module that all choices share, which must not
+  import the choices, and the module chosen (``code_digest(__name__, reader.__module__)``).
 """
 
 import ast
@@ -23,7 +23,7 @@ from typing import Any
 from storage.kinds import KINDS
 
 PACKAGES = ("storage", "student", "teachers")
-"""Packages whose modules count. Orchestration decides when something is made, never what."""
+"""Packages whose modules count. Orchestration (``assets``, ``pipeline``) cannot change what is stored."""
 
 PROJECT = Path(__file__).resolve().parents[__name__.count(".")]
 """The folder that holds the packages."""
@@ -44,7 +44,7 @@ INFRASTRUCTURE = (
     "teachers.nerf.provenance",  # a change of what it answers is itself another digest
     "teachers.nerf.task",  # hands over a configuration, which counts by its own digest
 )
-"""Modules that count for no producer, and are not followed.
+"""Modules that are left out of every closure and not followed.
 
 A module belongs here only if no change in it can change what a producer stores.
 """
@@ -52,12 +52,12 @@ A module belongs here only if no change in it can change what a producer stores.
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """What one file says.
+    """Digest, imports and data files of one source file.
 
     Attributes:
         digest: SHA-256 of its syntax tree, without positions, free-standing strings and what only type checkers see.
-        imports: Names in the project that it imports: of modules, and of what may be a module or a value of one.
-        data_files: Files that it declares to read.
+        imports: Project modules that it imports, or ``module:name`` where the name may be a module or a value.
+        data_files: Files named in its ``DATA_FILES``.
     """
 
     digest: str
@@ -66,19 +66,19 @@ class _Source:
 
 
 def code_digest(*roots: str, kind: str = "", project: Path = PROJECT) -> str:
-    """Return the SHA-256 of the code that modules run, wherever in the project it lies.
+    """Return the SHA-256 of all project code that some modules run.
 
-    Comments, docstrings and formatting do not count; the name of a module does. Two processes agree if they run the
-    same minor version of Python, whose syntax trees are digested.
+    Comments, docstrings and formatting do not count; module names do. Syntax trees are digested, so two processes agree
+    only if they run the same minor version of Python.
 
     Args:
         roots: Dotted names of the modules that build.
-        kind: What they store; the arrays declared for it count, those of other kinds do not.
+        kind: Kind that they store; its declared arrays are part of the digest.
         project: The folder that holds the packages.
 
     Raises:
-        ValueError: If a root, or a module that one of them needs, is not there.
-        SyntaxError: If one is not Python.
+        ValueError: If the file of a root, or of a module that it needs, is missing.
+        SyntaxError: If a file is not valid Python.
     """
     digest = hashlib.sha256()
     for name, source in import_closure(*roots, project=project).items():
@@ -91,12 +91,12 @@ def code_digest(*roots: str, kind: str = "", project: Path = PROJECT) -> str:
 
 
 def import_closure(*roots: str, project: Path = PROJECT) -> dict[str, _Source]:
-    """Return the modules that count for some roots, by name and in order: themselves and what they import.
+    """Return the roots and all modules that they import, by name and sorted.
 
-    Imports within functions count, those for type checkers do not. A package on the way to a module counts as well.
+    Imports within functions count; imports under ``TYPE_CHECKING`` do not. The packages that hold a module count too.
 
     Raises:
-        ValueError: If a root, or a module that one of them needs, is not there.
+        ValueError: If the file of a root, or of a module that it needs, is missing.
     """
     found: dict[str, _Source] = {}
     waiting = [(root, "a producer") for root in roots]
@@ -117,7 +117,7 @@ def import_closure(*roots: str, project: Path = PROJECT) -> dict[str, _Source]:
 
 @cache
 def _modules_run(imports: frozenset[str], project: Path) -> frozenset[str]:
-    """Return the modules that some imports run, packages on the way to them included."""
+    """Return the modules that some imports run, and the packages that hold them."""
     modules = set()
     for imported in imports:
         module, _, value = imported.partition(":")
@@ -136,7 +136,7 @@ def _file_of(module: str, project: Path) -> Path | None:
 
 @cache
 def _read(path: Path, _mtime_ns: int, _size: int) -> _Source:
-    """Return what a file says; it is read again only when it was changed."""
+    """Return digest, imports and data files of a source file; it is read again only after a change."""
     tree = ast.parse(path.read_bytes(), path)
     speller = _Speller()
     speller.spell(tree)
@@ -150,7 +150,7 @@ def _read(path: Path, _mtime_ns: int, _size: int) -> _Source:
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """Keep the collector from walking a growing tree again and again, which takes longer than to parse it."""
+    """Stop the garbage collector: walking a growing tree takes longer than parsing it."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -161,9 +161,9 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 class _Speller:
-    """Says in words what a tree does, one way for all that do the same, and notes its imports.
+    """Spells a syntax tree as words, without positions and docstrings, and notes its imports.
 
-    ``ast.dump`` takes three times as long, and loading the orchestrator's definitions waits for this.
+    ``ast.dump`` takes three times as long, and loading Dagster's definitions waits for this.
     """
 
     def __init__(self) -> None:
@@ -224,7 +224,7 @@ def _is_data_files(target: ast.expr) -> bool:
 
 
 def _imported(node: ast.Import | ast.ImportFrom) -> Iterator[str]:
-    """Yield what a statement imports from the project: ``module``, or ``module:name`` where it is one or the other."""
+    """Yield the project imports of a statement: ``module``, or ``module:name`` where the name may be either."""
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names if alias.name.partition(".")[0] in PACKAGES)
     elif node.module and node.module.partition(".")[0] in PACKAGES:

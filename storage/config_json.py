@@ -1,4 +1,4 @@
-"""Read a dataclass back from the JSON that ``storage.digests.config_json`` wrote: the one such reader."""
+"""Read a dataclass back from the JSON that ``storage.digests.config_json`` wrote."""
 
 import dataclasses
 import functools
@@ -14,18 +14,18 @@ Config = TypeVar("Config")
 
 
 def config_from_json(config_type: type[Config], raw: object, key: str = "config") -> Config:
-    """Build a dataclass from plain JSON values, strictly: no field may be missing, unknown or of another type.
+    """Build a dataclass from plain JSON values; a missing or unknown field, or another type, is an error.
 
-    A field that has a default is still required: a default that changed since the file was written would otherwise
-    change the model silently. An integer may stand for a float; nothing else is converted.
+    A field that has a default is still required, because the default may have changed since the file was written. An
+    integer may stand for a float; nothing else is converted.
 
     Args:
         config_type: The dataclass to build.
-        raw: What ``json.load`` returned.
-        key: Where ``raw`` came from, for the error.
+        raw: Values as ``json.load`` returns them.
+        key: Origin of ``raw``, for the error.
 
     Raises:
-        IntegrityError: Its key is ``key`` and the dotted name of the field.
+        IntegrityError: If a field does not fit; the key is ``key`` with the dotted name of the field.
     """
     try:
         value = _adapter(config_type).validate_json(json.dumps(raw), strict=True)  # as JSON: a list may be a tuple
@@ -51,7 +51,7 @@ def _told(error: Mapping[str, Any]) -> str:
 
 
 def _check_fields(value: object, raw: Any, key: str) -> None:  # noqa: ANN401 - JSON is untyped
-    """Refuse fields that were left out or made up, which pydantic would fill in and ignore."""
+    """Refuse missing and unknown fields; pydantic would fill in the first and ignore the second."""
     if dataclasses.is_dataclass(value):
         names = {field.name for field in dataclasses.fields(value)}
         if wrong := sorted(names ^ set(raw)):

@@ -16,8 +16,8 @@ def canonical_json(value: object) -> str:
     """Return one spelling of ``value``: sorted keys, no spaces, dataclasses and enums resolved.
 
     Raises:
-        ValueError: If a number is not finite: it would make two equal configurations look different.
-        TypeError: If something has no JSON form.
+        ValueError: If a number is not finite; JSON has no form for it.
+        TypeError: If a value has no JSON form.
     """
     return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 

@@ -1,6 +1,6 @@
-"""The pipeline's errors, grouped by what whoever catches them would do.
+"""The pipeline's errors, one class for each way to handle them.
 
-Each carries the kind (for programs), the key of what failed (a file, a scene, a store) and a message with the value
+Each error has a kind (for programs), the key of what failed (a file, a scene, a store) and a message with the value
 seen and the value wanted (for people).
 """
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class ErrorKind(StrEnum):
-    """What went wrong. Append only: the values are written into catalogues and run logs."""
+    """Kind of fault. Append only: the values are written into catalogues and run logs."""
 
     FILE_MISSING = "file_missing"
     FILE_CORRUPT = "file_corrupt"
@@ -43,8 +43,8 @@ class PipelineError(Exception):
     """Base of every error that the pipeline raises on purpose.
 
     Attributes:
-        kind: What went wrong, for programs.
-        key: The file, scene, store or weight that it went wrong with.
+        kind: Kind of fault, for programs.
+        key: File, scene, store or weight that failed.
         message: One line for people: the value seen and the value wanted.
     """
 
@@ -63,17 +63,17 @@ class SourceDataError(PipelineError, ValueError):
 
 
 class MissingTargetError(PipelineError, KeyError):
-    """Something that should have been materialised upstream is not there, or did not pass its gate."""
+    """An upstream version is missing or failed its quality gate: materialise it first."""
 
     __str__ = PipelineError.__str__  # KeyError would show the repr of its arguments
 
 
 class IntegrityError(PipelineError):
-    """What is stored does not hold what it should: delete it and build it again."""
+    """Stored data is damaged or of an unknown form: delete it and build it again."""
 
 
 class ProvenanceMismatchError(IntegrityError):
-    """What is stored is sound but was made from something else than asked for."""
+    """A stored version is sound, but was made from other inputs than asked for."""
 
 
 class TeacherDivergedError(PipelineError):

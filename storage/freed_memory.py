@@ -1,7 +1,7 @@
-"""What the C library does with freed memory: hand large blocks back to the system, or keep them for the next.
+"""Choose whether the C library gives large freed blocks back to the system or keeps them for the next allocation.
 
 By default each large array is mapped anew, and the system clears it page by page when it is first touched. Programs
-that make and free large arrays all the time, such as fitting a field, spend a sixth of their time there.
+that make and free large arrays all the time, such as the fit of a field, spend a sixth of their time there.
 """
 
 import ctypes
@@ -18,16 +18,16 @@ _RETURNED = {_M_MMAP_MAX: 65536, _M_MMAP_THRESHOLD: 32 << 20, _M_TRIM_THRESHOLD:
 def reuse_freed_memory() -> bool:
     """Keep what this process frees for its next allocations.
 
-    Its size no longer falls when arrays are freed; the peak is about the same. To be called when a process starts.
+    The size of the process no longer falls when arrays are freed; the peak is about the same. Call it at process start.
 
     Returns:
-        Whether the C library knows how: only glibc on Linux does.
+        Whether the C library can do it; only glibc on Linux can.
     """
     return _set(_REUSED)
 
 
 def return_freed_memory() -> bool:
-    """Hand large blocks back when they are freed, as glibc does where nothing is said; return whether it knows how."""
+    """Give large blocks back when they are freed, the default of glibc; return whether the C library can do it."""
     return _set(_RETURNED)
 
 

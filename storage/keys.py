@@ -31,7 +31,7 @@ class SceneKey:
     """Identity of one scene, and of its Dagster partition: ``<dataset>.<scene_name>``.
 
     Attributes:
-        dataset: Name of the source it was registered under, without a dot.
+        dataset: Name under which the source was registered, without a dot.
         scene_name: The scene's own name in that source.
     """
 

@@ -1,4 +1,4 @@
-"""Every kind of stored version, once: its form, its partitions, its arrays, its gate, who may learn from it.
+"""The table of all kinds of stored versions: form, partitions, arrays, quality gate, and use in training.
 
 Schemas, gates, the kinds that a student must not learn from, lists of targets, pictures and ``docs/store-format.md``
 all derive from :data:`KINDS`. A new kind starts here.
@@ -36,22 +36,22 @@ class Kind(StrEnum):
 
 
 class StoreForm(StrEnum):
-    """How a version is laid out: arrays in an Icechunk repository, or a folder of files."""
+    """Layout of a version: arrays in an Icechunk repository, or a folder of files."""
 
     ARRAYS = "arrays"
     FILES = "files"
 
 
 FeatureSource = Literal["dinov2", "clip"]
-"""A foundation model whose features are reduced by a basis and learned from."""
+"""Foundation models whose features are reduced by a basis and learned."""
 
 FEATURE_SOURCES: tuple[FeatureSource, ...] = get_args(FeatureSource)
 
 Partitioning = Literal["scene", "feature_source", "variant"]
-"""What one partition of a kind is: a scene, a foundation model, or a student."""
+"""Meaning of one partition of a kind: a scene, a foundation model, or a student."""
 
 Picture = Literal["scene", "images", "depth", "sky", "features", "semantics", "voxels", "file"]
-"""How a version is drawn as a thumbnail; ``file`` shows the picture that its builder left in it."""
+"""Thumbnail of a version; ``file`` shows the picture that its builder stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +60,9 @@ class ArraySpec:
 
     Attributes:
         dtype: Numpy dtype name at rest.
-        axes: Axis names; equal names have equal length within one store, a number is a fixed length.
+        axes: Axis names. Equal names have equal length within one store; a number is a fixed length.
         unit: Unit of a value: ``m``, ``px``, ``us``, or empty where it has none.
-        undefined: What marks a value that is not defined; empty where every value is.
+        undefined: Marker of an undefined value; empty where every value is defined.
         optional: True if a store may lack the array.
     """
 
@@ -75,17 +75,17 @@ class ArraySpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KindSpec:
-    """What every version of one kind is.
+    """Declaration of one kind of stored version.
 
     Attributes:
         name: The kind.
-        holds: What a version holds, one sentence for people.
+        holds: Content of a version, one sentence for people.
         form: Arrays or files.
-        partitioned_by: What one partition is.
-        arrays: Its arrays by path; ``<camera>`` in a path or an axis stands for the name of each camera.
-        is_gated: Whether its builder measures a quality gate, which a training set asks for.
-        is_trainable: Whether a student may learn from it. What is not is refused by training sets and loaders.
-        picture: How a thumbnail of it is drawn; None where there is nothing to look at.
+        partitioned_by: Meaning of one partition.
+        arrays: Declared arrays by path; ``<camera>`` in a path or an axis stands for the name of each camera.
+        is_gated: Whether its builder measures a quality gate, which training sets require.
+        is_trainable: Whether a student may learn from it. Training sets and loaders refuse all other kinds.
+        picture: Thumbnail to draw; None for no thumbnail.
     """
 
     name: Kind
@@ -293,11 +293,11 @@ _KINDS = (
 )
 
 KINDS: Mapping[str, KindSpec] = MappingProxyType({spec.name: spec for spec in _KINDS})
-"""What every kind is, by name."""
+"""Declaration of every kind, by name."""
 
 
 def is_trainable(kind: str) -> bool:
-    """Return whether a student may learn from a kind; one that is not declared may not."""
+    """Return whether a student may learn from a kind; False for an unknown kind."""
     return kind in KINDS and KINDS[kind].is_trainable
 
 

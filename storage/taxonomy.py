@@ -16,7 +16,7 @@ SKY_ID = 255
 VOID_ID = 254
 NUM_OCC3D_CLASSES = 17
 OCC3D_FREE = NUM_OCC3D_CLASSES
-"""Label of free space in Occ3D; those below it are things and stuff."""
+"""Label of free space in Occ3D; lower labels are things and stuff."""
 
 CITYSCAPES_VOID = 255
 
@@ -37,8 +37,8 @@ class SemanticClass:
         name: Unique snake-case name.
         occ3d_index: Occ3D-nuScenes class 0 to 16; 255 for the sky, which fills no voxel.
         cityscapes_id: Cityscapes train id 0 to 18, or 255 where Cityscapes has no such class.
-        words: What a caption calls it, the most usual word first, then synonyms.
-        themes: Where it occurs.
+        words: Words for it in a caption, the most usual one first.
+        themes: Themes in which it occurs.
         nuscenes_category: Category of its boxes in nuScenes tables; empty when never boxed.
         nuscenes_attributes: Attributes for (moving, standing) boxes; empty when it has none.
     """
@@ -215,12 +215,12 @@ OCC3D_NAMES: tuple[str, ...] = ("others", *(entry.name for entry in CLASSES[1:NU
 """Names of the Occ3D-nuScenes classes 0 to 16, in order."""
 
 OCC3D_WITHOUT_OTHERS = tuple(c for c in range(NUM_OCC3D_CLASSES) if OCC3D_NAMES[c] not in ("others", "other_flat"))
-"""The 15 classes whose mean some papers print as mIoU."""
+"""The 15 classes over which some papers take the mean that they print as mIoU."""
 
 OCC3D_FOREGROUND = tuple(
     c for c in OCC3D_WITHOUT_OTHERS if OCC3D_NAMES[c] not in ("driveable_surface", "sidewalk", "terrain")
 )
-"""The 12 classes of F-mIoU."""
+"""The 12 foreground classes over which F-mIoU is the mean."""
 
 SKY = _entry(SKY_ID, "sky", 255, 10, _BOTH, "sky, clouds")
 

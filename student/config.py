@@ -126,11 +126,11 @@ class LossConfig:
         lpips_weights: Local safetensors file with the backbone and linear layers of VGG LPIPS.
         feature: Absolute error of each foundation feature map.
         lidar_depth: Error of termination depth against LiDAR.
-        teacher_depth: The same against the scene teacher.
+        teacher_depth: Weight of that loss against the scene teacher.
         absolute_share: Weight of the absolute error beside the squared one in both depth losses.
         inner_range: Depths up to here are normalised by it, farther ones by ``max_depth``, metres.
         max_depth: Teacher depth and predictions are clamped to it, metres.
-        max_lidar_range: The same for LiDAR, which is also normalised by it, metres.
+        max_lidar_range: Limit to which LiDAR and predictions are clamped, and by which they are normalised, metres.
         log_depth: Absolute error of the logarithm of depth, against LiDAR and teacher alike. Ours, off in published
             settings: an error of one metre weighs more near the car.
         depth_likelihood: Negative log-probability of the coarse bin that holds the true depth. Ours, off in published
@@ -189,7 +189,7 @@ class OptimizerConfig:
 
     Attributes:
         learning_rate: Its peak.
-        betas: Of Adam; the published first one is 0.
+        betas: Betas of Adam; the published first one is 0.
         weight_decay: Decoupled (AdamW); 0 is plain Adam.
         schedule: How the rate falls after the warm-up; "step" is tenfold at two thirds and at nine tenths of the run.
         warmup_steps: Steps over which the rate rises linearly.
@@ -263,7 +263,7 @@ class FitConfig:
             this limit ends is not reproducible to the bit, so leave it generous. None for no limit.
         validate_every: Steps between validations; the last step is always validated.
         max_validation_samples: Held-out frames per validation, evenly spaced.
-        seed: Of weights, order, views and every sample along rays.
+        seed: Seed of weights, order, views and every sample along rays.
         precision: Number format of convolutions and linear layers. Weights, geometry, rendering along rays and losses
             are always float32; "float16" also scales losses, so that small gradients do not vanish.
         optimizer: Descent.

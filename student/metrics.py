@@ -35,7 +35,7 @@ def peak_signal_to_noise(
     Args:
         predicted: Values to score. Not clamped here.
         reference: True values in [0, 1].
-        is_valid: Of the leading axes, those that are scored; None scores all.
+        is_valid: Whether each element of the leading axes is scored; None scores all.
 
     Returns:
         ``-10 log10(MSE)``; infinite for identical inputs, NaN when nothing was given.
@@ -112,8 +112,8 @@ class DepthScores:
         rmse: Root mean squared error, metres.
         rmse_log: Root mean squared difference of natural logarithms.
         delta_1: Share of pixels with ``max(ratio, 1/ratio) < 1.25``.
-        delta_2: The same with ``1.25^2``.
-        delta_3: The same with ``1.25^3``.
+        delta_2: Share within a factor ``1.25^2``.
+        delta_3: Share within a factor ``1.25^3``.
         coverage: Share of the reference pixels where the prediction is defined.
         num_pixels: Reference pixels scored.
     """
@@ -254,7 +254,7 @@ def bootstrap_mean(values: Sequence[float], scenes: Sequence[str], *, seed: int 
     Args:
         values: One per frame.
         scenes: The scene of each value.
-        seed: Of the resampling.
+        seed: Seed of the resampling.
 
     Raises:
         ValueError: If the lengths differ.
@@ -285,8 +285,8 @@ def bootstrap_statistic(
     Args:
         totals: Terms that add up over frames: a value and a 1 for a mean, counts for an IoU.
         scenes: The scene of each frame.
-        statistic: Of the summed terms.
-        seed: Of the resampling.
+        statistic: Function of the summed terms.
+        seed: Seed of the resampling.
         num_resamples: Bootstrap draws.
         level: Coverage of the interval, in (0, 1).
         minimum_groups: Fewest scenes, or frames, that may be resampled.

@@ -150,7 +150,7 @@ class FeatureBasisConfig:
         extractor: The model and grid whose features are reduced; the same that extraction will use.
         num_components: Channels kept, K, at most 64.
         frames_per_scene: Frames sampled from each scene, all cameras; all frames where a scene has fewer.
-        seed: Of the choice of frames and of the sample that sets the range.
+        seed: Seed of the choice of frames and of the sample that sets the range.
         range_sample_size: Feature vectors kept to set the range of each channel; bounds memory, not the fit.
         range_quantile: Share of the sample left outside the range at each end; 0 takes minimum and maximum.
     """

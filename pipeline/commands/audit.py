@@ -1,4 +1,4 @@
-"""``distillnerf audit``: is a scene's calibration what its sensors say?"""
+"""``distillnerf audit``: check a scene's calibration against its sensors."""
 
 import json
 import sys
@@ -20,11 +20,11 @@ _MARKS = {"passed": "[green]✓[/green]", "failed": "[red]✗[/red]", "undecided
 class Audit(HomeCommand):
     """Check the geometry of an ingested scene: cameras against LiDAR, sweeps against poses. Returns 1 if it fails.
 
-    What the scene shows too little of to tell is undecided, and no failure.
+    A check for which the scene shows too little is undecided, not failed.
 
     Attributes:
-        scene: Key of the scene, as nuscenes.scene-0916.
-        picture: File for a JPEG of the LiDAR drawn over every camera.
+        scene: Key of the scene, such as nuscenes.scene-0916.
+        picture: JPEG file to write, with the LiDAR drawn over every camera.
         json: Print JSON.
     """
 
@@ -33,7 +33,7 @@ class Audit(HomeCommand):
     json: bool = False
 
     def run(self, console: Console) -> int:
-        """Measure, and say what fails."""
+        """Measure, and print what fails."""
         from storage.audits.stored_versions import audit_calibration
         from storage.previews.thumbnails import calibration_jpeg
 

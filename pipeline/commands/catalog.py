@@ -1,4 +1,4 @@
-"""The command about what a home holds."""
+"""The command that lists, shows, rebuilds and verifies the content of a home."""
 
 import json
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ class List(HomeCommand):
     """List every version that the catalogue knows.
 
     Attributes:
-        kind: Of this kind alone.
-        partition: Of this partition alone.
-        quarantined: List what was refused, and why, instead.
+        kind: Take versions of this kind only.
+        partition: Take versions of this partition only.
+        quarantined: List refused partitions and the reasons instead.
         json: Print JSON.
     """
 
@@ -51,7 +51,7 @@ class List(HomeCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class Show(HomeCommand):
-    """Show one version: where it is, what made it, its figures and its gate.
+    """Show one version: its place, its provenance, its figures and its gate.
 
     Attributes:
         version: kind/partition[@digest], a student's variant, or the folder of an artifact.
@@ -60,7 +60,7 @@ class Show(HomeCommand):
     version: Annotated[str, tyro.conf.Positional]
 
     def run(self, console: Console) -> int:
-        """Print it as JSON."""
+        """Print the version as JSON."""
         home = self.open_home(must_exist=True)
         found = find_version(home, self.version)
         record = {
@@ -77,10 +77,10 @@ class Show(HomeCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class Rebuild(HomeCommand):
-    """Make the catalogue again from the stores: it is only their index."""
+    """Make the catalogue, which is only an index, again from the stores."""
 
     def run(self, console: Console) -> int:
-        """Rebuild it."""
+        """Rebuild the catalogue."""
         count = rebuild_catalog(self.open_home(must_exist=True))
         console.print(f"{count} versions")
         return 0
@@ -88,11 +88,11 @@ class Rebuild(HomeCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class Verify(HomeCommand):
-    """Read every byte of every version, and say which ones are damaged.
+    """Read every byte of every version, and list the damaged ones.
 
     Attributes:
-        kind: Of this kind alone.
-        partition: Of this partition alone.
+        kind: Take versions of this kind only.
+        partition: Take versions of this partition only.
     """
 
     kind: str | None = None
@@ -146,19 +146,19 @@ Action = (
     | Annotated[Rebuild, tyro.conf.subcommand(name="rebuild")]
     | Annotated[Verify, tyro.conf.subcommand(name="verify")]
 )
-"""What can be done with a catalogue."""
+"""Actions on a catalogue."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogCommand:
-    """List, show, rebuild and verify what a home holds.
+    """List, show, rebuild and verify the versions of a home.
 
     Attributes:
-        action: What to do.
+        action: Action to take.
     """
 
     action: Action
 
     def run(self, console: Console) -> int:
-        """Do it."""
+        """Take the action."""
         return self.action.run(console)

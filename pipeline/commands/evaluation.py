@@ -25,8 +25,8 @@ class Train(ConfiguredCommand):
     """Freeze a training set from the targets of a home, and fit a student on it.
 
     Attributes:
-        train_scenes: Scenes to learn from; those of the home's last run where none is given.
-        held_out_scenes: Scenes held out, likewise.
+        train_scenes: Scenes to learn from; by default those of the home's last run.
+        held_out_scenes: Scenes held out; by default those of the home's last run.
     """
 
     train_scenes: tuple[str, ...] = ()
@@ -75,13 +75,12 @@ class Evaluate(ConfiguredCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class View(ConfiguredCommand):
-    """Open the report of a student in the browser, or look into a scene in 3-D as the student sees it.
+    """Open the report of a student in the browser, or show a scene in 3-D as the student sees it.
 
     Attributes:
-        scene: Key of the scene to look into: points, voxels by class or by a text, cameras. The report where none is
-            given.
-        port: Port of the 3-D viewer, on this machine only.
-        browser: Open a browser; otherwise only say where to look.
+        scene: Key of the scene to show: points, voxels by class or by a text, cameras. By default the report is shown.
+        port: Port of the 3-D viewer, which only this machine can reach.
+        browser: Open a browser; otherwise only print the address.
     """
 
     scene: str | None = None
@@ -89,7 +88,7 @@ class View(ConfiguredCommand):
     browser: bool = True
 
     def run(self, console: Console) -> int:
-        """Find the page and open it, or serve the scene until interrupted."""
+        """Open the report, or serve the scene until interrupted."""
         home = self.open_home(must_exist=True)
         variant = self.selection(home).variant
         if self.scene is not None:
@@ -120,14 +119,14 @@ class View(ConfiguredCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class Query(ConfiguredCommand):
-    """Ask a student where something is, in words: a heat map per camera, and the voxels that answer best.
+    """Search a scene by words with a student: a heat map per camera, and the voxels that match best.
 
     Attributes:
-        text: What to look for: "a red car".
-        scene: Key of the scene to look in; the first held-out one where none is given.
-        frame: Index of the frame; the middle one where none is given.
-        out: Folder for the answer; below the home where none is given.
-        negatives: What the text is told apart from; the whole vocabulary where none is given.
+        text: Text to look for, such as "a red car".
+        scene: Key of the scene to search; by default the first held-out one.
+        frame: Index of the frame; by default the middle one.
+        out: Folder for the answer; by default below the home.
+        negatives: Texts that the text is compared with; by default the whole vocabulary.
     """
 
     text: Annotated[str, tyro.conf.Positional]
@@ -137,7 +136,7 @@ class Query(ConfiguredCommand):
     negatives: tuple[str, ...] = ()
 
     def run(self, console: Console) -> int:
-        """Render the answer and say where it is."""
+        """Render the answer and print its folder."""
         home = self.open_home(must_exist=True)
         selection = self.selection(home)
         scene = self.scene or next(iter((*selection.validation_scenes, *selection.train_scenes)), None)

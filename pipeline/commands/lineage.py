@@ -1,4 +1,4 @@
-"""The command that tells where a version came from, and what came of it."""
+"""The command that shows the inputs or the dependents of a version."""
 
 import json
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ _WIDTH = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Lineage(HomeCommand):
-    """Show everything that a version was made from, down to the SHA-256 of raw files; or everything made from it.
+    """Show all direct and indirect inputs of a version, down to the SHA-256 of raw files, or all its dependents.
 
     Attributes:
         version: A student's variant, kind/partition[@digest], or the folder of an artifact. With --dependents also
             raw_file/PATH and weights_file/NAME.
-        dependents: Show what was made from it instead.
+        dependents: Show everything made from the version instead.
         json: Print JSON.
     """
 
@@ -69,7 +69,7 @@ class Lineage(HomeCommand):
 
 
 def lineage_json(root: LineageNode) -> dict[str, Any]:
-    """Return the lineage as JSON values: every version once with its inputs, every file with its SHA-256."""
+    """Return the lineage as JSON values: each version once, with its inputs; each file with its SHA-256."""
     versions: dict[InputVersion, list[InputVersion]] = {}
     pending = [root]
     while pending:
@@ -113,7 +113,7 @@ def _is_known(home: Home, kind: str, partition: str) -> bool:
 
 
 def _grow(tree: Tree, node: LineageNode, seen: set[InputVersion]) -> None:
-    """Add inputs below a node; what was shown before is named, not shown again."""
+    """Add inputs below a node; an input that was shown before is only named."""
     for child in node.inputs:
         known = child.version in seen
         branch = tree.add(_label(child.version) + (" [dim](above)[/dim]" if known and child.inputs else ""))

@@ -29,7 +29,7 @@ class Bench(Command):
     """Measure one fast path against its reference, in this process and on this machine.
 
     Attributes:
-        name: What to measure.
+        name: Name of the benchmark.
         json: Print one JSON object: name, ratio, ours, reference, unit, runs.
     """
 
@@ -56,7 +56,7 @@ class Bench(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor(HomeCommand):
-    """Look at this machine and say what is missing and how to get it.
+    """Examine this machine, and say what is missing and how to get it.
 
     Attributes:
         json: Print JSON.
@@ -65,7 +65,7 @@ class Doctor(HomeCommand):
     json: bool = False
 
     def run(self, console: Console) -> int:
-        """Examine everything, and return 1 if something that is needed is missing."""
+        """Examine everything, and return 1 if something required is missing."""
         from pipeline.doctor import examine
 
         home = self.named_home()
@@ -83,11 +83,11 @@ class Doctor(HomeCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(ConfiguredCommand):
-    """Price a run before it starts: samples, bytes of every kind, hours.
+    """Estimate the cost of a run before it starts: samples, bytes of every kind, hours.
 
     Attributes:
         scenes: Number of scenes.
-        frames: Frames of each.
+        frames: Frames of each scene.
         cameras: Cameras of the rig.
         json: Print JSON.
     """
@@ -125,11 +125,11 @@ class Plan(ConfiguredCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class Ui(HomeCommand):
-    """Open the Dagster UI of a home: web server and daemon on this machine alone, until interrupted.
+    """Open the Dagster UI of a home: serve it to this machine only, until interrupted.
 
     Attributes:
         home: Folder of everything that runs write.
-        port: Of the web server, on 127.0.0.1.
+        port: Port of the web server, on 127.0.0.1.
     """
 
     port: int = 3000
@@ -154,7 +154,7 @@ class Ui(HomeCommand):
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End Dagster and everything it started: first as it likes to be asked, then for certain."""
+    """End Dagster and everything it started: first by a polite signal, then by force."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -164,7 +164,7 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def ui_command(port: int) -> list[str]:
-    """Return the command line of web server and daemon: by the workspace file, or by module where it is not there."""
+    """Return the command line of web server and daemon, with the workspace file or else the module."""
     workspace = project_root() / "dagster_workspace.yaml"
     where = ["-w", str(workspace)] if workspace.is_file() else ["-m", "pipeline.definitions"]
     # "superseded" by a command of another package, which wants another project layout

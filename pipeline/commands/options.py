@@ -1,4 +1,4 @@
-"""What commands share: their base, where they work, and how they are told what to run."""
+"""Base classes of the commands, and the flags that they share."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ class Command:
     debug: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
 
     def run(self, console: Console) -> int:
-        """Do it, and return the exit code."""
+        """Run the command, and return the exit code."""
         raise NotImplementedError
 
 
@@ -36,7 +36,7 @@ class HomeCommand(Command):
     """Base of commands that work on a home.
 
     Attributes:
-        home: Folder of everything that runs write; DISTILLNERF_HOME where it is not given.
+        home: Folder of everything that runs write; by default DISTILLNERF_HOME.
     """
 
     home: Path | None = None
@@ -45,7 +45,7 @@ class HomeCommand(Command):
         """Return the home.
 
         Raises:
-            ValueError: If none is named, or it must exist and does not.
+            ValueError: If no home is named, or it must exist and is missing.
         """
         root = home_from_environment(self.home)
         if must_exist and not root.is_dir():
@@ -53,19 +53,20 @@ class HomeCommand(Command):
         return Home(root, store_url=store_url_from_environment())
 
     def named_home(self, *, must_exist: bool = False) -> Home | None:
-        """Return the home that the command or the environment names, if one of them does."""
+        """Return the home that the command or the environment names, or None."""
         return self.open_home(must_exist=must_exist) if is_home_named(self.home) else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConfiguredCommand(HomeCommand):
-    """Base of commands that run stages; every field of the configuration is a flag of theirs too.
+    """Base of commands that run stages; every field of the configuration is also a flag of these commands.
 
     Attributes:
-        preset: Named configuration; the home's own where it is not given. Another one than the home's starts afresh.
-        seed: Of every random choice; the home's, or else the preset's own seeds, where it is not given.
-        variant: What the student is taught; the home's own where it is not given.
-        set: Changes of single fields as dotted.name=value, as in Dagster. Each is a flag too: --nerf.num-steps 300.
+        preset: Named configuration; by default the home's own. Another one discards the home's seed and overrides.
+        seed: Seed of every random choice; by default the home's, or else the preset's own seeds.
+        variant: Student variant, which names what it is taught; by default the home's own.
+        set: Changes of single fields as dotted.name=value, as in Dagster. Each field is also a flag: --nerf.num-steps
+            300.
     """
 
     preset: PresetName | None = None
@@ -84,7 +85,7 @@ class ConfiguredCommand(HomeCommand):
         return self.selection(self.named_home()).resolve()
 
     def selection(self, home: Home | None) -> HomeSelection:
-        """Return what to run: what the home keeps, if there is one, with what was asked for on top.
+        """Return the selection to run: the one that the home keeps, if any, with this command's choices on top.
 
         Raises:
             ValueError: If no preset is known, or a change does not apply.
@@ -102,15 +103,15 @@ class ConfiguredCommand(HomeCommand):
 
 
 def flags_to_overrides(base: PipelineConfig, flags: list[str], program: str) -> list[str]:
-    """Return the overrides that configuration flags stand for.
+    """Return the overrides that the configuration flags describe.
 
     Args:
-        base: The preset that they change.
-        flags: What the command itself did not know: ``--nerf.num-steps 300``.
+        base: Configuration that they change.
+        flags: Flags that the command itself does not define, such as ``--nerf.num-steps 300``.
         program: Name of the command, for its usage message.
 
     Raises:
-        SystemExit: With code 2, if a flag is unknown or its value of the wrong type.
+        SystemExit: If a flag is unknown or its value has the wrong type; the code is 2.
     """
     parsed: Any = tyro.cli(
         type(base),

@@ -1,4 +1,4 @@
-"""How people name a stored version: ``kind/partition``, ``kind/partition@digest``, a folder, or a student's name."""
+"""Names of stored versions for people: ``kind/partition``, ``kind/partition@digest``, a folder, or a student's name."""
 
 import json
 from pathlib import Path
@@ -15,13 +15,13 @@ def find_version(home: Home, text: str) -> StoreVersion:
     """Return the version that a text names.
 
     Args:
-        home: Where to look.
+        home: Home to search.
         text: ``kind/partition`` for its current version, ``kind/partition@digest`` with at least six digits of the
             digest, the folder of an artifact or a file in it, or the variant of a student for its checkpoint.
 
     Raises:
-        MissingTargetError: If there is no such version, or several begin with the digits given.
-        ValueError: If the text is none of these.
+        MissingTargetError: If no version fits, or several digests begin with the digits given.
+        ValueError: If the text has none of these forms.
     """
     if text in get_args(Variant):
         return home.require("student_checkpoint", text)

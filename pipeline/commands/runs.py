@@ -1,4 +1,4 @@
-"""Commands that make things: demo, run, ingest."""
+"""Commands that make stores: demo, run, ingest."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -40,12 +40,12 @@ _CHIEF_FIGURES = (
     "calibration.ece",
     "text_query.mean_average_precision",
 )
-"""What is printed when a run ends, of each quality the figure that people ask for first."""
+"""Figures that are printed when a run ends, the chief one of each quality."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(ConfiguredCommand):
-    """Raw frames to an evaluated student, on procedural drives that it makes itself.
+    """Run everything from raw frames to an evaluated student, on generated drives.
 
     Attributes:
         home: Folder of everything that it writes.
@@ -71,12 +71,12 @@ class _SourceCommand(ConfiguredCommand):
     """Base of commands that register a source.
 
     Attributes:
-        format: Layout of the recording; `manifest` is a rig manifest, for a vehicle of one's own.
+        format: Format of the recording; `manifest` is a rig manifest, for your own vehicle.
         root: Folder of the recording.
         version: Release inside the folder, for nuScenes the folder of its tables (v1.0-mini by default).
-        scenes: Names of the scenes wanted, or of official splits such as mini_train; all where none is given.
-        dataset: Name that the scenes are known by here; by default that of the format, or of the manifest.
-        licence: Terms that go into the provenance of everything made from it; those of the manifest by default.
+        scenes: Names of the scenes wanted, or of official splits such as mini_train; by default all.
+        dataset: Name of the data set here; by default that of the format, or of the manifest.
+        licence: Terms of use, recorded in the provenance of everything made from it; by default those of the manifest.
     """
 
     format: Annotated[SourceFormat, tyro.conf.Positional]
@@ -106,11 +106,11 @@ class _SourceCommand(ConfiguredCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class Run(_SourceCommand):
-    """The same on a recording: ingest, teachers, student, evaluation and report, all through Dagster.
+    """Run everything on a recording: ingest, teachers, student, evaluation and report, all through Dagster.
 
     Attributes:
-        held_out: Names of scenes (or official splits) to judge the student on; the last ones where none is given. With
-            a single scene, frames of it are held out instead.
+        held_out: Names of scenes (or official splits) on which the student is judged; by default the last ones. With a
+            single scene, some of its frames are held out instead.
     """
 
     default_preset: ClassVar[PresetName | None] = "tiny"
@@ -130,7 +130,7 @@ class Run(_SourceCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class Ingest(_SourceCommand):
-    """Register a recording and read its scenes into stores, nothing more."""
+    """Register a recording and read its scenes into stores."""
 
     default_preset: ClassVar[PresetName | None] = "tiny"
 
@@ -154,7 +154,7 @@ def run_and_tell(
     memory: PeakMemory,
     before: RunOutcome | None = None,
 ) -> int:
-    """Run everything for a selection, say what came of it, and return the exit code."""
+    """Run everything for a selection, print the outcome, and return the exit code."""
     add_partitions(home, scene_keys)
     outcome, summary = run_everything(home, selection, console, memory, before)
     tell_failures(outcome, console)
@@ -177,7 +177,7 @@ def run_and_tell(
 
 
 def tell_failures(outcome: RunOutcome, console: Console) -> None:
-    """Print one line for each failure, what to do about it, and what could not start."""
+    """Print one line for each failure with its remedy, and the tasks that could not start."""
     for failure in outcome.failures:
         console.print(f"[red]failed[/red] {escape(failure['asset'])}: {escape(failure['message'])}", soft_wrap=True)
         if failure.get("advice"):

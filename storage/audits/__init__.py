@@ -1,1 +1,1 @@
-"""Independent judges of what is stored: a rig's calibration, rendered depth, sky, numbers."""
+"""Independent checks of stored versions: a rig's calibration, rendered depth, sky, finite numbers."""

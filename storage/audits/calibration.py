@@ -1,13 +1,13 @@
-"""Does a scene's calibration fit what its sensors saw? LiDAR against images.
+"""Check a scene's calibration against what its sensors saw: LiDAR range jumps against image edges.
 
-Where the LiDAR's range jumps, an image mostly has an edge. How well jumps fall onto edges is a score of a camera's
-calibration, and needs no annotation. A calibration is not compared with any truth but with its own neighbours: if the
-score rises when the camera is turned by a degree or moved by a decimetre, the calibration is wrong by about that much.
+An image mostly has an edge where the LiDAR's range jumps. The score of a calibration is how well jumps fall onto edges;
+it needs no annotation. A calibration is compared with its own neighbours: if the score rises when the camera is turned
+by a degree or moved by a decimetre, the calibration is wrong by about that much.
 
-How far a rise can be trusted depends on how much was seen. Jumps are no independent witnesses: one lorry gives
-hundreds, all misjudged together. So the uncertainty of a gain is that of a mean over *places*, squares of two metres in
-the world and around the vehicle, and a change is better only where its gain exceeds its uncertainty. The same figures
-say what the evidence cannot tell: a change that is neither better nor clearly worse is one that would go unnoticed.
+A rise is trusted as far as the evidence allows. Jumps are not independent: one lorry gives hundreds, all misjudged
+together. So the uncertainty of a gain is that of a mean over *places*, squares of two metres in the world and around
+the vehicle. A change is better only if its gain exceeds its uncertainty. The evidence cannot judge a change that is
+neither better nor clearly worse: an error of that size would go unnoticed.
 """
 
 import math
@@ -37,11 +37,11 @@ Change = Float[np.ndarray, "4 4"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
-    """What a change of the calibration does to the score.
+    """Effect of a change of the calibration on the score.
 
     Attributes:
-        ratio: Score after it, over the score as calibrated.
-        uncertainty: How much of that may be chance, at the risk that is taken; infinite where hardly anything was seen.
+        ratio: Score after the change, divided by the score as calibrated.
+        uncertainty: Part of the ratio that may be chance, at the accepted risk; infinite where too little was seen.
     """
 
     ratio: float
@@ -49,14 +49,14 @@ class Gain:
 
     @property
     def at_least(self) -> float:
-        """Return the gain that is beyond chance."""
+        """Return the ratio less its uncertainty: the gain that is beyond chance."""
         return self.ratio - self.uncertainty
 
     def is_told(self, limit: float) -> bool:
-        """Return whether an error that this change would put right, or make, would not go unnoticed.
+        """Return whether the audit would notice a calibration error of this size.
 
-        Had the calibration been wrong by the change, score and changed score would be exchanged: what is clearly worse
-        now would have been clearly better then.
+        If the calibration were wrong by this change, the two scores would be exchanged: a change that is clearly worse
+        now would be clearly better then.
         """
         return self.at_least > limit or 1.0 - self.uncertainty > limit * self.ratio
 
@@ -66,12 +66,13 @@ class CalibrationFit:
     """How well LiDAR and images fit each other, over a rig or in one camera.
 
     Attributes:
-        limit: Gain of a small change from which on the calibration is wrong.
+        limit: Largest gain of a small change with which the calibration still counts as right.
         num_jumps: Range jumps that fell into images.
         score: Mean nearness of jumps to edges, [0, 1]; NaN without any.
-        gains: Of each small change, by its name.
-        larger: Likewise of changes of two and four times the size: an error of four degrees is no better after one.
-        away: Of turns about the upright axis that are far too large, on average: what the score is by chance.
+        gains: Gain of each small change, by its name.
+        larger: Gain of each change of two and four times that size, which finds errors that a small change does not
+            mend.
+        away: Mean gain of turns about the upright axis that are far too large: the score by chance.
     """
 
     limit: float
@@ -88,12 +89,12 @@ class CalibrationFit:
 
     @property
     def is_wrong(self) -> bool:
-        """Return whether a small change is better, beyond chance, or no calibration near this one fits."""
+        """Return whether a change is better beyond chance, or turning far away hardly lowers the score."""
         return self.best_change[1].at_least > self.limit or self.away.at_least > MAX_AWAY_GAIN
 
     @property
     def untold(self) -> list[str]:
-        """Return the changes of which the evidence cannot tell whether the calibration is wrong by them."""
+        """Return the names of the small changes that the evidence cannot judge."""
         return [name for name, gain in self.gains.items() if not gain.is_told(self.limit)]
 
 
@@ -102,10 +103,10 @@ class RigFit:
     """How well the images of a rig fit its LiDAR.
 
     Attributes:
-        rig: All cameras together; the LiDAR's pose is changed in the ego frame.
-        cameras: Each camera by name; its own pose is changed, in its own axes: x right, y down, z forward.
-        offset_px: Shift in an image of the turn that would fit the rig best, pixels of the stored images; over the axes
-            that the evidence tells, NaN where it tells none.
+        rig: Fit of all cameras together; the LiDAR's pose is changed in the ego frame.
+        cameras: Fit of each camera, by name; its pose is changed in its own axes: x right, y down, z forward.
+        offset_px: Image shift of the turn that fits the rig best, the largest over the axes that the evidence can
+            judge, pixels of the stored images; NaN where it can judge none.
     """
 
     rig: CalibrationFit
@@ -119,7 +120,7 @@ def fit_rig(reader: SceneReader, frames: Sequence[int], evidence: Evidence | Non
     Args:
         reader: The scene.
         frames: Frames to look at.
-        evidence: Filled with what the sensors saw; what it holds already is not made again.
+        evidence: Cache of what the sensors saw; frames that it lacks are added.
     """
     views = look_at(reader, frames, evidence or Evidence())
     rig = fit_together(views)
@@ -136,7 +137,7 @@ def fit_rig(reader: SceneReader, frames: Sequence[int], evidence: Evidence | Non
 def look_at(
     reader: SceneReader, frames: Sequence[int], evidence: Evidence, cameras: Sequence[int] | None = None
 ) -> list[JumpView]:
-    """Return what some cameras saw in some frames; all cameras by default."""
+    """Return the range jumps of some frames in some cameras; all cameras by default."""
     views = []
     for frame in frames:
         evidence.look_at(reader, frame)
@@ -146,12 +147,12 @@ def look_at(
 
 
 def fit_together(views: Sequence[JumpView]) -> CalibrationFit:
-    """Change the LiDAR's pose in the ego frame, for all cameras."""
+    """Return the fit over all cameras, changing the LiDAR's pose in the ego frame."""
     return _fit(views, lambda view, change: view.nearness(in_ego=change), upright="z", limit=MAX_GAIN)
 
 
 def fit_alone(views: Sequence[JumpView]) -> CalibrationFit:
-    """Change the pose of the one camera of these views, in its own axes."""
+    """Return the fit of the one camera of these views, changing its pose in its own axes."""
     return _fit(
         views,
         lambda view, change: view.nearness(in_camera=change),
@@ -161,15 +162,15 @@ def fit_alone(views: Sequence[JumpView]) -> CalibrationFit:
 
 
 def calibration_frames(reader: SceneReader) -> list[int]:
-    """Return the frames that an audit looks at, evenly spaced: each adds evidence, and costs."""
+    """Return the frames that an audit looks at: a few, evenly spaced, as each one costs time."""
     return sorted({int(i) for i in np.linspace(0, reader.num_frames - 1, min(reader.num_frames, _MAX_FRAMES))})
 
 
 def small_changes(scale: float = 1.0) -> dict[str, Change]:
-    """Return a turn about each axis and a move along it, both ways, by what they do.
+    """Return a turn about each axis and a move along it, in both directions, by name.
 
     Args:
-        scale: Their size, in degrees and decimetres.
+        scale: Size of the changes, in degrees and decimetres.
     """
     changes = {}
     for sign, mark in ((1, "+"), (-1, "-")):
@@ -197,7 +198,7 @@ def _fit(
     """Compare the scores after changes with the score before.
 
     Args:
-        views: What is looked at.
+        views: Range jumps of each frame and camera.
         nearness: Nearness of a view's jumps to edges after a change.
         upright: Axis about which turning moves upright things across an image.
         limit: See ``CalibrationFit``.

@@ -1,4 +1,4 @@
-"""What the sensors of a scene saw that tells its calibration: edges in the LiDAR's ranges, and edges in the images."""
+"""Evidence about a scene's calibration: edges in the LiDAR's ranges, and edges in the images."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,11 +28,11 @@ _UPRIGHT, _LEVEL = 0, 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RangeJumps:
-    """Edges of things in front of others: each lies between a beam that hit the thing and one that passed it.
+    """Edges of near things before far ones: each lies between a beam that hit the near thing and one that passed it.
 
     Attributes:
-        hit: Return on the thing, in the ego frame, metres.
-        passed: Point on the passing beam, at the same range.
+        hit: Point on the near thing, in the ego frame, metres.
+        passed: Point on the passing beam at the same range, in the ego frame, metres.
     """
 
     hit: Float[np.ndarray, "jumps 3"]
@@ -41,10 +41,10 @@ class RangeJumps:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the sensors of a scene saw, whatever its calibration; made once where the same scene is judged again.
+    """Edges in the images and ranges of a scene. They do not depend on its calibration, so they are found once.
 
     Attributes:
-        edges: Nearness of each pixel to an upright and to a level image edge, by frame and camera.
+        edges: Nearness of each pixel to an upright and to a level image edge, [0, 1], by frame and camera.
         jumps: Edges in the LiDAR's ranges, by frame.
     """
 
@@ -52,7 +52,7 @@ class Evidence:
     jumps: dict[int, RangeJumps] = field(default_factory=dict)
 
     def look_at(self, reader: SceneReader, frame: int) -> None:
-        """Make what is missing of one frame."""
+        """Find the edges of one frame, unless they are known."""
         if frame not in self.jumps:
             self.jumps[frame] = find_range_jumps(reader, frame)
         for camera in range(reader.num_cameras):
@@ -63,12 +63,12 @@ class Evidence:
 
 
 class JumpView:
-    """The range jumps of one frame in one camera, and the nearness of each pixel to image edges.
+    """Range jumps of one frame in one camera, with the nearness of each pixel to image edges.
 
     Attributes:
         camera: Index of the camera.
         num_jumps: Jumps that fall into the image, away from its border and from the vehicle itself.
-        weight: How well each jump's place in the image is known, (0, 1]: the farther apart the two beams, the less.
+        weight: Certainty of each jump's place in the image, (0, 1]; it falls with the distance between the two beams.
         world_place: Square of the world that each jump lies in.
         ego_place: Square around the vehicle that each jump lies in.
     """
@@ -120,7 +120,7 @@ class JumpView:
 
 
 def find_range_jumps(reader: SceneReader, frame: int) -> RangeJumps:
-    """Return where the LiDAR's range jumps from a beam to the next one beside, above or below it."""
+    """Return the range jumps between each LiDAR beam and the next one beside, above or below it."""
     points = reader.lidar_points(frame)[:, :3].astype(np.float64)
     seen = apply_se3(invert_se3(reader.lidar_to_ego), points)
     distance = np.linalg.norm(seen, axis=-1)
@@ -145,7 +145,7 @@ def find_range_jumps(reader: SceneReader, frame: int) -> RangeJumps:
 def _next_beams(
     angles: Float[np.ndarray, "beams 2"], asked: Int[np.ndarray, " asked"]
 ) -> Iterator[tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]]:
-    """Yield, for each of four directions, the asked beams that have a next one there, and that one."""
+    """Yield, for each of four directions, the asked beams that have a neighbour there, and that neighbour."""
     found = KDTree(angles).query(angles[asked], k=_NUM_NEIGHBOURS + 1, distance_upper_bound=_MAX_STEP_RAD)
     distance, beside = (np.asarray(part)[:, 1:] for part in found)
     is_there = np.isfinite(distance)

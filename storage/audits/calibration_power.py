@@ -1,9 +1,9 @@
-"""What the calibration audit finds where cameras sit elsewhere than said.
+"""Measure which errors of calibration the audit finds.
 
 ``python -m storage.audits.calibration_power`` runs it.
 
-The extrinsics of a scene that is calibrated are made wrong on purpose, by every small change in turn: those of the
-whole rig, then those of one camera after the other.
+The camera poses of a calibrated scene are made wrong on purpose, by every small change in turn: first those of the
+whole rig, then that of each camera.
 """
 
 import argparse
@@ -33,18 +33,18 @@ logger = logging.getLogger(__name__)
 
 
 class MisplacedCameras(SceneReader):
-    """A scene whose cameras sit somewhere else on the vehicle than they are said to.
+    """A scene whose stated camera poses are wrong by a known error.
 
     Attributes:
-        error: What all cameras were moved by in the ego frame, or one camera in its own.
-        only_camera: Index of that one; None is all.
+        error: Motion of all cameras in the ego frame, or of one camera in its own.
+        only_camera: Index of the one camera that is moved; None moves all.
     """
 
     error: Float[np.ndarray, "4 4"] = np.eye(4)
     only_camera: int | None = None
 
     def camera_to_ego(self, camera_index: int) -> Float[np.ndarray, "4 4"]:
-        """Return where the camera is said to sit, which is wrong."""
+        """Return the camera's pose with the error applied."""
         mounted = super().camera_to_ego(camera_index)
         if self.only_camera is None:
             return self.error @ mounted
@@ -53,14 +53,14 @@ class MisplacedCameras(SceneReader):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Power:
-    """What was found in one scene.
+    """Errors that the audit finds in one scene.
 
     Attributes:
         subject: "rig" or the name of a camera.
-        false_alarm: Whether it is called wrong as it is.
-        told: Small errors that the audit says it would find.
-        found: Small errors that it did find when they were made.
-        missed: Names of the others.
+        false_alarm: Whether the true calibration is called wrong.
+        told: Number of small errors that the audit says it would find.
+        found: Number of small errors that it did find.
+        missed: Names of the small errors that it did not find.
     """
 
     subject: str
@@ -71,7 +71,7 @@ class Power:
 
 
 def measure_power(reader: MisplacedCameras, *, scale: float = 1.0) -> Iterator[Power]:
-    """Make every small error, and yield what was found of the rig's and of each camera's.
+    """Make every small error, and yield what the audit found for the rig and then for each camera.
 
     Args:
         reader: A calibrated scene.
@@ -101,7 +101,7 @@ def _fit(
 
 
 def main() -> None:
-    """Print one line for each scene, rig and camera, and the sums."""
+    """Print one line for each rig and camera of each scene, and the sums."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("scenes", nargs="+", help="keys of ingested scenes whose calibration is right")
     parser.add_argument("--home", type=Path, default=Path("home"))

@@ -1,8 +1,8 @@
-"""The mean of values that come in clumps, and how far it may be trusted.
+"""The mean of values that come in clumps, with its error.
 
-Values of one clump err together, so that many values in few clumps prove little. The variance of the mean is that of
-the sums over clumps (cluster-robust), its number of degrees of freedom the effective number of clumps: as many of equal
-weight would spread the weight as evenly.
+Values of one clump err together, so many values in few clumps prove little. The variance of the mean is that of the
+sums over clumps (cluster-robust). Its degrees of freedom are the effective number of clumps: the number of clumps of
+equal weight that would spread the weight as evenly.
 """
 
 import math
@@ -17,9 +17,10 @@ class ClusteredMean:
     """Weighted means over the same clumps.
 
     Args:
-        weight: Of each value, not negative.
-        clumps: Ways to divide the values into clumps, a row of integers naming each value's; the most cautious counts.
-        risk: That a mean of nothing but chance exceeds its error, (0, 0.5).
+        weight: Weight of each value, not negative.
+        clumps: Ways to divide the values into clumps; in each, a row of integers names the clump of a value. The
+            largest error over the ways counts.
+        risk: Probability that a mean of pure chance exceeds its error, (0, 0.5).
 
     Raises:
         ValueError: If ``risk`` is out of range.
@@ -42,11 +43,11 @@ class ClusteredMean:
             self._divisions.append((number, factor * math.sqrt(effective / max(effective - 1.0, 1e-9))))
 
     def of(self, values: Float[np.ndarray, " values"]) -> float:
-        """Return the mean; NaN of none."""
+        """Return the weighted mean; NaN where there is no weight."""
         return float((self._weight * values).sum() / self._total) if self._total > 0.0 else math.nan
 
     def error(self, values: Float[np.ndarray, " values"]) -> float:
-        """Return what chance adds to the mean with no more than the risk; infinite where there are too few clumps."""
+        """Return the error that chance exceeds with probability ``risk``; infinite where there are too few clumps."""
         if self._total <= 0.0:
             return math.inf
         residual = self._weight * (values - self.of(values))

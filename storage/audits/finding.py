@@ -1,4 +1,4 @@
-"""What an audit found."""
+"""One finding of an audit."""
 
 import math
 from dataclasses import dataclass
@@ -10,16 +10,15 @@ Outcome = Literal["passed", Shortfall]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that was looked at.
+    """One measured value and the limit that it is held against.
 
     Attributes:
-        name: What, in snake case.
-        value: Measured; NaN where it could not be.
-        threshold: Limit.
-        wanted: Which side of the limit is good.
-        where: Where the worst value was seen: a frame, a camera, an array.
-        otherwise: Outcome of a value that is not on the good side: "undecided" where that says how little there was to
-            see, and not that anything is wrong.
+        name: Name of the quantity, in snake case.
+        value: Measured value; NaN where it could not be measured.
+        threshold: Limit of the value.
+        wanted: Good side of the limit.
+        where: Place of the worst value: a frame, a camera, an array.
+        otherwise: Outcome of a value on the bad side: "undecided" where it only shows that there was too little to see.
     """
 
     name: str
@@ -31,6 +30,6 @@ class Finding:
 
     @property
     def outcome(self) -> Outcome:
-        """Return what was found; an undefined value is never on the good side."""
+        """Return the outcome; a NaN is on the bad side."""
         is_good = self.value >= self.threshold if self.wanted == "at_least" else self.value <= self.threshold
         return "passed" if math.isfinite(self.value) and is_good else self.otherwise

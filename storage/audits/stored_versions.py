@@ -1,6 +1,6 @@
-"""Read stored versions back and say whether they can be what they claim: independent of whoever wrote them.
+"""Read stored versions back and check that their content is plausible, independently of the code that wrote them.
 
-An audit never repairs and never decides for the training set, which has its gates; it tells people where to look.
+An audit tells people where to look. It repairs nothing; training sets have their own quality gates.
 """
 
 import math
@@ -24,10 +24,10 @@ _MAX_FRAMES = 8  # an audit of a long scene looks at this many frames, evenly sp
 
 
 def audit_calibration(home: Home, version: StoreVersion) -> list[Finding]:
-    """Check that a scene's rig is rigid, its cameras see, and its LiDAR falls into its images.
+    """Check that a scene's poses are rigid, its camera parameters plausible, and its LiDAR falls into its images.
 
     Args:
-        home: Where the scene lives.
+        home: Home that holds the scene.
         version: A version of kind ``scene``.
     """
     reader = SceneReader(home.open_arrays(version), version)
@@ -75,12 +75,12 @@ def audit_calibration(home: Home, version: StoreVersion) -> list[Finding]:
 def audit_geometry(reader: SceneReader, evidence: Evidence | None = None) -> list[Finding]:
     """Check cameras against LiDAR, sweeps against poses, and boxes against rectangles that the source ships.
 
-    What a scene is too short, too empty or too slow to tell is undecided; rectangles that it does not ship are no
-    finding.
+    A check is undecided where the scene is too short, too empty or too slow for it. Rectangles are checked only where
+    the source ships them.
 
     Args:
         reader: The scene.
-        evidence: As in ``fit_rig``.
+        evidence: See ``fit_rig``.
     """
     fit = fit_rig(reader, calibration_frames(reader), evidence)
     closer = align_sweeps(reader, _spread(reader.num_frames))
@@ -109,7 +109,7 @@ def audit_geometry(reader: SceneReader, evidence: Evidence | None = None) -> lis
 
 
 def _judge_fits(subject: str, fits: Mapping[str, CalibrationFit]) -> list[Finding]:
-    """Return the largest gains that are beyond chance, and the share of small errors that would not go unnoticed."""
+    """Return the largest gains beyond chance, and the share of small errors that would be noticed."""
     best = {name: fit.best_change for name, fit in fits.items()}
     changed = {f"{name}: {change}": gain.at_least for name, (change, gain) in best.items()}
     away = {name: fit.away.at_least for name, fit in fits.items()}
@@ -149,7 +149,7 @@ def _worst(name: str, gains: Mapping[str, float], limit: float) -> Finding:
 
 
 def _if_measured(value: float) -> Shortfall:
-    """Return what a value that is not good means: one that could not be measured proves nothing."""
+    """Return the outcome of a bad value: "undecided" if it could not be measured."""
     return "undecided" if math.isnan(value) else "failed"
 
 
@@ -158,7 +158,7 @@ def _spread(count: int) -> list[int]:
 
 
 def audit_sky(home: Home, version: StoreVersion) -> list[Finding]:
-    """Check that sky is above: there is some, not everywhere, and hardly any in the lowest quarter of the images."""
+    """Check that sky does not cover all of the images, and hardly any of their lowest quarter."""
     group = home.open_arrays(version)
     masks = np.stack([read_target(group, version.kind, "is_sky", frame) for frame in _frames(group, "is_sky")])
     rows = masks.shape[-2]
@@ -171,7 +171,7 @@ def audit_sky(home: Home, version: StoreVersion) -> list[Finding]:
 
 
 def audit_depth(home: Home, version: StoreVersion) -> list[Finding]:
-    """Check that depth is positive, finite or NaN, defined for much of the images, and opacity lies in [0, 1]."""
+    """Check that depth is positive or NaN and defined for much of the images, and that opacity lies in [0, 1]."""
     group = home.open_arrays(version)
     defined, infinite, not_positive, opacity_excess = [], 0, 0, 0.0
     for frame in _frames(group, "termination_depth"):
@@ -191,7 +191,7 @@ def audit_depth(home: Home, version: StoreVersion) -> list[Finding]:
 
 
 def audit_numbers(home: Home, version: StoreVersion) -> list[Finding]:
-    """Check that every float of a version is finite; NaN has a meaning in depth alone."""
+    """Check that every float of a version is finite; only depth may be NaN."""
     group = home.open_arrays(version)
     findings = []
     for name, array in sorted(group.arrays()):

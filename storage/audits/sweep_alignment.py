@@ -1,4 +1,4 @@
-"""Do the poses of a scene bring its LiDAR sweeps together?"""
+"""Check that the poses of a scene bring its LiDAR sweeps together."""
 
 from collections.abc import Sequence
 
@@ -15,16 +15,16 @@ _MIN_STANDING, _MIN_FACING = 100, 50  # points of a sweep; fewer say nothing
 
 
 def align_sweeps(reader: SceneReader, frames: Sequence[int], *, min_travel_m: float = 0.5) -> float:
-    """Return how much closer consecutive sweeps lie when poses bring them together; NaN if nothing was seen to tell.
+    """Return the distance between consecutive sweeps without poses over that with poses; NaN where too little was seen.
 
-    Only surfaces that face the way of travel are compared: walls along it look the same a few metres on, and the beams
-    that travel with the sensor then even fall closer together *without* poses. Of these the quarter that fits best is
-    looked at: what moves by itself is brought together by no pose.
+    Only surfaces that face the way of travel are compared: walls along it look the same a few metres on, so their
+    points lie closer together *without* poses. The distance is that of the quarter that fits best, which leaves out
+    moving things.
 
     Args:
         reader: The scene.
         frames: Frames whose sweeps are compared with those of the next frames.
-        min_travel_m: Pairs between which the vehicle moved less say nothing.
+        min_travel_m: Shortest travel between two sweeps that are compared, metres.
     """
     together, apart = [], []
     for frame in frames:
@@ -54,7 +54,7 @@ def _faces(points: Float[np.ndarray, "points 3"], way: Float[np.ndarray, "3"]) -
 
 
 def _standing(reader: SceneReader, frame: int) -> Float[np.ndarray, "points 3"]:
-    """Return points that tell poses apart: off the ground, whose circles move with the sensor, and off the vehicle."""
+    """Return the points off the ground, whose rings move with the sensor, and off the vehicle."""
     points = reader.lidar_points(frame)[:, :3].astype(np.float64)
     distance = np.linalg.norm(points[:, :2], axis=1)
     return points[(points[:, 2] > 0.5) & (distance > 4) & (distance < 30)]

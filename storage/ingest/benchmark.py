@@ -1,4 +1,4 @@
-"""How fast a scene is ingested, against merely decoding its images: to hash, check and store should cost little."""
+"""Benchmark of ingest against merely decoding the images: hashing, checks and storage should cost little."""
 
 import io
 import resource

@@ -1,4 +1,4 @@
-"""Raw files, read with suspicion: a path may leave its root, an image may be cut short or be a bomb."""
+"""Strict readers of raw files: a path may leave its root, an image may be cut short or be a decompression bomb."""
 
 import io
 from pathlib import Path, PurePosixPath
@@ -14,10 +14,10 @@ NUSCENES_POINT_FIELDS = 5  # x, y, z, intensity, ring index: float32 each
 
 
 def resolve_inside(root: Path, relative: str) -> Path:
-    """Return the file that ``relative`` names under ``root``, and only under it.
+    """Return the file that ``relative`` names, which must lie under ``root``.
 
     Raises:
-        SourceDataError: If the path is absolute, climbs out with ``..`` or a link, or no file is there.
+        SourceDataError: If the path is absolute, leaves the root by ``..`` or a link, or names no file.
     """
     pure = PurePosixPath(relative)
     if not relative or pure.is_absolute() or ".." in pure.parts or "\\" in relative or "\0" in relative:
@@ -33,7 +33,7 @@ def resolve_inside(root: Path, relative: str) -> Path:
 
 
 def read_bytes(path: Path, key: str) -> bytes:
-    """Return a raw file's content; what the disk refuses is a fault of the source.
+    """Return a raw file's content.
 
     Raises:
         SourceDataError: If the file cannot be read.
@@ -45,17 +45,18 @@ def read_bytes(path: Path, key: str) -> bytes:
 
 
 def check_jpeg(content: bytes, key: str, *, width: int, height: int, max_pixels: int) -> None:
-    """Decode a JPEG to its last coefficient and check that it is what its table says.
+    """Decode a JPEG completely and check that it has the size that its table gives.
 
     Args:
-        content: The whole file.
-        key: Its name, for the error.
-        width: Columns that the table gives.
-        height: Rows that the table gives.
-        max_pixels: Area above which nothing is decoded.
+        content: Content of the file.
+        key: Name of the file, for the error.
+        width: Columns wanted.
+        height: Rows wanted.
+        max_pixels: Largest area that is decoded.
 
     Raises:
-        SourceDataError: If it is not a JPEG, not 8-bit RGB, of another size, larger than ``max_pixels``, or cut short.
+        SourceDataError: If it is no JPEG in 8-bit RGB, has another size, is larger than ``max_pixels``, or is cut
+            short.
     """
     try:
         image = Image.open(io.BytesIO(content), formats=("JPEG",))
@@ -88,7 +89,7 @@ def parse_nuscenes_lidar(content: bytes, key: str) -> Float32[np.ndarray, "point
     """Return the points of a ``.pcd.bin`` sweep: x, y, z in the sensor frame, metres, and intensity.
 
     Raises:
-        SourceDataError: If the file is empty, is no whole number of points, or holds a value that is not finite.
+        SourceDataError: If the file is empty, ends within a point, or holds a non-finite value.
     """
     point_bytes = NUSCENES_POINT_FIELDS * 4
     if not content:
@@ -113,7 +114,7 @@ def parse_nuscenes_labels(content: bytes, key: str, *, num_points: int) -> UInt8
     """Return the class of each point of a sweep, one byte each.
 
     Raises:
-        SourceDataError: If there are more or fewer than points.
+        SourceDataError: If the number of labels is not ``num_points``.
     """
     if len(content) != num_points:
         raise SourceDataError(ErrorKind.LIDAR_INVALID, key, f"labels {len(content)} points, its sweep has {num_points}")
@@ -124,7 +125,7 @@ def number_list(value: Any, shape: tuple[int, ...], kind: ErrorKind, key: str) -
     """Return a JSON value as a finite float64 array of exactly ``shape``.
 
     Raises:
-        SourceDataError: Of the given kind, if it is anything else.
+        SourceDataError: If it is anything else; the error has the given kind.
     """
     try:
         array = np.asarray(value, dtype=np.float64)

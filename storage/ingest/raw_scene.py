@@ -1,4 +1,4 @@
-"""A scene as its tables describe it, checked, before any of its image and LiDAR files has been opened."""
+"""A scene as its tables describe it, checked before any of its image and LiDAR files is opened."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,23 +18,22 @@ MAX_ROTATION_ERROR = 1e-6  # of a matrix built in float64 from a quaternion that
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IngestConfig:
-    """What to take from a recording, and what to refuse.
+    """Parts of a recording to ingest, and limits beyond which it is refused.
 
     Attributes:
-        cameras: Channels to ingest, in this order; empty takes every camera of the rig.
-        lidar: Channel whose sweeps are the frames' reference instants (nuScenes; Waymo frames have an instant of
-            their own, and points of all their lasers).
-        max_frames: Stop after this many frames, or None for the whole scene.
+        cameras: Channels to ingest, in this order; empty for every camera of the rig.
+        lidar: Channel whose sweeps give the frames' reference instants (nuScenes). Waymo frames have an instant of
+            their own, and points of all lasers.
+        max_frames: Number of frames to read; None for the whole scene.
         max_image_pixels: Area above which an image is refused as a decompression bomb.
-        max_speed_mps: Ego speed between two frames above which a pose is taken to have jumped, metres a second.
-        max_pose_gap_s: Longest time between two poses of a trajectory over which one is interpolated, seconds (rig
-            manifest).
-        frames: What becomes a frame (nuScenes): the annotated keyframes at 2 Hz, or every exposure of the cameras at
-            12 Hz, where a release holds the sweeps between keyframes.
-        lidar_window_s: Sweeps this long before or after a frame's own are moved to its instant by the ego poses and
-            added to its points, seconds (nuScenes); 0 for its own alone. What moves by itself is smeared.
-        allow_missing_lidar: Accept frames of a format in which LiDAR may be left out; they get no points, and the
-            scene's attributes list them. A sweep that is there but broken is an error all the same.
+        max_speed_mps: Ego speed between two frames above which a pose counts as a jump, metres a second.
+        max_pose_gap_s: Longest time between two poses of a trajectory that is interpolated, seconds (rig manifest).
+        frames: Choice of frames (nuScenes): the annotated keyframes at 2 Hz, or every exposure of the cameras at 12 Hz
+            if the release holds the sweeps between keyframes.
+        lidar_window_s: Sweeps up to this long before or after a frame's own are moved to its instant by the ego poses
+            and added to its points, seconds (nuScenes); 0 for its own alone. Moving objects are smeared.
+        allow_missing_lidar: Accept frames without a sweep, where the format permits them; they get no points, and the
+            scene's attributes list them. A broken sweep is always an error.
     """
 
     cameras: tuple[str, ...] = ()
@@ -66,11 +65,11 @@ class IngestConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OtherSweep:
-    """A LiDAR sweep that is added to the points of a frame which is not its own.
+    """A LiDAR sweep that is added to the points of another frame.
 
     Attributes:
-        file: Relative to the source's root.
-        ego_to_world: Ego pose when it was recorded.
+        file: File, relative to the source's root.
+        ego_to_world: Ego pose at its instant.
     """
 
     file: str
@@ -79,30 +78,31 @@ class OtherSweep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawScene:
-    """Geometry, times, annotations and file names of one scene; arrays mean what they mean in ``SceneData``.
+    """Geometry, times, annotations and file names of one scene; arrays have the meaning given in ``SceneData``.
 
     Attributes:
         name: Scene name, for errors.
-        camera_names: In the order of every camera axis below.
+        camera_names: Camera names in the order of every camera axis below.
         image_sizes: Height and width that the tables give for each camera, pixels.
-        intrinsics: Of the images as stored, pixels.
-        fisheye: Coefficients of each fisheye lens, NaN for a pinhole; None if all are pinholes.
-        is_valid: Per camera, the pixels of the images as stored that show the world; None where all do.
-        other_sweeps: For each frame, sweeps whose points are added to its own; empty for none at all.
-        lidar_label_files: For each frame, the classes of its own points, an empty name where it has none; empty where
-            the recording has none at all.
-        camera_to_ego: Fixed on the vehicle.
-        lidar_to_ego: Fixed on the vehicle.
+        intrinsics: Intrinsics of the images as stored, pixels.
+        fisheye: Coefficients k1 to k4 of each fisheye lens, NaN for a pinhole; None if all are pinholes.
+        is_valid: Pixels of each camera's stored images that show the world; None where all do.
+        other_sweeps: Sweeps whose points are added to each frame; empty where no frame has any.
+        lidar_label_files: File with the classes of each frame's own points, "" for a frame without; empty where no
+            frame has one.
+        camera_to_ego: Camera poses, fixed on the vehicle.
+        lidar_to_ego: LiDAR pose, fixed on the vehicle.
         timestamp_us: Reference instant of each frame.
         ego_to_world: Ego pose at the reference instant.
         camera_timestamp_us: Instant of each exposure.
         camera_ego_to_world: Ego pose at each exposure.
-        image_files: ``[frame][camera]``, relative to the source's root; ``<file>#<place>`` inside a container file.
-        lidar_files: One for each frame, likewise.
+        image_files: Image files ``[frame][camera]``, relative to the source's root; ``<file>#<place>`` inside a
+            container file.
+        lidar_files: LiDAR file of each frame, in the same form.
         boxes: Annotations.
         attributes: JSON values worth keeping.
-        row_digests: SHA-256 of the table rows that were used, by ``<table file>#<scene>``.
-        pose_source: Where the ego poses came from.
+        row_digests: SHA-256 of the table rows used, by ``<table file>#<scene>``.
+        pose_source: Origin of the ego poses.
     """
 
     name: str
@@ -144,10 +144,11 @@ class RawScene:
 
 
 def check_raw_scene(scene: RawScene, config: IngestConfig) -> None:
-    """Check what must hold in a recording of any format.
+    """Check the rules that hold for every format.
 
     Raises:
-        SourceDataError: If intrinsics are singular, a pose is no rigid transform or jumps, or time does not advance.
+        SourceDataError: If intrinsics are singular, a pose jumps or is no rigid transform, or time stands still or runs
+            back.
     """
     for name, intrinsics in zip(scene.camera_names, scene.intrinsics, strict=True):
         _check_intrinsics(intrinsics, f"{scene.name}/{name}")

@@ -1,4 +1,4 @@
-"""Read frames on several threads, a few ahead of whoever takes them: memory holds those few, whatever the scene."""
+"""Read frames on several threads, a few ahead of the consumer; memory holds only those few."""
 
 import os
 from collections import deque
@@ -24,9 +24,9 @@ def read_ahead(
     """Yield frames in order.
 
     Args:
-        num_frames: How many.
-        images_of: Returns the calls that read a frame's images; each runs on some thread.
-        sweep_of: Reads a frame's points and labels, on some thread.
+        num_frames: Number of frames.
+        images_of: Returns the calls that read a frame's images; each runs on a thread of the pool.
+        sweep_of: Reads a frame's points and labels, on a thread of the pool.
     """
     under_way: deque[tuple[list[Future[bytes]], Future[Sweep]]] = deque()
     with reading_pool() as pool:

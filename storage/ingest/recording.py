@@ -1,6 +1,6 @@
-"""What ingest asks of a format: everything about a scene but its images and points first, then those, frame by frame.
+"""The interface of a format for ingest: first everything but images and points, then those, frame by frame.
 
-Two steps, because the identity of a scene store is known from the first: what is already there is not decoded again.
+The first step determines the identity of the scene store, so a scene that is already stored is not decoded again.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from storage.scenes.schema import SceneFrame
 
 FramePayload = SceneFrame
 Sweep = tuple[Float32[np.ndarray, "points 4"], UInt8[np.ndarray, " points"] | None]
-"""Points of a frame, in the ego frame of its instant, and their classes where they have any."""
+"""Points of a frame in the ego frame of its instant: x, y, z (metres) and intensity; then their classes, or None."""
 
 
 @runtime_checkable
@@ -23,13 +23,13 @@ class Recording(Protocol):
 
     @property
     def raw(self) -> RawScene:
-        """Geometry, times and annotations; ``intrinsics`` are those of the images in ``payloads``."""
+        """Geometry, times and annotations; ``intrinsics`` belong to the images of ``payloads``."""
         ...
 
     def sources(self) -> Mapping[str, str]:
-        """Return the SHA-256 of every raw file, or part of one, that the scene is made from."""
+        """Return the SHA-256 of every raw file, or part of a file, that the scene is made from."""
         ...
 
     def payloads(self) -> Iterator[FramePayload]:
-        """Yield images and points in frame order; raises ``SourceDataError`` on whatever is broken."""
+        """Yield images and points in frame order; raise ``SourceDataError`` if any is broken."""
         ...

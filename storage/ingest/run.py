@@ -21,7 +21,7 @@ from storage.stores.versioned import Home, Materialized
 
 
 class _Reader(NamedTuple):
-    """What opens one scene of a source, and the distributions that it reads with."""
+    """The function that opens one scene of a source, and the distributions that it reads with."""
 
     open: Callable[[SourceConfig, str, IngestConfig], Recording]
     packages: tuple[str, ...]
@@ -41,14 +41,14 @@ def ingest_scene(
     """Return the scene store of one scene, building it from its registered source if it does not exist.
 
     Args:
-        home: Where sources are registered and stores live.
-        scene_key: The scene to ingest.
-        config: What to take and what to refuse.
+        home: Home with the registered sources and the stores.
+        scene_key: Scene to ingest.
+        config: Parts to ingest and limits.
         on_progress: Called with a stage, the fraction done and numbers worth showing.
 
     Raises:
         SourceDataError: If the source or anything in the scene is missing, broken or inconsistent. Nothing is
-            published, and the reason is recorded in the catalogue's quarantine.
+            published, and the catalogue's quarantine records the reason.
     """
     config = config or IngestConfig()
     try:
@@ -62,7 +62,7 @@ def open_recording(source: SourceConfig, scene_name: str, config: IngestConfig) 
     """Open one scene of a registered source with the reader of its format.
 
     Raises:
-        SourceDataError: If the scene is unknown, or anything that is read before its images is broken.
+        SourceDataError: If the scene is unknown, or anything but its images and points is broken.
     """
     return _READERS[source.format].open(source, scene_name, config)
 

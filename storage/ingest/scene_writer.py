@@ -1,4 +1,4 @@
-"""Write an opened recording as a scene store: what ingest does the same way for every format."""
+"""Write an opened recording as a scene store, in the same way for every format."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -37,12 +37,12 @@ def materialize_scene(
     """Return the scene store of a recording, writing it if it does not exist.
 
     Args:
-        home: Where stores live.
+        home: Home of the scene.
         scene_key: The scene.
-        source: What the recording belongs to.
+        source: Source of the recording.
         recording: The opened scene.
-        config: What to take and what to refuse.
-        reader_module: Module of the format's reader: it and what it imports determine the scene, other readers do not.
+        config: Parts to ingest and limits.
+        reader_module: Module of the format's reader; its code, with its imports, is part of the scene's code digest.
         reader_packages: Distributions that the reader reads with.
         on_progress: Called with a stage, the fraction done and numbers worth showing.
 
@@ -76,7 +76,7 @@ def materialize_scene(
 
 
 def _describe(raw: RawScene) -> SceneData:
-    """Return what is stored of a scene beside its images and points, which come frame by frame."""
+    """Return the stored scene without its images and points, which follow frame by frame."""
     return SceneData(
         camera_names=raw.camera_names,
         image_sizes=raw.image_sizes,
@@ -95,7 +95,7 @@ def _describe(raw: RawScene) -> SceneData:
 
 
 class _Tally:
-    """Hand frames through, and count what is in them."""
+    """Passes frames on, counting their images, bytes and points."""
 
     def __init__(self, frames: Iterable[SceneFrame], num_frames: int, on_progress: Progress) -> None:
         self._frames, self._num_frames, self._on_progress = frames, num_frames, on_progress

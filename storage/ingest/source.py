@@ -1,4 +1,4 @@
-"""Sources: where a data set lies on disk, in which format, version and under which licence.
+"""Sources: the folder, format, version and licence of each raw data set.
 
 A source is registered once per home, as ``<home>/sources/<dataset>.json``; every later stage names only the data set.
 """
@@ -36,8 +36,8 @@ class SourceConfig:
         dataset: Name its scenes are known by, the first half of every scene key.
         format: Layout of the files.
         root: Folder that holds the data; made absolute, so that a source means the same from any working directory.
-        version: Name of the release, for nuScenes the folder of the tables inside the root.
-        licence: Terms that go into the provenance of everything made from it.
+        version: Name of the release; for nuScenes it is the folder of the tables inside the root.
+        licence: Terms of use, recorded in the provenance of everything made from it.
     """
 
     dataset: str
@@ -62,7 +62,7 @@ def manifest_source(root: Path, *, dataset: str | None = None) -> SourceConfig:
 
     Args:
         root: Folder of ``rig_manifest.json``.
-        dataset: Name that the scenes are known by here; the manifest's own by default.
+        dataset: Name of the data set here; by default the manifest's own.
 
     Raises:
         SourceDataError: If there is no valid manifest.
@@ -92,10 +92,10 @@ def usual_source(source_format: SourceFormat, root: Path) -> SourceConfig:
 
 
 def register_source(home: Home, source: SourceConfig) -> Path:
-    """Write a source under the home, in place of any of the same name, and return the file written.
+    """Write a source under the home, replacing one of the same name, and return the file.
 
     Raises:
-        SourceDataError: If its root is not a folder.
+        SourceDataError: If the source's root is not a folder.
     """
     if not source.root.is_dir():
         raise SourceDataError(ErrorKind.FILE_MISSING, str(source.root), "is no folder; want the root of the data set")
@@ -111,7 +111,7 @@ def load_source(home: Home, dataset: str) -> SourceConfig:
     """Return the source registered under ``dataset``.
 
     Raises:
-        SourceDataError: If none is, or its file is not a valid source.
+        SourceDataError: If there is no such source, or its file is invalid.
     """
     path = _source_path(home, dataset)
     if not path.is_file():
@@ -133,24 +133,24 @@ def load_source(home: Home, dataset: str) -> SourceConfig:
 def list_scenes(
     source: SourceConfig, *, on_rejected: Callable[[SourceDataError], None] | None = None
 ) -> list[SceneKey]:
-    """Return the keys of all scenes of a source, in the order of its own index.
+    """Return the keys of all scenes of a source, in the source's own order.
 
     Args:
-        source: The source to look into.
+        source: The source.
         on_rejected: Called with the error of each scene that cannot be named (reserved characters, duplicates), which
             is then left out. Without it the first such error is raised.
 
     Raises:
-        SourceDataError: If the source cannot be read, or a scene was rejected and nobody listens.
+        SourceDataError: If the source cannot be read, or a scene was rejected and ``on_rejected`` is None.
     """
     return [SceneKey(source.dataset, name) for name in _scene_names(source, on_rejected)]
 
 
 def expand_splits(source: SourceConfig, names: Sequence[str]) -> list[str]:
-    """Return names of scenes; the name of an official split of nuScenes stands for those of its scenes that are there.
+    """Return scene names, with each official nuScenes split replaced by its scenes that the source holds.
 
     Raises:
-        SourceDataError: If the release has no such split, or holds none of its scenes.
+        SourceDataError: If the release lacks such a split, or all of its scenes.
     """
     from storage.ingest.nuscenes.splits import SPLIT_NAMES, split_scenes
 

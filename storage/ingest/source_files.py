@@ -1,4 +1,4 @@
-"""The files of one scene: each is found once, hashed once, and held against that hash whenever it is read again."""
+"""The files of one scene: each is found and hashed once, and checked against that hash on every later read."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +10,7 @@ from storage.ingest.read_ahead import reading_pool
 
 
 class SourceFiles:
-    """Files below a source's root; the content that the provenance names is the only one that is ever read.
+    """Files below a source's root, read only with the content that the provenance names.
 
     Args:
         root: Folder below which every file lies.
@@ -25,7 +25,7 @@ class SourceFiles:
         """Return a file's content; safe to call from several threads.
 
         Raises:
-            SourceDataError: If it is missing, unsafe or unreadable, or is not what it was when it was first read.
+            SourceDataError: If the file is missing, outside the root or unreadable, or changed since it was first read.
         """
         path = self._paths.get(file) or self._paths.setdefault(file, resolve_inside(self._root, file))
         content = read_bytes(path, file)
@@ -40,7 +40,7 @@ class SourceFiles:
         """Return the SHA-256 of each file; one that has been read is not read again.
 
         Raises:
-            SourceDataError: As ``read`` does.
+            SourceDataError: See ``read``.
         """
         wanted = list(dict.fromkeys(files))
         with reading_pool() as pool:

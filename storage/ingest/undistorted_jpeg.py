@@ -1,4 +1,4 @@
-"""Images of a lens with distortion, made pinhole images at ingest, and the record of how."""
+"""Images of a distorting lens made pinhole images at ingest, with a record of how."""
 
 import io
 
@@ -15,10 +15,10 @@ JPEG_QUALITY = 95
 def plan_camera(
     intrinsics: Float[np.ndarray, "3 3"], lens: LensDistortion, size: tuple[int, int], key: str
 ) -> Undistortion | None:
-    """Return how a camera's images are undistorted, or None where the lens is an ideal pinhole.
+    """Return the undistortion of a camera's images; None for an ideal pinhole.
 
     Raises:
-        SourceDataError: If no pinhole image of that size can be filled.
+        SourceDataError: If the lens cannot fill a pinhole image of that size.
     """
     if lens.is_none:
         return None
@@ -29,7 +29,7 @@ def plan_camera(
 
 
 def undistort_jpeg(data: bytes, undistortion: UndistortionMap) -> bytes:
-    """Return the undistorted image of one that was checked to decode, encoded again without chroma subsampling."""
+    """Return an undistorted JPEG of a checked one, encoded without chroma subsampling."""
     with Image.open(io.BytesIO(data)) as image:
         pixels = undistortion.apply(np.asarray(image))
     buffer = io.BytesIO()
@@ -40,7 +40,7 @@ def undistort_jpeg(data: bytes, undistortion: UndistortionMap) -> bytes:
 def undistortion_record(
     intrinsics: Float[np.ndarray, "3 3"], lens: LensDistortion, plan: Undistortion | None
 ) -> dict[str, object]:
-    """Return what is worth knowing of how a camera's images were made, as JSON."""
+    """Return a JSON record of how a camera's images were undistorted."""
     recorded = {"lens": lens.coefficients, "recorded_intrinsics": intrinsics.tolist()}
     if plan is None:
         return {**recorded, "method": "none: bytes as recorded"}

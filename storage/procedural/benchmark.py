@@ -1,4 +1,4 @@
-"""How fast a world is rendered, shading included, against Embree merely meeting the same rays."""
+"""Benchmark of rendering with shading against Embree casting the same rays without it."""
 
 import time
 from statistics import median
@@ -16,16 +16,16 @@ _CHUNK = 16384
 
 
 def bench_raycast(*, runs: int = _RUNS, height: int = 225, width: int = 400) -> dict[str, Any]:
-    """Render the six cameras of a street, one ray for each pixel, in turns with casting those rays in one thread.
+    """Render the six cameras of a street, one ray a pixel, in turns with casting the same rays in one thread.
 
     Args:
-        runs: Measured turns, after one that is not.
+        runs: Number of measured turns, after one for warm-up.
         height: Rows of each image.
         width: Columns of each image.
 
     Returns:
-        Primary rays a second of both (medians), the ratio, and rays for each second of processor time, which is what
-        a shared machine does not distort so much.
+        Primary rays a second of both (medians), their ratio, and rays for each second of processor time, which a shared
+        machine distorts less.
     """
     world = build_world("street", 1)
     snapshot = world.snapshot(0)

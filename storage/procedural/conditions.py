@@ -1,4 +1,4 @@
-"""Light, weather and small things that a scene may be built with; the default leaves the light to the seed."""
+"""Light, weather and thin structures of a scene; by default the seed decides the light."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,14 @@ KINDS = ("sunny", "hazy", "overcast", "dusk")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """How one scene differs from what its seed alone would make.
+    """Settings of one scene beyond its seed.
 
     Attributes:
         lighting: "sunny", "hazy", "overcast" or "dusk"; drawn from the seed when None.
-        sun_elevation_deg: Height of the sun; drawn from the seed when None.
+        sun_elevation_deg: Elevation of the sun; drawn from the seed when None.
         sun_azimuth_deg: Direction of the sun, counter-clockwise from the world's x axis; drawn when None.
-        wetness: 0 is dry, 0.3 damp, 1 leaves puddles that mirror what stands around them.
-        thin_structures: Whether cables, guy wires and railings are added: a few centimetres or less thick.
+        wetness: Wetness of the ground, [0, 1]: 0 is dry, 0.3 damp, 1 has mirroring puddles.
+        thin_structures: Whether cables, guy wires and railings are added, a few centimetres thick or less.
     """
 
     lighting: str | None = None

@@ -16,13 +16,14 @@ _WEATHER_DOMAIN = 0x3EA7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeatherConfig:
-    """Light and weather over a data set; every scene draws its own from its seed.
+    """Light and weather of a data set; every scene draws its own from its seed.
 
     Attributes:
-        lighting: "seeded" draws the kind of light for each scene; another name is that of all.
-        sun_elevation_deg: Height of the sun in every scene; drawn for each when None.
-        sun_azimuth_deg: Its direction, likewise.
-        wet_share: Share of the scenes in which the ground is wet, more or less.
+        lighting: Kind of light of all scenes; "seeded" draws one for each scene.
+        sun_elevation_deg: Elevation of the sun in every scene; drawn for each scene when None.
+        sun_azimuth_deg: Direction of the sun, counter-clockwise from the world's x axis; drawn for each scene when
+            None.
+        wet_share: Share of the scenes whose ground is wet, to a drawn degree.
         thin_structures: Whether cables, railings and barrier tape are added.
     """
 
@@ -51,10 +52,10 @@ class WeatherConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProceduralConfig:
-    """What to generate.
+    """Settings of a procedural data set.
 
     Attributes:
-        dataset: Name the scenes are known by, the first half of every scene key.
+        dataset: Name of the data set, the first half of every scene key.
         version: Folder of the tables inside the root.
         num_scenes: Number of scenes.
         airside_share: Share of the scenes that show an airport apron, spread evenly; the others show streets.
@@ -62,14 +63,15 @@ class ProceduralConfig:
         keyframe_rate_hz: Keyframes per second; nuScenes has 2.
         image_height: Rows of every camera image.
         image_width: Columns of every camera image.
-        jpeg_quality: 1 to 95.
+        jpeg_quality: JPEG quality, 1 to 95.
         antialias: Whether edges in images get five rays a pixel instead of one.
-        seed: Of the whole data set. Scene ``i`` depends on the seed and on ``i`` only.
-        rig: Cameras: those of nuScenes, or the airside vehicle's four pinholes and four fisheyes.
-        source_format: Files that are written: nuScenes, which knows no fisheyes, or a rig manifest.
-        camera_sweep_rate_hz: Rate of all images, those between keyframes too (12 in nuScenes); 0 has none between.
-        lidar_sweep_rate_hz: Likewise of the LiDAR (20 in nuScenes).
-        weather: Light and weather of its scenes.
+        seed: Seed of the whole data set. Scene ``i`` depends on the seed and on ``i`` only.
+        rig: Camera rig: that of nuScenes, or the airside vehicle's four pinholes and four fisheyes.
+        source_format: Format of the files: nuScenes, which has no fisheyes, or a rig manifest.
+        camera_sweep_rate_hz: Rate of all images, those between keyframes included (12 in nuScenes); 0 for keyframes
+            only.
+        lidar_sweep_rate_hz: Rate of all LiDAR sweeps (20 in nuScenes); 0 for keyframes only.
+        weather: Light and weather of the scenes.
     """
 
     dataset: str = "procedural"
@@ -122,7 +124,7 @@ class ProceduralConfig:
 
     @property
     def duration_s(self) -> float:
-        """Seconds from the first keyframe to the last, and half a second more."""
+        """Return the seconds from the first keyframe to the last, plus half a second."""
         return (self.frames_per_scene - 1) / self.keyframe_rate_hz + 0.5
 
     def scene_name(self, index: int) -> str:
@@ -141,7 +143,7 @@ class ProceduralConfig:
         return self.seed * 10_007 + index
 
     def times_between_us(self, frame: int, rate_hz: float) -> list[int]:
-        """Return the world times of a sensor's sweeps between the keyframe before ``frame`` and ``frame``."""
+        """Return the world times (microseconds) of a sensor's sweeps between keyframe ``frame`` and the one before."""
         if frame == 0 or rate_hz == 0.0:
             return []
         steps = round(rate_hz / self.keyframe_rate_hz)

@@ -48,16 +48,16 @@ def generate_dataset(
     *,
     num_workers: int = 1,
 ) -> list[SceneKey]:
-    """Generate a data set with its Occ3D labels, or find that it is already there, and register it as a source.
+    """Generate a data set with its Occ3D labels, unless it exists already, and register it as a source.
 
-    Files are written aside and moved to ``root`` when all are complete, so a half-written data set is never seen.
+    Files are written aside and moved to ``root`` when all are complete.
 
     Args:
-        home: Receives the source and the ``scene_truth`` stores.
-        root: Receives the files. A root that holds something else is never overwritten.
-        config: What to generate.
+        home: Home of the source and of the ``scene_truth`` stores.
+        root: Folder of the files. A root that holds something else is never overwritten.
+        config: Settings of the data set.
         on_progress: Called with a message, the share done and details.
-        num_workers: Processes that generate scenes side by side; does not change the result.
+        num_workers: Processes that generate scenes side by side; the result does not depend on it.
 
     Returns:
         The keys of the scenes, in order.
@@ -83,7 +83,7 @@ def generate_dataset(
 
 
 def dataset_digest(config: ProceduralConfig) -> str:
-    """Return what determines every byte: the configuration and the code."""
+    """Return the digest of everything that determines the files: the configuration and the code."""
     return digest_of({"config": config_digest(config), "code": code_digest(__name__, kind=KIND)})
 
 
@@ -147,7 +147,7 @@ def _generate(home: Home, root: Path, config: ProceduralConfig, digest: str, tel
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _SceneJob:
-    """One scene to generate; travels to a worker process."""
+    """One scene to generate, sent to a worker process."""
 
     home: Home
     root: Path
@@ -168,7 +168,7 @@ def _in_processes(jobs: list[_SceneJob], num_workers: int) -> Iterator[Rows | Ri
 
 
 def _generate_scene(job: _SceneJob, tell: Progress = _ignore) -> Rows | RigScene:
-    """Write one scene's files, publish its truth, return what the data set's tables say of it."""
+    """Write one scene's files, publish its truth, and return its part of the data set's tables."""
     config, index = job.config, job.index
     key = SceneKey(config.dataset, config.scene_name(index))
     seed = config.scene_seed(index)

@@ -1,1 +1,1 @@
-"""The scene store: what a recording is once it has been ingested."""
+"""The scene store: an ingested recording."""

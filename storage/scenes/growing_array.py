@@ -1,4 +1,4 @@
-"""An array of a store whose length is not known before its last row."""
+"""An array of a store whose length is unknown until its last row."""
 
 import numpy as np
 import zarr
@@ -9,12 +9,12 @@ _CHUNKS_PER_WRITE = 16  # the array's length is written once for so many chunks
 
 
 class GrowingArray:
-    """Append rows; whole chunks are written as they fill up, so memory holds a few of them and never the array.
+    """Append rows to an array; full chunks are written at once, so memory holds only a few.
 
     Args:
         group: Group that holds the array.
-        name: Name in it.
-        rows_per_chunk: Rows of a chunk; fewer where the whole array has fewer.
+        name: Name of the array in the group.
+        rows_per_chunk: Rows of a chunk; fewer if the whole array is shorter.
         compress: Whether chunks are compressed.
     """
 
@@ -27,7 +27,7 @@ class GrowingArray:
         self._array: zarr.Array | None = None
 
     def append(self, rows: np.ndarray) -> None:
-        """Add rows; all have the same type and trailing shape."""
+        """Add rows; all calls need the same type and trailing shape."""
         self._waiting.append(rows)
         self.num_rows += len(rows)
         unwritten = self.num_rows - self._num_written
@@ -35,7 +35,7 @@ class GrowingArray:
             self._write(unwritten - unwritten % self._rows_per_chunk)
 
     def close(self) -> None:
-        """Write what is left; without any row the array is empty."""
+        """Write the remaining rows; without any row the array is empty."""
         self._write(self.num_rows - self._num_written)
 
     def _write(self, count: int) -> None:

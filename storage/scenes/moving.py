@@ -1,8 +1,8 @@
-"""What moves, from a scene's annotations.
+"""Moving objects, from a scene's annotations.
 
-Where something that moves stands in one frame cannot be known from a frame half a second away. Fits of fields are
-therefore judged twice, over everything and over what stands still, and never made from annotations; a student may leave
-moving things out of the neighbouring frames that it renders, if its configuration says so.
+The place of a moving object in one frame cannot be known from a frame half a second away. Fits of fields are therefore
+judged twice, over everything and over the static part; the fits themselves use no annotations. A student may leave
+moving objects out of the neighbouring frames that it renders, if its configuration says so.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from storage.scenes.schema import SceneBoxes
 
 _MIN_DISPLACEMENT_M = 0.5
 _MARGIN_M = 0.3
-"""Boxes are widened by it: they are annotated at the reference instant, images are taken some milliseconds off."""
+"""Margin by which boxes are widened, metres: images are taken some milliseconds off the annotated instant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class MovingBoxes:
     """Boxes of the objects of a scene that change place.
 
     Args:
-        boxes: The scene's annotations; without any, nothing is known to move.
+        boxes: The scene's annotations; without any, everything counts as static.
     """
 
     def __init__(self, boxes: SceneBoxes) -> None:
@@ -48,13 +48,13 @@ class MovingBoxes:
             )
 
     def count(self, frame: int) -> int:
-        """Return how many moving objects a frame has."""
+        """Return the number of moving objects of a frame."""
         return len(self._frames[frame].centre) if frame in self._frames else 0
 
     def hit_by(
         self, frame: int, origin: Float[np.ndarray, "3"], directions: Float[np.ndarray, "rays 3"]
     ) -> Bool[np.ndarray, " rays"]:
-        """Return which rays (world axes) pass through a moving object, hidden or not."""
+        """Return whether each ray (world frame) passes through a moving object, hidden ones included."""
         hit = np.zeros(len(directions), bool)
         if frame not in self._frames:
             return hit
@@ -70,7 +70,7 @@ class MovingBoxes:
         return hit
 
     def contain(self, frame: int, points_world: Float[np.ndarray, "points 3"]) -> Bool[np.ndarray, " points"]:
-        """Return which points lie in a moving object."""
+        """Return whether each point lies in a moving object."""
         inside = np.zeros(len(points_world), bool)
         if frame not in self._frames:
             return inside

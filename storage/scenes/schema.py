@@ -1,7 +1,7 @@
-"""What an ingested scene holds, whatever recording it came from.
+"""The content of an ingested scene, the same for every format of recording.
 
-Frames are the reference instants (LiDAR sweeps at keyframe rate). Each image keeps the ego pose of its own exposure, so
-that a moving rig is not smeared. The world frame is the first reference ego pose: origin there, z up.
+Frames are the reference instants (LiDAR sweeps at keyframe rate). Each image keeps the ego pose of its own exposure.
+The world frame is the first reference ego pose: origin there, z up.
 """
 
 from dataclasses import dataclass, field
@@ -11,10 +11,10 @@ from jaxtyping import Bool, Float, Float32, Int64, UInt8
 
 SCENE_SCHEMA = "distillnerf.scene/2"
 PINHOLE_SCENE_SCHEMA = "distillnerf.scene/1"
-"""The schema before fisheye cameras: its stores hold no ``fisheye``, and every camera of theirs is a pinhole."""
+"""The schema before fisheye cameras: its stores lack ``fisheye``, and every camera is a pinhole."""
 
 UNLABELLED = 255
-"""Label of a LiDAR point whose class nobody annotated."""
+"""Label of a LiDAR point without an annotated class."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,14 +22,15 @@ class SceneBoxes:
     """Annotated boxes of a scene, one row per box and frame; empty arrays where the source has none.
 
     Attributes:
-        frame_index: The frame it was annotated in.
-        centre: In world, metres.
+        frame_index: Frame of the box.
+        centre: Centre in the world frame, metres.
         size: Length (x), width (y), height (z), metres.
         quat_wxyz: Box-to-world rotation.
-        category: The source's own category name.
+        category: Category name of the source.
         instance: Identity of the object through time.
-        num_lidar_points: LiDAR returns inside, or -1 where unknown.
-        attributes: What the source says of each, such as ``vehicle.parked``; None where it says nothing of any.
+        num_lidar_points: LiDAR returns inside; -1 where unknown.
+        attributes: Attributes that the source gives each box, such as ``vehicle.parked``; None where the source gives
+            none.
     """
 
     frame_index: Int64[np.ndarray, " boxes"]
@@ -62,12 +63,12 @@ class SceneFrame:
 
     Attributes:
         jpegs: One encoded image for each camera, checked to decode.
-        points: x, y, z in the ego frame of the reference instant, metres, and intensity.
-        labels: Class of each point in the source's own numbering (``scene_attributes.lidarseg_categories``), 255 where
-            it has none; None where the frame has none at all.
+        points: x, y, z in the ego frame of the reference instant (metres), and intensity.
+        labels: Class of each point in the source's own numbering (``scene_attributes.lidarseg_categories``), 255 for an
+            unlabelled point; None for an unlabelled frame.
         panoptics: One 16-bit PNG for each camera, of its image's size: class (``scene_attributes.panoptic_categories``)
-            times ``scene_attributes.panoptic_divisor``, plus the number of the object in that image. Empty bytes where
-            nobody labelled the image; None where no image of the frame is labelled.
+            times ``scene_attributes.panoptic_divisor``, plus the number of the object in that image. Empty bytes for an
+            unlabelled image; None for an unlabelled frame.
     """
 
     jpegs: tuple[bytes, ...]
@@ -78,24 +79,25 @@ class SceneFrame:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SceneData:
-    """Everything that ``write_scene`` stores; images and points may come one frame after the other instead.
+    """Everything that ``write_scene`` stores; images and points may also be given to it frame by frame.
 
     Attributes:
-        camera_names: In the order of every camera axis below.
+        camera_names: Camera names in the order of every camera axis below.
         image_sizes: Height and width of each camera's images, pixels.
-        intrinsics: Of the images as stored, pixels.
+        intrinsics: Intrinsics of the images as stored, pixels.
         fisheye: Coefficients k1 to k4 of each fisheye lens, NaN for a pinhole; None if all are pinholes.
-        is_valid: Per camera, the pixels that show the world, and not the vehicle itself or a lens shade; None where all
-            do.
-        camera_to_ego: Fixed on the vehicle.
+        is_valid: Pixels of each camera that show the world, rather than the vehicle itself or a lens shade; None where
+            all do.
+        camera_to_ego: Camera poses, fixed on the vehicle.
         timestamp_us: Reference instant of each frame, strictly increasing.
         ego_to_world: Ego pose at the reference instant.
         camera_timestamp_us: Instant of each exposure.
         camera_ego_to_world: Ego pose at each exposure.
-        jpegs: Encoded images, verbatim: ``jpegs[frame][camera]``.
-        lidar_points: Per frame, ``points 4``: x, y, z in the ego frame of the reference instant (metres), intensity.
-        lidar_to_ego: Where the sensor sat.
-        boxes: Annotations, never read in training.
+        jpegs: Encoded images ``jpegs[frame][camera]``, verbatim.
+        lidar_points: Points of each frame, ``points 4``: x, y, z in the ego frame of the reference instant (metres),
+            intensity.
+        lidar_to_ego: LiDAR pose, fixed on the vehicle.
+        boxes: Annotations.
         attributes: JSON values worth keeping: location, description, world origin, missing optional tables.
     """
 

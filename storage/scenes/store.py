@@ -1,6 +1,6 @@
 """Write and read scene stores.
 
-Images stay the verbatim JPEG bytes of the recording, so nothing is lost and every image can be traced to its file.
+Images stay the verbatim JPEG bytes of the recording, so every image can be traced to its file.
 """
 
 import io
@@ -42,13 +42,13 @@ def write_scene(group: zarr.Group, scene: SceneData, frames: Iterable[SceneFrame
     """Write a scene into an empty group.
 
     Args:
-        group: Where to write.
+        group: Empty group to fill.
         scene: Geometry, times and annotations.
-        frames: Images and points in frame order, taken one by one: memory holds one frame, not the scene. By default
-            those in ``scene``.
+        frames: Images and points in frame order, taken one by one so that memory holds one frame; by default those in
+            ``scene``.
 
     Raises:
-        ValueError: If there are more or fewer frames than instants.
+        ValueError: If the number of frames is not that of the instants.
     """
     attributes: dict[str, Any] = {
         "schema": SCENE_SCHEMA,
@@ -128,7 +128,7 @@ def _write_frames(group: zarr.Group, scene: SceneData, frames: Iterable[SceneFra
 
 
 class SceneReader:
-    """Read one version of a scene. Small arrays are read once; images and points when asked for."""
+    """Reads one version of a scene: small arrays at once, images and points on request."""
 
     def __init__(self, group: zarr.Group, version: StoreVersion | None = None) -> None:
         attributes: dict[str, Any] = group.attrs.asdict()
@@ -218,13 +218,13 @@ class SceneReader:
         return stored if size is None else scale_intrinsics(stored, from_size=self._sizes[camera_index], to_size=size)
 
     def fisheye(self, camera_index: int) -> Float[np.ndarray, "4"]:
-        """Return k1 to k4 of a fisheye's lens, NaN for a pinhole, whatever size its image is resized to."""
+        """Return k1 to k4 of a fisheye lens, NaN for a pinhole; they hold for every size of the image."""
         return self._fisheye[camera_index]
 
     def is_valid(self, camera_index: int, *, size: tuple[int, int] | None = None) -> Bool[np.ndarray, "height width"]:
-        """Return the pixels that show the world, and not the vehicle itself; all where the recording names none.
+        """Return a mask of the pixels that show the world, not the vehicle; all True if the recording has no mask.
 
-        At another ``size`` (height, width) than the stored image's, a pixel counts if all that it covers does.
+        For another ``size`` (height, width) than the stored image's, a pixel is valid if all pixels that it covers are.
         """
         stored_size, name = self._sizes[camera_index], f"is_valid/{self.camera_names[camera_index]}"
         size = size or stored_size
@@ -236,7 +236,7 @@ class SceneReader:
         return shrink_valid(is_valid, size)
 
     def camera_to_ego(self, camera_index: int) -> Float[np.ndarray, "4 4"]:
-        """Return where the camera sits on the vehicle."""
+        """Return the camera's pose on the vehicle."""
         return self._arrays["camera_to_ego"][camera_index]
 
     def ego_to_world(self, frame_index: int) -> Float[np.ndarray, "4 4"]:
@@ -248,7 +248,7 @@ class SceneReader:
         return self._arrays["camera_ego_to_world"][frame_index, camera_index]
 
     def camera_to_world(self, frame_index: int, camera_index: int) -> Float[np.ndarray, "4 4"]:
-        """Return the camera's pose at its own exposure."""
+        """Return the camera's pose in the world frame at its own exposure."""
         return self.camera_ego_to_world(frame_index, camera_index) @ self.camera_to_ego(camera_index)
 
     def camera_to_reference_ego(
@@ -257,19 +257,19 @@ class SceneReader:
         """Return the camera's pose at its own exposure, in the ego frame of a reference instant.
 
         Args:
-            frame_index: The frame that the image belongs to.
-            camera_index: The camera.
-            reference_frame_index: The frame whose ego pose is the origin; the image's own frame by default.
+            frame_index: Frame of the image.
+            camera_index: Camera of the image.
+            reference_frame_index: Frame whose ego pose is the origin; the image's own frame by default.
         """
         reference = frame_index if reference_frame_index is None else reference_frame_index
         return invert_se3(self.ego_to_world(reference)) @ self.camera_to_world(frame_index, camera_index)
 
     def timestamp_us(self, frame_index: int) -> int:
-        """Return the frame's reference instant."""
+        """Return the frame's reference instant, microseconds."""
         return int(self._arrays["timestamp_us"][frame_index])
 
     def camera_timestamp_us(self, frame_index: int, camera_index: int) -> int:
-        """Return the instant of an exposure."""
+        """Return the instant of an exposure, microseconds."""
         return int(self._arrays["camera_timestamp_us"][frame_index, camera_index])
 
     def lidar_points(self, frame_index: int) -> Float[np.ndarray, "points 4"]:
@@ -277,15 +277,15 @@ class SceneReader:
         return self.lidar_points_of(range(frame_index, frame_index + 1))[0]
 
     def lidar_points_of(self, frames: range) -> list[Float[np.ndarray, "points 4"]]:
-        """Return the points of consecutive frames, each as :meth:`lidar_points` does; they share chunks."""
+        """Return the points of consecutive frames, as :meth:`lidar_points` does; shared chunks are read once."""
         offsets = self._lidar_offsets[frames.start : frames.stop + 1]
         points = self._read("lidar/points", slice(int(offsets[0]), int(offsets[-1])))
         return np.split(points, offsets[1:-1] - offsets[0])
 
     def lidar_labels(self, frame_index: int) -> UInt8[np.ndarray, " points"] | None:
-        """Return the class of each point of ``lidar_points`` in the source's numbering, 255 where it has none.
+        """Return the class of each point of ``lidar_points`` in the source's numbering, 255 for an unlabelled point.
 
-        None where the recording has no labelled points at all.
+        It is None for a recording without labelled points.
         """
         if "lidar/labels" not in self.group:
             return None
@@ -295,9 +295,9 @@ class SceneReader:
     def panoptic(
         self, frame_index: int, camera_index: int
     ) -> tuple[UInt16[np.ndarray, "height width"], UInt16[np.ndarray, "height width"]] | None:
-        """Return the class of each pixel in the source's numbering, and the number of its object in this image.
+        """Return each pixel's class in the source's numbering, and the number of its object in this image.
 
-        The object is 0 where a class has none to count. None where nobody labelled the image.
+        The object is 0 for classes that are not counted. The result is None for an unlabelled image.
         """
         name = f"panoptic/{self.camera_names[camera_index]}"
         if name not in self.group:
@@ -319,18 +319,18 @@ class SceneReader:
 
     @property
     def lidar_to_ego(self) -> Float[np.ndarray, "4 4"]:
-        """Return where the LiDAR sits on the vehicle."""
+        """Return the LiDAR's pose on the vehicle."""
         return self._arrays["lidar_to_ego"]
 
     def boxes(self) -> SceneBoxes:
-        """Return the annotations, for evaluation and dynamic masks; empty where the source has none."""
+        """Return the annotated boxes, for evaluation and masks of moving objects; empty where the source has none."""
         arrays = {name: self._read(f"boxes/{name}") for name in _BOX_ARRAYS}
         categories, instances = self._box_names
         return SceneBoxes(category=categories, instance=instances, attributes=self._box_attributes, **arrays)
 
 
 def shrink_valid(is_valid: Bool[np.ndarray, "_ _"], size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
-    """Return the pixels of the same image at another size (height, width) of which all that they cover is valid."""
+    """Return the mask at another size (height, width); a pixel is valid if all pixels that it covers are."""
     covered = Image.fromarray(np.where(is_valid, np.float32(1), np.float32(0)))
     resized = covered.resize((size[1], size[0]), Image.Resampling.BOX)
     return np.asarray(resized) > 1.0 - 1e-6

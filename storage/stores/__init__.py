@@ -1,1 +1,1 @@
-"""Versioned stores: what a version is, where it came from, how it is published, found, listed and verified."""
+"""Versioned stores: versions and their provenance, and how they are published, found, listed and verified."""

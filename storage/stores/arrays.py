@@ -1,6 +1,6 @@
-"""The arrays of a store: created, written and read by name, and held against what ``storage.kinds`` declares.
+"""Create, write and read the arrays of a store by name, as ``storage.kinds`` declares them.
 
-Only declared arrays can be created here. What else a group holds is neither refused nor looked at by ``check_target``.
+Only declared arrays can be created here. ``check_target`` ignores any other array of a group.
 """
 
 from typing import Any
@@ -73,12 +73,12 @@ def read_target(group: zarr.Group, kind: str, name: str, selection: Any = ...) -
 
 
 def check_target(group: zarr.Group, kind: str) -> None:
-    """Check that a group holds every required array of its kind, of the declared dtype and with consistent axes.
+    """Check that a group holds every required array of its kind, with the declared dtype and consistent axes.
 
-    What stands for each camera is looked for under every name in the group's attribute ``camera_names``.
+    Arrays declared for each camera are looked for under every name in the group's attribute ``camera_names``.
 
     Raises:
-        IntegrityError: Naming the first array that does not fit.
+        IntegrityError: If an array does not fit; the key names the first one.
     """
     lengths: dict[str, int] = {}
     for declared, spec in KINDS[kind].arrays.items():

@@ -1,8 +1,8 @@
-"""The Parquet index of versions and of the edges between them.
+"""The Parquet index of versions and of their inputs.
 
-It answers "what is there, what was it made from, what was made from it" without opening a store. It is only an index,
-made again from the stores by ``storage.stores.versioned.rebuild_catalog``. One small file per version keeps writers out
-of each other's way.
+It lists versions, their inputs and their dependents without opening a store. It is only an index:
+``storage.stores.versioned.rebuild_catalog`` makes it again from the stores. One small file per version keeps writers
+out of each other's way.
 """
 
 import dataclasses
@@ -66,13 +66,13 @@ _QUARANTINE = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """What the catalogue takes down of one version.
+    """The catalogue's record of one version.
 
     Attributes:
-        provenance: What it is and where it came from.
+        provenance: Its identity and origin.
         snapshot_id: Icechunk snapshot, or the folder's digest for files.
         form: ``arrays`` or ``files``.
-        metrics: JSON values stored with it.
+        metrics: JSON values stored with the version.
     """
 
     provenance: Provenance
@@ -82,7 +82,7 @@ class Entry:
 
 
 def record(root: Path, entry: Entry) -> None:
-    """Add one version and its edges; writing the same version twice changes nothing."""
+    """Add one version and its inputs; writing the same version twice changes nothing."""
     _write_part(root / "catalog", entry.provenance.digest, [_version_row(entry)], _edge_rows(entry.provenance))
 
 
@@ -98,7 +98,7 @@ def versions(root: Path) -> pa.Table:
 
 
 def edges(root: Path) -> pa.Table:
-    """Return one row for each (version, input), raw and weights files included."""
+    """Return one row for each pair of version and input, raw and weights files included."""
     return _read(root / "catalog" / "edges", _EDGES)
 
 
@@ -108,7 +108,7 @@ def quarantined(root: Path) -> pa.Table:
 
 
 def quarantine(root: Path, partition: str, error: PipelineError) -> None:
-    """Record why a partition was refused."""
+    """Record that a partition was refused, with the error."""
     row = {
         "partition": partition,
         "error_kind": str(error.kind),
@@ -120,7 +120,7 @@ def quarantine(root: Path, partition: str, error: PipelineError) -> None:
 
 
 def replace(root: Path, entries: Iterable[Entry]) -> int:
-    """List these versions and no others, and return how many they are; what was refused stays in the quarantine."""
+    """Replace the list of versions by these, and return their number; the quarantine stays as it is."""
     rows, edge_rows = [], []
     for entry in entries:
         rows.append(_version_row(entry))
@@ -137,7 +137,7 @@ def replace(root: Path, entries: Iterable[Entry]) -> int:
 
 
 def lineage(root: Path, version: InputVersion) -> LineageNode:
-    """Return everything that a version was made from, down to the raw and weights files.
+    """Return all direct and indirect inputs of a version, down to the raw and weights files.
 
     Raises:
         MissingTargetError: If the catalogue does not list the version.
@@ -154,7 +154,7 @@ def lineage(root: Path, version: InputVersion) -> LineageNode:
 
 
 def dependents(root: Path, *, kind: str, partition: str, digest: str | None = None) -> list[InputVersion]:
-    """Return every version made, directly or not, from a version or a file, nearest first.
+    """Return every version made, directly or indirectly, from a version or a file, nearest first.
 
     Args:
         root: The home's root folder.
@@ -171,7 +171,7 @@ def dependents(root: Path, *, kind: str, partition: str, digest: str | None = No
 
 
 def _neighbours(root: Path, of: str, to: str) -> dict[InputVersion, list[InputVersion]]:
-    """Return the ends of all edges by their beginnings; ``of`` and ``to`` are the prefixes of their columns."""
+    """Return the ends of all edges by their starts; ``of`` and ``to`` are the column prefixes of start and end."""
     found: dict[InputVersion, list[InputVersion]] = {}
     for row in edges(root).to_pylist():
         begin, end = (

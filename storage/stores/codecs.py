@@ -1,9 +1,9 @@
-"""How the chunks of every store are encoded: small, quick to read, and with a checksum that notices a flipped bit."""
+"""Codecs for the chunks of every store: small, quick to read, and with a checksum that notices a flipped bit."""
 
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 COMPRESSED = (BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"), Crc32cCodec())
-"""Half floats become smaller than with zarr's own default, and are read twice as fast."""
+"""Codec for plain values. Half floats become smaller than with zarr's default, and are read twice as fast."""
 
 VERBATIM = (Crc32cCodec(),)
-"""For what is compressed already, such as JPEG files."""
+"""Codec for content that is already compressed, such as JPEG files."""

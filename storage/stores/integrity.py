@@ -1,4 +1,4 @@
-"""One way for every reader to say that what is stored does not hold what it should."""
+"""One typed error for every reader of lost or damaged data."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +13,10 @@ _CORRUPTION = (icechunk.IcechunkError, ValueError, RuntimeError, OSError)
 
 @contextmanager
 def reading(key: str) -> Iterator[None]:
-    """Turn what a store raises over lost or damaged bytes into an ``IntegrityError`` that names what was read.
+    """Turn a store's exception over lost or damaged bytes into an ``IntegrityError`` with this key.
 
     Raises:
-        IntegrityError: If the body failed to read. A lost chunk is never read as its fill value.
+        IntegrityError: If the body failed to read; a lost chunk is an error, not its fill value.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Walk along "was made from": the one walk, whatever tells what a version was made from, or what was made from it."""
+"""Walk from versions to their inputs or dependents, whichever function lists these."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from storage.stores.provenance import InputVersion
 
 Neighbours = Callable[[InputVersion], Iterable[InputVersion]]
-"""What a version was made from, or, for the other way, what was made from it."""
+"""Function that lists the direct inputs of a version, or its direct dependents."""
 
 
 @dataclass(frozen=True, slots=True)
 class LineageNode:
-    """One version, raw file or weights file, and what it was made from.
+    """One version, raw file or weights file, with its inputs.
 
     Attributes:
-        version: What it is; for a file, ``partition`` is its path and ``digest`` its SHA-256.
-        inputs: What it was made from.
+        version: Its identity; for a file, ``partition`` is the path and ``digest`` the SHA-256.
+        inputs: Nodes that it was directly made from.
     """
 
     version: InputVersion
@@ -23,9 +23,9 @@ class LineageNode:
 
 
 def walk(starts: Iterable[InputVersion], neighbours: Neighbours) -> Iterator[tuple[int, InputVersion]]:
-    """Yield each version that can be reached once, with its distance in steps: breadth first, from the starts on.
+    """Yield each reachable version once, with its distance from the starts in steps, breadth first.
 
-    Neighbours are asked for once, after their version was yielded, and are taken in ascending order.
+    Neighbours of a version are listed once, after it was yielded, and are visited in ascending order.
     """
     reached = {start: 0 for start in sorted(set(starts))}
     pending = list(reached)
@@ -38,7 +38,7 @@ def walk(starts: Iterable[InputVersion], neighbours: Neighbours) -> Iterator[tup
 
 
 def tree(root: InputVersion, inputs_of: Neighbours) -> LineageNode:
-    """Return everything that ``root`` was made from, each version as one node however often it was used."""
+    """Return ``root`` with all its direct and indirect inputs; a version that was used twice is one node."""
     known: dict[InputVersion, LineageNode] = {}
 
     def node(item: InputVersion) -> LineageNode:

@@ -1,6 +1,6 @@
-"""Where array stores live: a local folder or a prefix of a bucket, with one Icechunk repository each.
+"""Places of array stores: a local folder or a prefix of a bucket, with one Icechunk repository for each store.
 
-Both lay repositories out as ``<kind>/<partition>``.
+Both hold a repository at ``<kind>/<partition>``.
 """
 
 import os
@@ -21,7 +21,7 @@ _SCHEME = "s3://"
 
 
 def store_url_from_environment() -> str | None:
-    """Return where array stores live if not under the home: what every command takes for its default."""
+    """Return the URL of array stores that the environment names, the default of every command, or None."""
     return os.environ.get(STORE_URL_VARIABLE) or None
 
 
@@ -29,18 +29,18 @@ class ArrayPlace(ABC):
     """A place of array stores.
 
     Attributes:
-        is_local: Whether it is a local folder, where the locks of a home keep writers apart.
+        is_local: Whether it is a local folder, in which a home's locks keep writers apart.
     """
 
     is_local: ClassVar[bool]
 
     @abstractmethod
     def url(self, kind: str, partition: str) -> str:
-        """Return where a repository lives, for people and metadata."""
+        """Return the URL or path of a repository, for people and metadata."""
 
     @abstractmethod
     def storage(self, kind: str, partition: str) -> icechunk.Storage:
-        """Return how Icechunk reaches a repository.
+        """Return the Icechunk storage of a repository.
 
         Raises:
             SourceDataError: If a name cannot stand in a path.
@@ -48,13 +48,13 @@ class ArrayPlace(ABC):
 
     @abstractmethod
     def may_hold(self, kind: str, partition: str) -> bool:
-        """Tell whether it is worth while to look for a repository here."""
+        """Return whether a repository may exist here, from a cheap look."""
 
     @abstractmethod
     def names(self, *above: str) -> list[str]:
-        """Return the kinds that are here, or with a kind its partitions, sorted.
+        """Return the kinds that are stored here or, given a kind, its partitions; sorted.
 
-        What bears no name of ours is left out: a bucket may hold other things too.
+        Other names are left out: a bucket may hold other things too.
 
         Raises:
             MissingTargetError: If the bucket does not exist.
@@ -62,7 +62,7 @@ class ArrayPlace(ABC):
         """
 
     def partitions(self, kind: str | None = None, partition: str | None = None) -> list[tuple[str, str]]:
-        """Return the (kind, partition) of each repository that may be here, of one kind or partition if asked for."""
+        """Return kind and partition of each repository that may be here, filtered by kind and partition if given."""
         return [
             (k, p)
             for k in (self.names() if kind is None else [kind])
@@ -71,14 +71,14 @@ class ArrayPlace(ABC):
 
 
 def array_place(root: Path, store_url: str | None) -> ArrayPlace:
-    """Return where the array stores of a home live.
+    """Return the place of a home's array stores.
 
     Args:
         root: Folder of the home.
         store_url: ``s3://bucket/prefix``, or None for ``<root>/stores``.
 
     Raises:
-        ValueError: If the URL is no such URL.
+        ValueError: If the URL has another form.
     """
     if store_url is None:
         return _Folder(root / "stores")
@@ -111,8 +111,8 @@ class _Folder(ArrayPlace):
 class _Bucket(ArrayPlace):
     """A prefix of an S3 bucket.
 
-    Credentials, region and endpoint are those of the AWS_* environment variables and files, which Icechunk and Arrow
-    read alike. Buckets are addressed by path, as servers other than Amazon's want it.
+    Credentials, region and endpoint come from the AWS_* environment variables and files, which Icechunk and Arrow read
+    alike. Buckets are addressed by path, which servers other than Amazon's need.
     """
 
     bucket: str

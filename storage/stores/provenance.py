@@ -1,7 +1,7 @@
-"""Where a version came from, and the one digest that decides whether it must be made again.
+"""The origin of a version, and the one digest that decides whether it must be made again.
 
 The digest covers what *determines* the content: the digests of all inputs, the configuration, the code, weights,
-calibration and seed. What merely describes the run (packages, device, times) is recorded beside it.
+calibration and seed. Facts about the run (packages, device, times) are recorded beside it.
 """
 
 import dataclasses
@@ -31,25 +31,25 @@ class InputVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Everything that made one stored version what it is.
+    """Everything that determined one stored version, and a record of the run that made it.
 
     Attributes:
-        kind: What it is, for example ``teacher_depth``.
-        partition: Which one, usually a scene key.
+        kind: Kind of the version, for example ``teacher_depth``.
+        partition: Its partition, usually a scene key.
         inputs: Versions it was computed from.
-        config_digest: Of the owner's resolved configuration.
-        code_digest: Of the code that computed it, as ``storage.code`` finds it.
-        seed: Of every random choice, or None where there is none.
+        config_digest: Digest of the resolved configuration of the stage.
+        code_digest: Digest of the code that computed it, from ``storage.code``.
+        seed: Seed of every random choice; None where there is none.
         weights_digests: SHA-256 of each weights file used, by name.
         sources: SHA-256 of each raw file read, by path relative to the source's root.
-        calibration_digest: Of the intrinsics and camera poses used, empty where none were.
-        pose_source: Where ego poses came from, empty where none were used.
-        licence: Under which terms the content may be used.
+        calibration_digest: Digest of the intrinsics and camera poses used; empty where none were.
+        pose_source: Origin of the ego poses; empty where none were used.
+        licence: Terms under which the content may be used.
         config: The resolved configuration itself, for people.
         packages: Versions of the packages that did the work.
-        device: What it ran on.
-        created_at: When, ISO 8601 UTC.
-        wall_time_s: How long, seconds; filled in when the version is published.
+        device: Device that it ran on.
+        created_at: Time of publication, ISO 8601 UTC.
+        wall_time_s: Wall time of the build, seconds; filled in when the version is published.
     """
 
     kind: str
@@ -88,7 +88,7 @@ class Provenance:
         return digest_of(determining)
 
     def finished(self, wall_time_s: float) -> "Provenance":
-        """Return the same provenance stamped with the time it took and the time it is now."""
+        """Return a copy with the given wall time and the current time."""
         return dataclasses.replace(
             self, wall_time_s=wall_time_s, created_at=datetime.now(UTC).isoformat(timespec="seconds")
         )
@@ -102,7 +102,7 @@ class Provenance:
         """Read back what ``to_json`` wrote.
 
         Raises:
-            IntegrityError: If it is no JSON, or a field is missing, unknown or of another type.
+            IntegrityError: If the text is not JSON, or a field is missing, unknown or of another type.
         """
         try:
             raw = json.loads(text)
@@ -112,16 +112,16 @@ class Provenance:
 
 
 def joined_licences(licences: Iterable[str]) -> str:
-    """Return the terms of what was made from several things: those of each, once, sorted; empty where none states any.
+    """Return the combined terms of several inputs, each once, sorted; empty where none states any.
 
-    Terms are joined with ``AND``, which a licence that was itself joined is split at.
+    Terms are joined with ``AND``; a licence that is itself joined is split there first.
     """
     terms = {term for licence in licences for term in licence.split(_ALSO)}
     return _ALSO.join(sorted(terms - {""}))
 
 
 def package_versions(*names: str) -> dict[str, str]:
-    """Return the installed version of each named distribution; one that is absent is left out."""
+    """Return the installed version of each named distribution; a missing distribution is left out."""
     versions = {name: _installed_version(name) for name in names}
     return {name: version for name, version in versions.items() if version is not None}
 

@@ -1,4 +1,4 @@
-"""Between a write and its publication: is all of it there, and if not, leave nothing of it behind."""
+"""Check that a write is complete before it is published, and delete what a failed write leaves."""
 
 import math
 from collections.abc import Iterator
@@ -12,9 +12,9 @@ from storage.errors import ErrorKind, IntegrityError
 
 
 def check_complete(group: zarr.Group, session: icechunk.Session, key: str) -> None:
-    """Raise unless every chunk was written in this session, which began with an empty group.
+    """Check that every chunk was written in this session, which must have begun with an empty group.
 
-    The session knows what was written; to ask each array would list its part of the store again and again.
+    The session lists what was written; asking each array would list the store once for each of them.
 
     Raises:
         IntegrityError: If a chunk is missing.
@@ -30,14 +30,14 @@ def check_complete(group: zarr.Group, session: icechunk.Session, key: str) -> No
 
 @contextmanager
 def no_leftovers(repository: icechunk.Repository, *, is_local: bool) -> Iterator[None]:
-    """Delete what a write that fails in the body leaves, and first what one left that was killed.
+    """Delete what an earlier, killed write left, then run the body and delete what it leaves if it fails.
 
     The caller holds the repository's lock, so nobody else is writing.
 
     Args:
-        repository: Where the body writes.
-        is_local: Whether it is a local folder. An object store may have writers on other machines, which no lock keeps
-            apart: there, nothing is deleted.
+        repository: Repository that the body writes.
+        is_local: Whether it is a local folder. In an object store nothing is deleted: locks do not reach writers on
+            other machines.
     """
 
     def collect() -> None:

@@ -1,4 +1,4 @@
-"""Read back every byte of a version: what no reader has asked for yet may be damaged too."""
+"""Read back every byte of a version, the parts included that no reader has asked for yet."""
 
 import zarr
 
@@ -10,15 +10,15 @@ _BYTES_AT_ONCE = 64 << 20
 
 
 def verify_version(home: Home, version: StoreVersion) -> int:
-    """Read a version whole, and return how many bytes its content has.
+    """Read a version whole, and return the number of bytes of its content.
 
     Args:
-        home: Where it lives.
-        version: Arrays are decoded chunk by chunk, each checked by its codec and its object's checksum; files are
-            compared with their recorded SHA-256.
+        home: Home that holds the version.
+        version: Version to read. Arrays are decoded chunk by chunk, each checked by its codec and its object's
+            checksum; files are compared with their recorded SHA-256.
 
     Raises:
-        MissingTargetError: If it is gone.
+        MissingTargetError: If the version is gone.
         IntegrityError: If anything is lost or damaged.
     """
     if version.form is StoreForm.FILES:

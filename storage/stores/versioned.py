@@ -1,9 +1,10 @@
-"""Versioned stores: find what exists by its digest, or build it aside and publish it in one step.
+"""Versioned stores: find a version by its digest, or build it aside and publish it in one step.
 
-Two forms share one rule. *Arrays* (scenes, targets) are one Icechunk repository per kind and partition, a version is a
-commit. *Files* (weights, reports) are one immutable folder per digest, a version is a rename. In both, a crash before
-the last step leaves nothing that a reader can see, old versions stay readable, and the pointer ``current`` names what
-the last materialisation asked for, which after a change and its reversal is not the newest.
+Two forms share one rule. *Arrays* (scenes, targets) are one Icechunk repository per kind and partition; a commit
+publishes a version. *Files* (weights, reports) are one immutable folder per digest; a rename publishes a version. In
+both, readers see nothing of a build that crashed before its last step, and old versions stay readable. The pointer
+``current`` names the version that the last materialisation asked for. This need not be the newest one: a change may
+have been reversed.
 """
 
 import json
@@ -47,9 +48,9 @@ class StoreVersion:
     """One immutable version of one store.
 
     Attributes:
-        kind: What it is, for example ``teacher_depth``.
-        partition: Which one, usually a scene key.
-        digest: Of its provenance: the data version.
+        kind: Kind of the version, for example ``teacher_depth``.
+        partition: Its partition, usually a scene key.
+        digest: Digest of its provenance, which is Dagster's data version.
         snapshot_id: Icechunk snapshot, or the folder's digest for files.
         form: Arrays or files.
     """
@@ -66,12 +67,12 @@ class StoreVersion:
 
 @dataclass(frozen=True, slots=True)
 class Materialized:
-    """What a find-or-build call returns.
+    """Result of a find-or-build call.
 
     Attributes:
-        version: The version that now exists.
-        reused: True if it had been there already.
-        metrics: JSON values that were stored with it; undefined numbers are None.
+        version: Version that now exists.
+        reused: Whether it existed already.
+        metrics: JSON values stored with it; undefined numbers are None.
     """
 
     version: StoreVersion
@@ -80,15 +81,15 @@ class Materialized:
 
 
 class Home:
-    """The root of everything that a run writes.
+    """Root of everything that a run writes.
 
     Args:
         root: Local folder for artifacts, the catalogue, locks and working state.
-        store_url: Where array stores live: ``s3://bucket/prefix``, or None for ``<root>/stores``. Credentials, region
-            and endpoint of S3 are those of the AWS_* environment variables.
+        store_url: Place of array stores: ``s3://bucket/prefix``, or None for ``<root>/stores``. Credentials, region and
+            endpoint of S3 come from the AWS_* environment variables.
 
     Raises:
-        ValueError: If ``store_url`` is neither.
+        ValueError: If ``store_url`` has another form.
     """
 
     def __init__(self, root: Path | str, *, store_url: str | None = None) -> None:
@@ -102,7 +103,7 @@ class Home:
     # --- where things are ------------------------------------------------------------------------------------------
 
     def url(self, version: StoreVersion) -> str:
-        """Return where a version lives, for people and metadata."""
+        """Return the URL or path of a version, for people and metadata."""
         if version.form is StoreForm.FILES:
             return str(self._artifact_folder(version.kind, version.partition) / version.digest)
         return self._arrays.url(version.kind, version.partition)
@@ -117,7 +118,7 @@ class Home:
         return self.root / "artifacts" / check_name(kind) / check_name(partition)
 
     def repository(self, kind: str, partition: str) -> icechunk.Repository | None:
-        """Open the Icechunk repository of a partition, or return None where there is none."""
+        """Open the Icechunk repository of a partition; None if it does not exist."""
         if not self._arrays.may_hold(kind, partition):
             return None
         storage = self._arrays.storage(kind, partition)
@@ -126,7 +127,7 @@ class Home:
 
     @contextmanager
     def lock(self, kind: str, partition: str) -> Iterator[None]:
-        """Hold the only right to write one partition; local Icechunk commits are not safe side by side."""
+        """Hold the lock of one partition while writing: local Icechunk commits are not safe side by side."""
         path = self.root / "locks" / check_name(kind) / f"{check_name(partition)}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(path):
@@ -166,7 +167,7 @@ class Home:
         return found
 
     def versions(self, kind: str | None = None, partition: str | None = None) -> list[StoreVersion]:
-        """List every version, read from the stores themselves and not from the catalogue."""
+        """List every version, read from the stores instead of the catalogue."""
         found = []
         for owner in self._arrays.partitions(kind, partition):
             found += self._array_versions(*owner)
@@ -190,7 +191,7 @@ class Home:
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def open_arrays(self, version: StoreVersion) -> zarr.Group:
-        """Open a version for reading; it never changes, whatever is written later.
+        """Open a version for reading; later writes do not change it.
 
         Raises:
             MissingTargetError: If the repository is gone.
@@ -227,7 +228,7 @@ class Home:
         return folder
 
     def provenance(self, version: StoreVersion) -> Provenance:
-        """Return where a version came from."""
+        """Return the provenance of a version."""
         if version.form is StoreForm.FILES:
             return Provenance.from_json((self.open_files(version) / _PROVENANCE_FILE).read_text())
         return Provenance.from_json(str(self._commit(version)["provenance"]))
@@ -239,16 +240,16 @@ class Home:
         return json.loads(str(self._commit(version)["metrics"]))
 
     def licence_of(self, inputs: Iterable[InputVersion]) -> str:
-        """Return the terms of what is made from these versions.
+        """Return the licence of a version that is made from these inputs.
 
         Raises:
-            MissingTargetError: If one is gone.
+            MissingTargetError: If an input is gone.
         """
         found = (self.require(i.kind, i.partition, i.digest) for i in inputs)
         return joined_licences(self.provenance(version).licence for version in found)
 
     def catalog_entry(self, version: StoreVersion) -> catalog.Entry:
-        """Return what the catalogue takes down of a version, read from its store."""
+        """Return the catalogue's record of a version, read from its store."""
         return catalog.Entry(
             provenance=self.provenance(version),
             snapshot_id=version.snapshot_id,
@@ -265,7 +266,7 @@ class Home:
 
 
 def reuse(home: Home, provenance: Provenance) -> Materialized | None:
-    """Return the version with this provenance and make it the current one, or None where it has to be built."""
+    """Return the version with this provenance and make it the current one; None if it has to be built."""
     with home.lock(provenance.kind, provenance.partition):
         return _reuse(home, provenance)
 
@@ -284,7 +285,7 @@ def _reuse(home: Home, provenance: Provenance) -> Materialized | None:
 
 
 def rebuild_catalog(home: Home) -> int:
-    """Make the catalogue of a home again from its stores, and return how many versions it lists."""
+    """Make the catalogue of a home again from its stores, and return the number of versions."""
     return catalog.replace(home.root, (home.catalog_entry(version) for version in home.versions()))
 
 
@@ -294,12 +295,12 @@ def materialize_arrays(
     """Return the array version with this provenance, building it first if it does not exist.
 
     Args:
-        home: Where it lives.
-        provenance: What it is made from; its digest decides whether it exists.
+        home: Home of the version.
+        provenance: Provenance of the version; its digest decides whether it exists.
         write: Fills an empty group and returns JSON metrics to be stored with it. Every chunk must be written.
 
     Raises:
-        IntegrityError: If ``write`` left a chunk unwritten or a declared array out. Nothing is published.
+        IntegrityError: If ``write`` left out a chunk or a declared array; nothing is published then.
     """
     kind, partition, digest = provenance.kind, provenance.partition, provenance.digest
     with home.lock(kind, partition):
@@ -342,8 +343,8 @@ def materialize_files(home: Home, provenance: Provenance, write: Callable[[Path]
     """Return the file version with this provenance, building it first if it does not exist.
 
     Args:
-        home: Where it lives.
-        provenance: What it is made from; its digest decides whether it exists.
+        home: Home of the version.
+        provenance: Provenance of the version; its digest decides whether it exists.
         write: Fills an empty folder and returns JSON metrics to be stored with it.
     """
     kind, partition, digest = provenance.kind, provenance.partition, provenance.digest

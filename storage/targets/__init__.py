@@ -1,1 +1,1 @@
-"""The target stores: what teachers write and the student reads."""
+"""The target stores, which teachers write and the student reads."""

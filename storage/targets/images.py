@@ -28,7 +28,7 @@ class InputImagesConfig:
 
     Attributes:
         height: Rows, pixels.
-        width: Columns, pixels. Where the aspect differs from the camera's, fx and fy are scaled apart.
+        width: Columns, pixels. If the aspect differs from the camera's, fx and fy are scaled by different factors.
     """
 
     height: int
@@ -49,9 +49,9 @@ def resize_scene_images(
     """Return the resized images of a scene's current version, making them if they do not exist.
 
     Args:
-        home: Where the scene lies and the images go.
+        home: Home of the scene and of the images.
         scene_key: The scene.
-        config: Size wanted.
+        config: Size of the images.
         on_progress: Called with a stage, the fraction done and numbers worth showing.
 
     Raises:

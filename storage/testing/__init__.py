@@ -1,1 +1,1 @@
-"""What only tests need: writers of data sets in the layouts of others."""
+"""Tools for tests: writers of data sets in the layouts of others."""

@@ -32,7 +32,7 @@ class SceneView:
 
     Args:
         student: Whose field is shown.
-        frames: Of the scene.
+        frames: Frames of the scene.
         template: Sentence with one ``{}`` for a word.
     """
 

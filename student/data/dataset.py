@@ -50,7 +50,7 @@ class FrameDataset(Dataset[TrainingBatch]):
         training_set: What to read.
         split: "train" draws views anew in each epoch; "validation" takes every camera of the input frame.
         config: What a sample holds.
-        seed: Of the drawn views.
+        seed: Seed of the drawn views.
         open_frames: How the frames of a scene are opened; another layout than the stores' is for benchmarks.
     """
 

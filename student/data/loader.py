@@ -87,7 +87,7 @@ class TrainingLoader:
         dataset: Samples to draw from.
         batch_size: Samples per batch.
         share: Which of how many equal shares of every batch to hand out; the others go to other processes.
-        seed: Of the order.
+        seed: Seed of the order.
         num_workers: Processes that read; 0 reads in this one.
         state: Where to go on.
 

@@ -43,7 +43,7 @@ def ground_plane_depth(
     """Return the distance to the plane z = 0 of the ego frame, as if the world were a parking lot.
 
     Args:
-        origins: Of the rays, ego frame, metres.
+        origins: Origins of the rays, ego frame, metres.
         directions: Unit length.
         elsewhere: Given to rays that meet the plane farther than this, or never, metres.
     """

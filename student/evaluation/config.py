@@ -32,7 +32,7 @@ class EvaluationConfig:
         panel_frames: Held-out frames per scene of which pictures are kept.
         panel_cameras: Cameras per such frame.
         panel_width: Width of each picture, pixels.
-        seed: Of every random choice.
+        seed: Seed of every random choice.
         device: Where the student runs; no part of the digest.
         checkpoint_digest: Exact checkpoint, or empty for the variant's current one.
     """

@@ -40,7 +40,7 @@ class ScoredFrame:
 
     Attributes:
         batch: Inputs, and every camera of the frame as target.
-        views: The same cameras as the student renders them.
+        views: Views that the student renders for these cameras.
         truth: The true world, None for a recording.
     """
 
@@ -85,7 +85,7 @@ class Evaluator:
         """Score one held-out frame in every way there is a reference for.
 
         Args:
-            frames: Of the scene.
+            frames: Frames of the scene.
             frame: Its index.
             is_paper_frame: Whether the paper's protocol scores it too.
             lateral: Renders the true world at poses the car never had, None to leave those out.

@@ -24,7 +24,7 @@ class OperatingPoint:
     Attributes:
         threshold: A voxel is called occupied from this raw probability on.
         calibration: From raw to calibrated probability, None where none could be fitted.
-        temperature: Of the softmax over words.
+        temperature: Temperature of the softmax over words.
         temperature_source: Where it came from.
         evaluation: The evaluation they were chosen by, None for defaults.
     """

@@ -37,7 +37,7 @@ class Words:
     Attributes:
         classes: The Occ3D classes and the sky.
         query: The queried text first, then what it is told apart from.
-        temperature: Of the softmax over either.
+        temperature: Temperature of the softmax over either.
     """
 
     classes: Vocabulary
@@ -63,8 +63,8 @@ class Painter:
     """Writes the pictures of an evaluation.
 
     Attributes:
-        folder: Of the evaluation; pictures go to ``panels`` in it.
-        width: Of each picture, pixels.
+        folder: Folder of the evaluation; pictures go to ``panels`` in it.
+        width: Width of each picture, pixels.
         words: How to ask features, None where there are none to ask.
     """
 
@@ -85,11 +85,11 @@ class Painter:
         """Write the pictures of one camera and return their arrangement.
 
         Args:
-            frames: Of the scene.
+            frames: Frames of the scene.
             frame: Its index.
             camera: Its index.
             batch: The frame with every camera as target.
-            views: The same cameras as the student renders them.
+            views: Views that the student renders for these cameras.
             truth: The true world, None for a recording.
         """
         name = f"{frames.key}-{frame:06d}-{frames.camera_names[camera]}"

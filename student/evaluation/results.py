@@ -120,7 +120,7 @@ class Tile:
 
     Attributes:
         column: What it shows: image, depth, sky, features, query.
-        path: Of the file, relative to the evaluation's folder; empty where there is nothing to show.
+        path: Path of the file, relative to the evaluation's folder; empty if there is no picture.
         caption: What exactly it is, or why there is nothing.
     """
 
@@ -152,7 +152,7 @@ class EvaluationResult:
 
     Attributes:
         variant: The student's variant.
-        checkpoint_digest: Of the checkpoint that was scored.
+        checkpoint_digest: Digest of the checkpoint that was scored.
         scenes: Held-out scenes.
         num_frames: Frames scored.
         sections: In reading order.

@@ -44,7 +44,7 @@ class Claim:
         figure: Headline figure of an evaluation that it shows in.
         better: Which direction is good.
         without: Variant without the part.
-        variant: The same with it.
+        variant: Variant with the part.
     """
 
     text: str
@@ -93,7 +93,7 @@ class Spread:
 
     Attributes:
         mean: Its mean, NaN where no seed has it.
-        half_width: Of the 95 % interval of the mean (Student's t); NaN for a single seed.
+        half_width: Half width of the 95 % interval of the mean (Student's t); NaN for a single seed.
         values: By seed.
     """
 
@@ -132,7 +132,7 @@ class Ablation:
             it is not given.
         preset: Size of the student.
         variants: What is compared.
-        seeds: Of weights, order and views; the targets stay the same.
+        seeds: Seeds of weights, order and views; the targets stay the same.
         steps: Optimisation steps of each fit; the preset's own where it is not given.
         frames_per_scene: Held-out frames scored per scene.
         output: Where ``ablation.json`` and ``ablation.svg`` go; the home where it is not given.

@@ -30,7 +30,7 @@ class StoredFeatureBasis:
     """The affine map between stored, reduced features and the teacher's own.
 
     Attributes:
-        mean: Of the teacher's features.
+        mean: Mean of the teacher's features.
         components: Principal directions, as columns.
         minimum: Coordinate that is stored as 0, per component.
         maximum: Coordinate that is stored as 1.
@@ -58,7 +58,7 @@ class StoredFeatureBasis:
         """Return the cosine of each reconstructed feature with each unit embedding.
 
         Args:
-            reduced: As stored or predicted, about [0, 1]. A row with a NaN gives NaN.
+            reduced: Features as stored or predicted, about [0, 1]. A row with a NaN gives NaN.
             embeddings: Unit length.
         """
         z = self._coordinates(reduced)
@@ -82,7 +82,7 @@ class TextEncoder:
             Features of one checkpoint must not be read with another's words.
 
     Attributes:
-        source: As given.
+        source: Source as given.
         digest: SHA-256 over the digests of ``model.safetensors`` and the tokenizer's files.
         temperature: What CLIP divided cosines by before its softmax.
 
@@ -152,7 +152,7 @@ def fit_softmax_temperature(
     """Return the temperature with the smallest log loss, found on training scenes.
 
     Args:
-        cosine: Of labelled features with each class.
+        cosine: Cosine of labelled features with each class.
         labels: True class of each row.
         low: Smallest temperature tried.
         high: Largest.

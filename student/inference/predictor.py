@@ -46,7 +46,7 @@ class Predictor:
 
     Args:
         model: The student; it is set to evaluation mode.
-        config: Of the run that made it.
+        config: Configuration of the run that made it.
         version: The checkpoint it was read from, None for a student that was never published.
     """
 
@@ -65,7 +65,7 @@ class Predictor:
         Args:
             home: Where it lies.
             variant: Partition of the checkpoint.
-            digest: Of an exact version, or None.
+            digest: Digest of an exact version; None for the current one.
             device: Where to run; "auto" takes CUDA where there is one.
 
         Raises:
@@ -113,7 +113,7 @@ class Predictor:
         centre, so the centre alone would call it empty.
 
         Args:
-            field: Of one frame.
+            field: Field of one frame.
             grid: Voxels in the ego frame.
             flat_index: Voxels asked for, in row-major order of x, y, z.
             samples_per_axis: Points per voxel and axis.

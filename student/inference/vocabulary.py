@@ -52,7 +52,7 @@ class Vocabulary:
     Attributes:
         prompts: Classes, their concepts and words.
         embeddings: Unit embedding of every concept.
-        basis: Of the features.
+        basis: Basis of the features.
     """
 
     prompts: PromptSet

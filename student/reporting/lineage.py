@@ -16,7 +16,7 @@ class LineageVersion:
     Attributes:
         version: Which.
         is_present: False if this home no longer holds it; then nothing else is known.
-        seed: Of its random choices.
+        seed: Seed of its random choices.
         licence: Terms of its content.
         wall_time_s: How long it took to make, seconds.
     """
@@ -33,8 +33,8 @@ class Gate:
     """One quality check of one ancestor.
 
     Attributes:
-        kind: Of the store.
-        partition: Of the store.
+        kind: Kind of the store.
+        partition: Partition of the store.
         check: Name of the check.
         value: Measured.
         threshold: Wanted.

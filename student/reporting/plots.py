@@ -57,8 +57,8 @@ def reliability_diagram(series: Mapping[str, Mapping[str, Sequence[float | int |
     """Draw stated probability against observed frequency, and how many samples stand behind it.
 
     Args:
-        series: Of "raw" and "calibrated": ``{"confidence": [...], "frequency": [...], "count": [...]}`` per bin, None
-            in an empty bin.
+        series: Curves "raw" and "calibrated": ``{"confidence": [...], "frequency": [...], "count": [...]}`` per bin,
+            None in an empty bin.
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(4.2, 4.2), layout="constrained")

@@ -34,7 +34,7 @@ class TensorBoardTracker:
     """Writes event files that ``tensorboard --logdir`` shows.
 
     Args:
-        folder: Of the event files.
+        folder: Folder of the event files.
         run: Not used: the folder names the run.
         first_step: Steps from here on that an interrupted fit logged before are hidden.
     """
@@ -131,7 +131,7 @@ def open_trackers(names: tuple[TrackerName, ...], folder: Path, run: str, first_
 
     Args:
         names: Which.
-        folder: Of the run's logs.
+        folder: Folder of the run's logs.
         run: Identity of the run, ``<variant>/<digest>``.
         first_step: The step that is logged next.
 

@@ -76,10 +76,10 @@ def dinov2_figures(
 
     Args:
         model: The model to judge.
-        untrained: The same architecture at its random start.
+        untrained: Network of the same architecture at its random start.
         remembered: Views whose labelled patches are searched; other worlds than ``views``.
         views: Views whose patches are named.
-        seed: Of the choice of remembered patches.
+        seed: Seed of the choice of remembered patches.
     """
     figures: Figures = {}
     for prefix, judged in (("", model), ("untrained_", untrained)):

@@ -28,7 +28,7 @@ def train(
         loss_of_step: Gives the loss of one step.
         steps: Number of updates.
         learning_rate: Highest rate.
-        weight_decay: Of AdamW; vectors (biases, norms, positions of one axis) are spared.
+        weight_decay: Weight decay of AdamW; vectors (biases, norms, positions of one axis) are spared.
         after_step: Called after each update, for example to follow with a moving average.
 
     Returns:

@@ -29,7 +29,7 @@ class RenderSetConfig:
     """Which worlds are rendered, and how often.
 
     Attributes:
-        name: Of the set, for its folder.
+        name: Name of the set and of its folder.
         first_seed: Seed of the first world of each theme; the others count up from it.
         worlds_per_theme: Worlds of each theme.
         views_per_world: Views of each world: random time, heading, height, pitch and field of view.

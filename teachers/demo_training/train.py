@@ -43,7 +43,7 @@ class TrainConfig:
         out: Folder that gets one checkpoint folder per model.
         cache: Folder for rendered images.
         models: Which models, in this order.
-        seed: Of initial weights and every draw.
+        seed: Seed of initial weights and every draw.
         effort: Share of each model's usual number of steps.
         threads: CPU threads.
     """

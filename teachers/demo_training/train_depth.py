@@ -38,7 +38,7 @@ def train_depth_anything(
     Args:
         training: The images.
         backbone: A trained DINOv2 of the same width, from which training starts, as the published model's did.
-        seed: Of every draw.
+        seed: Seed of every draw.
         steps: Number of updates.
     """
     torch.manual_seed(seed)

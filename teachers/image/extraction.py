@@ -46,7 +46,7 @@ def provenance_of(
         config: Its determining part enters the digest: how a model is run does not.
         weights: The checkpoint used.
         code: Digest of the code that does the work.
-        seed: Of every random choice.
+        seed: Seed of every random choice.
     """
     used = tuple(InputVersion(v.kind, v.partition, v.digest) for v in inputs)
     determining = config.determining()

@@ -21,10 +21,10 @@ class FeatureBasis:
     """An affine map from features to K channels in [0, 1].
 
     Attributes:
-        mean: Of the features.
+        mean: Mean of the features.
         components: Orthonormal columns, by falling variance.
-        minimum: Of each projected channel: becomes 0.
-        maximum: Of each projected channel: becomes 1.
+        minimum: Minimum of each projected channel, which becomes 0.
+        maximum: Maximum of each projected channel, which becomes 1.
         explained_variance_ratio: Share of the features' variance along each column.
     """
 
@@ -65,7 +65,7 @@ class StreamingPca:
         num_features: Length of a vector.
         num_components: Channels to keep, at most ``num_features``.
         sample_size: Vectors kept, drawn uniformly from the whole stream, to set the range.
-        seed: Of that draw.
+        seed: Seed of that draw.
     """
 
     def __init__(self, num_features: int, num_components: int, *, sample_size: int, seed: int) -> None:

@@ -52,7 +52,7 @@ class WeightsFolder:
         path: The folder.
         source: What was asked for.
         digests: SHA-256 of each file that is read, by ``<model type>/<name>``.
-        licence: As stated by the model card, or ``"unknown"``.
+        licence: Licence in the model card, or ``"unknown"``.
     """
 
     path: Path

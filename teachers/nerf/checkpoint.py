@@ -28,8 +28,8 @@ class FieldDescription:
     Attributes:
         config: Configuration of its fit.
         bounds: The scene's box.
-        num_cameras: Of the scene.
-        num_frames: Of the scene, held out ones too.
+        num_cameras: Number of cameras of the scene.
+        num_frames: Number of frames of the scene, held-out ones included.
     """
 
     config: NerfConfig

@@ -191,7 +191,7 @@ class NerfConfig:
         lidar_rays: Rays per step from the LiDAR itself.
         learning_rate: Rate of grids at the first step; networks take half. It decays exponentially.
         final_learning_rate_ratio: Learning rate at the last step over that at the first.
-        seed: Of initialisation and ray order.
+        seed: Seed of initialisation and ray order.
         max_attempts: A fit that diverges is repeated with the next seed, at most so many fits in all.
         min_opacity: Opacity under which depth is undefined when judged.
         execution: How it is run.
@@ -320,7 +320,7 @@ class TeacherFeaturesConfig:
         finest_cell_m: Its finest cell.
         hidden_width: Width of the decoder.
         min_psnr: Gate: PSNR of features on held-out frames, dB.
-        seed: Of initialisation and ray order.
+        seed: Seed of initialisation and ray order.
         execution: How it is run.
     """
 

@@ -27,10 +27,10 @@ _MAX_QUATERNION_DEFECT = 1e-4  # writers round quaternions to a few digits; they
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mounting:
-    """Where a sensor sits on the vehicle.
+    """Pose of a sensor on the vehicle.
 
     Attributes:
-        translation_m: Its origin in the ego frame, metres.
+        translation_m: Origin of the sensor in the ego frame, metres.
         rotation_wxyz: Sensor-to-ego rotation, a unit quaternion. A camera's axes are OpenCV's.
     """
 
@@ -39,7 +39,7 @@ class Mounting:
 
     @property
     def sensor_to_ego(self) -> Float[np.ndarray, "4 4"]:
-        """Return the transform."""
+        """Return the sensor-to-ego transform."""
         rotation = quat_wxyz_to_rotation(np.array(self.rotation_wxyz, np.float64))
         return from_rotation_translation(rotation, np.array(self.translation_m, np.float64))
 
@@ -49,14 +49,14 @@ class RigCamera:
     """One calibrated camera.
 
     Attributes:
-        name: Unique on its rig.
+        name: Name, unique on its rig.
         model: Lens model.
         width: Columns of its images.
         height: Rows of its images.
         intrinsics: fx, fy, cx, cy of the images as recorded, pixels.
-        distortion: k1, k2, p1, p2, k3 of a pinhole, k1 to k4 of a fisheye; None for a pinhole without.
-        camera_to_ego: Mounting.
-        valid_mask: PNG, 0 where a pixel never shows the world.
+        distortion: k1, k2, p1, p2, k3 of a pinhole, k1 to k4 of a fisheye; None for an ideal pinhole.
+        camera_to_ego: Pose on the vehicle.
+        valid_mask: PNG file, 0 where a pixel never shows the world; None if all pixels do.
     """
 
     name: str
@@ -74,8 +74,8 @@ class RigLidar:
     """The LiDAR whose sweeps belong to the frames.
 
     Attributes:
-        name: Unique on its rig.
-        lidar_to_ego: Mounting.
+        name: Name, unique on its rig.
+        lidar_to_ego: Pose on the vehicle.
     """
 
     name: str
@@ -87,9 +87,9 @@ class Rig:
     """One calibrated vehicle.
 
     Attributes:
-        pixel_origin: Whether (0, 0) of the intrinsics is the first pixel's corner, as here, or its centre.
-        cameras: At least one, in the order of every camera axis.
-        lidar: None where it has none.
+        pixel_origin: Whether (0, 0) of the intrinsics is the first pixel's corner, as in this project, or its centre.
+        cameras: Cameras, at least one, in the order of every camera axis.
+        lidar: The LiDAR; None if the rig has none.
     """
 
     pixel_origin: Literal["corner", "centre"]
@@ -102,14 +102,14 @@ class RigScene:
     """One recorded drive; the files are Parquet tables relative to the manifest.
 
     Attributes:
-        name: Unique in the manifest.
+        name: Name, unique in the manifest.
         rig: Name of the rig that recorded it.
-        poses: The vehicle's trajectory.
-        frames: Reference instants and sweeps.
-        images: Exposures and image files.
-        boxes: Annotations, or None.
-        description: For people.
-        location: For people.
+        poses: Table of the vehicle's trajectory.
+        frames: Table of reference instants and sweeps.
+        images: Table of exposures and image files.
+        boxes: Table of annotations; None if there are none.
+        description: Free text for people.
+        location: Place of the drive, for people.
     """
 
     name: str
@@ -124,15 +124,16 @@ class RigScene:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RigManifest:
-    """A recording.
+    """A parsed rig manifest.
 
     Attributes:
-        name: Of the data set.
-        version: Of this release of it.
+        name: Name of the data set.
+        version: Release of the data set.
         licence: Terms of use.
-        rigs: By name.
-        scenes: In order; names are not checked yet, as one bad name must not hide the other scenes.
-        description: For people.
+        rigs: Rigs by name.
+        scenes: Scenes in the manifest's order. Names are checked later, so that one bad name does not hide other
+            scenes.
+        description: Free text for people.
     """
 
     name: str
@@ -143,18 +144,18 @@ class RigManifest:
     description: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the document; what is None or empty is left out."""
+        """Return the JSON document; fields that are None or empty are left out."""
         return _without_empty({"schema": RIG_MANIFEST_SCHEMA, **asdict(self)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestProblem:
-    """One thing that is wrong with a manifest.
+    """One fault of a manifest.
 
     Attributes:
-        field: Path to it, as ``rigs.tug.cameras[0].intrinsics.fx``.
+        field: Path of the field, such as ``rigs.tug.cameras[0].intrinsics.fx``.
         message: The value seen and the value wanted.
-        kind: What kind of fault it is.
+        kind: Kind of the fault.
     """
 
     field: str
@@ -168,7 +169,7 @@ def manifest_schema() -> dict[str, Any]:
 
 
 def find_problems(document: object) -> list[ManifestProblem]:
-    """Return everything that is wrong with a parsed manifest, in the order of the document; empty if it is valid."""
+    """Return all faults of a parsed manifest, in the order of the document; empty if it is valid."""
     if isinstance(document, dict) and document.get("schema") not in (None, RIG_MANIFEST_SCHEMA):
         message = f"is {document['schema']!r}, this version reads {RIG_MANIFEST_SCHEMA!r}"
         return [ManifestProblem(field="schema", message=message, kind=ErrorKind.VERSION_UNKNOWN)]
@@ -184,7 +185,7 @@ def parse_manifest(document: object) -> RigManifest:
     """Return a parsed manifest.
 
     Raises:
-        SourceDataError: If it is not valid; the key ends in the path of the first wrong field.
+        SourceDataError: If the document is not valid; the key ends in the path of the first wrong field.
     """
     if problems := find_problems(document):
         first = problems[0]
@@ -205,7 +206,7 @@ def load_manifest(root: Path) -> RigManifest:
     """Read ``rig_manifest.json`` at the root of a recording.
 
     Raises:
-        SourceDataError: If it is missing, no JSON, of another schema version, or not valid.
+        SourceDataError: If the file is missing, no JSON, of another schema version, or invalid.
     """
     path = root / RIG_MANIFEST_FILE
     if not path.is_file():
@@ -218,14 +219,14 @@ def load_manifest(root: Path) -> RigManifest:
 
 
 def scene_names(manifest: RigManifest, *, on_rejected: Callable[[SourceDataError], None] | None = None) -> list[str]:
-    """Return the names of the scenes that can be told apart and named.
+    """Return the names of the scenes whose name is valid and unique.
 
     Args:
         manifest: The recording.
-        on_rejected: Called once with the error of each other name. Without it the error is raised.
+        on_rejected: Called once with the error of each other name. Without it the first error is raised.
 
     Raises:
-        SourceDataError: If a name is used twice or holds a reserved character, and nobody listens.
+        SourceDataError: If a name is used twice or holds a reserved character, and ``on_rejected`` is None.
     """
     names = []
     for name in dict.fromkeys(scene.name for scene in manifest.scenes):
@@ -242,7 +243,7 @@ def find_scene(manifest: RigManifest, name: str) -> RigScene:
     """Return the scene of that name.
 
     Raises:
-        SourceDataError: If there is none, more than one, or the name cannot stand in a key.
+        SourceDataError: If no scene or several have that name, or the name cannot stand in a key.
     """
     found = [scene for scene in manifest.scenes if scene.name == name]
     if len(found) == 1:
@@ -264,7 +265,7 @@ def _validator() -> Any:  # noqa: ANN401 - jsonschema's own protocol
 
 
 def _as_problems(error: Any) -> list[ManifestProblem]:  # noqa: ANN401 - a jsonschema error
-    """Return one problem for each field that an error is about: a missing or unknown field is named itself."""
+    """Return one problem for each field that an error is about; the path ends in the missing or unknown field."""
     parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.absolute_path)
     path = "".join(parts).removeprefix(".")
     if error.validator == "required":

@@ -1,4 +1,4 @@
-"""One scene of a rig manifest as a recording: every table, image and sweep held against what the manifest says."""
+"""One scene of a rig manifest as a recording; every table, image and sweep is checked against the manifest."""
 
 import io
 from collections.abc import Callable, Iterator, Mapping
@@ -41,7 +41,7 @@ class RigManifestRecording:
     """One scene of a rig manifest.
 
     Attributes:
-        raw: With the intrinsics of the undistorted images; fisheye images stay as recorded.
+        raw: Scene with the intrinsics of the undistorted images; fisheye images stay as recorded.
     """
 
     def __init__(self, source: SourceConfig, scene_name: str, config: IngestConfig) -> None:
@@ -86,7 +86,7 @@ class RigManifestRecording:
         return (self._points(frame, file) if file else np.zeros((0, 4), np.float32)), None
 
     def _points(self, frame: int, file: str) -> Float32[np.ndarray, "points 4"]:
-        """Return a sweep's points in the ego frame of the frame's instant, each moved with the vehicle."""
+        """Return a sweep's points in the ego frame of the frame's instant, corrected for the vehicle's motion."""
         sweep = read_sweep(self._files.read(file), file)
         points = apply_se3(self.raw.lidar_to_ego, sweep.points[:, :3].astype(np.float64))
         if sweep.time_offset_us is not None:
@@ -172,7 +172,7 @@ class RigManifestRecording:
         return {name: values[: self._config.max_frames] for name, values in frames.items()}
 
     def _image_rows(self, images: Columns, num_frames: int) -> Int64[np.ndarray, "frames cameras"]:
-        """Return the row of the image table of each frame and camera."""
+        """Return the image-table row of each frame and camera."""
         file = self._scene.images
         known = {camera.name for camera in self._rig.cameras}
         row_of: dict[tuple[int, str], int] = {}
@@ -261,7 +261,7 @@ def _chosen_cameras(rig: Rig, config: IngestConfig, key: str) -> tuple[RigCamera
 
 
 def _pixel_shift(rig: Rig) -> float:
-    """Return what is added to principal points, so that (0, 0) is the corner of the first pixel."""
+    """Return the shift of principal points, pixels, that makes (0, 0) the corner of the first pixel."""
     return 0.5 if rig.pixel_origin == "centre" else 0.0
 
 

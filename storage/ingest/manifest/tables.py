@@ -1,4 +1,4 @@
-"""Parquet tables of a rig manifest: their columns, read with suspicion and written by whoever makes a recording."""
+"""Parquet tables of a rig manifest: their columns, a strict reader, and a writer for converters."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ SWEEP = pa.schema(
         pa.field("time_offset_us", pa.int32()),
     ]
 )
-"""Points of one sweep in the LiDAR's axes; ``time_offset_us`` (optional) is when each was measured, after the frame."""
+"""Columns of one sweep: points in the LiDAR's axes; ``time_offset_us`` (optional) counts from the frame's instant."""
 
 _OPTIONAL = {"lidar_file", "time_offset_us"}
 _MAX_QUATERNION_DEFECT = 1e-4
@@ -38,16 +38,16 @@ Values = Sequence[object] | np.ndarray
 
 
 def read_columns(content: bytes, file: str, schema: pa.Schema) -> Columns:
-    """Return the declared columns of a table; columns of text are object arrays, optional ones may be left out.
+    """Return the declared columns of a table; text columns are object arrays, and optional columns may be missing.
 
     Args:
-        content: The whole file.
-        file: Its name, for errors.
-        schema: What it should hold.
+        content: Content of the file.
+        file: Name of the file, for errors.
+        schema: Columns that it should hold.
 
     Raises:
-        SourceDataError: If it is no Parquet, or a column is missing, of another type, or holds a null or a number that
-            is not finite.
+        SourceDataError: If the file is not Parquet, or a column is missing, of another type, or holds a null or a
+            non-finite number.
     """
     try:
         parquet = pq.ParquetFile(pa.BufferReader(content))
@@ -67,10 +67,10 @@ def read_columns(content: bytes, file: str, schema: pa.Schema) -> Columns:
 
 
 def read_poses(content: bytes, file: str) -> tuple[Int64[np.ndarray, " poses"], Float[np.ndarray, "poses 4 4"]]:
-    """Return instants and ego-to-world transforms of a trajectory.
+    """Return the instants (microseconds) and ego-to-world transforms of a trajectory.
 
     Raises:
-        SourceDataError: As ``read_columns``, or if a quaternion is no rotation.
+        SourceDataError: See ``read_columns``; also if a quaternion has no unit length.
     """
     columns = read_columns(content, file, POSES)
     return columns["timestamp_us"], transforms_of(columns, file, ErrorKind.POSE_INVALID)
@@ -80,7 +80,7 @@ def transforms_of(columns: Columns, file: str, kind: ErrorKind) -> Float[np.ndar
     """Return the transforms in the columns x, y, z, qw, qx, qy, qz.
 
     Raises:
-        SourceDataError: Of the given kind, if a quaternion has no unit length.
+        SourceDataError: If a quaternion has no unit length; the error has the given kind.
     """
     quats = np.stack([columns[name] for name in ("qw", "qx", "qy", "qz")], axis=-1)
     norms = np.linalg.norm(quats, axis=-1)
@@ -101,7 +101,7 @@ def pose_columns(transforms: Float[np.ndarray, "rows 4 4"]) -> dict[str, np.ndar
 
 
 def write_columns(path: Path, schema: pa.Schema, columns: Mapping[str, Values]) -> None:
-    """Write a table; columns that may be left out may be.
+    """Write a table; optional columns may be missing.
 
     Raises:
         ValueError: If a column is missing, unknown or of another type.
@@ -123,8 +123,8 @@ class RawSweep:
     """One sweep as recorded.
 
     Attributes:
-        points: x, y, z in the LiDAR's axes, metres, and intensity.
-        time_offset_us: When each was measured, after the frame's instant; None if all at that instant.
+        points: x, y, z in the LiDAR's axes (metres), and intensity.
+        time_offset_us: Time of each point since the frame's instant; None if all are 0.
     """
 
     points: Float32[np.ndarray, "points 4"]
@@ -135,7 +135,7 @@ def read_sweep(content: bytes, file: str) -> RawSweep:
     """Return a sweep.
 
     Raises:
-        SourceDataError: As ``read_columns``, or if it holds no point.
+        SourceDataError: See ``read_columns``; also if the sweep holds no point.
     """
     columns = read_columns(content, file, SWEEP)
     points = np.stack([columns[name] for name in ("x", "y", "z", "intensity")], axis=-1)

@@ -1,6 +1,6 @@
-"""Write a recording as a rig manifest: what a converter of one's own logs calls.
+"""Write a recording as a rig manifest, for converters of other logs.
 
-Images are copied by the caller to wherever it names them; everything else is written here, under the manifest's root.
+The caller copies the images to the files that it names. Everything else is written here, under the manifest's root.
 """
 
 import json
@@ -21,10 +21,10 @@ class ImageEntry:
     """One image of a scene.
 
     Attributes:
-        frame: Frame that it belongs to.
+        frame: Index of its frame.
         camera: Name of its camera on the rig.
         timestamp_us: Middle of the exposure.
-        file: JPEG, relative to the root.
+        file: JPEG file, relative to the root.
     """
 
     frame: int
@@ -34,10 +34,10 @@ class ImageEntry:
 
 
 def write_manifest(root: Path, manifest: RigManifest) -> Path:
-    """Write ``rig_manifest.json``, in place of one that is there, and return its path.
+    """Write ``rig_manifest.json``, replacing an existing one, and return its path.
 
     Raises:
-        SourceDataError: If the manifest is not valid; nothing is written then.
+        SourceDataError: If the manifest is invalid; nothing is written then.
     """
     document = manifest.to_json()
     parse_manifest(document)
@@ -70,13 +70,13 @@ def write_scene_tables(
         scene_name: Name of the scene and of its folder.
         rig: Name of the rig in the manifest.
         pose_timestamp_us: Instants of the trajectory, strictly increasing; they enclose every image and point.
-        ego_to_world: Poses at those instants; any origin, z up.
+        ego_to_world: Ego poses at those instants; any origin, z up.
         frame_timestamp_us: Reference instant of each frame.
-        images: One for each frame and camera, in any order.
-        lidar_files: Sweep of each frame relative to the root, as ``write_sweep`` writes it; None without LiDAR.
-        boxes: Annotations, in the same world as the poses.
-        description: For people.
-        location: For people.
+        images: One entry for each frame and camera, in any order.
+        lidar_files: Sweep file of each frame, relative to the root, as ``write_sweep`` writes it; None without LiDAR.
+        boxes: Annotations in the world frame of the poses.
+        description: Free text for people.
+        location: Place of the drive, for people.
     """
     folder = root / scene_name
     poses = {"timestamp_us": pose_timestamp_us, **pose_columns(ego_to_world)}
@@ -110,9 +110,9 @@ def write_sweep(
     """Write one LiDAR sweep.
 
     Args:
-        path: File, somewhere under the root.
-        points: x, y, z in the LiDAR's axes, metres, and intensity.
-        time_offset_us: When each was measured, after the frame's instant; None if all at that instant.
+        path: File under the manifest's root.
+        points: x, y, z in the LiDAR's axes (metres), and intensity.
+        time_offset_us: Time of each point since the frame's instant; None if all are 0.
     """
     columns = {name: points[:, i].astype(np.float32) for i, name in enumerate(("x", "y", "z", "intensity"))}
     if time_offset_us is not None:

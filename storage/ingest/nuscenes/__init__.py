@@ -1,1 +1,1 @@
-"""The reader of nuScenes: its tables, sweeps and splits, and Occ3D's labels beside it."""
+"""The reader of nuScenes: its tables, sweeps and splits, and the labels of Occ3D."""

@@ -20,7 +20,7 @@ class Occ3dLabels:
     """Semantic occupancy of one keyframe in ``OCC3D_GRID``.
 
     Attributes:
-        semantics: Occ3D classes 0 to 16, 17 where free; index x (forward), y (left), z (up).
+        semantics: Occ3D classes 0 to 16, 17 where free; axes x (forward), y (left), z (up).
         mask_lidar: Voxels that the LiDAR saw.
         mask_camera: Voxels that some camera saw.
     """
@@ -31,7 +31,7 @@ class Occ3dLabels:
 
 
 def labels_path(root: Path, scene_name: str, sample_token: str) -> Path:
-    """Return where the labels of a keyframe lie under the root of a data set."""
+    """Return the label file of a keyframe under the root of a data set."""
     return root / "gts" / scene_name / sample_token / "labels.npz"
 
 
@@ -40,7 +40,7 @@ def read_labels(path: Path) -> Occ3dLabels:
 
     Raises:
         SourceDataError: If the file is missing or damaged, lacks an array, or an array has another type or shape or
-            holds values that the format does not know.
+            unknown values.
     """
     if not path.is_file():
         raise SourceDataError(ErrorKind.FILE_MISSING, str(path), "there is no such file of labels")
@@ -69,7 +69,7 @@ def read_labels(path: Path) -> Occ3dLabels:
 
 
 def write_labels(path: Path, labels: Occ3dLabels) -> None:
-    """Write the labels of one keyframe; folders are made."""
+    """Write the labels of one keyframe, creating folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(
         path,

@@ -1,6 +1,6 @@
-"""A nuScenes scene as a recording: images held against the size in their table, every file against its own digest.
+"""A nuScenes scene as a recording; images are checked against the size in their table, files against their digests.
 
-Points leave the sensor's frame here, and sweeps around a frame's own are moved to its instant.
+Points are moved to the ego frame here, and added sweeps to the instant of their frame.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +25,7 @@ class NuScenesRecording:
     """One scene of a nuScenes release.
 
     Attributes:
-        raw: What its tables say.
+        raw: Scene as its tables describe it.
     """
 
     def __init__(self, source: SourceConfig, scene_name: str, config: IngestConfig) -> None:
@@ -82,5 +82,5 @@ class NuScenesRecording:
 
 
 def _on_vehicle(points_ego: Float32[np.ndarray, "points 4"]) -> Bool[np.ndarray, " points"]:
-    """Return which points lie on the recording vehicle itself (a Renault Zoe; the origin is below its rear axle)."""
+    """Return whether each point lies on the recording vehicle (a Renault Zoe; the origin is below its rear axle)."""
     return (points_ego[:, 0] > -1.2) & (points_ego[:, 0] < 4.0) & (np.abs(points_ego[:, 1]) < 1.2)

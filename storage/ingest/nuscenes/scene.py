@@ -1,9 +1,9 @@
-"""What the tables of nuScenes say about a scene, in this project's conventions.
+"""A scene as the tables of nuScenes describe it, in this project's conventions.
 
-Points leave the sensor's frame where they are read, in :mod:`storage.ingest.nuscenes.recording`. Global coordinates
-(metres, a map's corner as origin) become relative to the first reference ego pose here. Box sizes are width, length,
-height and become length, width, height. Principal points are taken as they are: nuScenes does not say whether its pixel
-centres are integers, and half a pixel of 1600 is below its calibration.
+Points are moved to the ego frame by :mod:`storage.ingest.nuscenes.recording`. Global coordinates (metres, origin in a
+map's corner) become relative to the first reference ego pose here. Box sizes are width, length, height and become
+length, width, height. Principal points are taken as they are: nuScenes does not say whether its pixel centres are
+integers, and half a pixel of 1600 is less than the error of its calibration.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ _MAX_QUATERNION_DEFECT = 1e-4  # writers round quaternions to a few digits; they
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Shot:
-    """One sample_data row: a file, its instant, and where the vehicle was."""
+    """One sample_data row: a file, its instant, and the vehicle's pose then."""
 
     token: str
     file: str
@@ -50,7 +50,7 @@ class _Shot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Frame:
-    """A sweep, the images that go with it, and the sample where it is a keyframe."""
+    """A sweep with its images, and its sample if it is a keyframe."""
 
     sweep: _Shot
     shots: list[_Shot]
@@ -58,7 +58,7 @@ class _Frame:
 
 
 def read_raw_scene(tables: NuScenesTables, scene_name: str, config: IngestConfig) -> RawScene:
-    """Return what the tables say about a scene.
+    """Return a scene as its tables describe it.
 
     Raises:
         SourceDataError: If the scene is unknown or named twice, or one of its rows is missing or holds a wrong value.
@@ -67,7 +67,7 @@ def read_raw_scene(tables: NuScenesTables, scene_name: str, config: IngestConfig
 
 
 class _SceneRows:
-    """The rows of one scene; remembers which were used, so that their digest can be recorded."""
+    """The rows of one scene; the rows used are remembered, so that their digest can be recorded."""
 
     def __init__(self, tables: NuScenesTables, scene_name: str) -> None:
         self.tables = tables
@@ -137,7 +137,7 @@ class _SceneRows:
         return frames[: config.max_frames]
 
     def _chain(self, sample: Row, channel: str) -> list[_Shot]:
-        """Return every exposure or sweep of a channel, keyframe or not, in the order of time."""
+        """Return all exposures or sweeps of a channel in order of time, including those between keyframes."""
         start = self._row("sample_data", self._keyframe_token(sample, channel), f"sample {sample['token']}")
         rows = walk_chain(start, lambda token, by: self._row("sample_data", token, by), f"{self.scene_name}/{channel}")
         shots = [self._shot_of(row) for row in rows]
@@ -150,7 +150,7 @@ class _SceneRows:
     def _window(
         self, sample: Row, sweeps: list[_Shot], global_to_world: Float[np.ndarray, "4 4"], config: IngestConfig
     ) -> tuple[tuple[OtherSweep, ...], ...]:
-        """Return, for each frame, the sweeps around its own that are added to its points."""
+        """Return, for each frame, the sweeps within the window around its own."""
         if config.lidar_window_s == 0:
             return ()
         chain, window_us = self._chain(sample, config.lidar), config.lidar_window_s * 1e6
@@ -164,7 +164,7 @@ class _SceneRows:
         )
 
     def _label_files(self, sweeps: list[_Shot]) -> tuple[str, ...]:
-        """Return the lidarseg file of each frame, empty where it has none; nothing where the release has none."""
+        """Return the lidarseg file of each frame, "" for a frame without labels; () for a release without labels."""
         files = {row["sample_data_token"]: str(row["filename"]) for row in self.tables.optional_rows("lidarseg")}
         return tuple(files.get(sweep.token, "") for sweep in sweeps) if files else ()
 
@@ -276,7 +276,7 @@ class _SceneRows:
         return quat_wxyz_to_rotation(quat_wxyz)
 
     def _fixed_calibration(self, shots: list[_Shot], channel: str) -> Row:
-        """Return the one calibration of a channel; a scene store holds one for each camera."""
+        """Return the calibration of a channel, which must be the same in all frames."""
         rows = [
             self._row("calibrated_sensor", token, f"a sample_data row of {channel}")
             for token in dict.fromkeys(s.calibration_token for s in shots)
@@ -336,7 +336,7 @@ class _SceneRows:
         )
 
     def _attribute_names(self, row: Row) -> tuple[str, ...]:
-        """Return what is said of an annotated object, as ``vehicle.parked``; nothing without the attribute table."""
+        """Return an annotated object's attributes, such as ``vehicle.parked``; empty without the attribute table."""
         if "attribute" in self.tables.missing:
             return ()
         tokens = row.get("attribute_tokens", ())

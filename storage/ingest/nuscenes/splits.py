@@ -27,5 +27,5 @@ def split_scenes(split: str, version: str) -> tuple[str, ...]:
 
 
 def splits_of_scene(scene_name: str, version: str) -> list[str]:
-    """Return the official splits of a release that a scene belongs to; none for a scene that nuScenes does not know."""
+    """Return the official splits of a release that a scene belongs to; empty for an unknown scene."""
     return [split for split in SPLITS_OF_VERSION.get(version, ()) if scene_name in split_scenes(split, version)]

@@ -1,7 +1,8 @@
-"""Between the keyframes of a nuScenes scene: chains of exposures and sweeps, and frames made of them.
+"""Frames between the keyframes of a nuScenes scene, made from its chains of exposures and sweeps.
 
-Cameras run at 12 Hz, the LiDAR at 20 Hz, and only 2 Hz of both is annotated. A frame here is a LiDAR sweep with the
-image of each camera nearest in time; no image belongs to two frames, and every keyframe is a frame with its own images.
+Cameras run at 12 Hz, the LiDAR at 20 Hz, and only keyframes at 2 Hz are annotated. A frame here is a LiDAR sweep with
+the nearest image in time of each camera. An image belongs to one frame at most, and every keyframe is a frame with its
+own images.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from jaxtyping import Int64
 from storage.errors import ErrorKind, SourceDataError
 
 MAX_OFFSET_US = 60_000
-"""An image farther from a sweep than this shows another instant: the sweep becomes no frame."""
+"""Largest time between a sweep and its images; a sweep without nearer images is left out."""
 
 Row = Mapping[str, Any]
 
@@ -22,9 +23,9 @@ def walk_chain(start: Row, row_of: Any, key: str) -> list[Row]:  # noqa: ANN401 
     """Return every row of a channel, in the order of its ``prev`` and ``next`` fields.
 
     Args:
-        start: Any row of the chain.
-        row_of: Finds a row by its token and the name of what asks for it.
-        key: Channel, for errors.
+        start: Row of the chain, any one.
+        row_of: Finds a row by its token; the second argument names the referring row, for errors.
+        key: Name of the channel, for errors.
 
     Raises:
         SourceDataError: If the chain runs in a circle.
@@ -52,13 +53,13 @@ def choose_frames(
     keyframe_sweeps: Sequence[int],
     keyframe_images: Int64[np.ndarray, "keyframes cameras"],
 ) -> tuple[Int64[np.ndarray, " frames"], Int64[np.ndarray, "frames cameras"]]:
-    """Return the sweeps that become frames, and the image of each camera that goes with each.
+    """Return the index of each sweep that becomes a frame, and the index of its image of each camera.
 
     Args:
-        sweep_times: Instants of the LiDAR's sweeps, increasing, microseconds.
-        image_times: The same of each camera's images.
-        keyframe_sweeps: Which sweeps are keyframes, increasing.
-        keyframe_images: The images that belong to them.
+        sweep_times: Instants of the LiDAR sweeps, increasing, microseconds.
+        image_times: Instants of each camera's images, increasing, microseconds.
+        keyframe_sweeps: Indices of the sweeps that are keyframes, increasing.
+        keyframe_images: Indices of the images of these keyframes, one for each camera.
     """
     nearest = np.stack([_nearest(times, sweep_times) for times in image_times], axis=-1)
     offsets = np.stack([abs(t[n] - sweep_times) for t, n in zip(image_times, nearest.T, strict=True)], axis=-1)

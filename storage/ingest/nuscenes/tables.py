@@ -1,7 +1,7 @@
-"""The nuScenes tables, loaded once per process by the official devkit, with its failures made readable.
+"""The nuScenes tables, loaded once per process by the official devkit, with typed errors for its failures.
 
-The devkit trusts its input: a missing file is an assertion, a dangling token a bare ``KeyError``. Tables are loaded by
-it as they are, and only when that fails, looked through for the reason.
+The devkit trusts its input: it raises an assertion for a missing file, a bare ``KeyError`` for a dangling token. The
+tables are searched for the reason only when it fails.
 """
 
 import difflib
@@ -34,7 +34,7 @@ TABLES = (
     "visibility",
 )
 OPTIONAL_TABLES = ("attribute", "category", "instance", "sample_annotation", "visibility")
-"""Tables of annotations: without them a release is read all the same, and its scenes say so."""
+"""Tables of annotations. A release without them can be read; its scenes list the missing ones."""
 
 # What the devkit adds to the rows in memory, and what therefore is no part of the files' content.
 _ADDED_BY_DEVKIT = {
@@ -61,10 +61,10 @@ class NuScenesTables:
     """Tables of one nuScenes release.
 
     Attributes:
-        root: Folder that file names in the tables are relative to.
-        version: Release, the folder of the tables inside the root.
+        root: Folder to which file names in the tables are relative.
+        version: Release name, which is the folder of the tables inside the root.
         devkit: The devkit's ``NuScenes`` object.
-        missing: Optional tables that the release does not hold; they count as empty.
+        missing: Optional tables that the release lacks; they count as empty.
     """
 
     root: Path
@@ -85,10 +85,10 @@ class NuScenesTables:
         return getattr(self.devkit, table, [])
 
     def row(self, table: str, token: object, *, named_by: str) -> Row:
-        """Return the row of a token.
+        """Return the row with this token.
 
         Raises:
-            SourceDataError: If the table has no such row; ``named_by`` says what asked for it.
+            SourceDataError: If the table has no such row; the message names ``named_by``, the referring row.
         """
         try:
             return self.devkit.get(table, token)
@@ -109,7 +109,7 @@ class NuScenesTables:
 
 
 def as_in_file(table: str, row: Row) -> dict[str, Any]:
-    """Return a row without what the devkit added to it in memory."""
+    """Return a row without the fields that the devkit added in memory."""
     added = _ADDED_BY_DEVKIT.get(table, set())
     return {k: v for k, v in row.items() if k not in added}
 
@@ -119,7 +119,7 @@ _cache_lock = threading.Lock()
 
 
 def load_tables(root: Path, version: str) -> NuScenesTables:
-    """Return the tables of a release; within a process they are loaded again only after a file of them changed.
+    """Return the tables of a release; a process loads them again only after one of their files changed.
 
     Raises:
         SourceDataError: If root, version or a table is missing, or the tables are not valid nuScenes tables.
@@ -144,14 +144,14 @@ def load_tables(root: Path, version: str) -> NuScenesTables:
 def scene_names(
     tables: NuScenesTables, *, on_rejected: Callable[[SourceDataError], None] | None = None
 ) -> Iterator[str]:
-    """Yield the names of the scenes that can be told apart and named, in the order of the table.
+    """Yield the names of the scenes whose name is valid and unique, in the order of the table.
 
     Args:
         tables: Tables of the release.
-        on_rejected: Called once with the error of each other name. Without it the error is raised.
+        on_rejected: Called once with the error of each other name. Without it the first error is raised.
 
     Raises:
-        SourceDataError: If a name is used twice or holds a reserved character, and nobody listens.
+        SourceDataError: If a name is used twice or holds a reserved character, and ``on_rejected`` is None.
     """
     counts = Counter(repr(tables.value("scene", row, "name")) for row in tables.rows("scene"))
     for row in tables.rows("scene"):
@@ -171,7 +171,7 @@ def find_scene(tables: NuScenesTables, name: str) -> Row:
     """Return the row of the scene with this name.
 
     Raises:
-        SourceDataError: If there is none, or more than one.
+        SourceDataError: If no scene or several have that name.
     """
     found = [row for row in tables.rows("scene") if tables.value("scene", row, "name") == name]
     if not found:
@@ -221,7 +221,7 @@ def _load_devkit(root: Path, version: str, missing: tuple[str, ...]) -> Any:  # 
         Image.MAX_IMAGE_PIXELS = pillow_limit  # the devkit lifts Pillow's guard for the whole process
 
     class Tolerant(NuScenes):
-        """The devkit's object, for which an optional table that is not there is empty."""
+        """The devkit's object, with missing optional tables as empty ones."""
 
         def __load_table__(self, table_name: str) -> Any:  # noqa: ANN401 - the devkit's own hook
             return [] if table_name in missing else super().__load_table__(table_name)
@@ -237,7 +237,7 @@ def _load_devkit(root: Path, version: str, missing: tuple[str, ...]) -> Any:  # 
 
 
 def _explain(root: Path, version: str, missing: tuple[str, ...]) -> None:
-    """Raise the typed error that says why these tables do not load, if it can be found."""
+    """Raise the typed error that says why these tables do not load, if the reason is found."""
     rows = {table: [] if table in missing else _read_table(root, version, table) for table in TABLES}
     tokens = {table: {row["token"] for row in rows[table]} for table in TABLES}
     for table, column, target in _REFERENCES:

@@ -1,7 +1,7 @@
-"""Waymo v2 parquet components: which columns they have, and reading them without holding a whole file.
+"""Waymo v2 parquet components: their columns, and a reader that never holds a whole file.
 
 A component is ``<component>/<segment>.parquet``. Its value columns are named ``[<Prefix>].<field>``, its keys
-``key.<name>``; columns here go without the prefix.
+``key.<name>``; this module names value columns without the prefix.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,12 +23,12 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnKind:
-    """What a column holds.
+    """Type of a column.
 
     Attributes:
-        name: For errors.
-        arrow_type: As written.
-        accepts: Whether a file's type can be read as this kind; widths may differ.
+        name: Name of the type, for errors.
+        arrow_type: Arrow type with which it is written.
+        accepts: Tells whether a file's type can be read as this kind; widths may differ.
         optional: Whether the column, or a value in it, may be missing.
     """
 
@@ -83,18 +83,18 @@ _INTS = _values(pa.int32(), lambda seen: pa.types.is_integer(seen) or pa.types.i
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Component:
-    """One kind of file.
+    """One kind of component file.
 
     Attributes:
-        prefix: Of its value columns.
-        columns: Those that are read and written here; a file may have more.
+        prefix: Prefix of its value columns.
+        columns: Columns that are read and written here; a file may have more.
     """
 
     prefix: str
     columns: Mapping[str, ColumnKind]
 
     def in_file(self, column: str) -> str:
-        """Return a column's name as files spell it."""
+        """Return a column's name in files."""
         return column if column.startswith("key.") else f"[{self.prefix}].{column}"
 
 
@@ -190,15 +190,15 @@ class ComponentFile:
 
     Attributes:
         key: Path relative to the root, for errors.
-        path: The file.
-        num_unknown_columns: Columns that nothing here reads.
+        path: Path of the file.
+        num_unknown_columns: Number of columns that are not read.
     """
 
     def __init__(self, root: Path, component: str, segment: str) -> None:
         """Open the file and check its schema.
 
         Raises:
-            SourceDataError: If it is missing or no parquet, or lacks a column or holds another type in one.
+            SourceDataError: If the file is missing or not Parquet, or a column is missing or of another type.
         """
         self.component = COMPONENTS[component]
         self.key = f"{component}/{segment}.parquet"
@@ -223,10 +223,10 @@ class ComponentFile:
         self.num_unknown_columns = len(schema.names) - len(self._columns)
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
-        """Yield rows a few at a time; memory holds one batch.
+        """Yield rows in batches; memory holds one batch.
 
         Args:
-            columns: Those wanted beside the keys, all by default.
+            columns: Columns wanted beside the keys; all by default.
 
         Raises:
             SourceDataError: If the file is damaged, a value is missing, or a row is of another segment.
@@ -268,7 +268,7 @@ class ComponentFile:
 
 
 def _named_rows(batch: pa.RecordBatch, columns: Mapping[str, str]) -> list[Row]:
-    """Return rows as dictionaries; lists of numbers stay numpy arrays, as a range image is no Python list."""
+    """Return rows as dictionaries; lists of numbers, such as range images, stay numpy arrays."""
     values = {}
     for name in batch.schema.names:
         array = batch.column(name)

@@ -1,8 +1,8 @@
-"""Range images to points.
+"""Points from range images.
 
 Row 0 is the highest beam. Columns run clockwise seen from above, from the azimuth just below pi to just above -pi; the
 mounting's own yaw is taken off first, so the middle column looks along the vehicle's x. The spinning laser sees each
-column at another instant: where the vehicle's pose is stored for each pixel, points are moved to the frame's instant.
+column at another instant; if the vehicle's pose is stored for each pixel, points are moved to the frame's instant.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ def beam_inclinations(mount: WaymoLaserMount, num_beams: int) -> Float[np.ndarra
     """Return the inclination of each row of a range image, top row (highest beam) first, radians.
 
     Raises:
-        SourceDataError: If the calibration lists another number of beams.
+        SourceDataError: If the calibration has another number of beams.
     """
     if len(mount.inclinations):
         if len(mount.inclinations) != num_beams:
@@ -40,7 +40,7 @@ def beam_directions(mount: WaymoLaserMount, shape: tuple[int, int]) -> Float[np.
 
 
 def pixel_pose_matrices(pixel_pose: Float[np.ndarray, "*batch 6"]) -> Float[np.ndarray, "*batch 4 4"]:
-    """Return vehicle-to-global transforms of roll, pitch, yaw (about x, then y, then z) and x, y, z."""
+    """Return vehicle-to-global transforms from roll, pitch, yaw (radians; about x, then y, then z) and x, y, z (m)."""
     roll, pitch, yaw = (pixel_pose[..., i].astype(np.float64) for i in range(3))
     cr, sr, cp, sp, cy, sy = np.cos(roll), np.sin(roll), np.cos(pitch), np.sin(pitch), np.cos(yaw), np.sin(yaw)
     rows = [
@@ -65,7 +65,7 @@ def sweep_points(
     First returns come before second ones, each in row-major order of the range image.
 
     Args:
-        sweep: Both returns.
+        sweep: Both returns of one laser.
         mount: The laser's calibration.
         ego_to_global: Vehicle pose at the frame's instant.
         key: Frame and laser, for errors.

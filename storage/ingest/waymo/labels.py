@@ -32,13 +32,14 @@ LIDAR_CLASSES = (
     "TYPE_WALKABLE",
     "TYPE_SIDEWALK",
 )
-"""By number, as in Waymo's ``Segmentation.Type``."""
+"""Class names by number, as in Waymo's ``Segmentation.Type``."""
 
 
 def sweep_labels(sweep: LaserSweep, key: str) -> UInt8[np.ndarray, " points"]:
     """Return the class of each point, in the order of ``sweep_points``.
 
-    A point of a return that carries no classes is ``UNLABELLED``; ``TYPE_UNDEFINED`` is what an annotator left open.
+    Points of a return without classes are ``UNLABELLED``; ``TYPE_UNDEFINED`` means that an annotator left the class
+    open.
 
     Raises:
         SourceDataError: If a point has a class that Waymo does not define.

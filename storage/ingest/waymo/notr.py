@@ -1,4 +1,4 @@
-"""NeRF On-The-Road: the 120 Waymo training segments of EmerNeRF (Yang et al., 2023), and what is taken of each.
+"""NeRF On-The-Road: the 120 Waymo training segments of EmerNeRF (Yang et al., 2023), and the parts that are used.
 
 Source: ``docs/NOTR.md`` of github.com/NVlabs/EmerNeRF at commit 17386ee7. It numbers the 798 segments of the training
 split of the perception data set from 0 in the alphabetical order of their names, and lists some numbers twice.
@@ -62,7 +62,7 @@ NotrSplit = Literal["static", "dynamic", "diverse"]
 
 
 def notr_config() -> IngestConfig:
-    """Return what the NOTR experiments use of a segment: the three forward cameras, every frame."""
+    """Return the ingest configuration of the NOTR experiments: the three forward cameras, every frame."""
     return IngestConfig(cameras=NOTR_CAMERAS)
 
 
@@ -76,11 +76,11 @@ def notr_segments(split: NotrSplit, training_segments: Sequence[str]) -> tuple[s
     """Return the names of a split's segments.
 
     Args:
-        split: Which of the three.
-        training_segments: Names of all training segments in any order; without one of them the numbers mean others.
+        split: Name of the split.
+        training_segments: Names of all training segments, in any order; the numbers are wrong if one is missing.
 
     Raises:
-        SourceDataError: If there are not exactly as many names as training segments.
+        SourceDataError: If the number of names is not that of all training segments.
     """
     names = sorted(set(training_segments))
     if len(names) != NUM_TRAINING_SEGMENTS:

@@ -40,24 +40,23 @@ CAMERA_CLASSES = (
     "TYPE_DYNAMIC",
     "TYPE_STATIC",
 )
-"""By number, as in Waymo's ``CameraSegmentation.Type``; not the numbers of its LiDAR classes."""
+"""Class names by number, as in Waymo's ``CameraSegmentation.Type``; its LiDAR classes have other numbers."""
 
 
 def stored_panoptic(
     png: bytes, divisor: int, *, size: tuple[int, int], undistortion: UndistortionMap | None, key: str
 ) -> bytes:
-    """Return the labels of one image, checked, in the pixels of the image as it is stored.
+    """Return the checked labels of one image, in the pixels of the stored image.
 
     Args:
-        png: 16 bits a pixel: class times ``divisor``, plus the object's number in this image.
-        divisor: What classes are multiplied by.
-        size: Height and width of the recorded image, already held against what may be decoded.
-        undistortion: How its pixels are moved, or None; each then takes the label of the one nearest to where it
-            comes from.
+        png: PNG of 16 bits a pixel: class times ``divisor``, plus the object's number in this image.
+        divisor: Factor of the class in a pixel's value.
+        size: Height and width of the recorded image, already checked to be decodable.
+        undistortion: Undistortion of the image, or None. Each stored pixel takes the label of the nearest recorded one.
         key: Frame and camera, for errors.
 
     Raises:
-        SourceDataError: If it does not decode, has another size or depth, or a class that Waymo does not define.
+        SourceDataError: If it cannot be decoded, has another size or depth, or an undefined class.
     """
     labels = decode_panoptic(png, size, key)
     classes = labels // divisor
@@ -72,7 +71,7 @@ def decode_panoptic(png: bytes, size: tuple[int, int], key: str) -> UInt16[np.nd
     """Return the pixels of a 16-bit PNG of that height and width.
 
     Raises:
-        SourceDataError: If it is anything else.
+        SourceDataError: If the file is anything else.
     """
     try:
         with Image.open(io.BytesIO(png), formats=("PNG",)) as image:

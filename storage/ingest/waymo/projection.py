@@ -1,7 +1,7 @@
-"""Project boxes into Waymo's images as they were taken: distorted, and line by line.
+"""Project boxes into Waymo's recorded images, with lens distortion and rolling shutter.
 
-Ingested images are undistorted, but the rectangles that Waymo ships (``projected_lidar_labels``) are of the recorded
-ones. Holding our projection against them checks axes, mounting, lens and timing at once, on any segment.
+Ingested images are undistorted, but the rectangles that Waymo ships (``projected_lidar_labels``) belong to the recorded
+images. Comparing our projection with them checks axes, mounting, lens and timing at once, on any segment.
 """
 
 import numpy as np
@@ -18,7 +18,7 @@ _EDGE_SAMPLES = np.linspace(0.0, 1.0, 9)
 
 
 def box_corners(box: WaymoBox) -> Float[np.ndarray, "8 3"]:
-    """Return the corners of a box in the ego frame, metres; bit i of a corner's number is its side along axis i."""
+    """Return the corners of a box in the ego frame, metres; bit i of a corner's index is its side along axis i."""
     signs = np.array([[(number >> axis) & 1 for axis in range(3)] for number in range(8)]) - 0.5
     cos, sin = np.cos(box.heading), np.sin(box.heading)
     rotation = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
@@ -30,8 +30,8 @@ def project_points(
 ) -> Float[np.ndarray, "points 2"]:
     """Return pixels of the recorded image, rolling shutter and lens included; NaN behind the camera.
 
-    A point is seen when the shutter reaches its line, and its line depends on where the vehicle is then: solved by
-    iteration, with the vehicle's pose extrapolated from its velocity.
+    A point is seen when the shutter reaches its line, and its line depends on the vehicle's pose then. This is solved
+    by iteration, with the pose extrapolated from the velocity.
     """
     time = np.full(len(points_global), 0.5 * (exposure.trigger + exposure.readout_done))
     pixels = np.full((len(points_global), 2), np.nan)
@@ -53,10 +53,10 @@ def project_points(
 def project_box(box: WaymoBox, header: FrameHeader, camera: WaymoCamera) -> Float[np.ndarray, " 4"] | None:
     """Return the rectangle (left, top, right, bottom, pixels) that a box covers in a camera's recorded image.
 
-    The box's edges are sampled, so that one which reaches behind the camera still has the part in front of it.
+    The box's edges are sampled, so a box that reaches behind the camera keeps the part in front of it.
 
     Returns:
-        The rectangle within the image, or None where the box is outside of it.
+        The rectangle within the image; None where the box is outside of it.
     """
     corners = box_corners(box)
     a, b = (corners[[edge[i] for edge in _EDGES]] for i in range(2))
@@ -80,9 +80,9 @@ def rectangle_iou(a: Float[np.ndarray, " 4"], b: Float[np.ndarray, " 4"]) -> flo
 
 
 def projection_ious(info: SegmentInfo) -> Float[np.ndarray, " boxes"]:
-    """Return the IoU of every rectangle that the file ships with our projection of the same box; 0 where ours is None.
+    """Return the IoU of every shipped rectangle with our projection of the same box; 0 where ours is None.
 
-    A rectangle whose object has no 3-D box in its frame is left out.
+    Rectangles whose object lacks a 3-D box in its frame are left out.
     """
     found = []
     for header in info.headers:
@@ -106,7 +106,7 @@ def _times(exposure: Exposure) -> tuple[float, ...]:
 def _line_time(
     pixels: Float[np.ndarray, "points 2"], camera: WaymoCamera, exposure: Exposure
 ) -> Float[np.ndarray, " points"]:
-    """Return the middle of the exposure of each point's line, seconds; lines beyond the image are those of its edge."""
+    """Return the middle of the exposure of each point's line, seconds; the edge's for lines beyond the image."""
     axis = 1 if camera.readout in ("TOP_TO_BOTTOM", "BOTTOM_TO_TOP") else 0
     share = np.clip(pixels[:, axis] / camera.size[1 - axis], 0.0, 1.0)
     if camera.readout in ("RIGHT_TO_LEFT", "BOTTOM_TO_TOP"):

@@ -1,4 +1,4 @@
-"""The Waymo Open Dataset's own protobuf modules, and what a message holds that they do not know.
+"""The Waymo Open Dataset's protobuf modules, and a count of the fields that they do not define.
 
 They come from the package ``waymo-open-dataset-tf-2-12-0``, installed without its dependencies: the generated modules
 need protobuf alone, while the package asks for TensorFlow 2.12 (docs/adr/0009).
@@ -38,7 +38,7 @@ def parse_frame(payload: bytes, key: str) -> Any:  # noqa: ANN401 - generated cl
     """Return a record's ``Frame``.
 
     Raises:
-        SourceDataError: If the bytes are no such message.
+        SourceDataError: If the bytes are not such a message.
     """
     return parse_message(dataset_pb2().Frame, payload, key)
 
@@ -47,7 +47,7 @@ def parse_message(message_class: Any, payload: bytes, key: str) -> Any:  # noqa:
     """Return the message that ``payload`` encodes.
 
     Raises:
-        SourceDataError: If the bytes are no such message.
+        SourceDataError: If the bytes are not such a message.
     """
     try:
         return message_class.FromString(payload)
@@ -57,9 +57,9 @@ def parse_message(message_class: Any, payload: bytes, key: str) -> Any:  # noqa:
 
 
 def count_unknown_fields(message: Any) -> int:  # noqa: ANN401 - generated class
-    """Return how many fields of a message, and of every message inside it, this version does not define.
+    """Return the number of fields of a message, nested ones included, that this version does not define.
 
-    A later release may add fields. They do no harm, but that they were there is worth a line in the scene's record.
+    A later release may add fields. They do no harm; the scene's record notes their number.
     """
     count = len(UnknownFieldSet(message))
     for descriptor, value in message.ListFields():

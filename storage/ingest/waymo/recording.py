@@ -35,14 +35,14 @@ class WaymoRecording:
     """A segment as a ``Recording``.
 
     Attributes:
-        raw: With the intrinsics of the undistorted images.
+        raw: Scene with the intrinsics of the undistorted images.
     """
 
     def __init__(self, segment: WaymoSegment, config: IngestConfig, *, version: str) -> None:
-        """Check that every camera and laser is there, and plan how each image will be undistorted.
+        """Check that every camera and laser exists, and plan the undistortion of each camera.
 
         Raises:
-            SourceDataError: If a camera is missing, or LiDAR is and ``config`` does not allow it.
+            SourceDataError: If a camera is missing, or LiDAR is missing and ``config`` does not allow it.
         """
         self._segment, self._config = segment, config
         info = segment.info
@@ -58,7 +58,7 @@ class WaymoRecording:
         self.raw = self._raw(info, version, without_lidar)
 
     def sources(self) -> Mapping[str, str]:
-        """Return the SHA-256 of the files and of every image as recorded, before it was undistorted."""
+        """Return the SHA-256 of the files and of every image as recorded."""
         return self._segment.info.sources
 
     def payloads(self) -> Iterator[FramePayload]:
@@ -192,7 +192,7 @@ def _frames_without_lidar(info: SegmentInfo, config: IngestConfig) -> list[int]:
 
 
 def _panoptic_divisor(headers: tuple[FrameHeader, ...], names: tuple[str, ...]) -> int | None:
-    """Return what classes are multiplied by in all panoptic labels, or None where there are none."""
+    """Return the factor of the class in all panoptic labels; None without labels."""
     seen: int | None = None
     for header in headers:
         for name in names:

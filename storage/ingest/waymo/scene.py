@@ -40,11 +40,11 @@ class WaymoCamera:
     """Calibration of one camera.
 
     Attributes:
-        name: Waymo's name.
+        name: Waymo's name of the sensor.
         size: Height and width, pixels.
-        intrinsics: Of the distorted image as recorded.
-        lens: Its distortion.
-        camera_to_ego: Mounting, OpenCV axes.
+        intrinsics: Intrinsics of the recorded, distorted image, pixels.
+        lens: Lens distortion.
+        camera_to_ego: Pose on the vehicle, OpenCV axes.
         readout: Direction of the rolling shutter, a value of ``READOUTS``.
     """
 
@@ -61,10 +61,10 @@ class WaymoLaserMount:
     """Calibration of one laser.
 
     Attributes:
-        name: Waymo's name.
-        laser_to_ego: Mounting.
-        inclinations: Of the beams, lowest first, radians; empty where they are evenly spaced.
-        inclination_range: Lowest and highest, radians.
+        name: Waymo's name of the sensor.
+        laser_to_ego: Pose on the vehicle.
+        inclinations: Inclinations of the beams, lowest first, radians; empty where they are evenly spaced.
+        inclination_range: Lowest and highest inclination, radians.
     """
 
     name: str
@@ -75,17 +75,17 @@ class WaymoLaserMount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exposure:
-    """When and from where one image was taken.
+    """Time and place of one image.
 
     Attributes:
         ego_to_global: Vehicle pose at ``pose_timestamp``.
-        pose_timestamp: Seconds.
-        trigger: When the first line began to be exposed, seconds.
-        readout_done: When the last line had been read, seconds.
-        shutter: How long each line was exposed, seconds.
-        velocity: Of the vehicle in global: metres and radians a second, (v, w).
+        pose_timestamp: Time of that pose, seconds.
+        trigger: Start of the first line's exposure, seconds.
+        readout_done: End of the last line's readout, seconds.
+        shutter: Exposure time of each line, seconds.
+        velocity: Velocity of the vehicle in the global frame (v, w), metres and radians a second.
         digest: SHA-256 of the encoded image as recorded.
-        panoptic_divisor: What classes are multiplied by in the image's panoptic labels, or None where it has none.
+        panoptic_divisor: Factor of the class in the image's panoptic labels; None for an image without labels.
     """
 
     ego_to_global: Float[np.ndarray, "4 4"]
@@ -112,14 +112,14 @@ class WaymoBox:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameHeader:
-    """A frame without its images and range images.
+    """Everything of a frame but images and range images.
 
     Attributes:
         timestamp_us: Reference instant.
-        ego_to_global: Vehicle pose then.
-        exposures: By camera.
-        boxes: Annotated by hand from LiDAR.
-        projected: By camera and object: the file's own image rectangle, left, top, right, bottom in pixels.
+        ego_to_global: Vehicle pose at that instant.
+        exposures: Exposures by camera.
+        boxes: Boxes annotated by hand from LiDAR.
+        projected: The file's own image rectangles by camera and object: left, top, right, bottom, pixels.
         lasers: Names of the lasers that hold a range image.
         key: File and frame, for errors.
         has_lidar_labels: Whether points of this frame carry classes; Waymo labels only some frames.
@@ -140,9 +140,9 @@ class LaserReturn:
     """One return of one laser.
 
     Attributes:
-        values: Range (metres, <= 0 where nothing came back), intensity, elongation, whether in a no-label zone.
+        values: Range (metres, <= 0 without a return), intensity, elongation, and a flag for no-label zones.
         projection: First and second camera number and pixel (column, row) of each point, where stored.
-        labels: Instance and semantic class of each point (0 where nothing came back), where stored.
+        labels: Instance and semantic class of each point (0 without a return), where stored.
     """
 
     values: Float32[np.ndarray, "beams columns 4"]
@@ -155,9 +155,10 @@ class LaserSweep:
     """Both returns of one laser, and the vehicle pose at each pixel of the spinning one.
 
     Attributes:
-        name: Waymo's name.
-        returns: First and second; the second may be missing.
-        pixel_pose: Roll, pitch, yaw (radians) and x, y, z of the vehicle in global; None means the frame's own pose.
+        name: Waymo's name of the sensor.
+        returns: First and second return; the second may be missing.
+        pixel_pose: Roll, pitch, yaw (radians) and x, y, z (metres) of the vehicle in global; None for the frame's own
+            pose.
     """
 
     name: str
@@ -167,12 +168,12 @@ class LaserSweep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameContent:
-    """What is large in a frame.
+    """The large parts of a frame.
 
     Attributes:
         jpegs: Encoded images, by camera.
-        sweeps: Of its lasers.
-        panoptics: Labels of those images that have any, 16-bit PNG, by camera.
+        sweeps: Sweeps of its lasers.
+        panoptics: Labels of the labelled images, 16-bit PNG, by camera.
     """
 
     jpegs: Mapping[str, bytes]
@@ -182,12 +183,12 @@ class FrameContent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SegmentInfo:
-    """What is read of a segment before its images.
+    """Everything of a segment but images and points.
 
     Attributes:
-        name: Context name.
-        cameras: By name.
-        lasers: By name.
+        name: Context name of the segment.
+        cameras: Cameras by name.
+        lasers: Lasers by name.
         headers: Frames in time order.
         sources: SHA-256 of files and images.
         attributes: JSON values worth keeping.
@@ -215,17 +216,17 @@ class WaymoSegment(Protocol):
         ...
 
     def check_unchanged(self) -> None:
-        """Raise ``SourceDataError`` if any ``content`` may be of other files than ``info.sources`` names."""
+        """Raise ``SourceDataError`` if ``content`` may have come from other files than ``info.sources`` names."""
         ...
 
 
 def transform_of(values: object, kind: ErrorKind, key: str) -> Float[np.ndarray, "4 4"]:
     """Return sixteen row-major numbers as a rigid transform whose rotation is exact to float64.
 
-    Waymo stores matrices, in v2 partly as float32. The nearest rotation differs from one by less than the rounding.
+    Waymo stores matrices, in v2 partly as float32. The nearest exact rotation differs from them by rounding only.
 
     Raises:
-        SourceDataError: If they are not sixteen finite numbers, or further from a rigid transform than rounding.
+        SourceDataError: If they are not sixteen finite numbers, or not a rigid transform up to rounding.
     """
     try:
         matrix = np.array(values, np.float64)  # a copy: its rotation is replaced below
@@ -251,7 +252,7 @@ def camera_of(
     """Return a camera from the values of its calibration: f_u, f_v, c_u, c_v, k1, k2, p1, p2, k3, and its mounting.
 
     Raises:
-        SourceDataError: If the number is unknown or a value impossible.
+        SourceDataError: If the camera number is unknown or a value is impossible.
     """
     values = np.asarray(intrinsic, np.float64)
     if values.shape != (9,) or not np.isfinite(values).all() or number not in CAMERAS or min(size) < 2:
@@ -278,7 +279,7 @@ def box_of(*, values: list[float], category: str, instance: str, num_lidar_point
     """Return a box from centre, length, width, height and heading.
 
     Raises:
-        SourceDataError: If a value is not finite or a size negative.
+        SourceDataError: If a value is not finite or a size is negative.
     """
     if not np.isfinite(values).all() or min(values[3:6]) < 0:
         message = f"is {values}, want a finite centre, a size >= 0 and a finite heading"
@@ -296,10 +297,10 @@ def box_of(*, values: list[float], category: str, instance: str, num_lidar_point
 def laser_return_of(
     *, values: np.ndarray, projection: np.ndarray | None, labels: np.ndarray | None, key: str
 ) -> LaserReturn:
-    """Return one return of a laser, all of whose images must have one shape.
+    """Return one return of a laser; its range image, projection and labels must have one shape.
 
     Raises:
-        SourceDataError: If they do not.
+        SourceDataError: If the shapes differ.
     """
     for name, image in (("camera projection", projection), ("segmentation", labels)):
         if image is not None and image.shape[:2] != values.shape[:2]:
@@ -313,10 +314,10 @@ def laser_return_of(
 
 
 def panoptic_divisor_of(divisor: int, key: str) -> int:
-    """Return what classes are multiplied by in panoptic labels of 16 bits.
+    """Return the checked factor of the class in panoptic labels of 16 bits.
 
     Raises:
-        SourceDataError: If it is impossible.
+        SourceDataError: If the factor is impossible.
     """
     if not 0 < divisor < 1 << 16:
         raise SourceDataError(ErrorKind.TABLE_INVALID, key, f"panoptic_label_divisor is {divisor}, want 1 to 65535")

@@ -1,7 +1,7 @@
-"""TFRecord files as a stream: little-endian length, its checksum, payload, its checksum; no TensorFlow.
+"""TFRecord files without TensorFlow: a stream of little-endian length, its checksum, payload, its checksum.
 
-A checksum is the CRC-32C of the bytes, rotated right by 15 bits and offset by a constant ("masked"), so that a file
-which itself holds checksums stays well conditioned. Both checksums of every record are always verified.
+A checksum is the CRC-32C of the bytes, rotated right by 15 bits and offset by a constant ("masked"). Both checksums of
+every record are always verified.
 """
 
 import struct
@@ -44,8 +44,8 @@ def read_records(path: Path, key: str) -> Iterator[Record]:
     """Yield the records of a file one at a time; memory holds one record.
 
     Args:
-        path: The file.
-        key: Its name, for errors.
+        path: Path of the file.
+        key: Name of the file, for errors.
 
     Raises:
         SourceDataError: If the file cannot be read, is empty or cut, holds an empty record, or a checksum is wrong.
@@ -68,7 +68,7 @@ def read_record_at(path: Path, offset: int, key: str) -> bytes:
     """Return the payload of the record that begins at ``offset``, verified again.
 
     Raises:
-        SourceDataError: As ``read_records`` does.
+        SourceDataError: See ``read_records``.
     """
     try:
         with path.open("rb") as file:
@@ -79,7 +79,7 @@ def read_record_at(path: Path, offset: int, key: str) -> bytes:
 
 
 def write_records(path: Path, payloads: Iterable[bytes]) -> int:
-    """Write payloads as one TFRecord file and return how many there were."""
+    """Write payloads as one TFRecord file and return their number."""
     count = 0
     with path.open("wb") as file:
         for payload in payloads:

@@ -1,7 +1,7 @@
 """Waymo perception v1: one TFRecord file for each segment, one ``Frame`` message for each record.
 
 A file is read twice, one record at a time: first for everything small, then for images and range images. Memory holds
-one frame whatever the length of the segment.
+one frame.
 """
 
 import zlib
@@ -61,15 +61,15 @@ def segment_name(root: Path, file: str) -> str:
 
 
 def list_segments(root: Path, *, on_rejected: Callable[[SourceDataError], None] | None = None) -> list[tuple[str, str]]:
-    """Return name and file of every segment, by file name.
+    """Return name and file of every segment, sorted by file name.
 
     Args:
         root: Folder of the data set.
-        on_rejected: Called with the error of each file that is broken or repeats a name, which is then left out;
-            without it the first such error is raised.
+        on_rejected: Called with the error of each file that is broken or repeats a name; the file is then left out.
+            Without it the first such error is raised.
 
     Raises:
-        SourceDataError: If there is no file, or one was rejected and nobody listens.
+        SourceDataError: If there is no file, or a file was rejected and ``on_rejected`` is None.
     """
     files = segment_files(root)
     if not files:
@@ -94,10 +94,10 @@ def _unused_name(name: str, file: str, found: dict[str, str]) -> str:
 
 
 def find_segment(root: Path, name: str) -> str:
-    """Return the file that holds a segment; only if none that carries its name does, the others are looked into.
+    """Return the file that holds a segment, trying files that carry its name before all others.
 
     Raises:
-        SourceDataError: If no file does, or two that carry its name do.
+        SourceDataError: If no file holds it, or two files that carry its name do.
     """
     files = segment_files(root)
     # A fault of a file that carries its name is the segment's business.
@@ -119,7 +119,7 @@ def open_waymo_v1(source: SourceConfig, scene_name: str, config: IngestConfig) -
     """Open a segment of a registered source.
 
     Raises:
-        SourceDataError: If the segment is unknown, or anything that is read before its images is broken.
+        SourceDataError: If the segment is unknown, or anything but its images and points is broken.
     """
     check_name(scene_name)
     file = find_segment(source.root, scene_name)
@@ -131,12 +131,12 @@ class WaymoV1Segment:
     """One segment's file, open for reading.
 
     Attributes:
-        file: Relative to the root.
+        file: File, relative to the root.
         info: Everything but images and points.
     """
 
     def __init__(self, root: Path, file: str, *, max_frames: int | None = None) -> None:
-        """Read every record once.
+        """Read everything small from all records.
 
         Raises:
             SourceDataError: If a record is broken, out of order, of another segment, or holds an impossible value.
@@ -148,7 +148,7 @@ class WaymoV1Segment:
         self.info = self._scan(max_frames)
 
     def content(self, index: int) -> FrameContent:
-        """Return images and range images of one frame; as ``WaymoSegment.content``."""
+        """Return images and range images of one frame; see ``WaymoSegment.content``."""
         key = self.info.headers[index].key
         payload = read_record_at(self._path, self._offsets[index], key)
         if bytes_digest(payload) != self._digests[index]:
@@ -166,7 +166,7 @@ class WaymoV1Segment:
         )
 
     def check_unchanged(self) -> None:
-        """Do nothing: ``content`` has held each record against its digest."""
+        """Do nothing: ``content`` has checked each record against its digest."""
 
     def _scan(self, max_frames: int | None) -> SegmentInfo:
         headers: list[FrameHeader] = []

@@ -1,7 +1,7 @@
 """Waymo perception v2: parquet components, joined by segment, time, and camera or laser.
 
-Files are streamed side by side. Rows wait until their frame's turn has come, so memory holds a frame or two as long as
-the files are written in time order, as Waymo's are; another order costs memory, never correctness.
+Files are streamed side by side, and rows wait for their frame's turn. Memory holds a frame or two if the files are in
+time order, as Waymo's are; another order only costs memory.
 """
 
 from collections import defaultdict
@@ -47,11 +47,11 @@ def list_segments_v2(root: Path, *, on_rejected: Callable[[SourceDataError], Non
 
     Args:
         root: Folder of the data set.
-        on_rejected: Called with the error of each name that cannot stand in a key, which is then left out; without it
-            the first such error is raised.
+        on_rejected: Called with the error of each name that cannot stand in a key; the segment is then left out.
+            Without it the first such error is raised.
 
     Raises:
-        SourceDataError: If there is no segment, or one was rejected and nobody listens.
+        SourceDataError: If there is no segment, or a segment was rejected and ``on_rejected`` is None.
     """
     files = sorted((root / "vehicle_pose").glob("*.parquet"))
     if not files:
@@ -71,7 +71,7 @@ def read_vehicle_poses(root: Path, segment: str) -> tuple[list[int], Float[np.nd
     """Return the time (microseconds) and ``ego_to_global`` of every frame of a segment.
 
     Raises:
-        SourceDataError: If the component is broken, empty or not in time order, or a pose is no rigid transform.
+        SourceDataError: If the component is broken, empty or out of time order, or a pose is no rigid transform.
     """
     file = ComponentFile(root, "vehicle_pose", segment)
     times, poses = [], []
@@ -92,7 +92,7 @@ def open_waymo_v2(source: SourceConfig, scene_name: str, config: IngestConfig) -
     """Open a segment of a registered source.
 
     Raises:
-        SourceDataError: If the segment is unknown, or anything that is read before its images is broken.
+        SourceDataError: If the segment is unknown, or anything but its images and points is broken.
     """
     check_name(scene_name)
     segment = WaymoV2Segment(source.root, scene_name, max_frames=config.max_frames)
@@ -110,7 +110,7 @@ class WaymoV2Segment:
         """Read everything small, and the digests of all images.
 
         Raises:
-            SourceDataError: If a component is missing or broken, or a row of one has no counterpart in another.
+            SourceDataError: If a component is missing or broken, or a row lacks its counterpart in another component.
         """
         self._segment = check_name(segment)
         self._files: dict[str, ComponentFile] = {}
@@ -127,7 +127,7 @@ class WaymoV2Segment:
         }
 
     def content(self, index: int) -> FrameContent:
-        """Return images and range images of one frame; as ``WaymoSegment.content``. Cheapest in order."""
+        """Return images and range images of one frame; see ``WaymoSegment.content``. Reading in order is cheapest."""
         time, key = self._times[index], self.info.headers[index].key
         rows = {name: stream.rows_at(time) for name, stream in self._streams.items()}
         by_laser = {name: {LASERS.get(row["key.laser_name"]): row for row in rows.get(name, [])} for name in _OF_LASERS}
@@ -146,10 +146,10 @@ class WaymoV2Segment:
         )
 
     def check_unchanged(self) -> None:
-        """Hash the components again, which were streamed after they were hashed.
+        """Hash the components again, because they were streamed after the first hash.
 
         Raises:
-            SourceDataError: If one is another file now.
+            SourceDataError: If a component has changed.
         """
         for file in self._files.values():
             if (seen := file_digest(file.path)) != (wanted := self.info.sources[file.key]):
@@ -237,7 +237,7 @@ class WaymoV2Segment:
         return found
 
     def _panoptic_divisors(self) -> dict[tuple[int, int], int]:
-        """Return what classes are multiplied by in the labels of each image that has any, by time and camera."""
+        """Return the factor of the class in the labels of each labelled image, by time and camera."""
         found: dict[tuple[int, int], int] = {}
         if "camera_segmentation" in self._files:
             file, divisor = self._files["camera_segmentation"], "panoptic_label_divisor"
@@ -281,7 +281,7 @@ class WaymoV2Segment:
         return found
 
     def _rows_of_frames(self, file: ComponentFile, columns: list[str] | None = None) -> Iterator[Row]:
-        """Yield the rows of frames that are read; a row of no frame at all breaks the join."""
+        """Yield the rows of the frames that are read; a row of an unknown frame is an error."""
         times, last = set(self._times), self._times[-1]
         for row in file.rows(columns):
             time = row["key.frame_timestamp_micros"]
@@ -293,7 +293,7 @@ class WaymoV2Segment:
 
 
 class _FrameStream:
-    """Rows of one component, handed out frame by frame."""
+    """Rows of one component, given out frame by frame."""
 
     def __init__(self, file: ComponentFile) -> None:
         self._file = file
@@ -336,7 +336,7 @@ def _exposure(row: Row, panoptic_divisor: int | None, key: str) -> Exposure:
 
 
 def _sweep(name: str, row: Row, beside: Mapping[str, Row | None], key: str) -> LaserSweep:
-    """Return a laser's sweep; ``beside`` are its rows in the components that go with its ranges."""
+    """Return a laser's sweep; ``beside`` holds its rows of the components that go with the range images."""
     pose, projection, segmentation = (beside[component] for component in _OF_LASERS)
     returns = []
     for number in (1, 2):

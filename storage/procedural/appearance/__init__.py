@@ -1,1 +1,1 @@
-"""How surfaces look: materials, textures, light and the shading kernel."""
+"""Appearance of surfaces: materials, textures, light and the shading kernel."""

@@ -20,16 +20,16 @@ class Lighting:
     Attributes:
         name: "sunny", "hazy", "overcast" or "dusk".
         towards_sun: Unit vector in the world frame.
-        sun: Irradiance of direct light. An overcast sky keeps a weak high sun, which gives the
-            contact shadows that the brightest part of a cloud deck casts.
+        sun: Irradiance of direct light. An overcast sky keeps a weak high sun, for the contact shadows that the
+            brightest part of a cloud deck casts.
         sky: Ambient light from above.
         bounce: Ambient light from below.
         zenith: Sky colour overhead.
         horizon: Sky colour at the horizon, and of the haze.
         haze: Extinction per metre.
         cloud_cover: Share of the sky under clouds, [0, 1].
-        glow: How much brighter lamps and lit windows shine than they reflect.
-        wetness: Of the ground, 0 is dry; see ``storage.procedural.appearance.wet_ground``.
+        glow: Brightness of lamps and lit windows over the light that they reflect.
+        wetness: Wetness of the ground, [0, 1], 0 is dry; see ``storage.procedural.appearance.wet_ground``.
         dome: Baked upper hemisphere in stereographic projection, channels first.
     """
 
@@ -47,7 +47,7 @@ class Lighting:
     dome: Float[np.ndarray, "3 rows columns"]
 
     def sky_colour(self, directions: Float[np.ndarray, "3 rays"]) -> Float[np.ndarray, "3 rays"]:
-        """Return the sky in unit ``directions``; those below the horizon see the horizon."""
+        """Return the sky's colour in unit ``directions``; below the horizon it is the colour of the horizon."""
         x, y, z = directions
         z = np.maximum(z, np.float32(0.0))
         scale = np.float32(0.5 * (_DOME - 2)) / (1.0 + z)
@@ -78,11 +78,11 @@ def make_lighting(
     """Draw the illumination of a scene.
 
     Args:
-        rng: Draws what is not given.
-        name: Its kind, one of ``KINDS``.
-        sun_elevation_deg: Height of the sun.
-        sun_azimuth_deg: Direction of the sun, counter-clockwise from x.
-        wetness: Of the ground, 0 to 1.
+        rng: Source of the values that are not given.
+        name: Kind of light, one of ``KINDS``.
+        sun_elevation_deg: Elevation of the sun.
+        sun_azimuth_deg: Direction of the sun, counter-clockwise from the world's x axis.
+        wetness: Wetness of the ground, [0, 1].
     """
     if name is not None and name not in KINDS:
         raise ValueError(f"lighting is {name!r}, want one of {KINDS}")

@@ -1,4 +1,4 @@
-"""Materials: a painted texture, how large it is, and how well it returns LiDAR light."""
+"""Materials: a painted texture, its size, and its reflectivity for LiDAR light."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ class Material:
 
     Attributes:
         name: Unique name.
-        paint: Draws the texture.
-        tile: Width and height in metres that one texture tile covers. (1, 1) for textures drawn
-            over a unit square, whose meshes give u and v in [0, 1] themselves.
+        paint: Function that draws the texture.
+        tile: Width and height of one texture tile, metres; (1, 1) for textures of a unit square, whose meshes give u
+            and v in [0, 1] themselves.
         reflectivity: Share of LiDAR light returned at normal incidence, [0, 1].
     """
 
@@ -101,7 +101,7 @@ _INDEX = {material.name: index for index, material in enumerate(MATERIALS)}
 
 
 def material_index(name: str) -> int:
-    """Return the index of the material called ``name``; raise ValueError when there is none."""
+    """Return the index of the material called ``name``; raise ValueError if there is none."""
     if name not in _INDEX:
         raise ValueError(f"unknown material {name!r}")
     return _INDEX[name]

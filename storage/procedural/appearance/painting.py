@@ -1,8 +1,8 @@
 """Tileable noise and masks from which textures are painted.
 
-A canvas is float32 ``[size, size, 4]``: linear RGB albedo and gloss (0 matt, 0.95 mirror-like; 1
-marks what gives light of its own at dusk). Row 0 is
-v = 0, the bottom or near edge of a tile; column 0 is u = 0. Everything wraps around at the edges.
+A canvas is float32 ``[size, size, 4]``: linear RGB albedo and gloss (0 matt, 0.95 mirror-like; 1 marks texels that give
+light of their own at dusk). Row 0 is v = 0, the bottom or near edge of a tile; column 0 is u = 0. Everything wraps
+around at the edges.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 """The shading kernel: texture, light, shadow, reflection and haze of ray hits.
 
-Everything is float32 structure-of-arrays, in chunks that stay in the processor's cache: this is what
-lets plain numpy shade about a million rays a second on one core.
+Everything is float32 structure-of-arrays, in chunks that stay in the processor's cache. So plain numpy shades about a
+million rays a second on one core.
 """
 
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ _NOWHERE = np.zeros(0, np.int64)
 
 @runtime_checkable
 class Surroundings(Protocol):
-    """What answers shadow rays and mirrored rays."""
+    """Geometry that answers shadow rays and mirrored rays."""
 
     def first_hits(self, origins: Float[np.ndarray, "rays 3"], directions: Float[np.ndarray, "rays 3"]) -> Hits:
         """Return the first hits of rays."""
@@ -38,7 +38,7 @@ class Surroundings(Protocol):
     def is_occluded(
         self, origins: Float[np.ndarray, "rays 3"], directions: Float[np.ndarray, "rays 3"]
     ) -> Bool[np.ndarray, " rays"]:
-        """Return which rays are blocked."""
+        """Return whether each ray is blocked."""
         ...
 
 
@@ -52,7 +52,7 @@ class FaceTable:
         material: Texture layer.
         class_id: Semantic class.
         instance: Instance number, 0 for stuff.
-        is_ground: Whether rain wets it: flat, hard ground.
+        is_ground: Whether rain wets the face: flat, hard ground.
     """
 
     rows: Float[np.ndarray, "19 faces"]
@@ -63,7 +63,7 @@ class FaceTable:
 
 
 def face_table(mesh: Mesh) -> FaceTable:
-    """Return the attributes of ``mesh`` that shading reads."""
+    """Return the attributes of a mesh that shading reads."""
     tile = texture_atlas().tile[mesh.material][:, None]
     uv = mesh.uvs / tile
     rows = np.empty((19, len(mesh)), np.float32)
@@ -87,7 +87,7 @@ def face_table(mesh: Mesh) -> FaceTable:
 
 
 def joined(first: FaceTable, second: FaceTable) -> FaceTable:
-    """Return the table of two meshes, faces of ``second`` numbered after those of ``first``."""
+    """Return the table of two meshes; faces of ``second`` are numbered after those of ``first``."""
     return FaceTable(
         rows=np.concatenate([first.rows, second.rows], 1),
         material=np.concatenate([first.material, second.material]),
@@ -108,7 +108,7 @@ def sample_texture(
     Args:
         material: Texture layer.
         u: Texture coordinate in tiles, any value.
-        v: Likewise.
+        v: The other texture coordinate, in the same unit.
         level: Wanted mip level; values outside the pyramid are clipped.
     """
     atlas = texture_atlas()
@@ -167,7 +167,7 @@ def shade(
         directions: Unit directions, world frame.
         hits: First hits of these rays.
         pixel_angle: Angle in radians between neighbouring rays; chooses the mip level.
-        travelled: Metres that a ray had come before its origin, if it was mirrored there.
+        travelled: Path of a ray before its origin, metres, if it was mirrored there.
     """
     out = np.empty((3, len(directions)), np.float32)
     sky = np.flatnonzero(hits.face < 0)
@@ -227,7 +227,7 @@ def _mirror_image(
     travelled: Float[np.ndarray, " rays"],
     pixel_angle: float,
 ) -> Float[np.ndarray, "3 rays"]:
-    """Return what wet ground mirrors; water seen in water counts as dry."""
+    """Return the radiance that wet ground mirrors; water seen in water counts as dry."""
     origins = np.ascontiguousarray((position + _SHADOW_BIAS * _UP).T)
     directions = np.ascontiguousarray(wet.mirrored.T)
     hits = surroundings.first_hits(origins, directions)

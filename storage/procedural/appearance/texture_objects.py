@@ -1,6 +1,6 @@
 """Textures of vehicles, signs, clothing and equipment.
 
-Those called "unit" are drawn once over u, v in [0, 1] of the part they cover, not tiled by metres.
+"Unit" textures are drawn once over u, v in [0, 1] of the part that they cover; the others are tiled by metres.
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
-"""Rain on the ground: a film that darkens it, puddles that mirror, ripples that blur what they mirror.
+"""Rain on the ground: a film that darkens it, puddles that mirror, ripples that blur the reflection.
 
-Everything is a function of the place alone, so every camera and every instant sees the same puddle.
+Everything depends on the place alone, so every camera sees the same puddle at every instant.
 """
 
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ class WetPatch:
     """The state of the ground at some points.
 
     Attributes:
-        albedo: What the dry albedo is multiplied by.
-        mirror: Share of the light that comes from the mirrored direction.
-        mirrored: Unit directions in which it is looked for, pointing upwards.
+        albedo: Factor of the dry albedo.
+        mirror: Share of the light that comes from the mirrored direction, [0, 1].
+        mirrored: Unit directions of the mirrored rays, pointing upwards.
     """
 
     albedo: Float[np.ndarray, " points"]
@@ -41,12 +41,12 @@ def wet_patch(
     normal: Float[np.ndarray, "3 points"],
     ray: Float[np.ndarray, "3 points"],
 ) -> WetPatch:
-    """Return how wet ground looks along rays.
+    """Return the state of wet ground where rays meet it.
 
     Args:
-        wetness: 0 to 1, of the scene.
-        position: World frame, metres.
-        normal: Unit, facing the rays' origin.
+        wetness: Wetness of the scene, [0, 1].
+        position: Points where the rays meet the ground, world frame, metres.
+        normal: Unit normals that face the rays' origin.
         ray: Unit directions of the rays.
     """
     height = _sampled(_PUDDLE_SEED, 1.7, _PUDDLE_TILE_M, position)
@@ -79,7 +79,7 @@ def _field(seed: int, smoothness: float) -> Float[np.ndarray, " texels"]:
 def _sampled(
     seed: int, smoothness: float, tile: float, position: Float[np.ndarray, "3 points"]
 ) -> Float[np.ndarray, " points"]:
-    """Return tiled noise at x and y, bilinear."""
+    """Return tiled noise at x and y, interpolated bilinearly."""
     field, scale = _field(seed, smoothness), np.float32(SIZE / tile)
     x, y = position[0] * scale, position[1] * scale
     x_floor, y_floor = np.floor(x), np.floor(y)

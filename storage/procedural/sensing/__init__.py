@@ -1,1 +1,1 @@
-"""What sensors see of a world: cameras, LiDAR, visibility, occupancy, flow."""
+"""Sensors in a procedural world: cameras, LiDAR, visibility, occupancy, flow."""

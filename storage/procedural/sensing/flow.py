@@ -1,7 +1,7 @@
-"""Exact optical flow: where each surface point that one camera sees appears to another camera, or at another time.
+"""Exact optical flow: the place in another image, of any camera and time, of each surface point that a camera sees.
 
-A point keeps its place on its face. The face of a thing that moves is where its actor has it at the other time, gait
-included, so flow is exact for still, rigid and walking things alike. The sky is infinitely far: it only turns.
+A point keeps its place on its face. The face of a moving actor has its place at the other time, gait included, so flow
+is exact for still, rigid and walking things alike. The sky is infinitely far: it only turns.
 """
 
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ _SAME_SURFACE_M = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpticalFlow:
-    """Motion of what one camera sees, in pixels of another.
+    """Motion of the surface points that one camera sees, in pixels of another.
 
     Attributes:
-        flow: From each pixel's centre to the place of the same surface point in the target image, right and down; it
-            may lie outside that image. NaN where the target camera can have no such pixel: the point is behind a
-            pinhole or outside a lens, or the source pixel itself is outside its lens.
-        is_visible: Whether the target camera sees that point: it lies in the image and nothing is before it.
+        flow: Vector from each pixel's centre to the place of the same surface point in the target image (right, down),
+            pixels; the place may lie outside that image. NaN where the point is behind a target pinhole or outside a
+            target lens, or the source pixel is outside its lens.
+        is_visible: Whether the target camera sees that point: it lies in the image, with nothing before it.
         scene_flow: Motion of the surface point itself, metres, world frame; NaN for the sky and outside a lens.
     """
 
@@ -37,12 +37,12 @@ class OpticalFlow:
 
 
 def optical_flow(world: World, source: PosedCamera, target: PosedCamera) -> OpticalFlow:
-    """Return how the image moves from one camera and time to another; neither needs to be on the car.
+    """Return the optical flow from one camera and time to another; the cameras may be anywhere.
 
     Args:
-        world: What both look at.
-        source: Whose pixels the flow starts from.
-        target: Whose pixels it leads to.
+        world: The world that both see.
+        source: Camera in whose pixels the flow starts.
+        target: Camera in whose pixels the flow ends.
     """
     pixels = source.pixel_centres()
     directions = source.rays(pixels)
@@ -79,7 +79,7 @@ def _repeated(origin: Float[np.ndarray, " 3"], count: int) -> Float32[np.ndarray
 
 
 def _displacement(before: Snapshot, after: Snapshot, hits: Hits, which: np.ndarray) -> Float[np.ndarray, "points 3"]:
-    """Return how far the hit points move; faces keep their number from one instant to another."""
+    """Return the motion of the hit points, metres; faces keep their number from one instant to another."""
     out = np.zeros((len(which), 3))
     face = hits.face[which] - before.static.num_faces
     moving = np.flatnonzero(face >= 0)
@@ -95,7 +95,7 @@ def _displacement(before: Snapshot, after: Snapshot, hits: Hits, which: np.ndarr
 def _is_open(
     snapshot: Snapshot, origin: Float[np.ndarray, " 3"], points: Float[np.ndarray, "points 3"]
 ) -> Bool[np.ndarray, " points"]:
-    """Return which points nothing hides from ``origin``."""
+    """Return whether each point is unobstructed from ``origin``."""
     towards = points - origin
     distance = np.linalg.norm(towards, axis=1)
     directions = (towards / distance[:, None]).astype(np.float32)

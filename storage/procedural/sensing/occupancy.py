@@ -1,4 +1,4 @@
-"""Dense semantic occupancy in Occ3D's grid, from the surfaces themselves."""
+"""Dense semantic occupancy in Occ3D's grid, computed from the surfaces."""
 
 import itertools
 
@@ -43,7 +43,7 @@ def voxel_centres() -> Float[np.ndarray, "200 200 16 3"]:
 
 
 class OccupancyBuilder:
-    """Voxelises one world at many times and poses: the static surfaces are sampled once."""
+    """Voxelises one world at many times and poses; the static surfaces are sampled once."""
 
     def __init__(self, world: World) -> None:
         """Sample every static face that can fall into a grid along the ego's way."""
@@ -63,7 +63,7 @@ class OccupancyBuilder:
         self._points, self._classes = points[kept][order], classes[kept][order]
 
     def occupancy(self, time_us: int) -> Grid:
-        """Return the Occ3D classes, 17 where free, in the grid of the ego frame at a time.
+        """Return the Occ3D classes, 17 where free, in the grid of the ego frame at a time (microseconds).
 
         A voxel is occupied when a surface passes through it. Closed objects are hollow.
         """
@@ -74,10 +74,10 @@ class OccupancyBuilder:
 
         Args:
             time_us: World time, microseconds.
-            grid_to_world: Pose of the frame that the grid is fixed to; level, as an ego is.
+            grid_to_world: Pose of the grid's frame; level, like the ego frame.
 
         Raises:
-            ValueError: If part of the grid lies where surfaces were not sampled, or it is not level.
+            ValueError: If part of the grid lies outside the sampled area, or the grid is not level.
         """
         corners = apply_se3(grid_to_world, _GRID_CORNERS)
         if (corners[:, :2] < self._low[:2]).any() or (corners[:, :2] > self._high[:2]).any():

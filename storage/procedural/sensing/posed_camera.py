@@ -1,4 +1,4 @@
-"""A camera anywhere in a world, at any instant: pinhole or fisheye, on a car or where no car ever was."""
+"""A camera anywhere in a world, at any instant: pinhole or fisheye, on a car or elsewhere."""
 
 from dataclasses import dataclass, field
 
@@ -15,11 +15,11 @@ class PosedCamera:
 
     Attributes:
         time_us: World time, microseconds.
-        camera_to_world: Pose; the world frame is the ego's pose at time 0.
-        intrinsics: Pixels, with pixel (0, 0) centred at (0.5, 0.5).
+        camera_to_world: Camera pose; the world frame is the ego's pose at time 0.
+        intrinsics: Intrinsics in pixels, with pixel (0, 0) centred at (0.5, 0.5).
         height: Image rows.
         width: Image columns.
-        fisheye: Coefficients k1 to k4 of a Kannala-Brandt lens; None, or NaN as in a scene store, is a pinhole.
+        fisheye: Coefficients k1 to k4 of a Kannala-Brandt lens; None or NaN for a pinhole.
     """
 
     time_us: int
@@ -45,7 +45,7 @@ class PosedCamera:
 
     @property
     def origin(self) -> Float[np.ndarray, " 3"]:
-        """Return where all its rays start, world frame, metres."""
+        """Return the origin of its rays, world frame, metres."""
         return self.camera_to_world[:3, 3]
 
     @property
@@ -54,12 +54,12 @@ class PosedCamera:
         return 1.0 / float(self.intrinsics[0, 0])
 
     def pixel_centres(self) -> Float[np.ndarray, "rays 2"]:
-        """Return the centre of every pixel, row by row."""
+        """Return the centre of every pixel, row by row, pixels."""
         v, u = np.mgrid[0 : self.height, 0 : self.width]
         return np.stack([u.reshape(-1) + 0.5, v.reshape(-1) + 0.5], 1)
 
     def rays(self, pixels: Float[np.ndarray, "rays 2"]) -> Float32[np.ndarray, "rays 3"]:
-        """Return unit directions in the world frame; NaN for pixels outside the circle a fisheye draws."""
+        """Return unit directions in the world frame; NaN for pixels outside a fisheye's image circle."""
         if self.fisheye is not None:
             local = unproject_camera(pixels, self.intrinsics, self.fisheye)
             return np.ascontiguousarray(local @ self.camera_to_world[:3, :3].T, np.float32)
@@ -69,10 +69,10 @@ class PosedCamera:
         return rays.astype(np.float32)
 
     def project(self, points_world: Float[np.ndarray, "points 3"]) -> Float[np.ndarray, "points 2"]:
-        """Return the pixels of points; NaN for those behind a pinhole or outside what a lens can see."""
+        """Return the pixels of points; NaN for points behind a pinhole or outside a lens's field of view."""
         local = apply_se3(invert_se3(self.camera_to_world), points_world)
         return project_camera(local, self.intrinsics, self.fisheye)[0]
 
     def holds(self, pixels: Float[np.ndarray, "points 2"]) -> np.ndarray:
-        """Return which pixel coordinates lie inside the image; NaN does not."""
+        """Return whether pixel coordinates lie inside the image; False for NaN."""
         return np.all((pixels >= 0.0) & (pixels < (self.width, self.height)), axis=1)

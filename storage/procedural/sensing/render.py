@@ -20,12 +20,12 @@ _SUBPIXELS = ((-0.125, -0.375), (0.375, -0.125), (0.125, 0.375), (-0.375, 0.125)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderedView:
-    """What a camera sees, exactly.
+    """Exact view of a camera.
 
     Attributes:
-        image: sRGB.
-        termination_depth: Metres along the unit ray through the pixel's centre; NaN = nothing was hit.
-        semantics: Class ids of ``storage.taxonomy``; 255 = sky, 254 = outside a fisheye's circle.
+        image: 8-bit sRGB.
+        termination_depth: Metres along the unit ray through the pixel's centre; NaN where nothing was hit.
+        semantics: Class ids of ``storage.taxonomy``; 255 = sky, 254 = outside a fisheye's image circle.
         instance: Actor number, 0 for surroundings and sky.
     """
 
@@ -46,7 +46,7 @@ def render_camera(
     fisheye: Float[np.ndarray, " 4"] | None = None,
     antialias: bool = True,
 ) -> RenderedView:
-    """Render a camera given by its parts; see ``PosedCamera`` for them and ``render_view`` for the rest."""
+    """Render a camera given by its parameters, which ``PosedCamera`` describes; see ``render_view`` for the rest."""
     camera = PosedCamera(
         time_us=time_us,
         camera_to_world=camera_to_world,
@@ -59,15 +59,15 @@ def render_camera(
 
 
 def render_view(world: World, camera: PosedCamera, *, antialias: bool = True) -> RenderedView:
-    """Render a camera at any pose and time within the world's span, also where the car never was.
+    """Render a camera at any pose, and at any time within the world's span.
 
-    Depth, semantics and instances are those of the ray through the pixel's centre. Colour takes
-    four more rays where neighbouring pixels see different things, unless ``antialias`` is False.
-    Pixels outside the circle that a fisheye draws are black, without depth, and their class is ``VOID_ID``.
+    Depth, semantics and instances are those of the ray through the pixel's centre. Colour takes four more rays where
+    neighbouring pixels see different things, if ``antialias`` is True. Pixels outside a fisheye's image circle are
+    black, with NaN depth and class ``VOID_ID``.
 
     Args:
-        world: What to look at.
-        camera: From where, and when.
+        world: World to render.
+        camera: Camera, with its pose and time.
         antialias: Whether edges get more rays.
     """
     height, width = camera.height, camera.width
@@ -102,7 +102,7 @@ def render_view(world: World, camera: PosedCamera, *, antialias: bool = True) ->
 def _edges(
     key: Float[np.ndarray, "height width"] | np.ndarray, depth: Float32[np.ndarray, "height width"]
 ) -> Bool[np.ndarray, "height width"]:
-    """Return pixels beside a change of surface or a jump in depth."""
+    """Return whether each pixel lies beside a change of surface or a jump in depth."""
     inverse = np.nan_to_num(1.0 / depth, nan=0.0)
     edge = np.zeros(key.shape, bool)
     for axis in (0, 1):
@@ -124,7 +124,7 @@ def _edges(
 def _trace(
     world: World, snapshot: Snapshot, camera: PosedCamera, pixels: Float[np.ndarray, "rays 2"]
 ) -> tuple[Float[np.ndarray, "3 rays"], Hits, Bool[np.ndarray, " rays"]]:
-    """Return radiance and hits of the rays through ``pixels``, and which of them the lens does not show."""
+    """Return radiance and hits of the rays through ``pixels``, and which of them lie outside the lens's image."""
     count = len(pixels)
     radiance = np.empty((3, count), np.float32)
     is_void = np.zeros(count, bool)

@@ -1,4 +1,4 @@
-"""Rigs of cameras that a world can be recorded with, apart from Waymo's, which is calibrated in Waymo's own terms."""
+"""Camera rigs for recording a world; Waymo's rig is in ``storage.testing``, calibrated in Waymo's terms."""
 
 from storage.procedural.config import RigName
 from storage.procedural.sensing.sensors import CAMERAS, Camera

@@ -1,4 +1,4 @@
-"""The sensor rig, six cameras and a LiDAR mounted and timed like those of nuScenes, and the LiDAR's returns."""
+"""The sensor rig of six cameras and a LiDAR, mounted and timed like those of nuScenes, and the LiDAR's returns."""
 
 from dataclasses import dataclass
 
@@ -17,12 +17,12 @@ class Camera:
 
     Attributes:
         name: nuScenes channel.
-        position: In the ego frame, metres.
-        yaw_deg: Direction it looks in, counter-clockwise from straight ahead.
-        pitch_deg: Upwards.
-        focal_share: Focal length over the image width.
-        delay_us: Exposure relative to the LiDAR timestamp, which is the end of its sweep.
-        fisheye: Coefficients k1 to k4 of a Kannala-Brandt lens; None is a pinhole.
+        position: Position in the ego frame, metres.
+        yaw_deg: Viewing direction, counter-clockwise from straight ahead.
+        pitch_deg: Viewing angle above the horizontal.
+        focal_share: Focal length divided by the image width.
+        delay_us: Time of the exposure after the LiDAR timestamp, which is the end of its sweep.
+        fisheye: Coefficients k1 to k4 of a Kannala-Brandt lens; None for a pinhole.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Camera:
     fisheye: tuple[float, float, float, float] | None = None
 
     def camera_to_ego(self) -> Float[np.ndarray, "4 4"]:
-        """Return the mounting; camera axes are x right, y down, z forward."""
+        """Return the camera's pose on the vehicle; camera axes are x right, y down, z forward."""
         yaw, pitch = np.radians(self.yaw_deg), np.radians(self.pitch_deg)
         forward = np.array([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), np.sin(pitch)])
         right = np.array([np.sin(yaw), -np.cos(yaw), 0.0])
@@ -85,7 +85,7 @@ _GLASS_GLOSS_REFLECTIVITY = 0.07
 
 
 def lidar_to_ego() -> Float[np.ndarray, "4 4"]:
-    """Return the LiDAR's mounting: its x axis points right and its y axis forward, as in nuScenes."""
+    """Return the LiDAR's pose on the vehicle: its x axis points right and its y axis forward, as in nuScenes."""
     out = np.eye(4)
     out[:3, :3] = [[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
     out[:3, 3] = (0.94, 0.0, 1.84)
@@ -94,13 +94,13 @@ def lidar_to_ego() -> Float[np.ndarray, "4 4"]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LidarSweep:
-    """One revolution, taken at one instant, as a motion-compensated sweep would be.
+    """One revolution of the LiDAR, taken at one instant like a motion-compensated sweep.
 
     Attributes:
         points: Returns in the LiDAR frame, metres.
-        intensity: 0 to 255.
+        intensity: Intensity, 0 to 255.
         ring: Beam number, 0 is the lowest.
-        instance: Actor that was hit, 0 for surroundings.
+        instance: Number of the actor that was hit, 0 for surroundings.
     """
 
     points: Float32[np.ndarray, "points 3"]
@@ -132,7 +132,7 @@ def simulate_lidar(
     glass mostly lets the beam through. Ranges carry noise of 1.5 cm standard deviation, cut at three.
 
     Args:
-        world: What to scan.
+        world: World to scan.
         time_us: World time, microseconds.
         lidar_to_world: Pose of the sensor.
         rng: Source of noise and dropped returns.

@@ -1,8 +1,8 @@
-"""Which voxels of a grid the sensors see, by casting rays in the world itself.
+"""Visibility of voxels from the sensors, by casting rays in the world itself.
 
-A camera sees a voxel when its ray towards the voxel's centre gets into the voxel, or when the ray of one of its pixels
-ends there. A LiDAR sees what its returns' beams passed through and where they ended. Both follow Occ3D's definition of
-its masks, with surfaces in place of occupied voxels.
+A camera sees a voxel if its ray towards the voxel's centre enters the voxel, or if the ray of one of its pixels ends
+there. A LiDAR sees the voxels that its returned beams cross or end in. Both follow Occ3D's definition of its masks,
+with surfaces in place of occupied voxels.
 """
 
 import numpy as np
@@ -26,13 +26,13 @@ def camera_visibility(
     camera: PosedCamera,
     termination_depth: Float32[np.ndarray, "height width"],
 ) -> Visibility:
-    """Return which voxels a camera sees at its own instant.
+    """Return whether a camera sees each voxel at its own instant.
 
     Args:
         snapshot: The world at the camera's instant.
         grid_to_world: Pose of the grid's frame.
-        camera: The camera.
-        termination_depth: What it rendered; NaN = nothing.
+        camera: Camera in the world.
+        termination_depth: Depth that the camera rendered, metres; NaN where nothing was hit.
     """
     grid_to_camera = invert_se3(camera.camera_to_world) @ grid_to_world
     origin = invert_se3(grid_to_camera)[:3, 3]
@@ -60,13 +60,13 @@ def lidar_visibility(
     lidar_to_world: Float[np.ndarray, "4 4"],
     sweep: LidarSweep,
 ) -> Visibility:
-    """Return which voxels a sweep's beams cross or end in; a beam without return tells nothing.
+    """Return whether a sweep's beams cross or end in each voxel; beams without return are ignored.
 
     Args:
-        snapshot: The world at the sweep's instant. Beams end where they meet it, whatever the noise of their ranges.
+        snapshot: The world at the sweep's instant. Beams end on its surfaces; the noise of their ranges is ignored.
         grid_to_world: Pose of the grid's frame.
         lidar_to_world: Pose of the sensor.
-        sweep: Its returns.
+        sweep: Returns of the sweep.
     """
     seen = np.zeros(int(np.prod(OCC3D_GRID.shape)), bool)
     rays = sweep.points @ lidar_to_world[:3, :3].T.astype(np.float32)
@@ -82,13 +82,13 @@ def lidar_visibility(
 
 
 def crossed_voxels(start: Float[np.ndarray, " 3"], ends: Float[np.ndarray, "rays 3"]) -> Int[np.ndarray, "voxels 3"]:
-    """Return every voxel that segments from one point pass through, in no order and with repetitions.
+    """Return every voxel that segments from one point pass through, unordered and with repetitions.
 
-    A segment comes into a new voxel each time it crosses a plane between two; these crossings are counted, not stepped.
+    A segment enters a new voxel at each plane that it crosses; all crossings are computed at once, without stepping.
 
     Args:
-        start: Where all segments start, in voxels.
-        ends: Where they end.
+        start: Start of all segments, in voxels.
+        ends: Ends of the segments, in voxels.
     """
     direction = ends - start
     first, last = np.floor(start).astype(np.int64), np.floor(ends).astype(np.int64)
@@ -113,6 +113,6 @@ def _in_voxels(points: Float[np.ndarray, "points 3"]) -> Float[np.ndarray, "poin
 
 
 def _flat(index: Int[np.ndarray, "voxels 3"]) -> Int[np.ndarray, " inside"]:
-    """Return flat indices of those voxels that lie in the grid."""
+    """Return the flat indices of the voxels that lie in the grid."""
     x, y, z = index[np.all((index >= 0) & (index < OCC3D_GRID.shape), axis=1)].T
     return (x * OCC3D_GRID.shape[1] + y) * OCC3D_GRID.shape[2] + z

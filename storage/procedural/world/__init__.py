@@ -1,1 +1,1 @@
-"""What a procedural place holds and where everything is at any time."""
+"""The things of a procedural place, and their poses at any time."""

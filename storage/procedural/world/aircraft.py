@@ -27,9 +27,9 @@ class AircraftShape:
     """Dimensions of an airliner, metres.
 
     Attributes:
-        length: Nose to tail.
-        radius: Of the fuselage.
-        span: Wing tip to wing tip.
+        length: Length from nose to tail.
+        radius: Radius of the fuselage.
+        span: Distance between the wing tips.
         axle: Height of the fuselage axis.
         fin: Height of the fin's tip.
     """

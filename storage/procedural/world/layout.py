@@ -1,4 +1,4 @@
-"""What a theme's builder hands over: static surroundings, actors, and where the ego drives."""
+"""The result of a theme's builder: static surroundings, actors, and the ego's motion."""
 
 from dataclasses import dataclass, field
 
@@ -19,9 +19,9 @@ class Layout:
     Attributes:
         road: The road whose path the ego follows.
         rng: Source of all random choices.
-        duration_s: Time span that motions must cover.
-        stuff: Meshes without identity, world frame.
-        actors: Objects with a box, still or moving.
+        duration_s: Time span that motions must cover, seconds.
+        stuff: Meshes of surroundings, world frame.
+        actors: Objects with an identity and a box, still or moving.
         ego: Motion of the ego vehicle.
     """
 
@@ -51,7 +51,7 @@ class Layout:
         self._tracks.append(self._track(motion, actor.size))
 
     def is_clear(self, motion: Motion, radius: Real) -> bool:
-        """Return whether nothing with an identity, nor the ego, ever comes nearer than ``radius`` to ``motion``."""
+        """Return whether the ego and all actors always stay farther than ``radius`` metres from ``motion``."""
         own = self._track(motion, (0.0, 0.0, 0.0))
         others = np.stack(np.broadcast_arrays(*self._tracks, own)[:-1])
         away = own[:, :2] - others[..., :2]
@@ -61,11 +61,11 @@ class Layout:
         return not ((along < others[..., 4] + radius) & (across < others[..., 5] + radius)).any()
 
     def is_place_clear(self, s: Real, d: Real, radius: Real) -> bool:
-        """Return whether nothing with an identity, nor the ego, ever comes nearer than ``radius`` to a place."""
+        """Return whether the ego and all actors always stay farther than ``radius`` metres from a place."""
         return self.is_clear(Still(pose=self.road.place(s, d)), radius)
 
     def _track(self, motion: Motion, size: tuple[Real, Real, Real]) -> Float[np.ndarray, "times 6"]:
-        """Return x, y, cosine and sine of the heading, half length and half width over time; one row when still."""
+        """Return x, y, cosine and sine of the heading, half length and half width over time; one row if still."""
         times = np.arange(0.0, self.duration_s + _TRACK_STEP_S, _TRACK_STEP_S)
         times_us = [0] if isinstance(motion, Still) else [int(t * 1e6) for t in times]
         poses = np.stack([motion.local_to_world(t) for t in times_us])

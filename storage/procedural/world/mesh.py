@@ -1,7 +1,7 @@
 """Triangle soups with texture coordinates.
 
-Meshes are small and many; a soup (no shared vertices) keeps per-corner normals and texture coordinates simple and
-concatenates without index arithmetic. Units are metres; local frames are x forward, y left, z up.
+Meshes are small and many. A soup has no shared vertices: per-corner normals and texture coordinates stay simple, and
+soups are concatenated directly. Units are metres; local frames are x forward, y left, z up.
 """
 
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ WHITE: Colour = (1.0, 1.0, 1.0)
 
 
 class Surface(NamedTuple):
-    """What a face is made of and what it means.
+    """Material, class and tint of a face.
 
     Attributes:
         material: Name of a material.
         class_name: Semantic class.
-        tint: sRGB colour that multiplies the texture; above 1 brightens.
+        tint: sRGB colour that multiplies the texture; values above 1 brighten.
     """
 
     material: str
@@ -40,7 +40,7 @@ class Mesh:
 
     Attributes:
         corners: Corner positions, metres.
-        normals: Unit normals at the corners; equal ones shade flat.
+        normals: Unit normals at the corners; equal normals shade flat.
         uvs: Texture coordinates: metres, or [0, 1] for unit textures.
         material: Index into ``MATERIALS``.
         tint: Linear colour that multiplies the texture.
@@ -62,7 +62,7 @@ class Mesh:
 
 
 def cross(a: Num[np.ndarray, "*batch 3"], b: Num[np.ndarray, "*batch 3"]) -> Num[np.ndarray, "*batch 3"]:
-    """Return the cross product; for small arrays several times faster than numpy's general one."""
+    """Return the cross product, several times faster for small arrays than numpy's general one."""
     out = np.empty(np.broadcast_shapes(a.shape, b.shape), np.result_type(a, b))
     out[..., 0] = a[..., 1] * b[..., 2] - a[..., 2] * b[..., 1]
     out[..., 1] = a[..., 2] * b[..., 0] - a[..., 0] * b[..., 2]
@@ -128,7 +128,7 @@ def chosen(mesh: Mesh, faces: Int[np.ndarray, " chosen"]) -> Mesh:
 
 
 def transformed(mesh: Mesh, local_to_parent: Float[np.ndarray, "4 4"]) -> Mesh:
-    """Return the mesh moved by a rigid transform."""
+    """Return a mesh moved by a rigid transform."""
     rotation = local_to_parent[:3, :3].astype(np.float32)
     return replace(
         mesh,

@@ -59,7 +59,7 @@ def _head(rng: np.random.Generator, x: Real, z: Real, *, helmet: Colour | None) 
 
 
 def pedestrian(rng: np.random.Generator, phase: Real | None = None, *, hi_vis: bool = False) -> Mesh:
-    """Return a person walking at gait ``phase`` (radians), or standing when it is None."""
+    """Return a person walking at gait ``phase`` (radians), or standing if that is None."""
     scale = float(rng.uniform(0.92, 1.06))
     trousers = _TROUSERS[int(rng.integers(len(_TROUSERS)))]
     top = _CLOTHES[int(rng.integers(len(_CLOTHES)))]

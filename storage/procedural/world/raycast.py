@@ -16,7 +16,7 @@ class Hits:
 
     Attributes:
         distance: Metres along the unit ray; infinite where nothing was hit.
-        face: Face number, -1 where nothing was hit. Faces of the moving mesh follow the static.
+        face: Face number, -1 where nothing was hit. Faces of the moving mesh are numbered after the static ones.
         u: Barycentric weight of the face's second corner.
         v: Barycentric weight of its third corner.
     """
@@ -31,7 +31,7 @@ class RayCaster:
     """A bounding volume hierarchy over one triangle soup."""
 
     def __init__(self, corners: Float[np.ndarray, "faces 3 3"]) -> None:
-        """Build the hierarchy; an empty soup is allowed and is never hit."""
+        """Build the hierarchy; an empty soup is allowed."""
         self.num_faces = len(corners)
         self._scene = EmbreeScene() if self.num_faces else None
         if self._scene is not None:
@@ -65,7 +65,7 @@ class RayCaster:
         directions: Float[np.ndarray, "rays 3"],
         max_distance: Float[np.ndarray, " rays"] | None = None,
     ) -> Bool[np.ndarray, " rays"]:
-        """Return which rays meet anything nearer than ``max_distance`` (default 400 m)."""
+        """Return whether each ray meets anything nearer than ``max_distance`` (default 400 m)."""
         if self._scene is None or len(origins) == 0:
             return np.zeros(len(origins), bool)
         if max_distance is None:
@@ -79,7 +79,7 @@ def first_hits_of_both(
     origins: Float[np.ndarray, "rays 3"],
     directions: Float[np.ndarray, "rays 3"],
 ) -> Hits:
-    """Return the nearest hits in two soups; faces of ``moving`` are numbered after the static."""
+    """Return the nearest hits in two soups; faces of ``moving`` are numbered after the static ones."""
     hits = static.first_hits(origins, directions)
     if moving.num_faces == 0:
         return hits

@@ -1,6 +1,6 @@
-"""The solids everything is built from: quads, boxes, tubes, cylinders, blobs.
+"""The solids from which everything is built: quads, boxes, tubes, cylinders, blobs.
 
-All wind counter-clockwise seen from outside.
+All faces wind counter-clockwise seen from outside.
 """
 
 from collections.abc import Sequence
@@ -55,10 +55,10 @@ def box(
     Args:
         centre: Centre of the base.
         size: Length, width, height.
-        surface: Of the sides.
-        top: Of the lid and base; the sides' when None.
-        unit: Whether v spans [0, 1] over the height (u stays in metres).
-        taper: Scale of the lid along x and y against the base.
+        surface: Surface of the sides.
+        top: Surface of the lid and base; None for that of the sides.
+        unit: Whether v spans [0, 1] over the height; u stays in metres.
+        taper: Size of the lid along x and y over that of the base.
     """
     (cx, cy, cz), (length, width, height) = centre, size
     x, y = length / 2, width / 2
@@ -97,11 +97,11 @@ def tube(
 
     Args:
         rings: Outlines, one after another.
-        surface: Of the skin.
-        unit: Whether u and v span [0, 1]; metres otherwise.
+        surface: Surface of the skin.
+        unit: Whether u and v span [0, 1]; otherwise they are in metres.
         smooth: Whether the skin shades smoothly.
         caps: Whether both ends are closed.
-        cap: Of the ends; the skin's when None.
+        cap: Surface of the ends; None for that of the skin.
     """
     rings = np.asarray(rings, np.float32)
     closed = np.concatenate([rings, rings[:, :1]], 1)

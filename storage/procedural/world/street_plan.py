@@ -9,19 +9,19 @@ LANE = 3.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreetPlan:
-    """Dimensions of a street, offsets left of the ego's lane centre.
+    """Dimensions of a street, metres; offsets are left of the ego's lane centre.
 
     Attributes:
         style: "residential", "urban", "office" or "industrial".
         ends: Arc lengths between which the street exists.
-        same: Offsets of the lanes in the ego's direction, its own (0) included.
-        opposite: Offsets of oncoming lanes.
+        same: Offsets of the lanes in the ego's direction, the ego's own (0) included.
+        opposite: Offsets of the oncoming lanes.
         edges: Right and left edge of the lanes, the cycle lane included.
-        cycle_lane: Right and left edge of a lane for bicycles right of all others; None without one.
+        cycle_lane: Right and left edge of a bicycle lane right of all others; None if there is no such lane.
         kerbs: Right and left kerb, beyond the parking strips.
         walk: Width of the sidewalks.
         setback: Width between sidewalk and buildings.
-        crossing: Arc lengths where a side street begins and ends; None without one.
+        crossing: Arc lengths where a side street begins and ends; None if there is no side street.
     """
 
     style: str

@@ -1,4 +1,4 @@
-"""Who uses a street: parked and moving vehicles, cyclists, pedestrians, road works."""
+"""Users of a street: parked and moving vehicles, cyclists, pedestrians, road works."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ _GAIT_PHASES = 8
 
 
 def add_works(layout: Layout, plan: StreetPlan) -> None:
-    """Add road works on the left or right edge: cones, barriers, an excavator. Call before anything is parked."""
+    """Add road works on the left or right edge: cones, barriers, an excavator. Call it before anything is parked."""
     rng = layout.rng
     if rng.random() > 0.6:
         return
@@ -114,7 +114,7 @@ def add_traffic(layout: Layout, plan: StreetPlan, lead: SpeedProfile, gap: Real)
 
 
 def _phases(rng: np.random.Generator, kind: str) -> tuple[Mesh, ...]:
-    """Return the same person at every phase of a gait: the random choices repeat per phase."""
+    """Return the same person at every phase of a gait: the random choices are repeated for each phase."""
     seed = int(rng.integers(1 << 30))
     make = two_wheelers.bicycle if kind == "bicycle" else people.pedestrian
     angles = np.arange(_GAIT_PHASES) * (2 * np.pi / _GAIT_PHASES)
@@ -122,7 +122,7 @@ def _phases(rng: np.random.Generator, kind: str) -> tuple[Mesh, ...]:
 
 
 def add_people(layout: Layout, plan: StreetPlan) -> None:
-    """Add pedestrians on the sidewalks and on the crossing, where nothing is in their way."""
+    """Add pedestrians on the sidewalks and on the crossing, where their way is clear."""
     rng, road = layout.rng, layout.road
     for _ in range(int(rng.integers(12, 22))):
         side = int(rng.choice([-1, 1]))

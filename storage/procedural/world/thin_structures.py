@@ -1,7 +1,7 @@
 """Things a few centimetres thick or less: overhead cables, guy wires, railings, barrier tape.
 
-They are what sparse voxels and coarse depth miss first. They are drawn from a seed of their own, so a scene with them
-is the same scene otherwise.
+Sparse voxels and coarse depth miss them first. They have a seed of their own, so the rest of the scene does not change
+with them.
 """
 
 from itertools import pairwise
@@ -21,7 +21,7 @@ _SPAN_M = 32.0
 
 
 def add_thin_structures(layout: Layout, theme: Theme, rng: np.random.Generator) -> None:
-    """Add them to a finished layout, where nothing with an identity stands or drives."""
+    """Add thin structures to a finished layout, clear of the ego and of all actors."""
     reach = float(layout.ego.profile.distance[-1])
     if theme is Theme.STREET:
         _overhead_line(layout, rng, (-60.0, reach + 70.0))

@@ -1,8 +1,7 @@
 """Roads of constant curvature, speed profiles from car following, and the actors that move on them.
 
-Speeds come from the intelligent driver model, integrated at 20 Hz and interpolated by cubic Hermite
-splines, so positions are smooth in continuous time: every camera and LiDAR can ask for the world at
-its own exposure.
+Speeds come from the intelligent driver model, integrated at 20 Hz and interpolated by cubic Hermite splines. Positions
+are smooth in continuous time, so every camera and LiDAR can ask for the world at its own exposure.
 """
 
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ class Road:
     A point has road coordinates (s, d): arc length along the path and distance to its left.
 
     Attributes:
-        curvature: Per metre, positive to the left; 0 is straight.
+        curvature: Curvature per metre, positive to the left; 0 for a straight road.
     """
 
     curvature: Real
@@ -56,15 +55,15 @@ class SpeedProfile:
     """Travelled distance over time, on a uniform grid that starts ``LEAD_IN_S`` before time 0.
 
     Attributes:
-        distance: Metres, 0 at time 0.
-        speed: Metres per second.
+        distance: Travelled distance, metres, 0 at time 0.
+        speed: Speed, metres per second.
     """
 
     distance: Float[np.ndarray, " steps"]
     speed: Float[np.ndarray, " steps"]
 
     def at(self, time_us: int) -> tuple[Real, Real]:
-        """Return (distance, speed) at a time; ValueError outside the simulated span."""
+        """Return distance and speed at a time; raise ValueError outside the simulated span."""
         position = (time_us * 1e-6 + LEAD_IN_S) / _STEP_S
         index = int(np.floor(position))
         if not 0 <= index < len(self.distance) - 1:
@@ -87,7 +86,7 @@ class SpeedProfile:
 
 
 def num_steps(duration_s: Real) -> int:
-    """Return the grid length that covers lead-in, ``duration_s`` and two more seconds."""
+    """Return the number of grid steps that cover lead-in, ``duration_s`` and two more seconds."""
     return int(np.ceil((duration_s + 2.0 + LEAD_IN_S) / _STEP_S)) + 2
 
 
@@ -114,7 +113,7 @@ def follow(leader: SpeedProfile, *, gap: Real, desired: Real, leader_length: Rea
         leader: Travel of the car in front.
         gap: Metres from the follower's origin to the leader's when the simulation starts.
         desired: Free speed, metres per second.
-        leader_length: Space the leader's origin-to-origin distance loses to the two bodies.
+        leader_length: Part of the origin-to-origin distance that the two bodies take, metres.
 
     Returns:
         The follower's travel, and the origin-to-origin distance at time 0 in metres.
@@ -141,13 +140,13 @@ class Still:
     """An object that never moves.
 
     Attributes:
-        pose: ``local_to_world``.
+        pose: Transform ``local_to_world``.
     """
 
     pose: Float[np.ndarray, "4 4"]
 
     def local_to_world(self, time_us: int) -> Float[np.ndarray, "4 4"]:
-        """Return the pose; ``time_us`` does not matter."""
+        """Return the pose, the same at all times."""
         return self.pose
 
     def travelled(self, time_us: int) -> float:
@@ -202,7 +201,7 @@ class AcrossRoad:
         profile: Travel over time.
         kerbs: Offsets of the right and left kerb; beyond them the ground is ``step`` higher.
         step: Height of a kerb.
-        reach: Metres after which it comes to rest, on the other side.
+        reach: Distance after which the object comes to rest on the other side, metres.
     """
 
     road: Road
@@ -231,7 +230,7 @@ class AcrossRoad:
 
 
 Motion = Still | AlongRoad | AcrossRoad
-"""Where an object is: each has ``local_to_world(time_us)`` and ``travelled(time_us)``."""
+"""Motion of an object; each class has ``local_to_world(time_us)`` and ``travelled(time_us)``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,7 +242,7 @@ class Actor:
         class_name: Semantic class.
         meshes: One mesh, or one per phase of a cyclic gait, in the local frame.
         cycle: Metres travelled per gait cycle.
-        motion: Where it is.
+        motion: Motion of the object.
         size: Length, width, height of the box around all phases.
         box_centre: Centre of that box in the local frame.
     """
@@ -258,7 +257,7 @@ class Actor:
 
     @property
     def is_moving(self) -> bool:
-        """Whether the object ever moves."""
+        """Return whether the object ever moves."""
         return not isinstance(self.motion, Still)
 
     def mesh_at(self, time_us: int) -> Mesh:
@@ -288,7 +287,7 @@ def make_actor(
     *,
     cycle: Real = 1.0,
 ) -> Actor:
-    """Return an actor whose box encloses all its meshes, which must correspond face by face.
+    """Return an actor whose box encloses all its meshes; the meshes must correspond face by face.
 
     Raises:
         ValueError: If the phases have different numbers of faces.

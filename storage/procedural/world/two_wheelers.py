@@ -40,7 +40,7 @@ def _cycle_frame(class_name: str, colour: Colour, wheelbase: Real, radius: Real,
 
 
 def bicycle(rng: np.random.Generator, phase: Real | None = None) -> Mesh:
-    """Return a bicycle; with a rider at pedal ``phase`` (radians) unless that is None."""
+    """Return a bicycle, with a rider at pedal ``phase`` (radians), or without one if that is None."""
     colour = CAR_COLOURS[int(rng.integers(len(CAR_COLOURS)))]
     parts = _cycle_frame("bicycle", colour, 1.05, 0.34, 0.022)
     if phase is not None:

@@ -32,14 +32,14 @@ class CarShape:
     """Side profile of a car.
 
     Attributes:
-        length: Bumper to bumper, metres.
-        width: Widest, metres, mirrors excluded.
-        height: Roof above ground.
-        belt: Height of the window line.
-        hood: Height of the bonnet's front edge.
-        cabin: x of windscreen base, roof front, roof rear, rear window base, as shares of half the
-            length, front positive.
-        wheel: Wheel radius.
+        length: Length between the bumpers, metres.
+        width: Largest width, metres, mirrors excluded.
+        height: Height of the roof above ground, metres.
+        belt: Height of the window line, metres.
+        hood: Height of the bonnet's front edge, metres.
+        cabin: x of windscreen base, roof front, roof rear and rear window base, as shares of half the length, front
+            positive.
+        wheel: Radius of the wheels, metres.
     """
 
     length: float

@@ -1,4 +1,4 @@
-"""The procedural world: build it from a theme and a seed, ask where everything is at any time."""
+"""The procedural world: built from a theme and a seed, it gives the pose of everything at any time."""
 
 from dataclasses import dataclass
 
@@ -25,9 +25,9 @@ class Snapshot:
 
     Attributes:
         time_us: The instant.
-        static: Rays against everything that never moves.
-        moving: Rays against what moves, where it is now.
-        table: Face attributes, moving faces after the static ones.
+        static: Ray caster of everything that never moves.
+        moving: Ray caster of the moving objects at this instant.
+        table: Face attributes; moving faces follow the static ones.
         moving_mesh: The moving faces, world frame.
     """
 
@@ -47,7 +47,7 @@ class Snapshot:
         directions: Float[np.ndarray, "rays 3"],
         max_distance: Float[np.ndarray, " rays"] | None = None,
     ) -> Bool[np.ndarray, " rays"]:
-        """Return which rays meet anything, nearer than ``max_distance`` when it is given."""
+        """Return whether each ray meets anything, nearer than ``max_distance`` if given."""
         blocked = self.static.is_occluded(origins, directions, max_distance)
         if self.moving.num_faces:
             blocked |= self.moving.is_occluded(origins, directions, max_distance)
@@ -57,14 +57,13 @@ class Snapshot:
 class World:
     """A procedural place with its light and its traffic.
 
-    The world frame is the ego's pose at time 0: origin on the ground under the ego's reference
-    point, x forward, y left, z up. It is also the origin that ingest gives a scene, so poses read
-    back from a scene store can be rendered here unchanged.
+    The world frame is the ego's pose at time 0: origin on the ground under the ego's reference point, x forward, y
+    left, z up. Ingest gives a scene the same origin, so poses of a scene store can be rendered here unchanged.
 
     Attributes:
         theme: Kind of place.
         seed: Seed that, with theme and duration, determines everything.
-        duration_s: Motions are defined from 2 s before time 0 to 2 s after this.
+        duration_s: Duration, seconds; motions are defined from 2 s before time 0 to 2 s after it.
         lighting: Sun and sky.
         actors: Objects with an identity.
         ego: Motion of the ego vehicle.
@@ -126,8 +125,8 @@ def build_world(
     Args:
         theme: "street" or "airside".
         seed: Any non-negative integer.
-        duration_s: How long the traffic must move, seconds.
-        conditions: Light, weather and small things; by default the seed decides the light and the ground is dry.
+        duration_s: Time that the traffic must cover, seconds.
+        conditions: Light, weather and thin structures; by default the seed decides the light and the ground is dry.
 
     Raises:
         ValueError: If the theme is unknown, the seed negative or the duration not positive.

@@ -1,1 +1,1 @@
-"""A recorded world as files: nuScenes tables, rig manifests and the store of exact truth."""
+"""Writers of a recorded world: nuScenes tables, rig manifests and the store of exact truth."""

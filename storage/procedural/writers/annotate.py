@@ -1,4 +1,4 @@
-"""Boxes of a keyframe: which actors the sensors met, and how much of each the cameras see."""
+"""Boxes of a keyframe: the actors that the sensors met, with the share of each that the cameras see."""
 
 import numpy as np
 from jaxtyping import Float
@@ -27,10 +27,10 @@ def annotate(
 
     Args:
         world: The world.
-        time_us: The keyframe's time.
+        time_us: The keyframe's world time, microseconds.
         sweep: Its LiDAR sweep.
-        cameras: What may see them; their occluders are where they are at ``time_us``.
-        world_to_global: The annotations' frame.
+        cameras: Cameras that may see the actors; occluders have their place at ``time_us``.
+        world_to_global: Transform to the frame of the annotations.
     """
     snapshot = world.snapshot(time_us)
     hits = np.bincount(sweep.instance, minlength=max((a.instance for a in world.actors), default=0) + 1)
@@ -64,7 +64,7 @@ def _is_moving(actor: Actor, time_us: int) -> bool:
 
 
 def _visible_share(mesh: Mesh, snapshot: Snapshot, cameras: list[PosedCamera]) -> float:
-    """Return which share of probes on the surface, facing a camera whose image holds them, that camera sees."""
+    """Return the visible share of the surface probes that face a camera and lie in its image."""
     faces = np.linspace(0, len(mesh) - 1, min(_PROBES, len(mesh))).astype(np.int64)
     points = mesh.corners[faces].mean(axis=1).astype(np.float64)
     normals = mesh.normals[faces].mean(axis=1)

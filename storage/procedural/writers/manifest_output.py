@@ -1,4 +1,4 @@
-"""A recorded scene as part of a rig manifest: any of the rigs, fisheyes included."""
+"""Writer of a recorded scene as part of a rig manifest, for every rig, fisheyes included."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +34,7 @@ class ManifestOutput:
         self._sweeps: list[str] = []
 
     def add_frame(self, frame: RecordedFrame) -> None:
-        """Write the images, the sweep and the Occ3D labels of a frame; the labels' token is its number."""
+        """Write the images, the sweep and the Occ3D labels of a frame; the labels' token is the frame's number."""
         index, scene = len(self._frames), self._scene
         for exposure in frame.exposures:
             file = f"{scene.name}/images/{exposure.name}/{index:06d}.jpg"

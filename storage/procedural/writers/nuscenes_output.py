@@ -1,4 +1,4 @@
-"""A recorded scene as nuScenes files: keyframes, sweeps between them, boxes, map prior, Occ3D labels."""
+"""Writer of a recorded scene as nuScenes files: keyframes, sweeps between them, boxes, map prior, Occ3D labels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,7 +103,7 @@ def _mounts(config: ProceduralConfig) -> tuple[SensorMount, ...]:
 
 
 def _driveable_mask(world: World, world_to_global: Float[np.ndarray, "4 4"]) -> Bool[np.ndarray, "rows columns"]:
-    """Return the map's prior: which pixels are driveable ground, in global coordinates, y upwards."""
+    """Return the map prior: a mask of driveable ground in global coordinates, y upwards."""
     size = round(_MAP_SIZE_M / MAP_METRES_PER_PIXEL)
     mesh = world.static_mesh
     flat = (occ3d_table()[mesh.class_id] == _DRIVEABLE) & (np.abs(mesh.corners[..., 2]).max(axis=1) < 0.1)

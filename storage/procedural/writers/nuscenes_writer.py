@@ -24,7 +24,7 @@ _TABLES = (
 
 
 def token(*parts: object) -> str:
-    """Return the 32-digit token of whatever ``parts`` name; equal parts give equal tokens."""
+    """Return a 32-digit token; equal ``parts`` give equal tokens."""
     return hashlib.md5("/".join(str(p) for p in parts).encode(), usedforsecurity=False).hexdigest()
 
 
@@ -34,8 +34,8 @@ class SensorMount:
 
     Attributes:
         channel: nuScenes channel.
-        sensor_to_ego: Mounting.
-        intrinsics: Of a camera; None for a LiDAR.
+        sensor_to_ego: Pose on the vehicle.
+        intrinsics: Camera intrinsics, pixels; None for a LiDAR.
     """
 
     channel: str
@@ -49,12 +49,12 @@ class Annotation:
 
     Attributes:
         instance: Actor number within the scene.
-        class_name: Semantic class; must have a nuScenes category.
+        class_name: Semantic class, which must have a nuScenes category.
         box_to_global: Pose of the box centre; axes are length, width, height.
         size: Length, width, height, metres.
         is_moving: Whether the actor moves at this time.
-        visible_share: Share of its surface facing the cameras that they see, [0, 1].
-        num_lidar_points: Returns from it in the keyframe's sweep.
+        visible_share: Share of its camera-facing surface that the cameras see, [0, 1].
+        num_lidar_points: LiDAR returns from it in the keyframe's sweep.
     """
 
     instance: int
@@ -74,10 +74,10 @@ class SceneWriter:
         root: Root of the data set.
         name: Scene name.
         log_name: Name of the recording; begins every file name.
-        location: Place, for the log table.
-        description: One line.
+        location: Place of the drive, for the log table.
+        description: One line of text.
         mounts: Every sensor, LiDAR included.
-        rows: Rows by table; ready once ``finish`` has run.
+        rows: Rows by table; complete after ``finish``.
     """
 
     root: Path
@@ -116,7 +116,7 @@ class SceneWriter:
         quality: int,
         is_key_frame: bool = True,
     ) -> None:
-        """Write an image and its rows; one between keyframes belongs to the sample that follows it."""
+        """Write an image and its rows; an image between keyframes belongs to the sample that follows it."""
         file = self._file(channel, timestamp_us, "jpg", is_key_frame=is_key_frame)
         Image.fromarray(image).save(self.root / file, quality=quality, subsampling=0)
         self._add_data(
@@ -133,7 +133,7 @@ class SceneWriter:
         *,
         is_key_frame: bool = True,
     ) -> None:
-        """Write a sweep, points in the LiDAR frame, and its rows; see ``add_image``."""
+        """Write a sweep (points in the LiDAR frame) and its rows; see ``add_image``."""
         file = self._file(channel, timestamp_us, "pcd.bin", is_key_frame=is_key_frame)
         sweep.as_rows().tofile(self.root / file)
         self._add_data(sample, channel, timestamp_us, ego_to_global, file, "pcd", (0, 0), is_key_frame=is_key_frame)
@@ -249,7 +249,7 @@ class SceneWriter:
 
 
 def shared_rows(mounts: tuple[SensorMount, ...]) -> dict[str, list[Row]]:
-    """Return the rows that do not belong to a scene: sensors, categories, attributes, visibility levels."""
+    """Return the rows shared by all scenes: sensors, categories, attributes, visibility levels."""
     categories = dict.fromkeys(c.nuscenes_category for c in CLASSES if c.nuscenes_category)
     attributes = dict.fromkeys(a for c in CLASSES for a in c.nuscenes_attributes)
     words = {c.nuscenes_category: c.words[0] for c in CLASSES}
@@ -274,7 +274,7 @@ def shared_rows(mounts: tuple[SensorMount, ...]) -> dict[str, list[Row]]:
 
 
 def write_tables(folder: Path, parts: list[dict[str, list[Row]]]) -> None:
-    """Write all thirteen tables; each is the concatenation of its rows in ``parts``."""
+    """Write all thirteen tables, concatenating the rows of each table in ``parts``."""
     folder.mkdir(parents=True, exist_ok=True)
     for table in _TABLES:
         rows = [row for part in parts for row in part.get(table, [])]

@@ -1,4 +1,4 @@
-"""Records a world with a rig: every sensor at its own instant, and the exact truth beside it."""
+"""Recorder of a world with a rig: every sensor at its own instant, with the exact truth."""
 
 from dataclasses import dataclass
 
@@ -25,10 +25,10 @@ class CapturedView:
     """One image of one camera.
 
     Attributes:
-        name: The camera's.
-        ego_to_world: Pose of the car at that instant.
-        camera: Where it was, and when.
-        view: What it saw.
+        name: Name of the camera.
+        ego_to_world: Ego pose at that instant.
+        camera: Pose and time of the camera.
+        view: Rendered view.
     """
 
     name: str
@@ -42,9 +42,9 @@ class TimedSweep:
     """One sweep of the LiDAR.
 
     Attributes:
-        time_us: World time.
-        ego_to_world: Pose of the car then.
-        sweep: Its returns.
+        time_us: World time, microseconds.
+        ego_to_world: Ego pose at that time.
+        sweep: Returns of the sweep.
     """
 
     time_us: int
@@ -57,15 +57,15 @@ class RecordedFrame:
     """One keyframe of all sensors, with its truth.
 
     Attributes:
-        time_us: World time of the LiDAR sweep.
-        exposures: One for each camera, in the rig's order.
-        sweep: The LiDAR's.
-        between: Images since the keyframe before, in time, without truth.
-        sweeps_between: LiDAR sweeps since then.
-        annotations: Boxes.
+        time_us: World time of the LiDAR sweep, microseconds.
+        exposures: One exposure for each camera, in the rig's order.
+        sweep: LiDAR sweep.
+        between: Images since the previous keyframe, in order of time, without truth.
+        sweeps_between: LiDAR sweeps since the previous keyframe.
+        annotations: Annotated boxes.
         occupancy: Occ3D classes in the ego frame of ``time_us``; 17 = free.
-        is_visible: Voxels that some camera sees.
-        is_scanned: Voxels that the LiDAR sees.
+        is_visible: Whether some camera sees each voxel.
+        is_scanned: Whether the LiDAR sees each voxel.
     """
 
     time_us: int
@@ -80,22 +80,22 @@ class RecordedFrame:
 
     @property
     def labels(self) -> Occ3dLabels:
-        """The occupancy as Occ3D writes it."""
+        """Return the occupancy in the form of Occ3D."""
         return Occ3dLabels(semantics=self.occupancy, mask_lidar=self.is_scanned, mask_camera=self.is_visible)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedScene:
-    """What a writer must know of a scene before its frames.
+    """Everything that a writer needs of a scene before its frames.
 
     Attributes:
         name: Scene name.
         log_name: Name of the recording.
         location: Kind of place.
-        description: One line.
+        description: One line of text.
         start_timestamp_us: Timestamp of world time 0.
-        world: What is recorded.
-        world_to_global: Where it lies in the data set's coordinates.
+        world: World that is recorded.
+        world_to_global: Transform to the data set's coordinates.
     """
 
     name: str
@@ -108,7 +108,7 @@ class RecordedScene:
 
 
 class Recorder:
-    """Records keyframes of one scene, in order: the LiDAR's noise continues from one to the next."""
+    """Records the keyframes of one scene in order; the LiDAR's noise continues from one to the next."""
 
     def __init__(
         self,
@@ -121,9 +121,9 @@ class Recorder:
 
         Args:
             config: Rig, rates and image size.
-            world: What to record.
-            world_to_global: Frame of the annotations.
-            rng: The LiDAR's noise.
+            world: World to record.
+            world_to_global: Transform to the frame of the annotations.
+            rng: Source of the LiDAR's noise.
         """
         self._cameras = RIGS[config.rig]
         self._config, self._world, self._rng = config, world, rng
@@ -131,7 +131,7 @@ class Recorder:
         self._occupancy = OccupancyBuilder(world)
 
     def record(self, frame: int) -> RecordedFrame:
-        """Record a keyframe, and what lies between it and the one before."""
+        """Record a keyframe, and the images and sweeps since the one before."""
         config, world, time_us = self._config, self._world, self._config.keyframe_time_us(frame)
         between = [
             self._expose(camera, t + camera.delay_us)

@@ -1,4 +1,4 @@
-"""Exact ground truth of a scene, as a store apart from everything that training reads."""
+"""Exact ground truth of a scene, in a store that training never reads."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -22,14 +22,14 @@ KIND = Kind.SCENE_TRUTH
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorldRecipe:
-    """What rebuilds a scene's world exactly, so that it can be rendered from poses the car never had.
+    """Parameters that rebuild a scene's world exactly, so that it can be rendered from any pose.
 
     Attributes:
         theme: Kind of place.
         seed: World seed.
-        duration_s: Time span of its traffic.
+        duration_s: Time span of its traffic, seconds.
         start_timestamp_us: Timestamp of world time 0, the first LiDAR sweep.
-        conditions: Its light and weather.
+        conditions: Light and weather.
     """
 
     theme: Theme
@@ -48,12 +48,12 @@ class FrameTruth:
     """Ground truth of one keyframe.
 
     Attributes:
-        termination_depth: Metres along the unit ray through each pixel's centre; NaN = nothing was hit.
-        semantics: Class ids of ``storage.taxonomy``; 255 = sky, 254 = outside a fisheye's circle.
+        termination_depth: Metres along the unit ray through each pixel's centre; NaN where nothing was hit.
+        semantics: Class ids of ``storage.taxonomy``; 255 = sky, 254 = outside a fisheye's image circle.
         instance: Actor number, 0 for surroundings and sky.
         occupancy: Occ3D classes in the ego frame of the keyframe's LiDAR sweep; 17 = free.
-        occupancy_is_visible: Voxels that some camera sees.
-        occupancy_is_scanned: Voxels that the LiDAR's beams cross or end in.
+        occupancy_is_visible: Whether some camera sees each voxel.
+        occupancy_is_scanned: Whether the LiDAR's beams cross or end in each voxel.
     """
 
     termination_depth: Float32[np.ndarray, "cameras height width"]
@@ -102,13 +102,13 @@ def _mean(parts: list[np.ndarray]) -> float:
 
 
 def _median(parts: list[np.ndarray]) -> float:
-    """Return the median over frames of each frame's median, 0 where no frame has a value."""
+    """Return the median over frames of each frame's median; 0 if no frame has a value."""
     found = [np.median(part) for part in parts if len(part)]
     return float(np.median(found)) if found else 0.0
 
 
 def read_recipe(home: Home, scene_key: SceneKey) -> WorldRecipe:
-    """Return what rebuilds the world of a generated scene.
+    """Return the recipe that rebuilds the world of a generated scene.
 
     Raises:
         MissingTargetError: If the scene has no published truth.

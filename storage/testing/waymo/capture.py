@@ -1,4 +1,4 @@
-"""What Waymo's sensors see of a procedural world: images through lenses, range images of a turning laser, boxes."""
+"""Waymo's sensors in a procedural world: images through lenses, range images of a turning laser, boxes."""
 
 import io
 from collections.abc import Mapping
@@ -51,12 +51,13 @@ _NUMBER_OF_CAMERA = {name: number for number, name in CAMERAS.items()}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapturedFrame:
-    """One frame, ready to be written in either format, and the truth to hold a reader against.
+    """One frame, ready to be written in either format, with the truth to check a reader against.
 
     Attributes:
         header: Poses, times, boxes.
         content: Images and range images.
-        points_world: Every return's place in world, metres: lasers in order, first returns before second ones.
+        points_world: Place of every return in the world frame, metres: lasers in order, first returns before second
+            ones.
     """
 
     header: FrameHeader
@@ -68,9 +69,9 @@ class WaymoCapture:
     """Captures frames of one world, one after the other.
 
     Attributes:
-        world: What is looked at.
-        cameras: Calibrated, by name.
-        lasers: Calibrated, by name.
+        world: World that is captured.
+        cameras: Calibrated cameras, by name.
+        lasers: Calibrated lasers, by name.
     """
 
     def __init__(
@@ -83,10 +84,10 @@ class WaymoCapture:
         """Calibrate the rig.
 
         Args:
-            config: The rig.
-            world: What to look at.
-            world_to_global: Where the world lies in the data set's coordinates.
-            start_us: The world's time 0 since 1970.
+            config: Settings of the rig.
+            world: World to capture.
+            world_to_global: Transform to the data set's coordinates.
+            start_us: Time 0 of the world, microseconds since 1970.
         """
         self._config, self.world, self._start_us = config, world, start_us
         self._to_global = world_to_global
@@ -94,7 +95,7 @@ class WaymoCapture:
         self.lasers = config.lasers()
 
     def capture(self, time_us: int, key: str, *, has_labels: bool = False) -> CapturedFrame:
-        """Return the frame whose instant is ``time_us`` in the world's time, its points and images labelled or not."""
+        """Return the frame at world time ``time_us``; ``has_labels`` adds the labels of points and images."""
         world = self.world
         jpegs = {name: self._jpeg(camera, time_us + exposure_delay_us(name)) for name, camera in self.cameras.items()}
         panoptics = self._panoptics(time_us) if has_labels else {}
@@ -160,7 +161,7 @@ class WaymoCapture:
     def _scan(
         self, mount: WaymoLaserMount, time_us: int, exposures: Mapping[str, Exposure], *, has_labels: bool
     ) -> tuple[LaserSweep, Float[np.ndarray, "points 3"], Int[np.ndarray, " points"]]:
-        """Return a sweep, its returns' places in world, and which actors they came from (0: surroundings)."""
+        """Return a sweep, the places of its returns in world, and the actors that they came from (0: surroundings)."""
         spins = mount.name == "TOP"
         shape = self._config.top_shape if spins else self._config.near_shape
         directions = beam_directions(mount, shape)
@@ -200,7 +201,7 @@ class WaymoCapture:
         time_us: int,
         ego_to_world: Float[np.ndarray, "4 4"],
     ) -> tuple[np.ndarray, ...]:
-        """Return ranges, intensities, actors, classes and places in world of both returns; range -1 where none is."""
+        """Return ranges (-1 without a return), intensities, actors, classes and places in world of both returns."""
         laser_to_world = ego_to_world @ mount.laser_to_ego
         limit = _MAX_RANGE_M.get(mount.name, _NEAR_MAX_RANGE_M)
         rim = directions - [0.0, 0.0, _DIVERGENCE_RAD]
@@ -244,7 +245,7 @@ class WaymoCapture:
         is_return: np.ndarray,
         exposures: Mapping[str, Exposure],
     ) -> Int32[np.ndarray, "2 beams columns 6"]:
-        """Return camera number and pixel of up to two cameras that each return falls into; 0 where there is none."""
+        """Return number and pixel of up to two cameras that each return falls into; number 0 for no camera."""
         out = np.zeros((*place.shape[:3], 6), np.int32)
         points = apply_se3(self._to_global, place[is_return])
         found = np.zeros((len(points), 6), np.int32)

@@ -1,4 +1,4 @@
-"""What Waymo's annotators would call the classes of the procedural world in LiDAR points, and any such naming."""
+"""Waymo's LiDAR classes for the classes of the procedural world, and helpers for such tables."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -33,7 +33,7 @@ _NAMES = {  # Waymo's class: ours
 
 
 def by_our_name(names_of: Mapping[str, str]) -> dict[str, str]:
-    """Return Waymo's class of each of ours, from a list of ours for each of Waymo's."""
+    """Return Waymo's class of each of our classes, from the list of our classes for each of Waymo's."""
     return {name: waymo for waymo, names in names_of.items() for name in names.split(", ")}
 
 
@@ -44,7 +44,7 @@ def class_table(
 
     Args:
         entries: Our classes.
-        class_of: Waymo's class of each, by name.
+        class_of: Name of Waymo's class by the name of ours.
         numbered: Waymo's classes in the order of their numbers.
     """
     table = np.zeros(256, np.uint8)
@@ -54,7 +54,7 @@ def class_table(
 
 
 WAYMO_CLASS_OF = by_our_name(_NAMES)
-"""Waymo's class of each of ours, by name; ``TYPE_UNDEFINED`` where it has none."""
+"""Name of Waymo's class by the name of ours; ``TYPE_UNDEFINED`` where Waymo has none."""
 
 
 def waymo_lidar_table() -> UInt8[np.ndarray, " 256"]:

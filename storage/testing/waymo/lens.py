@@ -14,7 +14,7 @@ _RAYS_PER_STEP = 16384
 def rays_through_lens(
     world: World, time_us: int, camera: WaymoCamera
 ) -> tuple[Float[np.ndarray, " 3"], Float32[np.ndarray, "pixels 3"]]:
-    """Return the camera's place in world, metres, and the unit direction through each pixel's centre, row by row."""
+    """Return the camera's origin in world (metres) and the unit direction through each pixel's centre, row by row."""
     height, width = camera.size
     focal = np.array([camera.intrinsics[0, 0], camera.intrinsics[1, 1]])
     rows, columns = np.mgrid[0:height, 0:width] + 0.5

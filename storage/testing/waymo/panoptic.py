@@ -1,4 +1,4 @@
-"""What Waymo's annotators would draw over a camera image of the procedural world: each pixel's class and object."""
+"""Waymo's panoptic labels of a camera image of the procedural world: the class and object of each pixel."""
 
 import numpy as np
 from jaxtyping import UInt8, UInt16
@@ -37,7 +37,7 @@ _NAMES = {  # Waymo's class: ours
     "TYPE_STATIC": "barrier, wall, street_furniture",
 }
 WAYMO_CAMERA_CLASS_OF = by_our_name(_NAMES)
-"""Waymo's class of each of ours, by name."""
+"""Name of Waymo's class by the name of ours."""
 
 
 def waymo_camera_table() -> UInt8[np.ndarray, " 256"]:
@@ -46,10 +46,10 @@ def waymo_camera_table() -> UInt8[np.ndarray, " 256"]:
 
 
 def panoptic_through_lens(world: World, time_us: int, camera: WaymoCamera) -> UInt16[np.ndarray, "height width"]:
-    """Return class times ``DIVISOR`` plus object (0 for the surroundings) of each pixel, as its lens shows the world.
+    """Return class times ``DIVISOR`` plus object (0 for the surroundings) of each pixel, seen through the lens.
 
     Raises:
-        ValueError: If the world holds more objects than the divisor can tell apart.
+        ValueError: If the world holds more objects than ``DIVISOR`` can number.
     """
     origin, directions = rays_through_lens(world, time_us, camera)
     snapshot = world.snapshot(time_us)

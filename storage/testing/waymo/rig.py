@@ -36,15 +36,15 @@ class WaymoRigConfig:
     """A Waymo-like data set of a procedural world.
 
     Attributes:
-        world: Scenes, frames and seeds; its image size is not used. Name it apart from the nuScenes twin's data set.
+        world: Scenes, frames and seeds; its image size is ignored. Its name must differ from the nuScenes twin's.
         image_width: Columns of every image; 1920 in the original.
-        has_distortion: Whether the cameras have lenses, or are pinholes.
+        has_distortion: Whether the cameras have distorting lenses; otherwise they are pinholes.
         top_shape: Beams and columns of the spinning laser; 64 by 2650 in the original.
         near_shape: Beams and columns of each of the other four; 200 by 600 in the original.
         spin_steps: Parts of a revolution, each seen at its own instant.
-        jpeg_quality: 1 to 95.
-        labelled_every: One frame of so many carries classes of LiDAR points and pixels, from the first on; Waymo labels
-            1 of 5 or so.
+        jpeg_quality: JPEG quality, 1 to 95.
+        labelled_every: Every so many frames, from the first on, one has classes of LiDAR points and pixels; about 5 in
+            Waymo.
     """
 
     world: ProceduralConfig
@@ -117,7 +117,7 @@ class WaymoRigConfig:
 
 
 def exposure_delay_us(camera: str) -> int:
-    """Return when a camera exposes, microseconds after the frame's instant."""
+    """Return the time of a camera's exposure, microseconds after the frame's instant."""
     return _CAMERAS[camera][4]
 
 

@@ -36,7 +36,7 @@ def write_components(
     lasers: Mapping[str, WaymoLaserMount],
     frames: Iterator[CapturedFrame],
 ) -> None:
-    """Write all components of one segment; a row group holds one frame, so writing holds one frame too."""
+    """Write all components of one segment; a row group, and memory, holds one frame."""
     key = {"key.segment_context_name": segment}
     _write_all(root, "camera_calibration", segment, [_camera_rows(key, cameras)])
     _write_all(root, "lidar_calibration", segment, [_laser_rows(key, lasers)])

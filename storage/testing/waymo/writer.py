@@ -49,15 +49,15 @@ _READOUT_NUMBER = {name: number for number, name in READOUTS.items()}
 
 
 def generate_waymo_dataset(home: Home, root: Path, config: WaymoRigConfig, *, source_format: str) -> list[SceneKey]:
-    """Write a data set, or find that it is already there, and register it as a source.
+    """Write a data set, unless it exists already, and register it as a source.
 
     Scene ``i`` shows the same world as scene ``i`` of the nuScenes data set of an equal ``config.world``, at the same
     instants. Files are written aside and moved to ``root`` when all are complete.
 
     Args:
-        home: Receives the source.
-        root: Receives the files. A root that holds something else is never overwritten.
-        config: What to write.
+        home: Home of the source.
+        root: Folder of the files. A root that holds something else is never overwritten.
+        config: Settings of the data set.
         source_format: "waymo_v1" or "waymo_v2".
 
     Returns:
@@ -89,7 +89,7 @@ def generate_waymo_dataset(home: Home, root: Path, config: WaymoRigConfig, *, so
 
 
 def captured_frames(config: WaymoRigConfig, index: int) -> tuple[WaymoCapture, Iterator[CapturedFrame]]:
-    """Return the rig and the frames of one scene, each captured when asked for."""
+    """Return the rig and the frames of one scene; each frame is captured on request."""
     world = config.world
     recipe = WorldRecipe(
         theme=world.theme(index),
@@ -112,7 +112,7 @@ def captured_frames(config: WaymoRigConfig, index: int) -> tuple[WaymoCapture, I
 
 @lru_cache(maxsize=1)
 def _world(recipe: WorldRecipe) -> World:
-    """Return a scene's world; building one takes longer than looking at it, and each format looks once."""
+    """Return a scene's world, cached because each format captures the same world."""
     return recipe.build()
 
 

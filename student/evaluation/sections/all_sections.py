@@ -20,7 +20,7 @@ class AllSections:
 
     Args:
         config: What is measured.
-        class_names: Of the pixel classes that words tell apart; empty for a student without CLIP features.
+        class_names: Names of the pixel classes that words tell apart; empty for a student without CLIP features.
         occupancy_fit: Threshold and calibration from training frames, None where no truth gave any.
     """
 

@@ -42,11 +42,11 @@ class DepthReference:
     """All errors against one reference (DistillNeRF Tab. 2), up to 80 m (DistillNeRF Sec. 4.2).
 
     Attributes:
-        name: Of the section.
-        title: Of the section.
+        name: Name of the section.
+        title: Title of the section.
         reference: What was taken as true.
         unavailable: Why there would be no figures.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
     """
 
     name: str
@@ -74,8 +74,9 @@ class DepthReference:
             scene: Scene key, for the bootstrap.
             predicted: Rendered distance along unit rays, metres, NaN where nothing was hit.
             reference: True distance, metres, NaN where undefined.
-            baselines: The same rays by trivial predictors; the same labels every time.
-            partial: The same rays by what does not claim to know every ray: scored only where it is defined.
+            baselines: Predictions for these rays by trivial predictors; the labels must be equal in every call.
+            partial: Predictions for these rays by predictors that leave some rays NaN; they are scored only where
+                defined.
             is_paper_frame: Whether the paper's protocol scores this frame too.
         """
         if depth_scores(predicted, reference, clip=True).num_pixels == 0:

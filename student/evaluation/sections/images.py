@@ -32,12 +32,12 @@ class ImageScores:
     The published protocol scores the second frame of each scene (DistillNeRF Sec. 4.1).
 
     Attributes:
-        name: Of the section.
-        title: Of the section.
+        name: Name of the section.
+        title: Title of the section.
         reference: What the views are compared with.
         note: What is rendered, one sentence.
         unavailable: Why there would be no figures.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
     """
 
     name: str
@@ -62,9 +62,9 @@ class ImageScores:
 
         Args:
             scene: Scene key, for the bootstrap.
-            predicted: As rendered, not clamped.
+            predicted: Rendered views, not clamped.
             reference: What should be seen, in [0, 1].
-            baselines: The same views by trivial predictors, by label; the same labels every time.
+            baselines: These views by trivial predictors, by label; the labels must be equal in every call.
             is_paper_frame: Whether the paper's protocol scores this frame too.
             is_valid: Pixels that show the world, and not the vehicle itself: no other is scored. None if all do.
         """
@@ -147,7 +147,7 @@ class FeatureScores:
         Args:
             scene: Scene key.
             source: "clip" or "dinov2".
-            predicted: As rendered.
+            predicted: Rendered features.
             reference: The stored target.
             mean_feature: Mean training feature, the trivial predictor, None when no training frame was read.
             is_valid: Pixels that show the world; None if all do.

@@ -61,7 +61,7 @@ class OccupancySample:
 
     Attributes:
         max_per_frame: Voxels kept of a frame.
-        seed: Of the choice.
+        seed: Seed of the choice.
     """
 
     max_per_frame: int
@@ -110,7 +110,7 @@ class OccupancyScores:
     Attributes:
         fit: Chosen on training scenes.
         sample: Where held-out voxels are kept for the calibration figures.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
     """
 
     fit: OccupancyFit

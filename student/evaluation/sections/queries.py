@@ -24,9 +24,9 @@ class QueryScores:
     """Per-class heat maps of held-out images against true semantics.
 
     Attributes:
-        names: Of the classes, in the order of the probabilities.
+        names: Names of the classes, in the order of the probabilities.
         max_pixels_per_frame: Pixels of a frame kept, chosen at random.
-        seed: Of that choice.
+        seed: Seed of that choice.
     """
 
     names: tuple[str, ...]
@@ -46,9 +46,9 @@ class QueryScores:
         """Take the pixels of one frame.
 
         Args:
-            probability: Of each class by the student's rendered features; a NaN is scored as 0.
+            probability: Probability of each class by the student's rendered features; a NaN is scored as 0.
             truth: True class index, 255 where it is none of them.
-            teacher: The same by the image teacher's features, which saw the image itself.
+            teacher: Probability of each class by the image teacher's features, which saw the image itself.
         """
         known = np.flatnonzero(truth != UNKNOWN_CLASS)
         generator = np.random.default_rng((self.seed, len(self._truth)))

@@ -16,7 +16,7 @@ class SkyScores:
     """Sky of held-out images: a ray of which less than half ends on something is called sky.
 
     Attributes:
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
     """
 
     seed: int = 0

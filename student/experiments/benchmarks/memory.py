@@ -33,7 +33,7 @@ class TrainingMemory:
         preset: Widths, bins and grids.
         height: Rows of the images.
         width: Columns of the images.
-        precision: Of convolutions and linear layers.
+        precision: Precision of convolutions and linear layers.
         device: What to compute on.
         recompute_activations: Compute them twice instead of keeping them.
     """

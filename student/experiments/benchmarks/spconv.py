@@ -89,7 +89,7 @@ def bench_spconv(
 
 
 class _Spconv:
-    """The same convolution by spconv.
+    """The reference convolution, by spconv.
 
     Args:
         grid: Occupied cells.

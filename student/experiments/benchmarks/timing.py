@@ -15,7 +15,7 @@ class BenchRecord:
     """What a benchmark says.
 
     Attributes:
-        name: Of the benchmark.
+        name: Name of the benchmark.
         ratio: How many times better ours is: above 1 is better whatever the unit.
         ours: Median of our runs, in ``unit``.
         reference: Median of the reference's runs, in ``unit``.
