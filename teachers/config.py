@@ -45,7 +45,7 @@ class InferenceConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """Configuration that every image teacher has.
+    """What every image teacher has.
 
     Attributes:
         weights: Source of the model.
@@ -68,13 +68,13 @@ class ModelConfig:
         )
 
     def determining(self) -> "ModelConfig":
-        """Return the part that determines the stored values: the config with ``inference`` at its default."""
+        """Return the part that determines what is stored: the same with every ``inference`` at its default."""
         return replace(self, inference=InferenceConfig())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkyConfig(ModelConfig):
-    """Configuration of the sky segmentation.
+    """Sky segmentation.
 
     Attributes:
         segmenter: A Segformer through transformers, or PointRend where detectron2 is installed.
@@ -99,7 +99,7 @@ class SkyConfig(ModelConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DepthAnythingConfig(ModelConfig):
-    """Configuration of the features of a monocular depth model.
+    """Features of a monocular depth model.
 
     Attributes:
         grid_height: Rows of the stored feature maps.
@@ -119,7 +119,7 @@ class DepthAnythingConfig(ModelConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatchFeatureConfig(ModelConfig):
-    """Configuration of a foundation model's patch features (DINOv2 or CLIP), reduced by a feature basis.
+    """Patch features of a foundation model (DINOv2 or CLIP), reduced by a feature basis.
 
     Attributes:
         grid_height: Rows of the stored feature maps.

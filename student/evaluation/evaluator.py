@@ -29,7 +29,7 @@ from student.model.voxel_field import VoxelField
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredFrame:
-    """Inputs and rendered views of a scored frame, from which pictures are made.
+    """What scoring a frame read and rendered, for pictures.
 
     Attributes:
         batch: Inputs, and every camera of the frame as target.

@@ -190,12 +190,12 @@ class Scorecard:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values; None stands for numbers that are not finite."""
+        """Return plain JSON values; what is not finite is None."""
         return {"schema": SCHEMA, "headline": self.headline(), **_finite(asdict(self))}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Scorecard":
-        """Return the result that ``to_json`` wrote.
+        """Read back what ``to_json`` returned.
 
         Raises:
             IntegrityError: If it was written by another schema, or a field is missing, unknown or of another type.

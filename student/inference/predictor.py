@@ -28,7 +28,7 @@ class RenderedViews:
     Attributes:
         image: RGB images around [0, 1], not clamped; None for a model without a decoder.
         termination_depth: Distance along unit rays, metres; NaN where nothing was hit.
-        opacity: Opacity in [0, 1]; 1 - opacity is the share of sky.
+        opacity: In [0, 1]; 1 - opacity is the sky's share.
         features: Foundation features in [0, 1], by source.
     """
 

@@ -200,7 +200,7 @@ def _plots(section: Section, card: Scorecard) -> list[dict[str, str]]:
 
 
 def _left_out(home: Home, lineage: Lineage) -> list[tuple[str, str]]:
-    """Return the scenes that failed gates took out of the training set, with reasons."""
+    """Return the scenes that failed gates took out of the training set, and why."""
     version = _ancestor(home, lineage, TRAINING_SET)
     return [] if version is None else sorted(home.metrics(version).get("left_out", {}).items())
 
@@ -211,7 +211,7 @@ def _checkpoint_folder(home: Home, lineage: Lineage) -> Path | None:
 
 
 def _ancestor(home: Home, lineage: Lineage, kind: str) -> StoreVersion | None:
-    """Return a lineage's only version of a kind; None if the home no longer holds it."""
+    """Return the version of a kind that has one only in a lineage; None where it is gone."""
     version = next((node.version for node in lineage.nodes if node.version.kind == kind), None)
     return None if version is None else home.find(version.kind, version.partition, version.digest)
 
