@@ -279,8 +279,8 @@ def bootstrap_statistic(
     """Compute a statistic of summed terms, and a percentile bootstrap interval of it.
 
     Frames of one scene resemble each other, so whole scenes are resampled where there are enough of them. Otherwise
-    frames are resampled, which understates the spread between scenes. The result says which was done. With too few
-    frames it has no interval.
+    frames are resampled, which understates the spread between scenes. The result says which was done. The interval is
+    None with too few frames.
 
     Args:
         totals: Terms that add up over frames: a value and a 1 for a mean, counts for an IoU.

@@ -33,7 +33,7 @@ class ScoredFrame:
 
     Attributes:
         batch: Inputs, and every camera of the frame as target.
-        views: The same cameras, rendered by the student.
+        views: Views of the same cameras, rendered by the student.
         truth: The true world; None for a recording.
     """
 

@@ -90,7 +90,7 @@ class Painter:
             frame: Index of the frame.
             camera: Index of the camera.
             batch: The frame with every camera as target.
-            views: The same cameras, rendered by the student.
+            views: Views of the same cameras, rendered by the student.
             truth: The true world; None for a recording.
         """
         name = f"{frames.key}-{frame:06d}-{frames.camera_names[camera]}"

@@ -1,7 +1,7 @@
 """Overfit one real frame, to see whether the student can represent it from images and LiDAR alone.
 
-``python -m student.experiments.overfit DATA --scene scene-0916`` ingests the scene, takes every camera of one frame as
-input and as target, and trains until the rendered frame reaches 30 dB with LiDAR AbsRel at most 0.10, or until the
+``python -m student.experiments.overfit DATA --scene scene-0916`` ingests the scene and takes every camera of one frame
+as input and as target. It trains until the rendered frame reaches 30 dB with LiDAR AbsRel at most 0.10, or until the
 budget is spent. The exit code is 0 if both were reached. The last line is JSON, and ``overfit.png`` in the home shows
 the rendered frame.
 """

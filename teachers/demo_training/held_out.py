@@ -76,7 +76,7 @@ def dinov2_figures(
 
     Args:
         model: Model to judge.
-        untrained: The same architecture at its random start.
+        untrained: Model of the same architecture, randomly initialised.
         remembered: Views whose labelled patches are searched, from other worlds than ``views``.
         views: Views whose patches are classified.
         seed: Seed of the choice of remembered patches.
