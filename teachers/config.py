@@ -190,10 +190,10 @@ class ImageTeachersConfig:
 
     @property
     def dinov2(self) -> PatchFeatureConfig:
-        """Return the extraction of DINOv2 features, the same as that of their basis."""
+        """Return how DINOv2 features are extracted: as their basis was fitted."""
         return self.dinov2_basis.extractor
 
     @property
     def clip(self) -> PatchFeatureConfig:
-        """Return the extraction of CLIP features, the same as that of their basis."""
+        """Return how CLIP features are extracted: as their basis was fitted."""
         return self.clip_basis.extractor

@@ -62,6 +62,21 @@ def test_every_file_and_definition_that_a_page_names_is_there(repository_root: P
     assert not lost
 
 
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("`storage/kinds.py::Kind.SCENE` and `storage/kinds.py`", []),
+        ("`storage/kinds.py::Kind.NOWHERE`", ["storage/kinds.py::Kind.NOWHERE"]),
+        ("`storage/nowhere.py`", ["storage/nowhere.py"]),
+        ("python -m student.nowhere", ["python -m student.nowhere"]),
+    ],
+)
+def test_what_is_not_there_is_found(repository_root: Path, tmp_path: Path, text: str, lost: list[str]) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    assert missing(repository_root, page) == lost
+
+
 def unplaced(page: str) -> list[str]:
     """Return the rows of tables whose last cell is neither "none" nor a list of places in the code."""
     rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| topic ")]
@@ -79,18 +94,3 @@ def test_a_difference_without_a_place_is_found() -> None:
     rows = ["| a | b | c | `student/config.py`, `student/config.py::LossConfig` |", "| a | b | c | none |"]
     assert not unplaced("\n".join(["| topic | where |", "|---|---|", *rows]))
     assert unplaced("| a | b | c | `config.LossConfig` |") == ["`config.LossConfig`"]
-
-
-@pytest.mark.parametrize(
-    ("text", "lost"),
-    [
-        ("`storage/kinds.py::Kind.SCENE` and `storage/kinds.py`", []),
-        ("`storage/kinds.py::Kind.NOWHERE`", ["storage/kinds.py::Kind.NOWHERE"]),
-        ("`storage/nowhere.py`", ["storage/nowhere.py"]),
-        ("python -m student.nowhere", ["python -m student.nowhere"]),
-    ],
-)
-def test_what_is_not_there_is_found(repository_root: Path, tmp_path: Path, text: str, lost: list[str]) -> None:
-    page = tmp_path / "page.md"
-    page.write_text(text)
-    assert missing(repository_root, page) == lost

@@ -53,7 +53,7 @@ def extract_dinov2(
     """Extract DINOv2 features, reduced by the current basis "dinov2": kind ``dinov2_features``.
 
     Raises:
-        MissingTargetError: If the scene, the basis or the weights are missing.
+        MissingTargetError: If the scene or the basis is not there, or the weights cannot be had.
         ProvenanceMismatchError: If the basis was fitted to other weights than the config names.
     """
     from teachers.image.dinov2 import Dinov2Features
@@ -68,7 +68,7 @@ def extract_clip(
     """Extract dense CLIP features, reduced by the current basis "clip": kind ``clip_features``.
 
     Raises:
-        MissingTargetError: If the scene, the basis or the weights are missing.
+        MissingTargetError: If the scene or the basis is not there, or the weights cannot be had.
         ProvenanceMismatchError: If the basis was fitted to other weights than the config names.
     """
     from teachers.image.clip import ClipFeatures
