@@ -1,4 +1,4 @@
-"""Configuration of one student run: what is read, what is penalised, how it is fitted.
+"""Configuration of one student run: data, losses and fit.
 
 The model's own sizes are in :mod:`student.model.config`; complete runs are functions in
 :mod:`student.presets.students`.
@@ -13,13 +13,13 @@ from storage.kinds import FEATURE_SOURCES, Kind, features_kind
 from student.model.config import ModelConfig
 
 OnFailedGate = Literal["refuse", "leave_out"]
-"""What a scene costs of which one target did not pass its quality gate: the whole training set, or itself."""
+"""Effect of a train scene whose target failed a quality gate: the set is refused, or the scene is left out."""
 
 Variant = Literal[
     "no_distillation", "depth", "depth_contracted", "depth_contracted_virtual", "clip", "dinov2", "clip_dinov2"
 ]
-"""What a student is taught. The first four are the paper's ablation; the last three add foundation features to the
-fourth, rendered together with the image."""
+"""Name of what a student is taught. The first four are the paper's ablation. The last three add foundation features,
+rendered together with the image, to the fourth."""
 
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 
@@ -31,10 +31,10 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewsConfig:
-    """How many views one training sample renders, drawn anew each time it comes up.
+    """Numbers of views that one training sample renders. The views are drawn anew in each epoch.
 
     Attributes:
-        same_frame: Views of the input frame; a rig with fewer cameras gives all it has.
+        same_frame: Views of the input frame; all of them if the rig has fewer cameras.
         neighbour: Views of the frames before and after, rendered from the input frame's field.
         virtual: Teacher views from poses that the car never had.
     """
@@ -44,14 +44,14 @@ class ViewsConfig:
     virtual: int = 0
 
     def __post_init__(self) -> None:
-        """Reject counts without meaning."""
+        """Reject values out of range."""
         _require(self.same_frame >= 1, f"same_frame must be at least 1, got {self.same_frame}")
         _require(self.neighbour >= 0 and self.virtual >= 0, "numbers of views must not be negative")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
-    """What a training sample holds and at which size.
+    """Contents and sizes of a training sample.
 
     Attributes:
         image_height: Rows of the input images; the stored ``input_images`` must have them.
@@ -64,11 +64,12 @@ class DataConfig:
         depth_anything: Feed frozen Depth Anything features to the model.
         teacher_depth: Supervise with the scene teacher's depth.
         sky_masks: Supervise opacity with sky masks.
-        feature_sources: Foundation features to supervise, of "clip" and "dinov2".
-        dynamic_masks: What is left out of views of neighbouring frames because it moved in between: "boxes" leaves out
-            every annotated object that changes place, where it is and where it was; "none", the published way, leaves
-            out nothing, and reads no annotation.
-        min_camera_depth: LiDAR returns nearer to a camera plane than this are dropped, metres: they show the car.
+        feature_sources: Foundation features to supervise: any of "clip" and "dinov2".
+        dynamic_masks: Pixels to leave out of neighbouring frames' views because something moved. "boxes" leaves out
+            every annotated object that changes place, where it is and where it was. "none", the published way, keeps
+            all pixels and reads no annotations.
+        min_camera_depth: LiDAR returns nearer to a camera plane than this are dropped, metres, because they show the
+            car.
         max_lidar_range: LiDAR returns farther from a camera than this are dropped, metres.
         batch_size: Frames per optimisation step, over all processes and accumulated parts.
     """
@@ -102,7 +103,7 @@ class DataConfig:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Return the kind of every store that such a run reads, per scene."""
+        """Return the kinds of store that the run reads for each scene."""
         wanted = {
             Kind.SCENE: True,
             Kind.INPUT_IMAGES: True,
@@ -117,34 +118,36 @@ class DataConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossConfig:
-    """Coefficient of every loss; 0 switches one off. Defaults are the published ones unless said otherwise.
+    """Coefficients of the losses; 0 switches one off. Defaults are published values unless the entry says otherwise.
 
     Attributes:
         rgb: Absolute error of the image.
-        perceptual: LPIPS if ``lpips_weights`` is given; otherwise multi-scale structural dissimilarity, its declared
-            alternative, which needs no weights.
+        perceptual: LPIPS if ``lpips_weights`` is given; otherwise multi-scale structural dissimilarity, which needs no
+            weights.
         lpips_weights: Local safetensors file with the backbone and linear layers of VGG LPIPS.
         feature: Absolute error of each foundation feature map.
         lidar_depth: Error of termination depth against LiDAR.
-        teacher_depth: Weight of that loss against the scene teacher.
+        teacher_depth: Error of termination depth against the scene teacher.
         absolute_share: Weight of the absolute error beside the squared one in both depth losses.
-        inner_range: Depths up to here are normalised by it, farther ones by ``max_depth``, metres.
-        max_depth: Teacher depth and predictions are clamped to it, metres.
-        max_lidar_range: Limit to which LiDAR and predictions are clamped, and by which they are normalised, metres.
-        log_depth: Absolute error of the logarithm of depth, against LiDAR and teacher alike. Ours, off in published
-            settings: an error of one metre weighs more near the car.
-        depth_likelihood: Negative log-probability of the coarse bin that holds the true depth. Ours, off in published
-            settings: unlike the error of an expectation, it does not reward spreading over two surfaces.
-        fine_depth: Share of every depth loss that the fine estimate takes part in; 0 in published settings.
+        inner_range: Teacher depths below this are divided by it, farther ones by ``max_depth``, metres.
+        max_depth: Largest depth of the comparison with the teacher, to which both sides are clamped, metres.
+        max_lidar_range: Largest depth of the comparison with LiDAR, metres: both sides are clamped to it and divided by
+            it.
+        log_depth: Absolute error of the logarithm of depth, against LiDAR and teacher. An error of one metre then
+            weighs more near the car. Ours; off in published settings.
+        depth_likelihood: Negative log-probability of the coarse bin that holds the true depth. Unlike the error of an
+            expectation, it does not reward spreading over two surfaces. Ours; off in published settings.
+        fine_depth: Factor of the fine estimate's depth losses beside those of the coarse one; 0 in published settings.
         weight_entropy: Entropy of the weights along a ray.
-        opacity: Cross-entropy of opacity against 1 where a ray is known to hit something, or where nothing is known.
+        opacity: Cross-entropy of opacity against 1, for rays known to hit something, and for all rays of a view without
+            a mask.
         sky: ``log(1 + optical depth)`` where the mask says sky.
-        line_of_sight: Weights before and around the true depth; off in published settings.
-        line_of_sight_epsilon: Half width of the surface in it, metres: at first, and in the end.
-        line_of_sight_steps: Steps between which it shrinks, linearly.
-        depth_edge: Depth losses against the teacher once more, over pixels where its depth jumps; off in published
+        line_of_sight: Error of the weights before and around the true depth; off in published settings.
+        line_of_sight_epsilon: Half width of the surface in ``line_of_sight``, metres: the initial and the final one.
+        line_of_sight_steps: First and last step of the linear shrinking of ``line_of_sight_epsilon``.
+        depth_edge: Second teacher depth loss, over the pixels where the teacher's depth jumps. Off in published
             settings, which name 30 as an example.
-        depth_edge_from: Step from which on.
+        depth_edge_from: First step that counts ``depth_edge``.
         depth_edge_range: Edges farther than this do not count, metres.
     """
 
@@ -188,15 +191,16 @@ class OptimizerConfig:
     """Adam with a warm-up, a schedule over the run's budget, and clipping.
 
     Attributes:
-        learning_rate: Its peak.
-        betas: Betas of Adam; the published first one is 0.
-        weight_decay: Decoupled (AdamW); 0 is plain Adam.
-        schedule: How the rate falls after the warm-up; "step" is tenfold at two thirds and at nine tenths of the run.
+        learning_rate: Peak learning rate.
+        betas: Decay rates of Adam's two moments; the published first one is 0.
+        weight_decay: Decoupled weight decay (AdamW); 0 is plain Adam.
+        schedule: Fall of the rate after the warm-up. "step" divides it by ten at two thirds and at nine tenths of the
+            run.
         warmup_steps: Steps over which the rate rises linearly.
         final_share: Share of the peak at the end of a "cosine" schedule.
-        max_gradient_norm: Gradients are scaled down to it.
-        ema_decay: Decay of an exponential average of the weights, which is then what is validated and published;
-            None publishes the last weights.
+        max_gradient_norm: Norm to which larger gradients are scaled down.
+        ema_decay: Decay of an exponential average of the weights. The average is validated and published. None
+            publishes the last weights.
     """
 
     learning_rate: float = 2e-4
@@ -209,7 +213,7 @@ class OptimizerConfig:
     ema_decay: float | None = None
 
     def __post_init__(self) -> None:
-        """Reject what would not descend."""
+        """Reject values out of range."""
         _require(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
         _require(all(0 <= beta < 1 for beta in self.betas), f"betas must lie in [0, 1), got {self.betas}")
         _require(self.weight_decay >= 0 and self.warmup_steps >= 0, "weight_decay and warmup_steps: want >= 0")
@@ -220,19 +224,19 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitRuntime:
-    """How a fit is run and watched. Nothing here is part of a checkpoint's digest.
+    """Settings of running and watching a fit. None of them is part of a checkpoint's digest.
 
     Attributes:
         device: "auto" takes CUDA where there is one.
         num_workers: Processes that read samples, for each process that trains; 0 reads in the training process.
         accumulation_steps: Parts in which a process takes its share of a batch, one after the other, to save memory.
             Losses are means over samples, so the sum of the parts is the whole.
-        recompute_activations: Compute what the largest parts of the network hold again for their gradients instead of
-            keeping it, to save memory: the same gradients, later.
+        recompute_activations: Compute the activations of the largest parts of the network twice instead of keeping
+            them. This saves memory and takes longer; the gradients are the same.
         log_every: Steps between entries of the history and of the trackers.
         save_every: Steps between resumable states.
-        trackers: Where curves and pictures are sent to.
-        max_pictures: Held-out frames that are drawn at each validation.
+        trackers: Services that curves and pictures are sent to.
+        max_pictures: Held-out frames that are drawn as pictures at each validation.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -245,7 +249,7 @@ class FitRuntime:
     max_pictures: int = 1
 
     def __post_init__(self) -> None:
-        """Reject counts without meaning."""
+        """Reject values out of range."""
         _require(self.num_workers >= 0, f"num_workers must not be negative, got {self.num_workers}")
         _require(self.accumulation_steps >= 1, f"accumulation_steps must be at least 1, got {self.accumulation_steps}")
         _require(self.log_every >= 1 and self.save_every >= 1, "log_every and save_every must be at least 1")
@@ -255,19 +259,19 @@ class FitRuntime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitConfig:
-    """The budget of a fit and how it is spent.
+    """Budget of a fit, its precision and its optimiser.
 
     Attributes:
         max_steps: Optimisation steps.
-        max_seconds: Wall-clock limit; the schedule then follows whichever budget is nearer to its end. A fit that
-            this limit ends is not reproducible to the bit, so leave it generous. None for no limit.
+        max_seconds: Wall-clock limit; None for no limit. The schedule follows whichever budget is nearer to its end. A
+            fit that this limit ends is not reproducible to the bit, so leave it generous.
         validate_every: Steps between validations; the last step is always validated.
         max_validation_samples: Held-out frames per validation, evenly spaced.
         seed: Seed of weights, order, views and every sample along rays.
         precision: Number format of convolutions and linear layers. Weights, geometry, rendering along rays and losses
             are always float32; "float16" also scales losses, so that small gradients do not vanish.
-        optimizer: Descent.
-        runtime: How it is run and watched.
+        optimizer: Optimiser and its learning rate.
+        runtime: Settings of running and watching it.
     """
 
     max_steps: int
@@ -293,9 +297,9 @@ class StudentConfig:
 
     Attributes:
         model: Sizes of the student.
-        data: What it reads.
-        losses: What is penalised.
-        fit: Budget and descent.
+        data: Contents of its samples.
+        losses: Coefficients of its losses.
+        fit: Budget and optimiser.
     """
 
     model: ModelConfig
@@ -331,7 +335,8 @@ class StudentConfig:
     def determining(self) -> "StudentConfig":
         """Return the part that determines the checkpoint.
 
-        The runtime is at its default and weights have no path: what they hold is a digest of its own.
+        The runtime is set to its default, and the path of the LPIPS weights is removed: the digest covers their content
+        instead.
         """
         return replace(
             self, losses=replace(self.losses, lpips_weights=None), fit=replace(self.fit, runtime=FitRuntime())
@@ -340,18 +345,18 @@ class StudentConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSetConfig:
-    """Which scenes and which of their stores make up a training set.
+    """Scenes of a training set, and the kinds of store it reads.
 
     Attributes:
         train_scenes: Keys of the scenes to learn from.
         validation_scenes: Keys of held-out scenes; none may be in ``train_scenes``.
         kinds: Kinds of stores to freeze for each scene, see :attr:`DataConfig.kinds`.
         allow_ungated: Kinds that are taken although their quality gate failed or was never run.
-        on_failed_gate: What happens to a train scene of which a store failed its quality gate: ``leave_out`` takes the
-            scene out of the set, and says so in its manifest; ``refuse`` freezes nothing. A held-out scene is never
-            left out, or only easy scenes would be left to be judged on.
-        held_out_stride: Where only one scene exists, every so many-th frame of each train scene is held out, as input
-            and as target. 0 holds none out.
+        on_failed_gate: Treatment of a train scene with a store that failed its quality gate. ``leave_out`` takes the
+            scene out of the set and records it in the manifest; ``refuse`` raises an error. A held-out scene is never
+            left out, because only easy scenes would remain to judge on.
+        held_out_stride: Every so many-th frame of each train scene is held out, as input and as target, for homes with
+            a single scene. 0 holds none out.
     """
 
     train_scenes: tuple[str, ...]

@@ -1,6 +1,6 @@
 """Score images, depth and text-query maps against a reference, in plain numpy.
 
-Two protocols are carried through the evaluation, and every figure names its own:
+The evaluation has two protocols, and every figure names its own:
 
 * ``paper`` follows the definitions of the DistillNeRF evaluation: one PSNR per frame with the
   error pooled over its cameras, predictions not clamped; depth clipped to 80 m and pooled per
@@ -8,7 +8,7 @@ Two protocols are carried through the evaluation, and every figure names its own
 * ``untouched`` scores what a user would save to disk, on every frame: predictions clamped to
   [0, 1], one PSNR per image, depth as predicted.
 
-The reference itself is never edited: no sky fill, no clamping of the truth.
+The reference is used as stored: its sky is not filled, and its depth is not clamped.
 """
 
 import math
@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 MAXIMUM_EVALUATED_DEPTH = 80.0
-"""Range beyond which neither protocol scores depth, metres."""
+"""Range in metres beyond which depth is left unscored by both protocols."""
 
 _MINIMUM_EVALUATED_DEPTH = 1e-3
 _SSIM_WINDOW = 7
@@ -30,12 +30,12 @@ def peak_signal_to_noise(
     reference: Float[np.ndarray, "*shape"],
     is_valid: Bool[np.ndarray, "*pixels"] | None = None,
 ) -> float:
-    """Return the PSNR in dB of values with a peak of 1, one mean error over everything given.
+    """Return the PSNR in dB of values with a peak of 1, from one mean error over all of them.
 
     Args:
-        predicted: Values to score. Not clamped here.
+        predicted: Values to score; they are not clamped.
         reference: True values in [0, 1].
-        is_valid: Whether each element of the leading axes is scored; None scores all.
+        is_valid: True where values are scored, over the leading axes; None scores all.
 
     Returns:
         ``-10 log10(MSE)``; infinite for identical inputs, NaN when nothing was given.
@@ -57,17 +57,17 @@ def structural_similarity(
 ) -> float:
     """Return the mean SSIM of an image pair with a peak of 1.
 
-    Uniform window, sample covariance, windows that leave the image dropped: the definition of
-    scikit-image's default, against which it is tested.
+    The window is uniform, the covariance is the sample covariance, and windows that leave the image are dropped. This
+    is scikit-image's default, against which it is tested.
 
     Args:
         predicted: Image to score.
         reference: True image in [0, 1].
-        is_valid: Pixels that are scored: a window with any other is dropped. None scores all.
+        is_valid: Pixels that may be scored. A window with any other pixel is dropped. None scores all.
         window: Odd side of the square window, pixels.
 
     Returns:
-        In [-1, 1]; NaN when no window is left.
+        SSIM in [-1, 1]; NaN when no window is left.
 
     Raises:
         ValueError: If the window is even, or larger than the image.
@@ -112,8 +112,8 @@ class DepthScores:
         rmse: Root mean squared error, metres.
         rmse_log: Root mean squared difference of natural logarithms.
         delta_1: Share of pixels with ``max(ratio, 1/ratio) < 1.25``.
-        delta_2: Share within a factor ``1.25^2``.
-        delta_3: Share within a factor ``1.25^3``.
+        delta_2: Share of pixels with ``max(ratio, 1/ratio) < 1.25^2``.
+        delta_3: Share of pixels with ``max(ratio, 1/ratio) < 1.25^3``.
         coverage: Share of the reference pixels where the prediction is defined.
         num_pixels: Reference pixels scored.
     """
@@ -187,7 +187,7 @@ def depth_error_by_range(
 ) -> tuple[Float[np.ndarray, " bins"], Int[np.ndarray, " bins"]]:
     """Sum the relative error of clipped predictions in bins of true range.
 
-    Sums, not means, so that frames add up without weighting a near-empty bin like a full one.
+    Sums let frames add up, so that a near-empty bin weighs less than a full one.
 
     Args:
         predicted: Distance along unit rays, metres, NaN where the ray hit nothing.
@@ -208,7 +208,7 @@ def depth_error_by_range(
 
 
 def average_precision(scores: Float[np.ndarray, " n"], is_positive: Bool[np.ndarray, " n"]) -> float:
-    """Return the area under the precision-recall curve, as a step function over ranks.
+    """Return the area under the precision-recall curve, a step function over ranks.
 
     Equal scores enter together, so the value does not depend on the order of the input.
 
@@ -235,10 +235,10 @@ class Interval:
 
     Attributes:
         mean: The statistic, a mean unless said otherwise; NaN when undefined.
-        low: Lower end of the interval, None when too few groups exist for one.
-        high: Upper end.
-        num_values: Frames it stands on.
-        resampled: What was resampled: ``"scene"``, ``"frame"`` or ``"none"``.
+        low: Lower end of the interval; None when there are too few groups.
+        high: Upper end of the interval; None when there are too few groups.
+        num_values: Number of frames behind the statistic.
+        resampled: Unit of resampling: ``"scene"``, ``"frame"`` or ``"none"``.
     """
 
     mean: float
@@ -252,8 +252,8 @@ def bootstrap_mean(values: Sequence[float], scenes: Sequence[str], *, seed: int 
     """Average one value per frame, with an interval; values that are not finite are dropped.
 
     Args:
-        values: One per frame.
-        scenes: The scene of each value.
+        values: One value per frame.
+        scenes: Scene of each value.
         seed: Seed of the resampling.
 
     Raises:
@@ -278,13 +278,13 @@ def bootstrap_statistic(
 ) -> Interval:
     """Compute a statistic of summed terms, and a percentile bootstrap interval of it.
 
-    Frames of one scene resemble each other, so whole scenes are resampled where there are enough
-    of them. With fewer scenes the frames are, which understates the spread between scenes; the
-    result says which was done. With too few frames there is no interval at all.
+    Frames of one scene resemble each other, so whole scenes are resampled where there are enough of them. Otherwise
+    frames are resampled, which understates the spread between scenes. The result says which was done. The interval is
+    None with too few frames.
 
     Args:
         totals: Terms that add up over frames: a value and a 1 for a mean, counts for an IoU.
-        scenes: The scene of each frame.
+        scenes: Scene of each frame.
         statistic: Function of the summed terms.
         seed: Seed of the resampling.
         num_resamples: Bootstrap draws.

@@ -1,1 +1,1 @@
-"""What produces training targets: per-scene neural fields and per-image foundation models."""
+"""Teachers, which produce training targets: neural fields per scene and foundation models per image."""

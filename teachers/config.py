@@ -1,4 +1,4 @@
-"""Configuration of the image teachers: which weights, at which resolution, into which grid, behind which gate."""
+"""Configuration of the image teachers: weights, resolution, stored grid and quality gate."""
 
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -15,10 +15,10 @@ def _require(condition: bool, message: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsConfig:
-    """Where a pretrained model comes from.
+    """Source of a pretrained model.
 
     Attributes:
-        source: ``"demo"`` for the tiny checkpoint this project ships, an existing folder, or a model hub id.
+        source: ``"demo"`` for the tiny checkpoint that this project ships, an existing folder, or a model hub id.
         revision: Commit, tag or branch on the hub; None for its default branch. Ignored for folders.
     """
 
@@ -31,7 +31,7 @@ class WeightsConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceConfig:
-    """How a model is run. Nothing here changes what is stored, so it is no part of a version's digest.
+    """Settings of running a model. They leave the stored values as they are, so they are no part of a version's digest.
 
     Attributes:
         batch_size: Images per forward pass.
@@ -50,11 +50,11 @@ class ImageTeacherConfig:
     """What every image teacher has.
 
     Attributes:
-        weights: Where the model comes from.
-        input_short_side: The image is resized, aspect kept, until its shorter side has this many pixels; both sides
-            are then rounded to the model's patch size.
+        weights: Source of the model.
+        input_short_side: Length of the image's shorter side after resizing at its aspect, pixels. Both sides are then
+            rounded to multiples of the model's patch size.
         precision: Number format of the forward pass. Half formats need CUDA.
-        inference: How it is run.
+        inference: Settings of running it.
     """
 
     weights: WeightsConfig = field(default_factory=WeightsConfig)
@@ -82,8 +82,8 @@ class SkyConfig(ImageTeacherConfig):
         segmenter: A Segformer through transformers, or PointRend where detectron2 is installed.
         height: Rows of the stored masks.
         width: Columns of the stored masks.
-        threshold: Probability above which a pixel is called sky, in (0, 1).
-        max_lidar_on_sky: Gate: largest fraction of LiDAR returns that may fall on sky, which returns nothing.
+        threshold: Probability above which a pixel counts as sky, in (0, 1).
+        max_lidar_on_sky: Gate: largest share of LiDAR returns that may fall on sky, because real sky returns none.
     """
 
     segmenter: Literal["segformer", "pointrend"] = "segformer"
@@ -127,7 +127,7 @@ class PatchFeatureConfig(ImageTeacherConfig):
         grid_height: Rows of the stored feature maps.
         grid_width: Columns of the stored feature maps.
         min_retained_variance: Gate: smallest share of this scene's feature variance that the basis must keep.
-        max_clipped: Gate: largest share of reduced values that may lie outside the basis' range.
+        max_clipped: Gate: largest share of reduced values that may lie outside the range of the basis.
     """
 
     grid_height: int = 16
@@ -144,14 +144,15 @@ class PatchFeatureConfig(ImageTeacherConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureBasisConfig:
-    """PCA of a foundation model's features.
+    """Configuration of a feature basis, the PCA of a foundation model's features.
 
     Attributes:
-        extractor: The model and grid whose features are reduced; the same that extraction will use.
+        extractor: Model and grid of the features; extraction uses the same.
         num_components: Channels kept, K, at most 64.
         frames_per_scene: Frames sampled from each scene, all cameras; all frames where a scene has fewer.
         seed: Seed of the choice of frames and of the sample that sets the range.
-        range_sample_size: Feature vectors kept to set the range of each channel; bounds memory, not the fit.
+        range_sample_size: Feature vectors kept to set the range of each channel. It bounds memory; the PCA uses all
+            vectors.
         range_quantile: Share of the sample left outside the range at each end; 0 takes minimum and maximum.
     """
 
@@ -169,13 +170,13 @@ class FeatureBasisConfig:
         _require(0 <= self.range_quantile < 0.5, f"range_quantile {self.range_quantile}: want within [0, 0.5)")
 
     def determining(self) -> "FeatureBasisConfig":
-        """Return the part that determines what is stored."""
+        """Return the part that determines the stored values."""
         return replace(self, extractor=self.extractor.determining())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageTeachersConfig:
-    """All image teachers of one run.
+    """Configuration of all image teachers of one run.
 
     Attributes:
         sky: Sky segmentation.

@@ -1,4 +1,4 @@
-"""Quality gates: named checks with the value seen and the threshold, stored with the version they judge."""
+"""Quality gates: named checks with value and threshold, stored with the version they judge."""
 
 import math
 from collections.abc import Mapping
@@ -6,12 +6,12 @@ from typing import Any
 
 
 def at_least(value: float | int, threshold: float | int) -> dict[str, Any]:
-    """Return a check that passes when the value reaches the threshold; an undefined value does not pass."""
+    """Return a check that passes when the value reaches the threshold; an undefined value fails."""
     return {"value": value, "threshold": threshold, "passed": bool(math.isfinite(value) and value >= threshold)}
 
 
 def at_most(value: float | int, threshold: float | int) -> dict[str, Any]:
-    """Return a check that passes when the value does not exceed the threshold; an undefined value does not pass."""
+    """Return a check that passes when the value is at most the threshold; an undefined value fails."""
     return {"value": value, "threshold": threshold, "passed": bool(math.isfinite(value) and value <= threshold)}
 
 

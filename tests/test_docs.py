@@ -94,3 +94,22 @@ def test_what_is_not_there_is_found(repository_root: Path, tmp_path: Path, text:
     page = tmp_path / "page.md"
     page.write_text(text)
     assert missing(repository_root, page) == lost
+
+
+def unplaced(page: str) -> list[str]:
+    """Return the rows of tables whose last cell is neither "none" nor a list of places in the code."""
+    rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| topic ")]
+    cells = [row.rstrip("| ").rpartition(" | ")[2] for row in rows]
+    return [cell for cell in cells if cell != "none" and not all(map(_NAMED.fullmatch, cell.split(", ")))]
+
+
+def test_every_difference_from_the_paper_names_its_place(repository_root: Path) -> None:
+    page = (repository_root / "docs/guides/differences-from-the-paper.md").read_text()
+    assert page.count("\n| ") > 50
+    assert not unplaced(page)
+
+
+def test_a_difference_without_a_place_is_found() -> None:
+    rows = ["| a | b | c | `student/config.py`, `student/config.py::LossConfig` |", "| a | b | c | none |"]
+    assert not unplaced("\n".join(["| topic | where |", "|---|---|", *rows]))
+    assert unplaced("| a | b | c | `config.LossConfig` |") == ["`config.LossConfig`"]

@@ -1,1 +1,1 @@
-"""What a student is used for: text queries, weak labels, a viewer."""
+"""Uses of a student: text queries, weak labels and a viewer."""

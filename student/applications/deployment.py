@@ -1,4 +1,4 @@
-"""A student put to use on a scene: opened with its words and thresholds, and asked frame by frame."""
+"""Use of a student on a scene: it is opened with its words and thresholds, and reads frame by frame."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -28,16 +28,16 @@ _NEAR_M = 0.1  # of a voxel's centre to a camera
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameReading:
-    """What a student makes of one frame.
+    """Output of a student for one frame.
 
     Attributes:
         batch: Inputs, and every camera of the frame as target.
         field: The voxel field, in the ego frame of the reference time.
-        views: The cameras as rendered.
-        is_observed: Voxels of the Occ3D grid, flat, that some camera sees before its ray ends. The others
-            are unknown, which is not the same as free.
+        views: Rendered views of the cameras.
+        is_observed: True for voxels of the Occ3D grid, flat, that some camera sees before its ray ends. The others are
+            unknown, which differs from free.
         occupancy: Raw probability of each voxel; 0 where not observed.
-        points: Where in each voxel the field is densest, metres; meaningless where not observed.
+        points: Point of each voxel where the field is densest, ego frame, metres; meaningless where not observed.
     """
 
     batch: TrainingBatch
@@ -50,14 +50,14 @@ class FrameReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeployedStudent:
-    """A student with everything that turns its output into answers.
+    """Student with everything that turns its output into answers.
 
     Attributes:
-        home: Where it came from.
+        home: Home that it was opened from.
         predictor: The student.
-        checkpoint: Its version.
-        training_set: What it was trained on.
-        space: The CLIP space its features live in.
+        checkpoint: Version of the student.
+        training_set: Training set of the student.
+        space: CLIP space of its features.
         point: Threshold, calibration and temperature.
     """
 
@@ -82,7 +82,7 @@ class DeployedStudent:
         """Open the current checkpoint of a variant, or the one with this digest.
 
         Raises:
-            MissingTargetError: If there is none, it renders no CLIP features, or its text encoder is gone.
+            MissingTargetError: If the checkpoint or its text encoder is missing, or it renders no CLIP features.
         """
         checkpoint = home.require(Kind.STUDENT_CHECKPOINT, variant, checkpoint_digest or None)
         predictor = Predictor.open(home, variant, checkpoint.digest, device=device)
@@ -101,16 +101,16 @@ class DeployedStudent:
 
     @property
     def input_kinds(self) -> tuple[str, ...]:
-        """Kinds of the stores that the student reads of a scene."""
+        """Return the kinds of store that the student reads of a scene."""
         has_depth_features = self.predictor.config.data.depth_anything
         return (Kind.SCENE, Kind.INPUT_IMAGES, *((Kind.DEPTH_ANYTHING_FEATURES,) if has_depth_features else ()))
 
     def frames(self, scene_key: SceneKey | str) -> EvaluationFrames:
-        """Open a scene, whether it was trained on or not, in its current version.
+        """Open any ingested scene, in its current version.
 
         Raises:
-            MissingTargetError: If something that the student reads was never materialised for it.
-            ProvenanceMismatchError: If its stores were made from different versions of it.
+            MissingTargetError: If a store that the student reads was never materialised for it.
+            ProvenanceMismatchError: If its stores were made from different versions of the scene.
         """
         stores = {kind: self.home.require(kind, str(scene_key)) for kind in self.input_kinds}
         reader = SceneReader(self.home.open_arrays(stores[Kind.SCENE]), stores[Kind.SCENE])
@@ -148,7 +148,7 @@ class DeployedStudent:
 
 
 def voxel_centres(grid: VoxelGrid, flat_index: Int64[np.ndarray, " n"]) -> Float[np.ndarray, "n 3"]:
-    """Return the centres of voxels given by flat, row-major index, metres."""
+    """Return the centres of voxels, ego frame, metres, by flat, row-major index."""
     return grid.centres(np.stack(np.unravel_index(flat_index, grid.shape), axis=1))
 
 
@@ -158,7 +158,7 @@ def observed_voxels(
     termination_depth: Float[np.ndarray, "views height width"],
     is_seen: Bool[np.ndarray, "views height width"],
 ) -> Bool[np.ndarray, " voxels"]:
-    """Return which voxels lie in some camera's view and not behind what it sees.
+    """Return True for voxels that lie in some camera's view, in front of the surface that it sees.
 
     A voxel counts up to one diagonal behind the surface, so that surfaces themselves are observed.
 

@@ -1,4 +1,4 @@
-"""Ask a scene in words: a heat map per camera, and the voxels that answer best."""
+"""Ask for something in a scene in words. The answer is a heat map per camera, and the best voxels."""
 
 import csv
 import json
@@ -28,11 +28,11 @@ class QueryResult:
     """The answer to a query.
 
     Attributes:
-        folder: Where its files lie.
+        folder: Folder of its files.
         heat_maps: One picture per camera.
-        positions: Centres of the answering voxels in the ego frame, best first, metres.
-        probability: That a voxel is occupied and what the text says, best first.
-        record: What was written to ``query.json``.
+        positions: Centres of the occupied voxels in the ego frame, best first, metres.
+        probability: Probability that a voxel is occupied and shows the text, best first.
+        record: Content of ``query.json``.
     """
 
     folder: Path
@@ -56,23 +56,24 @@ def query_scene(
     num_ranked: int = 200,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> QueryResult:
-    """Find what a text names in one frame of a scene, in the images and in space.
+    """Find a text in one frame of a scene, in the images and in space.
 
     A probability is a softmax over the text and its declared negatives, at the temperature that an
     evaluation of this checkpoint fitted, or else CLIP's own; ``query.json`` says which.
 
     Args:
-        home: Where everything lies.
-        scene_key: The scene; it need not have been trained on.
-        frame: Frame index.
+        home: Home of the student and the scene.
+        scene_key: Key of the scene, which need not be one of the training scenes.
+        frame: Index of the frame.
         text: A word or a phrase.
-        variant: A student that renders CLIP features.
-        out_dir: Folder for the answer, created if need be.
-        negatives: What the text is told apart from; by default the Occ3D classes and the sky, less what the text names.
+        variant: Variant of a student that renders CLIP features.
+        out_dir: Folder for the answer, created if missing.
+        negatives: Words that compete with the text; by default the Occ3D classes and the sky, without those that the
+            text names.
         template: Sentence with one ``{}`` for the text.
-        text_encoder: Folder or hub id of the CLIP checkpoint where it moved.
-        num_ranked: Voxels listed in ``ranked_voxels.csv``; ``voxels.npz`` holds all that are occupied.
-        device: Where the student runs.
+        text_encoder: Folder or hub id of the CLIP checkpoint; empty for the one recorded with the features.
+        num_ranked: Number of voxels in ``ranked_voxels.csv``; ``voxels.npz`` holds all occupied ones.
+        device: Device of the student.
 
     Raises:
         ValueError: If the text is blank or the scene has no such frame.
@@ -116,7 +117,7 @@ def _write_heat_maps(
     images: Float32[np.ndarray, "cameras height width 3"],
     heat: Float[np.ndarray, "cameras grid_height grid_width"],
 ) -> tuple[Path, ...]:
-    """Write one picture per camera, all on one scale: the brightest pixel of any camera is full heat."""
+    """Write one picture per camera, on a common scale: the brightest pixel of all cameras is full heat."""
     peak = max(float(np.nanmax(heat)), 1e-6)
     paths = []
     for name, image, probability in zip(camera_names, images, heat / peak, strict=True):

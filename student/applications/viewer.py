@@ -1,4 +1,4 @@
-"""Look into a student's field in the browser: points, voxels by class or by a text, and the cameras."""
+"""Show a student's field in the browser: points, voxels by class or by a text, and the cameras."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,10 +28,10 @@ _THUMBNAIL_WIDTH = 160
 
 
 class SceneView:
-    """What is shown of one scene: everything the server draws, computed without a server.
+    """Content of the view of one scene, computed without a server.
 
     Args:
-        student: Whose field is shown.
+        student: Student whose field is shown.
         frames: Frames of the scene.
         template: Sentence with one ``{}`` for a word.
     """
@@ -67,7 +67,7 @@ class SceneView:
     def voxels(
         self, frame: int, mode: Mode, text: str = ""
     ) -> tuple[Float[np.ndarray, "voxels 3"], UInt8[np.ndarray, "voxels 3"]]:
-        """Return the occupied, observed voxels in the ego frame, coloured by class or by how well they answer.
+        """Return centres (ego frame, metres) and colours, by class or query, of the occupied, observed voxels.
 
         Raises:
             ValueError: If the mode shows no voxels, or a query has no words.
@@ -99,13 +99,13 @@ def serve_scene(
     """Start a viewer of one scene and return its server; the caller keeps the process alive.
 
     Args:
-        home: Where everything lies.
-        scene_key: The scene; it need not have been trained on.
-        variant: A student that renders CLIP features.
+        home: Home of the student and the scene.
+        scene_key: Key of the scene, which need not be one of the training scenes.
+        variant: Variant of a student that renders CLIP features.
         host: Address to listen at; only this machine by default.
         port: Port to listen at.
-        text_encoder: Folder or hub id of the CLIP checkpoint where it moved.
-        device: Where the student runs.
+        text_encoder: Folder or hub id of the CLIP checkpoint; empty for the one recorded with the features.
+        device: Device of the student.
 
     Raises:
         MissingTargetError: If the student or a store of the scene is missing.
@@ -135,7 +135,7 @@ def serve_scene(
 
 
 def draw_frame(server: "viser.ViserServer", view: SceneView, frame: int, mode: Mode, text: str) -> None:
-    """Draw one frame, replacing what was drawn before.
+    """Draw one frame in place of the previous one.
 
     Raises:
         ValueError: If a query has no words.

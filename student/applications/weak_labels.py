@@ -1,6 +1,6 @@
-"""Label a scene's voxels and pixels with a student: weak labels, with everything that made them beside them.
+"""Label a scene's voxels and pixels with a student. The labels are stored with a record of how they were made.
 
-They are never read back as training targets here; they are for whoever labels data next.
+The training set refuses them as targets; they are a start for labelling data.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ from student.inference.vocabulary import Vocabulary, occ3d_vocabulary
 KIND = Kind.WEAK_LABELS
 
 UNKNOWN_VOXEL = 255
-"""Voxels that no camera sees: unknown, which is not free."""
+"""Label of voxels that no camera sees. They are unknown, which differs from free."""
 
 
 def export_weak_labels(
@@ -38,7 +38,7 @@ def export_weak_labels(
     config: WeakLabelConfig,
     on_progress: Callable[[str, float, Mapping[str, Any]], None] | None = None,
 ) -> Materialized:
-    """Return the labels that a student gives a scene, making them first if they do not exist.
+    """Return a student's labels of a scene, making them first if they do not exist.
 
     Voxels carry Occ3D labels (17 free, 255 not seen by any camera) and the probability that the label is
     right: of being occupied and of that class, or of being free; NaN where not seen. Pixels carry the
@@ -46,14 +46,14 @@ def export_weak_labels(
     probability, on the student's render grid.
 
     Args:
-        home: Where everything lies.
-        scene_key: The scene; it need not have been trained on.
-        variant: A student that renders CLIP features.
-        config: How to label.
-        on_progress: Called after every frame.
+        home: Home of the student and the scene.
+        scene_key: Key of the scene, which need not be one of the training scenes.
+        variant: Variant of a student that renders CLIP features.
+        config: Configuration of the labels.
+        on_progress: Function called after every frame.
 
     Raises:
-        MissingTargetError: If the student or a store of the scene is missing, or it renders no CLIP.
+        MissingTargetError: If the student or a store of the scene is missing, or the student renders no CLIP features.
         ProvenanceMismatchError: If the scene's stores were made from different versions of it.
     """
     student = DeployedStudent.open(
@@ -93,7 +93,7 @@ def _provenance(home: Home, student: DeployedStudent, frames: EvaluationFrames, 
 
 
 class _Labeller:
-    """Labels one scene, frame by frame."""
+    """Labeller of one scene, frame by frame."""
 
     def __init__(
         self, group: zarr.Group, student: DeployedStudent, frames: EvaluationFrames, config: WeakLabelConfig
@@ -125,7 +125,7 @@ class _Labeller:
         )
 
     def run(self, on_progress: Callable[[str, float, Mapping[str, Any]], None] | None) -> dict[str, Any]:
-        """Label every frame and return how much of what was labelled."""
+        """Label every frame and return the counts of labels."""
         num_frames = self._frames.scene.frozen.num_frames
         for frame in range(num_frames):
             reading = self._student.read(self._frames, frame, samples_per_axis=self._config.voxel_samples_per_axis)

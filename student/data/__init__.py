@@ -1,1 +1,1 @@
-"""From frozen stores to training batches: which versions, which frames, which views, in which order."""
+"""Data of a student: frozen stores, their frames, the views drawn from them, and the order of batches."""

@@ -1,4 +1,4 @@
-"""Frames of a training set as samples: one frame's inputs, some views to render, and all that is known about them."""
+"""Frames of a training set as samples: one frame's inputs, some views to render, and their targets."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,29 +29,29 @@ _VIRTUAL_SOLID_OPACITY = 0.9
 _PINHOLE = np.full(4, np.nan)
 
 _Frames = np.ndarray | list[np.ndarray]
-"""What is stored, by frame."""
+"""Stored values of several frames, indexed by frame."""
 
 
 class SampleRequest(NamedTuple):
-    """Which sample, and at which pass over the data, on which its random views depend."""
+    """Request for a sample: its index, and the epoch, on which its random views depend."""
 
     epoch: int
     index: int
 
 
 class FrameDataset(Dataset[TrainingBatch]):
-    """Samples of one split, each as a batch of one.
+    """Data set of one split's samples, each as a batch of one.
 
-    Everything random about a sample is derived from the seed, the epoch and its index, so that it does not matter which
-    process makes it, in which order, or how often a run was stopped.
+    Every random choice of a sample is derived from the seed, the epoch and its index. So a sample is the same in every
+    process, in any order, and after any interruption.
 
     Args:
-        home: Where the stores lie.
-        training_set: What to read.
+        home: Home of the stores.
+        training_set: Training set to read.
         split: "train" draws views anew in each epoch; "validation" takes every camera of the input frame.
-        config: What a sample holds.
+        config: Contents and sizes of a sample.
         seed: Seed of the drawn views.
-        open_frames: How the frames of a scene are opened; another layout than the stores' is for benchmarks.
+        open_frames: Function that opens the frames of a scene; benchmarks read another layout than the stores'.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class FrameDataset(Dataset[TrainingBatch]):
         """Return one frame as a batch of one, rendering the views that ``choice`` names.
 
         Raises:
-            MissingTargetError: If a store that the configuration asks for is not in the training set.
+            MissingTargetError: If the training set lacks a store that the configuration asks for.
             IntegrityError: If a store lost data; its key names the kind, the scene and the frame.
             ProvenanceMismatchError: If the stored images have another size than configured.
         """
@@ -131,7 +131,7 @@ class FrameDataset(Dataset[TrainingBatch]):
 
 
 class _Assembler:
-    """Builds one sample, reading each store at most once: to read three frames at once takes little longer than one."""
+    """Builder of one sample, which reads each store once; three frames at once take little longer than one."""
 
     def __init__(self, frames: Frames, config: DataConfig, frame_index: int, shown: range) -> None:
         self._frames = frames
@@ -173,7 +173,7 @@ class _Assembler:
         return scale_intrinsics(self._frames.intrinsics(), from_size=image_size, to_size=(height, width))
 
     def _where_valid(self, values: np.ndarray, camera_index: int) -> np.ndarray:
-        """Return a map of known depth, unknown where the camera sees its own vehicle."""
+        """Return a depth map with NaN where the camera sees its own vehicle."""
         height, width = values.shape
         return np.where(self._frames.is_valid(height, width)[camera_index], values, np.float32(np.nan))
 
@@ -249,7 +249,7 @@ class _Assembler:
         )
 
     def input_targets(self, num_cameras: int) -> InputTargets:
-        """Return what is known about the inputs' depth, padded to ``num_cameras``."""
+        """Return the depth targets of the inputs, padded to ``num_cameras``."""
         height, width = self._config.depth_height, self._config.depth_width
         cameras = range(self._frames.num_cameras)
         padding = num_cameras - self._frames.num_cameras
@@ -300,7 +300,7 @@ class _Assembler:
         return pose if view.virtual_index is None else pose @ self._frames.virtual_to_camera()[view.virtual_index]
 
     def view_targets(self, choice: ViewChoice) -> ViewTargets:
-        """Return what is known about the chosen views."""
+        """Return the targets of the chosen views."""
         size = (self._config.render_height, self._config.render_width)
         image_size = (2 * size[0], 2 * size[1])
         real = [self._real_maps(view, *size) for view in choice.real]

@@ -1,4 +1,4 @@
-"""Read whole frames of one frozen scene, from its stores and from nowhere else."""
+"""Read whole frames of one frozen scene from its stores."""
 
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -21,17 +21,17 @@ from student.data.training_set import FrozenScene
 
 @runtime_checkable
 class Frames(Protocol):
-    """Everything that a sample is made of, all cameras at once."""
+    """Source of everything that a sample is made of, for all cameras at once."""
 
     num_frames: int
     num_cameras: int
 
     def images(self, frames: range) -> UInt8[np.ndarray, "frames cameras height width 3"]:
-        """Return the input images."""
+        """Return the input images of some frames, RGB."""
         ...
 
     def intrinsics(self) -> Float[np.ndarray, "cameras 3 3"]:
-        """Return the intrinsics of the input images."""
+        """Return the intrinsics of the input images, pixels."""
         ...
 
     def fisheye(self) -> Float[np.ndarray, "cameras 4"]:
@@ -39,33 +39,36 @@ class Frames(Protocol):
         ...
 
     def is_valid(self, height: int, width: int) -> Bool[np.ndarray, "cameras height width"]:
-        """Return the pixels of images of that size that show the world, and not the vehicle itself."""
+        """Return True for the pixels, at that image size, that show the world and not the vehicle itself."""
         ...
 
     def is_still(
         self, frame_index: int, reference_frame_index: int, height: int, width: int
     ) -> Bool[np.ndarray, "cameras height width"]:
-        """Return the pixels of a frame's images in whose line of sight no annotated object moved between two frames."""
+        """Return True for pixels of a frame without an annotated, moving object in their line of sight.
+
+        Movement is counted between ``frame_index`` and ``reference_frame_index``.
+        """
         ...
 
     def camera_to_reference_ego(self, frame_index: int, reference_frame_index: int) -> Float[np.ndarray, "cameras 4 4"]:
-        """Return each camera at its own exposure in a frame, in the ego frame of another frame's reference time."""
+        """Return each camera's pose at its exposure in a frame, in the ego frame at the reference frame's time."""
         ...
 
     def lidar_points(self, frames: range) -> list[Float[np.ndarray, "points 3"]]:
-        """Return the LiDAR returns of each frame in its own reference ego frame, metres."""
+        """Return the LiDAR returns of each frame in the ego frame at its own reference time, metres."""
         ...
 
     def teacher_depth(self, frames: range) -> Float16[np.ndarray, "frames cameras height width"]:
-        """Return the teacher's termination depth, metres, NaN where undefined."""
+        """Return the scene teacher's termination depth, metres; NaN where undefined."""
         ...
 
     def is_sky(self, frames: range) -> Bool[np.ndarray, "frames cameras height width"]:
-        """Return the sky mask."""
+        """Return the sky masks; True is sky."""
         ...
 
     def features(self, frames: range, kind: str) -> Float16[np.ndarray, "frames cameras height width channels"]:
-        """Return a feature map of every camera."""
+        """Return the feature maps of the cameras from a store of this kind."""
         ...
 
     def virtual_views(
@@ -75,19 +78,19 @@ class Frames(Protocol):
         Float16[np.ndarray, "cameras views height width"],
         Float16[np.ndarray, "cameras views height width"],
     ]:
-        """Return image, termination depth and opacity of the teacher's virtual views."""
+        """Return RGB images, termination depth in metres, and opacity of the teacher's virtual views."""
         ...
 
     def virtual_to_camera(self) -> Float[np.ndarray, "views 4 4"]:
-        """Return where the virtual views stand."""
+        """Return the pose of each virtual view in its camera's frame, metres."""
         ...
 
 
 class StoreFrames:
-    """Frames of a scene in the versions that a training set froze. Stores are opened when first read.
+    """Frames of a scene from the store versions that a training set froze. A store is opened when first read.
 
     Args:
-        home: Where the stores lie.
+        home: Home of the stores.
         scene: The frozen scene.
     """
 
@@ -118,7 +121,7 @@ class StoreFrames:
         return self._arrays[kind, name]
 
     def _read(self, kind: str, name: str, frames: range | None = None) -> np.ndarray:
-        """Read an array, or some consecutive frames of it; what is lost or damaged is named by its frame."""
+        """Read an array, or some consecutive frames of it; the error for a damaged chunk names its frame."""
         array = self._array(kind, name)
         if frames is None:
             with reading(f"{kind}/{self.scene.key}/{name}"):
@@ -138,7 +141,7 @@ class StoreFrames:
 
     @cached_property
     def reader(self) -> SceneReader:
-        """Return the reader of the scene itself."""
+        """Return the reader of the scene's store."""
         return SceneReader(self._group(Kind.SCENE), self.scene.stores[Kind.SCENE])
 
     @cached_property
@@ -249,8 +252,8 @@ class StoreFrames:
         """Check that every target grid shows the same cameras as the input images.
 
         Raises:
-            IntegrityError: If the intrinsics of a target are not those of the images at its size: its pixels would
-                then lie on other rays.
+            IntegrityError: If a target's intrinsics differ from the images', scaled to its size. Its pixels would lie
+                on other rays.
         """
         image_size = self._grid(Kind.INPUT_IMAGES, "image")
         for kind in (Kind.TEACHER_DEPTH, Kind.VIRTUAL_VIEWS):

@@ -1,4 +1,4 @@
-"""LiDAR returns as a sparse map of termination depth."""
+"""Rasterising of LiDAR returns to a sparse map of termination depth."""
 
 import numpy as np
 from jaxtyping import Float
@@ -19,19 +19,19 @@ def rasterise_lidar(
 ) -> Float[np.ndarray, "height width"]:
     """Return the distance from the camera centre to the nearest return in each pixel, float32 metres.
 
-    The value is the length of the ray, as everywhere in this project, and not the depth along the optical axis: at the
-    corner of a wide camera the two differ by half. Where several returns fall into one pixel the nearest wins, since a
-    return behind it was seen past an edge by a sensor that sits elsewhere.
+    The distance is the length of the ray, as everywhere in this project. At the corner of a wide camera it is half as
+    long again as the depth along the optical axis. If several returns fall into one pixel, the nearest is kept: the
+    LiDAR saw those behind it past an edge, from another position.
 
     Args:
-        points_ego: Returns in an ego frame, metres.
-        camera_to_ego: The camera at its own exposure, in the same ego frame.
-        intrinsics: In pixels of the map.
-        fisheye: Coefficients of the lens, NaN or None for a pinhole.
+        points_ego: LiDAR returns in an ego frame, metres.
+        camera_to_ego: Pose of the camera at its exposure, in the same ego frame.
+        intrinsics: Intrinsics of the camera, in pixels of the map.
+        fisheye: Coefficients of the lens; NaN or None for a pinhole.
         height: Rows of the map.
         width: Columns of the map.
-        min_camera_depth: Returns nearer to the camera plane are dropped, metres; to the camera itself, if it is a
-            fisheye, which sees beside and behind that plane too.
+        min_camera_depth: Smallest depth along the optical axis, metres; nearer returns are dropped. For a fisheye,
+            which sees beside and behind the camera plane, it is the smallest distance from the camera.
         max_range: Returns farther from the camera are dropped, metres.
 
     Returns:

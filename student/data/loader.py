@@ -1,4 +1,4 @@
-"""An endless, exactly repeatable stream of training batches that can be stopped and resumed anywhere."""
+"""Endless, exactly repeatable stream of training batches that can be stopped and resumed anywhere."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -18,18 +18,18 @@ _WORKER_CONTEXT = "forkserver"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoaderState:
-    """Where a stream stands.
+    """Position of a stream.
 
     Attributes:
-        samples_delivered: Samples handed out since the start, over all epochs and to all that share the stream. With
-            worker processes more were read.
+        samples_delivered: Samples handed out since the start, over all epochs and all processes. Worker processes may
+            have read more.
     """
 
     samples_delivered: int = 0
 
 
 class _EpochStream(Sampler[list[SampleRequest]]):
-    """Permutation after permutation of the samples, cut into batches that may span two epochs."""
+    """Endless permutations of the samples, cut into batches that may span two epochs."""
 
     def __init__(
         self, num_samples: int, batch_size: int, seed: int, state: LoaderState, share: tuple[int, int]
@@ -56,7 +56,7 @@ class _EpochStream(Sampler[list[SampleRequest]]):
 
 
 class _CarryErrors(Dataset[TrainingBatch | PipelineError]):
-    """Returns typed errors instead of raising them: a worker process would reduce them to their text."""
+    """Data set that returns typed errors instead of raising them, because workers reduce raised ones to text."""
 
     def __init__(self, dataset: FrameDataset) -> None:
         self._dataset = dataset
@@ -78,18 +78,19 @@ def _collate(samples: list[TrainingBatch | PipelineError]) -> TrainingBatch | Pi
 
 
 class TrainingLoader:
-    """Batches without end.
+    """Endless stream of batches.
 
-    The order depends on the seed and the epoch alone, a sample's views on the seed, the epoch and its index; so the
-    stream is the same for any number of workers, and after any interruption.
+    The order depends on the seed and the epoch; a sample's views depend on the seed, the epoch and its index. So the
+    stream is the same for any number of workers and after any interruption.
 
     Args:
         dataset: Samples to draw from.
         batch_size: Samples per batch.
-        share: Which of how many equal shares of every batch to hand out; the others go to other processes.
+        share: Index and number of the equal shares of every batch: this one is handed out, the others go to other
+            processes.
         seed: Seed of the order.
-        num_workers: Processes that read; 0 reads in this one.
-        state: Where to go on.
+        num_workers: Number of reading processes; 0 reads in this one.
+        state: Position to continue from; None starts anew.
 
     Raises:
         ValueError: If the data set is empty, or a batch cannot be shared evenly.
@@ -123,7 +124,7 @@ class TrainingLoader:
         )
 
     def __iter__(self) -> Iterator[TrainingBatch]:
-        """Yield batches for ever; ``state`` counts those that were taken."""
+        """Yield batches for ever; ``state`` counts the samples that were taken."""
         for batch in self._loader:
             if isinstance(batch, PipelineError):
                 raise batch

@@ -1,7 +1,6 @@
-"""What a training batch holds: inputs, the views to render, and what is known about each of them.
+"""Content of a training batch: inputs, the views to render, and the targets of both.
 
-Undefined depth is NaN and unknown sky is marked unknown: nothing is filled in, so a loss that forgets a mask gives NaN
-and not a plausible number.
+Undefined depth is NaN and unknown sky is marked as unknown. A loss that forgets a mask gives NaN.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,12 +15,12 @@ from student.model.types import CameraInputs, TargetCameras, Tensors, to_device
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputTargets:
-    """What is known about the depth of the input images, on the model's depth grid.
+    """Depth targets of the input images, on the model's depth grid.
 
     Attributes:
-        lidar_depth: Termination depth of LiDAR returns, metres. NaN where none fell.
+        lidar_depth: Termination depth of the LiDAR returns, metres. NaN where none fell.
         teacher_depth: Termination depth by the scene teacher, metres. NaN where it is undefined.
-        is_sky: True where the pixel shows sky; meaningless where unknown.
+        is_sky: True where the pixel shows sky; meaningless where ``is_sky_known`` is False.
         is_sky_known: True where a mask exists and no return contradicts it.
     """
 
@@ -33,18 +32,17 @@ class InputTargets:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewTargets:
-    """What the rendered views should show. Camera views come first, virtual views after them.
+    """Targets of the rendered views. Camera views come first, virtual views after them.
 
     Attributes:
         image: RGB in [0, 1] of the camera views, twice the render grid.
         virtual_image: RGB in [0, 1] of the virtual views, at the teacher's own resolution.
-        lidar_depth: Termination depth of LiDAR returns on the render grid, metres. NaN where none fell, and in virtual
-            views, whose pose the sensor never had.
+        lidar_depth: Termination depth of the LiDAR returns on the render grid, metres. NaN where none fell, and in
+            virtual views, whose pose the sensor never had.
         teacher_depth: Termination depth by the scene teacher, metres. NaN where it is undefined.
-        is_sky: True where the pixel shows sky; meaningless where unknown.
+        is_sky: True where the pixel shows sky; meaningless where ``is_sky_known`` is False.
         is_sky_known: True where a mask exists and no return contradicts it.
-        features: Reduced foundation features in [0, 1] of the camera views by source, each on its own grid, which
-            spans the image.
+        features: Reduced foundation features of the camera views, in [0, 1], by source. Each grid spans the image.
     """
 
     image: Float[Tensor, "batch real 3 image_height image_width"]
@@ -63,14 +61,14 @@ class ViewTargets:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingBatch:
-    """Some frames with everything known about them.
+    """Frames with their inputs, cameras and targets.
 
     Attributes:
         keys: Identity of each frame, ``<scene key>/<frame index>``.
-        inputs: What the student sees.
-        cameras: The views to render.
-        input_targets: What is known about the inputs' depth.
-        view_targets: What is known about the views.
+        inputs: Images and cameras that the student sees.
+        cameras: Views to render.
+        input_targets: Depth targets of the inputs.
+        view_targets: Targets of the views.
     """
 
     keys: tuple[str, ...]
@@ -91,7 +89,7 @@ class TrainingBatch:
         )
 
     def split(self) -> tuple["TrainingBatch", ...]:
-        """Return each frame as a batch of one, the inverse of :func:`concatenate`."""
+        """Return each frame as a batch of one; :func:`concatenate` is the inverse."""
         if len(self.keys) == 1:
             return (self,)
         return tuple(
@@ -106,7 +104,7 @@ class TrainingBatch:
         )
 
     def parts(self, number: int) -> tuple["TrainingBatch", ...]:
-        """Return the batch cut into ``number`` parts of the same size, which its size must allow."""
+        """Return the batch cut into ``number`` parts of the same size; its size must be a multiple of ``number``."""
         size, rest = divmod(len(self.keys), number)
         if rest:
             raise ValueError(f"a batch of {len(self.keys)} frames cannot be cut into {number} equal parts")
@@ -117,7 +115,7 @@ class TrainingBatch:
 
 
 def concatenate(batches: Sequence[TrainingBatch]) -> TrainingBatch:
-    """Return one batch of several whose grids and numbers of cameras and views agree."""
+    """Join batches that agree in their grids and numbers of cameras and views."""
     return TrainingBatch(
         keys=tuple(key for batch in batches for key in batch.keys),
         inputs=_concatenate_fields([batch.inputs for batch in batches]),

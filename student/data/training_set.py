@@ -1,7 +1,7 @@
-"""The training set: a frozen list of the exact version of every store that a run will read, and of its samples.
+"""Training set: a frozen list of the exact version of every store that a run reads, and of its samples.
 
-Freezing is where everything that could spoil a run is refused: a store that is missing, that did not pass its quality
-gate, that was made from another version of the scene than the images beside it, or that holds the truth.
+Freezing refuses a store that is missing, that failed its quality gate, that was made from another version of the scene
+than the images, or that holds the truth.
 """
 
 import functools
@@ -32,11 +32,11 @@ class FrozenScene:
 
     Attributes:
         key: The scene.
-        num_frames: Its reference instants.
-        num_cameras: Its cameras.
+        num_frames: Number of its frames.
+        num_cameras: Number of its cameras.
         train_frames: Frames to learn from.
         validation_frames: Frames held out, as input and as target.
-        stores: The exact version to read, by kind.
+        stores: Exact version of each store to read, by kind.
     """
 
     key: str
@@ -54,7 +54,7 @@ class TrainingSet:
     Attributes:
         version: The store it was read from.
         scenes: Its scenes, train scenes first.
-        left_out: Why scenes that were asked for are not among them, by key.
+        left_out: Reason why a requested scene was left out, by key.
     """
 
     version: StoreVersion
@@ -78,19 +78,19 @@ class TrainingSet:
 
 
 def freeze_training_set(home: Home, name: str, config: TrainingSetConfig) -> Materialized:
-    """Return the training set of the current version of every store that ``config`` names, freezing it if need be.
+    """Return the training set of the current versions of all stores that ``config`` names, freezing it if need be.
 
-    Snapshots are part of its digest: a teacher that was deleted and fitted again is never bit-equal, even from the same
-    provenance, so it makes another training set.
+    Snapshots are part of its digest. A teacher that was deleted and fitted again makes another training set, because
+    its content differs even with the same provenance.
 
     Args:
-        home: Where the stores lie.
+        home: Home of the stores.
         name: Partition of the training set, usually the variant that will read it.
         config: Scenes, splits and kinds.
 
     Raises:
-        MissingTargetError: If a store is missing, did not pass its gate, or must not be learned from; its key is
-            ``<kind>/<scene>``. Also if no train scene is left after failed gates took theirs out.
+        MissingTargetError: If a store is missing, failed its gate, or must not be learned from; its key is
+            ``<kind>/<scene>``. Also if failed gates leave no train scene.
         ProvenanceMismatchError: If two stores descend from different versions of the same thing.
         IntegrityError: If the frames or cameras of a store differ from its scene's.
     """
@@ -128,10 +128,10 @@ def freeze_training_set(home: Home, name: str, config: TrainingSetConfig) -> Mat
 
 
 def load_training_set(home: Home, name: str, digest: str | None = None) -> TrainingSet:
-    """Read a frozen training set: the current one of this name, or the one with this digest.
+    """Read a frozen training set: the current one of this name, or the one with this digest if one is given.
 
     Raises:
-        MissingTargetError: If there is none.
+        MissingTargetError: If there is no such training set.
         ProvenanceMismatchError: If it was written in another format.
         IntegrityError: If its manifest is damaged.
     """
@@ -145,13 +145,13 @@ def load_training_set(home: Home, name: str, digest: str | None = None) -> Train
 
 
 def check_consistent(home: Home, versions: Iterable[StoreVersion]) -> None:
-    """Check that stores which are read together descend from one version of everything they share.
+    """Check that stores read together descend from the same version of every ancestor they share.
 
-    A depth map of one ingest beside the images of another, or features that two scenes reduced with different bases,
-    would train without a warning.
+    Otherwise a depth map of one ingest could be read beside the images of another, or features of two scenes could be
+    reduced with different bases, without any error.
 
     Raises:
-        ProvenanceMismatchError: Naming the ancestor, its two digests and their descendants.
+        ProvenanceMismatchError: If they do not. It names the ancestor, its two digests and their descendants.
     """
     seen: dict[tuple[str, str], tuple[str, str]] = {}
 
@@ -215,7 +215,7 @@ def _freeze_scene(home: Home, key: str, config: TrainingSetConfig) -> FrozenScen
 
 
 def _left_out(home: Home, config: TrainingSetConfig) -> dict[str, str]:
-    """Return why each train scene is taken out of the set, by key."""
+    """Return the reason why a train scene is taken out of the set, by key."""
     if config.on_failed_gate == "refuse":
         return {}
     left_out: dict[str, str] = {}

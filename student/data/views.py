@@ -1,4 +1,4 @@
-"""The views that a sample renders: cameras, neighbouring frames and virtual views (DistillNeRF Sec. 3.2)."""
+"""Views that a sample renders: cameras, neighbouring frames and virtual views (DistillNeRF Sec. 3.2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ class TargetView:
     """One view to render.
 
     Attributes:
-        frame_index: The frame whose images and exposure poses it has.
-        camera_index: The camera, or the camera that a virtual view is shifted from.
-        virtual_index: Which of the teacher's shifts, or None for the camera itself.
+        frame_index: Frame of its image and of its exposure pose.
+        camera_index: Camera of the view, or the one that a virtual view is shifted from.
+        virtual_index: Index of the teacher's shift; None for the camera itself.
     """
 
     frame_index: int
@@ -29,8 +29,8 @@ class ViewChoice:
     """The views of one sample.
 
     Attributes:
-        real: Camera views; None is padding.
-        virtual: Virtual views; None is padding.
+        real: Camera views; None entries are padding.
+        virtual: Virtual views; None entries are padding.
     """
 
     real: tuple[TargetView | None, ...]
@@ -58,10 +58,10 @@ def draw_views(
     Args:
         scene: The sample's scene.
         frame_index: The sample's frame.
-        config: How many of each.
+        config: Numbers of views of each sort.
         num_cameras: Cameras of the largest rig, which decides the padding.
         num_virtual_views: Shifts that the teacher rendered per camera.
-        generator: Source of randomness.
+        generator: Random generator.
     """
     cameras = range(scene.num_cameras)
     same = [TargetView(frame_index=frame_index, camera_index=camera) for camera in cameras]

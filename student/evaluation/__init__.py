@@ -1,1 +1,1 @@
-"""How good a student is: held-out frames, references, figures with intervals and baselines."""
+"""Evaluation of a student: held-out frames, references, figures with intervals, and baselines."""

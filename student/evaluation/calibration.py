@@ -1,7 +1,6 @@
-"""Turn a raw score into a probability that means what it says, and measure how well it does.
+"""Map raw scores to calibrated probabilities, and measure how well calibrated they are.
 
-Calibration maps are fitted on training scenes and applied to held-out scenes; nothing here sees
-both at once.
+Calibration maps are fitted on training scenes and applied to held-out scenes.
 """
 
 from collections.abc import Mapping
@@ -22,15 +21,15 @@ class TemperatureMap:
     """Logistic recalibration: ``sigmoid(logit(p) / temperature + bias)``.
 
     Attributes:
-        temperature: Positive; above 1 softens.
-        bias: Added to the softened logit; shifts the base rate.
+        temperature: Divisor of the logit, positive; above 1 softens.
+        bias: Term added to the divided logit; it shifts the base rate.
     """
 
     temperature: float
     bias: float
 
     def __post_init__(self) -> None:
-        """Reject a temperature that would not keep the order of scores."""
+        """Reject a temperature that is not positive."""
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}")
 
@@ -47,11 +46,11 @@ class TemperatureMap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IsotonicMap:
-    """A non-decreasing step function joined by straight lines.
+    """Calibration by a non-decreasing, piecewise linear function.
 
     Attributes:
         knots: Ascending raw probabilities.
-        values: Calibrated probability at each knot; constant outside.
+        values: Calibrated probability at each knot; outside the knots it is constant.
     """
 
     knots: tuple[float, ...]
@@ -79,7 +78,7 @@ _MAPS: dict[str, type[CalibrationMap]] = {"temperature": TemperatureMap, "isoton
 
 
 def calibration_from_json(record: Mapping[str, object]) -> CalibrationMap:
-    """Read a map back from what its ``to_json`` returned.
+    """Return the map that ``to_json`` wrote.
 
     Raises:
         IntegrityError: If the method is unknown, or a parameter is missing, unknown or out of range.
@@ -102,7 +101,7 @@ def fit_calibration(
     """Fit a calibration map on labelled scores.
 
     Raises:
-        ValueError: If nothing was given, or only one outcome occurs (no map is identifiable).
+        ValueError: If there are no scores, or only one outcome occurs.
     """
     if probability.size == 0 or is_true.all() or not is_true.any():
         raise ValueError("calibration needs scores with both outcomes")
@@ -114,7 +113,7 @@ def fit_calibration(
 def _fit_temperature(
     probability: Float[np.ndarray, " n"], is_true: Bool[np.ndarray, " n"], *, steps: int = 50
 ) -> TemperatureMap:
-    """Minimise the log loss over slope and bias by damped Newton steps on a convex objective."""
+    """Minimise the log loss, which is convex in slope and bias, by damped Newton steps."""
     from scipy.special import expit
 
     logit, outcome = _logit(probability), is_true.astype(np.float64)
@@ -136,7 +135,7 @@ def _fit_temperature(
 
 
 def _fit_isotonic(probability: Float[np.ndarray, " n"], is_true: Bool[np.ndarray, " n"]) -> IsotonicMap:
-    """Fit levels to the distinct scores, then keep the two ends of each: the same map, small enough to store."""
+    """Fit levels to the distinct scores, then keep the two ends of each level, which define the same map."""
     from scipy.optimize import isotonic_regression
 
     knots, inverse = np.unique(probability.astype(np.float64), return_inverse=True)
@@ -149,16 +148,15 @@ def _fit_isotonic(probability: Float[np.ndarray, " n"], is_true: Bool[np.ndarray
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reliability:
-    """How stated probabilities compare with what happened, in equal-width bins.
+    """Stated probabilities compared with outcomes, in equal-width bins.
 
     Attributes:
         expected_calibration_error: Mean gap between confidence and frequency, weighted by count.
         brier: Mean squared difference between probability and outcome.
-        base_rate: Share of positives; ``base_rate * (1 - base_rate)`` is the Brier score of
-            always stating it.
+        base_rate: Share of positives. A constant prediction of it has the Brier score ``base_rate * (1 - base_rate)``.
         confidence: Mean stated probability per bin, NaN in an empty one.
         frequency: Share of positives per bin, NaN in an empty one.
-        count: Samples per bin.
+        count: Number of samples per bin.
     """
 
     expected_calibration_error: float
@@ -175,7 +173,7 @@ def reliability(
     """Measure calibration in ``num_bins`` equal-width bins of [0, 1].
 
     Raises:
-        ValueError: If nothing was given.
+        ValueError: If there are no samples.
     """
     if probability.size == 0:
         raise ValueError("reliability needs at least one sample")

@@ -1,4 +1,4 @@
-"""What an evaluation measures and how a student labels: configurations that need no torch."""
+"""Configurations of evaluations and of weak labels, which need no torch."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -11,30 +11,29 @@ from student.inference.prompts import DEFAULT_TEMPLATE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationConfig:
-    """What an evaluation measures, and on how much.
+    """Configuration of an evaluation.
 
     Attributes:
-        max_frames_per_scene: Held-out frames scored per scene, evenly spaced, beside the one that the
-            paper's protocol scores.
-        num_training_frames: Training frames per scene from which baselines, the occupancy threshold, its
-            calibration and the softmax temperature are taken.
+        max_frames_per_scene: Held-out frames scored per scene, evenly spaced, in addition to the one that the paper's
+            protocol scores.
+        num_training_frames: Training frames per scene that give baselines, occupancy threshold, calibration and softmax
+            temperature.
         calibration: Family of the map from raw to calibrated occupancy.
-        voxel_samples_per_axis: Density is read on a lattice of this many points per voxel and axis.
+        voxel_samples_per_axis: Points per voxel and axis of the lattice on which density is read.
         max_voxels_per_frame: Voxels of a frame kept for threshold and calibration.
         max_pixels_per_frame: Pixels of a frame kept for text queries.
-        lateral_shift_m: How far cameras are moved for views the car never had, metres.
-        max_lateral_frames: Held-out frames per scene rendered at moved poses against the true world; it
-            is the dearest part. 0 for none.
+        lateral_shift_m: Distance by which cameras are moved for views that the car never had, metres.
+        max_lateral_frames: Held-out frames per scene that are scored at moved poses against the true world; 0 for none.
+            They take the most time of all.
         prompt_template: Sentence with one ``{}`` for a class's word.
-        text_encoder: Folder or hub id of the CLIP checkpoint where it moved since the features were
-            made; empty for where it was.
-        query: Text whose heat map the pictures show.
-        panel_frames: Held-out frames per scene of which pictures are kept.
-        panel_cameras: Cameras per such frame.
+        text_encoder: Folder or hub id of the CLIP checkpoint; empty for the one recorded with the features.
+        query: Text of the heat maps in the pictures.
+        panel_frames: Held-out frames per scene with pictures.
+        panel_cameras: Cameras with pictures per such frame.
         panel_width: Width of each picture, pixels.
         seed: Seed of every random choice.
-        device: Where the student runs; no part of the digest.
-        checkpoint_digest: Exact checkpoint, or empty for the variant's current one.
+        device: Device of the student; no part of the digest.
+        checkpoint_digest: Digest of the checkpoint; empty for the variant's current one.
     """
 
     max_frames_per_scene: int = 1000
@@ -56,7 +55,7 @@ class EvaluationConfig:
     checkpoint_digest: str = ""
 
     def __post_init__(self) -> None:
-        """Reject counts without meaning."""
+        """Reject values out of range."""
         for name in ("max_frames_per_scene", "voxel_samples_per_axis", "panel_width"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -69,12 +68,12 @@ class EvaluationConfig:
             raise ValueError(f"prompt_template needs exactly one '{{}}', got {self.prompt_template!r}")
 
     def determining(self) -> "EvaluationConfig":
-        """Return the part that determines the figures; which weights were used is recorded by their digests."""
+        """Return the part that determines the figures; the digests of the weights are recorded as inputs."""
         return replace(self, device="auto", checkpoint_digest="", text_encoder="")
 
     @property
     def lateral_shifts(self) -> tuple[Float[np.ndarray, "4 4"], ...]:
-        """Left, right and up, as ``virtual_to_camera``."""
+        """Return the moves to the left, to the right and up, as ``virtual_to_camera``, metres."""
         shifts = []
         for direction in ((-1.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, -1.0, 0.0)):
             shift = np.eye(4)
@@ -85,18 +84,17 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeakLabelConfig:
-    """How a student labels a scene.
+    """Configuration of weak labels.
 
     Attributes:
         prompt_template: Sentence with one ``{}`` for a class's word.
-        text_encoder: Folder or hub id of the CLIP checkpoint where it moved since the features were
-            made; empty for where it was.
-        default_threshold: Raw probability from which a voxel is called occupied where no evaluation of
-            the checkpoint chose one; the labels then say that they are uncalibrated.
-        voxel_samples_per_axis: Density is read on a lattice of this many points per voxel and axis.
-        pixel_labels: Also label every rendered pixel.
-        device: Where the student runs; no part of the digest.
-        checkpoint_digest: Exact checkpoint, or empty for the variant's current one.
+        text_encoder: Folder or hub id of the CLIP checkpoint; empty for the one recorded with the features.
+        default_threshold: Raw probability from which a voxel counts as occupied, if no evaluation of the checkpoint
+            chose one. The labels are then marked as uncalibrated.
+        voxel_samples_per_axis: Points per voxel and axis of the lattice on which density is read.
+        pixel_labels: True to label every rendered pixel as well.
+        device: Device of the student; no part of the digest.
+        checkpoint_digest: Digest of the checkpoint; empty for the variant's current one.
     """
 
     prompt_template: str = DEFAULT_TEMPLATE
@@ -108,7 +106,7 @@ class WeakLabelConfig:
     checkpoint_digest: str = ""
 
     def __post_init__(self) -> None:
-        """Reject what would label nothing or everything."""
+        """Reject values out of range."""
         if not 0 < self.default_threshold < 1:
             raise ValueError(f"default_threshold must lie in (0, 1), got {self.default_threshold}")
         if self.voxel_samples_per_axis < 1:
@@ -117,5 +115,5 @@ class WeakLabelConfig:
             raise ValueError(f"prompt_template needs exactly one '{{}}', got {self.prompt_template!r}")
 
     def determining(self) -> "WeakLabelConfig":
-        """Return the part that determines the labels; which weights were used is recorded by their digests."""
+        """Return the part that determines the labels; the digests of the weights are recorded as inputs."""
         return replace(self, device="auto", checkpoint_digest="", text_encoder="")

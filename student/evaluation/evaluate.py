@@ -1,7 +1,7 @@
-"""Evaluate a checkpoint on held-out frames: what it sees, how well it is calibrated, what words find.
+"""Evaluate a checkpoint on held-out frames: images, depth, occupancy, calibration, and answers to words.
 
-Geometric, occupancy, semantic and image quality are scored apart, each beside trivial predictors and
-with the protocol in its definition. What has no ground truth is said to have none.
+Geometric, occupancy, semantic and image quality are scored apart, each beside trivial predictors and with the protocol
+in its definition. A section without ground truth says so.
 """
 
 import time
@@ -29,7 +29,7 @@ from student.inference.vocabulary import ClipSpace, Vocabulary, clip_space_of, o
 KIND = Kind.STUDENT_EVALUATION
 
 ProgressCallback = Callable[[str, float, Mapping[str, Any]], None]
-"""Called with a stage, the share done in [0, 1], and running figures."""
+"""Function called with a stage, the share done in [0, 1], and running figures."""
 
 
 def evaluate_checkpoint(
@@ -38,10 +38,10 @@ def evaluate_checkpoint(
     """Return the evaluation of a variant's checkpoint, making it first if it does not exist.
 
     Args:
-        home: Where everything lies.
+        home: Home of checkpoint, stores and evaluation.
         variant: Partition of the checkpoint.
-        config: What to measure.
-        on_progress: Called after every frame.
+        config: Configuration of the evaluation.
+        on_progress: Function called after every frame.
 
     Returns:
         The ``student_evaluation`` version. Its metrics are an
@@ -49,9 +49,9 @@ def evaluate_checkpoint(
         folder holds the pictures.
 
     Raises:
-        MissingTargetError: If the checkpoint, its training set or one of its stores is gone.
+        MissingTargetError: If the checkpoint, its training set or one of its stores is missing.
         ProvenanceMismatchError: If a reference was made from another version of a scene.
-        ValueError: If the training set holds no frame out.
+        ValueError: If the training set has no held-out frame.
     """
     checkpoint = home.require(Kind.STUDENT_CHECKPOINT, variant, config.checkpoint_digest or None)
     training_set = training_set_of(home, checkpoint)

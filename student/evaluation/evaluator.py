@@ -1,4 +1,4 @@
-"""Score a student on held-out frames, one by one, against every reference that there is."""
+"""Score a student on held-out frames, one by one, against every available reference."""
 
 import time
 from collections.abc import Iterator
@@ -40,8 +40,8 @@ class ScoredFrame:
 
     Attributes:
         batch: Inputs, and every camera of the frame as target.
-        views: Views that the student renders for these cameras.
-        truth: The true world, None for a recording.
+        views: Views of the same cameras, rendered by the student.
+        truth: The true world; None for a recording.
     """
 
     batch: TrainingBatch
@@ -50,13 +50,13 @@ class ScoredFrame:
 
 
 class Evaluator:
-    """Feeds every score with the held-out frames of one evaluation.
+    """Scores the held-out frames of one evaluation in every section.
 
     Args:
         predictor: The student.
-        config: What to measure.
-        evidence: What training frames gave; nothing is added to it here.
-        clip_temperature: That CLIP was trained with; used where no truth allowed fitting one.
+        config: Configuration of the evaluation.
+        evidence: Evidence from training frames; it stays as it is.
+        clip_temperature: Temperature that CLIP was trained with; used if no truth allows fitting one.
     """
 
     def __init__(
@@ -82,13 +82,13 @@ class Evaluator:
     def score(
         self, frames: EvaluationFrames, frame: int, *, is_paper_frame: bool, lateral: LateralTruth | None
     ) -> ScoredFrame:
-        """Score one held-out frame in every way there is a reference for.
+        """Score one held-out frame against every available reference.
 
         Args:
             frames: Frames of the scene.
-            frame: Its index.
-            is_paper_frame: Whether the paper's protocol scores it too.
-            lateral: Renders the true world at poses the car never had, None to leave those out.
+            frame: Index of the frame.
+            is_paper_frame: True if the paper's protocol scores the frame too.
+            lateral: Renderer of the true world at moved poses; None leaves those views out.
         """
         batch = frames.camera_views(frame)
         with self._timed("encode"):
@@ -124,13 +124,13 @@ class Evaluator:
         """Score images.
 
         Args:
-            scores: Where to.
+            scores: Scores to add to.
             scene: Scene key.
-            views: What was rendered.
-            reference: What should be seen.
-            still: What the input cameras saw, where the view is another one.
-            is_paper_frame: Whether the paper's protocol scores the frame too.
-            is_valid: Pixels of the reference that show the world, and not the vehicle itself; None if all do.
+            views: Rendered views.
+            reference: Images that should be seen.
+            still: Images of the input cameras, as a baseline, if the views are other ones.
+            is_paper_frame: True if the paper's protocol scores the frame too.
+            is_valid: True for reference pixels that show the world and not the vehicle itself; None if all do.
         """
         if views.image is None:
             return
@@ -225,7 +225,7 @@ class Evaluator:
         is_paper_frame: bool,
         lateral: LateralTruth,
     ) -> None:
-        """Score all moved views of a frame as one: they see the same place, so they are no independent samples."""
+        """Score all moved views of a frame as one sample, because they see the same place."""
         moved = [lateral.views(frame, batch.cameras, shift) for shift in self.config.lateral_shifts]
         views = [self.predictor.render(field, cameras).image for cameras, _ in moved]
         images = [image for image in views if image is not None]
@@ -289,14 +289,14 @@ class Evaluator:
         )
 
     def sections(self) -> tuple[Section, ...]:
-        """Return every section in reading order; the last thing to ask for."""
+        """Return every section in reading order; call this after the last frame."""
         if self._seconds_ahead:
             mean = float(np.mean(self._seconds_ahead))
             self.scores.next_frame.note += f" The next frame is {mean:.2f} s ahead on average."
         return self.scores.sections()
 
     def settings(self) -> dict[str, Any]:
-        """Return everything that was chosen on training frames."""
+        """Return the threshold, calibration, temperature and template that were chosen before scoring."""
         settings: dict[str, Any] = {"voxel_size_m": OCC3D_GRID.voxel_size}
         if self.occupancy_fit is not None:
             settings["occupancy"] = self.occupancy_fit.to_json(OCC3D_GRID.voxel_size)

@@ -1,7 +1,7 @@
-"""What an evaluation reads: held-out frames, every reference there is for them, and the truth where one exists.
+"""Frames of an evaluation: held-out frames, every available reference, and the truth where one exists.
 
-The student's inputs are assembled exactly as in training. References that the variant was not trained
-on (another teacher's depth, features) are read too: a figure must not be missing because a loss was off.
+The student's inputs are assembled exactly as in training. References that the variant was not trained on, such as
+features, are read too, so that a figure does not depend on the losses.
 """
 
 from collections.abc import Sequence
@@ -34,11 +34,11 @@ _REFERENCE_KINDS = (Kind.TEACHER_DEPTH, Kind.VIRTUAL_VIEWS, Kind.SKY_MASK, *map(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationScene:
-    """One scene with every store that a figure may be measured against.
+    """One scene with every store that serves as a reference.
 
     Attributes:
-        frozen: The scene; its stores include references that the training set did not freeze.
-        truth: The procedural truth, None for a recording.
+        frozen: The scene; its stores include references beyond those of the training set.
+        truth: The procedural truth; None for a recording.
     """
 
     frozen: FrozenScene
@@ -46,13 +46,13 @@ class EvaluationScene:
 
     @property
     def versions(self) -> tuple[InputVersion, ...]:
-        """Everything that is read."""
+        """Return all versions that are read."""
         stores = [*self.frozen.stores.values(), *([] if self.truth is None else [self.truth])]
         return tuple(InputVersion(v.kind, v.partition, v.digest) for v in stores)
 
 
 def evaluation_scenes(home: Home, training_set: TrainingSet) -> tuple[EvaluationScene, ...]:
-    """Return the scenes of a training set with the references that exist for them now.
+    """Return the scenes of a training set with the references that exist now.
 
     Raises:
         ProvenanceMismatchError: If a reference was made from another version of the scene.
@@ -74,10 +74,10 @@ class EvaluationTruth:
     """The true world at one frame, on the render grid.
 
     Attributes:
-        termination_depth: Metres along unit rays, NaN for the sky.
-        semantics: Class ids of the procedural world, 255 for the sky.
-        occupancy: Occ3D labels of the ego grid, 17 for free.
-        is_visible: Voxels that some camera can see.
+        termination_depth: Distance along unit rays, metres; NaN for the sky.
+        semantics: Class ids of the procedural world; 255 for the sky.
+        occupancy: Occ3D labels of the ego grid; 17 for free.
+        is_visible: True for voxels that some camera can see.
     """
 
     termination_depth: Float32[np.ndarray, "cameras height width"]
@@ -90,10 +90,10 @@ class EvaluationFrames:
     """Frames of one scene, as batches of one with all views that are scored.
 
     Args:
-        home: Where the stores lie.
-        training_set: Decides the padding of the rig.
-        scene: The scene.
-        config: Sizes the student was trained at.
+        home: Home of the stores.
+        training_set: Training set whose largest rig decides the padding.
+        scene: Scene to read.
+        config: Sizes at which the student was trained.
     """
 
     def __init__(self, home: Home, training_set: TrainingSet, scene: EvaluationScene, config: DataConfig) -> None:
@@ -113,17 +113,17 @@ class EvaluationFrames:
 
     @property
     def key(self) -> str:
-        """The scene's key."""
+        """Return the scene's key."""
         return self.scene.frozen.key
 
     @property
     def camera_names(self) -> tuple[str, ...]:
-        """Names of the cameras."""
+        """Return the names of the cameras."""
         return self.stores.reader.camera_names
 
     @property
     def has_virtual_views(self) -> bool:
-        """Whether the teacher rendered views from other poses."""
+        """Return whether the scene teacher rendered virtual views."""
         return Kind.VIRTUAL_VIEWS in self.scene.frozen.stores
 
     def camera_views(self, frame: int, *, target_frame: int | None = None) -> TrainingBatch:
@@ -131,7 +131,7 @@ class EvaluationFrames:
         return self._sample(frame, [self._view(frame if target_frame is None else target_frame, c) for c in self._rig])
 
     def virtual_views(self, frame: int) -> TrainingBatch:
-        """Return the inputs with all of the teacher's virtual views; its real views are to be ignored."""
+        """Return the inputs with all virtual views as targets; the one camera view in the batch is a placeholder."""
         num_virtual = len(self.stores.virtual_to_camera())
         virtual = [
             TargetView(frame_index=frame, camera_index=camera, virtual_index=index)
@@ -160,7 +160,7 @@ class EvaluationFrames:
         )
 
     def seconds_between(self, frame: int, other: int) -> float:
-        """Return the time from one frame's reference instant to another's, seconds."""
+        """Return the time from one frame's reference time to another's, seconds."""
         return (self.stores.reader.timestamp_us(other) - self.stores.reader.timestamp_us(frame)) * 1e-6
 
     @property
@@ -175,12 +175,12 @@ class EvaluationFrames:
 
 
 def view_images(batch: TrainingBatch) -> Float32[np.ndarray, "views height width 3"]:
-    """Return the images of a batch's camera views."""
+    """Return the images of a batch's camera views, in [0, 1]."""
     return channels_last(batch.view_targets.image[0])
 
 
 def valid_of(batch: TrainingBatch) -> Bool[np.ndarray, "views height width"] | None:
-    """Return the pixels of a batch's camera views that show the world; None if all do."""
+    """Return True for pixels of a batch's camera views that show the world; None if all do."""
     return None if batch.cameras.is_valid is None else batch.cameras.is_valid[0].numpy()
 
 
@@ -197,14 +197,14 @@ def select_views(cameras: TargetCameras, views: slice) -> TargetCameras:
 
 
 def shift_views(cameras: TargetCameras, virtual_to_camera: Float[np.ndarray, "4 4"]) -> TargetCameras:
-    """Return the cameras moved by a transform in their own frames."""
+    """Return the cameras, moved by a transform in their own frames."""
     shift = torch.from_numpy(virtual_to_camera).to(cameras.camera_to_reference_ego)
     moved = cameras.camera_to_reference_ego @ shift
     return replace(cameras, camera_to_reference_ego=moved, is_valid=None)  # the vehicle is not where the view is
 
 
 def evenly_spaced(frames: Sequence[int], wanted: int) -> tuple[int, ...]:
-    """Return at most ``wanted`` frames spread over all of them, ends included; 0 takes none."""
+    """Return at most ``wanted`` of the frames, evenly spaced and with both ends."""
     if wanted >= len(frames):
         return tuple(frames)
     return tuple(frames[int(i)] for i in np.linspace(0, len(frames) - 1, wanted).round())

@@ -1,4 +1,4 @@
-"""Render the procedural world at poses the car never had: truth for views between and beside the cameras."""
+"""Render the procedural world at poses that the car never had, as the truth for moved views."""
 
 from typing import TYPE_CHECKING
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class LateralTruth:
-    """The world that a procedural scene was recorded in, ready to be seen from anywhere.
+    """Renderer of the world that a procedural scene was recorded in.
 
     Args:
         world: The world.
-        reader: The scene as ingested; its world frame and clock start where the world's do.
+        reader: The ingested scene; its world frame and clock have the same origin as the world's.
     """
 
     def __init__(self, world: "World", reader: SceneReader) -> None:
@@ -29,7 +29,7 @@ class LateralTruth:
 
     @classmethod
     def open(cls, home: Home, reader: SceneReader, scene_key: str) -> "LateralTruth":
-        """Build the world again that a generated scene was recorded in.
+        """Rebuild the world that a generated scene was recorded in.
 
         Raises:
             MissingTargetError: If the scene has no published truth.
@@ -41,15 +41,15 @@ class LateralTruth:
     def views(
         self, frame: int, cameras: TargetCameras, virtual_to_camera: Float[np.ndarray, "4 4"]
     ) -> tuple[TargetCameras, Float32[np.ndarray, "views height width 3"]]:
-        """Move the cameras of a frame and render what they would truly see, at each one's own exposure time.
+        """Move the cameras of a frame and render the true images, each at its own exposure time.
 
         Args:
             frame: Index of the frame.
             cameras: All cameras of the frame, one scene.
-            virtual_to_camera: The move, in each camera's own frame.
+            virtual_to_camera: Pose of the moved camera in the frame of the original one, metres.
 
         Returns:
-            The moved cameras, and images of twice the render grid in [0, 1].
+            Moved cameras, and their images in [0, 1] at twice the render grid.
         """
         from storage.procedural.sensing.render import render_camera
 

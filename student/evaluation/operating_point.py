@@ -1,7 +1,7 @@
-"""Where a student's scores become decisions: the threshold, calibration and temperature to use it with.
+"""Operating point of a student: the threshold, calibration and temperature that turn scores into decisions.
 
-They are those that an evaluation of the very same checkpoint chose on training scenes. Without one,
-or without ground truth in it, defaults are used, and whoever uses them is told so.
+They come from an evaluation of the same checkpoint, which chose them on training scenes. Without such an evaluation, or
+without ground truth in it, defaults are used, and the result says so.
 """
 
 from collections.abc import Mapping
@@ -19,14 +19,14 @@ from student.evaluation.results import EvaluationResult
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatingPoint:
-    """How to read a student's scores.
+    """Values that turn a student's scores into decisions.
 
     Attributes:
-        threshold: A voxel is called occupied from this raw probability on.
-        calibration: From raw to calibrated probability, None where none could be fitted.
+        threshold: Raw probability from which a voxel counts as occupied.
+        calibration: Map from raw to calibrated probability; None if none could be fitted.
         temperature: Temperature of the softmax over words.
-        temperature_source: Where it came from.
-        evaluation: The evaluation they were chosen by, None for defaults.
+        temperature_source: Origin of the temperature, in words.
+        evaluation: Evaluation that chose them; None for defaults.
     """
 
     threshold: float
@@ -36,11 +36,11 @@ class OperatingPoint:
     evaluation: StoreVersion | None
 
     def occupied(self, raw: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-        """Return the probability of occupancy, calibrated where it can be."""
+        """Return the probability of occupancy, calibrated if there is a calibration map."""
         return raw if self.calibration is None else self.calibration.apply(raw)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what must be recorded beside anything made with it."""
+        """Return the record to store beside any result made with it."""
         return {
             "occupancy_threshold": self.threshold,
             "calibration": None if self.calibration is None else dict(self.calibration.to_json()),
@@ -53,13 +53,13 @@ class OperatingPoint:
 def operating_point_of(
     home: Home, checkpoint: StoreVersion, *, clip_temperature: float, default_threshold: float = 0.5
 ) -> OperatingPoint:
-    """Return how a checkpoint is to be used.
+    """Return the operating point of a checkpoint.
 
     Args:
-        home: Where evaluations lie.
+        home: Home of the evaluations.
         checkpoint: The student.
-        clip_temperature: That CLIP was trained with, used where no evaluation fitted another.
-        default_threshold: Used where no evaluation chose one.
+        clip_temperature: Temperature that CLIP was trained with; used if no evaluation fitted another.
+        default_threshold: Threshold if no evaluation chose one.
     """
     evaluation = _evaluation_of(home, checkpoint)
     settings = {} if evaluation is None else dict(EvaluationResult.from_json(home.metrics(evaluation)).settings)
@@ -75,7 +75,7 @@ def operating_point_of(
 
 
 def _evaluation_of(home: Home, checkpoint: StoreVersion) -> StoreVersion | None:
-    """Return an evaluation of this very checkpoint: the variant's current one where it is, else any."""
+    """Return an evaluation of this checkpoint, preferably the variant's current one; None if there is none."""
     current = home.latest(Kind.STUDENT_EVALUATION, checkpoint.partition)
     candidates = [
         *([] if current is None else [current]),

@@ -32,12 +32,12 @@ Picture = UInt8[np.ndarray, "_ _ 3"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Words:
-    """How to ask features in words.
+    """Words with which features are asked.
 
     Attributes:
-        classes: The Occ3D classes and the sky.
-        query: The queried text first, then what it is told apart from.
-        temperature: Temperature of the softmax over either.
+        classes: Occ3D classes and the sky.
+        query: The queried text first, then its negatives.
+        temperature: Temperature of the softmax over classes or query.
     """
 
     classes: Vocabulary
@@ -47,7 +47,7 @@ class Words:
     def labels(
         self, features: Float32[np.ndarray, "grid_height grid_width channels"]
     ) -> UInt8[np.ndarray, "grid_height grid_width"]:
-        """Return the nearest class of every pixel as an id that :func:`label_image` knows."""
+        """Return the class of every pixel, as an id that :func:`label_image` knows."""
         best = self.classes.probability(features, self.temperature).argmax(axis=-1)
         return np.where(best == NUM_OCC3D_CLASSES, SKY_ID, best).astype(np.uint8)
 
@@ -63,9 +63,9 @@ class Painter:
     """Writes the pictures of an evaluation.
 
     Attributes:
-        folder: Folder of the evaluation; pictures go to ``panels`` in it.
+        folder: Folder of the evaluation; pictures go to its subfolder ``panels``.
         width: Width of each picture, pixels.
-        words: How to ask features, None where there are none to ask.
+        words: Words to ask features with; None without CLIP features.
     """
 
     folder: Path
@@ -86,11 +86,11 @@ class Painter:
 
         Args:
             frames: Frames of the scene.
-            frame: Its index.
-            camera: Its index.
+            frame: Index of the frame.
+            camera: Index of the camera.
             batch: The frame with every camera as target.
-            views: Views that the student renders for these cameras.
-            truth: The true world, None for a recording.
+            views: Views of the same cameras, rendered by the student.
+            truth: The true world; None for a recording.
         """
         name = f"{frames.key}-{frame:06d}-{frames.camera_names[camera]}"
         image = to_uint8(view_images(batch)[camera])
@@ -199,7 +199,7 @@ def _student_pictures(views: RenderedViews, camera: int) -> dict[str, tuple[Pict
 def _teacher_features(
     batch: TrainingBatch, views: RenderedViews
 ) -> tuple[str, Float32[np.ndarray, "views grid_height grid_width channels"] | None]:
-    """Return the feature source to show: one the student renders too, where there is one."""
+    """Return the feature source to show, preferably one that the student renders, and its stored maps."""
     stored = batch.view_targets.features
     source = next((s for s in (*views.features, *stored) if s in stored), "")
     return source, channels_last(stored[source][0]) if source else None
@@ -220,7 +220,7 @@ def _one(
 
 
 def _thickened(depth: Float[np.ndarray, "height width"]) -> Float[np.ndarray, "height width"]:
-    """Return a sparse map with every return grown to its neighbours, nearest first, to be seen at all."""
+    """Return a sparse map with every return spread to its neighbouring pixels, nearest first, for visibility."""
     padded = np.pad(np.where(np.isfinite(depth), depth, np.inf), 1, constant_values=np.inf)
     height, width = depth.shape
     shifted = [padded[y : y + height, x : x + width] for y in range(3) for x in range(3)]

@@ -1,7 +1,7 @@
-"""The result of an evaluation as data: figures with their definition, count, interval and baselines.
+"""Result of an evaluation as data: figures with their definition, count, interval and baselines.
 
-A figure never stands alone: it says what it was measured against, on how much, how sure it is and
-what a trivial predictor reaches. A section without a reference says so and holds no figures.
+A figure states its definition, the number of things it was measured on, its interval and the figures of trivial
+predictors. A section without a reference says so and is empty.
 """
 
 import math
@@ -22,11 +22,11 @@ Quality = Literal["image", "geometric", "occupancy", "semantic", "calibration", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """What a predictor that knows nothing of the input reaches on the same data.
+    """Figure of a predictor that ignores the input, on the same data.
 
     Attributes:
-        label: What it predicts.
-        value: Its figure, None when undefined.
+        label: Name of the predictor.
+        value: Its figure; None when undefined.
     """
 
     label: str
@@ -38,17 +38,17 @@ class Figure:
     """One measured number.
 
     Attributes:
-        name: Unique within its section, snake case.
-        label: For people.
+        name: Name in snake case, unique within its section.
+        label: Label for readers.
         value: None when undefined, for example a class that never occurs in the truth.
-        definition: How it is computed, one sentence.
-        better: Which direction is good.
-        unit: Empty for a ratio.
-        low: Lower end of the 95 % bootstrap interval, None when there is none.
-        high: Upper end.
-        resampled: What the bootstrap resampled: "scene", "frame" or "none".
-        count: How many things it stands on.
-        counted: What those are: pixels, frames, voxels.
+        definition: Definition of the computation, one sentence.
+        better: Direction in which it improves.
+        unit: Unit; empty for a ratio.
+        low: Lower end of the 95 % bootstrap interval; None when there is none.
+        high: Upper end of that interval; None when there is none.
+        resampled: Unit that the bootstrap resampled: "scene", "frame" or "none".
+        count: Number of things that it was measured on.
+        counted: Name of those things: pixels, frames, voxels.
         baselines: Trivial predictors on the same data.
         group: Table within the section; empty for the main one.
     """
@@ -69,7 +69,7 @@ class Figure:
 
     @property
     def beats_baselines(self) -> bool | None:
-        """Whether it is better than every baseline that is defined; None when there is none."""
+        """Return whether it is better than every defined baseline; None without any."""
         rivals = [b.value for b in self.baselines if b.value is not None]
         if self.value is None or not rivals:
             return None
@@ -81,13 +81,13 @@ class Section:
     """Figures of one quality against one reference.
 
     Attributes:
-        name: Unique, snake case.
-        title: For people.
-        quality: What kind of quality this is; kinds are never mixed in one section.
-        reference: What was taken as true.
+        name: Unique name in snake case.
+        title: Title for readers.
+        quality: Kind of quality; a section has one kind only.
+        reference: Reference that was taken as true.
         note: Protocol in one or two sentences.
-        unavailable: Why there are no figures; empty when there are.
-        figures: In the order of the table.
+        unavailable: Reason why the section has no figures; empty if it has.
+        figures: Figures, in the order of the table.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Section:
     figures: tuple[Figure, ...] = ()
 
     def __post_init__(self) -> None:
-        """Reject figures without a reference, and an empty section without a reason."""
+        """Reject figures that lack a reference, and empty sections that lack a reason."""
         if bool(self.unavailable) == bool(self.figures):
             raise ValueError(f"section {self.name!r} needs either figures or the reason why there are none")
         names = [figure.name for figure in self.figures]
@@ -119,9 +119,9 @@ class Tile:
     """One picture of the comparison.
 
     Attributes:
-        column: What it shows: image, depth, sky, features, query.
-        path: Path of the file, relative to the evaluation's folder; empty if there is no picture.
-        caption: What exactly it is, or why there is nothing.
+        column: Content: image, depth, sky, features or query.
+        path: Path of the file, relative to the evaluation's folder; empty if there is nothing to show.
+        caption: Description of the picture, or the reason why there is none.
     """
 
     column: str
@@ -152,15 +152,15 @@ class EvaluationResult:
 
     Attributes:
         variant: The student's variant.
-        checkpoint_digest: Digest of the checkpoint that was scored.
+        checkpoint_digest: Digest of the scored checkpoint.
         scenes: Held-out scenes.
-        num_frames: Frames scored.
-        sections: In reading order.
+        num_frames: Number of frames scored.
+        sections: Sections, in reading order.
         panels: Pictures.
         curves: Series for plots, by plot name.
-        settings: Everything chosen on training scenes: threshold, temperature, calibration map.
-        masked: How many targets were masked, by reason.
-        timings: Seconds, by stage.
+        settings: Values chosen on training scenes: threshold, temperature, calibration map.
+        masked: Number of masked targets, by reason.
+        timings: Seconds of each stage.
     """
 
     variant: str
@@ -182,7 +182,7 @@ class EvaluationResult:
         raise KeyError(name)
 
     def headline(self) -> dict[str, float]:
-        """Return every defined main figure as ``section.figure``: what a summary or a dashboard wants."""
+        """Return every defined main figure as ``section.figure``, for summaries and dashboards."""
         return {
             f"{section.name}.{figure.name}": figure.value
             for section in self.sections
@@ -224,14 +224,14 @@ def figure_of(
     """Return the figure of a bootstrapped mean.
 
     Args:
-        name: Unique within its section.
-        label: For people.
+        name: Name of the figure, unique within its section.
+        label: Label for readers.
         interval: Mean over frames with its interval.
-        definition: One sentence.
-        better: Which direction is good.
-        unit: Empty for a ratio.
-        counted: What ``count`` counts.
-        count: Things it stands on; the values averaged by default.
+        definition: Definition of the computation, one sentence.
+        better: Direction in which it improves.
+        unit: Unit; empty for a ratio.
+        counted: Name of the things that ``count`` counts.
+        count: Number of things that it was measured on; by default the number of averaged values.
         baselines: Trivial predictors on the same data.
     """
     return Figure(

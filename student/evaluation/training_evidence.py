@@ -1,6 +1,6 @@
-"""What an evaluation learns from training frames: trivial predictors, a threshold, a calibration, a temperature.
+"""Evidence that an evaluation takes from training frames: baselines, threshold, calibration and temperature.
 
-Everything that could be tuned to flatter a figure is chosen here, before the first held-out frame is read.
+Every tunable value is chosen here, before the first held-out frame is read.
 """
 
 from dataclasses import dataclass, field
@@ -27,13 +27,13 @@ _MAX_TEMPERATURE_PIXELS = 20_000
 
 @dataclass(slots=True, kw_only=True)
 class TrainingEvidence:
-    """Gathers training frames, then answers for them.
+    """Statistics of training frames, which give baselines and tuned values.
 
     Attributes:
         predictor: The student.
-        config: How much to gather.
-        vocabulary: Occ3D classes and sky, None for a student without CLIP features.
-        prior: How often each voxel carried each label.
+        config: Configuration of the evaluation.
+        vocabulary: Occ3D classes and sky; None for a student without CLIP features.
+        prior: Counts of each label in each voxel.
     """
 
     predictor: Predictor
@@ -47,11 +47,11 @@ class TrainingEvidence:
     _voxels: OccupancySample = field(init=False)
 
     def __post_init__(self) -> None:
-        """Start from nothing seen."""
+        """Start with zero voxels."""
         self._voxels = OccupancySample(max_per_frame=self.config.max_voxels_per_frame, seed=self.config.seed)
 
     def add(self, frames: EvaluationFrames, frame: int) -> None:
-        """Take in one training frame."""
+        """Add one training frame."""
         batch = frames.camera_views(frame)
         images = view_images(batch)
         self._images.setdefault(images.shape, RunningMean()).add(images)
@@ -84,30 +84,30 @@ class TrainingEvidence:
         self._cosines.append((vocabulary.cosine(clip.reshape(-1, clip.shape[-1])[kept]), labels[kept]))
 
     def fit_occupancy(self) -> OccupancyFit | None:
-        """Choose threshold and calibration map; None where no truth shows both outcomes."""
+        """Choose threshold and calibration map; None unless the truth has both occupied and free voxels."""
         return self._voxels.fit(self.config.calibration)
 
     def fit_temperature(self) -> float | None:
-        """Choose the softmax temperature of words; None without truth or without CLIP features."""
+        """Choose the softmax temperature of words; None if truth or CLIP features are missing."""
         if not self._cosines:
             return None
         cosines, labels = (np.concatenate(parts) for parts in zip(*self._cosines, strict=True))
         return fit_softmax_temperature(cosines, labels)
 
     def mean_image(self, shape: tuple[int, ...]) -> Float32[np.ndarray, "views height width 3"] | None:
-        """Return each camera's mean training image, None where no training frame had that rig and size."""
+        """Return each camera's mean training image; None if no training frame had this shape."""
         found = self._images.get(shape)
         return None if found is None else found.value
 
     def mean_feature(self, source: str) -> Float32[np.ndarray, " channels"] | None:
-        """Return the mean training feature, None where no training frame had any."""
+        """Return the mean training feature of a source; None if no training frame had one."""
         found = self._features.get(source)
         return None if found is None else found.value
 
     def depths(self, cameras: TargetCameras) -> dict[str, Float32[np.ndarray, "views height width"]]:
-        """Return what a parking lot, and one distance for everything, would look like from these cameras.
+        """Return the depth of two baselines in these cameras, metres: flat ground, and the median training return.
 
-        Empty where no training frame had a LiDAR return.
+        The result is empty if no training frame had a LiDAR return.
         """
         returns = np.concatenate([np.zeros(0, np.float32), *self._returns])
         if returns.size == 0:
@@ -118,7 +118,7 @@ class TrainingEvidence:
 
 
 def above_horizon(cameras: TargetCameras) -> Bool[np.ndarray, "views height width"]:
-    """Return the rays that rise: the sky, if the world were a parking lot."""
+    """Return True for rays that point upwards, which see the sky if the ground is flat."""
     return np.stack([directions[..., 2] > 0 for _, directions in _rays(cameras)])
 
 

@@ -1,1 +1,1 @@
-"""Studies and benches that answer one question each, run as modules."""
+"""Studies and benchmarks that are run as modules; each answers one question."""

@@ -1,8 +1,9 @@
-"""What each part of the method is worth: the same run with and without it, over several seeds, on held-out scenes.
+"""Ablation: each part of the method is judged by runs with and without it, over seeds, on held-out scenes.
 
-``python -m student.experiments.ablation HOME`` takes the targets of a home where ``distillnerf run --variant
-depth_contracted_virtual`` (or ``demo``) froze a training set, fits every variant of the paper's ablation with every
-seed on those very targets, evaluates each, and writes a table as JSON and a picture. What exists is not made again.
+``python -m student.experiments.ablation HOME`` needs a home where ``distillnerf run --variant
+depth_contracted_virtual`` (or ``demo``) froze a training set. It fits every variant of the paper's ablation with every
+seed on the same targets, evaluates each, and writes a table as JSON and a picture. Existing checkpoints and evaluations
+are reused.
 """
 
 import json
@@ -32,17 +33,17 @@ from student.training.fit import fit_student
 logger = logging.getLogger("student.experiments.ablation")
 
 _TARGETS: Variant = "depth_contracted_virtual"
-"""The variant whose training set holds everything that the others read."""
+"""Variant whose training set holds everything that the others read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """Something that the paper says a part is good for.
+    """One of the paper's claims about a part of the method.
 
     Attributes:
-        text: In words.
-        figure: Headline figure of an evaluation that it shows in.
-        better: Which direction is good.
+        text: The claim in words.
+        figure: Headline figure of an evaluation in which it should show.
+        better: Direction in which the figure improves.
         without: Variant without the part.
         variant: Variant with the part.
     """
@@ -89,12 +90,12 @@ FIGURES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """A figure over seeds.
+    """Values of a figure over seeds.
 
     Attributes:
-        mean: Its mean, NaN where no seed has it.
+        mean: Mean over seeds; NaN if no seed has the figure.
         half_width: Half width of the 95 % interval of the mean (Student's t); NaN for a single seed.
-        values: By seed.
+        values: Value of each seed.
     """
 
     mean: float
@@ -103,7 +104,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Sum values up."""
+        """Summarise values."""
         if len(values) < 2:
             return cls(mean=mean(values) if values else math.nan, half_width=math.nan, values=tuple(values))
         quantile = float(student_t.ppf(0.975, len(values) - 1))
@@ -113,7 +114,7 @@ class Spread:
 
 
 def verdict(claim: Claim, change: Spread) -> str:
-    """Say what a change from without to with means for a claim: seeds are paired, so their scatter cancels."""
+    """Return the verdict on a claim from the change of its figure, which is paired by seed so that scatter cancels."""
     gain = change.mean if claim.better == "higher" else -change.mean
     if not math.isfinite(change.half_width):
         return "one seed says nothing"
@@ -127,16 +128,16 @@ class Ablation:
     """Fit and evaluate every variant with every seed.
 
     Attributes:
-        home: Where targets lie and checkpoints go.
-        store_url: Where array stores live, as s3://bucket/prefix; what DISTILLNERF_STORE_URL says, or the home, where
-            it is not given.
+        home: Home of targets and checkpoints.
+        store_url: Location of array stores, as s3://bucket/prefix. The default is DISTILLNERF_STORE_URL, or else the
+            home.
         preset: Size of the student.
-        variants: What is compared.
+        variants: Variants to compare.
         seeds: Seeds of weights, order and views; the targets stay the same.
-        steps: Optimisation steps of each fit; the preset's own where it is not given.
+        steps: Optimisation steps of each fit; the preset's own by default.
         frames_per_scene: Held-out frames scored per scene.
-        output: Where ``ablation.json`` and ``ablation.svg`` go; the home where it is not given.
-        threads: Processor threads.
+        output: Folder for ``ablation.json`` and ``ablation.svg``; the home by default.
+        threads: Number of CPU threads.
     """
 
     home: Annotated[Path, tyro.conf.Positional]
@@ -150,7 +151,7 @@ class Ablation:
     threads: int | None = None
 
     def run(self) -> dict[str, object]:
-        """Do all of it, write both files, and return what the JSON holds."""
+        """Fit and evaluate everything, write both files, and return the content of the JSON."""
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         home = Home(self.home, store_url=self.store_url)
@@ -195,7 +196,7 @@ class Ablation:
 
 
 def summarise(found: Mapping[Variant, Sequence[Mapping[str, float]]]) -> dict[str, object]:
-    """Return figures by variant, and what became of each claim whose variants were both run."""
+    """Return figures by variant, and the verdict on each claim whose two variants were run."""
     figures = {
         variant: {name: asdict(Spread.of([run[name] for run in runs if name in run])) for name in FIGURES}
         for variant, runs in found.items()

@@ -1,8 +1,9 @@
-"""Overfit one real frame: can the student, from images and LiDAR alone, hold what it has seen?
+"""Overfit one real frame, to see whether the student can represent it from images and LiDAR alone.
 
-``python -m student.experiments.overfit DATA --scene scene-0916`` ingests the scene, takes every camera of one frame as
-input and as target, and descends until it sees the frame at 30 dB with LiDAR AbsRel at most 0.10, or its budget is
-spent. The exit code says which; the last line is JSON, and ``overfit.png`` in the home shows what it sees.
+``python -m student.experiments.overfit DATA --scene scene-0916`` ingests the scene and takes every camera of one frame
+as input and as target. It trains until the rendered frame reaches 30 dB with LiDAR AbsRel at most 0.10, or until the
+budget is spent. The exit code is 0 if both were reached. The last line is JSON, and ``overfit.png`` in the home shows
+the rendered frame.
 """
 
 import json
@@ -57,23 +58,22 @@ class Overfit:
         data: Folder of nuScenes.
         version: Release inside it.
         scene: Name of the scene.
-        frame: Which of its frames.
-        home: Where stores go, and are found again.
-        store_url: Where array stores live, as s3://bucket/prefix; what DISTILLNERF_STORE_URL says, or the home, where
-            it is not given.
+        frame: Index of the frame.
+        home: Home of the stores.
+        store_url: Location of array stores, as s3://bucket/prefix. The default is DISTILLNERF_STORE_URL, or else the
+            home.
         preset: Size of the student.
-        steps: Budget.
-        seconds: Budget of time, if any.
+        steps: Largest number of optimisation steps.
+        seconds: Time limit; None for no limit.
         rate: Peak learning rate.
-        device: What to compute on.
-        min_psnr: What the rendered images must reach, dB.
-        max_abs_rel: What the rendered depth must reach against LiDAR.
-        look_every: Steps between looks at the figures.
-        coarse_level: Size of the cells (:class:`student.model.config.VoxelConfig`); None for the preset's, twice as
-            large and too coarse for an image of 30 dB.
-        depth_above_lidar: Where the world above the highest return of an image column is taken to be, metres. No beam
-            looks there; left to itself it comes down to where the ground is, and cells that near blur it. None to
-            leave it.
+        device: Device to compute on.
+        min_psnr: PSNR that the rendered images must reach, dB.
+        max_abs_rel: Largest AbsRel of the rendered depth against LiDAR.
+        look_every: Steps between evaluations of both figures.
+        coarse_level: Level of the cells' size (:class:`student.model.config.VoxelConfig`). None takes the preset's,
+            whose cells are twice as large and too coarse for 30 dB.
+        depth_above_lidar: Assumed depth above the highest return of an image column, metres. No beam measures there;
+            without a target, the depth falls to that of the ground, whose cells blur the image. None assumes no depth.
     """
 
     data: Annotated[Path, tyro.conf.Positional]
@@ -94,7 +94,7 @@ class Overfit:
     depth_above_lidar: float | None = 30.0
 
     def run(self) -> bool:
-        """Descend, and return whether both figures were reached."""
+        """Fit, and return whether both figures were reached."""
         config = self.student()
         batch = self._frame(config)
         training = TrainingStep(config, Processes(rank=0, count=1, device=torch.device(self.device)))
@@ -122,10 +122,10 @@ class Overfit:
         return reached
 
     def student(self) -> StudentConfig:
-        """Return the preset without what a single frame and no teacher cannot give it, for the sake of the image.
+        """Return the preset without the parts that need a teacher or several frames, and with more weight on the image.
 
-        Depth is there after some sixty steps; the image is not. So the image weighs more here, and rays are sampled in
-        training where they are at evaluation.
+        Depth is good after about sixty steps, and the image takes longer. So the image weighs more here, and rays are
+        sampled at the same places as at evaluation.
         """
         run = student_preset(self.preset, "depth_contracted")
         coarse = replace(run.model.coarse_depth, depth_feature_channels=0)
@@ -190,7 +190,7 @@ class Overfit:
 
 
 def _start_from_colours(model: DistillNeRF) -> None:
-    """Lift nothing but the pixels' own colours at first."""
+    """Initialise the model so that it lifts only the pixels' own colours."""
     last = model.fine_depth.lifted[-1]
     assert isinstance(last, nn.Conv2d)
     assert last.bias is not None
@@ -199,10 +199,10 @@ def _start_from_colours(model: DistillNeRF) -> None:
 
 
 def with_lidar_solid(batch: TrainingBatch) -> TrainingBatch:
-    """Say of rays with a LiDAR return, and of no others of their view, that they hit something.
+    """Return the batch with only the rays that have a LiDAR return marked as hitting something.
 
-    No sky mask says so here, and an empty ray has no depth to learn from. A view without returns stays as published:
-    every ray of it is taken to hit something.
+    There is no sky mask here, and an empty ray has no depth to learn from. In a view without returns, every ray counts
+    as hitting something, as published.
     """
     inputs, views = batch.input_targets, batch.view_targets
     return replace(
@@ -228,9 +228,9 @@ def _with_depth_above_lidar(batch: TrainingBatch, distance: float) -> TrainingBa
 def depth_above_returns(
     lidar_depth: Float[Tensor, "*views height width"], distance: float
 ) -> Float[Tensor, "*views height width"]:
-    """Return the distance above the highest return of each column, NaN below it and in columns without a return.
+    """Return ``distance`` above each column's highest return; NaN below it and in columns without a return.
 
-    A column is taken together with its neighbours: beams fail to return here and there.
+    A column is joined with its neighbours, because some beams do not return.
     """
     is_at_or_below = torch.isfinite(lidar_depth).cumsum(-2) > 0
     margin = _NEIGHBOURS_OF_COLUMN
@@ -242,14 +242,14 @@ def depth_above_returns(
 def psnr_of_cells(
     termination_depth: Float[Tensor, "1 views height width"], batch: TrainingBatch, config: ModelConfig
 ) -> float:
-    """Return the PSNR, dB, of pinhole images of which every fine cell shows the mean of the pixels that end in it.
+    """Return the PSNR in dB of pinhole images whose pixels show the mean colour of their fine cell.
 
-    It says what cells of this size can hold before any network adds to it.
+    It is the quality that cells of this size allow without any network.
 
     Args:
-        termination_depth: Where the pixels end, metres; what is undefined is left out.
-        batch: Images of the views, and their cameras.
-        config: The grid.
+        termination_depth: Distance at which each pixel's ray ends, metres; pixels where it is NaN are left out.
+        batch: Images of the views and their cameras.
+        config: Grid of the cells.
     """
     cameras = batch.cameras
     origins, directions = camera_rays(

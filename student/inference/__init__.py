@@ -1,1 +1,1 @@
-"""A trained student at work: checkpoints, occupancy, words."""
+"""Use of a trained student: checkpoints, occupancy and words."""

@@ -1,4 +1,4 @@
-"""A student as files: ``model.safetensors`` and ``config.json``. Nothing is ever unpickled."""
+"""Student checkpoints as files: ``model.safetensors`` and ``config.json``, without pickles."""
 
 import json
 from pathlib import Path
@@ -31,11 +31,11 @@ def save_pretrained(
     """Write a student so that :func:`from_pretrained` can read it.
 
     Args:
-        folder: Where to; created if need be.
+        folder: Folder to write to, created if missing.
         model: The student.
-        config: The run it came from.
-        variant: What it was taught.
-        precision: Number format at rest.
+        config: Run that fitted it.
+        variant: Name of what it was taught.
+        precision: Number format of the stored weights.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ def occupancy_probability(density: Float[np.ndarray, "*shape"], voxel_size: floa
     The paper thresholds density itself (DistillNeRF Sec. 4.3). This is monotone in it.
 
     Args:
-        density: Per metre, non-negative.
+        density: Density per metre, non-negative.
         voxel_size: Length of the crossing, metres.
 
     Returns:
@@ -31,7 +31,7 @@ def occupancy_probability(density: Float[np.ndarray, "*shape"], voxel_size: floa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BinaryCounts:
-    """Voxels counted by prediction and truth; adds up over frames.
+    """Numbers of voxels by prediction and truth, which add up over frames.
 
     Attributes:
         true_positive: Occupied in both.
@@ -65,7 +65,7 @@ class BinaryCounts:
 
     @property
     def num_voxels(self) -> int:
-        """Voxels counted."""
+        """Return the number of voxels."""
         return self.true_positive + self.false_positive + self.false_negative + self.true_negative
 
     @property
@@ -125,8 +125,8 @@ class SemanticCounts:
     def mean_iou(self, classes: Sequence[int]) -> tuple[float, int]:
         """Return the mean IoU over those of ``classes`` that occur, and how many do.
 
-        The mean is NaN when none occurs. A class that never occurs is left out and not counted
-        as zero; the count tells how many the mean stands on.
+        The mean is NaN when none occurs. A class that never occurs is left out of the mean; the count is the number of
+        classes in the mean.
         """
         values = self.iou_per_class()[list(classes)]
         present = values[np.isfinite(values)]
@@ -138,7 +138,7 @@ def best_iou_threshold(
 ) -> tuple[float, float]:
     """Return the threshold with the largest IoU on the given voxels, and that IoU.
 
-    Give it training voxels only: a threshold chosen on what is scored flatters the score.
+    Give it training voxels only, because a threshold chosen on scored voxels flatters the score.
 
     Args:
         probability: Raw or calibrated probability of occupancy.

@@ -33,7 +33,7 @@ class StoredFeatureBasis:
         mean: Mean of the teacher's features.
         components: Principal directions, as columns.
         minimum: Coordinate that is stored as 0, per component.
-        maximum: Coordinate that is stored as 1.
+        maximum: Coordinate that is stored as 1, per component.
     """
 
     mean: Float32[np.ndarray, " dimension"]
@@ -58,8 +58,8 @@ class StoredFeatureBasis:
         """Return the cosine of each reconstructed feature with each unit embedding.
 
         Args:
-            reduced: Features as stored or predicted, about [0, 1]. A row with a NaN gives NaN.
-            embeddings: Unit length.
+            reduced: Stored or predicted features, about [0, 1]. A row with a NaN gives NaN.
+            embeddings: Unit embeddings of texts.
         """
         z = self._coordinates(reduced)
         dot = z @ (self.components.T @ embeddings.T) + self.mean @ embeddings.T
@@ -82,13 +82,13 @@ class TextEncoder:
             Features of one checkpoint must not be read with another's words.
 
     Attributes:
-        source: Source as given.
+        source: Source of the checkpoint, as given.
         digest: SHA-256 over the digests of ``model.safetensors`` and the tokenizer's files.
-        temperature: What CLIP divided cosines by before its softmax.
+        temperature: Divisor of cosines before CLIP's softmax.
 
     Raises:
-        MissingTargetError: If no CLIP checkpoint can be loaded from there.
-        ProvenanceMismatchError: If a file is not the expected one.
+        MissingTargetError: If the source holds no CLIP checkpoint.
+        ProvenanceMismatchError: If a file differs from the expected one.
     """
 
     def __init__(self, source: str, *, expected_digests: Mapping[str, str] | None = None) -> None:
@@ -132,7 +132,7 @@ class TextEncoder:
 def class_cosine(
     concept_cosine: Float[np.ndarray, "n concepts"], concept_classes: Sequence[int]
 ) -> Float[np.ndarray, "n classes"]:
-    """Return each class's cosine: that of its best concept."""
+    """Return each class's cosine, which is that of its best concept."""
     owner = np.asarray(concept_classes)
     return np.stack([concept_cosine[:, owner == index].max(axis=1) for index in range(int(owner.max()) + 1)], axis=1)
 
@@ -152,10 +152,10 @@ def fit_softmax_temperature(
     """Return the temperature with the smallest log loss, found on training scenes.
 
     Args:
-        cosine: Cosine of labelled features with each class.
+        cosine: Cosines of labelled features with each class.
         labels: True class of each row.
         low: Smallest temperature tried.
-        high: Largest.
+        high: Largest temperature tried.
 
     Raises:
         ValueError: If there is nothing to fit.

@@ -1,4 +1,4 @@
-"""A trained student as evaluation, queries, labels and the viewer use it: frozen, deterministic, numpy out."""
+"""Predictor for evaluation, queries, labels and the viewer: a trained student, deterministic, with numpy results."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ _POINTS_PER_CHUNK = 1 << 18
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderedViews:
-    """Views of one frame, present ones only.
+    """Rendered views of one frame, without padding.
 
     Attributes:
-        image: RGB around [0, 1], not clamped; None for a model without a decoder.
+        image: RGB images around [0, 1], not clamped; None for a model without a decoder.
         termination_depth: Distance along unit rays, metres; NaN where nothing was hit.
         opacity: In [0, 1]; 1 - opacity is the sky's share.
         is_seen: Pixels that have a ray: those inside a fisheye's image circle that show the world. The others say
@@ -42,12 +42,12 @@ class RenderedViews:
 
 
 class Predictor:
-    """A student ready to be asked.
+    """Trained student that predicts.
 
     Args:
         model: The student; it is set to evaluation mode.
-        config: Configuration of the run that made it.
-        version: The checkpoint it was read from, None for a student that was never published.
+        config: Configuration of the run that fitted it.
+        version: Checkpoint that it was read from; None for an unpublished student.
     """
 
     def __init__(self, model: DistillNeRF, config: StudentConfig, version: StoreVersion | None = None) -> None:
@@ -63,13 +63,13 @@ class Predictor:
         """Load the current checkpoint of a variant, or the one with this digest.
 
         Args:
-            home: Where it lies.
+            home: Home of the checkpoint.
             variant: Partition of the checkpoint.
-            digest: Digest of an exact version; None for the current one.
-            device: Where to run; "auto" takes CUDA where there is one.
+            digest: Digest of the checkpoint; None for the current one.
+            device: Device to run on; "auto" takes CUDA where there is one.
 
         Raises:
-            MissingTargetError: If there is none.
+            MissingTargetError: If there is no such checkpoint.
         """
         version = home.require(Kind.STUDENT_CHECKPOINT, variant, digest)
         chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -78,7 +78,7 @@ class Predictor:
 
     @property
     def feature_sources(self) -> tuple[str, ...]:
-        """Foundation features that it renders."""
+        """Return the sources of the foundation features that it renders."""
         return tuple(head.source for head in self.config.model.feature_heads)
 
     @torch.inference_mode()
@@ -107,19 +107,18 @@ class Predictor:
     def voxel_density(
         self, field: VoxelField, grid: VoxelGrid, flat_index: Int64[np.ndarray, " n"], *, samples_per_axis: int = 2
     ) -> tuple[Float32[np.ndarray, " n"], Float32[np.ndarray, "n 3"]]:
-        """Return the largest density found on a lattice of points inside each voxel, and where.
+        """Return the largest density on a lattice of points inside each voxel, and its point.
 
-        The student's cells are flatter than these voxels: a surface through a voxel may miss its
-        centre, so the centre alone would call it empty.
+        The student's cells are flatter than these voxels, so a surface through a voxel may miss its centre.
 
         Args:
             field: Field of one frame.
             grid: Voxels in the ego frame.
-            flat_index: Voxels asked for, in row-major order of x, y, z.
+            flat_index: Indices of the voxels, in row-major order of x, y, z.
             samples_per_axis: Points per voxel and axis.
 
         Returns:
-            Density, per metre, and the point that has it, metres. The first point where all are empty.
+            Density per metre, and the point that has it, ego frame, metres. It is the first point if all are empty.
         """
         voxels = np.stack(np.unravel_index(flat_index, grid.shape), axis=1)
         density = np.zeros(len(voxels), np.float32)

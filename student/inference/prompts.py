@@ -1,6 +1,6 @@
-"""Words for classes and for queries: what a student is asked, as data.
+"""Prompts of a student as data: words of classes and of queries.
 
-Nothing here needs a model or torch, so that a configuration can name a prompt without loading one.
+This module needs no torch, so that a configuration can name a prompt cheaply.
 """
 
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ DEFAULT_TEMPLATE = "a photo of a {}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptSet:
-    """Named classes, the concepts that belong to each, and the words that mean the same.
+    """Named classes, their concepts, and the synonyms of each concept.
 
     A class may be broad ("manmade": a building, a pole, a wall); it scores as its best concept. Words of
     one concept are synonyms; their embeddings are averaged, which evens out how often each is used.
 
     Attributes:
-        names: One per class.
+        names: Name of each class.
         concepts: The concepts of each class, each one or more synonyms.
         template: Sentence with one ``{}`` for a word.
     """
@@ -39,12 +39,12 @@ class PromptSet:
 
     @property
     def flat_concepts(self) -> tuple[tuple[str, ...], ...]:
-        """The synonyms of every concept, class after class."""
+        """Return the synonyms of every concept, class after class."""
         return tuple(words for concepts in self.concepts for words in concepts)
 
     @property
     def concept_classes(self) -> tuple[int, ...]:
-        """The class index of every concept."""
+        """Return the class index of every concept."""
         return tuple(index for index, concepts in enumerate(self.concepts) for _ in concepts)
 
     def sentence(self, word: str) -> str:
@@ -56,7 +56,7 @@ def occ3d_prompts(*, with_sky: bool, template: str = DEFAULT_TEMPLATE) -> Prompt
     """Return the 17 Occ3D classes with the words of every finer class that belongs to them.
 
     Args:
-        with_sky: Add the sky as the last class: for pixels. Voxels are never sky.
+        with_sky: Add the sky as the last class, for pixels. Voxels are never sky.
         template: Sentence with one ``{}``.
     """
     concepts: list[list[tuple[str, ...]]] = [[] for _ in range(NUM_OCC3D_CLASSES)]
@@ -70,19 +70,19 @@ def occ3d_prompts(*, with_sky: bool, template: str = DEFAULT_TEMPLATE) -> Prompt
 
 
 def query_prompts(text: str, *, template: str = DEFAULT_TEMPLATE, negatives: Sequence[str] = ()) -> PromptSet:
-    """Return a two-sided set: the queried words first, and what they are told apart from.
+    """Return a set whose first class is the queried text, followed by its negatives.
 
-    Without declared negatives these are the Occ3D classes and the sky, less what the text itself names:
-    "automobile" must not compete with "car", nor "truck" with "fuel truck". A finer word such as "pole"
-    does compete with the rest of its class.
+    By default, the negatives are the Occ3D classes and the sky, except those that the text itself names: "car" is no
+    negative of "automobile", and "fuel truck" none of "truck". A finer word such as "pole" competes with the rest of
+    its class.
 
     Args:
         text: The query, a word or a phrase.
         template: Sentence with one ``{}`` for the word.
-        negatives: Words to tell it apart from.
+        negatives: Words that compete with the text.
 
     Raises:
-        ValueError: If the text is blank, or one of the negatives.
+        ValueError: If the text is blank or is one of the negatives.
     """
     query = " ".join(text.split())
     if not query:
@@ -94,7 +94,7 @@ def query_prompts(text: str, *, template: str = DEFAULT_TEMPLATE, negatives: Seq
 
 
 def _classes_without(class_ids: set[int]) -> dict[str, tuple[tuple[str, ...], ...]]:
-    """Return the concepts of each Occ3D class, and of the sky, less some; a class left empty is left out."""
+    """Return the concepts of each Occ3D class and of the sky, except some; an empty class is left out."""
     concepts: dict[str, list[tuple[str, ...]]] = {}
     for entry in (*CLASSES, SKY):
         name = SKY.name if entry is SKY else OCC3D_NAMES[entry.occ3d_index]
@@ -106,7 +106,7 @@ def _classes_without(class_ids: set[int]) -> dict[str, tuple[tuple[str, ...], ..
 def ids_of_word(word: str) -> list[int]:
     """Return the class ids that a word names; none for a word outside the vocabulary.
 
-    A word of an Occ3D class itself names its finer classes too, except for "others", which are alike in nothing.
+    A word of an Occ3D class itself names its finer classes too. "others" does not, because its finer classes differ.
     """
     entries = (*CLASSES, SKY)
     known = [entry for entry in entries if word.lower() in (entry.name, *entry.words)]

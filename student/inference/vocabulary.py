@@ -29,9 +29,9 @@ class ClipSpace:
     """Everything needed to compare reduced CLIP features with text.
 
     Attributes:
-        encoder: The text tower of the very checkpoint that made the features.
-        basis: What they were reduced by.
-        basis_version: The store it was read from.
+        encoder: Text tower of the checkpoint that made the features.
+        basis: Basis that reduced the features.
+        basis_version: Store that the basis was read from.
     """
 
     encoder: TextEncoder
@@ -40,7 +40,7 @@ class ClipSpace:
 
     @property
     def inputs(self) -> tuple[InputVersion, ...]:
-        """The versions that anything computed in this space descends from."""
+        """Return the versions from which any result in this space descends."""
         version = self.basis_version
         return (InputVersion(version.kind, version.partition, version.digest),)
 
@@ -61,7 +61,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, space: ClipSpace, prompts: PromptSet) -> "Vocabulary":
-        """Encode the words; those of one concept are averaged."""
+        """Encode the words, averaging those of one concept."""
         words = [(index, word) for index, synonyms in enumerate(prompts.flat_concepts) for word in synonyms]
         embedded = space.encoder.embed([prompts.sentence(word) for _, word in words])
         owner = np.array([index for index, _ in words])
@@ -75,7 +75,7 @@ class Vocabulary:
 
     @property
     def num_classes(self) -> int:
-        """Classes told apart."""
+        """Return the number of classes."""
         return len(self.prompts.names)
 
     def cosine(self, reduced: Float[np.ndarray, "n channels"]) -> Float[np.ndarray, "n classes"]:
@@ -91,7 +91,7 @@ class Vocabulary:
 
 
 def occ3d_vocabulary(space: ClipSpace, template: str) -> Vocabulary:
-    """Return the 17 Occ3D classes and, last, the sky: drop the last column for voxels."""
+    """Return the 17 Occ3D classes and, last, the sky; for voxels, drop the last column."""
     return Vocabulary.of(space, occ3d_prompts(with_sky=True, template=template))
 
 
@@ -107,7 +107,7 @@ def training_set_of(home: Home, checkpoint: StoreVersion) -> TrainingSet:
     """Return the frozen training set that a checkpoint was trained on.
 
     Raises:
-        MissingTargetError: If its provenance names none, or it is gone.
+        MissingTargetError: If its provenance names none, or the training set is missing.
     """
     for version in home.provenance(checkpoint).inputs:
         if version.kind == Kind.TRAINING_SET:
@@ -116,17 +116,17 @@ def training_set_of(home: Home, checkpoint: StoreVersion) -> TrainingSet:
 
 
 def clip_space_of(home: Home, training_set: TrainingSet, *, text_encoder: str = "") -> ClipSpace:
-    """Open the CLIP space that a training set's features live in.
+    """Open the CLIP space of a training set's features.
 
     Args:
-        home: Where the stores lie.
-        training_set: Its scenes froze ``clip_features``.
-        text_encoder: Folder or hub id of the CLIP checkpoint, where it moved since the features were
-            made; empty for where it was then. Its files must be the same either way.
+        home: Home of the stores.
+        training_set: Training set with ``clip_features``.
+        text_encoder: Folder or hub id of the CLIP checkpoint; empty for the one recorded with the features. Its files
+            must be the same either way.
 
     Raises:
-        MissingTargetError: If the training set has no CLIP features, or the encoder is gone.
-        ProvenanceMismatchError: If the encoder found is not the one that made the features.
+        MissingTargetError: If the training set has no CLIP features, or the encoder is missing.
+        ProvenanceMismatchError: If the encoder differs from the one that made the features.
     """
     features = next((s.stores[_FEATURES_KIND] for s in training_set.scenes if _FEATURES_KIND in s.stores), None)
     if features is None:

@@ -40,7 +40,7 @@ def tiny_model(*, depth_feature_channels: int = 0, feature_heads: tuple[FeatureH
     The image encoders work at half resolution, bins are logarithmic, and cells are twice the paper's.
 
     Args:
-        depth_feature_channels: Channels of the Depth Anything features given; 0 for a model without.
+        depth_feature_channels: Channels of the Depth Anything features; 0 for a model without them.
         feature_heads: Foundation features to render.
     """
     bins = DepthBinsConfig(near=0.5, far=120.0, spacing="logarithmic", num_bins=64)

@@ -1,7 +1,7 @@
 """The published runs by name: every image size, space, data set and kind of output of the paper and of its code.
 
-They share the published widths; :mod:`student.presets.students` has sizes that fit other machines. Where paper and
-code disagree, ``docs/guides/differences-from-the-paper.md`` says what was taken.
+They share the published widths; :mod:`student.presets.students` has sizes for other machines. Where paper and code
+disagree, ``docs/guides/differences-from-the-paper.md`` says which one is followed.
 """
 
 from dataclasses import dataclass, replace
@@ -17,10 +17,10 @@ Output = Literal["rgb", "clip", "dinov2"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Size:
-    """Rows and columns of images, and how many of the published depth bins the renderer takes as one.
+    """Rows and columns of images, and the number of published depth bins that the renderer joins into one.
 
-    The render grid is half the image. The published code names no model for 336x600 and 448x800, only data; these
-    take what it has for 224x400.
+    The render grid is half the image. The published code has data but no model for 336x600 and 448x800; here they take
+    its model for 224x400.
     """
 
     height: int
@@ -36,7 +36,7 @@ _SIZES = {
     "waymo-144x216": _Size(height=144, width=216),  # the three front cameras of NOTR
 }
 PUBLISHED_SIZES = tuple(_SIZES)
-"""Data set and image size of every published run."""
+"""Name of every published run's data set and image size."""
 
 
 def published_student(size: str, *, space: Space = "contracted", output: Output = "rgb") -> StudentConfig:
@@ -44,8 +44,8 @@ def published_student(size: str, *, space: Space = "contracted", output: Output 
 
     Args:
         size: One of :data:`PUBLISHED_SIZES`.
-        space: "linear" sees 50 m, "contracted" everything.
-        output: Foundation features are rendered beside the image, by one model.
+        space: "linear" ends at 50 m; "contracted" covers all distances.
+        output: Image alone, or image and foundation features from one model.
 
     Raises:
         ValueError: If there is no such size.
@@ -76,8 +76,8 @@ def published_student(size: str, *, space: Space = "contracted", output: Output 
 def paper_compatible(run: StudentConfig) -> StudentConfig:
     """Return a run that samples and pools as the published code does, where a published figure needs it.
 
-    Plain means of whatever falls into a cell, and fine samples at fixed offsets around the heaviest coarse one. What is
-    a plain defect of that code (targets of another quantity, stand-in files, noise while testing) is not brought back.
+    A cell takes the plain mean of the points in it, and fine samples lie at fixed offsets around the heaviest coarse
+    one. Defects of that code (targets of another quantity, stand-in files, noise while testing) are left out.
     """
     model = run.model
     return replace(

@@ -1,6 +1,6 @@
 """Complete student runs, as functions: one per size, each for every variant.
 
-A size states its richest run, ``depth_contracted_virtual``; a variant takes away from it, or adds feature heads.
+Each function states the run of ``depth_contracted_virtual``; other variants take parts away or add feature heads.
 Nothing here imports torch, so that a run can be planned without it.
 """
 
@@ -25,7 +25,7 @@ VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
 _LINEAR_FAR = 50.0
 _NUM_WORKERS = 4
-"""Reading a sample takes tenths of a second: an accelerator would wait for a single process."""
+"""Number of reading processes. A sample takes tenths of a second to read; an accelerator would wait for one process."""
 _FEATURE_SOURCES: dict[Variant, tuple[str, ...]] = {
     "clip": ("clip",),
     "dinov2": ("dinov2",),
@@ -45,9 +45,9 @@ def student_preset(name: str, variant: Variant) -> StudentConfig:
 
 
 def demo_student(variant: Variant) -> StudentConfig:
-    """Return the run of the demo: a few procedural scenes, about three minutes on two CPU cores.
+    """Return the run of the demo, for a few procedural scenes: about three minutes on two CPU cores.
 
-    The budget is in steps, not in seconds, so that a busy machine takes longer instead of learning less.
+    The budget is a number of steps, so that a busy machine takes longer and learns as much.
     """
     heads = _heads(variant, channels=32, hidden_width=32)
     run = StudentConfig(
@@ -81,7 +81,7 @@ def demo_student(variant: Variant) -> StudentConfig:
 
 
 def tiny_student(variant: Variant) -> StudentConfig:
-    """Return a run of one real scene on two CPU cores: the demo's, a little larger and longer."""
+    """Return a run for one real scene on two CPU cores, a little larger and longer than the demo's."""
     run = demo_student(variant)
     return replace(
         run,
@@ -99,7 +99,7 @@ def tiny_student(variant: Variant) -> StudentConfig:
 
 
 def small_student(variant: Variant) -> StudentConfig:
-    """Return a run for one accelerator and public weights: the published image size, a quarter of the widths."""
+    """Return a run for one accelerator and public weights, at the published image size and a quarter of the widths."""
     model = paper_model()
     narrow = replace(
         model,
@@ -149,9 +149,9 @@ def small_student(variant: Variant) -> StudentConfig:
 
 
 def paper_student(variant: Variant) -> StudentConfig:
-    """Return the published run: 128x228 images, batch 8, Adam at 2e-4, every neighbour and virtual view in use.
+    """Return the published run: 128x228 images, batch 8, Adam at 2e-4, with neighbour and virtual views.
 
-    The published training went on until its time was out; 100,000 steps are 28 passes over nuScenes' train split.
+    The published training ended by time. 100,000 steps are 28 passes over nuScenes' train split.
     """
     heads = _heads(variant, channels=64, hidden_width=64)
     run = StudentConfig(

@@ -1,1 +1,1 @@
-"""What people read about a student: the report, its plots, the lineage of its targets."""
+"""Reports on a student: the page, its plots, and the lineage of its targets."""

@@ -1,4 +1,4 @@
-"""Walk from one version back to everything it was made from, reading the provenance in the stores."""
+"""Trace one version back to everything it was made from, by the provenance in the stores."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,14 +11,14 @@ from storage.stores.versioned import Home
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineageVersion:
-    """One ancestor.
+    """One ancestor of a version.
 
     Attributes:
-        version: Which.
-        is_present: False if this home no longer holds it; then nothing else is known.
+        version: Version of the ancestor.
+        is_present: False if this home no longer holds it; then only its version is known.
         seed: Seed of its random choices.
         licence: Terms of its content.
-        wall_time_s: How long it took to make, seconds.
+        wall_time_s: Time that it took to make, seconds.
     """
 
     version: InputVersion
@@ -36,9 +36,9 @@ class Gate:
         kind: Kind of the store.
         partition: Partition of the store.
         check: Name of the check.
-        value: Measured.
-        threshold: Wanted.
-        passed: Outcome.
+        value: Measured value.
+        threshold: Threshold of the check.
+        passed: True if the check passed.
     """
 
     kind: str
@@ -54,11 +54,11 @@ class Ancestry:
     """All ancestors of one version, nearest first, the version itself included.
 
     Attributes:
-        nodes: Each version once.
+        nodes: Every version, once.
         gates: Every check of every ancestor, failed ones first.
-        raw_files: SHA-256 by ``partition/path`` of every raw file.
-        weights: SHA-256 by name of every weights file.
-        packages: Version of every package that did some of the work.
+        raw_files: SHA-256 of every raw file, by ``partition/path``.
+        weights: SHA-256 of every weights file, by name.
+        packages: Version of every package that made an ancestor.
     """
 
     nodes: tuple[LineageVersion, ...]
@@ -69,14 +69,14 @@ class Ancestry:
 
     @property
     def licences(self) -> tuple[str, ...]:
-        """Every licence that some ancestor carries, sorted."""
+        """Return every licence that some ancestor carries, sorted."""
         return tuple(sorted({node.licence for node in self.nodes if node.licence}))
 
 
 def trace_lineage(home: Home, start: InputVersion) -> Ancestry:
     """Collect the ancestors of a version, breadth first.
 
-    An ancestor that this home no longer holds is listed as absent: a gap is shown, not skipped.
+    An ancestor that this home no longer holds is listed as absent.
     """
     nodes: list[LineageVersion] = []
     gates: list[Gate] = []

@@ -1,4 +1,4 @@
-"""Draw the report's plots as stand-alone SVG, deterministic and without a display."""
+"""Draw the report's plots as stand-alone SVG, deterministically and without a display."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ def training_curves(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     """Draw one panel per quantity over training steps.
 
     Args:
-        curves: By quantity: ``{"step": [...], "value": [...]}``. Values that are not finite are gaps.
+        curves: ``{"step": [...], "value": [...]}`` of each quantity. Values that are not finite are gaps.
     """
     columns = min(3, max(1, len(curves)))
     rows = -(-len(curves) // columns)
@@ -54,11 +54,11 @@ def training_curves(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
 
 
 def reliability_diagram(series: Mapping[str, Mapping[str, Sequence[float | int | None]]]) -> str:
-    """Draw stated probability against observed frequency, and how many samples stand behind it.
+    """Draw stated probability against observed frequency, and the number of samples per bin.
 
     Args:
-        series: Curves "raw" and "calibrated": ``{"confidence": [...], "frequency": [...], "count": [...]}`` per bin,
-            None in an empty bin.
+        series: ``{"confidence": [...], "frequency": [...], "count": [...]}`` per bin of "raw" and "calibrated"; None in
+            an empty bin.
     """
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(4.2, 4.2), layout="constrained")
@@ -84,7 +84,7 @@ def error_over_range(edges: Sequence[float], series: Mapping[str, Sequence[float
 
     Args:
         edges: Bin edges, metres.
-        series: Mean relative error per bin by label, "student" among them; None in an empty bin.
+        series: Mean relative error per bin, by label, with "student" among them; None in an empty bin.
     """
     centre = (np.asarray(edges[1:]) + np.asarray(edges[:-1])) / 2
     rivals = sorted(label for label in series if label != "student")
@@ -103,11 +103,11 @@ def error_over_range(edges: Sequence[float], series: Mapping[str, Sequence[float
 
 
 def class_bars(names: Sequence[str], series: Mapping[str, Sequence[float | int | None]], *, quantity: str) -> str:
-    """Draw one group of horizontal bars per class; a class without a value is marked, not drawn as zero.
+    """Draw one group of horizontal bars per class; a class without a value is marked as such.
 
     Args:
         names: Classes, top to bottom.
-        series: Value per class by label; the first is the student.
+        series: Values per class, by label; the first label is the student.
         quantity: Name of the horizontal axis.
     """
     height = 0.8 / max(1, len(series))
@@ -137,7 +137,7 @@ def ablation_plot(found: Mapping[str, Sequence[Mapping[str, float]]], figures: S
     """Draw one panel per figure: a dot for each seed of each variant, and a line through their means.
 
     Args:
-        found: By variant, in the order of the axis: for each seed, its figures by name; a missing one is left out.
+        found: Figures by name of each seed of each variant, in the order of the axis; missing figures are left out.
         figures: Names of the panels.
     """
     columns = min(3, len(figures))
@@ -168,7 +168,7 @@ def _numbers(values: Sequence[float | int | None]) -> np.ndarray:
 
 
 def _smoothed(values: np.ndarray) -> np.ndarray:
-    """Return a running mean over a twentieth of the curve that skips gaps."""
+    """Return a running mean over a twentieth of the curve; gaps are skipped."""
     width = max(1, len(values) // 20)
     kernel = np.ones(width)
     is_finite = np.isfinite(values)

@@ -1,6 +1,6 @@
 """Build one self-contained page from a stored evaluation: figures, pictures, training, gates, lineage.
 
-The page embeds every image, loads nothing and forbids itself to; it can be mailed and still opens.
+The page embeds every image and forbids loading anything else, so it opens offline.
 """
 
 import json
@@ -44,12 +44,12 @@ _MEDIA_TYPES = {".jpg": "image/jpeg", ".png": "image/png"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportConfig:
-    """What a report shows.
+    """Configuration of a report.
 
     Attributes:
         title: Heading of the page.
-        maximum_panels: Camera views shown side by side; the evaluation may keep more.
-        evaluation_digest: Exact evaluation, or empty for the variant's current one.
+        maximum_panels: Largest number of camera views with pictures; the evaluation may have more.
+        evaluation_digest: Digest of the evaluation; empty for the variant's current one.
     """
 
     title: str = "Student evaluation"
@@ -71,17 +71,17 @@ def build_report(
     """Write the report of a variant's evaluation as one HTML file, or find the one already there.
 
     Args:
-        home: Where everything lives.
+        home: Home of the evaluation and the report.
         variant: Partition of the evaluation.
-        config: What to show.
-        on_progress: Called with a stage, a share done and details.
+        config: Configuration of the report.
+        on_progress: Function called with a stage, the share done, and details.
 
     Returns:
         The ``report`` version (its folder holds ``index.html``); metrics carry the headline figures.
 
     Raises:
         MissingTargetError: If the variant was never evaluated.
-        IntegrityError: If the evaluation was written by another schema.
+        IntegrityError: If the evaluation has another schema.
     """
     evaluation = home.require(Kind.STUDENT_EVALUATION, variant, config.evaluation_digest or None)
     provenance = Provenance(
@@ -217,7 +217,7 @@ def _ancestor(home: Home, lineage: Ancestry, kind: str) -> StoreVersion | None:
 
 
 def _training(folder: Path | None) -> dict[str, Any]:
-    """Return the curves of a fit as a plot, and how many targets each loss term last stood on."""
+    """Return the curves of a fit as a plot, and the last number of targets behind each loss term."""
     path = None if folder is None else folder / HISTORY_FILE
     if path is None or not path.is_file():
         return {"plot": "", "counts": []}
@@ -277,7 +277,7 @@ def _legend(result: EvaluationResult) -> list[tuple[str, tuple[int, int, int]]]:
 
 
 def _quantity(value: float | int | None, unit: str = "") -> str:
-    """Write a number with the digits that mean something."""
+    """Write a number with its meaningful digits."""
     if value is None or not math.isfinite(value):
         return "undefined"
     if value == 0:

@@ -1,1 +1,1 @@
-"""Fitting a student: steps, states, processes, validation and what is written beside the weights."""
+"""Fitting a student: steps, states, processes, validation and the records beside the weights."""

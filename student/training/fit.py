@@ -1,6 +1,6 @@
 """Fit a student: the training loop, from a frozen training set to a published checkpoint.
 
-A fit that was stopped goes on from its last saved state and, on a CPU, ends with the very bits it would have had.
+A stopped fit continues from its last saved state. On a CPU, it ends with the same bits as an uninterrupted one.
 """
 
 import logging
@@ -39,7 +39,7 @@ KIND = Kind.STUDENT_CHECKPOINT
 logger = logging.getLogger(__name__)
 
 ProgressCallback = Callable[[str, float, Mapping[str, Any]], None]
-"""Called with a stage, the share of the budget spent, and running figures."""
+"""Function called with a stage, the share of the budget spent, and running figures."""
 
 
 def fit_student(
@@ -52,10 +52,10 @@ def fit_student(
 ) -> Materialized:
     """Return the checkpoint of a variant, fitting it first if it does not exist.
 
-    Under ``torchrun``, every process calls this with the same arguments, and all of them see the same home.
+    Under ``torchrun``, every process calls this with the same arguments and must see the same home.
 
     Args:
-        home: Where the training set lies and the checkpoint goes.
+        home: Home of the training set and of the checkpoint.
         variant: Partition of the checkpoint.
         config: The run.
         on_progress: Called at every logged step with the loss, its terms, steps per second and the time left.
@@ -126,7 +126,7 @@ def fit_student(
 
 
 class _Fit:
-    """One fit, as this process sees it."""
+    """One fit, seen by this process."""
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class _Fit:
         self.held_out = FrameDataset(home, frozen, "validation", config.data)
 
     def run(self, on_progress: ProgressCallback | None) -> FitProgress:
-        """Train to the end of the budget, leaving the weights to publish in the model."""
+        """Train to the end of the budget, then put the weights to publish into the model."""
         fit, progress = self.config.fit, self.progress
         loader = TrainingLoader(
             self.train_data,
@@ -204,7 +204,7 @@ class _Fit:
         log.validation(found)
 
     def _shared(self, losses: Losses, elapsed_s: float) -> tuple[dict[str, float], float]:
-        """Return the means over processes of losses and of the time spent, so that all of them stop together."""
+        """Return losses and time spent, averaged over processes, so that all of them stop together."""
         named = {
             "total": losses.total,
             **{f"loss/{name}": term for name, term in losses.terms.items()},

@@ -1,4 +1,4 @@
-"""What a fit says while it runs: a history that is published, trackers, and a callback with the time left."""
+"""Reports of a running fit: the published history, trackers, and a callback with the time left."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -15,10 +15,10 @@ class TrainingLog:
     """Averages losses between logged steps and passes them on.
 
     Args:
-        trackers: Closed at the end.
-        progress: The fit's progress; its history grows here.
-        fit: Budget and intervals.
-        on_progress: Called with "fit", the share done, and running figures.
+        trackers: Trackers that get the curves; they are closed at the end.
+        progress: Progress of the fit; entries are added to its history.
+        fit: Budget and logging interval.
+        on_progress: Function called with a stage ("fit" or "validate"), the share done, and running figures.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class TrainingLog:
             tracker.close()
 
     def step(self, figures: Mapping[str, float], rate: float, *, is_last: bool) -> None:
-        """Take in one step's "total", terms and counts; every so many steps, and at the last, an entry is written."""
+        """Add one step's "total", terms and counts; write an entry at the logging interval and at the last step."""
         for name, value in figures.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._num_summed += 1
@@ -62,7 +62,7 @@ class TrainingLog:
         self._report(means)
 
     def validation(self, found: Validation) -> None:
-        """Take in the figures and pictures of a validation."""
+        """Record the figures and pictures of a validation."""
         if not found.figures:
             return
         step = self._progress.step

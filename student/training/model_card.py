@@ -1,4 +1,4 @@
-"""What is published beside the weights: the bill of materials, the history of the fit, and a model card."""
+"""Files published beside the weights: the bill of materials, the history of the fit, and a model card."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -22,9 +22,9 @@ def bill_of_materials(home: Home, frozen: TrainingSet, kinds: Collection[str]) -
     A sample names its stores by ``<kind>/<scene>``; the versions are listed once.
 
     Args:
-        home: Where the stores lie.
+        home: Home of the stores.
         frozen: The training set.
-        kinds: Those that the run reads; a training set may hold more.
+        kinds: Kinds that the run reads; a training set may hold more.
     """
     read = {scene.key: [v for kind, v in scene.stores.items() if kind in kinds] for scene in frozen.scenes}
     stores = {
@@ -62,7 +62,7 @@ def write_records(
     progress: FitProgress,
     metrics: Mapping[str, Any],
 ) -> None:
-    """Write everything that is published beside the weights; ``kinds`` are those that were read."""
+    """Write everything that is published beside the weights; ``kinds`` are the kinds that were read."""
     bill = bill_of_materials(home, frozen, kinds)
     _write_json(folder / BILL_OF_MATERIALS_FILE, bill)
     _write_json(folder / HISTORY_FILE, {"history": progress.history, "validations": progress.validations})

@@ -49,7 +49,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take in the weights after a step."""
+        """Add the weights after a step to the average."""
         self.num_updates += 1
         # Early on the average would mostly be the random start: let it forget faster.
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
@@ -58,7 +58,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def swap(self, model: nn.Module) -> None:
-        """Exchange the average and the model's weights; calling it twice changes nothing."""
+        """Exchange the average and the model's weights; a second call restores both."""
         for name, value in model.named_parameters():
             held = value.detach().clone()
             value.copy_(self.average[name])

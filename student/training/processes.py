@@ -1,7 +1,7 @@
-"""The processes that train one student together: one by itself, or those that ``torchrun`` started.
+"""Processes that train one student together: a single one, or those that ``torchrun`` started.
 
-They share a batch and not a budget: a step takes the samples that one process would take, each process its part of
-them, and averages gradients. How many processes there are is no part of a checkpoint.
+They share each batch: every process takes its part of the step's samples, and gradients are averaged. The number of
+steps stays the same, and the number of processes is no part of a checkpoint's digest.
 """
 
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Processes:
-    """This process's place among those that train together.
+    """Place of this process among those that train together.
 
     Attributes:
-        rank: Number of this process.
-        count: Processes in all.
-        device: What this process computes on.
+        rank: Number of this process, from 0.
+        count: Number of processes.
+        device: Device of this process.
     """
 
     rank: int
@@ -30,18 +30,18 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes."""
+        """True for the process that writes files."""
         return self.rank == 0
 
     def total(self, values: Tensor) -> Tensor:
-        """Return the sum of values over processes, detached; every process must ask."""
+        """Return the sum of values over processes, detached; every process must call this."""
         total = values.detach().clone()
         if self.count > 1:
             dist.all_reduce(total)
         return total
 
     def gather(self, value: Any) -> list[Any]:  # noqa: ANN401 - anything that pickles
-        """Return every process's value, in the order of ranks; every process must ask."""
+        """Return every process's value, in the order of ranks; every process must call this."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
@@ -51,10 +51,10 @@ class Processes:
 
 @contextmanager
 def join_processes(device: torch.device) -> Iterator[Processes]:
-    """Join the processes that ``torchrun`` started, for as long as the context lasts; without it, be the only one.
+    """Join the processes that ``torchrun`` started while the context lasts; without ``torchrun``, be the only one.
 
     Args:
-        device: What to compute on; with several processes on CUDA, each takes the device of its local rank.
+        device: Device to compute on; with several processes on CUDA, each takes the device of its local rank.
     """
     if not (dist.is_available() and dist.is_torchelastic_launched()):
         yield Processes(rank=0, count=1, device=device)

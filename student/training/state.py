@@ -1,8 +1,8 @@
-"""Everything that a stopped fit needs to go on as if it had not been stopped, as safetensors and JSON.
+"""Saved states, as safetensors and JSON, from which a stopped fit continues as if it had never stopped.
 
-A state is a folder named for its step. It is written aside and renamed, and the one before it is kept, so that a kill
-at any moment leaves a whole one; where the last one was damaged since, the one before it is gone on from. Random
-generators are not part of it: every step seeds them from the run's seed and its own number.
+A state is a folder named for its step. It is written under another name and then renamed, so that a kill at any moment
+leaves a whole state. The one before it is kept, and is used if the last one was damaged since. A state holds no random
+generators: every step seeds them from the run's seed and its own number.
 """
 
 import json
@@ -31,13 +31,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class FitProgress:
-    """How far a fit has come.
+    """Progress of a fit.
 
     Attributes:
         step: Optimisation steps taken.
         samples_delivered: Samples taken from the loader.
-        elapsed_s: Wall-clock time spent, over all of its starts.
-        history: One entry per logged step: step, elapsed_s, learning_rate, and each loss.
+        elapsed_s: Wall-clock time spent over all starts, seconds.
+        history: One entry per logged step: step, elapsed_s, learning_rate and each loss.
         validations: One entry per validation.
     """
 
@@ -49,7 +49,7 @@ class FitProgress:
 
 
 def share_done(fit: FitConfig, progress: FitProgress) -> float:
-    """Return the share of the budget that is spent, in [0, 1]: of steps or of time, whichever is greater."""
+    """Return the share of the budget that is spent, in [0, 1]: the greater of the shares of steps and of time."""
     of_time = 0.0 if fit.max_seconds is None else progress.elapsed_s / fit.max_seconds
     return min(1.0, max(progress.step / fit.max_steps, of_time))
 

@@ -1,4 +1,4 @@
-"""One optimisation step: forward, losses, backward, clipping, descent, and stopping at what is not finite."""
+"""One optimisation step: forward, losses, backward, clipping and update; it stops at values that are not finite."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -19,15 +19,15 @@ from student.training.processes import Processes
 
 _REDUCED: Mapping[str, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 _MIN_GRADIENT_SCALE = 1.0
-"""Gradients that overflow even when losses are not scaled up are no matter of number format."""
+"""Smallest loss scale. If gradients overflow even at this one, the number format is not the cause."""
 
 
 class TrainingStep:
-    """A student with everything that changes its weights.
+    """A student with its optimiser, average, loss scaling and processes.
 
     Args:
         config: The run.
-        processes: Those that train together; all start from the same weights.
+        processes: Processes that train together; all start from the same weights.
     """
 
     def __init__(self, config: StudentConfig, processes: Processes) -> None:
@@ -48,19 +48,19 @@ class TrainingStep:
             )
 
     def take(self, batch: TrainingBatch, *, step: int, rate: float) -> Losses:
-        """Descend on this process's share of a batch.
+        """Take one optimisation step on this process's share of a batch.
 
         Args:
-            batch: The share.
-            step: Number of the step, from which its random numbers follow.
+            batch: This process's share.
+            step: Number of the step; the seed and it determine the random numbers.
             rate: Learning rate.
 
         Returns:
             The losses of the share.
 
         Raises:
-            StudentDivergedError: In every process, if a loss or gradient is not finite in any; its key names the
-                samples.
+            StudentDivergedError: If a loss or gradient is not finite in any process. All processes raise it, and its
+                key names the samples.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -84,7 +84,7 @@ class TrainingStep:
 
     @contextmanager
     def published_weights(self) -> Iterator[None]:
-        """Hold the weights that would be published now in ``model``."""
+        """Put the weights that would be published now into ``model`` while the context lasts."""
         if self.average is None:
             yield
             return
@@ -100,7 +100,7 @@ class TrainingStep:
         torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
     def _gathering(self, *, is_last: bool) -> nullcontext[None]:
-        """Return a context in which gradients are averaged over processes, if they are complete."""
+        """Return a context that averages gradients over processes only if this part is the last."""
         if is_last or not isinstance(self._network, DistributedDataParallel):
             return nullcontext()
         return self._network.no_sync()  # pyright: ignore[reportReturnType] - a context manager as well
@@ -122,7 +122,7 @@ class TrainingStep:
         self._stop(step, keys, f"{terms}" if keys else "")
 
     def _require_finite_gradient(self, norm: Tensor, batch: TrainingBatch, step: int) -> None:
-        """Stop at a gradient that is not finite; with scaled losses, once scaling less has not helped."""
+        """Stop at a gradient that is not finite; with scaled losses, only if the scale is already the smallest."""
         if torch.isfinite(norm):  # the same in every process
             return
         if self.scaler.is_enabled() and self.scaler.get_scale() > _MIN_GRADIENT_SCALE:

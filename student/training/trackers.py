@@ -1,4 +1,4 @@
-"""Where a fit's curves and pictures go: TensorBoard by default, Weights & Biases and MLflow when asked for by name."""
+"""Trackers of a fit's curves and pictures: TensorBoard by default, Weights & Biases and MLflow by name."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,28 +15,28 @@ _PROJECT = "distillnerf"
 
 @runtime_checkable
 class Tracker(Protocol):
-    """One place that curves and pictures are sent to."""
+    """Receiver of curves and pictures."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Take in the values of some curves at a step."""
+        """Send the values of some curves at a step."""
         ...
 
     def picture(self, step: int, name: str, image: UInt8[np.ndarray, "height width 3"]) -> None:
-        """Take in an RGB picture made at a step."""
+        """Send an RGB picture made at a step."""
         ...
 
     def close(self) -> None:
-        """Write out what is still held back."""
+        """Send everything that is still buffered."""
         ...
 
 
 class TensorBoardTracker:
-    """Writes event files that ``tensorboard --logdir`` shows.
+    """Tracker that writes event files for ``tensorboard --logdir``.
 
     Args:
         folder: Folder of the event files.
-        run: Not used: the folder names the run.
-        first_step: Steps from here on that an interrupted fit logged before are hidden.
+        run: Unused, because the folder names the run.
+        first_step: First step of this start; what an interrupted fit logged from there on is hidden.
     """
 
     def __init__(self, folder: Path, run: str, first_step: int) -> None:
@@ -59,12 +59,12 @@ class TensorBoardTracker:
 
 
 class WandbTracker:
-    """Sends to Weights & Biases; the usual ``WANDB_*`` variables say where to and whether offline.
+    """Tracker that sends to Weights & Biases; the usual ``WANDB_*`` variables set server and offline mode.
 
     Args:
-        folder: Where its own files lie.
-        run: Identity of the run; an interrupted fit goes on in the same one.
-        first_step: Not used: steps that are already there are refused by the service.
+        folder: Folder of its local files.
+        run: Identity of the run; an interrupted fit continues the same one.
+        first_step: Unused, because the service refuses steps that are already there.
     """
 
     def __init__(self, folder: Path, run: str, first_step: int) -> None:
@@ -88,12 +88,12 @@ class WandbTracker:
 
 
 class MlflowTracker:
-    """Sends to the MLflow server that ``MLFLOW_TRACKING_URI`` names, or else to its local default.
+    """Tracker that sends to the MLflow server in ``MLFLOW_TRACKING_URI``, or to MLflow's local default.
 
     Args:
-        folder: Not used: MLflow keeps its own.
-        run: Name of the run; an interrupted fit goes on in the same one.
-        first_step: Not used: MLflow keeps every value of a step.
+        folder: Unused, because MLflow has its own.
+        run: Name of the run; an interrupted fit continues the same one.
+        first_step: Unused, because MLflow keeps every value of a step.
     """
 
     def __init__(self, folder: Path, run: str, first_step: int) -> None:
@@ -130,10 +130,10 @@ def open_trackers(names: tuple[TrackerName, ...], folder: Path, run: str, first_
     """Open trackers by name.
 
     Args:
-        names: Which.
+        names: Names of the trackers.
         folder: Folder of the run's logs.
         run: Identity of the run, ``<variant>/<digest>``.
-        first_step: The step that is logged next.
+        first_step: Step that is logged next.
 
     Raises:
         EnvironmentMissingError: If a tracker's package is not installed; its key is the package.

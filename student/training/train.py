@@ -2,8 +2,8 @@
 
 ``torchrun --nproc-per-node 8 -m student.training.train HOME VARIANT --preset paper`` is the command.
 
-The orchestrated pipeline fits students too, in one process. This is the same fit for several: it reads the frozen
-training set of the variant from the home, and publishes the same checkpoint there, whatever the number of processes.
+The pipeline fits students in one process; this module runs the same fit in several. It reads the variant's frozen
+training set from the home and publishes the same checkpoint there, whatever the number of processes.
 """
 
 import json
@@ -32,7 +32,7 @@ _PUBLISHED: Mapping[Variant, dict[str, Any]] = {
     "clip": {"output": "clip"},
     "dinov2": {"output": "dinov2"},
 }
-"""Which published run of a size a variant stands for."""
+"""Arguments of :func:`published_student` for each variant that has a published run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,22 +41,23 @@ class Arguments:
 
     Attributes:
         home: Folder that holds the artifacts and the stores; all processes must see it.
-        variant: What the student is taught, and the name of its training set.
-        store_url: Where array stores live, as s3://bucket/prefix; what DISTILLNERF_STORE_URL says, or the home, where
-            it is not given.
+        variant: Name of what the student is taught, and of its training set.
+        store_url: Location of array stores, as s3://bucket/prefix. The default is DISTILLNERF_STORE_URL, or else the
+            home.
         preset: Size of the run.
-        published: A published run by data set and image size, in place of a preset; the variant chooses space and
+        published: Published run to use in place of a preset, by data set and image size. The variant chooses space and
             features. The stores must have its sizes.
-        config: A run as JSON, such as the "student" part of a checkpoint's config.json, in place of a preset.
-        training_set: Another training set than the variant's own.
+        config: JSON file of a run to use in place of a preset, such as the "student" part of a checkpoint's
+            config.json.
+        training_set: Name of the training set; the variant's own by default.
         accumulation_steps: Parts in which a process takes its share of a batch.
-        recompute_activations: Save memory by computing activations twice.
-        precision: Number format of convolutions and linear layers; the run's own where it is not given.
-        device: Where to train; the run's own where it is not given.
-        num_workers: Processes that read samples, for each process that trains; the run's own where it is not given.
-        trackers: Where curves and pictures are sent to; the run's own where it is not given.
-        lpips_weights: Local safetensors file of VGG LPIPS; without it, structural dissimilarity takes its place.
-        write_config: Write the run as JSON to this file, to be changed and given as ``config``, and do nothing else.
+        recompute_activations: Compute activations twice instead of keeping them, to save memory.
+        precision: Number format of convolutions and linear layers; the run's own by default.
+        device: Device to train on; the run's own by default.
+        num_workers: Processes that read samples, for each process that trains; the run's own by default.
+        trackers: Services that curves and pictures are sent to; the run's own by default.
+        lpips_weights: Local safetensors file of VGG LPIPS; without it, structural dissimilarity is used.
+        write_config: Write the run as JSON to this file and stop. The file can be edited and given as ``config``.
     """
 
     home: Annotated[Path, tyro.conf.Positional]
@@ -76,10 +77,10 @@ class Arguments:
     write_config: Path | None = None
 
     def run(self) -> StudentConfig:
-        """Return the run that is asked for.
+        """Return the requested run.
 
         Raises:
-            IntegrityError: If ``config`` is no run.
+            IntegrityError: If ``config`` does not hold a run.
             ValueError: If its parts do not fit together.
         """
         run = self._chosen()
@@ -116,7 +117,7 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Fit what the command line asks for."""
+    """Fit the run that the command line asks for."""
     arguments = tyro.cli(Arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     run = arguments.run()

@@ -1,7 +1,7 @@
-"""A quick look at held-out frames while training: is the student better than knowing nothing?
+"""Quick scores on held-out frames while training, beside two predictors that know nothing of the input.
 
-The full evaluation is :mod:`student.evaluation.evaluate`; this one is cheap enough to run often, and its two baselines
-(the mean colour and the median depth of the very frame that is scored) are what a quality gate can be set against.
+The full evaluation is :mod:`student.evaluation.evaluate`; this one is cheap enough to run often. Its baselines are the
+mean colour and the median depth of the frame that is scored; the quality gate compares with them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,13 +23,13 @@ from student.model.types import StudentOutput
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
-    """What a look at held-out frames found.
+    """Result of a validation.
 
     Attributes:
         figures: ``psnr`` and ``psnr_mean_colour`` (dB), ``depth_abs_rel`` of the rendered depth,
             ``coarse_depth_abs_rel`` and ``depth_abs_rel_median`` against LiDAR; None where nothing could be scored.
             Means over frames; empty where nothing was held out.
-        pictures: By sample, a column per camera: the image, the rendered image, the rendered depth.
+        pictures: Picture of each sample, with one column per camera: image, rendered image, rendered depth.
     """
 
     figures: Mapping[str, float | None]
@@ -39,7 +39,7 @@ class Validation:
 def validate(
     model: DistillNeRF, dataset: FrameDataset, *, max_samples: int, max_pictures: int, device: torch.device
 ) -> Validation:
-    """Score evenly spaced held-out frames; the model's mode is left alone.
+    """Score evenly spaced held-out frames; the model's training mode is restored.
 
     Raises:
         PipelineError: If a held-out sample cannot be read.
@@ -104,9 +104,9 @@ def _photograph(image: Float[torch.Tensor, "3 height width"]) -> UInt8[np.ndarra
 
 
 def quality_gate(figures: Mapping[str, float | None]) -> dict[str, Any] | None:
-    """Return the gate of a checkpoint, or None where nothing was held out: it must beat both baselines.
+    """Return the gate of a checkpoint, which must beat both baselines; None if nothing was held out.
 
-    A figure that is undefined does not pass.
+    An undefined figure fails.
     """
     pairs = {"psnr": ("psnr_mean_colour", 1), "depth_abs_rel": ("depth_abs_rel_median", -1)}
     checks = {}

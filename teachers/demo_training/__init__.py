@@ -1,1 +1,1 @@
-"""Train the tiny checkpoints that this project ships, on its own procedural worlds: ``python -m ...train``."""
+"""Training of the shipped tiny checkpoints on procedural worlds; ``teachers.demo_training.train`` is the command."""

@@ -1,4 +1,4 @@
-"""The four demo models: the published architectures, a few hundred times smaller, randomly initialised."""
+"""Architectures of the four demo models: the published ones, a few hundred times smaller, randomly initialised."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from teachers.demo_training.captions import MAX_TOKENS
 
 PATCH_SIZE = 14
 POSITION_GRID = 224
-"""Side in pixels of the square that learned position embeddings are laid out for; other sizes interpolate them."""
+"""Side in pixels of the square image that position embeddings are learned for; other sizes interpolate them."""
 
 _VIT: dict[str, Any] = {
     "hidden_size": 128,
@@ -28,7 +28,7 @@ _VIT: dict[str, Any] = {
     "image_size": POSITION_GRID,
     "patch_size": PATCH_SIZE,
 }
-"""DINOv2, and the backbone of Depth Anything, which starts from it."""
+"""Sizes of DINOv2 and of Depth Anything's backbone, which starts from it."""
 
 CITYSCAPES_LABELS = (
     "road",

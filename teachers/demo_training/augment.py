@@ -1,4 +1,4 @@
-"""Random views of a batch: mirrored, cropped, and with another light, lens and noise than the renderer's."""
+"""Random views of a batch: mirrored, cropped, and with changed colours, blur and noise."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,14 @@ from torch.nn import functional
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crop:
-    """Where one crop of a batch lies; the same for all images of the batch.
+    """Position of a crop, which is the same for all images of a batch.
 
     Attributes:
         top: First row.
         left: First column.
-        height: Rows.
-        width: Columns.
-        mirrored: Whether the columns run backwards.
+        height: Number of rows.
+        width: Number of columns.
+        mirrored: True if the order of the columns is reversed.
     """
 
     top: int
@@ -29,7 +29,7 @@ class Crop:
     def of(
         self, maps: Float[Tensor, "batch *channels rows columns"] | Int[Tensor, "batch *channels rows columns"]
     ) -> Tensor:
-        """Cut maps, whose last two axes are rows and columns."""
+        """Return the crop of maps whose last two axes are rows and columns."""
         cut = maps[..., self.top : self.top + self.height, self.left : self.left + self.width]
         return cut.flip(-1) if self.mirrored else cut
 
@@ -49,7 +49,7 @@ def jitter_colours(
 ) -> Float[Tensor, "batch 3 height width"]:
     """Return images in [0, 1] with other brightness, contrast, saturation, white balance, gamma, blur and noise.
 
-    Each image draws its own; ``strength`` scales how far the draws go.
+    Each image has its own random changes; ``strength`` scales their size.
     """
 
     def draw(spread: float, channels: int = 1) -> Tensor:

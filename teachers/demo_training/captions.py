@@ -1,4 +1,4 @@
-"""Words, sentences and the byte-pair vocabulary of the demo CLIP."""
+"""Captions of the demo CLIP: words, sentences and the byte-pair vocabulary."""
 
 import re
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ _END_OF_WORD = "</w>"
 
 
 def caption_classes() -> tuple[SemanticClass, ...]:
-    """Return the classes that captions speak of, the sky included; "other" names nothing."""
+    """Return the classes that captions name, with the sky and without "other"."""
     return tuple(entry for entry in (*CLASSES, SKY) if entry.name != "other")
 
 
@@ -41,7 +41,7 @@ def sentences() -> Iterator[str]:
 def build_tokenizer() -> CLIPTokenizer:
     """Return a CLIP tokenizer whose byte-pair merges were learned from the captions.
 
-    It splits and lower-cases exactly as CLIP's; any text can be encoded, since every byte has a token.
+    It splits and lower-cases text exactly as CLIP's does. Any text can be encoded, since every byte has a token.
     """
     byte_symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = _learn_merges(_NUM_MERGES)
@@ -53,7 +53,7 @@ def build_tokenizer() -> CLIPTokenizer:
 
 
 def _learn_merges(num_merges: int) -> list[tuple[str, str]]:
-    """Learn byte-pair merges; unlike the tokenizers library's trainer, equal counts are resolved by spelling."""
+    """Learn byte-pair merges. Equal counts are ordered by spelling, unlike in the tokenizers library's trainer."""
     words: dict[tuple[str, ...], int] = {}
     for sentence in sentences():
         for word in re.findall(r"[a-z]+", sentence.lower()):

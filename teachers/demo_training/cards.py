@@ -1,4 +1,4 @@
-"""Write a trained model as others write theirs: half-precision safetensors, configs, and a model card."""
+"""Write a trained model in the usual form: half-precision safetensors, configs and a model card."""
 
 import json
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from teachers.demo_training.renders import RenderSetConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardText:
-    """What a model card says about one model.
+    """Text of a model card.
 
     Attributes:
         title: Name of the model.
-        used_for: What the pipeline takes from it.
-        objective: How it was trained.
-        figures_note: How the figures were measured.
+        used_for: Output that the pipeline takes from it.
+        objective: Training objective.
+        figures_note: Method by which the figures were measured.
     """
 
     title: str
@@ -87,7 +87,7 @@ def write_card(
     held_out: RenderSetConfig,
     settings: dict[str, Any],
 ) -> None:
-    """Write ``README.md``: what it is, how it was made, and what it reaches on worlds it never saw."""
+    """Write ``README.md``: the model's use, its training, and its figures on held-out worlds."""
     text = CARDS[name]
     rows = "\n".join(f"| {figure} | {value:.3f} |" for figure, value in figures.items())
     (folder / "README.md").write_text(

@@ -1,6 +1,6 @@
-"""Measure the demo models on worlds they never saw, each beside what needs no model at all.
+"""Measure the demo models on held-out worlds, each beside a baseline without a model.
 
-Every figure goes through the extractors that the pipeline uses, with the checkpoint as it lies on disk.
+Every figure is measured through the pipeline's extractors, with the checkpoint on disk.
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ _REMEMBERED_PATCHES = 8000
 
 
 def sky_figures(model: SkySegmenter, views: RenderSet) -> Figures:
-    """Return IoU of the sky, mean IoU of the Cityscapes classes that occur, and the same for "road" everywhere."""
+    """Return IoU of the sky, mean IoU of the Cityscapes classes that occur, and both for "road" everywhere."""
     table, num_labels = cityscapes_table(), len(CITYSCAPES_LABELS)
     confusion = np.zeros((num_labels, num_labels), np.int64)
     for images, part in _batches(views, model.config.input_short_side, model.multiple):
@@ -51,7 +51,7 @@ def sky_figures(model: SkySegmenter, views: RenderSet) -> Figures:
 
 
 def depth_figures(model: DepthAnything, views: RenderSet) -> Figures:
-    """Return AbsRel and δ1 after the best scale and shift of inverse depth per image, and those of a constant."""
+    """Return AbsRel and δ1 of the model and of a constant, each after the best scale and shift of inverse depth."""
     errors: dict[str, list[float]] = {"abs_rel": [], "delta_1": [], "chance_abs_rel": [], "chance_delta_1": []}
     for images, part in _batches(views, model.config.input_short_side, model.multiple):
         _, inverse_depth = model.features_and_inverse_depth(images)
@@ -72,13 +72,13 @@ def depth_figures(model: DepthAnything, views: RenderSet) -> Figures:
 def dinov2_figures(
     model: Dinov2Features, untrained: Dinov2Features, remembered: RenderSet, views: RenderSet, *, seed: int = 0
 ) -> Figures:
-    """Return how often the nearest remembered patches name a patch's class; of the model, and of an untrained one.
+    """Return the accuracy of nearest-neighbour classes of patches, for the model and for an untrained one.
 
     Args:
-        model: The model to judge.
-        untrained: Network of the same architecture at its random start.
-        remembered: Views whose labelled patches are searched; other worlds than ``views``.
-        views: Views whose patches are named.
+        model: Model to judge.
+        untrained: Model of the same architecture, randomly initialised.
+        remembered: Views whose labelled patches are searched, from other worlds than ``views``.
+        views: Views whose patches are classified.
         seed: Seed of the choice of remembered patches.
     """
     figures: Figures = {}
@@ -96,7 +96,7 @@ def dinov2_figures(
 
 
 def clip_figures(model: ClipFeatures, views: RenderSet) -> Figures:
-    """Return how often a patch is nearest to its own class's word, among all words of its theme, never tuned on."""
+    """Return the accuracy of patches' nearest words, among all words of their theme."""
     figures: Figures = {}
     for theme in Theme:
         classes = [entry for entry in classes_of_theme(theme) if entry.name != "other"]
@@ -148,7 +148,7 @@ def _nearest_labels(
     bank: Float[Tensor, "patches features"],
     bank_labels: Int[Tensor, " patches"],
 ) -> Int[Tensor, " queries"]:
-    """Return the class that the nearest patches vote for, weighed by similarity."""
+    """Return the class that the nearest patches vote for, weighted by similarity."""
     result = []
     for part in queries.split(2048):
         similarity, index = (part @ bank.T).topk(min(_NEIGHBOURS, len(bank)), dim=1)
@@ -158,7 +158,7 @@ def _nearest_labels(
 
 
 def _class_accuracy(predicted: Int[Tensor, " patches"], labels: Int[Tensor, " patches"]) -> float:
-    """Return the mean over classes of the share of a class's patches that are named rightly."""
+    """Return the mean over classes of the share of correctly classified patches."""
     return float(np.mean([float((predicted[labels == c] == c).float().mean()) for c in labels.unique()]))
 
 
@@ -170,7 +170,7 @@ def _iou(confusion: Int[np.ndarray, "labels labels"]) -> Float[np.ndarray, " lab
 def _aligned_depth(
     inverse: Float[np.ndarray, " pixels"], depth: Float[np.ndarray, " pixels"]
 ) -> Float[np.ndarray, " pixels"]:
-    """Return depths after the least-squares scale and shift of inverse depth; a constant input gives a constant."""
+    """Return depths, metres, after the least-squares scale and shift of inverse depth; a constant stays one."""
     design = np.stack([inverse, np.ones_like(depth)], axis=1).astype(np.float64)
     solution, *_ = np.linalg.lstsq(design, 1.0 / depth, rcond=None)
     return 1.0 / np.clip(design @ solution, 1.0 / _MAX_DEPTH, 1.0 / 0.5)

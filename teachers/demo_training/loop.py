@@ -1,4 +1,4 @@
-"""The training loop that all four demo models share: seeded, with a bar, a schedule, and no hidden state."""
+"""Training loop of all four demo models: seeded, with a progress bar and a schedule."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -23,16 +23,16 @@ def train(
     """Minimise a loss with AdamW, a warm-up over 5 % of the steps and a cosine down to zero.
 
     Args:
-        name: Shown beside the bar.
-        parameters: What is trained.
-        loss_of_step: Gives the loss of one step.
+        name: Label of the progress bar.
+        parameters: Parameters to train.
+        loss_of_step: Function that returns the loss of one step.
         steps: Number of updates.
-        learning_rate: Highest rate.
-        weight_decay: Weight decay of AdamW; vectors (biases, norms, positions of one axis) are spared.
-        after_step: Called after each update, for example to follow with a moving average.
+        learning_rate: Peak learning rate.
+        weight_decay: Weight decay of AdamW; vectors (biases, norms, positions of one axis) have none.
+        after_step: Function called after each update, for example to update a moving average.
 
     Returns:
-        The loss of each step.
+        Loss of each step.
 
     Raises:
         FloatingPointError: If the loss is not finite.
@@ -78,7 +78,7 @@ def progress_bar() -> Progress:
 def shuffled_batches(
     num_items: int, batch_size: int, generator: torch.Generator
 ) -> Iterator[Int[np.ndarray, " batch"]]:
-    """Yield batches of indices for ever, each item once per round, in a new order every round."""
+    """Yield batches of indices for ever: each item once per round, in a new order every round."""
     while True:
         order = torch.randperm(num_items, generator=generator).numpy()
         for start in range(0, num_items - batch_size + 1, batch_size):

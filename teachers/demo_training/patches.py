@@ -1,11 +1,11 @@
-"""What each patch of an image shows: the class most of its pixels have, where most is clear enough."""
+"""Class of each patch of an image: the one that most of its pixels have."""
 
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
 MIXED = -1
-"""Label of a patch that no class fills to the wanted share."""
+"""Label of a patch whose largest class has less than the wanted share of pixels."""
 
 
 def patch_labels(

@@ -1,4 +1,4 @@
-"""Render the training and held-out images of the demo models, once, to a cache of memory-mapped arrays."""
+"""Render the demo models' training and held-out images, once, to a cache of memory-mapped arrays."""
 
 import io
 import json
@@ -26,15 +26,15 @@ _DURATION_S = 8.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RenderSetConfig:
-    """Which worlds are rendered, and how often.
+    """Worlds to render, and the number of views of each.
 
     Attributes:
-        name: Name of the set and of its folder.
+        name: Name of the set, used for its folder.
         first_seed: Seed of the first world of each theme; the others count up from it.
-        worlds_per_theme: Worlds of each theme.
-        views_per_world: Views of each world: random time, heading, height, pitch and field of view.
-        height: Rows.
-        width: Columns.
+        worlds_per_theme: Number of worlds of each theme.
+        views_per_world: Number of views of each world, with random time, heading, height, pitch and field of view.
+        height: Rows of each image.
+        width: Columns of each image.
     """
 
     name: str
@@ -59,11 +59,11 @@ class RenderSet:
     """Rendered views and their exact truth; arrays may be memory maps.
 
     Attributes:
-        image: sRGB, through JPEG as in a recording.
-        camera_depth: Metres along the optical axis; NaN is sky.
+        image: sRGB images, JPEG-compressed like recorded ones.
+        camera_depth: Depth along the optical axis, metres; NaN is sky.
         semantics: Class ids of ``storage.taxonomy``; 255 is sky.
-        instance: Actor number, 0 for surroundings.
-        is_airside: Which views show an airfield; the others show a street.
+        instance: Number of the actor; 0 for the surroundings.
+        is_airside: True for views of an airfield, False for views of a street.
     """
 
     image: UInt8[np.ndarray, "views height width 3"]
@@ -91,8 +91,7 @@ def load_render_set(
 ) -> RenderSet:
     """Return a set from the cache, rendering it first if it is not there.
 
-    The folder's name holds the digest of the configuration and of the renderer's sources, so an old set is never
-    taken for a new one.
+    The folder's name holds the digest of the configuration and of the renderer's sources, so outdated sets are ignored.
     """
     digest = digest_of({"config": config, "code": code_digest(__name__)})
     folder = cache / f"{config.name}-{digest[:12]}"

@@ -1,7 +1,7 @@
 """Train, measure and write the shipped checkpoints: ``python -m teachers.demo_training.train --out FOLDER``.
 
-Rendering is cached, every draw is seeded, and each model is written as soon as it is trained. Depth Anything starts
-from DINOv2 and therefore needs it in ``--out``, from this run or an earlier one.
+Renders are cached, every random draw is seeded, and each model is written as soon as it is trained. Depth Anything
+starts from DINOv2, which must be in ``--out`` from this run or an earlier one.
 """
 
 import sys
@@ -30,22 +30,22 @@ from teachers.image.dinov2 import Dinov2Features
 from teachers.image.sky import SkySegmenter
 
 _REMEMBERED_STRIDE = 4
-"""Share of the training views whose patches are searched for neighbours: every fourth."""
+"""Stride of the training views whose patches are searched for neighbours: every fourth."""
 
 ModelName = Literal["dinov2", "depth_anything", "segformer", "clip"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """What to train.
+    """Settings of the training.
 
     Attributes:
         out: Folder that gets one checkpoint folder per model.
         cache: Folder for rendered images.
-        models: Which models, in this order.
-        seed: Seed of initial weights and every draw.
-        effort: Share of each model's usual number of steps.
-        threads: CPU threads.
+        models: Models to train, in this order.
+        seed: Seed of initial weights and of every random draw.
+        effort: Factor of each model's usual number of steps.
+        threads: Number of CPU threads.
     """
 
     out: Path

@@ -1,8 +1,8 @@
-"""Train the demo CLIP: captions against crops, and words against patches.
+"""Train the demo CLIP with captions of crops and with words of patches.
 
-CLIP's own objective matches whole images with captions. Here each image is a crop around something, its caption one
-sentence about it. On top, every clear patch must choose its own class's caption among those of all classes, through
-the very path that dense features take, so that the words land where the things are.
+CLIP's own objective matches whole images with captions. Here each image is a crop around an object, and its caption is
+one sentence about it. In addition, every patch of one clear class must choose that class's caption among those of all
+classes. It does so through the path of the dense features, so that words match the right places.
 """
 
 import numpy as np
@@ -79,7 +79,7 @@ def train_clip(training: RenderSet, *, seed: int, steps: int = STEPS) -> tuple[C
 
 
 def _captions(classes: tuple[SemanticClass, ...], generator: torch.Generator) -> list[str]:
-    """Return one sentence per class: a random word of it in a random template."""
+    """Return one sentence per class: a random word of the class in a random template."""
 
     def pick(options: tuple[str, ...]) -> str:
         return options[int(torch.randint(len(options), (), generator=generator))]
@@ -90,7 +90,7 @@ def _captions(classes: tuple[SemanticClass, ...], generator: torch.Generator) ->
 def _balanced_cross_entropy(
     logits: Float[Tensor, "patches classes"], labels: Int[Tensor, " patches"]
 ) -> Float[Tensor, ""]:
-    """Return the cross-entropy with classes weighed by the inverse root of how often the batch shows them."""
+    """Return the cross-entropy with classes weighted by the inverse square root of their frequency in the batch."""
     weight = torch.bincount(labels, minlength=logits.shape[1]).clamp_min(1).float().rsqrt()
     return functional.cross_entropy(logits, labels, weight=weight)
 

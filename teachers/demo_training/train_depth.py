@@ -1,4 +1,4 @@
-"""Train the demo Depth Anything: inverse depth up to one scale and shift per image, and its edges."""
+"""Train the demo Depth Anything on inverse depth, up to one scale and shift per image, and on its edges."""
 
 import torch
 from jaxtyping import Float
@@ -20,7 +20,7 @@ _GRADIENT_SCALES = 3
 
 
 def depth_processor() -> DPTImageProcessorPil:
-    """Return Depth Anything's own preprocessing: ImageNet statistics, sides in whole patches."""
+    """Return Depth Anything's own preprocessing, with ImageNet statistics and sides in whole patches."""
     return DPTImageProcessorPil(
         image_mean=list(IMAGENET_DEFAULT_MEAN),
         image_std=list(IMAGENET_DEFAULT_STD),
@@ -33,12 +33,12 @@ def depth_processor() -> DPTImageProcessorPil:
 def train_depth_anything(
     training: RenderSet, backbone: Dinov2Model, *, seed: int, steps: int = STEPS
 ) -> DepthAnythingForDepthEstimation:
-    """Return a Depth Anything trained with a loss that no scale or shift of its output changes; the sky is at 0.
+    """Return a Depth Anything trained with a scale- and shift-invariant loss; the inverse depth of the sky is 0.
 
     Args:
-        training: The images.
-        backbone: A trained DINOv2 of the same width, from which training starts, as the published model's did.
-        seed: Seed of every draw.
+        training: Training images.
+        backbone: Trained DINOv2 of the same width, from which training starts, like the published model's.
+        seed: Seed of every random draw.
         steps: Number of updates.
     """
     torch.manual_seed(seed)
@@ -73,10 +73,10 @@ def train_depth_anything(
 def affine_invariant_loss(
     predicted: Float[Tensor, "batch height width"], target: Float[Tensor, "batch height width"]
 ) -> Float[Tensor, ""]:
-    """Return how far two maps differ beyond a scale and a shift per image.
+    """Return the difference of two maps after removing a scale and a shift per image.
 
-    Mean absolute difference after each median and mean deviation were taken out, plus that of
-    its gradients at several scales.
+    It is the mean absolute difference after each map's median and mean deviation are removed, plus that of the
+    gradients at several scales.
     """
     difference = _standardised(predicted) - _standardised(target)
     loss = difference.abs().mean()

@@ -1,8 +1,8 @@
 """Train the demo DINOv2: self-distillation between views, masked patches, and a supervised contrastive term.
 
-The first two terms are DINOv2's own objective at a very small scale: a student sees augmented views with hidden
-patches and must predict what a slowly moving average of itself says about the whole views. A few hundred images are
-too few for that alone to find objects, so patches of one class are also drawn together. The model card says so.
+The first two terms are DINOv2's own objective at a very small scale. A student sees augmented views with hidden patches
+and predicts the output of its own moving average on the whole views. A few hundred images are too few to find objects
+by that alone, so a third term makes patches of one class similar. The model card says so.
 """
 
 import copy
@@ -43,7 +43,7 @@ def dinov2_processor() -> BitImageProcessorPil:
 
 
 class PrototypeHead(nn.Module):
-    """Scores of a token against learned prototypes, as cosines."""
+    """Head that scores a token against learned prototypes, by cosine."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class PrototypeHead(nn.Module):
 
 
 class _Branch(nn.Module):
-    """A backbone with its head; once trained by gradients, once as a moving average."""
+    """Backbone with its head. One instance is trained by gradients, the other is its moving average."""
 
     def __init__(self, backbone: Dinov2Model) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class _Branch(nn.Module):
 
 
 def train_dinov2(training: RenderSet, *, seed: int, steps: int = STEPS, supervised_weight: float = 1.0) -> Dinov2Model:
-    """Return the averaged teacher of a self-distillation; ``supervised_weight`` 0 leaves labels out altogether."""
+    """Return the averaged teacher of a self-distillation; with ``supervised_weight`` 0 it uses no labels."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     student = _Branch(fast_attention(architectures.dinov2())).train()
@@ -128,7 +128,7 @@ def _distillation(
     targets: Float[Tensor, "tokens prototypes"],
     centre: Float[Tensor, " prototypes"],
 ) -> Float[Tensor, ""]:
-    """Return the cross-entropy of the student's assignment with the teacher's centred, sharper one."""
+    """Return the cross-entropy of the student's assignments with the teacher's centred, sharpened ones."""
     wanted = ((targets - centre) / _TEACHER_TEMPERATURE).softmax(dim=-1)
     return -(wanted * (scores / _STUDENT_TEMPERATURE).log_softmax(dim=-1)).sum(dim=-1).mean()
 
@@ -141,7 +141,7 @@ def _update_centre(centre: Float[Tensor, "2 prototypes"], targets: Float[Tensor,
 def _supervised_contrast(
     vectors: Float[Tensor, "patches width"], anchors: Float[Tensor, "classes width"], labels: Int[Tensor, " patches"]
 ) -> Float[Tensor, ""]:
-    """Return the contrastive loss of patches against one learned anchor per class, rare classes weighed up."""
+    """Return the contrastive loss of patches against one learned anchor per class; rare classes weigh more."""
     logits = functional.normalize(vectors, dim=-1) @ functional.normalize(anchors, dim=-1).T / _CONTRAST_TEMPERATURE
     weight = torch.bincount(labels, minlength=len(anchors)).clamp_min(1).float().rsqrt()
     return functional.cross_entropy(logits, labels, weight=weight)

@@ -18,7 +18,7 @@ _BATCH_SIZE = 8
 
 
 def train_segformer(training: RenderSet, *, seed: int, steps: int = STEPS) -> SegformerForSemanticSegmentation:
-    """Return a Segformer trained on every class that Cityscapes has; pixels of other classes are ignored."""
+    """Return a Segformer trained on the classes of Cityscapes; pixels of other classes are ignored."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = architectures.segformer().train()

@@ -1,4 +1,4 @@
-"""Random training views: batches of crops, with their labels, first small and cheap, at the end at full size."""
+"""Random training views: batches of labelled crops, small and cheap at first, at full size in the end."""
 
 from dataclasses import dataclass
 from typing import TypeVar
@@ -17,9 +17,9 @@ from teachers.demo_training.renders import RenderSet
 Model = TypeVar("Model", bound=PreTrainedModel)
 
 _FULL_SIZE_FROM = 0.85
-"""Share of the steps after which views have the size that inference uses, so that positions fit it."""
+"""Share of the steps after which views have full size, so that position embeddings fit inference."""
 _SMALL = 0.57
-"""Size of the views before, as a share of the full size: a third of the cost."""
+"""Size of the views before that, as a share of the full size; they cost a third."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,9 +27,9 @@ class TrainingCrop:
     """One crop of a batch.
 
     Attributes:
-        images: In [0, 1], colours jittered.
+        images: Images in [0, 1], with jittered colours.
         semantics: Class ids; 255 is sky.
-        camera_depth: Metres; NaN is sky.
+        camera_depth: Depth along the optical axis, metres; NaN is sky.
     """
 
     images: Float[Tensor, "batch 3 height width"]
@@ -38,16 +38,16 @@ class TrainingCrop:
 
 
 class ViewSampler:
-    """Draw views of a render set.
+    """Sampler of random views of a render set.
 
     Args:
-        training: The images.
-        batch_size: Images per batch while views are small; half of it at full size.
-        multiple: Views' sides are multiples of this.
-        smallest: Least share of the image's sides that a crop has.
-        colour_strength: How far colours are changed, 0 to 1.
-        steps: Steps of the whole training.
-        generator: Source of every draw.
+        training: Training images.
+        batch_size: Images per batch while views are small; half as many at full size.
+        multiple: Number of pixels of which the views' sides are multiples.
+        smallest: Smallest side of a crop, as a share of the image's.
+        colour_strength: Strength of the colour changes, 0 to 1.
+        steps: Number of steps of the whole training.
+        generator: Random generator of every draw.
     """
 
     def __init__(
@@ -93,14 +93,14 @@ class ViewSampler:
 
 
 def reduced_precision() -> torch.autocast:
-    """Return the context that forward passes run in: bfloat16 products, which halve the time on current CPUs."""
+    """Return the context of forward passes: bfloat16 products, which halve the time on current CPUs."""
     return torch.autocast("cpu", dtype=torch.bfloat16)
 
 
 def fast_attention(model: Model) -> Model:
-    """Return the model with attention as plain products.
+    """Return the model with attention by plain matrix products.
 
-    On a CPU the backward pass of the fused kernel took twice as long at these few hundred tokens.
+    On a CPU, the backward pass of the fused kernel takes twice as long at these few hundred tokens.
     """
     model.set_attn_implementation("eager")
     return model

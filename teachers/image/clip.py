@@ -1,8 +1,8 @@
 """Dense CLIP features that share the space of text embeddings, and the text embeddings themselves.
 
-CLIP answers for a whole image. As in MaskCLIP, the last attention layer is opened: without its query and key, each
-patch's value vector goes through the layer's output projection and the visual projection alone, which leaves every
-patch an embedding of its own, comparable with text.
+CLIP gives one embedding per image. As in MaskCLIP, the last attention layer is used without its query and key: each
+patch's value vector goes through the layer's output projection and the visual projection. So every patch has its own
+embedding, which can be compared with text.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ PROMPT_TEMPLATE = "a photo of a {word}"
 
 
 class ClipFeatures(PatchFeatureModel):
-    """A CLIP model that gives one embedding per patch, and one per text.
+    """CLIP model that gives one embedding per patch and one per text.
 
     Args:
         config: Resolution and precision.
@@ -62,7 +62,7 @@ class ClipFeatures(PatchFeatureModel):
 
     @property
     def attributes(self) -> Mapping[str, Any]:
-        """Return the logit scale: what turns stored features into probabilities of words."""
+        """Return the logit scale, which is needed to turn stored features into probabilities of words."""
         return {"logit_scale": self.logit_scale}
 
     @torch.inference_mode()
@@ -87,14 +87,14 @@ class ClipFeatures(PatchFeatureModel):
 def text_embeddings(
     model: CLIPModel, input_ids: Int[Tensor, "texts tokens"], attention_mask: Int[Tensor, "texts tokens"]
 ) -> Float[Tensor, "texts features"]:
-    """Return the embedding, not normalised, of every tokenised text; differentiable."""
+    """Return the unnormalised embedding of every tokenised text, differentiably."""
     return model.text_projection(model.text_model(input_ids, attention_mask=attention_mask).pooler_output)
 
 
 def dense_embeddings(
     model: CLIPModel, pixels: Float[Tensor, "batch 3 height width"]
 ) -> Float[Tensor, "batch features patch_rows patch_columns"]:
-    """Return the embedding, not normalised, of every patch; differentiable, so that training can reach it."""
+    """Return the unnormalised embedding of every patch, differentiably, for training."""
     vision: Any = model.vision_model  # torch types the attributes of a module list as tensors
     hidden = vision.pre_layrnorm(vision.embeddings(pixels, interpolate_pos_encoding=True))
     *layers, last = vision.encoder.layers

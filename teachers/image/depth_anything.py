@@ -1,7 +1,7 @@
-"""Depth Anything: the last fusion map of its DPT neck as a feature, and its relative inverse depth as evidence.
+"""Depth Anything: the last fusion map of its DPT neck as features, and its relative inverse depth for the gate.
 
-The student takes the map before the two output convolutions: it holds what the model knows about geometry at eight
-times the patch grid, without having been squeezed into one unscaled number per pixel.
+The student takes the map before the two output convolutions. It holds the model's geometry at eight times the patch
+grid, before it is reduced to one unscaled number per pixel.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ from teachers.image.weights import TeacherModel, WeightsFolder, load_model, reso
 
 
 class DepthAnything:
-    """A Depth Anything model that gives features and relative inverse depth.
+    """Depth Anything model that gives features and relative inverse depth.
 
     Args:
         config: Resolution, grid and precision.
@@ -41,7 +41,7 @@ class DepthAnything:
 
     @property
     def num_features(self) -> int:
-        """Return the channels of the fusion map."""
+        """Return the number of channels of the fusion map."""
         return int(self._model.config.fusion_hidden_size)
 
     @torch.inference_mode()
@@ -60,7 +60,7 @@ class DepthAnything:
     def fusion_map_and_inverse_depth(
         self, pixels: Float[Tensor, "batch 3 height width"]
     ) -> tuple[Float[Tensor, "batch features _ _"], Float[Tensor, "batch height width"]]:
-        """Run the model's own backbone, neck and head, keeping what the neck gives to the head."""
+        """Run the model's own backbone, neck and head, and keep the input of the head."""
         grid = (pixels.shape[-2] // self.multiple, pixels.shape[-1] // self.multiple)
         maps = self._model.neck(self._model.backbone(pixels).feature_maps, *grid)
         return maps[self._model.config.head_in_index], self._model.head(maps, *grid)

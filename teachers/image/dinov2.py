@@ -13,7 +13,7 @@ from teachers.image.weights import TeacherModel, WeightsFolder, load_model, squa
 
 
 class Dinov2Features(PatchFeatureModel):
-    """A DINOv2 model that gives one feature vector per patch.
+    """DINOv2 model that gives one feature vector per patch.
 
     Args:
         config: Resolution and precision.

@@ -1,4 +1,4 @@
-"""Write the Depth Anything features of a scene, and judge the model by how it orders LiDAR depths."""
+"""Write the Depth Anything features of a scene, and judge the model by its order of LiDAR depths."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,7 +24,7 @@ from teachers.quality import at_least, at_most, gate
 
 KIND = Kind.DEPTH_ANYTHING_FEATURES
 _MIN_RETURNS = 20
-"""Returns an image needs before a rank correlation over them says anything."""
+"""Fewest returns in an image for a meaningful rank correlation."""
 
 
 def extract(
@@ -113,7 +113,7 @@ def _write(
 def _lidar_rank_correlation(
     reader: SceneReader, frame: int, camera: int, inverse_depth: Float[np.ndarray, "height width"]
 ) -> float:
-    """Return Spearman's correlation of predicted and LiDAR inverse depth in one image, NaN without enough returns."""
+    """Return Spearman's correlation of predicted and LiDAR inverse depth in one image; NaN with too few returns."""
     height, width = inverse_depth.shape
     seen = returns_in_image(reader, frame, camera, reader.lidar_points(frame), size=(height, width))
     ahead = seen.camera_depth >= LIDAR_NEAR_M  # all of a pinhole's; beside a fisheye, inverse depth orders nothing

@@ -95,7 +95,7 @@ def _grid_features(model: PatchFeatureModel, batch: ImageBatch) -> Float[np.ndar
 
 
 def sampled_frames(num_frames: int, wanted: int, random: np.random.Generator) -> list[int]:
-    """Return frame indices, ascending: all of them, or as many as wanted, drawn without repetition."""
+    """Return all frame indices, or as many as wanted, drawn without repetition, in ascending order."""
     if num_frames <= wanted:
         return list(range(num_frames))
     return sorted(int(frame) for frame in random.choice(num_frames, wanted, replace=False))

@@ -1,4 +1,4 @@
-"""Write the sky masks of a scene, and judge them by LiDAR: what returned a pulse is not sky."""
+"""Write the sky masks of a scene, and judge them by LiDAR, whose returns never come from sky."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

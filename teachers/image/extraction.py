@@ -1,4 +1,4 @@
-"""What every image teacher's extraction shares: provenance, progress and figures."""
+"""Parts that the extractions of all image teachers share: provenance, progress and figures."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ _PACKAGES = ("torch", "transformers", "numpy", "pillow", "safetensors")
 
 
 def version_of(reader: SceneReader) -> StoreVersion:
-    """Return the version a reader reads; extraction without one could not be traced.
+    """Return the version that a reader reads; targets without one could not be traced.
 
     Raises:
         MissingTargetError: If the reader was made from a bare group.
@@ -36,16 +36,16 @@ def provenance_of(
     code: str,
     seed: int | None = None,
 ) -> Provenance:
-    """Return the provenance of what a model makes of some inputs.
+    """Return the provenance of a model's output for some inputs.
 
     Args:
-        home: Where the inputs live.
+        home: Home of the inputs.
         kind: Kind of the result.
         partition: Partition of the result.
         inputs: Versions read.
-        config: Its determining part enters the digest: how a model is run does not.
+        config: Configuration; its determining part enters the digest.
         weights: The checkpoint used.
-        code: Digest of the code that does the work.
+        code: Digest of the code that is run.
         seed: Seed of every random choice.
     """
     used = tuple(InputVersion(v.kind, v.partition, v.digest) for v in inputs)
@@ -65,11 +65,11 @@ def provenance_of(
 
 
 class Progress:
-    """Report the share of images done and the rate.
+    """Progress report with the share of images done and the rate.
 
     Args:
         stage: Name of the step.
-        total: Images in all.
+        total: Number of images.
         report: The caller's function, or None.
     """
 
@@ -89,5 +89,5 @@ class Progress:
 
     @property
     def images_per_second(self) -> float:
-        """Return the rate so far, model and decoding together."""
+        """Return the rate so far, of decoding and model together."""
         return self._done / max(time.perf_counter() - self._started, 1e-9)

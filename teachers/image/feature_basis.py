@@ -1,7 +1,7 @@
 """PCA of foundation features, fitted as a stream: memory does not grow with the number of frames.
 
-Mean and covariance are merged exactly (float64), so the result is that of a fit on everything at once, whatever the
-batches. Only the range of each channel comes from a bounded random sample.
+Mean and covariance are merged exactly (float64), so the result is that of one fit on all vectors, whatever the batches.
+The range of each channel comes from a bounded random sample.
 """
 
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ KIND = Kind.FEATURE_BASIS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureBasis:
-    """An affine map from features to K channels in [0, 1].
+    """Affine map from features to K channels in [0, 1].
 
     Attributes:
         mean: Mean of the features.
-        components: Orthonormal columns, by falling variance.
-        minimum: Minimum of each projected channel, which becomes 0.
-        maximum: Maximum of each projected channel, which becomes 1.
+        components: Orthonormal columns, in order of falling variance.
+        minimum: Lower end of each projected channel's range, which becomes 0.
+        maximum: Upper end of each projected channel's range, which becomes 1.
         explained_variance_ratio: Share of the features' variance along each column.
     """
 
@@ -39,32 +39,32 @@ class FeatureBasis:
         return (features - self.mean) @ self.components
 
     def reduce(self, features: Float[np.ndarray, "*batch features"]) -> Float[np.ndarray, "*batch channels"]:
-        """Return the scaled coordinates; values outside the range leave [0, 1] and are the caller's to clip."""
+        """Return the scaled coordinates, unclipped: values outside the range leave [0, 1]."""
         return (self.project(features) - self.minimum) / (self.maximum - self.minimum)
 
     def restore(self, reduced: Float[np.ndarray, "*batch channels"]) -> Float[np.ndarray, "*batch features"]:
-        """Return the features nearest to scaled coordinates: the way back into the space that text shares."""
+        """Return the features nearest to scaled coordinates, in the teacher's own space."""
         return (reduced * (self.maximum - self.minimum) + self.minimum) @ self.components.T + self.mean
 
     def write(self, group: zarr.Group) -> None:
-        """Store as a ``feature_basis``."""
+        """Write the basis as a ``feature_basis``."""
         for name in ("mean", "components", "minimum", "maximum", "explained_variance_ratio"):
             write_target(group, KIND, name, np.asarray(getattr(self, name), np.float32))
 
     @classmethod
     def read(cls, group: zarr.Group) -> "FeatureBasis":
-        """Read back what ``write`` stored."""
+        """Return the basis that ``write`` stored."""
         names = ("mean", "components", "minimum", "maximum", "explained_variance_ratio")
         return cls(**{name: read_target(group, KIND, name) for name in names})
 
 
 class StreamingPca:
-    """Fit a feature basis to vectors that come in batches.
+    """Fit of a feature basis to vectors that come in batches.
 
     Args:
         num_features: Length of a vector.
         num_components: Channels to keep, at most ``num_features``.
-        sample_size: Vectors kept, drawn uniformly from the whole stream, to set the range.
+        sample_size: Number of vectors, drawn uniformly from the whole stream, that set the range.
         seed: Seed of that draw.
     """
 
@@ -89,7 +89,7 @@ class StreamingPca:
         return float(np.trace(self._scatter))
 
     def add(self, features: Float[np.ndarray, "batch features"]) -> None:
-        """Take a batch of finite vectors."""
+        """Add a batch of finite vectors."""
         if not len(features):
             return
         batch = features.astype(np.float64)
@@ -113,7 +113,7 @@ class StreamingPca:
         self._sample[slots[kept]] = features[first + kept]  # of two that hit one slot the later stays, as one by one
 
     def finish(self, *, range_quantile: float) -> FeatureBasis:
-        """Return the basis of everything seen.
+        """Return the basis of all vectors seen.
 
         Args:
             range_quantile: Share of the sample left outside the range at each end.

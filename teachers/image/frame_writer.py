@@ -1,4 +1,4 @@
-"""Collect per-image results and write each frame once all its cameras are there, so memory stays flat."""
+"""Collect results per image, and write each frame once all its cameras are there, so that memory stays bounded."""
 
 import numpy as np
 import zarr
@@ -7,14 +7,14 @@ from storage.stores.arrays import create_target
 
 
 class FrameWriter:
-    """Fill one ``frames cameras ...`` array of a target store, in whatever order images come.
+    """Writer of one ``frames cameras ...`` array of a target store, for images in any order.
 
     Args:
         group: The store.
         kind: Kind of the store.
-        name: Array in it.
-        num_frames: Frames of the scene.
-        num_cameras: Cameras of the scene.
+        name: Name of the array in it.
+        num_frames: Number of frames of the scene.
+        num_cameras: Number of cameras of the scene.
     """
 
     def __init__(self, group: zarr.Group, kind: str, name: str, *, num_frames: int, num_cameras: int) -> None:
@@ -24,7 +24,7 @@ class FrameWriter:
         self._open: dict[int, dict[int, np.ndarray]] = {}
 
     def add(self, frame: int, camera: int, value: np.ndarray) -> None:
-        """Take one image's result; the array is created from the first."""
+        """Add one image's result; the first one creates the array."""
         if self._array is None:
             shape = (self._num_frames, self._num_cameras, *value.shape)
             self._array = create_target(self._group, self._kind, self._name, shape)

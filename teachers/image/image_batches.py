@@ -1,4 +1,4 @@
-"""Feed the images of a scene to a network: any size, any aspect, mixed cameras, in batches of one size."""
+"""Feed the images of a scene, of any size and aspect, to a network in batches of one size."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from teachers.config import InferenceConfig, Precision
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageBatch:
-    """Images of one network size.
+    """Batch of images of one network size.
 
     Attributes:
         indices: Frame and camera index of each image.
-        images: RGB, resized to the network's size.
+        images: RGB images, resized to the network's size.
     """
 
     indices: tuple[tuple[int, int], ...]
@@ -28,7 +28,7 @@ class ImageBatch:
 
 
 def network_size(image_size: tuple[int, int], *, short_side: int, multiple: int) -> tuple[int, int]:
-    """Return the (height, width) an image is resized to: aspect kept as far as whole patches allow.
+    """Return the (height, width) to which an image is resized, in whole patches and nearly at its aspect.
 
     Args:
         image_size: Height and width of the image, pixels.
@@ -57,10 +57,10 @@ def iterate_batches(
 
 
 def resolve_device(inference: InferenceConfig, precision: Precision) -> tuple[torch.device, torch.dtype]:
-    """Return the device and number format to run in.
+    """Return the device and the number format of the forward pass.
 
     Raises:
-        ValueError: If CUDA is asked for and absent, or a half format would have to run on the CPU.
+        ValueError: If CUDA is asked for but absent, or a half format is asked for on the CPU.
     """
     if inference.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device 'cuda' was asked for and none is available")
@@ -73,7 +73,7 @@ def resolve_device(inference: InferenceConfig, precision: Precision) -> tuple[to
 def normalise(
     processor: BaseImageProcessor, images: UInt8[np.ndarray, "batch height width 3"]
 ) -> Float[Tensor, "batch 3 height width"]:
-    """Return images as the model's own processor scales them; they already have the network's size."""
+    """Return images, which have the network's size, scaled as the model's own processor does."""
     inputs = processor(
         list(images),
         do_resize=False,
@@ -87,7 +87,7 @@ def normalise(
 def normalised(
     images: Float[Tensor, "batch 3 height width"], processor: BaseImageProcessor
 ) -> Float[Tensor, "batch 3 height width"]:
-    """Return images in [0, 1] scaled as a processor scales them, differentiably: what training feeds to a model."""
+    """Return images in [0, 1] scaled as a processor does, differentiably, for training."""
     settings = processor.to_dict()
     mean, std = (torch.tensor(settings[name])[:, None, None] for name in ("image_mean", "image_std"))
     return (images - mean) / std
@@ -96,7 +96,7 @@ def normalised(
 def resample(
     maps: Float[Tensor, "batch channels _ _"], *, height: int, width: int
 ) -> Float[Tensor, "batch channels height width"]:
-    """Return maps on another grid: bilinear, antialiased where the grid becomes coarser, in float32."""
+    """Return float32 maps on another grid: bilinear, and antialiased where the grid becomes coarser."""
     maps = maps.float()
     if maps.shape[-2:] == (height, width):
         return maps
@@ -104,7 +104,7 @@ def resample(
 
 
 def to_float16(values: Float[np.ndarray, "*shape"]) -> Float16[np.ndarray, "*shape"]:
-    """Return values as float16; one too large for it becomes infinite and is counted as not finite by its gate."""
+    """Return values as float16; too large values become infinite, which the gate counts as not finite."""
     with np.errstate(over="ignore"):
         return values.astype(np.float16)
 

@@ -1,4 +1,4 @@
-"""What every model that gives a feature vector per patch has in common, whoever trained it."""
+"""Common part of all models that give one feature vector per patch."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ Model = TypeVar("Model", bound="PatchFeatureModel")
 
 
 class PatchFeatureModel(ABC):
-    """A foundation model that gives one feature vector per patch.
+    """Foundation model that gives one feature vector per patch.
 
     Args:
         config: Resolution and precision.
@@ -48,7 +48,7 @@ class PatchFeatureModel(ABC):
 
     @property
     def attributes(self) -> Mapping[str, Any]:
-        """Return what is stored beside a scene's features, of the model alone."""
+        """Return the model's attributes to store beside a scene's features."""
         return {}
 
     @abstractmethod

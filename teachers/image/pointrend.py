@@ -1,7 +1,7 @@
-"""Sky segmentation with detectron2's PointRend, as the published method has it; optional.
+"""Sky segmentation with detectron2's PointRend, as in the published method; optional.
 
-detectron2 is not on the package index and therefore no dependency. The folder holds the project's own config as
-``config.yaml`` and the weights as ``model.safetensors``: published pickles are converted once, elsewhere.
+detectron2 is missing from the package index and is therefore no dependency. The weights folder holds PointRend's config
+as ``config.yaml`` and the weights as ``model.safetensors``; published pickles must be converted to it first.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ class PointRendSegmenter(Segmenter):
     """PointRend semantic segmentation with Cityscapes' classes.
 
     Args:
-        config: Resolution and grid; runs in float32.
+        config: Resolution and grid; the model runs in float32.
         weights: The checkpoint folder.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Complete configurations of the image teachers, each a function named for what it is for."""
+"""Complete configurations of the image teachers, as one function per preset."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from teachers.config import (
 
 
 def demo_image_teachers() -> ImageTeachersConfig:
-    """Return the demo's teachers: the shipped checkpoints at the size they were trained for, seconds per scene."""
+    """Return the demo's teachers: the shipped checkpoints at the size they were trained for."""
     return ImageTeachersConfig(
         sky=SkyConfig(),
         depth_anything=DepthAnythingConfig(),
@@ -24,9 +24,9 @@ def demo_image_teachers() -> ImageTeachersConfig:
 
 
 def tiny_image_teachers() -> ImageTeachersConfig:
-    """Return teachers for a real scene on a CPU: the shipped checkpoints, which never saw a photograph.
+    """Return teachers for a real scene on a CPU: the shipped checkpoints, which were trained on renders only.
 
-    Gates that ask for accuracy are wider than the demo's; those that ask for sound numbers are the same.
+    Gates of accuracy are wider than the demo's; gates of numerical soundness are the same.
     """
     demo = demo_image_teachers()
     return replace(
@@ -52,8 +52,7 @@ def small_image_teachers() -> ImageTeachersConfig:
 def paper_image_teachers() -> ImageTeachersConfig:
     """Return the published method's teachers: ViT-B Depth Anything (v1), DINOv2 ViT-B, CLIP ViT-L at 336 pixels.
 
-    The sky comes from Segformer B5 in place of PointRend, which needs detectron2; ``teachers.image.pointrend`` is there
-    for those who have it.
+    The sky comes from Segformer B5 instead of PointRend, which needs detectron2 (see ``teachers.image.pointrend``).
     """
     return _published(
         sky="nvidia/segformer-b5-finetuned-cityscapes-1024-1024",

@@ -1,7 +1,7 @@
-"""The image teachers as plain functions: one per asset, each finds its version or builds it.
+"""Image teachers as plain functions, one per asset, which find their version or build it.
 
-Every function reads the current version of the scene, records it as an input, and returns what exists afterwards.
-Models are chosen here, so that what extracts with one does not change with another.
+Every function reads the current version of the scene, records it as an input, and returns the version of its result.
+Models are chosen here, so that the code digest of one extraction is independent of the other models.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from teachers.image.patch_features import PatchFeatureModel
 
 ProgressCallback = Callable[[str, float, Mapping[str, float]], None]
-"""Called with the stage, the share done in [0, 1], and running figures."""
+"""Function called with a stage, the share done in [0, 1], and running figures."""
 
 
 def extract_sky_mask(
@@ -26,8 +26,8 @@ def extract_sky_mask(
     """Segment the sky in every image of a scene: kind ``sky_mask``.
 
     Raises:
-        MissingTargetError: If the scene was not ingested, or the weights cannot be had.
-        IntegrityError: If the weights are broken, of another architecture, or have no label "sky".
+        MissingTargetError: If the scene was not ingested, or the weights are missing.
+        IntegrityError: If the weights are damaged, of another architecture, or have no label "sky".
     """
     from teachers.image.extract_sky import extract
     from teachers.image.pointrend import PointRendSegmenter
@@ -43,8 +43,8 @@ def extract_depth_anything(
     """Extract monocular depth features from every image of a scene: kind ``depth_anything_features``.
 
     Raises:
-        MissingTargetError: If the scene was not ingested, or the weights cannot be had.
-        IntegrityError: If the weights are broken or of another architecture.
+        MissingTargetError: If the scene was not ingested, or the weights are missing.
+        IntegrityError: If the weights are damaged or of another architecture.
     """
     from teachers.image.extract_depth import extract
 
@@ -79,7 +79,7 @@ def fit_feature_basis(
     """Fit the PCA of a feature source on a sample of frames: kind ``feature_basis``, partition the source.
 
     Raises:
-        MissingTargetError: If a scene was not ingested, or the weights cannot be had.
+        MissingTargetError: If a scene was not ingested, or the weights are missing.
         IntegrityError: If features are not finite.
         ValueError: If no scene is given, or the features vary in fewer directions than components are asked for.
     """

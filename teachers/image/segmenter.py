@@ -1,4 +1,4 @@
-"""What every sky segmenter has in common, whichever model it runs."""
+"""Common part of all sky segmenters."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar, TypeVar
@@ -14,7 +14,7 @@ Model = TypeVar("Model", bound="Segmenter")
 
 
 class Segmenter(ABC):
-    """A model that tells the sky from everything else.
+    """Model that tells the sky from everything else.
 
     Args:
         config: Resolution, grid and precision.
@@ -23,7 +23,7 @@ class Segmenter(ABC):
 
     teacher_model: ClassVar[TeacherModel]
     multiple: ClassVar[int]
-    """What the sides of its images are multiples of, pixels."""
+    """Number of pixels of which the image sides must be multiples."""
 
     def __init__(self, config: SkyConfig, weights: WeightsFolder) -> None:
         self.config, self.weights = config, weights

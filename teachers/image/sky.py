@@ -19,7 +19,7 @@ SKY_LABEL = "sky"
 
 
 class SkySegmenter(Segmenter):
-    """A Segformer that has a class called "sky".
+    """Segformer with a class called "sky".
 
     Args:
         config: Resolution and precision.
@@ -31,7 +31,7 @@ class SkySegmenter(Segmenter):
 
     teacher_model = TeacherModel.SKY
     multiple = 32
-    """Total stride of the encoder: with sides that are multiples of it, no stage rounds its grid."""
+    """Total stride of the encoder. Image sides are multiples of it, so that the grid of every stage is exact."""
 
     def __init__(self, config: SkyConfig, weights: WeightsFolder) -> None:
         super().__init__(config, weights)

@@ -1,7 +1,7 @@
-"""Find pretrained weights, identify every file by its digest, and load them without a silent gap.
+"""Find pretrained weights, identify every file by its digest, and load them completely.
 
 A checkpoint is a folder: ``config.json``, ``*.safetensors`` and processor or tokenizer files. Pickled weights are never
-read. A checkpoint that lacks a parameter is refused: transformers would fill it at random and carry on.
+read. A checkpoint that lacks a parameter is refused, because transformers would fill it at random.
 """
 
 import hashlib
@@ -32,9 +32,9 @@ Model = TypeVar("Model", bound=PreTrainedModel)
 
 
 class TeacherModel(StrEnum):
-    """The image teachers; the value is the model type that their ``config.json`` must state.
+    """Image teachers; each value is the model type that ``config.json`` must state.
 
-    PointRend is no transformers model: its folder holds detectron2's ``config.yaml`` in place of that file.
+    PointRend is no transformers model; its folder holds detectron2's ``config.yaml`` instead.
     """
 
     SKY = "segformer"
@@ -50,9 +50,9 @@ class WeightsFolder:
 
     Attributes:
         path: The folder.
-        source: What was asked for.
+        source: Source that was asked for.
         digests: SHA-256 of each file that is read, by ``<model type>/<name>``.
-        licence: Licence in the model card, or ``"unknown"``.
+        licence: Licence that the model card states, or ``"unknown"``.
     """
 
     path: Path
@@ -67,10 +67,10 @@ class WeightsFolder:
 
 
 def resolve_weights(config: WeightsConfig, model: TeacherModel) -> WeightsFolder:
-    """Return the folder a checkpoint lies in, downloading it when it names a model on the hub.
+    """Return the folder of a checkpoint, downloading it if the source is a model on the hub.
 
     Raises:
-        MissingTargetError: If the folder, or the files a checkpoint needs, are not there or cannot be had.
+        MissingTargetError: If the folder, or a file that the checkpoint needs, is missing or cannot be downloaded.
         IntegrityError: If the checkpoint is of another architecture, or a weights file cannot be read.
     """
     if config.source == "demo":
@@ -117,7 +117,7 @@ def load_model(model_class: type[Model], weights: WeightsFolder, *, device: torc
 
 
 def square_patch_size(value: object, weights: WeightsFolder) -> int:
-    """Return a config's patch size in pixels, which transformers allows to be a number or a pair.
+    """Return a config's patch size in pixels, which transformers states as a number or a pair.
 
     Raises:
         IntegrityError: If patches are not square.
@@ -132,7 +132,7 @@ def square_patch_size(value: object, weights: WeightsFolder) -> int:
 
 @contextmanager
 def _without_progress_bars() -> Iterator[None]:
-    """Keep transformers' loading bars off the terminal: the pipeline reports its own progress."""
+    """Hide transformers' loading bars, because the pipeline reports its own progress."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:

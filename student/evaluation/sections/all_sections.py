@@ -1,4 +1,4 @@
-"""All scores of one evaluation together, in the order they are read."""
+"""Scores of all sections of one evaluation, in reading order."""
 
 from typing import Any
 
@@ -19,9 +19,9 @@ class AllSections:
     """Empty scores for one evaluation, to be fed by an evaluator.
 
     Args:
-        config: What is measured.
+        config: Configuration of the evaluation.
         class_names: Names of the pixel classes that words tell apart; empty for a student without CLIP features.
-        occupancy_fit: Threshold and calibration from training frames, None where no truth gave any.
+        occupancy_fit: Threshold and calibration from training frames; None without truth.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Geometric quality: rendered termination depth against one reference, never several mixed."""
+"""Geometric quality: rendered termination depth against one reference."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -44,8 +44,8 @@ class DepthReference:
     Attributes:
         name: Name of the section.
         title: Title of the section.
-        reference: What was taken as true.
-        unavailable: Why there would be no figures.
+        reference: Reference that is taken as true.
+        unavailable: Reason to give if there are no figures.
         seed: Seed of the bootstrap.
     """
 
@@ -68,16 +68,15 @@ class DepthReference:
         partial: Mapping[str, Float[np.ndarray, "views height width"]] | None = None,
         is_paper_frame: bool,
     ) -> None:
-        """Score one frame; a frame whose reference is nowhere defined in range is skipped.
+        """Score one frame; a frame without a defined reference in range is skipped.
 
         Args:
             scene: Scene key, for the bootstrap.
-            predicted: Rendered distance along unit rays, metres, NaN where nothing was hit.
-            reference: True distance, metres, NaN where undefined.
-            baselines: Predictions for these rays by trivial predictors; the labels must be equal in every call.
-            partial: Predictions for these rays by predictors that leave some rays NaN; they are scored only where
-                defined.
-            is_paper_frame: Whether the paper's protocol scores this frame too.
+            predicted: Rendered distance along unit rays, metres; NaN where nothing was hit.
+            reference: True distance along the same rays, metres; NaN where undefined.
+            baselines: Predictions of trivial predictors for the same rays, by label; every call has the same labels.
+            partial: Predictions, by label, that are scored only where they are defined.
+            is_paper_frame: True if the paper's protocol scores this frame too.
         """
         if depth_scores(predicted, reference, clip=True).num_pixels == 0:
             return
@@ -101,7 +100,7 @@ class DepthReference:
         self._frames.setdefault((label, protocol), []).append((scene, scores))
 
     def section(self) -> Section:
-        """Return the section, unavailable when no pixel had a reference."""
+        """Return the section; it is unavailable if no pixel had a reference."""
         figures = []
         if self._frames:
             figures += [self._figure(name, "untouched") for name in _LABELS]
@@ -120,7 +119,7 @@ class DepthReference:
         )
 
     def curve(self) -> dict[str, object] | None:
-        """Return mean relative error by range for the plot, None when there is nothing."""
+        """Return mean relative error by range for the plot; None if nothing was scored."""
         if not self._frames:
             return None
         with np.errstate(invalid="ignore"):

@@ -1,4 +1,4 @@
-"""Image quality: rendered views against what a camera, a teacher or the true world shows there."""
+"""Image quality: rendered views against the images of a camera, of a teacher or of the true world."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,9 +34,9 @@ class ImageScores:
     Attributes:
         name: Name of the section.
         title: Title of the section.
-        reference: What the views are compared with.
-        note: What is rendered, one sentence.
-        unavailable: Why there would be no figures.
+        reference: Name of the images that the views are compared with.
+        note: Description of the views, one sentence.
+        unavailable: Reason to give if there are no figures.
         seed: Seed of the bootstrap.
     """
 
@@ -58,15 +58,15 @@ class ImageScores:
         is_paper_frame: bool,
         is_valid: Bool[np.ndarray, "views height width"] | None = None,
     ) -> None:
-        """Score the views of one frame; one that shows nothing that is scored is skipped.
+        """Score the views of one frame; a view without a pixel to score is skipped.
 
         Args:
             scene: Scene key, for the bootstrap.
-            predicted: Rendered views, not clamped.
-            reference: What should be seen, in [0, 1].
-            baselines: These views by trivial predictors, by label; the labels must be equal in every call.
-            is_paper_frame: Whether the paper's protocol scores this frame too.
-            is_valid: Pixels that show the world, and not the vehicle itself: no other is scored. None if all do.
+            predicted: Rendered images, not clamped.
+            reference: Images to compare with, in [0, 1].
+            baselines: Images of trivial predictors, by label; every call has the same labels.
+            is_paper_frame: True if the paper's protocol scores this frame too.
+            is_valid: True for pixels to score: those that show the world and not the vehicle itself. None if all do.
         """
         if is_valid is None:
             is_valid = np.ones(reference.shape[:3], bool)
@@ -83,7 +83,7 @@ class ImageScores:
         self._series.setdefault((name, label), _Series()).add(scene, float(value))
 
     def section(self) -> Section:
-        """Return the section, unavailable when no view was scored."""
+        """Return the section; it is unavailable if no view was scored."""
         figures = []
         if self._series:
             figures += [
@@ -148,9 +148,9 @@ class FeatureScores:
             scene: Scene key.
             source: "clip" or "dinov2".
             predicted: Rendered features.
-            reference: The stored target.
-            mean_feature: Mean training feature, the trivial predictor, None when no training frame was read.
-            is_valid: Pixels that show the world; None if all do.
+            reference: Stored target.
+            mean_feature: Mean training feature, a trivial prediction; None if no training frame was read.
+            is_valid: True for pixels that show the world; None if all do.
         """
         self._series.setdefault((source, ""), _Series()).add(
             scene, peak_signal_to_noise(predicted, reference, is_valid)
@@ -161,7 +161,7 @@ class FeatureScores:
             rival.add(scene, peak_signal_to_noise(constant, reference, is_valid))
 
     def section(self, *, unavailable: str) -> Section:
-        """Return the section; ``unavailable`` is why there would be no figures."""
+        """Return the section; ``unavailable`` is the reason to give if there are no figures."""
         sources = sorted({source for source, _ in self._series})
         figures = tuple(self._figure(source) for source in sources)
         return Section(
@@ -201,6 +201,6 @@ def _mean_ssim(
 
 
 def _mean_of_defined(values: Sequence[float]) -> float:
-    """Return the mean over views that show anything; NaN, which the bootstrap drops, if none does."""
+    """Return the mean over views with a defined figure; NaN, which the bootstrap drops, if there is none."""
     defined = [value for value in values if not np.isnan(value)]
     return float(np.mean(defined)) if defined else float("nan")

@@ -1,4 +1,4 @@
-"""Occupancy quality: is there something in a voxel, and how sure may one be?
+"""Occupancy quality: occupied or free voxels, and the calibration of their probability.
 
 The threshold and the calibration map come from training scenes. Held-out scenes only apply them.
 """
@@ -26,13 +26,13 @@ _DEFINITIONS: dict[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OccupancyFit:
-    """What was chosen on training scenes.
+    """Threshold and calibration, chosen on training scenes.
 
     Attributes:
-        threshold: A voxel is called occupied from this raw probability on.
+        threshold: Raw probability from which a voxel counts as occupied.
         training_iou: IoU that the threshold reaches on the voxels it was chosen on.
-        calibration: From raw to calibrated probability.
-        num_voxels: Training voxels it stands on.
+        calibration: Map from raw to calibrated probability.
+        num_voxels: Number of training voxels that it was fitted on.
     """
 
     threshold: float
@@ -45,7 +45,7 @@ class OccupancyFit:
         return float(-np.log1p(-min(self.threshold, 1.0)) / voxel_size) if self.threshold < 1 else float("inf")
 
     def to_json(self, voxel_size: float) -> dict[str, Any]:
-        """Return everything needed to apply it again."""
+        """Return everything that is needed to apply it again."""
         return {
             "threshold": self.threshold,
             "density_threshold": self.density_threshold(voxel_size),
@@ -57,10 +57,10 @@ class OccupancyFit:
 
 @dataclass(slots=True, kw_only=True)
 class OccupancySample:
-    """Voxels with their raw probability and truth, a bounded random share of each frame.
+    """Sample of voxels with raw probability and truth: a bounded random share of each frame.
 
     Attributes:
-        max_per_frame: Voxels kept of a frame.
+        max_per_frame: Largest number of voxels kept per frame.
         seed: Seed of the choice.
     """
 
@@ -70,7 +70,7 @@ class OccupancySample:
     _is_occupied: list[np.ndarray] = field(default_factory=list)
 
     def add(self, probability: Float[np.ndarray, " n"], is_occupied: Bool[np.ndarray, " n"]) -> None:
-        """Take the visible voxels of one frame."""
+        """Add the visible voxels of one frame."""
         generator = np.random.default_rng((self.seed, len(self._probability)))
         size = min(self.max_per_frame, len(probability))
         chosen = generator.choice(len(probability), size, replace=False)
@@ -88,7 +88,7 @@ class OccupancySample:
         return np.concatenate([np.zeros(0, dtype=bool), *self._is_occupied])
 
     def fit(self, method: Literal["temperature", "isotonic"]) -> OccupancyFit | None:
-        """Choose threshold and calibration, or return None where both outcomes do not occur."""
+        """Choose threshold and calibration; return None unless there are both occupied and free voxels."""
         probability, is_occupied = self.probability, self.is_occupied
         if not is_occupied.any() or is_occupied.all():
             return None
@@ -108,8 +108,8 @@ class OccupancyScores:
     The IoU is the geometric one of (DistillNeRF Tab. 4).
 
     Attributes:
-        fit: Chosen on training scenes.
-        sample: Where held-out voxels are kept for the calibration figures.
+        fit: Threshold and calibration, chosen on training scenes.
+        sample: Sample of held-out voxels for the calibration figures.
         seed: Seed of the bootstrap.
     """
 
@@ -133,7 +133,7 @@ class OccupancyScores:
             scene: Scene key, for the bootstrap.
             probability: Raw probability of occupancy.
             is_occupied: Truth.
-            baselines: What trivial predictors call occupied, by label; the same labels every time.
+            baselines: Occupancy by trivial predictors, by label; every call has the same labels.
         """
         self._scenes.append(scene)
         for label, predicted in {"": probability >= self.fit.threshold, **baselines}.items():
@@ -142,7 +142,7 @@ class OccupancyScores:
 
     @property
     def num_frames(self) -> int:
-        """Frames scored."""
+        """Return the number of frames scored."""
         return len(self._scenes)
 
     def figures(self) -> tuple[Figure, ...]:
@@ -150,7 +150,7 @@ class OccupancyScores:
         return tuple(self._figure(name) for name in _DEFINITIONS)
 
     def calibration_curve(self) -> dict[str, Any] | None:
-        """Return the reliability diagram's bins, raw and calibrated, None when there is nothing."""
+        """Return the reliability diagram's bins, raw and calibrated; None without voxels."""
         if not self._scenes:
             return None
         bins: dict[str, Any] = {}
@@ -190,7 +190,7 @@ class OccupancyScores:
         )
 
     def calibration_figures(self) -> tuple[Figure, ...]:
-        """Return how far stated probabilities can be believed, raw and calibrated."""
+        """Return the calibration figures of stated probabilities, raw and calibrated."""
         truth = self.sample.is_occupied
         raw, calibrated = reliability(self.sample.probability, truth), reliability(self._calibrated(), truth)
         ece = "Expected calibration error: mean gap between stated probability and frequency over 15 bins."

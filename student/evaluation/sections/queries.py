@@ -1,4 +1,4 @@
-"""Quality of text queries: does a word light up where the thing is?
+"""Quality of text queries: heat maps of words against true classes.
 
 The paper shows such maps (DistillNeRF Sec. 4.1) without a figure for them.
 """
@@ -13,7 +13,7 @@ from student.evaluation.results import Baseline, Figure, Section, finite_or_none
 from student.metrics import average_precision
 
 UNKNOWN_CLASS = 255
-"""Pixels whose true class is none of those asked for; never scored."""
+"""Label of pixels of other classes than those asked for; they are left unscored."""
 
 AP_PER_CLASS, IOU_PER_CLASS = "AP per class", "IoU per class"
 _TEACHER = "teacher's own features"
@@ -25,7 +25,7 @@ class QueryScores:
 
     Attributes:
         names: Names of the classes, in the order of the probabilities.
-        max_pixels_per_frame: Pixels of a frame kept, chosen at random.
+        max_pixels_per_frame: Largest number of pixels kept per frame, chosen at random.
         seed: Seed of that choice.
     """
 
@@ -43,12 +43,12 @@ class QueryScores:
         *,
         teacher: Float[np.ndarray, "pixels classes"],
     ) -> None:
-        """Take the pixels of one frame.
+        """Add the pixels of one frame.
 
         Args:
-            probability: Probability of each class by the student's rendered features; a NaN is scored as 0.
+            probability: Probability of each class by the student's rendered features; NaN is scored as 0.
             truth: True class index, 255 where it is none of them.
-            teacher: Probability of each class by the image teacher's features, which saw the image itself.
+            teacher: Probability of each class by the features of the image teacher, which saw the image itself.
         """
         known = np.flatnonzero(truth != UNKNOWN_CLASS)
         generator = np.random.default_rng((self.seed, len(self._truth)))
@@ -59,7 +59,7 @@ class QueryScores:
         self._truth.append(truth[known])
 
     def section(self, *, unavailable: str) -> Section:
-        """Return the section; ``unavailable`` is why there would be no figures."""
+        """Return the section; ``unavailable`` is the reason to give if there are no figures."""
         figures: tuple[Figure, ...] = ()
         if self._truth:
             student, teacher = np.concatenate(self._student), np.concatenate(self._teacher)
@@ -154,7 +154,7 @@ def _iou(probability: Float[np.ndarray, "pixels classes"], is_class: Bool[np.nda
 
 
 def _mean(name: str, label: str, figures: list[Figure], quantity: str) -> Figure:
-    """Average over the classes that occur, the student's and each rival's alike."""
+    """Return averages over the classes that occur, for the student and each rival."""
     present = [figure for figure in figures if figure.value is not None]
     rivals = []
     for position, baseline in enumerate(figures[0].baselines):

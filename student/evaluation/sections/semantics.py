@@ -1,4 +1,4 @@
-"""Semantic quality of voxels: what is it, told by words alone?
+"""Semantic quality of voxels, whose classes are told by words alone.
 
 Two questions are kept apart: the mean IoU of labelled occupancy, which also pays for wrong geometry,
 and the accuracy of the words at voxels that truly are occupied, which does not.
@@ -47,10 +47,9 @@ class SemanticScores:
         Args:
             scene: Scene key, for the bootstrap.
             predicted: Label of each voxel, 17 where the student calls it free.
-            words: Best class of each voxel whether it is called occupied or not; 17 where the student
-                has no feature there.
+            words: Best class of each voxel, occupied or free; 17 where the student has no feature.
             truth: True label, 17 where free.
-            baselines: Labels by trivial predictors; the same names every time.
+            baselines: Labels by trivial predictors; every call has the same names.
         """
         self._scenes.append(scene)
         for label, labels in {"": predicted, **baselines}.items():
@@ -61,7 +60,7 @@ class SemanticScores:
             self._accuracy.setdefault(label, []).append((hits, float(is_occupied.sum())))
 
     def section(self, *, unavailable: str) -> Section:
-        """Return the section; ``unavailable`` is why there would be no figures."""
+        """Return the section; ``unavailable`` is the reason to give if there are no figures."""
         figures: tuple[Figure, ...] = ()
         if self._scenes:
             classes = tuple(self._class_figure(index) for index in range(NUM_OCC3D_CLASSES))

@@ -1,4 +1,4 @@
-"""Where does the world end? The rendered opacity against the true sky."""
+"""Quality of the sky: rendered opacity against the true sky."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from student.metrics import average_precision, bootstrap_mean, bootstrap_statist
 
 @dataclass(slots=True, kw_only=True)
 class SkyScores:
-    """Sky of held-out images: a ray of which less than half ends on something is called sky.
+    """Sky of held-out images. A ray counts as sky if its opacity is less than 0.5.
 
     Attributes:
         seed: Seed of the bootstrap.
@@ -38,10 +38,10 @@ class SkyScores:
 
         Args:
             scene: Scene key.
-            sky_probability: 1 - opacity.
-            is_sky: Truth.
-            is_seen: Pixels that see anything, which is all of a pinhole's; None is all.
-            rivals: What others call sky, by label; the same labels every time.
+            sky_probability: Probability of sky, 1 - opacity.
+            is_sky: True sky.
+            is_seen: True for pixels that have a ray; None if all have, as in a pinhole.
+            rivals: Sky by other predictors, by label; every call has the same labels.
         """
         if not is_sky.any():
             return
@@ -55,7 +55,7 @@ class SkyScores:
             self._counts.setdefault(label, []).append((float(counts.true_positive), float(union)))
 
     def section(self) -> Section:
-        """Return the section, unavailable where no truth shows any sky."""
+        """Return the section; it is unavailable if no truth has sky."""
         return Section(
             name="sky",
             title="Sky",

@@ -1,1 +1,1 @@
-"""Timings of the student's fast paths against the obvious program, in the same process."""
+"""Benchmarks of the student's fast paths against the plain implementation, in the same process."""

@@ -1,8 +1,8 @@
-"""What a glance takes on an accelerator: ``python -m student.experiments.benchmarks.accelerator``.
+"""Time of one forward pass on an accelerator: ``python -m student.experiments.benchmarks.accelerator``.
 
-Latency of a preset on six images, of the two halves that the paper names, beside the paper's figure; how far bfloat16
-is from float32; and the memory of a pass. ``distillnerf bench spconv`` compares the sparse convolution, and
-``python -m student.experiments.benchmarks.memory --device cuda`` takes a training step.
+It measures the latency of a preset on six images, of the two halves that the paper names and beside the paper's figure,
+the difference between bfloat16 and float32, and the memory of a pass. ``distillnerf bench spconv`` compares the sparse
+convolution, and ``python -m student.experiments.benchmarks.memory --device cuda`` measures a training step.
 """
 
 import json
@@ -25,7 +25,7 @@ from student.presets.students import student_preset
 logger = logging.getLogger("student.experiments.benchmarks.accelerator")
 
 PAPER_SECONDS = {"encoder": 0.3594, "renderer": 0.1273}
-"""Published seconds for six images of 128x228 on an RTX 4090 (DistillNeRF Tab. 7)."""
+"""Published time for six images of 128x228 on an RTX 4090, seconds (DistillNeRF Tab. 7)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +33,10 @@ class Glance:
     """Time a student from images to rendered views, with random weights.
 
     Attributes:
-        preset: Widths, bins and grids.
+        preset: Preset of the widths, bins and grids.
         height: Rows of the images.
         width: Columns of the images.
-        device: What to compute on.
+        device: Device to compute on.
         runs: Passes in each number format, after three that are not counted.
     """
 
@@ -48,7 +48,7 @@ class Glance:
 
     @torch.inference_mode()
     def run(self) -> dict[str, Any]:
-        """Return the figures.
+        """Return the measured figures.
 
         Raises:
             ValueError: If there is no such device, or there are fewer than 5 runs.

@@ -1,8 +1,8 @@
-"""Whole samples from our stores against the same samples from the published layout of loose files.
+"""Reading of whole samples from our stores, against the same samples from the published layout of loose files.
 
-The published layout has one file per camera, frame and kind: the camera's own JPEG, which is decoded and resized every
-time it comes up, and ``.npy`` files for everything else. Both sides are assembled into the same training sample by the
-same code; only where the frames come from differs. Both lie in the page cache.
+The published layout has one file per camera, frame and kind: the camera's JPEG, which is decoded and resized every time
+it is read, and ``.npy`` files for everything else. The same code assembles both into the same training sample. Both lie
+in the page cache.
 """
 
 import io
@@ -41,7 +41,7 @@ _FEATURES = {"depth_anything_features": (37, 65, 128), "clip_features": (37, 65,
 
 @torch.no_grad()
 def bench_loader(*, runs: int = 5, num_frames: int = 3) -> BenchRecord:
-    """Read one frame with its two neighbours, all cameras, all virtual views, depth, sky, CLIP and LiDAR.
+    """Time reading one frame with its two neighbours, all cameras, all virtual views, depth, sky, CLIP and LiDAR.
 
     Args:
         runs: Samples read from each layout.
@@ -84,7 +84,7 @@ def bench_loader(*, runs: int = 5, num_frames: int = 3) -> BenchRecord:
 
 @contextmanager
 def _as_in_a_worker() -> Iterator[None]:
-    """Compute on one thread, as a process does that PyTorch's loader starts."""
+    """Compute on one thread, like a worker of PyTorch's loader."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -237,7 +237,7 @@ def _jpeg(image: np.ndarray) -> bytes:
 
 @dataclass(slots=True)
 class _LooseFrames:
-    """Frames from one file per camera and kind; calibration and poses are held in memory, as upstream's infos are."""
+    """Frames from one file per camera and kind; calibration and poses are in memory, as in the published code."""
 
     folder: Path
     config: DataConfig
@@ -318,7 +318,7 @@ def _open(path: Path) -> np.ndarray:
 
 
 def _write_loose(home: Home, scene: FrozenScene, config: DataConfig, folder: Path) -> None:
-    """Write what the stores hold as loose files."""
+    """Write the content of the stores as loose files."""
     stored = StoreFrames(home, scene)
     kinds = ("images", "lidar", "teacher_depth", "sky", "virtual_images", "virtual_depths", "virtual_opacities")
     for kind in (*kinds, *_FEATURES):

@@ -1,9 +1,9 @@
 """Peak memory of one training step of a student.
 
-``python -m student.experiments.benchmarks.memory --height 128 --width 228`` measures it.
+``python -m student.experiments.benchmarks.memory --height 128 --width 228`` is the command.
 
-Six cameras of a street go in, and the same six come out; the loss is the plain error of image and depth, whose own
-memory is small beside the model's. Each run is a process of its own, because a process remembers its largest size.
+Inputs and targets are six cameras of a street. The loss is the plain error of image and depth, which takes little
+memory beside the model. Each measurement is a process of its own, because peak memory is counted per process.
 """
 
 import json
@@ -27,15 +27,15 @@ logger = logging.getLogger("student.experiments.benchmarks.memory")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingMemory:
-    """Measure one step.
+    """Measure one training step.
 
     Attributes:
-        preset: Widths, bins and grids.
+        preset: Preset of the widths, bins and grids.
         height: Rows of the images.
         width: Columns of the images.
-        precision: Precision of convolutions and linear layers.
-        device: What to compute on.
-        recompute_activations: Compute them twice instead of keeping them.
+        precision: Number format of convolutions and linear layers.
+        device: Device to compute on.
+        recompute_activations: Compute activations twice instead of keeping them.
     """
 
     preset: Literal["demo", "tiny", "small", "paper"] = "paper"

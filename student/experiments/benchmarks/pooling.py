@@ -1,4 +1,4 @@
-"""Multi-view pooling against ``unique`` and ``index_add_``."""
+"""Benchmark of multi-view pooling against ``unique`` and ``index_add_``."""
 
 import torch
 from torch import Tensor
@@ -15,15 +15,14 @@ _NUM_CANDIDATES, _CHANNELS = 15, 64
 def bench_pooling(*, runs: int = 7, height: int = 45, width: int = 81) -> BenchRecord:
     """Average 64 features and a logit over fine cells, forward and backward, as a training step does.
 
-    Both programs get the same inputs (pixel features,
-    and an opacity, a logit and a key per candidate), return the same means, and give the same gradients.
-    The reference builds the frustum of one 65-value row per candidate, finds unique keys and adds rows up;
-    its time with the frustum given, forward only, is in the details.
+    Both programs get the same inputs (pixel features, and an opacity, a logit and a key per candidate) and give the
+    same means and gradients. The reference builds one row of 65 values per candidate, finds unique keys and adds rows
+    up. Its forward time with the rows given is in the details.
 
     Args:
         runs: Runs of each program.
-        height: Rows of each of six images. With the default width, an eighth of the published 2.6 million points.
-        width: Columns.
+        height: Rows of each of six images; the default size has an eighth of the published 2.6 million points.
+        width: Columns of each image.
     """
     torch.manual_seed(0)
     contraction, shape = ContractionConfig(), GridShape(batch_size=1, coarse_level=7)

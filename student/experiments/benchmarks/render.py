@@ -1,4 +1,4 @@
-"""The renderer against fetching everything at every sample."""
+"""Benchmark of the renderer against fetching all features at every sample."""
 
 import math
 
@@ -16,7 +16,7 @@ _RAY_CHUNK = 512
 
 @torch.no_grad()
 def bench_render(*, runs: int = 5, height: int = 22, width: int = 40) -> BenchRecord:
-    """Render six views of a street, 286 + 30 samples of 64 features per ray, nearest lookup.
+    """Time six views of a street: 286 + 30 samples of 64 features per ray, nearest lookup.
 
     Args:
         runs: Runs of each renderer.

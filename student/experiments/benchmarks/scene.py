@@ -1,6 +1,6 @@
-"""A street made of planes and cylinders, seen by six cameras: points that cluster as real ones do.
+"""Street of planes and cylinders, seen by six cameras, whose points cluster as real ones do.
 
-Random points would fall one to a cell and have no neighbours; a benchmark on them would say nothing.
+Random points would fall one to a cell, without neighbours, and would make a meaningless benchmark.
 """
 
 import math
@@ -22,12 +22,12 @@ _WALL_HALF_WIDTH = 15.0
 
 
 class Street(NamedTuple):
-    """Rays of six cameras in the ego frame, and where they end.
+    """Rays of six cameras in the ego frame, and the points where they end.
 
     Attributes:
-        origins: Camera centres.
+        origins: Camera centres, metres.
         directions: Unit directions through the pixels.
-        termination_depth: Metres.
+        termination_depth: Distance along each ray to its end, metres.
     """
 
     origins: Float[Tensor, "6 3"]
@@ -36,7 +36,7 @@ class Street(NamedTuple):
 
 
 def street(height: int, width: int) -> Street:
-    """Look at a street from its middle."""
+    """Return the rays of a street seen from its middle."""
     intrinsics = torch.tensor([[0.8 * width, 0.0, width / 2], [0.0, 0.8 * width, height / 2], [0.0, 0.0, 1.0]])
     angles = [2 * math.pi * index / NUM_CAMERAS for index in range(NUM_CAMERAS)]
     poses = torch.stack([_outward(angle) for angle in angles])
@@ -50,7 +50,7 @@ def street(height: int, width: int) -> Street:
 
 
 def street_rig(height: int, width: int, *, depth_feature_channels: int) -> tuple[CameraInputs, TargetCameras]:
-    """Return the street's six cameras as inputs, textured by where their rays end, and as targets of half the size."""
+    """Return the six cameras as inputs, with images of a texture on the surfaces, and as targets of half the size."""
     view = street(height, width)
     points = view.origins[:, None, None] + view.directions * view.termination_depth[..., None]
     colours = 0.5 + 0.5 * torch.sin(points * torch.tensor([0.7, 1.1, 2.3]))
@@ -79,14 +79,14 @@ def street_rig(height: int, width: int, *, depth_feature_channels: int) -> tuple
 def candidates_around(
     depth: Float[Tensor, "n height width"], num_candidates: int
 ) -> Float[Tensor, "n candidates height width"]:
-    """Place candidates as stage two of the published model does."""
+    """Return candidate distances, placed like those of the published model's second stage."""
     step = (0.025 * depth).clamp(0.05, 0.3)[:, None]
     half = num_candidates // 2
     return depth[:, None] + torch.arange(-half, half + 1)[:, None, None] * step
 
 
 def candidate_points(view: Street, num_candidates: int) -> Float[Tensor, "points 3"]:
-    """Return the ego-frame points of all candidates, pixel after pixel."""
+    """Return the points of all candidates in the ego frame, metres, pixel after pixel."""
     candidates = candidates_around(view.termination_depth, num_candidates)
     return points_on_candidates(view.origins, view.directions, candidates).reshape(-1, 3)
 
@@ -94,14 +94,14 @@ def candidate_points(view: Street, num_candidates: int) -> Float[Tensor, "points
 def street_grid(
     view: Street, *, num_candidates: int, coarse_level: int, device: str = "cpu"
 ) -> tuple[SparseGrid, PointOrder]:
-    """Return the cells that candidates on the street's rays fall into, and which point lies in which."""
+    """Return the cells that candidates on the street's rays fall into, and the cell of each point."""
     shape = GridShape(batch_size=1, coarse_level=coarse_level)
     keys = point_keys(candidate_points(view, num_candidates), shape, ContractionConfig())
     return build_grid(shape, keys.to(device))
 
 
 def lifted_field(view: Street, *, num_candidates: int, coarse_level: int, feature_width: int) -> VoxelField:
-    """Lift random features to the street's surfaces, as a trained model would: sure of the middle candidate."""
+    """Lift random features to the street's surfaces, with most weight on the middle candidate."""
     grid, order = street_grid(view, num_candidates=num_candidates, coarse_level=coarse_level)
     num_pixels = view.termination_depth.numel()
     generator = torch.Generator().manual_seed(0)
@@ -124,7 +124,7 @@ def lifted_field(view: Street, *, num_candidates: int, coarse_level: int, featur
 def point_keys(
     points: Float[Tensor, "points 3"], shape: GridShape, contraction: ContractionConfig
 ) -> Int64[Tensor, " points"]:
-    """Return the fine keys of points of a single scene."""
+    """Return the keys of the fine cells of a single scene's points."""
     batch_index = torch.zeros(len(points), dtype=torch.long)
     return shape.fine_keys(shape.cell_coordinates(points, contraction), batch_index)
 

@@ -1,4 +1,4 @@
-"""Sparse convolution against the machine's own matrix product."""
+"""Benchmark of sparse convolution against the machine's own matrix product."""
 
 from collections.abc import Callable
 
@@ -17,17 +17,17 @@ _MATRIX = 1536
 
 
 def bench_sparse_conv(*, runs: int = 7, height: int = 16, width: int = 28) -> BenchRecord:
-    """Compare useful FLOP/s, forward and backward, of a 3^3 convolution at the published width with sgemm's.
+    """Compare the useful FLOP/s of a 3^3 convolution at the published width, forward and backward, with sgemm's.
 
-    Useful means one multiply-add per pair of occupied neighbours and pair of channels. The sgemm is the faster of MKL's
-    and oneDNN's. Building the kernel maps of both levels is not timed with it, but reported: a map serves every
-    convolution of its level. Reported as well: how many times faster than the obvious program a convolution of few
-    channels is.
+    One multiply-add per pair of occupied neighbours and pair of channels is useful. The sgemm is the faster of MKL's
+    and oneDNN's. The time to build the kernel maps of both levels is reported apart, because a map serves every
+    convolution of its level. The speed-up of a convolution of few channels over the plain implementation is reported
+    too.
 
     Args:
         runs: Runs of each program.
         height: Rows of each of six images whose surfaces are the voxels.
-        width: Columns.
+        width: Columns of each image.
     """
     torch.manual_seed(0)
     grid, _ = street_grid(street(height, width), num_candidates=15, coarse_level=7)

@@ -1,6 +1,6 @@
-"""Our sparse convolution beside spconv's, the library that most detectors use, where that is installed.
+"""Benchmark of our sparse convolution against spconv, the library that most detectors use.
 
-``pip install '.[cuda]'`` brings it for an accelerator, ``pip install spconv`` for a processor.
+``pip install '.[cuda]'`` installs spconv for an accelerator, ``pip install spconv`` for a CPU.
 """
 
 from collections.abc import Callable
@@ -23,18 +23,18 @@ _CHANNELS = 128
 def bench_spconv(
     *, runs: int = 7, height: int = 16, width: int = 28, channels: int = _CHANNELS, device: str | None = None
 ) -> BenchRecord:
-    """Time a 3^3 convolution of the fine cells of a street in float32: on an accelerator forward and backward.
+    """Time a 3^3 float32 convolution of a street's fine cells: forward, and on an accelerator backward too.
 
-    On a processor forward alone, because spconv's backward pass wants a CUDA stream there too, and on one thread: with
-    two, its sums come out wrong (2.3.8). Neither search of neighbours is timed with it, but both are reported: one
-    serves every convolution of its level.
+    On a CPU, spconv's backward pass still needs a CUDA stream, and its sums are wrong with two threads (2.3.8). So the
+    CPU runs forward only, on one thread. The neighbour searches of both are reported apart, because one search serves
+    every convolution of its level.
 
     Args:
         runs: Runs of each program.
         height: Rows of each of six images whose surfaces are the voxels.
-        width: Columns.
-        channels: In and out; the published width.
-        device: An accelerator where there is one.
+        width: Columns of each image.
+        channels: Input and output channels; the published width by default.
+        device: Device to compute on; an accelerator by default where there is one.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
@@ -89,11 +89,11 @@ def bench_spconv(
 
 
 class _Spconv:
-    """The reference convolution, by spconv.
+    """Convolution by spconv with the same weights.
 
     Args:
         grid: Occupied cells.
-        weight: Ours, by tap, input and output channel.
+        weight: Our weights, by tap, input channel and output channel.
     """
 
     def __init__(self, grid: SparseGrid, weight: Tensor) -> None:
@@ -116,12 +116,12 @@ class _Spconv:
         self._searched = self.search()
 
     def search(self) -> spconv.SparseConvTensor:
-        """Return a tensor that knows its neighbours: the search, and a convolution of zeros."""
+        """Return a tensor with its neighbours found, by a convolution of zeros."""
         zeros = torch.zeros(len(self._indices), self._width, device=self._indices.device)
         tensor = spconv.SparseConvTensor(zeros, self._indices, self._resolution, 1)
         with torch.no_grad():
             return self._layer(tensor)
 
     def convolve(self, features: Tensor) -> Tensor:
-        """Convolve along neighbours that were found before."""
+        """Convolve with the neighbours that were found before."""
         return self._layer(self._searched.replace_feature(features)).features

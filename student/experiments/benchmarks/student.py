@@ -1,9 +1,9 @@
-"""The whole forward pass of a student against the same weights with every fast path off, stage by stage.
+"""Benchmark of a student's forward pass against the same weights with every fast path off, stage by stage.
 
-"Off" means the obvious program: the frustum of one feature row per candidate is built, unique cells are searched and
-rows added up; each tap of a sparse convolution gathers, multiplies and scatters on its own; the renderer fetches every
-feature at every sample, and freed memory goes back to the system. Image encoder and decoder are the same on both
-sides, and so are the pictures. A third program is ours with convolutions and linear layers in bfloat16.
+With fast paths off, one feature row per candidate is built, unique cells are searched and rows are added up; each tap
+of a sparse convolution gathers, multiplies and scatters on its own; the renderer fetches every feature at every sample,
+and freed memory goes back to the system. Image encoder, decoder and rendered pictures are the same on both sides. A
+third program is ours with convolutions and linear layers in bfloat16.
 """
 
 import time
@@ -30,7 +30,7 @@ from student.presets.models import paper_model
 
 _RAY_CHUNK = 512
 _UNCOUNTED, _COUNTED = 2, 3
-"""Passes in a turn. The first ones find memory as the program before left it, and wait for the system to clear more."""
+"""Passes of a turn. The first ones are slower, because memory is as the other program left it."""
 _STAGES = {
     "single_view_encoder": ("coarse_depth", "fine_depth"),
     "voxel_convolution": ("voxel_network",),
@@ -42,11 +42,11 @@ _STAGES = {
 def bench_student(
     *, config: ModelConfig | None = None, runs: int = 5, height: int = 32, width: int = 56
 ) -> BenchRecord:
-    """Time the published widths, bins and grids on six cameras of a street.
+    """Time a student on six cameras of a street.
 
     Args:
-        config: Another model than the published one.
-        runs: Turns of each program. Of the passes of a turn three are counted, after two that are not.
+        config: Sizes of the model; the published ones by default.
+        runs: Turns of each program. A turn has two passes that are not counted, then three that are.
         height: Rows of the images. The published 128 take 16 times as long; shares change little, because every stage
             grows with the number of pixels or rays.
         width: Columns of the images.
@@ -162,7 +162,7 @@ def _stage_times(
 
 @contextmanager
 def _none_fast() -> Iterator[None]:
-    """Run the obvious program in place of every fast path."""
+    """Run the plain implementation in place of every fast path."""
     return_freed_memory()
     with (
         patch("student.model.distillnerf.pool_points", _pool_plainly),

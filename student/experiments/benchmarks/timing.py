@@ -12,16 +12,16 @@ import torch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchRecord:
-    """What a benchmark says.
+    """Result of a benchmark.
 
     Attributes:
         name: Name of the benchmark.
-        ratio: How many times better ours is: above 1 is better whatever the unit.
+        ratio: Factor by which ours is better; above 1 ours is better, whatever the unit.
         ours: Median of our runs, in ``unit``.
         reference: Median of the reference's runs, in ``unit``.
         unit: "s" (less is better) or a rate such as "GFLOP/s".
-        runs: Runs of each.
-        details: Sizes and parts.
+        runs: Number of runs of each.
+        details: Sizes, and times of the parts.
     """
 
     name: str
@@ -38,12 +38,12 @@ class BenchRecord:
 
 
 def device_name(device: str) -> str:
-    """Return what to call a device in a record: the card, or the kind of processor."""
+    """Return the name of a device for a record: the card, or the kind of processor."""
     return torch.cuda.get_device_name() if device == "cuda" else platform.machine()
 
 
 def seconds(program: Callable[[], object], device: str = "cpu") -> float:
-    """Return how long a program takes, an accelerator's queue included."""
+    """Return the seconds that a program takes, including an accelerator's queue."""
     if device == "cuda":
         torch.cuda.synchronize()
     began = time.perf_counter()
@@ -59,10 +59,10 @@ def time_interleaved(
     """Return the median seconds of each program, run in turns after one unmeasured turn.
 
     Args:
-        ours: One program.
-        reference: The other.
-        runs: Measured turns.
-        device: What they compute on.
+        ours: Our program.
+        reference: The program to compare with.
+        runs: Number of measured turns.
+        device: Device of both programs.
 
     Raises:
         ValueError: If ``runs`` is less than 5: a median of fewer says little on a shared machine.
