@@ -20,7 +20,8 @@ from pipeline.run_config import HomeSelection, choose_split
 from pipeline.summary import build_summary, report_page, write_summary
 from pipeline.tasks import Task, plan_tasks
 from storage.errors import ErrorKind, SourceDataError
-from storage.ingest.source import SourceConfig, expand_splits, list_scenes, register_source
+from storage.ingest.source import expand_splits, list_scenes, register_source
+from storage.ingest.source_config import SourceConfig
 from storage.keys import SceneKey
 from storage.stores.versioned import Home
 

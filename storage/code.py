@@ -33,7 +33,8 @@ INFRASTRUCTURE = (
     "storage.code",  # a change of what it answers is itself another digest
     "storage.digests",  # a change of what it answers is itself another digest
     "storage.errors",  # where one is raised, nothing is stored
-    "storage.ingest.source",  # where recordings lie; what is read there counts by its SHA-256
+    "storage.ingest.source_config",  # where recordings lie; what is read there counts by its SHA-256
+    "storage.ingest.source",  # registers where recordings lie
     "storage.kinds",  # what it declares for a kind counts for the producers of that kind alone
     "storage.stores.integrity",  # turns what a damaged store raises into typed errors
     "storage.stores.provenance",  # a change of what it answers is itself another digest

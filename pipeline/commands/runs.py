@@ -24,7 +24,8 @@ from pipeline.workflow import (
     run_everything,
     with_split,
 )
-from storage.ingest.source import SourceConfig, SourceFormat, expand_splits, usual_source
+from storage.ingest.source import expand_splits, usual_source
+from storage.ingest.source_config import SourceConfig, SourceFormat
 from storage.keys import SceneKey
 from storage.stores.versioned import Home
 

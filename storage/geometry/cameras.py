@@ -108,9 +108,9 @@ def scale_intrinsics(
     moves pixels after the lens, so the coefficients of a fisheye stay as they are.
 
     Args:
-        intrinsics: Of the image at ``from_size``, pixels.
-        from_size: Height and width of the image they belong to.
-        to_size: Height and width wanted.
+        intrinsics: Intrinsics of the image at ``from_size``, pixels.
+        from_size: Height and width of that image.
+        to_size: Height and width of the resized image.
     """
     xp = array_namespace(intrinsics)
     scaled = xp.asarray(intrinsics, copy=True)

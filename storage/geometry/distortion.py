@@ -156,7 +156,7 @@ class Undistortion:
     """How a camera's images become pinhole images of the same size and principal point; known before any is made.
 
     Attributes:
-        recorded_intrinsics: Of the distorted images, pixels, without skew.
+        recorded_intrinsics: Intrinsics of the distorted images, pixels, without skew.
         lens: Their distortion.
         size: Height and width.
         focal_scale: Focal lengths over those of the distorted images; over 1 where the lens would leave empty corners.
@@ -213,7 +213,7 @@ def plan_undistortion(
     Focal lengths are kept where the lens allows it and raised where it does not: an image never has invented borders.
 
     Args:
-        intrinsics: Of the distorted images, pixels, without skew.
+        intrinsics: Intrinsics of the distorted images, pixels, without skew.
         lens: Their distortion.
         size: Height and width.
 

@@ -12,7 +12,8 @@ from storage.ingest.nuscenes.recording import NuScenesRecording
 from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.recording import Recording
 from storage.ingest.scene_writer import Progress, materialize_scene
-from storage.ingest.source import SourceConfig, load_source
+from storage.ingest.source import load_source
+from storage.ingest.source_config import SourceConfig
 from storage.ingest.waymo.v1 import open_waymo_v1
 from storage.ingest.waymo.v2 import open_waymo_v2
 from storage.keys import SceneKey

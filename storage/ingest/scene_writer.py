@@ -10,7 +10,7 @@ from storage.code import code_digest
 from storage.digests import config_digest, config_json
 from storage.ingest.raw_scene import IngestConfig, RawScene, check_raw_scene
 from storage.ingest.recording import Recording
-from storage.ingest.source import SourceConfig
+from storage.ingest.source_config import SourceConfig
 from storage.keys import SceneKey
 from storage.kinds import Kind
 from storage.scenes.schema import SceneData, SceneFrame

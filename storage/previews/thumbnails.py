@@ -62,7 +62,7 @@ def calibration_jpeg(home: Home, version: StoreVersion) -> bytes:
 
     Args:
         home: Where the version lives.
-        version: Of kind ``scene``.
+        version: A version of kind ``scene``.
     """
     reader = SceneReader(home.open_arrays(version), version)
     frame, tiles = reader.num_frames // 2, []

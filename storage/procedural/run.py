@@ -17,7 +17,8 @@ from storage.code import code_digest
 from storage.digests import config_digest, config_json, digest_of
 from storage.errors import ErrorKind, SourceDataError
 from storage.ingest.manifest.manifest import RigScene
-from storage.ingest.source import SourceConfig, register_source
+from storage.ingest.source import register_source
+from storage.ingest.source_config import SourceConfig
 from storage.keys import SceneKey
 from storage.procedural.config import ProceduralConfig
 from storage.procedural.sensing.rigs import RIGS

@@ -24,7 +24,8 @@ from torch.nn.functional import pixel_unshuffle
 from storage.freed_memory import reuse_freed_memory
 from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.run import ingest_scene
-from storage.ingest.source import SourceConfig, register_source
+from storage.ingest.source import register_source
+from storage.ingest.source_config import SourceConfig
 from storage.keys import SceneKey
 from storage.stores.places import store_url_from_environment
 from storage.stores.versioned import Home

@@ -10,7 +10,8 @@ import pytest
 
 from pipeline.partitions import add_scene_partitions
 from pipeline.run_config import HomeSelection
-from storage.ingest.source import SourceConfig, register_source
+from storage.ingest.source import register_source
+from storage.ingest.source_config import SourceConfig
 from storage.stores.versioned import Home
 
 SCENES = ("tiny.scene-0001", "tiny.scene-0002")

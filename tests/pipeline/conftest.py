@@ -11,7 +11,8 @@ import pytest
 import pipeline.definitions  # noqa: F401 - imported first inside a test, its beta features would warn, which is an error
 from pipeline.partitions import add_scene_partitions
 from pipeline.run_config import HomeSelection
-from storage.ingest.source import SourceConfig, register_source
+from storage.ingest.source import register_source
+from storage.ingest.source_config import SourceConfig
 from storage.stores.versioned import Home
 
 SCENES = ("tiny.scene-0001", "tiny.scene-0002")

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
-from storage.ingest.source import SourceConfig, register_source
+from storage.ingest.source import register_source
+from storage.ingest.source_config import SourceConfig
 from storage.stores.versioned import Home
 
 # The machine that runs the tests may be busy: time limits per example only make failures that are not there.

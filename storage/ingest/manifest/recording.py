@@ -29,7 +29,7 @@ from storage.ingest.raw_files import check_jpeg
 from storage.ingest.raw_scene import IngestConfig, RawScene
 from storage.ingest.read_ahead import read_ahead
 from storage.ingest.recording import FramePayload, Sweep
-from storage.ingest.source import SourceConfig
+from storage.ingest.source_config import SourceConfig
 from storage.ingest.source_files import SourceFiles
 from storage.ingest.undistorted_jpeg import plan_camera, undistort_jpeg, undistortion_record
 from storage.scenes.schema import SceneBoxes

@@ -16,7 +16,7 @@ from storage.ingest.raw_files import check_jpeg, parse_nuscenes_labels, parse_nu
 from storage.ingest.raw_scene import IngestConfig, RawScene
 from storage.ingest.read_ahead import read_ahead
 from storage.ingest.recording import FramePayload, Sweep
-from storage.ingest.source import SourceConfig
+from storage.ingest.source_config import SourceConfig
 from storage.ingest.source_files import SourceFiles
 from storage.scenes.schema import UNLABELLED
 

@@ -16,7 +16,7 @@ from storage.digests import bytes_digest, file_digest
 from storage.errors import ErrorKind, SourceDataError
 from storage.ingest.raw_files import resolve_inside
 from storage.ingest.raw_scene import IngestConfig
-from storage.ingest.source import SourceConfig
+from storage.ingest.source_config import SourceConfig
 from storage.ingest.waymo.protos import count_unknown_fields, dataset_pb2, parse_frame, parse_message
 from storage.ingest.waymo.recording import WaymoRecording
 from storage.ingest.waymo.scene import (

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from storage.digests import bytes_digest, file_digest
 from storage.errors import ErrorKind, SourceDataError
 from storage.ingest.raw_scene import IngestConfig
-from storage.ingest.source import SourceConfig
+from storage.ingest.source_config import SourceConfig
 from storage.ingest.waymo.components import COMPONENTS, ComponentFile, Row
 from storage.ingest.waymo.recording import WaymoRecording
 from storage.ingest.waymo.scene import (

@@ -13,7 +13,8 @@ import numpy as np
 from storage.code import code_digest
 from storage.digests import config_digest, config_json, digest_of
 from storage.errors import ErrorKind, SourceDataError
-from storage.ingest.source import SourceConfig, register_source
+from storage.ingest.source import register_source
+from storage.ingest.source_config import SourceConfig
 from storage.ingest.waymo.protos import dataset_pb2
 from storage.ingest.waymo.scene import (
     BOX_TYPES,

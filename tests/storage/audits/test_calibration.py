@@ -14,7 +14,8 @@ from storage.audits.finding import Finding
 from storage.audits.stored_versions import audit_geometry
 from storage.geometry.transforms import apply_se3, compose
 from storage.ingest.run import ingest_scene
-from storage.ingest.source import SourceConfig, register_source
+from storage.ingest.source import register_source
+from storage.ingest.source_config import SourceConfig
 from storage.keys import SceneKey
 from storage.procedural.sensing.render import render_camera
 from storage.procedural.sensing.sensors import CAMERAS, lidar_to_ego, simulate_lidar

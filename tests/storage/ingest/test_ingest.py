@@ -12,7 +12,8 @@ from storage.geometry.transforms import apply_se3, invert_se3, quat_wxyz_to_rota
 from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.run import _READERS, ingest_scene, open_recording
 from storage.ingest.scene_writer import _describe
-from storage.ingest.source import SOURCE_FORMATS, list_scenes, usual_source
+from storage.ingest.source import list_scenes, usual_source
+from storage.ingest.source_config import SOURCE_FORMATS
 from storage.keys import SceneKey
 from storage.scenes.schema import SceneData
 from storage.scenes.store import SceneReader

@@ -11,7 +11,8 @@ from storage.geometry.cameras import project
 from storage.geometry.transforms import apply_se3, invert_se3, quat_wxyz_to_rotation
 from storage.ingest.nuscenes.tables import load_tables
 from storage.ingest.run import ingest_scene
-from storage.ingest.source import SourceConfig, list_scenes, register_source
+from storage.ingest.source import list_scenes, register_source
+from storage.ingest.source_config import SourceConfig
 from storage.keys import SceneKey
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from storage.errors import ErrorKind, SourceDataError
-from storage.ingest.source import SourceConfig, load_source, register_source
+from storage.ingest.source import load_source, register_source
+from storage.ingest.source_config import SourceConfig
 
 
 @pytest.mark.parametrize(

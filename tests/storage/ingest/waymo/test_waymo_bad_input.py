@@ -18,7 +18,8 @@ from PIL import Image
 from storage.errors import ErrorKind, SourceDataError
 from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.run import ingest_scene
-from storage.ingest.source import SourceConfig, list_scenes, register_source
+from storage.ingest.source import list_scenes, register_source
+from storage.ingest.source_config import SourceConfig
 from storage.ingest.waymo.panoptic import encode_panoptic
 from storage.ingest.waymo.tfrecord import masked_crc32c, read_records, write_records
 from storage.keys import SceneKey

@@ -16,7 +16,8 @@ from storage.geometry.distortion import LensDistortion, distort
 from storage.geometry.transforms import apply_se3, invert_se3, rotation_error
 from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.run import ingest_scene
-from storage.ingest.source import SourceConfig, list_scenes, register_source
+from storage.ingest.source import list_scenes, register_source
+from storage.ingest.source_config import SourceConfig
 from storage.ingest.waymo.projection import projection_ious
 from storage.ingest.waymo.v1 import WaymoV1Segment
 from storage.ingest.waymo.v2 import list_segments_v2, read_vehicle_poses
