@@ -21,7 +21,7 @@ _LIDAR_POINTS_PER_FRAME = 35_000  # a nuScenes sweep
 _JPEG_BYTES_PER_PIXEL = 0.12  # measured on nuScenes' 1600 x 900 images
 _SOURCE_PIXELS = 1600 * 900
 _NOT_OF_EVERY_SCENE = (Kind.SCENE_TRUTH, Kind.WEAK_LABELS)
-"""Of procedural scenes, and of those that a student is judged on."""
+"""Kinds that only some scenes have: procedural ones, and those that a student labels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class Price:
     """Cost of one kind.
 
     Attributes:
-        kind: Of the store.
+        kind: Kind of the store.
         stored_bytes: All frames together, before compression; None where no configuration says their size.
         hours: On the machine that was measured; None where nothing was.
         basis: What the hours stand on.

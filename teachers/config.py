@@ -47,7 +47,7 @@ class InferenceConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageTeacherConfig:
-    """What every image teacher has.
+    """Configuration that every image teacher has.
 
     Attributes:
         weights: Source of the model.
@@ -70,7 +70,7 @@ class ImageTeacherConfig:
         )
 
     def determining(self) -> "ImageTeacherConfig":
-        """Return the part that determines what is stored: the same with every ``inference`` at its default."""
+        """Return the part that determines the stored values: the config with ``inference`` at its default."""
         return replace(self, inference=InferenceConfig())
 
 
@@ -101,7 +101,7 @@ class SkyConfig(ImageTeacherConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DepthAnythingConfig(ImageTeacherConfig):
-    """Features of a monocular depth model.
+    """Configuration of the features of a monocular depth model.
 
     Attributes:
         grid_height: Rows of the stored feature maps.
@@ -121,7 +121,7 @@ class DepthAnythingConfig(ImageTeacherConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatchFeatureConfig(ImageTeacherConfig):
-    """Patch features of a foundation model (DINOv2 or CLIP), reduced by a feature basis.
+    """Configuration of a foundation model's patch features (DINOv2 or CLIP), reduced by a feature basis.
 
     Attributes:
         grid_height: Rows of the stored feature maps.

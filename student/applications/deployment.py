@@ -165,8 +165,8 @@ def observed_voxels(
     Args:
         grid: Voxels in the ego frame.
         cameras: The views, one scene, all present.
-        termination_depth: Along unit rays, metres; NaN where a ray ends nowhere: nothing hides the voxels along it.
-        is_seen: Pixels that have a ray. No other pixel observes anything.
+        termination_depth: Distance along unit rays, metres; NaN where a ray ends nowhere, so that it hides no voxel.
+        is_seen: True for pixels that have a ray; only they observe voxels.
     """
     centres = voxel_centres(grid, np.arange(int(np.prod(grid.shape))))
     margin = grid.voxel_size * np.sqrt(3.0)

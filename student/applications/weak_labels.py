@@ -40,10 +40,10 @@ def export_weak_labels(
 ) -> Materialized:
     """Return a student's labels of a scene, making them first if they do not exist.
 
-    Voxels carry Occ3D labels (17 free, 255 not seen by any camera) and the probability that the label is
-    right: of being occupied and of that class, or of being free; NaN where not seen. Pixels carry the
-    class nearest in words (255 sky, 254 shows nothing: outside a fisheye's image circle, or the vehicle itself) and its
-    probability, on the student's render grid.
+    Voxels have Occ3D labels (17 is free, 255 is not seen by any camera) and the probability that the label is right:
+    that the voxel is occupied and of that class, or that it is free. It is NaN where not seen. Pixels have the most
+    probable class (255 is sky; 254 is outside a fisheye's image circle, or the vehicle itself) and its probability, on
+    the student's render grid.
 
     Args:
         home: Home of the student and the scene.

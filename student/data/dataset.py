@@ -286,7 +286,7 @@ class _Assembler:
         )
 
     def _is_valid(self, view: TargetView | None, height: int, width: int) -> Bool[np.ndarray, "height width"]:
-        """Return the pixels of a view that the input frame's field can be held to."""
+        """Return True for pixels of a view whose content the input frame's field can be compared with."""
         if view is None or view.virtual_index is not None:  # a virtual view has no vehicle in it
             return np.ones((height, width), bool)
         is_valid = self._frames.is_valid(height, width)[view.camera_index]

@@ -38,7 +38,7 @@ class ViewChoice:
 
 
 def all_views(scene: FrozenScene, frame_index: int) -> ViewChoice:
-    """Return every camera of one frame, the choice of validation."""
+    """Return every camera of one frame, as validation does."""
     return ViewChoice(real=tuple(TargetView(frame_index=frame_index, camera_index=c) for c in range(scene.num_cameras)))
 
 

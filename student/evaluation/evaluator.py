@@ -36,7 +36,7 @@ from student.model.voxel_field import VoxelField
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredFrame:
-    """What was read and rendered of a frame to score it, for pictures.
+    """Inputs and rendered views of a scored frame, from which pictures are made.
 
     Attributes:
         batch: Inputs, and every camera of the frame as target.

@@ -71,7 +71,7 @@ def evaluation_scenes(home: Home, training_set: TrainingSet) -> tuple[Evaluation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationTruth:
-    """The true world at one frame, on the render grid.
+    """True world at one frame, on the render grid.
 
     Attributes:
         termination_depth: Distance along unit rays, metres; NaN for the sky.
@@ -141,7 +141,7 @@ class EvaluationFrames:
         return self._sample(frame, [self._view(frame, 0)], virtual)
 
     def truth(self, frame: int) -> EvaluationTruth | None:
-        """Return the true world at a frame, None for a recording."""
+        """Return the true world at a frame; None for a recording."""
         if self._truth is None:
             return None
         read = {

@@ -191,12 +191,12 @@ class EvaluationResult:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values; what is not finite is None."""
+        """Return plain JSON values; None stands for numbers that are not finite."""
         return {"schema": SCHEMA, "headline": self.headline(), **undefined_as_null(asdict(self))}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "EvaluationResult":
-        """Read back what ``to_json`` returned.
+        """Return the result that ``to_json`` wrote.
 
         Raises:
             IntegrityError: If it was written by another schema, or a field is missing, unknown or of another type.

@@ -28,9 +28,9 @@ class RenderedViews:
     Attributes:
         image: RGB images around [0, 1], not clamped; None for a model without a decoder.
         termination_depth: Distance along unit rays, metres; NaN where nothing was hit.
-        opacity: In [0, 1]; 1 - opacity is the sky's share.
-        is_seen: Pixels that have a ray: those inside a fisheye's image circle that show the world. The others say
-            nothing, not even that nothing is there; their features mean nothing.
+        opacity: Opacity in [0, 1]; 1 - opacity is the share of sky.
+        is_seen: True for pixels that have a ray, which lie inside a fisheye's image circle and show the world. The
+            values of the others are meaningless.
         features: Foundation features in [0, 1], by source.
     """
 

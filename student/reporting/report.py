@@ -200,7 +200,7 @@ def _plots(section: Section, result: EvaluationResult) -> list[dict[str, str]]:
 
 
 def _left_out(home: Home, lineage: Ancestry) -> list[tuple[str, str]]:
-    """Return the scenes that failed gates took out of the training set, and why."""
+    """Return the scenes that failed gates took out of the training set, with reasons."""
     version = _ancestor(home, lineage, TRAINING_SET)
     return [] if version is None else sorted(home.metrics(version).get("left_out", {}).items())
 
@@ -211,7 +211,7 @@ def _checkpoint_folder(home: Home, lineage: Ancestry) -> Path | None:
 
 
 def _ancestor(home: Home, lineage: Ancestry, kind: str) -> StoreVersion | None:
-    """Return the version of a kind that has one only in a lineage; None where it is gone."""
+    """Return a lineage's only version of a kind; None if the home no longer holds it."""
     version = next((node.version for node in lineage.nodes if node.version.kind == kind), None)
     return None if version is None else home.find(version.kind, version.partition, version.digest)
 

@@ -1,1 +1,1 @@
-"""One accumulator per kind of quality: fed frame by frame, each ends as a section of the result."""
+"""Accumulators of scores, one per kind of quality; each is fed frame by frame and gives a section of the result."""

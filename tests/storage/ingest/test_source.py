@@ -13,7 +13,7 @@ from storage.ingest.source_config import SourceConfig
         (lambda source: source.pop("licence"), ".licence", "is missing"),
         (lambda source: source.update(colour="red"), ".colour", "is unknown"),
         (lambda source: source.update(version=1), ".version", "is 1, want a valid string"),
-        (lambda source: source.update(format="kitti"), "", "format is 'kitti', want one of"),
+        (lambda source: source.update(format="kitti"), ".format", "is 'kitti', want"),
         (lambda source: source.update(dataset="other"), "", "describes 'other', want 'tiny'"),
     ],
 )

@@ -88,7 +88,7 @@ def test_depth_is_ordered(views):
 
 
 @pytest.fixture(scope="module")
-def dinov2(views, tmp_path_factory):
+def dinov2(renders, views, tmp_path_factory):
     """Figures of the shipped DINOv2 and of its random start."""
     scratch = tmp_path_factory.mktemp("untrained")
     torch.manual_seed(0)
