@@ -6,6 +6,7 @@ from typing import cast
 import dagster as dg
 
 from assets.declarations import all_of, declare
+from assets.image_targets import CLIP_BASIS
 from assets.partition_runs import materialize_each, partitioned_asset
 from assets.scenes import LIGHT_BACKFILL
 from assets.training_set import ONE_VARIANT_A_RUN, TARGETS
@@ -30,6 +31,7 @@ from student.config import Variant
     ),
     deps=[
         "student_checkpoint",
+        CLIP_BASIS,
         *(all_of(target, reads="scenes") for target in (*TARGETS, "scene_truth")),
     ],
     description=(
@@ -78,7 +80,13 @@ def report(
         producer="student.applications.weak_labels",
         backfill_policy=LIGHT_BACKFILL,
     ),
-    deps=["scene", "input_images", all_of("student_checkpoint", reads="variants")],
+    deps=[
+        "scene",
+        "input_images",
+        all_of("student_checkpoint", reads="variants"),
+        all_of("student_evaluation", reads="variants"),  # chose the threshold and the calibration
+        CLIP_BASIS,
+    ],
     description=(
         "Voxel and pixel labels that a student gives a scene, with the prompt, checkpoint, threshold and calibration "
         "that made them. Never a training target of a student here."

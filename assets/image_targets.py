@@ -17,6 +17,9 @@ _GROUP = "image_teachers"
 _KINDS = {"pytorch", "huggingface", "zarr"}
 _PATCHES = "teachers.image.extract_patches"
 
+CLIP_BASIS = dg.AssetDep("feature_basis", partition_mapping=dg.SpecificPartitionsPartitionMapping(["clip"]))
+"""Dependency of everything that compares features with words."""
+
 
 def _module_of(source: FeatureSource) -> str:
     """Return the module that the model of a feature source is in."""

@@ -187,9 +187,9 @@ def test_dagster_takes_the_configuration_of_every_task(tmp_path: Path) -> None:
         dg.validate_run_config(selected, dict(task.config))
 
 
-def test_weak_labels_read_the_student_of_the_run_alone() -> None:
+def test_weak_labels_wait_for_what_chose_their_threshold_and_for_the_student_of_the_run_alone() -> None:
     labels = next(task for task in everything() if task.name == "weak labels d.c")
-    assert labels.after == ("scene d.c", "student clip")
+    assert set(labels.after) == {"scene d.c", "feature basis clip", "student clip", "evaluation clip"}
 
 
 def test_a_basis_waits_for_training_scenes_alone() -> None:
