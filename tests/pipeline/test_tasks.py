@@ -14,6 +14,7 @@ from pipeline.resources import HomeResource
 from pipeline.run_config import HomeSelection
 from pipeline.tasks import Task, blocked, plan_tasks, ready
 from pipeline.workflow import plan, plan_everything
+from storage.kinds import trainable_kinds
 
 SELECTION = HomeSelection(preset="demo", train_scenes=("d.a", "d.b"), validation_scenes=("d.c",))
 
@@ -43,18 +44,7 @@ def test_every_asset_of_every_scene_is_planned_once() -> None:
     planned = [(asset, task.partition) for task in everything() for asset in task.assets]
     assert len(planned) == len(set(planned))
     of_scene = {asset for asset, partition in planned if partition == "d.a"}
-    assert of_scene == {
-        "scene",
-        "input_images",
-        "sky_mask",
-        "depth_anything_features",
-        "nerf_teacher",
-        "teacher_depth",
-        "virtual_views",
-        "dinov2_features",
-        "clip_features",
-        "teacher_features",
-    }
+    assert of_scene == {*trainable_kinds(), "nerf_teacher", "teacher_features"}
 
 
 def test_all_tasks_run_each_after_its_predecessors() -> None:
