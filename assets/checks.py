@@ -102,7 +102,7 @@ AUDITS: tuple[tuple[str, str, Judge, str], ...] = (
 def define_check(asset: str, name: str, judge: Judge, partitions: dg.PartitionsDefinition, description: str) -> Any:  # noqa: ANN401
     """Return an asset check that judges the current version of each partition of the run."""
 
-    @dg.asset_check(asset=asset, name=name, partitions_def=partitions, description=description)
+    @dg.asset_check(asset=str(asset), name=name, partitions_def=partitions, description=description)
     def check(context: dg.AssetCheckExecutionContext, home: HomeResource) -> dg.AssetCheckResult:
         opened, of_run = home.open(), context.op_execution_context
         judged = {
@@ -142,7 +142,7 @@ def _one_event_each(
     """Yield one outcome per partition of a run over several, since the check's own result covers them all at once."""
     for key, (passed, table) in judged.items():
         yield dg.AssetCheckEvaluation(
-            asset_key=dg.AssetKey(asset),
+            asset_key=dg.AssetKey(str(asset)),
             check_name=name,
             passed=passed,
             metadata={key: table},

@@ -34,7 +34,7 @@ def all_of(asset: str, reads: Literal["scenes", "train_scenes", "variants"]) -> 
         asset: Name of the asset that is read.
         reads: Field of ``pipeline.run_config.HomeSelection`` that names the partitions.
     """
-    return dg.AssetDep(asset, partition_mapping=dg.AllPartitionMapping(), metadata={READS: reads})
+    return dg.AssetDep(str(asset), partition_mapping=dg.AllPartitionMapping(), metadata={READS: reads})
 
 
 def declare(

@@ -94,7 +94,7 @@ def _features(source: FeatureSource) -> dg.AssetsDefinition:
         extractor = selection.resolve().image_teachers.basis_of(source).extractor
         return extract_patch_features(home, SceneKey.parse(key), source, extractor, tell)
 
-    make.__name__ = kind
+    make.__name__ = str(kind)
     return partitioned_asset(
         **declare(
             group=_GROUP,

@@ -177,7 +177,7 @@ def _step(action: Action, settings: PipelineConfig) -> NerfStep:
 
 def _result(home: Home, asset: str, materialized: Materialized) -> dg.MaterializeResult:
     return dg.MaterializeResult(
-        asset_key=asset,
+        asset_key=str(asset),
         metadata=describe(home, materialized),
         data_version=dg.DataVersion(materialized.version.digest),
     )

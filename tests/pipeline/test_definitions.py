@@ -35,6 +35,14 @@ def test_asset_keys_are_the_golden_ones(graph: AssetGraph, request: pytest.Fixtu
     assert seen == json.loads(GOLDEN.read_text())
 
 
+def test_keys_are_plain_strings(graph: AssetGraph) -> None:
+    """Dagster serialises them, and refuses an enumeration that it does not know."""
+    assets = list(graph.get_all_asset_keys())
+    parents = [key for asset in assets for key in graph.get(asset).parent_keys]
+    of_checks = [key.asset_key for key in graph.asset_check_keys]
+    assert {type(part) for key in (*assets, *parents, *of_checks) for part in key.path} == {str}
+
+
 def test_loading_imports_no_library_that_only_the_work_needs() -> None:
     """What is imported decides how long loading takes; seconds would say more of the machine."""
     question = f"import sys, pipeline.definitions; print([name for name in {HEAVY!r} if name in sys.modules])"
