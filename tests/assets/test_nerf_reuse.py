@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from storage.stores.provenance import Provenance
-from storage.stores.versioned import Home, materialize_arrays, materialize_files
+from storage.stores.versioned import Home, materialize_files
 from teachers.nerf.config import NerfConfig, TeacherDepthConfig, TeacherFeaturesConfig
 from teachers.nerf.provenance import find_existing, fit_provenance, render_provenance
 from teachers.nerf.task import NerfStep
@@ -14,7 +14,7 @@ SCENE = "test.scene-1"
 
 def _home(folder: Path) -> Home:
     home = Home(folder)
-    materialize_arrays(home, Provenance(kind="scene", partition=SCENE, licence="test"), lambda group: {"frames": 1})
+    materialize_files(home, Provenance(kind="scene", partition=SCENE, licence="test"), lambda folder: {"frames": 1})
     return home
 
 
