@@ -81,7 +81,7 @@ def _read_config(path: Path) -> StudentConfig:
         raise IntegrityError(ErrorKind.STORE_CORRUPT, str(path), f"is not JSON: {error}") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, str(path), f"want format {_FORMAT!r}")
-    return config_from_json(StudentConfig, content.get("student"), str(path))
+    return config_from_json(StudentConfig, content.get("student"), f"{path}.student")
 
 
 def _at_rest(value: Tensor, dtype: torch.dtype) -> Tensor:

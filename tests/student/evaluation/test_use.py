@@ -151,7 +151,7 @@ def test_pixels_without_a_ray_get_no_label_no_heat_and_let_no_voxel_be_seen(orac
     assert group.attrs["void_pixel"] == VOID_ID
     ahead = read_target(group, "weak_labels", "voxel_label")[:, 101:]
     assert (ahead == UNKNOWN_VOXEL).all()  # only the camera that looks back has rays
-    result = query_scene(oracle.home, SCENE, 1, "car", "oracle", tmp_path)
+    result = query_scene(oracle.home, SCENE, 1, "road", "oracle", tmp_path)
     unseen, seen_below = (np.asarray(Image.open(path)).astype(int) for path in result.heat_maps)
     assert np.ptp(unseen, axis=-1).max() < 5  # grey
     assert np.ptp(seen_below[: GRID[0]], axis=-1).max() < 5
