@@ -14,7 +14,7 @@ from storage.digests import config_digest, config_json
 from storage.keys import SceneKey
 from storage.kinds import Kind
 from storage.scenes.store import SceneReader
-from storage.stores.arrays import check_target, create_target, write_target
+from storage.stores.arrays import create_target, write_target
 from storage.stores.provenance import InputVersion, Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, materialize_arrays
 
@@ -87,7 +87,6 @@ def resize_scene_images(
                 images[frame] = np.stack(list(pool.map(resize, cameras)))
                 if on_progress is not None:
                     on_progress("resize", (frame + 1) / scene.num_frames, {"frame": frame})
-        check_target(group, KIND)
         return {"frames": scene.num_frames, "cameras": scene.num_cameras, **config_json(config)}
 
     return materialize_arrays(home, provenance, write)
