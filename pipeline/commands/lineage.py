@@ -42,7 +42,7 @@ class Lineage(HomeCommand):
             self._tell_dependents(home, console)
             return 0
         found = find_version(home, self.version)
-        root = catalog.lineage(home.root, InputVersion(found.kind, found.partition, found.digest))
+        root = catalog.lineage(home.root, found.as_input)
         if self.json:
             console.print_json(json.dumps(lineage_json(root)))
             return 0

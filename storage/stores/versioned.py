@@ -64,6 +64,11 @@ class StoreVersion:
     def __str__(self) -> str:
         return f"{self.kind}/{self.partition}@{self.digest[:12]}"
 
+    @property
+    def as_input(self) -> InputVersion:
+        """Return what the provenance of something made from this version names."""
+        return InputVersion(self.kind, self.partition, self.digest)
+
 
 @dataclass(frozen=True, slots=True)
 class Materialized:

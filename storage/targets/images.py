@@ -15,7 +15,7 @@ from storage.keys import SceneKey
 from storage.kinds import Kind
 from storage.scenes.store import SceneReader
 from storage.stores.arrays import create_target, write_target
-from storage.stores.provenance import InputVersion, Provenance, package_versions
+from storage.stores.provenance import Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, materialize_arrays
 
 KIND = Kind.INPUT_IMAGES
@@ -64,7 +64,7 @@ def resize_scene_images(
     provenance = Provenance(
         kind=KIND,
         partition=str(scene_key),
-        inputs=(InputVersion(version.kind, version.partition, version.digest),),
+        inputs=(version.as_input,),
         config_digest=config_digest(config),
         code_digest=code_digest(__name__, kind=KIND),
         calibration_digest=upstream.calibration_digest,

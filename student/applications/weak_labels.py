@@ -16,7 +16,7 @@ from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.keys import SceneKey
 from storage.kinds import Kind
 from storage.stores.arrays import create_target
-from storage.stores.provenance import InputVersion, Provenance, package_versions
+from storage.stores.provenance import Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, materialize_arrays
 from storage.taxonomy import NUM_OCC3D_CLASSES, OCC3D_FREE, OCC3D_NAMES, SKY_ID, VOID_ID
 from student.applications.deployment import DeployedStudent, FrameReading
@@ -77,7 +77,7 @@ def _provenance(home: Home, student: DeployedStudent, frames: EvaluationFrames, 
     stores = [frames.scene.frozen.stores[kind] for kind in student.input_kinds]
     evaluation = student.point.evaluation
     versions = [student.checkpoint, *stores, *([] if evaluation is None else [evaluation])]
-    inputs = (*(InputVersion(v.kind, v.partition, v.digest) for v in versions), *student.space.inputs)
+    inputs = (*(v.as_input for v in versions), *student.space.inputs)
     determining = config.determining()
     return Provenance(
         kind=KIND,

@@ -101,7 +101,7 @@ def freeze_training_set(home: Home, name: str, config: TrainingSetConfig) -> Mat
     versions = [version for scene in scenes for version in scene.stores.values()]
     check_consistent(home, versions)
     manifest = {"format": _FORMAT, "scenes": [config_json(scene) for scene in scenes], "left_out": left_out}
-    inputs = tuple(InputVersion(version.kind, version.partition, version.digest) for version in versions)
+    inputs = tuple(version.as_input for version in versions)
     provenance = Provenance(
         kind=KIND,
         partition=name,
@@ -162,7 +162,7 @@ def check_consistent(home: Home, versions: Iterable[StoreVersion]) -> None:
         return () if found is None else home.provenance(found).inputs
 
     for version in versions:
-        for _, ancestor in walk([InputVersion(version.kind, version.partition, version.digest)], inputs_of):
+        for _, ancestor in walk([version.as_input], inputs_of):
             key = (ancestor.kind, ancestor.partition)
             digest, descendant = seen.setdefault(key, (ancestor.digest, str(version)))
             if digest != ancestor.digest:

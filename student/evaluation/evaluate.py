@@ -12,7 +12,7 @@ from typing import Any
 from storage.code import code_digest
 from storage.digests import config_digest, config_json
 from storage.kinds import Kind
-from storage.stores.provenance import InputVersion, Provenance, package_versions
+from storage.stores.provenance import Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, materialize_files
 from student.data.training_set import TrainingSet
 from student.evaluation.config import EvaluationConfig
@@ -65,7 +65,7 @@ def evaluate_checkpoint(
     determining = config.determining()
     stores = {version for scene in scenes for version in scene.versions}
     inputs = (
-        InputVersion(checkpoint.kind, checkpoint.partition, checkpoint.digest),
+        checkpoint.as_input,
         *sorted(stores),
         *(() if space is None else space.inputs),
     )

@@ -48,7 +48,7 @@ class EvaluationScene:
     def versions(self) -> tuple[InputVersion, ...]:
         """Return all versions that are read."""
         stores = [*self.frozen.stores.values(), *([] if self.truth is None else [self.truth])]
-        return tuple(InputVersion(v.kind, v.partition, v.digest) for v in stores)
+        return tuple(v.as_input for v in stores)
 
 
 def evaluation_scenes(home: Home, training_set: TrainingSet) -> tuple[EvaluationScene, ...]:

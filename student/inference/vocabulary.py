@@ -42,7 +42,7 @@ class ClipSpace:
     def inputs(self) -> tuple[InputVersion, ...]:
         """Return the versions from which any result in this space descends."""
         version = self.basis_version
-        return (InputVersion(version.kind, version.partition, version.digest),)
+        return (version.as_input,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from storage.code import code_digest
 from storage.digests import config_digest, config_json
 from storage.kinds import Kind
 from storage.previews.pictures import data_uri, depth_bar, encode_image, label_colour, unit_bar
-from storage.stores.provenance import InputVersion, Provenance, package_versions
+from storage.stores.provenance import Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, StoreVersion, materialize_files
 from storage.taxonomy import CLASSES, SKY
 from student.data.training_set import KIND as TRAINING_SET
@@ -87,7 +87,7 @@ def build_report(
     provenance = Provenance(
         kind=Kind.REPORT,
         partition=variant,
-        inputs=(InputVersion(evaluation.kind, evaluation.partition, evaluation.digest),),
+        inputs=(evaluation.as_input,),
         config_digest=config_digest(config),
         code_digest=code_digest(__name__, kind=Kind.REPORT),
         licence=home.provenance(evaluation).licence,
@@ -110,7 +110,7 @@ def render_report(home: Home, evaluation: StoreVersion, config: ReportConfig) ->
     """Return the page of one evaluation."""
     result = EvaluationResult.from_json(home.metrics(evaluation))
     folder = home.open_files(evaluation)
-    lineage = trace_lineage(home, InputVersion(evaluation.kind, evaluation.partition, evaluation.digest))
+    lineage = trace_lineage(home, evaluation.as_input)
     environment = Environment(
         loader=PackageLoader("student.reporting"),
         autoescape=True,

@@ -16,7 +16,7 @@ from torch import nn
 from storage.code import code_digest
 from storage.digests import config_digest, config_json, file_digest
 from storage.kinds import Kind
-from storage.stores.provenance import InputVersion, Provenance, package_versions
+from storage.stores.provenance import Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, materialize_files
 from student.config import FitConfig, StudentConfig
 from student.data.dataset import FrameDataset
@@ -74,7 +74,7 @@ def fit_student(
     provenance = Provenance(
         kind=KIND,
         partition=variant,
-        inputs=(InputVersion(frozen.version.kind, frozen.version.partition, frozen.version.digest),),
+        inputs=(frozen.version.as_input,),
         config_digest=config_digest(config.determining()),
         code_digest=code_digest(__name__, kind=KIND),
         seed=config.fit.seed,

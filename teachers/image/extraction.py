@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from storage.digests import config_digest, config_json
 from storage.errors import ErrorKind, MissingTargetError
 from storage.scenes.store import SceneReader
-from storage.stores.provenance import InputVersion, Provenance, joined_licences, package_versions
+from storage.stores.provenance import Provenance, joined_licences, package_versions
 from storage.stores.versioned import Home, StoreVersion
 from teachers.config import FeatureBasisConfig, ImageTeacherConfig
 from teachers.image.weights import WeightsFolder
@@ -48,7 +48,7 @@ def provenance_of(
         code: Digest of the code that is run.
         seed: Seed of every random choice.
     """
-    used = tuple(InputVersion(v.kind, v.partition, v.digest) for v in inputs)
+    used = tuple(v.as_input for v in inputs)
     determining = config.determining()
     return Provenance(
         kind=kind,

@@ -9,7 +9,7 @@ from storage.code import code_digest
 from storage.digests import config_digest, config_json
 from storage.errors import MissingTargetError
 from storage.kinds import Kind
-from storage.stores.provenance import InputVersion, Provenance
+from storage.stores.provenance import Provenance
 from storage.stores.versioned import Home, Materialized, StoreVersion, reuse
 from teachers.nerf.config import NerfConfig, TeacherDepthConfig, TeacherFeaturesConfig, VirtualViewsConfig, determining
 from teachers.nerf.task import KIND_OF, Action, NerfStep
@@ -33,7 +33,7 @@ def fit_provenance(home: Home, scene_key: str, config: NerfConfig) -> Provenance
     """
     scene = home.require(Kind.SCENE, scene_key)
     masks = [home.require(Kind.SKY_MASK, scene_key)] if config.use_sky_mask else []
-    inputs = tuple(_as_input(version) for version in (scene, *masks))
+    inputs = tuple(version.as_input for version in (scene, *masks))
     of_scene = home.provenance(scene)
     return Provenance(
         kind=FIELD_KIND,
@@ -58,9 +58,9 @@ def render_provenance(
         MissingTargetError: If the image features that are to be lifted into the field do not exist.
     """
     fitted = home.provenance(field)
-    used, seed, action = (_as_input(field),), None, _action_of(config)
+    used, seed, action = (field.as_input,), None, _action_of(config)
     if isinstance(config, TeacherFeaturesConfig):
-        used = (*used, _as_input(home.require(config.feature_source, field.partition)))
+        used = (*used, home.require(config.feature_source, field.partition).as_input)
         seed = config.seed
     return Provenance(
         kind=KIND_OF[action],
@@ -101,7 +101,3 @@ def _action_of(config: TeacherDepthConfig | VirtualViewsConfig | TeacherFeatures
         TeacherFeaturesConfig: "render_features",
     }
     return actions[type(config)]
-
-
-def _as_input(version: StoreVersion) -> InputVersion:
-    return InputVersion(version.kind, version.partition, version.digest)

@@ -23,7 +23,7 @@ from storage.keys import SceneKey
 from storage.scenes.schema import SceneData
 from storage.scenes.store import SceneReader, write_scene
 from storage.stores.arrays import write_target
-from storage.stores.provenance import InputVersion, Provenance
+from storage.stores.provenance import Provenance
 from storage.stores.versioned import Home, materialize_arrays
 from storage.targets.images import InputImagesConfig, resize_scene_images
 from student.config import DataConfig, TrainingSetConfig, ViewsConfig
@@ -169,9 +169,7 @@ def _stacked_intrinsics(intrinsics: np.ndarray, size: tuple[int, int]) -> np.nda
 
 def _publish_target(home: Home, kind: str, **arrays: np.ndarray) -> None:
     version = home.require("scene", _SCENE)
-    provenance = Provenance(
-        kind=kind, partition=_SCENE, inputs=(InputVersion(version.kind, version.partition, version.digest),)
-    )
+    provenance = Provenance(kind=kind, partition=_SCENE, inputs=(version.as_input,))
 
     def write(group: zarr.Group) -> dict[str, Any]:
         for name, data in arrays.items():
