@@ -17,11 +17,11 @@ from storage.stores.provenance import package_versions
 from storage.stores.versioned import Home, Materialized, StoreVersion, materialize_files
 from teachers.nerf.config import NerfConfig
 from teachers.nerf.nerfstudio_grid import settle_implementation
-from teachers.nerf.nerfstudio_method import DrivingFieldTrainer, quieten_nerfstudio, trainer_config
 from teachers.nerf.progress import Progress
 from teachers.nerf.provenance import FIELD_KIND, fit_provenance
 from teachers.nerf.quality import judge_fit
 from teachers.nerf.teacher import NerfTeacher, resolve_device, save_teacher
+from teachers.nerf.trainer import DrivingFieldTrainer, quieten_nerfstudio, trainer_config
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from storage.errors import EnvironmentMissingError, IntegrityError, TeacherDiver
 from storage.geometry.rays import camera_rays  # noqa: E402
 from storage.scenes.store import SceneReader  # noqa: E402
 from storage.stores.versioned import Home  # noqa: E402
-from teachers.nerf import nerfstudio_method  # noqa: E402
+from teachers.nerf import trainer as trainer_module  # noqa: E402
 from teachers.nerf.checkpoint import load_tensors, save_tensors  # noqa: E402
 from teachers.nerf.config import FieldConfig, NerfConfig, SamplingConfig  # noqa: E402
 from teachers.nerf.datamanager import scene_cameras  # noqa: E402
@@ -70,7 +70,7 @@ def check_resume(home: Home, other: Home) -> dict[str, object]:
     config = dataclasses.replace(TINY, seed=5)
     whole = fit_scene(home, SCENE_KEY, config)
 
-    original = nerfstudio_method.DrivingFieldTrainer.train_iteration
+    original = trainer_module.DrivingFieldTrainer.train_iteration
 
     def interrupted(self, step):
         result = original(self, step)
@@ -79,13 +79,13 @@ def check_resume(home: Home, other: Home) -> dict[str, object]:
             raise Interrupted
         return result
 
-    nerfstudio_method.DrivingFieldTrainer.train_iteration = interrupted
+    trainer_module.DrivingFieldTrainer.train_iteration = interrupted
     try:
         fit_scene(other, SCENE_KEY, config)
     except Interrupted:
         pass
     finally:
-        nerfstudio_method.DrivingFieldTrainer.train_iteration = original
+        trainer_module.DrivingFieldTrainer.train_iteration = original
     published_early = other.latest("nerf_teacher", SCENE_KEY) is not None
     left = [p.name for p in (other.root / "work").rglob("*.safetensors")]
     steps: list[float] = []
@@ -106,7 +106,7 @@ def check_resume(home: Home, other: Home) -> dict[str, object]:
 
 def check_divergence(home: Home) -> dict[str, object]:
     """Poison the first attempt, then all of them."""
-    original = nerfstudio_method.DrivingFieldTrainer.train_iteration
+    original = trainer_module.DrivingFieldTrainer.train_iteration
 
     def poisoned(bad_seeds):
         def train_iteration(self, step):
@@ -118,16 +118,16 @@ def check_divergence(home: Home) -> dict[str, object]:
         return train_iteration
 
     try:
-        nerfstudio_method.DrivingFieldTrainer.train_iteration = poisoned({20})
+        trainer_module.DrivingFieldTrainer.train_iteration = poisoned({20})
         recovered = fit_scene(home, SCENE_KEY, dataclasses.replace(TINY, seed=20, max_attempts=2))
-        nerfstudio_method.DrivingFieldTrainer.train_iteration = poisoned({30, 31})
+        trainer_module.DrivingFieldTrainer.train_iteration = poisoned({30, 31})
         try:
             fit_scene(home, SCENE_KEY, dataclasses.replace(TINY, seed=30, max_attempts=2))
             raised = ""
         except TeacherDivergedError as error:
             raised = str(error)
     finally:
-        nerfstudio_method.DrivingFieldTrainer.train_iteration = original
+        trainer_module.DrivingFieldTrainer.train_iteration = original
     return {"seed_used": recovered.metrics["seed_used"], "raised": raised}
 
 
