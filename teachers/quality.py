@@ -15,6 +15,12 @@ def at_most(value: float | int, threshold: float | int) -> dict[str, Any]:
     return {"value": value, "threshold": threshold, "passed": bool(math.isfinite(value) and value <= threshold)}
 
 
+def undecided(threshold: float | int, reason: str) -> dict[str, Any]:
+    """Return a check that nothing can decide, and why: it does not pass, and does not hold the version back."""
+    return {"value": math.nan, "threshold": threshold, "passed": False, "undecided": reason}
+
+
 def gate(checks: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return the quality gate of a version: it passes when every check does."""
-    return {"passed": all(check["passed"] for check in checks.values()), "checks": dict(checks)}
+    """Return the quality gate of a version: it passes when every check that is decided does, and there is one."""
+    decided = [check["passed"] for check in checks.values() if "undecided" not in check]
+    return {"passed": bool(decided) and all(decided), "checks": dict(checks)}

@@ -1,11 +1,14 @@
 """Fields at rest and fits under way, as safetensors with JSON beside or inside: nothing here needs unpickling."""
 
+import errno
 import json
 import os
+import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,7 +17,7 @@ from torch import Tensor
 
 from storage.config_json import config_from_json
 from storage.digests import config_json
-from storage.errors import ErrorKind, IntegrityError
+from storage.errors import ErrorKind, IntegrityError, OutOfCapacityError
 from teachers.nerf.config import NerfConfig
 from teachers.nerf.scene_rays import SceneBounds
 
@@ -30,12 +33,14 @@ class FieldDescription:
         bounds: The scene's box.
         num_cameras: Number of cameras of the scene.
         num_frames: Number of frames of the scene, held-out ones included.
+        fitted_frames: Frames that the field was fitted to, in either phase.
     """
 
     config: NerfConfig
     bounds: SceneBounds
     num_cameras: int
     num_frames: int
+    fitted_frames: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +53,8 @@ class TrainingState:
         optimizers: Per optimizer and parameter number, Adam's tensors.
         random_states: Generator states, by name.
         counters: Integers of the sampler's schedule.
+        history: Rows reported so far: step, PSNR of training rays, rays per second.
+        judgement: What the field was found to be on frames held out; None before.
     """
 
     step: int
@@ -55,6 +62,8 @@ class TrainingState:
     optimizers: Mapping[str, Mapping[int, Mapping[str, Tensor]]]
     random_states: Mapping[str, Tensor]
     counters: Mapping[str, int]
+    history: Sequence[Mapping[str, float]] = ()
+    judgement: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +72,8 @@ class _Place:
 
     step: int
     counters: Mapping[str, int]
+    history: tuple[Mapping[str, float], ...]
+    judgement: Mapping[str, Any] | None
 
 
 def save_description(path: Path, description: FieldDescription, details: Mapping[str, object]) -> None:
@@ -97,11 +108,31 @@ def load_description(path: Path) -> FieldDescription:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, object]) -> None:
-    """Write tensors and a JSON description into one safetensors file, atomically."""
+    """Write tensors and a JSON description into one safetensors file, atomically.
+
+    Raises:
+        OutOfCapacityError: If the disk is full or the file larger than allowed; what was at ``path`` stays.
+    """
     aside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    save_file(plain, aside, metadata={"description": json.dumps(description, sort_keys=True)})
-    os.replace(aside, path)
+    try:
+        save_file(plain, aside, metadata={"description": json.dumps(description, sort_keys=True)})
+        os.replace(aside, path)
+    except (SafetensorError, OSError) as error:
+        if not _means_disk_full(error):
+            raise
+        size = sum(t.numel() * t.element_size() for t in plain.values())
+        free = shutil.disk_usage(path.parent).free
+        message = f"no room for {size} bytes, {free} are free; free some and run again: what was written before stays"
+        raise OutOfCapacityError(ErrorKind.OUT_OF_CAPACITY, str(path), message) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _means_disk_full(error: SafetensorError | OSError) -> bool:
+    """Return whether an error of a write says that nothing more can be written; safetensors tells it in words only."""
+    codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return getattr(error, "errno", None) in codes or any(f"os error {code})" in str(error) for code in codes)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
@@ -126,7 +157,8 @@ def save_training_state(path: Path, state: TrainingState) -> None:
         for number, values in parameters.items():
             tensors |= {f"optimizer/{optimizer}/{number}/{name}": torch.as_tensor(t) for name, t in values.items()}
     tensors |= {f"random/{name}": t for name, t in state.random_states.items()}
-    save_tensors(path, tensors, config_json(_Place(step=state.step, counters=state.counters)))
+    place = _Place(step=state.step, counters=state.counters, history=tuple(state.history), judgement=state.judgement)
+    save_tensors(path, tensors, config_json(place))
 
 
 def load_training_state(path: Path) -> TrainingState:
@@ -149,5 +181,11 @@ def load_training_state(path: Path) -> TrainingState:
             optimizers.setdefault(optimizer, {}).setdefault(int(number), {})[name] = tensor
     place = config_from_json(_Place, description, str(path))
     return TrainingState(
-        step=place.step, model=model, optimizers=optimizers, random_states=random_states, counters=place.counters
+        step=place.step,
+        model=model,
+        optimizers=optimizers,
+        random_states=random_states,
+        counters=place.counters,
+        history=place.history,
+        judgement=place.judgement,
     )

@@ -16,15 +16,22 @@ class ExecutionConfig:
         device: ``auto`` takes CUDA where there is one.
         rays_per_chunk: Rays rendered at once.
         checkpoint_every_s: Seconds between resumable checkpoints of a fit.
+        max_wall_s: A fit that takes longer stops at a checkpoint, and goes on when it is run again. None is no limit.
+        max_memory_bytes: A fit whose process takes more of the host's memory stops likewise. None is no limit.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     rays_per_chunk: int = 8192
     checkpoint_every_s: float = 20.0
+    max_wall_s: float | None = None
+    max_memory_bytes: int | None = None
 
     def __post_init__(self) -> None:
         _require(self.rays_per_chunk >= 1, f"rays_per_chunk {self.rays_per_chunk}, want >= 1")
         _require(self.checkpoint_every_s > 0, f"checkpoint_every_s {self.checkpoint_every_s}, want > 0")
+        for name in ("max_wall_s", "max_memory_bytes"):
+            limit = getattr(self, name)
+            _require(limit is None or limit > 0, f"{name} {limit}, want > 0 or none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,12 +174,16 @@ class FitGateConfig:
         max_abs_rel: Absolute relative error of depth against held-out LiDAR on what stands still.
         max_sky_opacity: Mean opacity where the sky mask says sky; not judged without a mask.
         min_coverage: Share of held-out LiDAR pixels where the depth is defined.
+        max_psnr_drop: By how much the PSNR of any camera may fall in the phase with all frames, dB.
+        max_abs_rel_rise: By how much the absolute relative depth error of any camera may rise in it.
     """
 
     min_psnr: float = 18.0
     max_abs_rel: float = 0.15
     max_sky_opacity: float = 0.3
     min_coverage: float = 0.9
+    max_psnr_drop: float = 0.5
+    max_abs_rel_rise: float = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,12 +196,16 @@ class NerfConfig:
         holdout_every: Every so many frames one is kept from training and used to judge the fit.
         use_sky_mask: Read the scene's ``sky_mask`` store; it must then exist. If False, sky is told from the rest by
             the entropy term alone.
-        num_steps: Optimisation steps.
+        num_steps: Optimisation steps, both phases together.
+        fit_all_frames: Once judged, the field goes on with the held-out frames too. Otherwise it is never fitted to
+            them, and its figures are those of the published field. None leaves it to the run, and counts as False.
+        whole_share: Share of the steps, the last ones, that are taken on all frames, if they are to be fitted.
         pixel_rays: Rays per step through random pixels.
         lidar_pixel_rays: Rays per step through pixels that a LiDAR return projects to.
         lidar_rays: Rays per step from the LiDAR itself.
-        learning_rate: Rate of grids at the first step; networks take half. It decays exponentially.
-        final_learning_rate_ratio: Learning rate at the last step over that at the first.
+        learning_rate: Rate of grids at the first step; networks take half. It decays exponentially within each phase.
+        final_learning_rate_ratio: Learning rate at the last step of each phase over that at the first of all.
+        whole_learning_rate_ratio: Learning rate at the first step with all frames over that at the first of all.
         seed: Seed of initialisation and ray order.
         max_attempts: A fit that diverges is repeated with the next seed, at most so many fits in all.
         min_opacity: Opacity under which depth is undefined when judged.
@@ -206,11 +221,14 @@ class NerfConfig:
     holdout_every: int = 4
     use_sky_mask: bool = True
     num_steps: int = 500
+    fit_all_frames: bool | None = None
+    whole_share: float = 0.25
     pixel_rays: int = 3072
     lidar_pixel_rays: int = 1024
     lidar_rays: int = 1024
     learning_rate: float = 0.02
     final_learning_rate_ratio: float = 0.05
+    whole_learning_rate_ratio: float = 0.25
     seed: int = 0
     max_attempts: int = 3
     min_opacity: float = 0.5
@@ -224,16 +242,34 @@ class NerfConfig:
         _require(self.image_height >= 8 and self.image_width >= 8, "images must be at least 8x8")
         _require(self.holdout_every >= 2, f"holdout_every {self.holdout_every}, want >= 2")
         _require(self.num_steps >= 1 and self.max_attempts >= 1, "want at least one step and one attempt")
+        _require(0 < self.whole_share < 1, f"whole_share {self.whole_share}, want in (0, 1)")
+        _require(
+            self.judged_steps >= 1, f"whole_share {self.whole_share} leaves no step of {self.num_steps} to be judged"
+        )
         _require(min(self.pixel_rays, self.lidar_pixel_rays, self.lidar_rays) >= 0, "ray counts, want >= 0")
         _require(self.pixel_rays > 0, "pixel_rays, want > 0")
         _require(self.learning_rate > 0, f"learning_rate {self.learning_rate}, want > 0")
         _require(0 < self.final_learning_rate_ratio <= 1, "final_learning_rate_ratio, want in (0, 1]")
+        _require(
+            self.final_learning_rate_ratio <= self.whole_learning_rate_ratio <= 1,
+            f"whole_learning_rate_ratio {self.whole_learning_rate_ratio}, want in [final_learning_rate_ratio, 1]",
+        )
         _require(0 < self.min_opacity <= 1, f"min_opacity {self.min_opacity}, want in (0, 1]")
 
     @property
     def image_size(self) -> tuple[int, int]:
         """Return height and width of training images."""
         return self.image_height, self.image_width
+
+    @property
+    def judged_steps(self) -> int:
+        """Return the steps of the first phase, at whose end the field is judged on frames it never saw."""
+        return self.num_steps - self.whole_steps
+
+    @property
+    def whole_steps(self) -> int:
+        """Return the steps of the second phase, with all frames; none where held-out frames are not to be fitted."""
+        return round(self.whole_share * self.num_steps) if self.fit_all_frames else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

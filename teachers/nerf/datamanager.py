@@ -69,8 +69,9 @@ class SceneDataManager(DataManager):
 
     Attributes:
         scene: The scene's reader.
-        split: Which frames are fitted and which are held out.
+        split: Which frames are fitted when, and which judge.
         bounds: The field's box.
+        fitted_frames: Frames that are drawn from: those of the first phase, later all.
         rays: Rays of the fitted frames.
     """
 
@@ -87,18 +88,21 @@ class SceneDataManager(DataManager):
         self.is_sky = (
             read_sky_mask(home, config.scene_key, config.sky_mask_digest or None) if self.nerf.use_sky_mask else None
         )
-        returns_move = None
-        if self.nerf.field.dynamic:
-            returns_move = find_moving_returns(
-                [lidar_origin_world(self.scene, f) for f in self.split.train],
-                [lidar_points_world(self.scene, f) for f in self.split.train],
-            )
-        self.rays = self.rays_of(self.split.train, returns_move=returns_move)
+        self.fit_frames(self.split.train)
         self.generator = torch.Generator().manual_seed(self.nerf.seed)
         self.train_dataset = describe(self.scene, self.split.train, self.bounds, self.nerf)  # type: ignore[assignment]
         self.eval_dataset = None
         self.test_mode = "inference"  # nerfstudio's own loaders are not set up
         super().__init__()
+
+    def fit_frames(self, frames: tuple[int, ...]) -> None:
+        """Draw from these frames from now on."""
+        returns_move = None
+        points = [lidar_points_world(self.scene, f) for f in frames] if self.nerf.field.dynamic else []
+        if any(len(p) for p in points):
+            returns_move = find_moving_returns([lidar_origin_world(self.scene, f) for f in frames], points)
+        self.fitted_frames = frames
+        self.rays = self.rays_of(frames, returns_move=returns_move)
 
     def rays_of(
         self,

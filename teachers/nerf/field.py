@@ -62,9 +62,8 @@ class DrivingField(Field):
         if config.dynamic:
             self.dynamic_grid = _dynamic_grid(config, bounds)
             self.frame_is_fitted: Tensor
-            is_fitted = torch.zeros(num_frames, dtype=torch.bool)
-            is_fitted[list(fitted_frames)] = True
-            self.register_buffer("frame_is_fitted", is_fitted)
+            self.register_buffer("frame_is_fitted", torch.zeros(num_frames, dtype=torch.bool))
+            self.set_fitted_frames(fitted_frames)
             self.dynamic_network = network(self.dynamic_grid.output_width, config.hidden_width, 1)
             self.feature_width += self.dynamic_grid.output_width
         self.appearance = nn.Embedding(num_cameras, config.appearance_width)
@@ -72,6 +71,12 @@ class DrivingField(Field):
         view_width = 3 + 6 * _SURFACE_OCTAVES + config.appearance_width
         self.colour_network = network(self.feature_width + view_width, 2 * config.hidden_width, 3, layers=3)
         self.sky_network = network(3 + 6 * _SKY_OCTAVES + config.appearance_width, config.hidden_width, 3)
+
+    def set_fitted_frames(self, frames: tuple[int, ...]) -> None:
+        """Say which frames the field is fitted to from now on."""
+        if self.dynamic_grid is not None:
+            self.frame_is_fitted.zero_()
+            self.frame_is_fitted[list(frames)] = True
 
     def get_density(self, ray_samples: RaySamples) -> tuple[Float[Tensor, "*batch 1"], Float[Tensor, "*batch width"]]:
         """Return density per scene unit, and the grids' features."""

@@ -156,7 +156,7 @@ class DrivingFieldModel(Model):
         config, scale = self.nerf.losses, self.bounds.metres_per_unit
         num_camera_rays = rays.num_camera_rays
         opacity = outputs["opacity"][:, 0]
-        progress = min(1.0, self.step / max(1, self.nerf.num_steps))
+        progress = min(1.0, self.step / self.nerf.judged_steps)
         first, last = config.line_of_sight_margin_m
         margin = first * (last / first) ** progress
         losses = {

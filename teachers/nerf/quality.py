@@ -1,4 +1,4 @@
-"""How good a fit is: images and depth of frames that it never saw."""
+"""How good a fit is: images and depth of frames that it never saw, and of all frames before and after it saw them."""
 
 import math
 from collections.abc import Callable
@@ -11,10 +11,12 @@ from torch import Tensor
 
 from teachers.nerf.config import NerfConfig
 from teachers.nerf.scene_rays import RayBatch, SceneRays
-from teachers.quality import at_least, at_most, gate
+from teachers.quality import at_least, at_most, gate, undecided
 
 _MAX_JUDGED_RAYS = 60_000
 """LiDAR pixels and returns that are judged, drawn evenly: enough for two digits."""
+
+NO_LIDAR = "the scene has no LiDAR"
 
 _MIN_STATIC_SHARE = 0.2
 """An image with less of what stands still has no PSNR of it."""
@@ -45,25 +47,36 @@ def judge_fit(render: Render, held_out: SceneRays, config: NerfConfig) -> dict[s
     ``losses.max_depth_m``: ``lidar_*`` at the pixels that returns project to, ``lidar_beam_*`` along the LiDAR's own
     rays, which no occlusion between the two sensors disturbs. ``static_*`` are the same scores over what stands still,
     and they are what the gate judges: where something that moves stands in a frame that was held out, no fit can know.
+    Without any LiDAR, depth has no scores and its checks are undecided.
     """
-    images = _judge_images(render, held_out)
+    metrics = _judge_images(render, held_out)
+    checks = {"static_psnr": at_least(metrics["static_psnr"], config.gate.min_psnr)}
+    if len(held_out.lidar_pixel) == 0:
+        checks |= {
+            "static_lidar_abs_rel": undecided(config.gate.max_abs_rel, NO_LIDAR),
+            "lidar_coverage": undecided(config.gate.min_coverage, NO_LIDAR),
+        }
+    else:
+        metrics |= _judge_depth(render, held_out, config)
+        checks |= {
+            "static_lidar_abs_rel": at_most(metrics["static_lidar_abs_rel"], config.gate.max_abs_rel),
+            "lidar_coverage": at_least(metrics["lidar_coverage"], config.gate.min_coverage),
+        }
+    if "sky_opacity" in metrics:
+        checks["sky_opacity"] = at_most(metrics["sky_opacity"], config.gate.max_sky_opacity)
+    return {**metrics, "quality": gate(checks)}
+
+
+def _judge_depth(render: Render, held_out: SceneRays, config: NerfConfig) -> dict[str, float]:
     picked = _evenly(len(held_out.lidar_pixel))
     image, pixel = held_out.lidar_pixel_image[picked], held_out.lidar_pixel[picked]
     rendered = render(held_out.pixel_rays(image, pixel))
     measured = held_out.lidar_pixel_depth[picked] * held_out.bounds.metres_per_unit
-    metrics = images | _depth_scores("lidar", rendered, measured, held_out.is_moving[image, pixel], config)
+    scores = _depth_scores("lidar", rendered, measured, held_out.is_moving[image, pixel], config)
     picked = _evenly(len(held_out.lidar_distances))
     rendered = render(held_out.lidar_beams(picked))
     measured = held_out.lidar_distances[picked] * held_out.bounds.metres_per_unit
-    metrics |= _depth_scores("lidar_beam", rendered, measured, held_out.lidar_is_moving[picked], config)
-    checks = {
-        "static_psnr": at_least(metrics["static_psnr"], config.gate.min_psnr),
-        "static_lidar_abs_rel": at_most(metrics["static_lidar_abs_rel"], config.gate.max_abs_rel),
-        "lidar_coverage": at_least(metrics["lidar_coverage"], config.gate.min_coverage),
-    }
-    if "sky_opacity" in metrics:
-        checks["sky_opacity"] = at_most(metrics["sky_opacity"], config.gate.max_sky_opacity)
-    return {**metrics, "quality": gate(checks)}
+    return scores | _depth_scores("lidar_beam", rendered, measured, held_out.lidar_is_moving[picked], config)
 
 
 def depth_errors(predicted_m: Float[Tensor, " rays"], measured_m: Float[Tensor, " rays"]) -> dict[str, float]:
@@ -97,15 +110,15 @@ def _depth_scores(
 
 def _judge_images(render: Render, held_out: SceneRays) -> dict[str, float]:
     psnrs, static_psnrs, sky_opacities = [], [], []
-    for image in range(len(held_out.pixels)):
+    for image in held_out.shown_images.tolist():
         pixel = held_out.seen_pixels(image)
         rays = held_out.pixel_rays(torch.full_like(pixel, image), pixel)
         rendered = render(rays)
         error = (rendered.rgb - rays.rgb).square().mean(dim=-1)
-        psnrs.append(_psnr(error))
+        psnrs.append(psnr_of(error))
         is_static = ~held_out.is_moving[image, pixel]
         if is_static.to(torch.float32).mean() >= _MIN_STATIC_SHARE:
-            static_psnrs.append(_psnr(error[is_static]))
+            static_psnrs.append(psnr_of(error[is_static]))
         if rays.is_sky is not None:
             sky_opacities.append(rendered.opacity[rays.is_sky])
     scores = {"psnr": _mean(psnrs), "static_psnr": _mean(static_psnrs)}
@@ -114,7 +127,8 @@ def _judge_images(render: Render, held_out: SceneRays) -> dict[str, float]:
     return scores
 
 
-def _psnr(squared_error: Float[Tensor, " pixels"]) -> float:
+def psnr_of(squared_error: Float[Tensor, " pixels"]) -> float:
+    """Return the PSNR of pooled errors of values in [0, 1], dB; NaN where there are none or one is not finite."""
     error = float(squared_error.mean())
     return -10.0 * math.log10(max(error, 1e-10)) if math.isfinite(error) else math.nan
 

@@ -26,6 +26,12 @@ from storage.stores.versioned import Home
 
 _MIN_LIDAR_POINTS = 100
 
+_LOW_WITHOUT_LIDAR_M, _HIGH_WITHOUT_LIDAR_M = np.array([-40.0, -40.0, -4.0]), np.array([40.0, 40.0, 12.0])
+"""Box around each camera, world axes, where no LiDAR says how far the scene reaches."""
+
+_BLANK_LEVELS = 8
+"""An image is blank if no channel varies by more, of 255 levels, between its 1st and 99th percentile."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SceneBounds:
@@ -57,10 +63,20 @@ class SceneBounds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameSplit:
-    """The frames that are fitted and those that judge the fit."""
+    """Which frames a field is fitted to, and when.
+
+    Attributes:
+        train: Fitted in the first phase.
+        held_out: Judge the first phase; fitted in the second, if there is one.
+    """
 
     train: tuple[int, ...]
     held_out: tuple[int, ...]
+
+    @property
+    def whole(self) -> tuple[int, ...]:
+        """Return all frames."""
+        return tuple(sorted((*self.train, *self.held_out)))
 
 
 def split_frames(num_frames: int, *, holdout_every: int) -> FrameSplit:
@@ -72,7 +88,10 @@ def split_frames(num_frames: int, *, holdout_every: int) -> FrameSplit:
     held_out = tuple(i for i in range(num_frames) if i % holdout_every == holdout_every // 2)
     if not held_out or len(held_out) == num_frames:
         raise SourceDataError(
-            ErrorKind.TABLE_INVALID, "frames", f"{num_frames} frames are too few to hold out 1 in {holdout_every}"
+            ErrorKind.TABLE_INVALID,
+            "frames",
+            f"{num_frames} frames are too few to hold out 1 in {holdout_every}, and a field that is not judged is no "
+            f"teacher; want at least {holdout_every // 2 + 1}",
         )
     return FrameSplit(train=tuple(i for i in range(num_frames) if i not in held_out), held_out=held_out)
 
@@ -80,17 +99,22 @@ def split_frames(num_frames: int, *, holdout_every: int) -> FrameSplit:
 def measure_bounds(scene: SceneReader, frames: tuple[int, ...], *, margin_m: float = 2.0) -> SceneBounds:
     """Return the box of 2 to 98 percent of the LiDAR returns of ``frames`` (EmerNeRF Sec. A.1.2).
 
-    The box is widened to hold every camera.
+    The box is widened to hold every camera. Where a scene has no LiDAR at all, it is the box of the cameras, widened by
+    as far as a camera on a vehicle usually sees in detail.
 
     Raises:
-        SourceDataError: If there are too few returns.
+        SourceDataError: If there are returns, but too few.
     """
     points = np.concatenate([lidar_points_world(scene, f)[::4] for f in frames])
-    if len(points) < _MIN_LIDAR_POINTS:
-        raise SourceDataError(
-            ErrorKind.LIDAR_INVALID, "lidar", f"{4 * len(points)} returns, want at least {4 * _MIN_LIDAR_POINTS}"
-        )
     cameras = np.stack([scene.camera_to_world(f, c)[:3, 3] for f in frames for c in range(scene.num_cameras)])
+    if len(points) == 0:
+        points = np.concatenate([cameras + _LOW_WITHOUT_LIDAR_M, cameras + _HIGH_WITHOUT_LIDAR_M])
+    elif len(points) < _MIN_LIDAR_POINTS:
+        raise SourceDataError(
+            ErrorKind.LIDAR_INVALID,
+            "lidar",
+            f"{4 * len(points)} returns, want none or at least {4 * _MIN_LIDAR_POINTS}",
+        )
     low = np.minimum(np.percentile(points, 2, axis=0), cameras.min(axis=0)) - margin_m
     high = np.maximum(np.percentile(points, 98, axis=0), cameras.max(axis=0)) + margin_m
     centre, half = 0.5 * (low + high), 0.5 * (high - low)
@@ -136,6 +160,8 @@ class SceneRays:
     """Images, LiDAR returns and sky mask of some frames, ready to be drawn from.
 
     ``is_moving`` (images, pixels) and ``lidar_is_moving`` (returns) are all False unless ``moving`` is given.
+    ``shown_images`` are the images that are not blank: a dead camera's black frames are neither fitted nor judged.
+    There may be no LiDAR return at all.
 
     Args:
         scene: The ingested scene.
@@ -145,6 +171,9 @@ class SceneRays:
         is_sky: Sky mask of *all* frames at any resolution, or None.
         moving: What annotations say moves, to tell pixels and returns apart when judging; None for fitting.
         returns_move: Per frame of ``frames``, which returns belong to something that moves; None where unknown.
+
+    Raises:
+        SourceDataError: If every image is blank.
     """
 
     def __init__(
@@ -181,11 +210,17 @@ class SceneRays:
                 for f, c in images
             ]
         )
+        is_blank = torch.tensor([self._is_blank(image) for image in range(len(images))])
+        self.shown_images = torch.nonzero(~is_blank)[:, 0]
+        if len(self.shown_images) == 0:
+            raise SourceDataError(
+                ErrorKind.IMAGE_INVALID, f"frames {frames[0]} to {frames[-1]}", "every image is blank"
+            )
         self.is_sky: Bool[Tensor, "images pixels"] | None = None
         if is_sky is not None:
             resized = resize_nearest(is_sky[list(frames)], *image_size, axis=2)
             self.is_sky = torch.from_numpy(resized.reshape(len(images), -1))
-        self._read_lidar(scene, images, returns_move)
+        self._read_lidar(scene, images, returns_move, is_blank)
         self.is_moving = torch.zeros(self.pixels.shape[:2], dtype=torch.bool)
         if moving is not None:
             self._find_moving(moving, images, poses)
@@ -206,6 +241,7 @@ class SceneRays:
         scene: SceneReader,
         images: list[tuple[int, int]],
         returns_move: list[Bool[np.ndarray, " _"]] | None,
+        is_blank: Bool[Tensor, " images"],
     ) -> None:
         points = {f: lidar_points_world(scene, f) for f in self.frames}
         moves = {
@@ -221,7 +257,7 @@ class SceneRays:
                 scene.fisheye(camera),
                 image_size=(self.height, self.width),
             )
-            shown = shows_world(scene, camera, (self.height, self.width)).numpy()[pixel]
+            shown = shows_world(scene, camera, (self.height, self.width)).numpy()[pixel] & (not is_blank[index])
             pixel, depth, source = pixel[shown], depth[shown], source[shown]
             columns.append((np.full(len(pixel), index), pixel, depth, moves[frame][source]))
         image, pixel, depth, pixel_moves = (np.concatenate(c) for c in zip(*columns, strict=True))
@@ -251,14 +287,21 @@ class SceneRays:
         self.lidar_is_moving = torch.zeros(len(self.lidar_distances), dtype=torch.bool)
 
     def draw(self, generator: torch.Generator, *, pixel_rays: int, lidar_pixel_rays: int, lidar_rays: int) -> RayBatch:
-        """Draw uniformly, with replacement, from pixels, pixels with a LiDAR return, and LiDAR returns."""
-        image = torch.randint(len(self.pixels), (pixel_rays,), generator=generator)
+        """Draw uniformly, with replacement, from pixels, pixels with a LiDAR return, and LiDAR returns.
+
+        Where there are no returns of a kind, random pixels take their place.
+        """
+        if len(self.lidar_pixel) == 0:
+            pixel_rays, lidar_pixel_rays = pixel_rays + lidar_pixel_rays, 0
+        if len(self.lidar_distances) == 0:
+            pixel_rays, lidar_rays = pixel_rays + lidar_rays, 0
+        image = self.shown_images[torch.randint(len(self.shown_images), (pixel_rays,), generator=generator)]
         place = torch.randint(self.pixels.shape[1], (pixel_rays,), generator=generator)
         camera = self.image_camera[image]
         pixel = self._seen_first[camera, place * self._num_seen[camera] // self.pixels.shape[1]]
         nothing = torch.full((pixel_rays,), torch.nan)
-        returns = torch.randint(len(self.lidar_pixel), (lidar_pixel_rays,), generator=generator)
-        beams = torch.randint(len(self.lidar_distances), (lidar_rays,), generator=generator)
+        returns = torch.randint(max(1, len(self.lidar_pixel)), (lidar_pixel_rays,), generator=generator)
+        beams = torch.randint(max(1, len(self.lidar_distances)), (lidar_rays,), generator=generator)
         image = torch.cat([image, self.lidar_pixel_image[returns]])
         pixel = torch.cat([pixel, self.lidar_pixel[returns]])
         lidar_depth = torch.cat([nothing, self.lidar_pixel_depth[returns], self.lidar_distances[beams]])
@@ -266,6 +309,27 @@ class SceneRays:
             [torch.zeros(pixel_rays, dtype=torch.bool), self.lidar_pixel_moves[returns], self.lidar_moves[beams]]
         )
         return self._batch(image, pixel, beams, lidar_depth, moves)
+
+    @property
+    def blank_images(self) -> list[tuple[int, int]]:
+        """Return frame and camera of every image that shows nothing."""
+        shown = set(self.shown_images.tolist())
+        places = zip(self.image_frame.tolist(), self.image_camera.tolist(), strict=True)
+        return [place for image, place in enumerate(places) if image not in shown]
+
+    @property
+    def num_bytes(self) -> int:
+        """Return how much memory the prepared rays take."""
+        return sum(v.numel() * v.element_size() for v in vars(self).values() if isinstance(v, Tensor))
+
+    def _is_blank(self, image: int) -> bool:
+        seen = self.seen_pixels(image)
+        if len(seen) == 0:
+            return True
+        sample = seen[:: max(1, len(seen) // 4096)]
+        levels = self.pixels[image, sample].sort(dim=0).values.to(torch.int16)
+        low, high = levels[len(levels) // 100], levels[-1 - len(levels) // 100]
+        return bool((high - low).max() <= _BLANK_LEVELS)
 
     def seen_pixels(self, image: int) -> Int64[Tensor, " _"]:
         """Return the pixels of an image that show the world: all, but for a fisheye's corners and the own vehicle."""

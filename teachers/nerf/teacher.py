@@ -38,6 +38,7 @@ class NerfTeacher:
         model: The nerfstudio model, in evaluation mode.
         nerf: Configuration of its fit.
         bounds: The scene's box.
+        fitted_frames: Frames that it was fitted to.
         version: The artifact it was loaded from, or None.
     """
 
@@ -47,10 +48,12 @@ class NerfTeacher:
         nerf: NerfConfig,
         bounds: SceneBounds,
         *,
+        fitted_frames: tuple[int, ...],
         execution: ExecutionConfig,
         version: StoreVersion | None = None,
     ) -> None:
         self.nerf = nerf
+        self.fitted_frames = fitted_frames
         self.bounds = bounds
         self.version = version
         self.execution = execution
@@ -75,7 +78,14 @@ class NerfTeacher:
             model.load_state_dict(tensors)
         except RuntimeError as error:
             raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(path), f"does not fit the field: {error}") from error
-        return cls(model, stored.config, stored.bounds, execution=execution, version=version)
+        return cls(
+            model,
+            stored.config,
+            stored.bounds,
+            fitted_frames=stored.fitted_frames,
+            execution=execution,
+            version=version,
+        )
 
     @torch.no_grad()
     def render(self, batch: RayBatch) -> FieldRendering:
@@ -133,12 +143,22 @@ class RaySurface:
 
 
 def save_teacher(
-    folder: Path, model: DrivingFieldModel, *, num_cameras: int, num_frames: int, details: dict[str, Any]
+    folder: Path,
+    model: DrivingFieldModel,
+    *,
+    num_cameras: int,
+    num_frames: int,
+    fitted_frames: tuple[int, ...],
+    details: dict[str, Any],
 ) -> None:
     """Write a field's tensors, and as JSON what they mean."""
     save_tensors(folder / _TENSORS_FILE, model.state_dict(), {"schema": FIELD_SCHEMA})
     description = FieldDescription(
-        config=model.nerf, bounds=model.bounds, num_cameras=num_cameras, num_frames=num_frames
+        config=model.nerf,
+        bounds=model.bounds,
+        num_cameras=num_cameras,
+        num_frames=num_frames,
+        fitted_frames=fitted_frames,
     )
     save_description(folder / _DESCRIPTION_FILE, description, details)
 

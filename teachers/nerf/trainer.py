@@ -5,24 +5,31 @@ needs to continue as if it had not stopped: parameters, Adam's moments, both ran
 """
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from nerfstudio.configs.base_config import LocalWriterConfig, LoggingConfig, MachineConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig
-from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
+from nerfstudio.engine.schedulers import Scheduler, SchedulerConfig
 from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer, TrainerConfig
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from storage.digests import undefined_as_null
 from storage.errors import ErrorKind, TeacherDivergedError
 from teachers.nerf.checkpoint import TrainingState, load_training_state, save_training_state
 from teachers.nerf.config import NerfConfig
 from teachers.nerf.datamanager import SceneDataManager, SceneDataManagerConfig
+from teachers.nerf.limits import Limits
 from teachers.nerf.model import DrivingFieldModel, DrivingFieldModelConfig
 from teachers.nerf.progress import Progress
+from teachers.nerf.schedule import learning_rate_factor
 
 METHOD_NAME = "driving-field"
 
@@ -40,6 +47,24 @@ class FusedAdamConfig(AdamOptimizerConfig):
 
 
 @dataclass
+class TwoPhaseSchedulerConfig(SchedulerConfig):
+    """The learning rate of ``teachers.nerf.schedule``, for nerfstudio."""
+
+    _target: type = field(default_factory=lambda: TwoPhaseScheduler)
+    nerf: NerfConfig = field(default_factory=NerfConfig)
+
+
+class TwoPhaseScheduler(Scheduler):
+    """Multiply the rate that an optimizer starts with by the factor of each step."""
+
+    config: TwoPhaseSchedulerConfig
+
+    def get_scheduler(self, optimizer: Optimizer, lr_init: float) -> LRScheduler:
+        """Return torch's scheduler."""
+        return LambdaLR(optimizer, lambda step: learning_rate_factor(step, self.config.nerf))
+
+
+@dataclass
 class DrivingFieldTrainerConfig(TrainerConfig):
     """nerfstudio's trainer configuration, with where and how often a resumable checkpoint is written."""
 
@@ -49,11 +74,18 @@ class DrivingFieldTrainerConfig(TrainerConfig):
 
 
 class DrivingFieldTrainer(Trainer):
-    """Train the driving field; stop at the first sign of divergence; resume where an interrupted fit stood.
+    """Train the driving field in two phases; stop at the first sign of divergence; resume where a fit stood.
+
+    At the end of the first phase the field is judged on the frames held out. The second, if the
+    configuration asks for one, goes on with all frames.
 
     Attributes:
         on_progress: Told about the fit every few seconds.
         history: One row per report: step, PSNR of training rays, rays per second.
+        judge: What measures the field at the end of the first phase, when rays of all frames of the second are at hand;
+            NaN is kept as None.
+        judgement: What it measured; None before.
+        limits: What this run may use, or None.
     """
 
     config: DrivingFieldTrainerConfig
@@ -61,7 +93,10 @@ class DrivingFieldTrainer(Trainer):
     def __init__(self, config: DrivingFieldTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
         super().__init__(config, local_rank, world_size)
         self.on_progress: Progress | None = None
-        self.history: list[dict[str, float]] = []
+        self.history: list[Mapping[str, float]] = []
+        self.judge: Callable[[DrivingFieldTrainer], Mapping[str, Any]] = lambda _trainer: {}
+        self.judgement: Mapping[str, Any] | None = None
+        self.limits: Limits | None = None
         self._error_average = torch.zeros(())
         self._steps_averaged = 0
         self._reported_at = self._saved_at = time.perf_counter()
@@ -82,6 +117,7 @@ class DrivingFieldTrainer(Trainer):
 
         Raises:
             TeacherDivergedError: If the loss is not finite.
+            OutOfCapacityError: If a limit of this run is exceeded or the disk is full; a checkpoint is left.
         """
         loss, losses, metrics = super().train_iteration(step)
         if not torch.isfinite(loss):
@@ -97,9 +133,27 @@ class DrivingFieldTrainer(Trainer):
         last_step = self.datamanager.nerf.num_steps - 1
         if now - self._reported_at >= _PROGRESS_EVERY_S or step == last_step:
             self._report(step, now)
-        if self.config.checkpoint_path is not None and now - self._saved_at >= self.config.checkpoint_every_s:
+        if step == self.datamanager.nerf.judged_steps - 1:
+            self.save_checkpoint(step)  # a judgement takes a while
+            self._end_first_phase()
             self.save_checkpoint(step)
+        elif now - self._saved_at >= self.config.checkpoint_every_s:
+            self.save_checkpoint(step)
+        done = f"step {step + 1} of {self.datamanager.nerf.num_steps}"
+        if step != last_step and self.limits is not None and (exceeded := self.limits.exceeded(done)) is not None:
+            self.save_checkpoint(step)
+            raise exceeded
         return loss, losses, metrics
+
+    def _end_first_phase(self) -> None:
+        """Judge the field, unless it was; then let the second phase draw from all its frames."""
+        whole = self.datamanager.split.whole if self.datamanager.nerf.whole_steps else None
+        if whole is not None:
+            self.datamanager.fit_frames(whole)
+        if self.judgement is None:
+            self.judgement = undefined_as_null(self.judge(self))
+        if whole is not None:
+            self.model.field.set_fitted_frames(whole)
 
     def _report(self, step: int, now: float) -> None:
         row = {
@@ -125,6 +179,8 @@ class DrivingFieldTrainer(Trainer):
             optimizers={name: o.state_dict()["state"] for name, o in self.optimizers.optimizers.items()},
             random_states={"torch": torch.get_rng_state(), "rays": self.datamanager.generator.get_state()},
             counters={"sampler_step": sampler._step, "sampler_steps_since_update": sampler._steps_since_update},
+            history=self.history,
+            judgement=self.judgement,
         )
         save_training_state(self.config.checkpoint_path, state)
         self._saved_at = time.perf_counter()
@@ -148,6 +204,9 @@ class DrivingFieldTrainer(Trainer):
         self.model.sampler._step = state.counters["sampler_step"]
         self.model.sampler._steps_since_update = state.counters["sampler_steps_since_update"]
         self.model.sampler.step_cb(state.step)  # the checkpoint was taken before the callbacks of its step
+        self.history, self.judgement = list(state.history), state.judgement
+        if state.step >= self.datamanager.nerf.judged_steps - 1:
+            self._end_first_phase()
         self._start_step = state.step + 1
         self.config.max_num_iterations = self.datamanager.nerf.num_steps - self._start_step
 
@@ -169,15 +228,7 @@ def trainer_config(
     """Return nerfstudio's configuration of one fit."""
 
     def group(learning_rate: float) -> dict[str, object]:
-        return {
-            "optimizer": FusedAdamConfig(lr=learning_rate),
-            "scheduler": ExponentialDecaySchedulerConfig(
-                lr_final=learning_rate * nerf.final_learning_rate_ratio,
-                warmup_steps=min(20, nerf.num_steps // 10),
-                lr_pre_warmup=learning_rate * 0.1,
-                max_steps=nerf.num_steps,
-            ),
-        }
+        return {"optimizer": FusedAdamConfig(lr=learning_rate), "scheduler": TwoPhaseSchedulerConfig(nerf=nerf)}
 
     folder = work_folder or Path("outputs")
     return DrivingFieldTrainerConfig(

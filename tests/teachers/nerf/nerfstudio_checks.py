@@ -22,6 +22,7 @@ from storage.errors import EnvironmentMissingError, IntegrityError, TeacherDiver
 from storage.geometry.rays import camera_rays  # noqa: E402
 from storage.scenes.store import SceneReader  # noqa: E402
 from storage.stores.versioned import Home  # noqa: E402
+from teachers.nerf import fit as fit_module  # noqa: E402
 from teachers.nerf import trainer as trainer_module  # noqa: E402
 from teachers.nerf.checkpoint import load_tensors, save_tensors  # noqa: E402
 from teachers.nerf.config import FieldConfig, NerfConfig, SamplingConfig  # noqa: E402
@@ -66,38 +67,54 @@ class Interrupted(Exception):
 
 
 def check_resume(home: Home, other: Home) -> dict[str, object]:
-    """Fit once whole, and once interrupted half-way and continued; return whether the fields are bit-equal."""
-    config = dataclasses.replace(TINY, seed=5)
+    """Fit once whole, and once interrupted in every phase and continued; return whether the fields are bit-equal."""
+    config = dataclasses.replace(TINY, seed=5, fit_all_frames=True)
     whole = fit_scene(home, SCENE_KEY, config)
-
-    original = trainer_module.DrivingFieldTrainer.train_iteration
+    trainer = trainer_module.DrivingFieldTrainer
+    train_iteration, judge = trainer.train_iteration, fit_module.judge_fit
+    taken: list[int] = []
+    judged: list[int] = []
 
     def interrupted(self, step):
-        result = original(self, step)
-        if step == 11:
+        taken.append(step)
+        result = train_iteration(self, step)
+        if step in (11, 20) and taken.count(step) == 1:
             self.save_checkpoint(step)
             raise Interrupted
         return result
 
-    trainer_module.DrivingFieldTrainer.train_iteration = interrupted
+    def interrupted_judge(render, held_out, nerf):
+        judged.append(len(held_out.frames))
+        if len(judged) == 1:
+            raise Interrupted
+        return judge(render, held_out, nerf)
+
+    trainer.train_iteration, fit_module.judge_fit = interrupted, interrupted_judge
+    interruptions, published_early, left, steps = 0, False, [], []
     try:
-        fit_scene(other, SCENE_KEY, config)
-    except Interrupted:
-        pass
+        for _ in range(3):
+            try:
+                fit_scene(other, SCENE_KEY, config)
+            except Interrupted:
+                interruptions += 1
+            published_early |= other.latest("nerf_teacher", SCENE_KEY) is not None
+            left += [p.name for p in (other.root / "work").rglob("*.safetensors")]
+        resumed = fit_scene(other, SCENE_KEY, config, lambda _stage, _share, numbers: steps.append(numbers["step"]))
     finally:
-        trainer_module.DrivingFieldTrainer.train_iteration = original
-    published_early = other.latest("nerf_teacher", SCENE_KEY) is not None
-    left = [p.name for p in (other.root / "work").rglob("*.safetensors")]
-    steps: list[float] = []
-    resumed = fit_scene(other, SCENE_KEY, config, lambda _stage, _share, numbers: steps.append(numbers["step"]))
-    fields = [
-        (h.open_files(m.version) / "field.safetensors").read_bytes() for h, m in ((home, whole), (other, resumed))
-    ]
+        trainer.train_iteration, fit_module.judge_fit = train_iteration, judge
+    folders = [h.open_files(m.version) for h, m in ((home, whole), (other, resumed))]
     return {
+        "interruptions": interruptions,
+        "taken": taken,
+        "judged": judged,
         "published_early": published_early,
         "checkpoints_left_by_interruption": left,
-        "equal": fields[0] == fields[1],
+        "equal": len({(folder / "field.safetensors").read_bytes() for folder in folders}) == 1,
+        "same_judgement": whole.metrics["psnr"] == resumed.metrics["psnr"],
+        "metrics": resumed.metrics,
+        "description": json.loads((folders[1] / "field.json").read_text()),
         "steps_after": steps,
+        "history": [row["step"] for row in json.loads((folders[1] / "progress.json").read_text())],
         "work_is_gone": not [p for p in (other.root / "work").rglob("*") if p.is_file()],
         "same_digest": whole.version.digest == resumed.version.digest,
         "reused": fit_scene(other, SCENE_KEY, config).reused,

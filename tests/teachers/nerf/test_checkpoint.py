@@ -1,9 +1,11 @@
 import json
+import resource
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
-from storage.errors import ErrorKind, IntegrityError
+from storage.errors import ErrorKind, IntegrityError, OutOfCapacityError
 from teachers.nerf.checkpoint import (
     FieldDescription,
     TrainingState,
@@ -37,10 +39,14 @@ def test_training_state_comes_back(tmp_path):
         optimizers={"grids": optimizer.state_dict()["state"]},
         random_states={"torch": torch.get_rng_state()},
         counters={"sampler_step": 40},
+        history=[{"step": 41.0, "psnr": 17.5}],
+        judgement={"held_out": {"psnr": 18.5, "lidar_abs_rel": None}, "before": {}},
     )
     save_training_state(tmp_path / "fit.safetensors", state)
     loaded = load_training_state(tmp_path / "fit.safetensors")
     assert (loaded.step, loaded.counters) == (41, {"sampler_step": 40})
+    assert loaded.history == ({"step": 41.0, "psnr": 17.5},)
+    assert loaded.judgement == state.judgement
     assert torch.equal(loaded.random_states["torch"], torch.get_rng_state())
     for name, value in optimizer.state_dict()["state"][0].items():
         assert torch.equal(loaded.optimizers["grids"][0][name], value)
@@ -58,11 +64,43 @@ def test_a_cut_or_foreign_file_is_refused(tmp_path):
         load_tensors(path)
 
 
+def test_a_full_disk_is_typed_and_leaves_the_last_good_state(tmp_path):
+    """A limit on the size of files stands in for the disk: safetensors meets the system's own error."""
+    path = tmp_path / "fit.safetensors"
+    save_tensors(path, {"a": torch.arange(10)}, {"step": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
+    try:
+        with pytest.raises(OutOfCapacityError, match="no room for 4000000 bytes") as caught:
+            save_tensors(path, {"a": torch.rand(1_000_000)}, {"step": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.key == str(path)
+    assert load_tensors(path)[1] == {"step": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["fit.safetensors"], "nothing is left aside"
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("(os error 28)")])
+def test_no_space_left_is_a_full_disk(tmp_path, monkeypatch, error):
+    def full(_tensors, path, **_):
+        path.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr("teachers.nerf.checkpoint.save_file", full)
+    with pytest.raises(OutOfCapacityError, match="free some"):
+        save_tensors(tmp_path / "fit.safetensors", {"a": torch.rand(3)}, {})
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("teachers.nerf.checkpoint.save_file", lambda *_, **__: (_ for _ in ()).throw(OSError(13, "no")))
+    with pytest.raises(OSError, match="no"):
+        save_tensors(tmp_path / "fit.safetensors", {"a": torch.rand(3)}, {})
+
+
 DESCRIPTION = FieldDescription(
     config=NerfConfig(learning_rate=0.5, field=FieldConfig(dynamic=True)),
     bounds=SceneBounds(centre_m=(1.0, 2.0, 0.0), half_extent_m=(40.0, 30.0, 5.0)),
     num_cameras=2,
     num_frames=5,
+    fitted_frames=(0, 1, 3, 4),
 )
 
 

@@ -63,14 +63,32 @@ def test_rays_are_those_of_nerfstudios_cameras(checks):
 
 
 def test_an_interrupted_fit_continues_bit_equal(checks):
+    """Interrupted in the first phase, in the judgement and in the second phase."""
     resume = checks["resume"]
+    assert resume["interruptions"] == 3
+    assert resume["taken"] == [*range(18), *range(18, 24)], "no step was taken twice"
+    assert resume["judged"] == [1, 1], "judged on the held-out frame; the first was interrupted"
+    assert resume["same_judgement"]
     assert not resume["published_early"]
-    assert resume["checkpoints_left_by_interruption"] == ["attempt-5.safetensors"]
+    assert resume["checkpoints_left_by_interruption"] == ["attempt-5.safetensors"] * 3
     assert resume["equal"]
     assert resume["same_digest"]
     assert resume["steps_after"][-1] == 24.0
+    assert resume["history"] == sorted(resume["history"])
     assert resume["work_is_gone"]
     assert resume["reused"]
+
+
+def test_a_field_says_what_it_was_fitted_to_when_it_was_judged_and_after(checks):
+    metrics, description = checks["resume"]["metrics"], checks["resume"]["description"]
+    assert description["phases"] == [{"frames": [0, 1, 3, 4], "steps": 18}, {"frames": [0, 1, 2, 3, 4], "steps": 6}]
+    assert description["held_out_frames"] == [2]
+    assert description["fitted_frames"] == metrics["fitted_frames"] == [0, 1, 2, 3, 4]
+    assert description["judgement"]["psnr"] == metrics["psnr"]
+    assert metrics["judged_steps"] == 18
+    assert set(metrics["by_camera"]) == {"seen", "joined"}
+    assert set(metrics["by_camera"]["joined"]) == {"FRONT", "LEFT"}
+    assert set(metrics["quality"]["checks"]) >= {"static_psnr", "whole_psnr_drop", "whole_abs_rel_rise"}
 
 
 def test_divergence_is_retried_with_the_next_seed_and_then_raised(checks):
