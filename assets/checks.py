@@ -3,7 +3,7 @@
 The builder of a version measured its gates and stored them with it; audits are measured here from the arrays.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import dagster as dg
@@ -41,9 +41,13 @@ def read_gate(home: Home, version: StoreVersion) -> list[Verdict] | None:
     if quality is None:
         return None
     return [
-        Verdict(name, spell(check["value"]), spell(check["threshold"]), "", "passed" if check["passed"] else "failed")
+        Verdict(name, spell(check["value"]), spell(check["threshold"]), check.get("undecided", ""), _outcome(check))
         for name, check in quality["checks"].items()
     ]
+
+
+def _outcome(check: Mapping[str, Any]) -> Outcome:
+    return "undecided" if "undecided" in check else "passed" if check["passed"] else "failed"
 
 
 def measure_anew(what: Literal["calibration", "sky", "depth", "numbers"]) -> Judge:

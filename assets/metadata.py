@@ -64,11 +64,15 @@ def _gate_table(metrics: Mapping[str, Any]) -> dict[str, Any]:
     if not quality:
         return {}
     rows = [
-        f"| {name} | {spell(check['value'])} | {spell(check['threshold'])} | {'✓' if check['passed'] else '✗'} |"
+        f"| {name} | {spell(check['value'])} | {spell(check['threshold'])} | {_mark(check)} |"
         for name, check in list(quality["checks"].items())[:_MAX_TABLE_ROWS]
     ]
     table = "\n".join(["| check | value | wanted | passed |", "|---|---|---|---|", *rows])
     return {"quality_gate": dg.MetadataValue.md(table), "gate_passed": bool(quality["passed"])}
+
+
+def _mark(check: Mapping[str, Any]) -> str:
+    return f"? {check['undecided']}" if "undecided" in check else "✓" if check["passed"] else "✗"
 
 
 def embed(jpeg: bytes, title: str) -> str:

@@ -39,6 +39,7 @@ class Gate:
         value: Measured value.
         threshold: Threshold of the check.
         passed: True if the check passed.
+        undecided: Why nothing could decide it; empty if something did.
     """
 
     kind: str
@@ -47,6 +48,7 @@ class Gate:
     value: float | int | None
     threshold: float | int | None
     passed: bool
+    undecided: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +119,7 @@ def _gates(item: InputVersion, metrics: Mapping[str, Any]) -> list[Gate]:
             value=check.get("value"),
             threshold=check.get("threshold"),
             passed=bool(check["passed"]),
+            undecided=check.get("undecided", ""),
         )
         for name, check in sorted(checks.items())
     ]

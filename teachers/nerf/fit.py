@@ -22,7 +22,7 @@ from teachers.nerf.memory import bytes_to_come, memory_reserved
 from teachers.nerf.nerfstudio_grid import settle_implementation
 from teachers.nerf.progress import Progress
 from teachers.nerf.provenance import FIELD_KIND, fit_provenance
-from teachers.nerf.quality import judge_fit
+from teachers.nerf.quality import judge_fit, shift_check
 from teachers.nerf.teacher import NerfTeacher, resolve_device, save_teacher
 from teachers.nerf.trainer import DrivingFieldTrainer, quieten_nerfstudio, trainer_config
 from teachers.nerf.whole import scores_by_camera, whole_checks
@@ -140,6 +140,9 @@ def _judge(trainer: DrivingFieldTrainer) -> dict[str, Any]:
     started = time.perf_counter()
     held_out = data.rays_of(data.split.held_out, moving=MovingBoxes(data.scene.boxes()))
     metrics = judge_fit(teacher.render, held_out, data.nerf)
+    was_fitted = torch.isin(data.rays.image_frame, torch.tensor(data.split.train))
+    shift = shift_check(held_out.origins, data.rays.origins[was_fitted], metres_per_unit=data.bounds.metres_per_unit)
+    metrics["quality"] = gate({**metrics["quality"]["checks"], "held_out_shift_m": shift})
     before = _scores(trainer, teacher) if data.nerf.whole_steps else {}
     return {"held_out": {**metrics, "judge_s": time.perf_counter() - started}, "before": before}
 

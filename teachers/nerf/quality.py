@@ -17,6 +17,9 @@ _MAX_JUDGED_RAYS = 60_000
 """LiDAR pixels and returns that are judged, drawn evenly: enough for two digits."""
 
 NO_LIDAR = "the scene has no LiDAR"
+STANDS_STILL = "the vehicle stands still, so no held-out view is a new one"
+
+_MIN_SHIFT_M = 0.1
 
 _MIN_STATIC_SHARE = 0.2
 """An image with less of what stands still has no PSNR of it."""
@@ -77,6 +80,25 @@ def _judge_depth(render: Render, held_out: SceneRays, config: NerfConfig) -> dic
     rendered = render(held_out.lidar_beams(picked))
     measured = held_out.lidar_distances[picked] * held_out.bounds.metres_per_unit
     return scores | _depth_scores("lidar_beam", rendered, measured, held_out.lidar_is_moving[picked], config)
+
+
+def shift_check(
+    held_out_origins: Float[Tensor, "images 3"], fitted_origins: Float[Tensor, "fitted 3"], *, metres_per_unit: float
+) -> dict[str, Any]:
+    """Return how far held-out images stand from fitted ones: the largest distance to the nearest, metres.
+
+    If the vehicle stood still, held-out images are fitted ones again and say nothing about views from elsewhere.
+
+    Args:
+        held_out_origins: Camera centres, scene units.
+        fitted_origins: Camera centres, scene units.
+        metres_per_unit: The metric scale of scene units.
+    """
+    nearest = torch.cdist(held_out_origins, fitted_origins).min(dim=1).values
+    shift_m = metres_per_unit * float(nearest.max())
+    if shift_m < _MIN_SHIFT_M:
+        return {**undecided(_MIN_SHIFT_M, STANDS_STILL), "value": shift_m}
+    return at_least(shift_m, _MIN_SHIFT_M)
 
 
 def depth_errors(predicted_m: Float[Tensor, " rays"], measured_m: Float[Tensor, " rays"]) -> dict[str, float]:

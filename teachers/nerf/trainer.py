@@ -151,7 +151,10 @@ class DrivingFieldTrainer(Trainer):
         if whole is not None:
             self.datamanager.fit_frames(whole)
         if self.judgement is None:
+            sampler = self.model.sampler
+            steps_since_update = sampler._steps_since_update
             self.judgement = undefined_as_null(self.judge(self))
+            sampler._steps_since_update = steps_since_update  # it counts what is rendered for a judgement as a step
         if whole is not None:
             self.model.field.set_fitted_frames(whole)
 
@@ -205,7 +208,7 @@ class DrivingFieldTrainer(Trainer):
         self.model.sampler._steps_since_update = state.counters["sampler_steps_since_update"]
         self.model.sampler.step_cb(state.step)  # the checkpoint was taken before the callbacks of its step
         self.history, self.judgement = list(state.history), state.judgement
-        if state.step >= self.datamanager.nerf.judged_steps - 1:
+        if state.step >= self.datamanager.nerf.judged_steps - 1:  # judged, or interrupted before it was
             self._end_first_phase()
         self._start_step = state.step + 1
         self.config.max_num_iterations = self.datamanager.nerf.num_steps - self._start_step

@@ -1,5 +1,6 @@
 """A small drive past a wall under a clear sky, with exact images and LiDAR, published as a scene."""
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -41,7 +42,9 @@ def paint(points: np.ndarray, distance: np.ndarray) -> np.ndarray:
     return (255 * colour.clip(0, 1)).astype(np.uint8)
 
 
-def make_wall_scene(frames: int = 5, *, fisheye: np.ndarray | None = None) -> tuple[SceneData, np.ndarray]:
+def make_wall_scene(
+    frames: int = 5, *, fisheye: np.ndarray | None = None, step_m: float = 0.8
+) -> tuple[SceneData, np.ndarray]:
     """Return the scene and, per frame and camera, which pixels are sky; a lens given turns LEFT into a fisheye."""
     lenses = np.full((2, 4), np.nan)
     if fisheye is not None:
@@ -54,7 +57,7 @@ def make_wall_scene(frames: int = 5, *, fisheye: np.ndarray | None = None) -> tu
     lidar_to_ego = np.eye(4)
     lidar_to_ego[2, 3] = 1.9
     poses = np.tile(np.eye(4), (frames, 1, 1))
-    poses[:, 0, 3] = 0.8 * np.arange(frames)
+    poses[:, 0, 3] = step_m * np.arange(frames)
     azimuth, elevation = np.meshgrid(np.linspace(-np.pi, np.pi, 180), np.linspace(-0.5, 0.2, 24))
     beams = np.stack(
         [np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)], -1
@@ -100,7 +103,33 @@ def make_wall_scene(frames: int = 5, *, fisheye: np.ndarray | None = None) -> tu
 def wall_home(tmp_path_factory) -> Home:
     """A home that holds the scene and its sky mask."""
     home = Home(tmp_path_factory.mktemp("wall") / "home")
+    publish_wall(home, SCENE_KEY, *make_wall_scene())
+    return home
+
+
+@pytest.fixture(scope="session")
+def lacking_home(tmp_path_factory) -> Home:
+    """A home of scenes that lack something: LiDAR, two images of a camera, motion."""
+    home = Home(tmp_path_factory.mktemp("lacking") / "home")
     scene, is_sky = make_wall_scene()
+    nothing = np.zeros((0, 4), np.float32)
+    publish_wall(home, "test.no-lidar", dataclasses.replace(scene, lidar_points=(nothing,) * 5), is_sky)
+    dead = tuple((black_jpeg(), row[1]) if frame in (1, 2) else row for frame, row in enumerate(scene.jpegs))
+    publish_wall(home, "test.black", dataclasses.replace(scene, jpegs=dead), is_sky)
+    publish_wall(home, "test.still", *make_wall_scene(step_m=0.0))
+    return home
+
+
+def black_jpeg() -> bytes:
+    """What a dead camera delivers: black, with the noise of its compression."""
+    pixels = np.random.default_rng(0).integers(0, 4, (*SIZE, 3)).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def publish_wall(home: Home, scene_key: str, scene: SceneData, is_sky: np.ndarray) -> None:
+    """Publish a scene and its sky mask."""
 
     def scene_into(group):
         write_scene(group, scene)
@@ -111,9 +140,8 @@ def wall_home(tmp_path_factory) -> Home:
         write_target(group, "sky_mask", "sky_probability", is_sky.astype(np.float16))
         return {}
 
-    materialize_arrays(home, Provenance(kind="scene", partition=SCENE_KEY, licence="none"), scene_into)
-    materialize_arrays(home, Provenance(kind="sky_mask", partition=SCENE_KEY), mask_into)
-    return home
+    materialize_arrays(home, Provenance(kind="scene", partition=scene_key, licence="none"), scene_into)
+    materialize_arrays(home, Provenance(kind="sky_mask", partition=scene_key), mask_into)
 
 
 @pytest.fixture(scope="session")

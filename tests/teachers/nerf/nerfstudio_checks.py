@@ -6,6 +6,7 @@ Prints one JSON object as the last line: what ``test_nerfstudio_environment`` as
 import dataclasses
 import json
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -18,13 +19,18 @@ declare_missing_operators()
 from nerfstudio.plugins.registry import discover_methods  # noqa: E402
 from nerfstudio.utils.external import TCNN_EXISTS  # noqa: E402
 
-from storage.errors import EnvironmentMissingError, IntegrityError, TeacherDivergedError  # noqa: E402
+from storage.errors import (  # noqa: E402
+    EnvironmentMissingError,
+    IntegrityError,
+    OutOfCapacityError,
+    TeacherDivergedError,
+)
 from storage.geometry.rays import camera_rays  # noqa: E402
 from storage.scenes.store import SceneReader  # noqa: E402
 from storage.stores.versioned import Home  # noqa: E402
 from teachers.nerf import fit as fit_module  # noqa: E402
 from teachers.nerf import trainer as trainer_module  # noqa: E402
-from teachers.nerf.checkpoint import load_tensors, save_tensors  # noqa: E402
+from teachers.nerf.checkpoint import load_tensors, load_training_state, save_tensors  # noqa: E402
 from teachers.nerf.config import FieldConfig, NerfConfig, SamplingConfig  # noqa: E402
 from teachers.nerf.datamanager import scene_cameras  # noqa: E402
 from teachers.nerf.fit import fit_scene  # noqa: E402
@@ -148,6 +154,57 @@ def check_divergence(home: Home) -> dict[str, object]:
     return {"seed_used": recovered.metrics["seed_used"], "raised": raised}
 
 
+def check_limits(home: Home) -> dict[str, object]:
+    """Stop at the limit of wall time after every step until the field is done; refuse too much memory, a full disk."""
+
+    def limited(**limits):
+        execution = dataclasses.replace(TINY.execution, **limits)
+        return dataclasses.replace(TINY, seed=50, num_steps=4, fit_all_frames=True, execution=execution)
+
+    def refusal(config):
+        try:
+            fit_scene(home, SCENE_KEY, config)
+        except OutOfCapacityError as error:
+            return str(error)
+        return ""
+
+    stops = []
+    while (said := refusal(limited(max_wall_s=1e-3))) and len(stops) < 10:
+        stops.append(said)
+    memory = refusal(dataclasses.replace(limited(max_memory_bytes=1 << 20), seed=51))
+    save_training_state, full = trainer_module.save_training_state, {"disk": True}
+
+    def on_full_disk(path, state):
+        if full["disk"] and state.step == 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 12, resource.RLIM_INFINITY))
+        try:
+            save_training_state(path, state)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+    trainer_module.save_training_state = on_full_disk
+    try:
+        often = dataclasses.replace(limited(checkpoint_every_s=1e-6), seed=52)
+        disk = refusal(often)
+        left = load_training_state(next((home.root / "work").rglob("attempt-52.safetensors"))).step
+        full["disk"] = False
+        went_on = refusal(often)
+    finally:
+        trainer_module.save_training_state = save_training_state
+    return {"stops": stops, "memory": memory, "disk": disk, "step_left": left, "went_on": went_on == ""}
+
+
+def check_lacking(home: Home) -> dict[str, object]:
+    """Fit scenes without LiDAR, with black images, without motion."""
+    config = dataclasses.replace(TINY, fit_all_frames=True)
+    found = {}
+    for key in ("test.no-lidar", "test.black", "test.still"):
+        made = fit_scene(home, key, config)
+        description = json.loads((home.open_files(made.version) / "field.json").read_text())
+        found[key] = {"metrics": made.metrics, "blank_images": description["blank_images"]}
+    return found
+
+
 def check_implementations(home: Home) -> dict[str, object]:
     """Fit with nerfstudio's own grids, and ask for what this machine lacks."""
 
@@ -206,6 +263,8 @@ def main() -> None:
         "resume": check_resume(home, other),
         "divergence": check_divergence(home),
         "implementations": check_implementations(home),
+        "limits": check_limits(home),
+        "lacking": check_lacking(Home(Path(sys.argv[3]))),
         "broken": check_broken(other),
     }
     print(json.dumps(results))

@@ -37,12 +37,13 @@ def run(python: Path, root: Path, *arguments: str) -> subprocess.CompletedProces
 
 
 @pytest.fixture(scope="module")
-def checks(nerfstudio_python, repository_root, wall_home, tmp_path_factory) -> dict:
+def checks(nerfstudio_python, repository_root, wall_home, lacking_home, tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("nerfstudio")
-    for name in ("a", "b"):
-        shutil.copytree(wall_home.root, folder / name)
+    for name, home in (("a", wall_home), ("b", wall_home), ("lacking", lacking_home)):
+        shutil.copytree(home.root, folder / name)
     script = Path(__file__).with_name("nerfstudio_checks.py")
-    done = run(nerfstudio_python, repository_root, str(script), str(folder / "a"), str(folder / "b"))
+    homes = (str(folder / name) for name in ("a", "b", "lacking"))
+    done = run(nerfstudio_python, repository_root, str(script), *homes)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -95,6 +96,45 @@ def test_divergence_is_retried_with_the_next_seed_and_then_raised(checks):
     assert checks["divergence"]["seed_used"] == 21
     assert "test.wall" in checks["divergence"]["raised"]
     assert "nan" in checks["divergence"]["raised"]
+
+
+def test_a_limit_of_wall_time_stops_a_fit_that_goes_on_when_it_is_run_again(checks):
+    stops = checks["limits"]["stops"]
+    assert len(stops) == 3
+    for step, said in enumerate(stops, start=1):
+        assert f"step {step} of 4" in said
+        assert "run it again to continue" in said
+
+
+def test_too_much_memory_and_a_full_disk_are_told(checks):
+    limits = checks["limits"]
+    assert "max_memory_bytes is 1048576" in limits["memory"]
+    assert "nerf.pixel_rays" in limits["memory"]
+    assert "attempt-52.safetensors: no room for" in limits["disk"]
+    assert limits["step_left"] == 0, "the last good state stays"
+    assert limits["went_on"]
+
+
+def test_a_scene_without_lidar_is_fitted_and_its_gate_says_so(checks):
+    metrics = checks["lacking"]["test.no-lidar"]["metrics"]
+    gate = metrics["quality"]["checks"]
+    for name in ("static_lidar_abs_rel", "lidar_coverage", "whole_abs_rel_rise"):
+        assert gate[name]["undecided"] == "the scene has no LiDAR"
+        assert not gate[name]["passed"]
+    assert metrics["static_psnr"] > 8.0
+    assert "lidar_abs_rel" not in metrics
+
+
+def test_black_images_are_left_out_counted_and_named(checks):
+    found = checks["lacking"]["test.black"]
+    assert found["metrics"]["blank_images"] == 2
+    assert found["blank_images"] == [[1, "FRONT"], [2, "FRONT"]]
+
+
+def test_a_vehicle_that_stands_still_is_fitted_and_its_gate_says_so(checks):
+    metrics = checks["lacking"]["test.still"]["metrics"]
+    assert "stands still" in metrics["quality"]["checks"]["held_out_shift_m"]["undecided"]
+    assert metrics["static_psnr"] > 8.0
 
 
 def test_grids_are_those_asked_for_or_refused(checks):
