@@ -7,6 +7,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from assets.checks import read_gate
 from pipeline.definitions import build_definitions
 from pipeline.partitions import add_scene_partitions
 from pipeline.progress import ProgressLog
@@ -58,7 +59,9 @@ with open_dagster_pipes() as context:
         return {}
 
     for step in task.steps:
-        quality = {"passed": True, "checks": {"psnr": {"value": 21.5, "threshold": 18.0, "passed": True}}}
+        depth = {"value": None, "threshold": 0.1, "passed": False, "undecided": "no LiDAR"}
+        checks = {"psnr": {"value": 21.5, "threshold": 18.0, "passed": True}, "depth": depth}
+        quality = {"passed": True, "checks": checks}
         made = Provenance(kind=KIND_OF[step.action], partition=task.scene_key)
         if step.action == "fit":
             results["fit"] = materialize_files(home, made, lambda folder: {"quality": quality, "psnr": 21.5})
@@ -112,6 +115,9 @@ def test_one_worker_makes_what_is_selected(make_home, environment, monkeypatch: 
     assert set(materialised) == {"nerf_teacher", "teacher_depth"}
     metadata = materialised["nerf_teacher"].materialization.metadata
     assert "| psnr | 21.5 | 18 | ✓ |" in str(metadata["quality_gate"].value)
+    assert "| depth | - | 0.1 | ? no LiDAR |" in str(metadata["quality_gate"].value)
+    version = home.require("nerf_teacher", SCENE)
+    assert {v.name: v.outcome for v in read_gate(home, version) or ()} == {"psnr": "passed", "depth": "undecided"}
     assert metadata["figure/psnr"].value == 21.5
     live = [event for event in events if event["fraction"] == 0.5]
     assert live == [
