@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 
 from pipeline.overrides import apply_overrides, check_overrides
 from pipeline.presets import PRESET_NAMES, PipelineConfig, PresetName, build_preset
+from pipeline.settled import settle
 from storage.errors import ErrorKind, IntegrityError
 from student.config import TrainingSetConfig, Variant
 
@@ -96,10 +97,23 @@ class HomeSelection:
         """Return the complete configuration, for one student variant.
 
         Raises:
+            ValueError: If an override does not apply, or contradicts the split.
+        """
+        return settle(self.choices(variant), holds_out_frames=self.holds_out_frames)
+
+    def choices(self, variant: Variant | None = None) -> PipelineConfig:
+        """Return what was chosen: the configuration with everything left open that follows from the rest.
+
+        Raises:
             ValueError: If an override does not apply.
         """
         base = build_preset(self.preset, variant=variant or self.variant, seed=self.seed)
         return apply_overrides(base, self.overrides)
+
+    @property
+    def holds_out_frames(self) -> bool | None:
+        """Return whether frames are held out because no whole scene is; None before scenes are chosen."""
+        return not self.validation_scenes if self.scenes else None
 
     @property
     def scenes(self) -> tuple[str, ...]:
@@ -136,14 +150,13 @@ class HomeSelection:
             ValueError: If there are no scenes to learn from.
         """
         config = self.resolve(variant)
-        alone = not self.validation_scenes
         return TrainingSetConfig(
             train_scenes=self.scenes_to_learn_from(),
             validation_scenes=self.validation_scenes,
             kinds=config.student.data.kinds,
             allow_ungated=config.split.allow_ungated,
             on_failed_gate=config.split.on_failed_gate,
-            held_out_stride=config.split.held_out_stride if alone else 0,
+            held_out_stride=config.nerf.holdout_every if self.holds_out_frames else 0,
         )
 
     def save(self, home: Path) -> None:

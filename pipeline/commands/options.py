@@ -77,12 +77,12 @@ class ConfiguredCommand(HomeCommand):
     default_preset: ClassVar[PresetName | None] = None
 
     def base_config(self) -> PipelineConfig:
-        """Return the configuration that this command would run without configuration flags.
+        """Return what this command would choose without configuration flags; what follows from it is left open.
 
         Raises:
             ValueError: If no preset is known, or a change does not apply.
         """
-        return self.selection(self.named_home()).resolve()
+        return self.selection(self.named_home()).choices()
 
     def selection(self, home: Home | None) -> HomeSelection:
         """Return the selection to run: the one that the home keeps, if any, with this command's choices on top.

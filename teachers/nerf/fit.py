@@ -131,6 +131,7 @@ def _publish(folder: Path, trainer: DrivingFieldTrainer, config: NerfConfig) -> 
         "train_psnr": trainer.history[-1]["psnr"],
         "rays_per_s": sum(row["rays_per_s"] for row in trainer.history) / len(trainer.history),
         "held_out_frames": len(data.split.held_out),
+        "fitted_frames": list(data.split.train),
         "judge_s": time.perf_counter() - started,
     }
     logger.info("%s: held-out PSNR %.2f dB, AbsRel %.3f", FIELD_KIND, metrics["psnr"], metrics["lidar_abs_rel"])
