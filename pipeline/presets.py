@@ -14,6 +14,7 @@ from storage.procedural.config import ProceduralConfig
 from storage.targets.images import InputImagesConfig
 from student.config import OnFailedGate, StudentConfig, Variant
 from student.evaluation.config import EvaluationConfig, WeakLabelConfig
+from student.presets.published import published_variant
 from student.presets.students import demo_student, paper_student, small_student, tiny_student
 from teachers.config import ImageTeachersConfig
 from teachers.image.presets import demo_image_teachers, paper_image_teachers, small_image_teachers, tiny_image_teachers
@@ -86,20 +87,25 @@ class PipelineConfig:
     weak_labels: WeakLabelConfig
 
 
-def build_preset(name: PresetName, *, variant: Variant, seed: int | None = None) -> PipelineConfig:
-    """Return a preset.
+def build_preset(
+    name: PresetName, *, variant: Variant, seed: int | None = None, published: str | None = None
+) -> PipelineConfig:
+    """Return a preset. What follows from the student or from the split is left open, see ``pipeline.settled.settle``.
 
     Args:
         name: Name of the preset.
         variant: Student variant.
         seed: Seed of every random choice in every stage; None keeps the preset's own seeds.
+        published: Published run that takes the place of the preset's student, by data set and image size.
 
     Raises:
-        ValueError: If there is no such preset.
+        ValueError: If there is no such preset, or no such published run.
     """
     if name not in _PRESETS:
         raise ValueError(f"preset {name!r}, want one of {', '.join(_PRESETS)}")
     config = _PRESETS[name](variant)
+    if published is not None:
+        config = dataclasses.replace(config, student=published_variant(published, variant))
     return config if seed is None else reseed(config, seed)
 
 

@@ -21,6 +21,7 @@ from pipeline.presets import PRESET_NAMES, PipelineConfig, PresetName, build_pre
 from pipeline.settled import settle
 from storage.errors import ErrorKind, IntegrityError
 from student.config import TrainingSetConfig, Variant
+from student.presets.published import PUBLISHED_SIZES
 
 _FILE = "run.json"
 
@@ -37,6 +38,7 @@ class HomeSelection:
             features, so that it can be searched by words.
         train_scenes: Scenes to learn from.
         validation_scenes: Scenes held out.
+        published: Published run whose student takes the place of the preset's; None keeps the preset's.
     """
 
     preset: PresetName
@@ -45,10 +47,13 @@ class HomeSelection:
     variant: Variant = "clip"
     train_scenes: tuple[str, ...] = ()
     validation_scenes: tuple[str, ...] = ()
+    published: str | None = None
 
     def __post_init__(self) -> None:
         if self.preset not in PRESET_NAMES:
             raise ValueError(f"preset {self.preset!r}, want one of {', '.join(PRESET_NAMES)}")
+        if self.published not in (None, *PUBLISHED_SIZES):
+            raise ValueError(f"published run {self.published!r}, want one of {', '.join(PUBLISHED_SIZES)}")
 
     @classmethod
     def on_top_of(
@@ -59,11 +64,12 @@ class HomeSelection:
         seed: int | None = None,
         overrides: Iterable[str] = (),
         variant: Variant | None = None,
+        published: str | None = None,
     ) -> Self:
         """Return the selection of a run: the one that its home keeps, with the given choices on top.
 
-        The home's seed and overrides are kept if ``preset`` is None or the home's own. Another preset replaces them by
-        its own. Variant and scenes stay in both cases.
+        The home's seed, overrides and published run are kept if ``preset`` is None or the home's own. Another preset
+        replaces them by its own. Variant and scenes stay in both cases.
 
         Args:
             kept: Selection that the home keeps, or None.
@@ -71,6 +77,7 @@ class HomeSelection:
             seed: Seed; None takes the home's, or else the preset's own seeds.
             overrides: Overrides, applied after those that the home keeps.
             variant: Student variant; None takes the home's.
+            published: Published run; None takes the home's.
 
         Raises:
             ValueError: If neither names a preset.
@@ -80,12 +87,13 @@ class HomeSelection:
                 raise ValueError(f"no configuration is kept yet: name a preset, one of {', '.join(PRESET_NAMES)}")
             kept = cls(preset=preset)
         elif preset not in (None, kept.preset):
-            kept = dataclasses.replace(kept, preset=preset, seed=None, overrides=())
+            kept = dataclasses.replace(kept, preset=preset, seed=None, overrides=(), published=None)
         return dataclasses.replace(
             kept,
             seed=kept.seed if seed is None else seed,
             overrides=_without_repetition((*kept.overrides, *overrides)),
             variant=variant or kept.variant,
+            published=published or kept.published,
         )
 
     def fields(self) -> dict[str, Any]:
@@ -107,7 +115,7 @@ class HomeSelection:
         Raises:
             ValueError: If an override does not apply.
         """
-        base = build_preset(self.preset, variant=variant or self.variant, seed=self.seed)
+        base = build_preset(self.preset, variant=variant or self.variant, seed=self.seed, published=self.published)
         return apply_overrides(base, self.overrides)
 
     @property
@@ -209,6 +217,10 @@ class RunSelector(dg.Config):
     variant: Literal["of_home", Variant] = Field(
         default="of_home", description="The student that overrides are meant for, where the partition is none."
     )
+    published: str | None = Field(
+        default=None,
+        description="Published run whose student takes the place of the preset's, such as 'nuscenes-224x400'.",
+    )
     is_complete: bool = Field(
         default=False,
         description="Whether this says everything and nothing that the home keeps is added, as the command line does.",
@@ -233,6 +245,7 @@ class RunSelector(dg.Config):
             seed=self.seed,
             overrides=self.overrides,
             variant=None if self.variant == "of_home" else self.variant,
+            published=self.published,
         )
 
     def resolve(self, home: Path, variant: Variant | None = None) -> PipelineConfig:

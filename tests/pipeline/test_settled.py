@@ -8,6 +8,7 @@ import pytest
 from pipeline.presets import PRESET_NAMES, PresetName
 from pipeline.run_config import HomeSelection
 from student.config import Variant
+from student.presets.published import PUBLISHED_SIZES, published_student
 from student.presets.students import VARIANTS
 
 ONE_SCENE = {"train_scenes": ("d.a",)}
@@ -57,6 +58,26 @@ def test_the_published_student_gets_the_sizes_that_it_reads() -> None:
         "virtual_views": (128, 228),
         "teacher_features": (64, 114),
     }
+
+
+@pytest.mark.parametrize("size", PUBLISHED_SIZES)
+def test_a_published_run_gets_the_sizes_that_it_reads(size: str) -> None:
+    rows, columns = (int(side) for side in size.rpartition("-")[2].split("x"))
+    resolved = HomeSelection(preset="paper", variant="clip", published=size).resolve()
+    assert resolved.student == published_student(size, output="clip")
+    told = sizes(resolved)
+    assert told["input_images"] == told["teacher_depth"] == told["virtual_views"] == (rows, columns)
+    assert told["teacher_features"] == (rows // 2, columns // 2)
+
+
+def test_a_published_run_stays_with_its_preset() -> None:
+    kept = HomeSelection(preset="paper", published="nuscenes-224x400")
+    assert HomeSelection.on_top_of(kept, variant="depth").published == "nuscenes-224x400"
+    assert HomeSelection.on_top_of(kept, preset="small").published is None
+    with pytest.raises(ValueError, match="published run 'nuscenes-1x1'"):
+        HomeSelection(preset="paper", published="nuscenes-1x1")
+    with pytest.raises(ValueError, match="no published run is of variant 'clip_dinov2'"):
+        HomeSelection(preset="paper", variant="clip_dinov2", published="nuscenes-224x400").resolve()
 
 
 def test_a_given_size_is_kept() -> None:

@@ -155,6 +155,7 @@ def test_a_task_carries_the_whole_selection() -> None:
         "seed": 3,
         "overrides": ["nerf.num_steps=7"],
         "variant": "clip_dinov2",
+        "published": None,
         "is_complete": True,
     }
     assert tasks["feature basis clip"] == {"feature_basis": {"config": {**common, "train_scenes": ["d.a"]}}}
