@@ -7,7 +7,6 @@ held-out pixels after every turn.
 
 import json
 import logging
-import math
 import os
 import subprocess
 import tempfile
@@ -93,6 +92,8 @@ def quick_bench() -> TeacherBenchConfig:
 def bench_teacher(*, quick: bool = False) -> BenchRecord:
     """Race our field against nerfacto; ``ratio`` is nerfacto's processor time to its best held-out PSNR over ours.
 
+    Where ours never is as good, the ratio of that scene is 0, and its time that of our whole fit.
+
     Args:
         quick: Take seconds instead of half an hour; the figures then mean nothing.
 
@@ -115,23 +116,23 @@ def bench_teacher(*, quick: bool = False) -> BenchRecord:
             key = SceneKey("photographs", "fox")
             publish_photographs(home, fox, key, height=config.fox.image_size[0])
             details |= _told("fox", _race(home, key, config.fox, config))
-    times = [race.times() for race in races.values()]
-    depths = [race.depth_at_equal_time() for race in races.values()]
     for key, race in races.items():
         details |= _told(key, race)
-    ours, reference = (median(column) for column in zip(*times, strict=True))
+    lead = median(race.lead() for race in races.values())
+    reached = [race.when_ours_is_as_good() or race.ours[-1] for race in races.values()]
+    shares = [share for race in races.values() if (share := race.depth_share()) is not None]
     return BenchRecord(
         name="teacher",
-        ratio=median(other / own for own, other in times),
-        ours=ours,
-        reference=reference,
+        ratio=lead,
+        ours=median(mark.processor_s for mark in reached),
+        reference=median(race.best_of_reference().processor_s for race in races.values()),
         unit="s",
         runs=len(races),
         details={
             "clock": "processor time",
             "reference_rays": config.reference_rays,
-            "time_share": median(own / other for own, other in times),
-            "abs_rel_share": median(own / other for own, other in depths),
+            "time_share": 1.0 / lead if lead else "never as good",
+            "abs_rel_share": median(shares),
             **details,
         },
     )
@@ -171,10 +172,9 @@ def _race(home: Home, key: SceneKey, nerf: NerfConfig, config: TeacherBenchConfi
 
 def _told(name: str, race: Race) -> dict[str, float | int | str]:
     """Return the figures of one race, by names that begin with the scene's."""
-    own_s, other_s = race.times()
     best, last, other = race.best_of_reference(), race.ours[-1], race.reference[-1]
     figures: dict[str, float | int | str] = {
-        "time_share": own_s / other_s,
+        "lead": race.lead(),
         "reference_best_psnr": best.psnr,
         "psnr": last.psnr,
         "steps": last.steps,
@@ -182,6 +182,6 @@ def _told(name: str, race: Race) -> dict[str, float | int | str]:
         "processor_s": last.processor_s,
         "reference_processor_s": other.processor_s,
     }
-    if not math.isnan(last.abs_rel):
+    if last.abs_rel is not None and other.abs_rel is not None:
         figures |= {"abs_rel": last.abs_rel, "reference_abs_rel": other.abs_rel}
     return {f"{name}.{figure}": value for figure, value in figures.items()}

@@ -120,13 +120,13 @@ class _Fit:
         self._step += 1
         return self._step < self.num_steps
 
-    def judge(self) -> tuple[float, float]:
+    def judge(self) -> tuple[float, float | None]:
         """Return PSNR and, of all depths that the fit offers, the smallest error."""
         self.trainer.pipeline.eval()
         judge = self._judge
         psnr = judge.psnr(self.render(judge.colour_rays)[0].rgb)
         if judge.depth_rays is None:
-            return psnr, float("nan")
+            return psnr, None
         return psnr, min(judge.abs_rel(r.termination_depth) for r in self.render(judge.depth_rays))
 
 

@@ -3,7 +3,6 @@
 Imports neither torch nor nerfstudio: who runs is known by what it does.
 """
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,8 +42,8 @@ class Runner(Protocol):
         """Take one optimisation step, and return whether there is another one."""
         ...
 
-    def judge(self) -> tuple[float, float]:
-        """Return PSNR of held-out images, dB, and depth AbsRel against the truth; NaN where there is none."""
+    def judge(self) -> tuple[float, float | None]:
+        """Return PSNR of held-out images, dB, and depth AbsRel against the truth; None where there is none."""
         ...
 
 
@@ -57,14 +56,14 @@ class Mark:
         processor_s: Processor time of these steps, seconds.
         wall_s: Wall time of these steps, seconds.
         psnr: PSNR of held-out images, dB.
-        abs_rel: Absolute relative error of depth against exact truth; NaN without a truth.
+        abs_rel: Absolute relative error of depth against exact truth; None without a truth.
     """
 
     steps: int
     processor_s: float
     wall_s: float
     psnr: float
-    abs_rel: float
+    abs_rel: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,14 +87,15 @@ class Race:
         wanted = self.best_of_reference().psnr
         return next((mark for mark in self.ours if mark.psnr >= wanted), None)
 
-    def times(self) -> tuple[float, float]:
-        """Return processor seconds to the reference's best PSNR, ours and its own; ours is infinite if never."""
+    def lead(self) -> float:
+        """Return how many times sooner ours has the reference's best PSNR, in processor time; 0 if it never has."""
         reached = self.when_ours_is_as_good()
-        return math.inf if reached is None else reached.processor_s, self.best_of_reference().processor_s
+        return 0.0 if reached is None else self.best_of_reference().processor_s / reached.processor_s
 
-    def depth_at_equal_time(self) -> tuple[float, float]:
-        """Return AbsRel of ours and of the reference, when both have had the time of our whole fit."""
-        return self.ours[-1].abs_rel, self.reference[-1].abs_rel
+    def depth_share(self) -> float | None:
+        """Return our AbsRel over the reference's, both after the time of our whole fit; None without a truth."""
+        ours, reference = self.ours[-1].abs_rel, self.reference[-1].abs_rel
+        return None if ours is None or reference is None else ours / reference
 
 
 def race(

@@ -42,17 +42,14 @@ def run(*, ours: dict[str, float], reference: dict[str, float], turn_s: float, s
 def test_ten_times_the_pace_takes_a_tenth_of_the_time() -> None:
     outcome = run(ours={"step_s": 1.0, "gain": 1.0}, reference={"step_s": 1.0, "gain": 0.1}, turn_s=5.0, steps=100)
     assert outcome.ours[-1].processor_s == outcome.reference[-1].processor_s == 100.0  # judging took 1000 s a time
-    own, other = outcome.times()
-    assert (own, other) == (10.0, 100.0)
-    ours, reference = outcome.depth_at_equal_time()
-    assert ours == pytest.approx(1 / 101)
-    assert reference == pytest.approx(1 / 11)
+    assert outcome.lead() == 10.0
+    assert outcome.depth_share() == pytest.approx((1 / 101) / (1 / 11))
 
 
 def test_who_never_gets_there_takes_forever() -> None:
     outcome = run(ours={"step_s": 1.0, "gain": 0.1}, reference={"step_s": 1.0, "gain": 1.0}, turn_s=5.0, steps=20)
     assert outcome.when_ours_is_as_good() is None
-    assert outcome.times()[0] == math.inf
+    assert outcome.lead() == 0.0
 
 
 @given(own_s=st.floats(0.1, 3.0), other_s=st.floats(0.1, 30.0), turn_s=st.floats(0.5, 20.0), steps=st.integers(1, 40))
