@@ -18,7 +18,7 @@ from assets.metadata import describe
 from pipeline.presets import PipelineConfig
 from pipeline.progress import ProgressLog
 from pipeline.resources import HomeResource, NerfstudioEnvironment
-from pipeline.run_config import RunSelector
+from pipeline.run_config import TrainingSetSelector
 from storage.kinds import Kind
 from storage.stores.versioned import Home, Materialized
 from teachers.nerf.provenance import MODULE_OF, find_existing
@@ -74,7 +74,7 @@ def _declare(action: Action, kinds: set[str]) -> dict[str, Any]:
 )
 def scene_teacher(
     context: dg.AssetExecutionContext,
-    config: RunSelector,
+    config: TrainingSetSelector,
     home: HomeResource,
     progress: dg.ResourceParam[ProgressLog],
     nerfstudio: NerfstudioEnvironment,
@@ -106,7 +106,7 @@ def scene_teacher(
 )
 def teacher_features(
     context: dg.AssetExecutionContext,
-    config: RunSelector,
+    config: TrainingSetSelector,
     home: HomeResource,
     progress: dg.ResourceParam[ProgressLog],
     nerfstudio: NerfstudioEnvironment,

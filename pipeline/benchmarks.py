@@ -1,6 +1,7 @@
 """Benchmarks by name, with one form for all results."""
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ BENCHMARKS: dict[str, str] = {
     "spconv": "student.experiments.benchmarks.spconv:bench_spconv",
     "render": "student.experiments.benchmarks.render:bench_render",
     "student": "student.experiments.benchmarks.student:bench_student",
+    "teacher": "pipeline.teacher_benchmark:bench_teacher",
     "ingest": "storage.ingest.benchmark:bench_ingest",
     "raycast": "storage.procedural.benchmark:bench_raycast",
 }
@@ -22,11 +24,15 @@ BENCHMARKS: dict[str, str] = {
 RESULT_FIELDS = ("name", "ratio", "ours", "reference", "unit", "runs")
 
 
-def run_benchmark(name: str) -> dict[str, Any]:
+def run_benchmark(name: str, *, quick: bool = False) -> dict[str, Any]:
     """Run a benchmark and return its result; ``ratio`` is the reference's time over ours, or as the unit says.
 
+    Args:
+        name: Name of the benchmark.
+        quick: Run its few seconds' version, whose figures mean nothing.
+
     Raises:
-        ValueError: If there is no such benchmark.
+        ValueError: If there is no such benchmark, or it has no quick version.
         EnvironmentMissingError: If the benchmark is not part of this installation.
     """
     if name not in BENCHMARKS:
@@ -36,7 +42,9 @@ def run_benchmark(name: str) -> dict[str, Any]:
         measure = getattr(importlib.import_module(module), function)
     except ModuleNotFoundError as error:
         raise EnvironmentMissingError(ErrorKind.ENVIRONMENT_MISSING, BENCHMARKS[name], str(error)) from error
-    result: Mapping[str, Any] = config_json(measure())
+    if quick and "quick" not in inspect.signature(measure).parameters:
+        raise ValueError(f"benchmark {name!r} has no quick version")
+    result: Mapping[str, Any] = config_json(measure(quick=True) if quick else measure())
     missing = [field for field in RESULT_FIELDS if field not in result]
     if missing:
         raise ValueError(f"benchmark {name!r} returned no {', '.join(missing)}")

@@ -14,6 +14,7 @@ from storage.procedural.config import ProceduralConfig
 from storage.targets.images import InputImagesConfig
 from student.config import OnFailedGate, StudentConfig, Variant
 from student.evaluation.config import EvaluationConfig, WeakLabelConfig
+from student.presets.published import published_variant
 from student.presets.students import demo_student, paper_student, small_student, tiny_student
 from teachers.config import ImageTeachersConfig
 from teachers.image.presets import demo_image_teachers, paper_image_teachers, small_image_teachers, tiny_image_teachers
@@ -36,15 +37,15 @@ PRESET_NAMES: tuple[PresetName, ...] = get_args(PresetName)
 class SplitConfig:
     """Division of scenes into those to learn from and those held out.
 
+    If no scene is held out, frames of each are: the same ones that judge its field, see ``NerfConfig.holdout_every``.
+
     Attributes:
         held_out_scenes: Number of scenes held out if none are named, the last ones by key; 0 holds none out.
-        held_out_stride: Distance between held-out frames, frames; used if there is only one scene.
         allow_ungated: Kinds that a training set takes even if their quality gate failed.
         on_failed_gate: Whether a scene that fails a gate is left out of training, or stops the run.
     """
 
     held_out_scenes: int = 1
-    held_out_stride: int = 4
     allow_ungated: tuple[str, ...] = ()
     on_failed_gate: OnFailedGate = "leave_out"
 
@@ -86,20 +87,25 @@ class PipelineConfig:
     weak_labels: WeakLabelConfig
 
 
-def build_preset(name: PresetName, *, variant: Variant, seed: int | None = None) -> PipelineConfig:
-    """Return a preset.
+def build_preset(
+    name: PresetName, *, variant: Variant, seed: int | None = None, published: str | None = None
+) -> PipelineConfig:
+    """Return a preset. What follows from the student or from the split is left open, see ``pipeline.settled.settle``.
 
     Args:
         name: Name of the preset.
         variant: Student variant.
         seed: Seed of every random choice in every stage; None keeps the preset's own seeds.
+        published: Published run that takes the place of the preset's student, by data set and image size.
 
     Raises:
-        ValueError: If there is no such preset.
+        ValueError: If there is no such preset, or no such published run.
     """
     if name not in _PRESETS:
         raise ValueError(f"preset {name!r}, want one of {', '.join(_PRESETS)}")
     config = _PRESETS[name](variant)
+    if published is not None:
+        config = dataclasses.replace(config, student=published_variant(published, variant))
     return config if seed is None else reseed(config, seed)
 
 
@@ -120,8 +126,8 @@ def tiny(variant: Variant) -> PipelineConfig:
 def small(variant: Variant) -> PipelineConfig:
     """Return a run for one accelerator: published image size, the smallest published checkpoints."""
     nerf = NerfConfig(
-        image_height=225,
-        image_width=400,
+        min_image_height=225,
+        min_image_width=400,
         num_steps=4000,
         pixel_rays=8192,
         lidar_pixel_rays=2048,
@@ -134,22 +140,20 @@ def small(variant: Variant) -> PipelineConfig:
 def paper(variant: Variant) -> PipelineConfig:
     """Return the published run: its image size, its teachers' checkpoints, a field as long as EmerNeRF's."""
     config = small(variant)
-    nerf = dataclasses.replace(config.nerf, image_height=450, image_width=800, num_steps=25_000)
+    nerf = dataclasses.replace(config.nerf, min_image_height=450, min_image_width=800, num_steps=25_000)
     return _assemble(paper_student(variant), paper_image_teachers(), nerf)
 
 
 def _assemble(student: StudentConfig, teachers: ImageTeachersConfig, nerf: NerfConfig) -> PipelineConfig:
-    """Put the stages together; the sizes of teacher targets follow from the student's render size."""
-    data = student.data
-    height, width = max(56, data.render_height), max(100, data.render_width)
+    """Put the stages together; sizes are left open, to follow the student once it is known."""
     return PipelineConfig(
         procedural=ProceduralConfig(),
         ingest=IngestConfig(),
-        input_images=InputImagesConfig(height=data.image_height, width=data.image_width),
+        input_images=InputImagesConfig(),
         image_teachers=teachers,
         nerf=nerf,
-        teacher_depth=TeacherDepthConfig(height=height, width=width),
-        virtual_views=VirtualViewsConfig(height=height, width=width),
+        teacher_depth=TeacherDepthConfig(),
+        virtual_views=VirtualViewsConfig(),
         teacher_features=TeacherFeaturesConfig(),
         split=SplitConfig(),
         student=student,

@@ -18,8 +18,10 @@ from pydantic import Field, model_validator
 
 from pipeline.overrides import apply_overrides, check_overrides
 from pipeline.presets import PRESET_NAMES, PipelineConfig, PresetName, build_preset
+from pipeline.settled import settle
 from storage.errors import ErrorKind, IntegrityError
 from student.config import TrainingSetConfig, Variant
+from student.presets.published import PUBLISHED_SIZES
 
 _FILE = "run.json"
 
@@ -36,6 +38,7 @@ class HomeSelection:
             features, so that it can be searched by words.
         train_scenes: Scenes to learn from.
         validation_scenes: Scenes held out.
+        published: Published run whose student takes the place of the preset's; None keeps the preset's.
     """
 
     preset: PresetName
@@ -44,10 +47,13 @@ class HomeSelection:
     variant: Variant = "clip"
     train_scenes: tuple[str, ...] = ()
     validation_scenes: tuple[str, ...] = ()
+    published: str | None = None
 
     def __post_init__(self) -> None:
         if self.preset not in PRESET_NAMES:
             raise ValueError(f"preset {self.preset!r}, want one of {', '.join(PRESET_NAMES)}")
+        if self.published not in (None, *PUBLISHED_SIZES):
+            raise ValueError(f"published run {self.published!r}, want one of {', '.join(PUBLISHED_SIZES)}")
 
     @classmethod
     def on_top_of(
@@ -58,11 +64,12 @@ class HomeSelection:
         seed: int | None = None,
         overrides: Iterable[str] = (),
         variant: Variant | None = None,
+        published: str | None = None,
     ) -> Self:
         """Return the selection of a run: the one that its home keeps, with the given choices on top.
 
-        The home's seed and overrides are kept if ``preset`` is None or the home's own. Another preset replaces them by
-        its own. Variant and scenes stay in both cases.
+        The home's seed, overrides and published run are kept if ``preset`` is None or the home's own. Another preset
+        replaces them by its own. Variant and scenes stay in both cases.
 
         Args:
             kept: Selection that the home keeps, or None.
@@ -70,6 +77,7 @@ class HomeSelection:
             seed: Seed; None takes the home's, or else the preset's own seeds.
             overrides: Overrides, applied after those that the home keeps.
             variant: Student variant; None takes the home's.
+            published: Published run; None takes the home's.
 
         Raises:
             ValueError: If neither names a preset.
@@ -79,12 +87,13 @@ class HomeSelection:
                 raise ValueError(f"no configuration is kept yet: name a preset, one of {', '.join(PRESET_NAMES)}")
             kept = cls(preset=preset)
         elif preset not in (None, kept.preset):
-            kept = dataclasses.replace(kept, preset=preset, seed=None, overrides=())
+            kept = dataclasses.replace(kept, preset=preset, seed=None, overrides=(), published=None)
         return dataclasses.replace(
             kept,
             seed=kept.seed if seed is None else seed,
             overrides=_without_repetition((*kept.overrides, *overrides)),
             variant=variant or kept.variant,
+            published=published or kept.published,
         )
 
     def fields(self) -> dict[str, Any]:
@@ -96,10 +105,23 @@ class HomeSelection:
         """Return the complete configuration, for one student variant.
 
         Raises:
+            ValueError: If an override does not apply, or contradicts the split.
+        """
+        return settle(self.choices(variant), holds_out_frames=self.holds_out_frames)
+
+    def choices(self, variant: Variant | None = None) -> PipelineConfig:
+        """Return what was chosen: the configuration with everything left open that follows from the rest.
+
+        Raises:
             ValueError: If an override does not apply.
         """
-        base = build_preset(self.preset, variant=variant or self.variant, seed=self.seed)
+        base = build_preset(self.preset, variant=variant or self.variant, seed=self.seed, published=self.published)
         return apply_overrides(base, self.overrides)
+
+    @property
+    def holds_out_frames(self) -> bool | None:
+        """Return whether frames are held out because no whole scene is; None before scenes are chosen."""
+        return not self.validation_scenes if self.scenes else None
 
     @property
     def scenes(self) -> tuple[str, ...]:
@@ -136,14 +158,13 @@ class HomeSelection:
             ValueError: If there are no scenes to learn from.
         """
         config = self.resolve(variant)
-        alone = not self.validation_scenes
         return TrainingSetConfig(
             train_scenes=self.scenes_to_learn_from(),
             validation_scenes=self.validation_scenes,
             kinds=config.student.data.kinds,
             allow_ungated=config.split.allow_ungated,
             on_failed_gate=config.split.on_failed_gate,
-            held_out_stride=config.split.held_out_stride if alone else 0,
+            held_out_stride=config.nerf.holdout_every if self.holds_out_frames else 0,
         )
 
     def save(self, home: Path) -> None:
@@ -196,6 +217,10 @@ class RunSelector(dg.Config):
     variant: Literal["of_home", Variant] = Field(
         default="of_home", description="The student that overrides are meant for, where the partition is none."
     )
+    published: str | None = Field(
+        default=None,
+        description="Published run whose student takes the place of the preset's, such as 'nuscenes-224x400'.",
+    )
     is_complete: bool = Field(
         default=False,
         description="Whether this says everything and nothing that the home keeps is added, as the command line does.",
@@ -220,6 +245,7 @@ class RunSelector(dg.Config):
             seed=self.seed,
             overrides=self.overrides,
             variant=None if self.variant == "of_home" else self.variant,
+            published=self.published,
         )
 
     def resolve(self, home: Path, variant: Variant | None = None) -> PipelineConfig:

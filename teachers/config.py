@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from storage.grid_size import check_size, settled_size
 from storage.kinds import FeatureSource
 
 Precision = Literal["float32", "float16", "bfloat16"]
@@ -80,23 +81,32 @@ class SkyConfig(ImageTeacherConfig):
 
     Attributes:
         segmenter: A Segformer through transformers, or PointRend where detectron2 is installed.
-        height: Rows of the stored masks.
-        width: Columns of the stored masks.
+        height: Rows of the stored masks; None follows the finest grid that they are read on.
+        width: Columns of the stored masks, likewise.
         threshold: Probability above which a pixel counts as sky, in (0, 1).
         max_lidar_on_sky: Gate: largest share of LiDAR returns that may fall on sky, because real sky returns none.
     """
 
     segmenter: Literal["segformer", "pointrend"] = "segformer"
-    height: int = 112
-    width: int = 200
+    height: int | None = None
+    width: int | None = None
     threshold: float = 0.5
     max_lidar_on_sky: float = 0.05
 
     def __post_init__(self) -> None:
         ImageTeacherConfig.__post_init__(self)
-        _require(self.height >= 1 and self.width >= 1, f"mask size {self.height}x{self.width}: want >= 1x1")
+        check_size(self.height, self.width, of="sky masks")
         _require(0 < self.threshold < 1, f"threshold {self.threshold}: want within (0, 1)")
         _require(0 <= self.max_lidar_on_sky <= 1, f"max_lidar_on_sky {self.max_lidar_on_sky}: want within [0, 1]")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return rows and columns of the stored masks.
+
+        Raises:
+            ValueError: If one of them is still open.
+        """
+        return settled_size(self.height, self.width, of="sky masks")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

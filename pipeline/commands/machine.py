@@ -31,19 +31,21 @@ class Bench(Command):
     Attributes:
         name: Name of the benchmark.
         json: Print one JSON object: name, ratio, ours, reference, unit, runs.
+        quick: Only show that it runs, in seconds; for benchmarks that have such a version.
     """
 
     name: Annotated[
-        Literal["loader", "pooling", "sparse-conv", "spconv", "render", "student", "ingest", "raycast"],
+        Literal["loader", "pooling", "sparse-conv", "spconv", "render", "student", "teacher", "ingest", "raycast"],
         tyro.conf.Positional,
     ]
     json: bool = False
+    quick: bool = False
 
     def run(self, console: Console) -> int:
         """Run the benchmark."""
         from pipeline.benchmarks import run_benchmark
 
-        result = run_benchmark(self.name)
+        result = run_benchmark(self.name, quick=self.quick)
         if self.json:
             sys.stdout.write(json.dumps(result) + "\n")
         else:

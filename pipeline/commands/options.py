@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 from rich.console import Console
@@ -14,6 +14,7 @@ from pipeline.run_config import HomeSelection
 from storage.stores.places import store_url_from_environment
 from storage.stores.versioned import Home
 from student.config import Variant
+from student.presets.published import PUBLISHED_SIZES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +63,11 @@ class ConfiguredCommand(HomeCommand):
     """Base of commands that run stages; every field of the configuration is also a flag of these commands.
 
     Attributes:
-        preset: Named configuration; by default the home's own. Another one discards the home's seed and overrides.
+        preset: Named configuration; by default the home's own. Another one discards the home's seed, overrides
+            and published run.
         seed: Seed of every random choice; by default the home's, or else the preset's own seeds.
         variant: Student variant, which names what it is taught; by default the home's own.
+        published: Published run whose student takes the place of the preset's, by data set and image size.
         set: Changes of single fields as dotted.name=value, as in Dagster. Each field is also a flag: --nerf.num-steps
             300.
     """
@@ -72,17 +75,18 @@ class ConfiguredCommand(HomeCommand):
     preset: PresetName | None = None
     seed: int | None = None
     variant: Variant | None = None
+    published: Literal[PUBLISHED_SIZES] | None = None  # pyright: ignore[reportInvalidTypeForm]
     set: tuple[str, ...] = ()
 
     default_preset: ClassVar[PresetName | None] = None
 
     def base_config(self) -> PipelineConfig:
-        """Return the configuration that this command would run without configuration flags.
+        """Return what this command would choose without configuration flags; what follows from it is left open.
 
         Raises:
             ValueError: If no preset is known, or a change does not apply.
         """
-        return self.selection(self.named_home()).resolve()
+        return self.selection(self.named_home()).choices()
 
     def selection(self, home: Home | None) -> HomeSelection:
         """Return the selection to run: the one that the home keeps, if any, with this command's choices on top.
@@ -97,6 +101,7 @@ class ConfiguredCommand(HomeCommand):
             seed=self.seed,
             overrides=self.set,
             variant=self.variant,
+            published=self.published,
         )
         selection.resolve()
         return selection

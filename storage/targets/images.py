@@ -11,6 +11,7 @@ import zarr
 
 from storage.code import code_digest
 from storage.digests import config_digest, config_json
+from storage.grid_size import check_size, settled_size
 from storage.keys import SceneKey
 from storage.kinds import Kind
 from storage.scenes.store import SceneReader
@@ -27,16 +28,25 @@ class InputImagesConfig:
     """Size of the images that models read.
 
     Attributes:
-        height: Rows, pixels.
-        width: Columns, pixels. If the aspect differs from the camera's, fx and fy are scaled by different factors.
+        height: Rows, pixels; None follows the student.
+        width: Columns, pixels; None follows the student. If the aspect differs from the camera's, fx and fy are scaled
+            by different factors.
     """
 
-    height: int
-    width: int
+    height: int | None = None
+    width: int | None = None
 
     def __post_init__(self) -> None:
-        if self.height < 1 or self.width < 1:
-            raise ValueError(f"height and width are {self.height} and {self.width}, want at least 1")
+        check_size(self.height, self.width, of="input_images")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return rows and columns.
+
+        Raises:
+            ValueError: If one of them is still open.
+        """
+        return settled_size(self.height, self.width, of="input_images")
 
 
 def resize_scene_images(
@@ -74,7 +84,7 @@ def resize_scene_images(
     )
 
     def write(group: zarr.Group) -> dict[str, Any]:
-        size = (config.height, config.width)
+        size = height, width = config.size
         cameras = range(scene.num_cameras)
         intrinsics = np.stack([scene.intrinsics(camera, size=size) for camera in cameras])
         write_target(group, KIND, "intrinsics", intrinsics.astype(np.float64))
@@ -83,7 +93,7 @@ def resize_scene_images(
         group.attrs["camera_names"] = list(scene.camera_names)
         with ThreadPoolExecutor(_NUM_WORKERS) as pool:
             for frame in range(scene.num_frames):
-                resize = partial(scene.resized_image, frame, height=config.height, width=config.width)
+                resize = partial(scene.resized_image, frame, height=height, width=width)
                 images[frame] = np.stack(list(pool.map(resize, cameras)))
                 if on_progress is not None:
                     on_progress("resize", (frame + 1) / scene.num_frames, {"frame": frame})

@@ -1,10 +1,9 @@
 """Training set: a frozen list of the exact version of every store that a run reads, and of its samples.
 
 Freezing refuses a store that is missing, that failed its quality gate, that was made from another version of the scene
-than the images, or that holds the truth.
+than the images, that descends from a teacher of frames that are held out, or that holds the truth.
 """
 
-import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +15,11 @@ from storage.config_json import config_from_json
 from storage.digests import config_json, digest_of
 from storage.errors import ErrorKind, MissingTargetError, ProvenanceMismatchError
 from storage.kinds import KINDS, Kind, StoreForm, is_trainable, trainable_kinds
-from storage.stores.lineage import walk
-from storage.stores.provenance import InputVersion, Provenance
+from storage.scenes.held_out import held_out_frames
+from storage.stores.provenance import Provenance
 from storage.stores.versioned import Home, Materialized, StoreVersion, materialize_arrays
 from student.config import TrainingSetConfig
+from student.data.lineage import check_consistent, check_held_out
 
 KIND = Kind.TRAINING_SET
 
@@ -91,7 +91,8 @@ def freeze_training_set(home: Home, name: str, config: TrainingSetConfig) -> Mat
     Raises:
         MissingTargetError: If a store is missing, failed its gate, or must not be learned from; its key is
             ``<kind>/<scene>``. Also if failed gates leave no train scene.
-        ProvenanceMismatchError: If two stores descend from different versions of the same thing.
+        ProvenanceMismatchError: If two stores descend from different versions of the same thing, or one from a teacher
+            that was fitted to held-out frames of its scene.
         IntegrityError: If the frames or cameras of a store differ from its scene's.
     """
     _refuse_forbidden(config.kinds)
@@ -100,6 +101,9 @@ def freeze_training_set(home: Home, name: str, config: TrainingSetConfig) -> Mat
     scenes = [_freeze_scene(home, key, config) for key in wanted]
     versions = [version for scene in scenes for version in scene.stores.values()]
     check_consistent(home, versions)
+    for scene in scenes:
+        if scene.train_frames:  # of a scene that is held out whole, the student learns nothing
+            check_held_out(home, scene.stores.values(), scene.validation_frames)
     manifest = {"format": _FORMAT, "scenes": [config_json(scene) for scene in scenes], "left_out": left_out}
     inputs = tuple(version.as_input for version in versions)
     provenance = Provenance(
@@ -144,35 +148,6 @@ def load_training_set(home: Home, name: str, digest: str | None = None) -> Train
     return TrainingSet(version=version, scenes=scenes, left_out=manifest["left_out"])
 
 
-def check_consistent(home: Home, versions: Iterable[StoreVersion]) -> None:
-    """Check that stores read together descend from the same version of every ancestor they share.
-
-    Otherwise a depth map of one ingest could be read beside the images of another, or features of two scenes could be
-    reduced with different bases, without any error.
-
-    Raises:
-        ProvenanceMismatchError: If they do not. It names the ancestor, its two digests and their descendants.
-    """
-    seen: dict[tuple[str, str], tuple[str, str]] = {}
-
-    @functools.cache
-    def inputs_of(item: InputVersion) -> tuple[InputVersion, ...]:
-        found = home.find(item.kind, item.partition, item.digest)
-        # An ancestor may have been deleted; its own ancestors are then unknown.
-        return () if found is None else home.provenance(found).inputs
-
-    for version in versions:
-        for _, ancestor in walk([version.as_input], inputs_of):
-            key = (ancestor.kind, ancestor.partition)
-            digest, descendant = seen.setdefault(key, (ancestor.digest, str(version)))
-            if digest != ancestor.digest:
-                raise ProvenanceMismatchError(
-                    ErrorKind.DIGEST_MISMATCH,
-                    "/".join(key),
-                    f"{version} was made from {ancestor.digest[:12]}, {descendant} from {digest[:12]}",
-                )
-
-
 def _refuse_forbidden(kinds: Iterable[str]) -> None:
     for kind in kinds:
         if kind not in KINDS:
@@ -202,7 +177,7 @@ def _freeze_scene(home: Home, key: str, config: TrainingSetConfig) -> FrozenScen
         stores[kind] = version
     is_training = key in config.train_scenes
     stride = config.held_out_stride
-    held_out = {f for f in range(num_frames) if stride and f % stride == stride // 2} if is_training else set()
+    held_out = held_out_frames(num_frames, every=stride) if is_training else ()
     train = tuple(f for f in range(num_frames) if f not in held_out) if is_training else ()
     return FrozenScene(
         key=key,

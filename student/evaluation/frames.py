@@ -22,8 +22,9 @@ from storage.stores.versioned import Home, StoreVersion
 from student.config import DataConfig
 from student.data.dataset import FrameDataset
 from student.data.frames import StoreFrames
+from student.data.lineage import check_consistent
 from student.data.sample import TrainingBatch
-from student.data.training_set import FrozenScene, TrainingSet, check_consistent
+from student.data.training_set import FrozenScene, TrainingSet
 from student.data.views import TargetView, ViewChoice
 from student.model.types import TargetCameras
 

@@ -4,8 +4,9 @@ They share the published widths; :mod:`student.presets.students` has sizes for o
 disagree, ``docs/guides/differences-from-the-paper.md`` says which one is followed.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypedDict
 
 from student.config import StudentConfig, Variant
 from student.model.config import ModelConfig
@@ -37,6 +38,30 @@ _SIZES = {
 }
 PUBLISHED_SIZES = tuple(_SIZES)
 """Name of every published run's data set and image size."""
+
+
+class _Published(TypedDict, total=False):
+    space: Space
+    output: Output
+
+
+_OF_VARIANT: Mapping[Variant, _Published] = {
+    "depth": {"space": "linear"},
+    "depth_contracted_virtual": {"space": "contracted"},
+    "clip": {"output": "clip"},
+    "dinov2": {"output": "dinov2"},
+}
+
+
+def published_variant(size: str, variant: Variant) -> StudentConfig:
+    """Return the published run of a size that teaches what a variant does.
+
+    Raises:
+        ValueError: If there is no such size, or no published run is of this variant.
+    """
+    if variant not in _OF_VARIANT:
+        raise ValueError(f"no published run is of variant {variant!r}: want one of {', '.join(_OF_VARIANT)}")
+    return published_student(size, **_OF_VARIANT[variant])
 
 
 def published_student(size: str, *, space: Space = "contracted", output: Output = "rgb") -> StudentConfig:

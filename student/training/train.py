@@ -20,19 +20,11 @@ from storage.digests import config_json
 from storage.stores.places import store_url_from_environment
 from storage.stores.versioned import Home
 from student.config import StudentConfig, TrackerName, Variant
-from student.presets.published import PUBLISHED_SIZES, published_student
+from student.presets.published import PUBLISHED_SIZES, published_variant
 from student.presets.students import student_preset
 from student.training.fit import fit_student
 
 logger = logging.getLogger("student.training.train")
-
-_PUBLISHED: Mapping[Variant, dict[str, Any]] = {
-    "depth": {"space": "linear"},
-    "depth_contracted_virtual": {"space": "contracted"},
-    "clip": {"output": "clip"},
-    "dinov2": {"output": "dinov2"},
-}
-"""Arguments of :func:`published_student` for each variant that has a published run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +95,9 @@ class Arguments:
             raise ValueError("config and published are two runs: give one")
         if self.config is not None:
             return config_from_json(StudentConfig, json.loads(self.config.read_text()), str(self.config))
-        return student_preset(self.preset, self.variant) if self.published is None else self._published(self.published)
-
-    def _published(self, size: str) -> StudentConfig:
-        if self.variant not in _PUBLISHED:
-            raise ValueError(f"no published run is of variant {self.variant!r}: want one of {', '.join(_PUBLISHED)}")
-        return published_student(size, **_PUBLISHED[self.variant])
+        if self.published is not None:
+            return published_variant(self.published, self.variant)
+        return student_preset(self.preset, self.variant)
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -127,7 +127,8 @@ def _depth_figures(folder: Path, _: RenderSet, held: RenderSet) -> held_out.Figu
 
 
 def _sky_figures(folder: Path, _: RenderSet, held: RenderSet) -> held_out.Figures:
-    return held_out.sky_figures(SkySegmenter.from_config(SkyConfig(weights=WeightsConfig(source=str(folder)))), held)
+    config = SkyConfig(weights=WeightsConfig(source=str(folder)), height=112, width=200)
+    return held_out.sky_figures(SkySegmenter.from_config(config), held)
 
 
 def _clip_figures(folder: Path, _: RenderSet, held: RenderSet) -> held_out.Figures:

@@ -55,10 +55,11 @@ def _write(
     on_progress: Callable[[str, float, Mapping[str, float]], None] | None,
 ) -> Mapping[str, Any]:
     config = segmenter.config
+    size = height, width = config.size
     count = {"num_frames": reader.num_frames, "num_cameras": reader.num_cameras}
     masks = FrameWriter(group, KIND, "is_sky", **count)
     probabilities = FrameWriter(group, KIND, "sky_probability", **count)
-    group.attrs.update({"height": config.height, "width": config.width, "threshold": config.threshold})
+    group.attrs.update({"height": height, "width": width, "threshold": config.threshold})
     progress = Progress(KIND, reader.num_frames * reader.num_cameras, on_progress)
     sky_pixels = np.zeros(reader.num_cameras)
     undecided = non_finite = lidar_returns = lidar_on_sky = 0
@@ -79,13 +80,12 @@ def _write(
             sky_pixels[camera] += is_sky.mean()
             undecided += int(((probability > 0.1) & (probability < 0.9)).sum())
             non_finite += int((~np.isfinite(stored)).sum())
-            size = (config.height, config.width)
             seen = returns_in_image(reader, frame, camera, reader.lidar_points(frame), size=size)
             lidar_returns += len(seen.index)
             lidar_on_sky += int(is_sky[seen.row, seen.column].sum())
         progress.advance(len(batch.indices))
     num_images = reader.num_frames * reader.num_cameras
-    num_pixels = num_images * config.height * config.width
+    num_pixels = num_images * height * width
     fraction = {name: sky_pixels[i] / reader.num_frames for i, name in enumerate(reader.camera_names)}
     checks = {"non_finite": at_most(non_finite, 0), "sky_fraction": at_most(float(sky_pixels.sum()) / num_images, 0.95)}
     if lidar_returns:

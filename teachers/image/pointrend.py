@@ -51,7 +51,8 @@ class PointRendSegmenter(Segmenter):
         requests = [{"image": image, "height": height, "width": width} for image in pixels]
         logits = torch.stack([answer["sem_seg"] for answer in self._model(requests)]).float()
         probability = logits.softmax(dim=1)[:, SKY_CLASS, None]
-        return resample(probability, height=self.config.height, width=self.config.width)[:, 0].clamp(0, 1).cpu()
+        height, width = self.config.size
+        return resample(probability, height=height, width=width)[:, 0].clamp(0, 1).cpu()
 
 
 def _load(weights: WeightsFolder, device: torch.device) -> tuple[Any, str]:

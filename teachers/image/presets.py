@@ -91,8 +91,6 @@ def _published(
         sky=SkyConfig(
             weights=WeightsConfig(source=sky),
             input_short_side=sky_short_side,
-            height=450,
-            width=800,
             inference=inference,
         ),
         depth_anything=DepthAnythingConfig(

@@ -49,7 +49,8 @@ class SkySegmenter(Segmenter):
     def sky_probability(self, images: UInt8[np.ndarray, "batch rows columns 3"]) -> Float[Tensor, "batch height width"]:
         """Return the probability of sky on the configured grid, in [0, 1], float32 on the CPU."""
         probability = self.logits(images).softmax(dim=1)[:, self._sky_index, None]
-        return resample(probability, height=self.config.height, width=self.config.width)[:, 0].clamp(0, 1)
+        height, width = self.config.size
+        return resample(probability, height=height, width=width)[:, 0].clamp(0, 1)
 
 
 def _sky_index(id2label: Mapping[Any, str], weights: WeightsFolder) -> int:

@@ -7,6 +7,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from storage.grid_size import check_size, settled_size
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionConfig:
@@ -191,9 +193,16 @@ class NerfConfig:
     """One fit of one scene.
 
     Attributes:
-        image_height: Height that images are read at, pixels.
-        image_width: Width that images are read at, pixels.
-        holdout_every: Every so many frames one is kept from training and used to judge the fit.
+        image_height: Height that images are read at, pixels. None follows the student: the height of the virtual views
+            that it reads, but no less than ``min_image_height``.
+        image_width: Width that images are read at, pixels, likewise.
+        min_image_height: Height of images, pixels, where no student wants more.
+        min_image_width: Width of images, pixels, where no student wants more.
+        holdout_every: Every so many frames one is held out: to judge the fit, and to judge the student where no whole
+            scene is held out from it.
+        fit_all_frames: Once judged, the field goes on with the held-out frames too. None follows the split: True where
+            whole scenes are held out. Where frames are, the student would learn them from its teacher, so they are
+            never fitted.
         use_sky_mask: Read the scene's ``sky_mask`` store; it must then exist. If False, sky is told from the rest by
             the entropy term alone.
         num_steps: Optimisation steps, both phases together.
@@ -216,9 +225,12 @@ class NerfConfig:
         gate: What the fit must reach.
     """
 
-    image_height: int = 112
-    image_width: int = 200
+    image_height: int | None = None
+    image_width: int | None = None
+    min_image_height: int = 112
+    min_image_width: int = 200
     holdout_every: int = 4
+    fit_all_frames: bool | None = None
     use_sky_mask: bool = True
     num_steps: int = 500
     fit_all_frames: bool | None = None
@@ -239,7 +251,8 @@ class NerfConfig:
     gate: FitGateConfig = dataclasses.field(default_factory=FitGateConfig)
 
     def __post_init__(self) -> None:
-        _require(self.image_height >= 8 and self.image_width >= 8, "images must be at least 8x8")
+        check_size(self.image_height, self.image_width, of="images of the field", at_least=8)
+        check_size(self.min_image_height, self.min_image_width, of="smallest images of the field", at_least=8)
         _require(self.holdout_every >= 2, f"holdout_every {self.holdout_every}, want >= 2")
         _require(self.num_steps >= 1 and self.max_attempts >= 1, "want at least one step and one attempt")
         _require(0 < self.whole_share < 1, f"whole_share {self.whole_share}, want in (0, 1)")
@@ -259,7 +272,8 @@ class NerfConfig:
     @property
     def image_size(self) -> tuple[int, int]:
         """Return height and width of training images."""
-        return self.image_height, self.image_width
+        height, width = self.image_height, self.image_width
+        return self.min_image_height if height is None else height, self.min_image_width if width is None else width
 
     @property
     def judged_steps(self) -> int:
@@ -277,8 +291,8 @@ class TeacherDepthConfig:
     """Depth rendered at every camera of every frame.
 
     Attributes:
-        height: Rows of the depth map.
-        width: Columns of the depth map.
+        height: Rows of the depth map; None follows the student.
+        width: Columns of the depth map; None follows the student.
         min_opacity: Opacity under which depth is NaN.
         max_depth_m: Beyond it depth is NaN.
         contradiction_ratio: Rendered and measured depth that differ by more than this factor contradict each other.
@@ -290,8 +304,8 @@ class TeacherDepthConfig:
         execution: How it is run.
     """
 
-    height: int = 56
-    width: int = 100
+    height: int | None = None
+    width: int | None = None
     min_opacity: float = 0.5
     max_depth_m: float = 200.0
     contradiction_ratio: float = 1.3
@@ -302,10 +316,19 @@ class TeacherDepthConfig:
     execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
 
     def __post_init__(self) -> None:
-        _require(self.height >= 2 and self.width >= 2, "depth maps must be at least 2x2")
+        check_size(self.height, self.width, of="teacher_depth", at_least=2)
         _require(self.contradiction_ratio > 1, f"contradiction_ratio {self.contradiction_ratio}, want > 1")
         _require(self.contradiction_reach_px >= 0, f"contradiction_reach_px {self.contradiction_reach_px}, want >= 0")
         _require(0 < self.min_opacity <= 1, f"min_opacity {self.min_opacity}, want in (0, 1]")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return rows and columns.
+
+        Raises:
+            ValueError: If one of them is still open.
+        """
+        return settled_size(self.height, self.width, of="teacher_depth")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -313,8 +336,8 @@ class VirtualViewsConfig:
     """Images and depth rendered at poses the car never had.
 
     Attributes:
-        height: Rows of each view.
-        width: Columns of each view.
+        height: Rows of each view; None follows the student.
+        width: Columns of each view; None follows the student.
         view_names: What each view is called, in order.
         camera_shifts_m: Where it stands in its camera's own axes (x right, y down, z forward), in order.
         min_opacity: Opacity under which depth is NaN.
@@ -323,8 +346,8 @@ class VirtualViewsConfig:
         execution: How it is run.
     """
 
-    height: int = 56
-    width: int = 100
+    height: int | None = None
+    width: int | None = None
     view_names: tuple[str, ...] = ("left", "right", "up")
     camera_shifts_m: tuple[tuple[float, float, float], ...] = ((-1.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, -1.0, 0.0))
     min_opacity: float = 0.5
@@ -333,10 +356,19 @@ class VirtualViewsConfig:
     execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
 
     def __post_init__(self) -> None:
-        _require(self.height >= 2 and self.width >= 2, "views must be at least 2x2")
+        check_size(self.height, self.width, of="virtual_views", at_least=2)
         _require(len(self.view_names) == len(self.camera_shifts_m) > 0, "want one shift per view name")
         _require(len(set(self.view_names)) == len(self.view_names), f"view_names {self.view_names}, want distinct")
         _require(0 < self.min_opacity <= 1, f"min_opacity {self.min_opacity}, want in (0, 1]")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return rows and columns.
+
+        Raises:
+            ValueError: If one of them is still open.
+        """
+        return settled_size(self.height, self.width, of="virtual_views")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,8 +377,8 @@ class TeacherFeaturesConfig:
 
     Attributes:
         feature_source: Which target store is distilled.
-        height: Rows of the rendered feature map.
-        width: Columns of the rendered feature map.
+        height: Rows of the rendered feature map; None follows the student.
+        width: Columns of the rendered feature map; None follows the student.
         num_steps: Optimisation steps of the feature field; geometry is frozen.
         rays_per_step: Rays per step.
         learning_rate: Rate of the feature grid.
@@ -361,8 +393,8 @@ class TeacherFeaturesConfig:
     """
 
     feature_source: Literal["dinov2_features", "clip_features"] = "dinov2_features"
-    height: int = 28
-    width: int = 50
+    height: int | None = None
+    width: int | None = None
     num_steps: int = 200
     rays_per_step: int = 2048
     learning_rate: float = 0.02
@@ -376,8 +408,17 @@ class TeacherFeaturesConfig:
     execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
 
     def __post_init__(self) -> None:
-        _require(self.height >= 2 and self.width >= 2, "feature maps must be at least 2x2")
+        check_size(self.height, self.width, of="teacher_features", at_least=2)
         _require(self.num_steps >= 1 and self.rays_per_step >= 1, "want at least one step and one ray")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return rows and columns.
+
+        Raises:
+            ValueError: If one of them is still open.
+        """
+        return settled_size(self.height, self.width, of="teacher_features")
 
 
 def _require(holds: bool, message: str) -> None:

@@ -86,6 +86,7 @@ def render_teacher_features(
     """
     source = RenderSource(home, str(scene_key), config.execution)
     version = home.require(config.feature_source, str(scene_key))
+    size = config.size
 
     def write(group: zarr.Group) -> dict[str, Any]:
         stored = home.open_arrays(version)
@@ -97,7 +98,6 @@ def render_teacher_features(
             }
         )
         field, psnr = _distil(source, config, targets, on_progress)
-        size = (config.height, config.width)
         shape = (*targets.shape[:2], *size, targets.shape[-1])
         features = create_target(group, Kind.TEACHER_FEATURES, "features", shape)
         for frame in range(shape[0]):

@@ -142,7 +142,7 @@ def render_teacher_depth(
         MissingTargetError: If the scene was not fitted.
     """
     source = RenderSource(home, str(scene_key), config.execution)
-    scene, size = source.scene, (config.height, config.width)
+    scene, size = source.scene, config.size
     is_sky = None if source.is_sky is None else resize_nearest(source.is_sky, *size, axis=2)
 
     def write(group: zarr.Group) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def render_virtual_views(
         MissingTargetError: If the scene was not fitted.
     """
     source = RenderSource(home, str(scene_key), config.execution)
-    scene, size = source.scene, (config.height, config.width)
+    scene, size = source.scene, config.size
     virtual_to_camera = np.tile(np.eye(4), (len(config.camera_shifts_m), 1, 1))
     virtual_to_camera[:, :3, 3] = np.asarray(config.camera_shifts_m)
 

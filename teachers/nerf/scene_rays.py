@@ -19,6 +19,7 @@ from storage.geometry.rays import pixel_grid
 from storage.geometry.resize import resize_nearest
 from storage.geometry.transforms import apply_se3
 from storage.kinds import Kind
+from storage.scenes.held_out import held_out_frames
 from storage.scenes.moving import MovingBoxes
 from storage.scenes.store import SceneReader
 from storage.stores.arrays import read_target
@@ -80,12 +81,12 @@ class FrameSplit:
 
 
 def split_frames(num_frames: int, *, holdout_every: int) -> FrameSplit:
-    """Hold out the middle frame of every ``holdout_every``, so that neighbours on both sides are fitted.
+    """Hold out one frame of every ``holdout_every``, as ``held_out_frames`` chooses it.
 
     Raises:
         SourceDataError: If the scene is too short to hold out any frame.
     """
-    held_out = tuple(i for i in range(num_frames) if i % holdout_every == holdout_every // 2)
+    held_out = held_out_frames(num_frames, every=holdout_every)
     if not held_out or len(held_out) == num_frames:
         raise SourceDataError(
             ErrorKind.TABLE_INVALID,

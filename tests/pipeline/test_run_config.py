@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.commands.options import ConfiguredCommand
-from pipeline.presets import PRESET_NAMES, build_preset
+from pipeline.presets import PRESET_NAMES, PresetName, build_preset
 from pipeline.run_config import (
     HomeSelection,
     RunSelector,
@@ -24,8 +24,8 @@ GOLDEN = Path(__file__).parent / "golden" / "presets"
 
 
 @pytest.mark.parametrize("name", PRESET_NAMES)
-def test_resolved_presets_are_the_golden_ones(name: str, request: pytest.FixtureRequest) -> None:
-    resolved = canonical_json(build_preset(name, variant="clip")).replace(',"', ',\n"') + "\n"
+def test_resolved_presets_are_the_golden_ones(name: PresetName, request: pytest.FixtureRequest) -> None:
+    resolved = canonical_json(HomeSelection(preset=name).resolve()).replace(',"', ',\n"') + "\n"
     path = GOLDEN / f"{name}.json"
     if request.config.getoption("--regenerate-golden"):
         path.parent.mkdir(exist_ok=True)
@@ -121,7 +121,7 @@ def test_the_launchpad_of_a_basis_names_its_training_scenes(tmp_path: Path) -> N
 def test_a_home_without_a_selection_wants_a_preset(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="name a preset"):
         RunSelector().resolve(tmp_path)
-    assert RunSelector(preset="demo").resolve(tmp_path) == build_preset("demo", variant="clip")
+    assert RunSelector(preset="demo").resolve(tmp_path) == HomeSelection(preset="demo").resolve()
 
 
 @pytest.mark.parametrize("override", ["nerf.num_step=3", "nerf.num_steps=many", "nerf"])
@@ -151,6 +151,6 @@ def test_a_single_scene_is_split_by_frames() -> None:
     selection = dataclasses.replace(HomeSelection(preset="demo"), train_scenes=train, validation_scenes=validation)
     frozen = selection.training_set("clip")
     assert (frozen.train_scenes, frozen.validation_scenes) == (("d.a",), ())
-    assert frozen.held_out_stride == config.split.held_out_stride >= 2
+    assert frozen.held_out_stride == config.nerf.holdout_every >= 2
     two = dataclasses.replace(selection, train_scenes=("d.a",), validation_scenes=("d.b",))
     assert two.training_set("clip").held_out_stride == 0

@@ -155,11 +155,12 @@ def test_a_task_carries_the_whole_selection() -> None:
         "seed": 3,
         "overrides": ["nerf.num_steps=7"],
         "variant": "clip_dinov2",
+        "published": None,
         "is_complete": True,
     }
-    assert tasks["scene teacher d.a"] == {"scene_teacher": {"config": common}}
     assert tasks["feature basis clip"] == {"feature_basis": {"config": {**common, "train_scenes": ["d.a"]}}}
     learned = {**common, "train_scenes": ["d.a"], "validation_scenes": []}
+    assert tasks["scene teacher d.a"] == {"scene_teacher": {"config": learned}}  # the split: what it may be fitted to
     assert tasks["student clip_dinov2"] == {
         "training_set": {"config": learned},
         "student_checkpoint": {"config": common},

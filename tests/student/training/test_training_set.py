@@ -1,5 +1,6 @@
 """What may be frozen, and what is refused."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -8,10 +9,12 @@ import numpy as np
 import pytest
 
 from storage.errors import IntegrityError, MissingTargetError, ProvenanceMismatchError
-from storage.stores.provenance import InputVersion
+from storage.stores.provenance import InputVersion, Provenance
+from storage.stores.versioned import materialize_files
 from student.config import StudentConfig, TrainingSetConfig
 from student.data.training_set import freeze_training_set, load_training_set
 
+PASSED = {"quality": {"passed": True, "checks": {}}}
 FEATURES = np.zeros((4, 3, 2, 3, 4), np.float16)
 
 
@@ -61,6 +64,45 @@ def test_a_single_scene_holds_out_frames(shared_world: Any, student_config: Stud
     (scene,) = load_training_set(shared_world.home, "stride").scenes
     assert scene.train_frames == (0, 2)
     assert scene.validation_frames == (1, 3)
+
+
+def fitted_to(world: Any, frames: list[int] | None) -> None:
+    """Publish depth of a field that was fitted to these frames of ``yard.a``; None does not say which."""
+    home = world.home
+    scene = home.require("scene", "yard.a").as_input
+    field = Provenance(
+        kind="nerf_teacher", partition="yard.a", inputs=(scene,), code_digest=str(frames), licence="CC0-1.0"
+    )
+    metrics = PASSED if frames is None else {**PASSED, "fitted_frames": frames}
+    version = materialize_files(home, field, lambda folder: metrics).version
+    stored = home.open_arrays(home.require("teacher_depth", "yard.a"))
+    arrays = {name: np.asarray(stored[name]) for name in ("termination_depth", "opacity", "intrinsics")}
+    world.publish("teacher_depth", "yard.a", arrays, inputs=(scene, version.as_input), code=str(frames))
+
+
+def test_a_teacher_that_saw_held_out_frames_is_refused(
+    make_world: Callable[[], Any], student_config: StudentConfig
+) -> None:
+    world = make_world()
+    split: dict[str, Any] = {"validation_scenes": (), "held_out_stride": 2}
+    fitted_to(world, [0, 2])
+    world.freeze("x", student_config, **split)
+    fitted_to(world, [0, 1, 2, 3])
+    with pytest.raises(ProvenanceMismatchError, match=r"fitted to frames \[1, 3\], which are held out") as caught:
+        world.freeze("x", student_config, **split)
+    assert caught.value.key == "nerf_teacher/yard.a"
+    world.freeze("x", student_config, validation_scenes=())  # nothing of the scene is held out
+    fitted_to(world, None)
+    with pytest.raises(ProvenanceMismatchError, match="does not say its fitted frames"):
+        world.freeze("x", student_config, **split)
+
+
+def test_a_field_that_is_gone_proves_nothing(make_world: Callable[[], Any], student_config: StudentConfig) -> None:
+    world = make_world()
+    fitted_to(world, [0, 2])
+    shutil.rmtree(world.home.open_files(world.home.require("nerf_teacher", "yard.a")))
+    with pytest.raises(ProvenanceMismatchError, match="is gone"):
+        world.freeze("x", student_config, validation_scenes=(), held_out_stride=2)
 
 
 def test_missing_store_is_refused_by_kind_and_scene(shared_world: Any, student_config: StudentConfig) -> None:

@@ -24,7 +24,7 @@ from teachers.image import presets
         (lambda: InferenceConfig(batch_size=0), "batch_size 0"),
         (lambda: SkyConfig(input_short_side=4), "input_short_side 4"),
         (lambda: SkyConfig(threshold=1.0), "threshold"),
-        (lambda: SkyConfig(height=0), "mask size 0x200"),
+        (lambda: SkyConfig(height=0), "sky masks: size 0x"),
         (lambda: SkyConfig(precision="float16", inference=InferenceConfig(device="cpu")), "float16 on the CPU"),
         (lambda: DepthAnythingConfig(grid_width=0), "feature grid"),
         (lambda: DepthAnythingConfig(min_lidar_rank_correlation=2.0), "min_lidar_rank_correlation"),
