@@ -22,18 +22,21 @@ from storage.scenes.moving import MovingBoxes
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home
 from teachers.nerf.config import NerfConfig
-from teachers.nerf.free_space import find_moving_returns
 from teachers.nerf.model import to_ray_bundle
+from teachers.nerf.moving_points import MovingPoints
+from teachers.nerf.moving_source import find_moving
 from teachers.nerf.scene_rays import (
     FrameSplit,
     SceneBounds,
     SceneRays,
-    lidar_origin_world,
-    lidar_points_world,
+    frame_seconds,
     measure_bounds,
     read_sky_mask,
     split_frames,
 )
+
+_FLOW_POINTS = 2048
+"""Points per step whose flow is compared with how they are known to move."""
 
 
 @dataclass
@@ -88,11 +91,10 @@ class SceneDataManager(DataManager):
             read_sky_mask(home, config.scene_key, config.sky_mask_digest or None) if self.nerf.use_sky_mask else None
         )
         returns_move = None
+        self.moving_points: MovingPoints | None = None
         if self.nerf.field.dynamic:
-            returns_move = find_moving_returns(
-                [lidar_origin_world(self.scene, f) for f in self.split.train],
-                [lidar_points_world(self.scene, f) for f in self.split.train],
-            )
+            moving = find_moving(self.scene, self.split.train, self.bounds, source=self.nerf.moving_source)
+            returns_move, self.moving_points = moving.returns_move, moving.points
         self.rays = self.rays_of(self.split.train, returns_move=returns_move)
         self.generator = torch.Generator().manual_seed(self.nerf.seed)
         self.train_dataset = describe(self.scene, self.split.train, self.bounds, self.nerf)  # type: ignore[assignment]
@@ -127,7 +129,10 @@ class SceneDataManager(DataManager):
             lidar_pixel_rays=self.nerf.lidar_pixel_rays,
             lidar_rays=self.nerf.lidar_rays,
         ).to(self.device)
-        return to_ray_bundle(batch, self.nerf, self.bounds), {"rays": batch}
+        points = None
+        if self.nerf.field.flow and self.moving_points is not None:
+            points = self.moving_points.draw(self.generator, _FLOW_POINTS)
+        return to_ray_bundle(batch, self.nerf, self.bounds), {"rays": batch, "moving_points": points}
 
     def get_train_rays_per_batch(self) -> int:
         """Return the number of rays of a step."""
@@ -190,7 +195,7 @@ def describe(scene: SceneReader, frames: tuple[int, ...], bounds: SceneBounds, n
             "nerf_config": nerf,
             "bounds": bounds,
             "num_cameras": scene.num_cameras,
-            "num_frames": scene.num_frames,
+            "frame_seconds": frame_seconds(scene),
             "fitted_frames": frames,
         },
     )

@@ -24,7 +24,7 @@ from storage.scenes.store import SceneReader  # noqa: E402
 from storage.stores.versioned import Home  # noqa: E402
 from teachers.nerf import trainer as trainer_module  # noqa: E402
 from teachers.nerf.checkpoint import load_tensors, save_tensors  # noqa: E402
-from teachers.nerf.config import FieldConfig, NerfConfig, SamplingConfig  # noqa: E402
+from teachers.nerf.config import FieldConfig, NerfConfig, ProposalConfig, SamplingConfig  # noqa: E402
 from teachers.nerf.datamanager import scene_cameras  # noqa: E402
 from teachers.nerf.fit import fit_scene  # noqa: E402
 from teachers.nerf.nerfstudio_grid import settle_implementation  # noqa: E402
@@ -39,8 +39,16 @@ TINY = NerfConfig(
     pixel_rays=256,
     lidar_pixel_rays=64,
     lidar_rays=64,
-    field=FieldConfig(num_levels=3, log2_table_size=12, dynamic=True),
-    sampling=SamplingConfig(num_proposal_samples=16, num_field_samples=8, proposal_log2_table_size=10),
+    field=FieldConfig(
+        num_levels=3,
+        log2_table_size=12,
+        dynamic=True,
+        dynamic_log2_table_size=12,
+        flow=True,
+        shadow=True,
+        appearance="image",
+    ),
+    sampling=SamplingConfig(proposals=(ProposalConfig(num_samples=16, log2_table_size=10),), num_field_samples=8),
 )
 
 
