@@ -158,6 +158,26 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorSamplingConfig:
+    """How many rays go where the fit still errs, see ``teachers.nerf.error_map``.
+
+    Attributes:
+        share: Share of a step's random pixels that is drawn by error.
+        refresh_every: Probabilities are made anew every so many steps.
+        tile_px: Height and width of the tiles that errors are kept for.
+    """
+
+    share: float = 0.0
+    refresh_every: int = 100
+    tile_px: int = 8
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.share <= 1, f"share {self.share}, want in [0, 1]")
+        _require(self.refresh_every >= 1, f"refresh_every {self.refresh_every}, want >= 1")
+        _require(self.tile_px >= 1, f"tile_px {self.tile_px}, want >= 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FieldLossConfig:
     """Weights and shapes of the terms, see ``teachers.nerf.losses``.
 
@@ -254,6 +274,7 @@ class NerfConfig:
         execution: How it is run.
         field: Size of the field.
         sampling: Where a ray is sampled.
+        error_sampling: Which rays are drawn by error.
         losses: Weights of the terms.
         gate: What the fit must reach.
     """
@@ -275,6 +296,7 @@ class NerfConfig:
     execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
     field: FieldConfig = dataclasses.field(default_factory=FieldConfig)
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
+    error_sampling: ErrorSamplingConfig = dataclasses.field(default_factory=ErrorSamplingConfig)
     losses: FieldLossConfig = dataclasses.field(default_factory=FieldLossConfig)
     gate: FitGateConfig = dataclasses.field(default_factory=FitGateConfig)
 

@@ -4,6 +4,7 @@ The only place where this project's OpenCV axes meet nerfstudio's OpenGL axes. N
 memory, and nerfstudio's parallel managers spawn, which hangs a program without a ``__main__`` guard.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from storage.scenes.moving import MovingBoxes
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home
 from teachers.nerf.config import NerfConfig
+from teachers.nerf.error_map import ErrorMap
 from teachers.nerf.model import to_ray_bundle
 from teachers.nerf.moving_points import MovingPoints
 from teachers.nerf.moving_source import find_moving
@@ -96,6 +98,7 @@ class SceneDataManager(DataManager):
             moving = find_moving(self.scene, self.split.train, self.bounds, source=self.nerf.moving_source)
             returns_move, self.moving_points = moving.returns_move, moving.points
         self.rays = self.rays_of(self.split.train, returns_move=returns_move)
+        self.errors = self._error_map()
         self.generator = torch.Generator().manual_seed(self.nerf.seed)
         self.train_dataset = describe(self.scene, self.split.train, self.bounds, self.nerf)  # type: ignore[assignment]
         self.eval_dataset = None
@@ -123,16 +126,41 @@ class SceneDataManager(DataManager):
     def next_train(self, step: int) -> tuple[RayBundle, dict[str, Any]]:
         """Draw the rays of one step."""
         self.train_count += 1
+        sampling = self.nerf.error_sampling
+        if self.errors is not None and step > 0 and step % sampling.refresh_every == 0:
+            self.errors.refresh()
         batch = self.rays.draw(
             self.generator,
             pixel_rays=self.nerf.pixel_rays,
             lidar_pixel_rays=self.nerf.lidar_pixel_rays,
             lidar_rays=self.nerf.lidar_rays,
+            errors=self.errors,
+            error_rays=round(sampling.share * self.nerf.pixel_rays),
         ).to(self.device)
         points = None
         if self.nerf.field.flow and self.moving_points is not None:
             points = self.moving_points.draw(self.generator, _FLOW_POINTS)
-        return to_ray_bundle(batch, self.nerf, self.bounds), {"rays": batch, "moving_points": points}
+        return to_ray_bundle(batch, self.nerf, self.bounds), {
+            "rays": batch,
+            "moving_points": points,
+            "errors": self.errors,
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what a resumed fit needs to draw the same rays, besides the generator."""
+        return {} if self.errors is None else self.errors.state()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from what ``state`` returned."""
+        if self.errors is not None:
+            self.errors.load_state(state)
+
+    def _error_map(self) -> ErrorMap | None:
+        sampling = self.nerf.error_sampling
+        if sampling.share == 0:
+            return None
+        seen = [self.rays.seen_pixels(image) for image in range(len(self.rays.pixels))]
+        return ErrorMap(seen, self.nerf.image_size, tile_px=sampling.tile_px)
 
     def get_train_rays_per_batch(self) -> int:
         """Return the number of rays of a step."""

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int32, Int64
-from nerfstudio.field_components.activations import trunc_exp
 from torch import Tensor, nn
 
 from teachers.nerf.config import FieldConfig
@@ -26,8 +25,8 @@ from teachers.nerf.frame_times import FittedNeighbours, FrameTimes
 from teachers.nerf.perceptron import perceptron
 from teachers.nerf.scene_rays import SceneBounds
 
-_INITIAL_LOG_DENSITY = -5.0
-"""Log of the density per metre before training: emptier than the static branch's."""
+_INITIAL_LOG_DENSITY = -1.0
+"""Log of the density before training, over that of the static branch: emptier at first."""
 
 _INITIAL_SHADOW_LOGIT = -4.0
 """Logit of the shadow ratio before training: as good as none."""
@@ -51,14 +50,14 @@ class DynamicSamples:
     """What the dynamic branch says of points at instants.
 
     Attributes:
-        density: Per scene unit.
+        log_density: Natural logarithm of the density over that of an untrained static branch.
         features: Aggregated over time.
         shadow: Ratio of the light that is taken from what stands still there, [0, 1]; None without shadows.
         cycle_error: Mean square, over space, of forward flow plus the backward flow where it leads, square metres; None
             without flow.
     """
 
-    density: Float[Tensor, "points 1"]
+    log_density: Float[Tensor, "points 1"]
     features: Float[Tensor, "points width"]
     shadow: Float[Tensor, "points 1"] | None
     cycle_error: Float[Tensor, " points"] | None
@@ -95,7 +94,7 @@ class DynamicBranch(nn.Module):
         if self.shadow_network is not None:
             shadow = torch.sigmoid(self.shadow_network(features) + _INITIAL_SHADOW_LOGIT)
         return DynamicSamples(
-            density=self.metres_per_unit * trunc_exp(self.density_network(features) + _INITIAL_LOG_DENSITY),
+            log_density=self.density_network(features) + _INITIAL_LOG_DENSITY,
             features=features,
             shadow=shadow,
             cycle_error=None if velocities is None else self.cycle_error(positions, near, velocities),

@@ -119,10 +119,11 @@ class DrivingField(Field):
             return FieldSamples(density=density.view(*batch, 1), features=features.view(*batch, -1))
         assert ray_samples.times is not None
         moving = self.dynamic(positions, ray_samples.times.expand(*batch, 1).reshape(-1))
-        total = density + moving.density
-        share = (moving.density / total.clamp_min(1e-6)).detach()
+        dynamic_density = self._density(moving.log_density)
+        total = density + dynamic_density
+        share = (dynamic_density / total.clamp_min(1e-6)).detach()
         blended = torch.cat([(1.0 - share) * features, share * moving.features], dim=-1)
-        parts = {"dynamic_density": moving.density, "shadow": moving.shadow, "cycle_error": moving.cycle_error}
+        parts = {"dynamic_density": dynamic_density, "shadow": moving.shadow, "cycle_error": moving.cycle_error}
         if moving.shadow is not None:
             parts["light"] = 1.0 - (1.0 - share) * moving.shadow
         return FieldSamples(

@@ -174,8 +174,11 @@ class DrivingFieldModel(Model):
         progress = min(1.0, self.step / max(1, self.nerf.num_steps))
         first, last = config.line_of_sight_margin_m
         margin = first * (last / first) ** progress
+        colour_error = (outputs["rgb"][:num_camera_rays] - rays.rgb).square()
+        if batch["errors"] is not None and rays.place is not None:
+            batch["errors"].observe(rays.place, colour_error.detach().mean(dim=-1))
         losses = {
-            "rgb": config.rgb * (outputs["rgb"][:num_camera_rays] - rays.rgb).square().mean(),
+            "rgb": config.rgb * colour_error.mean(),
             "depth": config.depth
             * depth_loss(outputs["depth"][:, 0], rays.lidar_depth, max_depth=config.max_depth_m / scale),
             "line_of_sight": config.line_of_sight

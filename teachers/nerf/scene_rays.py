@@ -23,6 +23,7 @@ from storage.scenes.moving import MovingBoxes
 from storage.scenes.store import SceneReader
 from storage.stores.arrays import read_target
 from storage.stores.versioned import Home
+from teachers.nerf.error_map import ErrorMap
 
 _MIN_LIDAR_POINTS = 100
 
@@ -110,6 +111,7 @@ class RayBatch:
         is_sky: Sky of the leading camera rays; None without a sky mask.
         lidar_depth: Termination depth in scene units, NaN where no return is known.
         return_moves: Whether the return is known to belong to something that moves.
+        place: Image and pixel of the leading camera rays; None for rays that belong to no image.
     """
 
     origins: Float[Tensor, "rays 3"]
@@ -120,6 +122,7 @@ class RayBatch:
     is_sky: Bool[Tensor, " camera_rays"] | None
     lidar_depth: Float[Tensor, " rays"]
     return_moves: Bool[Tensor, " rays"]
+    place: Int64[Tensor, "camera_rays 2"] | None = None
 
     @property
     def num_camera_rays(self) -> int:
@@ -250,12 +253,26 @@ class SceneRays:
         self.lidar_moves = torch.from_numpy(np.concatenate(beam_moves))
         self.lidar_is_moving = torch.zeros(len(self.lidar_distances), dtype=torch.bool)
 
-    def draw(self, generator: torch.Generator, *, pixel_rays: int, lidar_pixel_rays: int, lidar_rays: int) -> RayBatch:
-        """Draw uniformly, with replacement, from pixels, pixels with a LiDAR return, and LiDAR returns."""
+    def draw(
+        self,
+        generator: torch.Generator,
+        *,
+        pixel_rays: int,
+        lidar_pixel_rays: int,
+        lidar_rays: int,
+        errors: ErrorMap | None = None,
+        error_rays: int = 0,
+    ) -> RayBatch:
+        """Draw uniformly, with replacement, from pixels, pixels with a LiDAR return, and LiDAR returns.
+
+        The last ``error_rays`` of the random pixels are drawn by ``errors`` instead.
+        """
         image = torch.randint(len(self.pixels), (pixel_rays,), generator=generator)
         place = torch.randint(self.pixels.shape[1], (pixel_rays,), generator=generator)
         camera = self.image_camera[image]
         pixel = self._seen_first[camera, place * self._num_seen[camera] // self.pixels.shape[1]]
+        if errors is not None and error_rays > 0:
+            image[-error_rays:], pixel[-error_rays:] = errors.draw(generator, error_rays)
         nothing = torch.full((pixel_rays,), torch.nan)
         returns = torch.randint(len(self.lidar_pixel), (lidar_pixel_rays,), generator=generator)
         beams = torch.randint(len(self.lidar_distances), (lidar_rays,), generator=generator)
@@ -297,6 +314,7 @@ class SceneRays:
             is_sky=None if self.is_sky is None else self.is_sky[image, pixel],
             lidar_depth=lidar_depth,
             return_moves=return_moves,
+            place=torch.stack([image, pixel], dim=-1),
         )
 
 

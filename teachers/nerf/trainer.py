@@ -125,6 +125,7 @@ class DrivingFieldTrainer(Trainer):
             optimizers={name: o.state_dict()["state"] for name, o in self.optimizers.optimizers.items()},
             random_states={"torch": torch.get_rng_state(), "rays": self.datamanager.generator.get_state()},
             counters={"sampler_step": sampler._step, "sampler_steps_since_update": sampler._steps_since_update},
+            data=self.datamanager.state(),
         )
         save_training_state(self.config.checkpoint_path, state)
         self._saved_at = time.perf_counter()
@@ -145,6 +146,7 @@ class DrivingFieldTrainer(Trainer):
                 group["lr"] = base * factor(scheduler.last_epoch)
         torch.set_rng_state(state.random_states["torch"])
         self.datamanager.generator.set_state(state.random_states["rays"])
+        self.datamanager.load_state(state.data)
         self.model.sampler._step = state.counters["sampler_step"]
         self.model.sampler._steps_since_update = state.counters["sampler_steps_since_update"]
         self.model.sampler.step_cb(state.step)  # the checkpoint was taken before the callbacks of its step

@@ -24,7 +24,7 @@ from storage.scenes.store import SceneReader  # noqa: E402
 from storage.stores.versioned import Home  # noqa: E402
 from teachers.nerf import trainer as trainer_module  # noqa: E402
 from teachers.nerf.checkpoint import load_tensors, save_tensors  # noqa: E402
-from teachers.nerf.config import FieldConfig, NerfConfig, ProposalConfig, SamplingConfig  # noqa: E402
+from teachers.nerf.config import ErrorSamplingConfig, FieldConfig, NerfConfig, ProposalConfig, SamplingConfig  # noqa: E402
 from teachers.nerf.datamanager import scene_cameras  # noqa: E402
 from teachers.nerf.fit import fit_scene  # noqa: E402
 from teachers.nerf.nerfstudio_grid import settle_implementation  # noqa: E402
@@ -48,7 +48,11 @@ TINY = NerfConfig(
         shadow=True,
         appearance="image",
     ),
-    sampling=SamplingConfig(proposals=(ProposalConfig(num_samples=16, log2_table_size=10),), num_field_samples=8),
+    sampling=SamplingConfig(
+        proposals=(ProposalConfig(num_samples=16, log2_table_size=10), ProposalConfig(num_samples=12, num_levels=1)),
+        num_field_samples=8,
+    ),
+    error_sampling=ErrorSamplingConfig(share=0.5, refresh_every=5, tile_px=4),
 )
 
 
