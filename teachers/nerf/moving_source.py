@@ -67,11 +67,17 @@ def find_moving(scene: SceneReader, frames: Sequence[int], bounds: SceneBounds, 
             "boxes",
             "the recording has none to say what moves; set nerf.moving_source to 'lidar' or 'none'",
         )
-    return _FromBoxes(boxes, frames, np.array(frame_seconds(scene))).find(returns, bounds)
+    return BoxMotion(boxes, frames, np.array(frame_seconds(scene))).find(returns, bounds)
 
 
-class _FromBoxes:
-    """Motion of the returns inside boxes, from the same object's box in the neighbouring fitted frames."""
+class BoxMotion:
+    """Motion of the returns inside boxes, from the same object's box in the neighbouring fitted frames.
+
+    Args:
+        boxes: All boxes of a scene.
+        frames: The fitted frames; boxes of others are not looked at.
+        seconds: Time of every frame of the scene.
+    """
 
     def __init__(self, boxes: SceneBoxes, frames: Sequence[int], seconds: Float[np.ndarray, " all_frames"]) -> None:
         self.frames, self.seconds, self.half_size = frames, seconds, 0.5 * boxes.size + _BOX_MARGIN_M
@@ -85,6 +91,7 @@ class _FromBoxes:
                 self.rows[index_of[frame]][name] = row
 
     def find(self, returns: list[Float[np.ndarray, "_ 3"]], bounds: SceneBounds) -> FoundMoving:
+        """Return which returns (world, metres) of each fitted frame move, and how."""
         returns_move, known = [], []
         for index, points in enumerate(returns):
             moves = np.zeros(len(points), bool)

@@ -154,7 +154,7 @@ def build_model(nerf: NerfConfig, bounds: SceneBounds, *, num_cameras: int, num_
             "nerf_config": nerf,
             "bounds": bounds,
             "num_cameras": num_cameras,
-            "frame_seconds": range(num_frames),  # like which frames were fitted, the true ones are among the tensors
+            "frame_seconds": [0.0] * num_frames,  # like which frames were fitted, the true ones are among the tensors
             "fitted_frames": (),
         },
     )
