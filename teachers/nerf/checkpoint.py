@@ -6,7 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class TrainingState:
         counters: Integers of the sampler's schedule.
         history: Rows reported so far: step, PSNR of training rays, rays per second.
         judgement: What the field was found to be on frames held out; None before.
+        data: Tensors of the data manager.
     """
 
     step: int
@@ -64,6 +65,7 @@ class TrainingState:
     counters: Mapping[str, int]
     history: Sequence[Mapping[str, float]] = ()
     judgement: Mapping[str, Any] | None = None
+    data: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +105,7 @@ def load_description(path: Path) -> FieldDescription:
     seen = raw.get("schema") if isinstance(raw, Mapping) else None
     if seen != FIELD_SCHEMA:
         raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, str(path), f"schema {seen!r}, want {FIELD_SCHEMA!r}")
-    names = {field.name for field in fields(FieldDescription)}
+    names = {f.name for f in fields(FieldDescription)}
     return config_from_json(FieldDescription, {n: v for n, v in raw.items() if n in names}, str(path))
 
 
@@ -157,6 +159,7 @@ def save_training_state(path: Path, state: TrainingState) -> None:
         for number, values in parameters.items():
             tensors |= {f"optimizer/{optimizer}/{number}/{name}": torch.as_tensor(t) for name, t in values.items()}
     tensors |= {f"random/{name}": t for name, t in state.random_states.items()}
+    tensors |= {f"data/{name}": t for name, t in state.data.items()}
     place = _Place(step=state.step, counters=state.counters, history=tuple(state.history), judgement=state.judgement)
     save_tensors(path, tensors, config_json(place))
 
@@ -168,24 +171,23 @@ def load_training_state(path: Path) -> TrainingState:
         IntegrityError: If the file is broken.
     """
     tensors, description = load_tensors(path)
-    model, random_states = {}, {}
+    plain: dict[str, dict[str, Tensor]] = {"model": {}, "random": {}, "data": {}}
     optimizers: dict[str, dict[int, dict[str, Tensor]]] = {}
     for key, tensor in tensors.items():
         part, _, rest = key.partition("/")
-        if part == "model":
-            model[rest] = tensor
-        elif part == "random":
-            random_states[rest] = tensor
+        if part in plain:
+            plain[part][rest] = tensor
         else:
             optimizer, number, name = rest.split("/")
             optimizers.setdefault(optimizer, {}).setdefault(int(number), {})[name] = tensor
     place = config_from_json(_Place, description, str(path))
     return TrainingState(
         step=place.step,
-        model=model,
+        model=plain["model"],
         optimizers=optimizers,
-        random_states=random_states,
+        random_states=plain["random"],
         counters=place.counters,
         history=place.history,
         judgement=place.judgement,
+        data=plain["data"],
     )

@@ -36,6 +36,9 @@ class ExecutionConfig:
             _require(limit is None or limit > 0, f"{name} {limit}, want > 0 or none")
 
 
+MovingSource = Literal["boxes", "lidar", "none"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldConfig:
     """Size of the field.
@@ -51,13 +54,20 @@ class FieldConfig:
         coarsest_cell_m: Cell of the coarsest level, inside the scene's box.
         finest_cell_m: Cell of the finest level, inside the scene's box.
         hidden_width: Width of the density and of the colour network.
-        appearance_width: Learned code of each camera: exposure, white balance. Per camera and not per image, so that
-            held-out frames and virtual views have one.
+        appearance_width: Width of a learned code of exposure and white balance.
+        appearance: Whether each ``camera`` has a code or each ``image``. Of an image that was not fitted, and of any
+            other instant of its camera, the code is interpolated in time between the camera's fitted neighbours; a
+            virtual view takes that of the image it stands beside.
         shading: ``deferred`` composites features and decodes one colour per ray; ``per_sample`` decodes at every
             sample. On a CPU the second costs several times the first.
-        dynamic: Adds a branch for what moves, with a grid of its own per frame: at two frames a second nothing that
-            moves can be followed from one to the next. A frame that was held out has no dynamic part.
-        dynamic_cell_m: Its finest cell.
+        dynamic: Adds a branch for what moves, see ``teachers.nerf.dynamic``.
+        dynamic_levels: Levels of its grid.
+        dynamic_log2_table_size: Rows per level, which all frames share.
+        dynamic_coarsest_cell_m: Cell of its coarsest level.
+        dynamic_cell_m: Cell of its finest level.
+        flow: Adds a flow field to the dynamic branch, so that neighbouring frames say what moves too. Its grid has as
+            many levels as the dynamic one and cells twice as wide.
+        shadow: Adds shadows that the dynamic branch casts on what stands still.
     """
 
     implementation: Literal["auto", "torch", "tcnn", "nerfstudio"] = "auto"
@@ -68,9 +78,15 @@ class FieldConfig:
     finest_cell_m: float = 0.15
     hidden_width: int = 32
     appearance_width: int = 8
+    appearance: Literal["camera", "image"] = "camera"
     shading: Literal["deferred", "per_sample"] = "deferred"
     dynamic: bool = False
+    dynamic_levels: int = 2
+    dynamic_log2_table_size: int = 17
+    dynamic_coarsest_cell_m: float = 2.0
     dynamic_cell_m: float = 0.5
+    flow: bool = False
+    shadow: bool = False
 
     def __post_init__(self) -> None:
         _require(1 <= self.num_levels <= 16, f"num_levels {self.num_levels}, want 1 to 16")
@@ -81,7 +97,41 @@ class FieldConfig:
             f"finest_cell_m {self.finest_cell_m}, want in (0, coarsest_cell_m = {self.coarsest_cell_m}]",
         )
         _require(self.hidden_width >= 8, f"hidden_width {self.hidden_width}, want >= 8")
-        _require(self.dynamic_cell_m > 0, f"dynamic_cell_m {self.dynamic_cell_m}, want > 0")
+        _require(1 <= self.dynamic_levels <= 16, f"dynamic_levels {self.dynamic_levels}, want 1 to 16")
+        _require(
+            10 <= self.dynamic_log2_table_size <= 22,
+            f"dynamic_log2_table_size {self.dynamic_log2_table_size}, want 10 to 22",
+        )
+        _require(
+            0 < self.dynamic_cell_m <= self.dynamic_coarsest_cell_m,
+            f"dynamic_cell_m {self.dynamic_cell_m}, want in (0, dynamic_coarsest_cell_m = "
+            f"{self.dynamic_coarsest_cell_m}]",
+        )
+        for part in ("flow", "shadow"):
+            _require(self.dynamic or not getattr(self, part), f"{part} is True, want False without a dynamic branch")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProposalConfig:
+    """One density that only says where to look.
+
+    Attributes:
+        num_samples: Its samples along each ray.
+        num_levels: Levels of its grid; the coarsest has the cell of the static grid's.
+        log2_table_size: Rows per level.
+        finest_cell_m: Cell of the finest level.
+    """
+
+    num_samples: int = 48
+    num_levels: int = 3
+    log2_table_size: int = 16
+    finest_cell_m: float = 0.6
+
+    def __post_init__(self) -> None:
+        _require(self.num_samples >= 4, f"num_samples {self.num_samples}, want >= 4")
+        _require(self.num_levels >= 1, f"num_levels {self.num_levels}, want >= 1")
+        _require(8 <= self.log2_table_size <= 22, f"log2_table_size {self.log2_table_size}, want 8 to 22")
+        _require(self.finest_cell_m > 0, f"finest_cell_m {self.finest_cell_m}, want > 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,32 +142,48 @@ class SamplingConfig:
         near_m: Distance of the first sample.
         far_m: Distance of the last.
         spacing_m: First samples are spaced like ``log(1 + distance / spacing_m)``: uniform below, logarithmic above.
-        num_proposal_samples: Samples of the proposal density along each ray.
-        num_field_samples: Samples of the field, drawn from the proposal.
-        proposal_levels: Levels of the proposal grid.
-        proposal_log2_table_size: Rows per level of the proposal grid.
-        proposal_finest_cell_m: Its finest cell.
+        proposals: Densities that say where to look, each where the one before it says; the field's samples are drawn
+            from the last.
+        num_field_samples: Samples of the field.
         histogram_padding: Weight added to every proposal interval, so that none is never looked into. With 48
             intervals, nerfstudio's 0.01 would spend a third of all samples on empty space.
-        proposal_update_every: The proposal is fitted every so many steps after the warm-up.
+        proposal_update_every: Proposals are fitted every so many steps after the warm-up.
     """
 
     near_m: float = 0.3
     far_m: float = 400.0
     spacing_m: float = 4.0
-    num_proposal_samples: int = 48
+    proposals: tuple[ProposalConfig, ...] = dataclasses.field(default_factory=lambda: (ProposalConfig(),))
     num_field_samples: int = 16
-    proposal_levels: int = 3
-    proposal_log2_table_size: int = 16
-    proposal_finest_cell_m: float = 0.6
     proposal_update_every: int = 2
     histogram_padding: float = 0.002
 
     def __post_init__(self) -> None:
         _require(0 < self.near_m < self.far_m, f"near_m {self.near_m} and far_m {self.far_m}, want 0 < near < far")
         _require(self.spacing_m > 0, f"spacing_m {self.spacing_m}, want > 0")
-        _require(self.num_proposal_samples >= 4 and self.num_field_samples >= 4, "want at least 4 samples")
-        _require(self.proposal_levels >= 1 and self.proposal_update_every >= 1, "want at least 1")
+        _require(len(self.proposals) >= 1, "proposals are empty, want at least one")
+        _require(self.num_field_samples >= 4, f"num_field_samples {self.num_field_samples}, want >= 4")
+        _require(self.proposal_update_every >= 1, f"proposal_update_every {self.proposal_update_every}, want >= 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorSamplingConfig:
+    """How many rays go where the fit still errs, see ``teachers.nerf.error_map``.
+
+    Attributes:
+        share: Share of a step's random pixels that is drawn by error.
+        refresh_every: Probabilities are made anew every so many steps.
+        tile_px: Height and width of the tiles that errors are kept for.
+    """
+
+    share: float = 0.0
+    refresh_every: int = 100
+    tile_px: int = 8
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.share <= 1, f"share {self.share}, want in [0, 1]")
+        _require(self.refresh_every >= 1, f"refresh_every {self.refresh_every}, want >= 1")
+        _require(self.tile_px >= 1, f"tile_px {self.tile_px}, want >= 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +200,9 @@ class FieldLossConfig:
         proposal: The proposal bounds the field.
         dynamic: Mean density of the dynamic branch, per metre.
         static_clearance: Weight of the static branch alone where beams have passed; only with a dynamic branch.
+        shadow: Mean square of the shadow ratio.
+        flow_cycle: Forward flow and the backward flow where it leads, metres, should cancel.
+        flow: Velocity of LiDAR returns whose motion ``moving_source`` knows, metres per second.
         max_depth_m: LiDAR returns beyond it take no part.
         line_of_sight_margin_m: Width of the peak at a return, at the first and at the last step.
     """
@@ -147,6 +216,9 @@ class FieldLossConfig:
     proposal: float = 1.0
     dynamic: float = 0.0005
     static_clearance: float = 0.1
+    shadow: float = 0.01
+    flow_cycle: float = 0.01
+    flow: float = 0.05
     max_depth_m: float = 80.0
     line_of_sight_margin_m: tuple[float, float] = (3.0, 0.4)
 
@@ -161,6 +233,9 @@ class FieldLossConfig:
             "proposal",
             "dynamic",
             "static_clearance",
+            "shadow",
+            "flow_cycle",
+            "flow",
         ):
             _require(getattr(self, name) >= 0, f"loss weight {name} {getattr(self, name)}, want >= 0")
         _require(self.max_depth_m > 0, f"max_depth_m {self.max_depth_m}, want > 0")
@@ -205,9 +280,9 @@ class NerfConfig:
             never fitted.
         use_sky_mask: Read the scene's ``sky_mask`` store; it must then exist. If False, sky is told from the rest by
             the entropy term alone.
+        moving_source: What tells a dynamic branch which LiDAR returns move: the recording's ``boxes``, with how they
+            move; the ``lidar`` itself, by what is solid now and was seen through before or after; or ``none``.
         num_steps: Optimisation steps, both phases together.
-        fit_all_frames: Once judged, the field goes on with the held-out frames too. Otherwise it is never fitted to
-            them, and its figures are those of the published field. None leaves it to the run, and counts as False.
         whole_share: Share of the steps, the last ones, that are taken on all frames, if they are to be fitted.
         pixel_rays: Rays per step through random pixels.
         lidar_pixel_rays: Rays per step through pixels that a LiDAR return projects to.
@@ -221,6 +296,7 @@ class NerfConfig:
         execution: How it is run.
         field: Size of the field.
         sampling: Where a ray is sampled.
+        error_sampling: Which rays are drawn by error.
         losses: Weights of the terms.
         gate: What the fit must reach.
     """
@@ -232,8 +308,8 @@ class NerfConfig:
     holdout_every: int = 4
     fit_all_frames: bool | None = None
     use_sky_mask: bool = True
+    moving_source: MovingSource = "lidar"
     num_steps: int = 500
-    fit_all_frames: bool | None = None
     whole_share: float = 0.25
     pixel_rays: int = 3072
     lidar_pixel_rays: int = 1024
@@ -247,6 +323,7 @@ class NerfConfig:
     execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
     field: FieldConfig = dataclasses.field(default_factory=FieldConfig)
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
+    error_sampling: ErrorSamplingConfig = dataclasses.field(default_factory=ErrorSamplingConfig)
     losses: FieldLossConfig = dataclasses.field(default_factory=FieldLossConfig)
     gate: FitGateConfig = dataclasses.field(default_factory=FitGateConfig)
 

@@ -4,6 +4,7 @@ The only place where this project's OpenCV axes meet nerfstudio's OpenGL axes. N
 memory, and nerfstudio's parallel managers spawn, which hangs a program without a ``__main__`` guard.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,18 +23,22 @@ from storage.scenes.moving import MovingBoxes
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home
 from teachers.nerf.config import NerfConfig
-from teachers.nerf.free_space import find_moving_returns
+from teachers.nerf.error_map import ErrorMap
 from teachers.nerf.model import to_ray_bundle
+from teachers.nerf.moving_points import MovingPoints
+from teachers.nerf.moving_source import find_moving
 from teachers.nerf.scene_rays import (
     FrameSplit,
     SceneBounds,
     SceneRays,
-    lidar_origin_world,
-    lidar_points_world,
+    frame_seconds,
     measure_bounds,
     read_sky_mask,
     split_frames,
 )
+
+_FLOW_POINTS = 2048
+"""Points per step whose flow is compared with how they are known to move."""
 
 
 @dataclass
@@ -98,11 +103,13 @@ class SceneDataManager(DataManager):
     def fit_frames(self, frames: tuple[int, ...]) -> None:
         """Draw from these frames from now on."""
         returns_move = None
-        points = [lidar_points_world(self.scene, f) for f in frames] if self.nerf.field.dynamic else []
-        if any(len(p) for p in points):
-            returns_move = find_moving_returns([lidar_origin_world(self.scene, f) for f in frames], points)
+        self.moving_points: MovingPoints | None = None
+        if self.nerf.field.dynamic:
+            moving = find_moving(self.scene, frames, self.bounds, source=self.nerf.moving_source)
+            returns_move, self.moving_points = moving.returns_move, moving.points
         self.fitted_frames = frames
         self.rays = self.rays_of(frames, returns_move=returns_move)
+        self.errors = self._error_map()
 
     def rays_of(
         self,
@@ -125,13 +132,43 @@ class SceneDataManager(DataManager):
     def next_train(self, step: int) -> tuple[RayBundle, dict[str, Any]]:
         """Draw the rays of one step."""
         self.train_count += 1
+        sampling = self.nerf.error_sampling
+        if self.errors is not None and step > 0 and step % sampling.refresh_every == 0:
+            self.errors.refresh()
         batch = self.rays.draw(
             self.generator,
             pixel_rays=self.nerf.pixel_rays,
             lidar_pixel_rays=self.nerf.lidar_pixel_rays,
             lidar_rays=self.nerf.lidar_rays,
+            errors=self.errors,
+            error_rays=round(sampling.share * self.nerf.pixel_rays),
         ).to(self.device)
-        return to_ray_bundle(batch, self.nerf, self.bounds), {"rays": batch}
+        points = None
+        if self.nerf.field.flow and self.moving_points is not None:
+            points = self.moving_points.draw(self.generator, _FLOW_POINTS)
+        return to_ray_bundle(batch, self.nerf, self.bounds), {
+            "rays": batch,
+            "moving_points": points,
+            "errors": self.errors,
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what a resumed fit needs to draw the same rays, besides the generator."""
+        return {} if self.errors is None else self.errors.state()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from what ``state`` returned."""
+        if self.errors is not None:
+            self.errors.load_state(state)
+
+    def _error_map(self) -> ErrorMap | None:
+        sampling = self.nerf.error_sampling
+        if sampling.share == 0:
+            return None
+        shown = set(self.rays.shown_images.tolist())
+        nothing = torch.zeros(0, dtype=torch.int64)
+        seen = [self.rays.seen_pixels(i) if i in shown else nothing for i in range(len(self.rays.pixels))]
+        return ErrorMap(seen, self.nerf.image_size, tile_px=sampling.tile_px)
 
     def get_train_rays_per_batch(self) -> int:
         """Return the number of rays of a step."""
@@ -194,7 +231,7 @@ def describe(scene: SceneReader, frames: tuple[int, ...], bounds: SceneBounds, n
             "nerf_config": nerf,
             "bounds": bounds,
             "num_cameras": scene.num_cameras,
-            "num_frames": scene.num_frames,
+            "frame_seconds": frame_seconds(scene),
             "fitted_frames": frames,
         },
     )

@@ -84,16 +84,18 @@ class GridEncoding(nn.Module):
     def forward(
         self, positions: Float[Tensor, "points 3"], slices: Int32[Tensor, " points"] | None = None
     ) -> Float[Tensor, "points features"]:
-        """Return the interpolated features of positions in [0, 1]; positions get no gradient.
+        """Return the interpolated features of positions in [0, 1].
+
+        Positions get a gradient if they ask for one, such as those that a flow field has moved; ``nearest`` has none.
 
         Args:
             positions: Points of the unit cube.
             slices: Number of the grid in the same table that each point looks into, such as one per frame.
         """
-        scaled = positions.detach().t().contiguous()[:, None, :] * self.scales
+        scaled = positions.t().contiguous()[:, None, :] * self.scales
         start = self.level_offsets.new_zeros(1) if slices is None else slices * self.slice_stride
         if self.interpolation == "nearest":
-            rows = _rows((scaled + 0.5).floor_(), start, self.strides, self.level_offsets, self.index_mask)
+            rows = _rows((scaled.detach() + 0.5).floor_(), start, self.strides, self.level_offsets, self.index_mask)
             encoded = _Gather.apply(self.table, rows)
         else:
             encoded = _Interpolate.apply(
@@ -213,6 +215,22 @@ def _falling(
     return [high, middle, low], [step_high, step_middle, step_low]
 
 
+def _position_gradient(
+    corners: Float[Tensor, "bags corners channels"],
+    scaled: Float[Tensor, "3 levels points"],
+    grad_output: Float[Tensor, "bags channels"],
+) -> Float[Tensor, "3 levels points"]:
+    """Return the gradient at positions: along an axis, features change as from one corner of its step to the next."""
+    x, y, z = fractions = scaled - scaled.floor()
+    high, low = fractions.amax(dim=0), fractions.amin(dim=0)
+    # The same order of axes, ties included, as in ``_falling``.
+    first = torch.where(x == high, 0, torch.where(y == high, 1, 2))
+    last = torch.where(z == low, 2, torch.where(y == low, 1, 0))
+    change = ((corners[:, 1:] - corners[:, :-1]) * grad_output[:, None, :]).sum(dim=-1).view(*scaled.shape[1:], 3)
+    axes = torch.stack([first, 3 - first - last, last])
+    return torch.zeros_like(scaled).scatter_(0, axes, change.permute(2, 0, 1))
+
+
 def _scatter_rows(
     table_shape: torch.Size, rows: Int[Tensor, " bags"], values: Float[Tensor, "bags channels"]
 ) -> Float[Tensor, "rows channels"]:
@@ -249,14 +267,19 @@ class _Interpolate(torch.autograd.Function):
         index_mask: int,
         gradient: GradientMode,
     ) -> Tensor:
-        ctx.save_for_backward(scaled, start, strides, level_offsets)
+        moving = table if ctx.needs_input_grad[1] else table.new_empty(0)
+        ctx.save_for_backward(scaled, start, strides, level_offsets, moving)
         ctx.index_mask, ctx.gradient, ctx.table_shape = index_mask, gradient, table.shape
         rows, weights = _simplex_rows_and_weights(scaled, start, strides, level_offsets, index_mask)
         return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # noqa: ANN401
-        scaled, start, strides, level_offsets = ctx.saved_tensors
+        scaled, start, strides, level_offsets, table = ctx.saved_tensors
+        of_positions = None
+        if ctx.needs_input_grad[1]:
+            rows, _ = _simplex_rows_and_weights(scaled, start, strides, level_offsets, ctx.index_mask)
+            of_positions = _position_gradient(F.embedding(rows, table), scaled, grad_output)
         if ctx.gradient == "stochastic":
             # Rounding every axis up against one shared threshold draws a corner of the simplex with its weight.
             threshold = torch.rand(scaled.shape[1:], device=scaled.device)
@@ -266,4 +289,4 @@ class _Interpolate(torch.autograd.Function):
             rows, weights = _simplex_rows_and_weights(scaled, start, strides, level_offsets, ctx.index_mask)
             values = (grad_output[:, None, :] * weights[..., None]).reshape(-1, ctx.table_shape[1])
             rows = rows.view(-1)
-        return _scatter_rows(ctx.table_shape, rows, values), None, None, None, None, None, None
+        return _scatter_rows(ctx.table_shape, rows, values), of_positions, None, None, None, None, None

@@ -19,7 +19,8 @@ from storage.stores.arrays import create_target, read_target
 from storage.stores.versioned import Home, Materialized, materialize_arrays
 from teachers.nerf.config import TeacherFeaturesConfig
 from teachers.nerf.encoding import GridEncoding, geometric_resolutions
-from teachers.nerf.field import encode_directions, network
+from teachers.nerf.field import encode_directions
+from teachers.nerf.perceptron import perceptron
 from teachers.nerf.progress import Progress
 from teachers.nerf.render import RenderSource
 from teachers.nerf.scene_rays import SceneBounds, split_frames
@@ -55,8 +56,8 @@ class FeatureField(nn.Module):
         self.grid = GridEncoding(
             resolutions, features_per_level=config.features_per_level, log2_table_size=config.log2_table_size
         )
-        self.decoder = network(self.grid.output_width, config.hidden_width, num_channels)
-        self.sky = network(encode_directions(torch.zeros(1, 3)).shape[1], config.hidden_width, num_channels)
+        self.decoder = perceptron(self.grid.output_width, config.hidden_width, num_channels)
+        self.sky = perceptron(encode_directions(torch.zeros(1, 3)).shape[1], config.hidden_width, num_channels)
 
     def forward(self, surface: RaySurface) -> Float[Tensor, "rays channels"]:
         """Return the features of rays, filled up with the sky's by what opacity leaves (EmerNeRF Eq. 10)."""

@@ -7,7 +7,8 @@ appearance code. Surfaces here are opaque, so little is lost. That network runs 
 and its gradient reaches the grids directly instead of through the density's.
 """
 
-import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int64
@@ -17,10 +18,13 @@ from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.fields.base_field import Field
 from torch import Tensor, nn
 
-from teachers.nerf.config import FieldConfig, SamplingConfig
+from teachers.nerf.config import FieldConfig, ProposalConfig
 from teachers.nerf.contraction import contract
+from teachers.nerf.dynamic import DynamicBranch
 from teachers.nerf.encoding import GridEncoding, geometric_resolutions
+from teachers.nerf.frame_times import FrameTimes
 from teachers.nerf.nerfstudio_grid import Backend, NerfstudioGrid
+from teachers.nerf.perceptron import perceptron
 from teachers.nerf.scene_rays import SceneBounds
 
 _SKY_OCTAVES = 4
@@ -31,15 +35,36 @@ _INITIAL_LOG_DENSITY = -4.0
 """Log of the density per metre before training: a mean free path of 55 m, neither fog nor vacuum."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldSamples:
+    """What the field says of samples, before colour.
+
+    Attributes:
+        density: Per scene unit.
+        features: The grids' features.
+        dynamic_density: The part of the density that moves, per scene unit; None without a dynamic branch.
+        light: Share of the light that shadows leave, [0, 1]; None without shadows.
+        shadow: The shadow ratio itself, [0, 1]; None without shadows.
+        cycle_error: See ``DynamicSamples``; None without flow.
+    """
+
+    density: Float[Tensor, "*batch 1"]
+    features: Float[Tensor, "*batch width"]
+    dynamic_density: Float[Tensor, "*batch 1"] | None = None
+    light: Float[Tensor, "*batch 1"] | None = None
+    shadow: Float[Tensor, "*batch 1"] | None = None
+    cycle_error: Float[Tensor, "*batch 1"] | None = None
+
+
 class DrivingField(Field):
     """Density, features and colour of one scene.
 
     Args:
         config: Size of the field.
         bounds: The scene's box.
-        num_cameras: Appearance codes to learn.
-        num_frames: Frames of the scene.
-        fitted_frames: Frames that the field is fitted to; only they have a dynamic part.
+        num_cameras: Cameras of the scene.
+        frame_seconds: Time of each frame.
+        fitted_frames: Frames that the field is fitted to.
     """
 
     def __init__(
@@ -48,102 +73,116 @@ class DrivingField(Field):
         bounds: SceneBounds,
         *,
         num_cameras: int,
-        num_frames: int,
-        fitted_frames: tuple[int, ...] = (),
+        frame_seconds: Sequence[float],
+        fitted_frames: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.config = config
         self.metres_per_unit = bounds.metres_per_unit
         self.register_buffer("half_extent", torch.tensor(bounds.half_extent), persistent=False)
         self.static_grid = _static_grid(config, bounds)
-        self.density_network = network(self.static_grid.output_width, config.hidden_width, 1)
+        self.density_network = perceptron(self.static_grid.output_width, config.hidden_width, 1)
         self.feature_width = self.static_grid.output_width
-        self.dynamic_grid: GridEncoding | None = None
-        if config.dynamic:
-            self.dynamic_grid = _dynamic_grid(config, bounds)
-            self.frame_is_fitted: Tensor
-            self.register_buffer("frame_is_fitted", torch.zeros(num_frames, dtype=torch.bool))
-            self.set_fitted_frames(fitted_frames)
-            self.dynamic_network = network(self.dynamic_grid.output_width, config.hidden_width, 1)
-            self.feature_width += self.dynamic_grid.output_width
-        self.appearance = nn.Embedding(num_cameras, config.appearance_width)
+        self.times = FrameTimes(frame_seconds, fitted_frames)
+        self.dynamic = DynamicBranch(config, bounds, self.times) if config.dynamic else None
+        if self.dynamic is not None:
+            self.feature_width += self.dynamic.output_width
+        self.num_cameras = num_cameras
+        num_codes = num_cameras * (1 if config.appearance == "camera" else len(frame_seconds))
+        self.appearance = nn.Embedding(num_codes, config.appearance_width)
         nn.init.zeros_(self.appearance.weight)
         view_width = 3 + 6 * _SURFACE_OCTAVES + config.appearance_width
-        self.colour_network = network(self.feature_width + view_width, 2 * config.hidden_width, 3, layers=3)
-        self.sky_network = network(3 + 6 * _SKY_OCTAVES + config.appearance_width, config.hidden_width, 3)
+        self.colour_network = perceptron(self.feature_width + view_width, 2 * config.hidden_width, 3, layers=3)
+        self.sky_network = perceptron(3 + 6 * _SKY_OCTAVES + config.appearance_width, config.hidden_width, 3)
 
-    def set_fitted_frames(self, frames: tuple[int, ...]) -> None:
+    def set_fitted_frames(self, frames: Sequence[int]) -> None:
         """Say which frames the field is fitted to from now on."""
-        if self.dynamic_grid is not None:
-            self.frame_is_fitted.zero_()
-            self.frame_is_fitted[list(frames)] = True
+        self.times.set_fitted(frames)
 
     def get_density(self, ray_samples: RaySamples) -> tuple[Float[Tensor, "*batch 1"], Float[Tensor, "*batch width"]]:
         """Return density per scene unit, and the grids' features."""
-        density, features, _ = self.density_and_features(ray_samples)
-        return density, features
+        sampled = self.sample(ray_samples)
+        return sampled.density, sampled.features
 
-    def density_and_features(
-        self, ray_samples: RaySamples
-    ) -> tuple[Float[Tensor, "*batch 1"], Float[Tensor, "*batch width"], Float[Tensor, "*batch 1"] | None]:
-        """Return density per scene unit, the grids' features, and the part of the density that moves.
+    def sample(self, ray_samples: RaySamples) -> FieldSamples:
+        """Return density and features of samples, and what moves there.
 
         A static and a dynamic grid give a density each (EmerNeRF Eq. 1). Their features are blended by their shares of
-        the density (EmerNeRF Eq. 4); there is no shadow.
+        the density (EmerNeRF Eq. 4), of which shadows take light from the static share alone.
         """
         positions = ray_samples.frustums.get_positions()
         batch = positions.shape[:-1]
-        unit_cube = self.unit_cube(positions.reshape(-1, 3))
-        features = self.static_grid(unit_cube)
+        positions = positions.reshape(-1, 3)
+        features = self.static_grid(self.unit_cube(positions))
         density = self._density(self.density_network(features))
-        dynamic_density = None
-        if self.dynamic_grid is not None:
-            assert ray_samples.times is not None
-            frames = ray_samples.times.round().to(torch.int32).expand(*batch, 1).reshape(-1)
-            moving = self.dynamic_grid(unit_cube, frames)
-            # Emptier than the static branch at first, and absent from frames that were not fitted.
-            known = self.frame_is_fitted[frames.long()][:, None]
-            dynamic_density = self._density(self.dynamic_network(moving) - 1.0) * known
-            total = density + dynamic_density
-            share = (dynamic_density / total.clamp_min(1e-6)).detach()
-            features = torch.cat([(1.0 - share) * features, share * moving], dim=-1)
-            density, dynamic_density = total, dynamic_density.view(*batch, 1)
-        return density.view(*batch, 1), features.view(*batch, -1), dynamic_density
+        if self.dynamic is None:
+            return FieldSamples(density=density.view(*batch, 1), features=features.view(*batch, -1))
+        assert ray_samples.times is not None
+        moving = self.dynamic(positions, ray_samples.times.expand(*batch, 1).reshape(-1))
+        dynamic_density = self._density(moving.log_density)
+        total = density + dynamic_density
+        share = (dynamic_density / total.clamp_min(1e-6)).detach()
+        blended = torch.cat([(1.0 - share) * features, share * moving.features], dim=-1)
+        parts = {"dynamic_density": dynamic_density, "shadow": moving.shadow, "cycle_error": moving.cycle_error}
+        if moving.shadow is not None:
+            parts["light"] = 1.0 - (1.0 - share) * moving.shadow
+        return FieldSamples(
+            density=total.view(*batch, 1),
+            features=blended.view(*batch, -1),
+            **{name: part.view(*batch, 1) for name, part in parts.items() if part is not None},
+        )
 
     def get_outputs(
         self, ray_samples: RaySamples, density_embedding: Tensor | None = None
     ) -> dict[FieldHeadNames, Tensor]:
-        """Return the colour of every sample."""
+        """Return the colour of every sample, before shadows."""
         assert density_embedding is not None
-        assert ray_samples.camera_indices is not None
         batch = density_embedding.shape[:-1]
         directions = ray_samples.frustums.directions.expand(*batch, 3).reshape(-1, 3)
-        cameras = ray_samples.camera_indices.expand(*batch, 1).reshape(-1)
-        colour = self.colour(density_embedding.reshape(-1, density_embedding.shape[-1]), directions, cameras)
+        assert ray_samples.camera_indices is not None
+        assert ray_samples.times is not None
+        code = self.appearance_code(
+            ray_samples.camera_indices.expand(*batch, 1).reshape(-1), ray_samples.times.expand(*batch, 1).reshape(-1)
+        )
+        colour = self.colour(density_embedding.reshape(-1, density_embedding.shape[-1]), directions, code)
         return {FieldHeadNames.RGB: colour.view(*batch, 3)}
+
+    def appearance_code(
+        self, camera_index: Int64[Tensor, " rays"], instants: Float[Tensor, " rays"]
+    ) -> Float[Tensor, "rays width"]:
+        """Return the codes of cameras at instants (frames).
+
+        With a code per image, that of an image which was not fitted lies between those of its camera's fitted
+        neighbours, by distance in time.
+        """
+        if self.config.appearance == "camera":
+            return self.appearance(camera_index)
+        near = self.times.neighbours(instants)
+        own, before, after = (
+            self.appearance(frame * self.num_cameras + camera_index)
+            for frame in (instants.round().long(), near.previous, near.next)
+        )
+        between = torch.lerp(before, after, near.next_share()[:, None])
+        return torch.where(near.is_fitted[:, None], own, between)
 
     def colour(
         self,
         features: Float[Tensor, "points width"],
         directions: Float[Tensor, "points 3"],
-        camera_index: Int64[Tensor, " points"],
+        code: Float[Tensor, "points code_width"],
     ) -> Float[Tensor, "points 3"]:
-        """Return the colour, [0, 1], that a camera sees from composited features along directions.
+        """Return the colour, [0, 1], that shows along directions from composited features, for an appearance code.
 
         Static and dynamic features share this head (EmerNeRF Eq. 2).
         """
-        view = torch.cat(
-            [encode_directions(directions, octaves=_SURFACE_OCTAVES), self.appearance(camera_index)], dim=-1
-        )
+        view = torch.cat([encode_directions(directions, octaves=_SURFACE_OCTAVES), code], dim=-1)
         return torch.sigmoid(self.colour_network(torch.cat([features, view], dim=-1)))
 
     def sky_colour(
-        self, directions: Float[Tensor, "rays 3"], camera_index: Int64[Tensor, " rays"]
+        self, directions: Float[Tensor, "rays 3"], code: Float[Tensor, "rays code_width"]
     ) -> Float[Tensor, "rays 3"]:
-        """Return the colour, [0, 1], of the sky along directions (EmerNeRF Eq. 3)."""
-        return torch.sigmoid(
-            self.sky_network(torch.cat([encode_directions(directions), self.appearance(camera_index)], dim=-1))
-        )
+        """Return the colour, [0, 1], of the sky along directions for an appearance code (EmerNeRF Eq. 3)."""
+        return torch.sigmoid(self.sky_network(torch.cat([encode_directions(directions), code], dim=-1)))
 
     def unit_cube(self, positions: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
         """Return where positions in scene units lie in the grids' unit cube."""
@@ -159,7 +198,7 @@ class ProposalDensity(nn.Module):
     It is a sum over grid levels, without any network.
     """
 
-    def __init__(self, config: SamplingConfig, field: FieldConfig, bounds: SceneBounds) -> None:
+    def __init__(self, config: ProposalConfig, field: FieldConfig, bounds: SceneBounds) -> None:
         super().__init__()
         self.metres_per_unit = bounds.metres_per_unit
         self.half_extent: Tensor
@@ -168,12 +207,12 @@ class ProposalDensity(nn.Module):
             geometric_resolutions(
                 bounds.half_extent_m,
                 coarsest_cell_m=field.coarsest_cell_m,
-                finest_cell_m=config.proposal_finest_cell_m,
-                num_levels=config.proposal_levels,
+                finest_cell_m=config.finest_cell_m,
+                num_levels=config.num_levels,
             ),
             features_per_level=1,
             interpolation="nearest",
-            log2_table_size=config.proposal_log2_table_size,
+            log2_table_size=config.log2_table_size,
         )
 
     def forward(self, positions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 1"]:
@@ -192,15 +231,6 @@ def encode_directions(
     return torch.cat([directions, *map(torch.sin, scaled), *map(torch.cos, scaled)], dim=-1)
 
 
-def network(width_in: int, hidden: int, width_out: int, *, layers: int = 2) -> nn.Sequential:
-    """Return a perceptron with rectified hidden layers."""
-    widths = [width_in, *([hidden] * (layers - 1)), width_out]
-    modules: list[nn.Module] = []
-    for a, b in itertools.pairwise(widths):
-        modules += [nn.Linear(a, b), nn.ReLU()]
-    return nn.Sequential(*modules[:-1])
-
-
 def _static_grid(config: FieldConfig, bounds: SceneBounds) -> GridEncoding | NerfstudioGrid:
     resolutions = geometric_resolutions(
         bounds.half_extent_m,
@@ -213,16 +243,3 @@ def _static_grid(config: FieldConfig, bounds: SceneBounds) -> GridEncoding | Ner
         backend: Backend = "tcnn" if config.implementation == "tcnn" else "torch"
         return NerfstudioGrid(resolutions, features_per_level=width, log2_table_size=rows, backend=backend)
     return GridEncoding(resolutions, features_per_level=width, log2_table_size=rows)
-
-
-def _dynamic_grid(config: FieldConfig, bounds: SceneBounds) -> GridEncoding:
-    return GridEncoding(
-        geometric_resolutions(
-            bounds.half_extent_m,
-            coarsest_cell_m=4.0 * config.dynamic_cell_m,
-            finest_cell_m=config.dynamic_cell_m,
-            num_levels=2,
-        ),
-        features_per_level=config.features_per_level,
-        log2_table_size=config.log2_table_size,
-    )

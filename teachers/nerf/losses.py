@@ -89,6 +89,22 @@ def static_clearance_loss(
     return _masked_mean((static_weights * passed).sum(dim=-1).square(), has_return)
 
 
+def shadow_loss(shadow: Float[Tensor, "*batch 1"]) -> Float[Tensor, ""]:
+    """Return the mean squared shadow ratio (EmerNeRF Eq. A4): light is taken only where colour asks for it."""
+    return shadow.square().mean()
+
+
+def velocity_loss(flow: Float[Tensor, "points 3"], known: Float[Tensor, "points 3"]) -> Float[Tensor, ""]:
+    """Return the mean Huber loss of velocities, metres per second, over points whose motion is known (not NaN).
+
+    Colour alone finds the flow of what moves by less than a cell from one frame to the next. At two frames a second
+    nothing on a road does, so where a recording says how things move, the flow is told.
+    """
+    is_known = torch.isfinite(known).all(dim=-1)
+    wanted = torch.where(is_known[:, None], known, torch.zeros_like(known))
+    return _masked_mean(F.smooth_l1_loss(flow, wanted, reduction="none").mean(dim=-1), is_known)
+
+
 def sky_loss(opacity: Float[Tensor, " rays"], is_sky: Bool[Tensor, " rays"]) -> Float[Tensor, ""]:
     """Return the binary cross-entropy of opacity against "not sky" (EmerNeRF Eq. A3)."""
     # Written out: torch's own refuses NaN with an untyped error before the fit can say that it diverged.

@@ -7,13 +7,14 @@ import torch
 from jaxtyping import Float
 from nerfstudio.cameras.rays import RayBundle, RaySamples
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.field_components.field_heads import FieldHeadNames
 from nerfstudio.model_components.ray_samplers import PDFSampler, ProposalNetworkSampler, SpacedSampler
 from nerfstudio.models.base_model import Model, ModelConfig
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from teachers.nerf.config import NerfConfig
-from teachers.nerf.field import DrivingField, ProposalDensity
+from teachers.nerf.field import DrivingField, FieldSamples, ProposalDensity
 from teachers.nerf.losses import (
     composite_weights,
     depth_loss,
@@ -21,9 +22,12 @@ from teachers.nerf.losses import (
     line_of_sight_loss,
     opacity_entropy_loss,
     proposal_loss,
+    shadow_loss,
     sky_loss,
     static_clearance_loss,
+    velocity_loss,
 )
+from teachers.nerf.moving_points import MovingPoints
 from teachers.nerf.scene_rays import RayBatch, SceneBounds
 
 
@@ -40,7 +44,7 @@ class DrivingFieldModel(Model):
     """Render and fit one scene.
 
     nerfstudio builds it with ``metadata``: ``nerf_config`` (NerfConfig), ``bounds`` (SceneBounds), ``num_cameras``,
-    ``num_frames`` and ``fitted_frames``. No perceptual metric is built: nerfstudio's stock models download one at
+    ``frame_seconds`` and ``fitted_frames``. No perceptual metric is built: nerfstudio's stock models download one at
     construction.
     """
 
@@ -57,15 +61,17 @@ class DrivingFieldModel(Model):
             self.nerf.field,
             self.bounds,
             num_cameras=metadata["num_cameras"],
-            num_frames=metadata["num_frames"],
+            frame_seconds=metadata["frame_seconds"],
             fitted_frames=metadata["fitted_frames"],
         )
-        self.proposal = ProposalDensity(sampling, self.nerf.field, self.bounds)
+        self.proposals = nn.ModuleList(
+            ProposalDensity(proposal, self.nerf.field, self.bounds) for proposal in sampling.proposals
+        )
         spacing = sampling.spacing_m / scale
         self.sampler = ProposalNetworkSampler(
             num_nerf_samples_per_ray=sampling.num_field_samples,
-            num_proposal_samples_per_ray=(sampling.num_proposal_samples,),
-            num_proposal_network_iterations=1,
+            num_proposal_samples_per_ray=tuple(proposal.num_samples for proposal in sampling.proposals),
+            num_proposal_network_iterations=len(sampling.proposals),
             single_jitter=True,
             update_sched=lambda step: sampling.proposal_update_every - 1 if step > 50 else 0,
             initial_sampler=SpacedSampler(
@@ -103,39 +109,48 @@ class DrivingFieldModel(Model):
             ),
         ]
 
+    def sample_rays(self, ray_bundle: RayBundle) -> tuple[RaySamples, list[Tensor], list[RaySamples]]:
+        """Return the samples of the field along rays, and weights and samples of each proposal."""
+        return self.sampler(ray_bundle, density_fns=list(self.proposals))
+
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:  # type: ignore[override]
         """Return ``rgb``, ``opacity`` and ``depth`` (scene units) of rays, and what the losses need.
 
         The sky fills what opacity leaves (EmerNeRF Eq. 5).
         """
-        samples, proposal_weights, proposal_samples = self.sampler(ray_bundle, density_fns=[self.proposal])
-        density, features, dynamic_density = self.field.density_and_features(samples)
+        samples, proposal_weights, proposal_samples = self.sample_rays(ray_bundle)
+        sampled = self.field.sample(samples)
+        density = sampled.density
         edges = interval_edges(samples)
         lengths = edges[:, 1:] - edges[:, :-1]
         weights = composite_weights(density[..., 0], lengths)
         opacity = weights.sum(dim=-1, keepdim=True)
         midpoints = 0.5 * (edges[:, 1:] + edges[:, :-1])
         depth = (weights * midpoints).sum(dim=-1, keepdim=True) / opacity.clamp_min(1e-6)
-        cameras = ray_bundle.camera_indices[:, 0]  # type: ignore[index]
+        code = self.field.appearance_code(ray_bundle.camera_indices[:, 0], ray_bundle.times[:, 0])  # type: ignore[index]
+        lit = weights if sampled.light is None else weights * sampled.light[..., 0]
         if self.nerf.field.shading == "deferred":
-            geometry = (weights[..., None] * features).sum(dim=-2)
-            surface = opacity * self.field.colour(geometry, ray_bundle.directions, cameras)
+            geometry = (weights[..., None] * sampled.features).sum(dim=-2)
+            # A ray has one colour: the sum over its samples of shadowed weight times colour is a product.
+            surface = lit.sum(dim=-1, keepdim=True) * self.field.colour(geometry, ray_bundle.directions, code)
         else:
-            colours = self.field.get_outputs(samples, features)
-            surface = (weights[..., None] * next(iter(colours.values()))).sum(dim=-2)
-        rgb = surface + (1.0 - opacity) * self.field.sky_colour(ray_bundle.directions, cameras)
+            colours = self.field.get_outputs(samples, sampled.features)
+            surface = (lit[..., None] * colours[FieldHeadNames.RGB]).sum(dim=-2)
+        rgb = surface + (1.0 - opacity) * self.field.sky_colour(ray_bundle.directions, code)
         outputs: dict[str, Any] = {"rgb": rgb, "opacity": opacity, "accumulation": opacity, "depth": depth}
         if self.training:
             outputs |= {
                 "weights": weights,
                 "edges": edges,
                 "normalised_edges": normalised_edges(samples),
-                "proposal_weights": proposal_weights[0][..., 0],
-                "proposal_edges": normalised_edges(proposal_samples[0]),
-                "dynamic_density": dynamic_density,
+                "proposals": [
+                    (of_proposal[..., 0], normalised_edges(drawn))
+                    for of_proposal, drawn in zip(proposal_weights, proposal_samples, strict=True)
+                ],
+                "sampled": sampled,
             }
-            if dynamic_density is not None:
-                outputs["static_weights"] = composite_weights((density - dynamic_density)[..., 0], lengths)
+            if sampled.dynamic_density is not None:
+                outputs["static_weights"] = composite_weights((density - sampled.dynamic_density)[..., 0], lengths)
         return outputs
 
     def get_metrics_dict(self, outputs: dict[str, Any], batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -159,8 +174,11 @@ class DrivingFieldModel(Model):
         progress = min(1.0, self.step / self.nerf.judged_steps)
         first, last = config.line_of_sight_margin_m
         margin = first * (last / first) ** progress
+        colour_error = (outputs["rgb"][:num_camera_rays] - rays.rgb).square()
+        if batch["errors"] is not None and rays.place is not None:
+            batch["errors"].observe(rays.place, colour_error.detach().mean(dim=-1))
         losses = {
-            "rgb": config.rgb * (outputs["rgb"][:num_camera_rays] - rays.rgb).square().mean(),
+            "rgb": config.rgb * colour_error.mean(),
             "depth": config.depth
             * depth_loss(outputs["depth"][:, 0], rays.lidar_depth, max_depth=config.max_depth_m / scale),
             "line_of_sight": config.line_of_sight
@@ -168,14 +186,16 @@ class DrivingFieldModel(Model):
             "distortion": config.distortion * distortion_loss(outputs["weights"], outputs["normalised_edges"]),
             "opacity_entropy": config.opacity_entropy * opacity_entropy_loss(opacity[:num_camera_rays]),
             "proposal": config.proposal
-            * proposal_loss(
-                outputs["weights"], outputs["normalised_edges"], outputs["proposal_weights"], outputs["proposal_edges"]
+            * sum(
+                proposal_loss(outputs["weights"], outputs["normalised_edges"], weights, edges)
+                for weights, edges in outputs["proposals"]
             ),
         }
         if rays.is_sky is not None:
             losses["sky"] = config.sky * sky_loss(opacity[:num_camera_rays], rays.is_sky)
-        if outputs["dynamic_density"] is not None:
-            losses["dynamic"] = config.dynamic * outputs["dynamic_density"].mean() / scale
+        sampled: FieldSamples = outputs["sampled"]
+        if sampled.dynamic_density is not None:
+            losses["dynamic"] = config.dynamic * sampled.dynamic_density.mean() / scale
             losses["static_clearance"] = config.static_clearance * static_clearance_loss(
                 outputs["static_weights"],
                 outputs["edges"],
@@ -183,7 +203,22 @@ class DrivingFieldModel(Model):
                 rays.return_moves,
                 margin=margin / scale,
             )
+        if sampled.shadow is not None:
+            losses["shadow"] = config.shadow * shadow_loss(sampled.shadow)
+        if sampled.cycle_error is not None:
+            losses["flow_cycle"] = config.flow_cycle * sampled.cycle_error.mean()
+            if batch["moving_points"] is not None:
+                losses["flow"] = config.flow * self._flow_loss(batch["moving_points"].to(self.device))
         return losses
+
+    def _flow_loss(self, points: MovingPoints) -> Float[Tensor, ""]:
+        """Return how far the flow of points is from how they are known to move."""
+        assert self.field.dynamic is not None
+        assert self.field.dynamic.flow is not None
+        velocities = self.field.dynamic.flow(self.field.unit_cube(points.positions), points.instants)
+        return 0.5 * (
+            velocity_loss(velocities.forward, points.forward) + velocity_loss(velocities.backward, points.backward)
+        )
 
     def get_image_metrics_and_images(
         self, outputs: dict[str, Tensor], batch: dict[str, Any]

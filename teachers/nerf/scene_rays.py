@@ -24,6 +24,7 @@ from storage.scenes.moving import MovingBoxes
 from storage.scenes.store import SceneReader
 from storage.stores.arrays import read_target
 from storage.stores.versioned import Home
+from teachers.nerf.error_map import ErrorMap
 
 _MIN_LIDAR_POINTS = 100
 
@@ -135,6 +136,7 @@ class RayBatch:
         is_sky: Sky of the leading camera rays; None without a sky mask.
         lidar_depth: Termination depth in scene units, NaN where no return is known.
         return_moves: Whether the return is known to belong to something that moves.
+        place: Image and pixel of the leading camera rays; None for rays that belong to no image.
     """
 
     origins: Float[Tensor, "rays 3"]
@@ -145,6 +147,7 @@ class RayBatch:
     is_sky: Bool[Tensor, " camera_rays"] | None
     lidar_depth: Float[Tensor, " rays"]
     return_moves: Bool[Tensor, " rays"]
+    place: Int64[Tensor, "camera_rays 2"] | None = None
 
     @property
     def num_camera_rays(self) -> int:
@@ -287,10 +290,20 @@ class SceneRays:
         self.lidar_moves = torch.from_numpy(np.concatenate(beam_moves))
         self.lidar_is_moving = torch.zeros(len(self.lidar_distances), dtype=torch.bool)
 
-    def draw(self, generator: torch.Generator, *, pixel_rays: int, lidar_pixel_rays: int, lidar_rays: int) -> RayBatch:
+    def draw(
+        self,
+        generator: torch.Generator,
+        *,
+        pixel_rays: int,
+        lidar_pixel_rays: int,
+        lidar_rays: int,
+        errors: ErrorMap | None = None,
+        error_rays: int = 0,
+    ) -> RayBatch:
         """Draw uniformly, with replacement, from pixels, pixels with a LiDAR return, and LiDAR returns.
 
-        Where there are no returns of a kind, random pixels take their place.
+        Where there are no returns of a kind, random pixels take their place. The last ``error_rays`` of the random
+        pixels are drawn by ``errors`` instead.
         """
         if len(self.lidar_pixel) == 0:
             pixel_rays, lidar_pixel_rays = pixel_rays + lidar_pixel_rays, 0
@@ -300,6 +313,8 @@ class SceneRays:
         place = torch.randint(self.pixels.shape[1], (pixel_rays,), generator=generator)
         camera = self.image_camera[image]
         pixel = self._seen_first[camera, place * self._num_seen[camera] // self.pixels.shape[1]]
+        if errors is not None and error_rays > 0:
+            image[-error_rays:], pixel[-error_rays:] = errors.draw(generator, error_rays)
         nothing = torch.full((pixel_rays,), torch.nan)
         returns = torch.randint(max(1, len(self.lidar_pixel)), (lidar_pixel_rays,), generator=generator)
         beams = torch.randint(max(1, len(self.lidar_distances)), (lidar_rays,), generator=generator)
@@ -362,6 +377,7 @@ class SceneRays:
             is_sky=None if self.is_sky is None else self.is_sky[image, pixel],
             lidar_depth=lidar_depth,
             return_moves=return_moves,
+            place=torch.stack([image, pixel], dim=-1),
         )
 
 
@@ -431,3 +447,9 @@ def lidar_points_world(scene: SceneReader, frame: int) -> Float[np.ndarray, "poi
 def lidar_origin_world(scene: SceneReader, frame: int) -> Float[np.ndarray, "3"]:
     """Return where the LiDAR was in world, metres."""
     return (scene.ego_to_world(frame) @ scene.lidar_to_ego)[:3, 3]
+
+
+def frame_seconds(scene: SceneReader) -> tuple[float, ...]:
+    """Return the time of each frame since the first, seconds."""
+    timestamps = np.array([scene.timestamp_us(frame) for frame in range(scene.num_frames)])
+    return tuple(((timestamps - timestamps[0]) / 1e6).tolist())

@@ -112,8 +112,8 @@ class NerfTeacher:
         Weights are those of the samples kept, scaled so that they still sum to the ray's opacity.
         """
         bundle = to_ray_bundle(batch.to(self.device), self.nerf, self.bounds)
-        samples, _, _ = self.model.sampler(bundle, density_fns=[self.model.proposal])
-        density, _, _ = self.model.field.density_and_features(samples)
+        samples, _, _ = self.model.sample_rays(bundle)
+        density = self.model.field.sample(samples).density
         edges = interval_edges(samples)
         weights, kept = composite_weights(density[..., 0], edges[:, 1:] - edges[:, :-1]).sort(dim=-1, descending=True)
         opacity = weights.sum(dim=-1, keepdim=True)
@@ -174,7 +174,7 @@ def build_model(nerf: NerfConfig, bounds: SceneBounds, *, num_cameras: int, num_
             "nerf_config": nerf,
             "bounds": bounds,
             "num_cameras": num_cameras,
-            "num_frames": num_frames,
+            "frame_seconds": [0.0] * num_frames,  # like which frames were fitted, the true ones are among the tensors
             "fitted_frames": (),
         },
     )

@@ -184,6 +184,7 @@ class DrivingFieldTrainer(Trainer):
             counters={"sampler_step": sampler._step, "sampler_steps_since_update": sampler._steps_since_update},
             history=self.history,
             judgement=self.judgement,
+            data=self.datamanager.state(),
         )
         save_training_state(self.config.checkpoint_path, state)
         self._saved_at = time.perf_counter()
@@ -208,8 +209,13 @@ class DrivingFieldTrainer(Trainer):
         self.model.sampler._steps_since_update = state.counters["sampler_steps_since_update"]
         self.model.sampler.step_cb(state.step)  # the checkpoint was taken before the callbacks of its step
         self.history, self.judgement = list(state.history), state.judgement
-        if state.step >= self.datamanager.nerf.judged_steps - 1:  # judged, or interrupted before it was
+        is_past_first = state.step >= self.datamanager.nerf.judged_steps - 1  # judged, or interrupted before it was
+        if self.judgement is None:
+            self.datamanager.load_state(state.data)  # of the first phase; the second starts with a map of its own
+        if is_past_first:
             self._end_first_phase()
+        if state.judgement is not None:
+            self.datamanager.load_state(state.data)
         self._start_step = state.step + 1
         self.config.max_num_iterations = self.datamanager.nerf.num_steps - self._start_step
 

@@ -31,7 +31,7 @@ from storage.stores.versioned import Home  # noqa: E402
 from teachers.nerf import fit as fit_module  # noqa: E402
 from teachers.nerf import trainer as trainer_module  # noqa: E402
 from teachers.nerf.checkpoint import load_tensors, load_training_state, save_tensors  # noqa: E402
-from teachers.nerf.config import FieldConfig, NerfConfig, SamplingConfig  # noqa: E402
+from teachers.nerf.config import ErrorSamplingConfig, FieldConfig, NerfConfig, ProposalConfig, SamplingConfig  # noqa: E402
 from teachers.nerf.datamanager import scene_cameras  # noqa: E402
 from teachers.nerf.fit import fit_scene  # noqa: E402
 from teachers.nerf.nerfstudio_grid import settle_implementation  # noqa: E402
@@ -46,8 +46,20 @@ TINY = NerfConfig(
     pixel_rays=256,
     lidar_pixel_rays=64,
     lidar_rays=64,
-    field=FieldConfig(num_levels=3, log2_table_size=12, dynamic=True),
-    sampling=SamplingConfig(num_proposal_samples=16, num_field_samples=8, proposal_log2_table_size=10),
+    field=FieldConfig(
+        num_levels=3,
+        log2_table_size=12,
+        dynamic=True,
+        dynamic_log2_table_size=12,
+        flow=True,
+        shadow=True,
+        appearance="image",
+    ),
+    sampling=SamplingConfig(
+        proposals=(ProposalConfig(num_samples=16, log2_table_size=10), ProposalConfig(num_samples=12, num_levels=1)),
+        num_field_samples=8,
+    ),
+    error_sampling=ErrorSamplingConfig(share=0.5, refresh_every=5, tile_px=4),
 )
 
 

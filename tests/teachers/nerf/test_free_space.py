@@ -33,3 +33,20 @@ def test_a_parked_van_does_not_move():
     origins = [np.array([0.5 * f, 0.0, 1.8]) for f in range(8)]
     moving = find_moving_returns(origins, [cast(o, box_x=3.0)[0] for o in origins])
     assert np.concatenate(moving).mean() < 0.005
+
+
+def test_reflections_below_the_road_do_not_lift_the_ground():
+    origins = [np.array([0.5 * f, 0.0, 1.8]) for f in range(8)]
+    rng = np.random.default_rng(0)
+    below = [np.column_stack([rng.uniform(-20, 20, 40), rng.uniform(1, 8, 40), np.full(40, -2.5)]) for _ in origins]
+    moving = find_moving_returns(
+        origins, [np.concatenate([cast(o, box_x=3.0)[0], low]) for o, low in zip(origins, below, strict=True)]
+    )
+    assert np.concatenate(moving).mean() < 0.005
+
+
+def test_poses_that_wander_do_not_set_a_parked_van_in_motion():
+    origins = [np.array([0.5 * f, 0.0, 1.8]) for f in range(24)]
+    # One metre of drift over the recording, a few centimetres from frame to frame.
+    points = [cast(o, box_x=3.0)[0] + np.array([0.0, 0.06 * f, 0.0]) for f, o in enumerate(origins)]
+    assert np.concatenate(find_moving_returns(origins, points)).mean() < 0.01

@@ -113,3 +113,19 @@ def test_gradients_are_finite_at_extreme_densities(density):
     loss.backward()
     assert sigma.grad is not None
     assert bool(torch.isfinite(sigma.grad).all())
+
+
+def test_velocity_loss_takes_known_motion_only():
+    flow = torch.tensor([[1.0, 0.0, 0.0], [9.0, 9.0, 9.0]], requires_grad=True)
+    known = torch.tensor([[4.0, 0.0, 0.0], [math.nan] * 3])
+    loss = losses.velocity_loss(flow, known)
+    # Huber beyond one metre per second: |3| - 1/2, over three axes.
+    assert loss.item() == pytest.approx(2.5 / 3)
+    loss.backward()
+    assert flow.grad is not None
+    assert torch.equal(flow.grad[1], torch.zeros(3))
+    assert losses.velocity_loss(flow, torch.full((2, 3), math.nan)) == 0.0
+
+
+def test_shadow_loss_is_the_mean_square():
+    assert losses.shadow_loss(torch.tensor([[0.5], [0.0]])).item() == pytest.approx(0.125)

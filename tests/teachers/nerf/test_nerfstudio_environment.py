@@ -18,6 +18,7 @@ from teachers.nerf.config import (
     FieldLossConfig,
     FitGateConfig,
     NerfConfig,
+    ProposalConfig,
     SamplingConfig,
     TeacherDepthConfig,
     TeacherFeaturesConfig,
@@ -164,7 +165,7 @@ FIT = NerfConfig(
     lidar_pixel_rays=256,
     lidar_rays=256,
     field=FieldConfig(num_levels=4, log2_table_size=14, coarsest_cell_m=4.0, finest_cell_m=0.4),
-    sampling=SamplingConfig(num_proposal_samples=32, num_field_samples=12, far_m=150.0),
+    sampling=SamplingConfig(proposals=(ProposalConfig(num_samples=32),), num_field_samples=12, far_m=150.0),
     losses=FieldLossConfig(max_depth_m=40.0),
     gate=FitGateConfig(min_psnr=20.0, max_abs_rel=0.15),
 )

@@ -1,0 +1,1 @@
+"""Experiments with the per-scene field; they are run by hand, in nerfstudio's environment."""
