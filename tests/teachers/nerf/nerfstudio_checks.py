@@ -25,7 +25,7 @@ from storage.stores.versioned import Home  # noqa: E402
 from teachers.nerf import trainer as trainer_module  # noqa: E402
 from teachers.nerf.checkpoint import load_tensors, save_tensors  # noqa: E402
 from teachers.nerf.config import FieldConfig, NerfConfig, SamplingConfig  # noqa: E402
-from teachers.nerf.datamanager import scene_cameras  # noqa: E402
+from teachers.nerf.dataparser import scene_cameras  # noqa: E402
 from teachers.nerf.fit import fit_scene  # noqa: E402
 from teachers.nerf.nerfstudio_grid import settle_implementation  # noqa: E402
 from teachers.nerf.scene_rays import measure_bounds  # noqa: E402
