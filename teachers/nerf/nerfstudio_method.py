@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 import tyro
 from jaxtyping import Float
@@ -34,6 +35,10 @@ from teachers.nerf.model import DrivingFieldModel, DrivingFieldModelConfig
 from teachers.nerf.trainer import trainer_config
 
 METHOD_NAME = "distill-teacher"
+
+# nerfstudio's schedulers leave numpy numbers in its checkpoints, of every method, and torch since 2.6 refuses to load
+# them: ns-eval, ns-render, ns-viewer and --load-dir would fail. Whatever loads a checkpoint has loaded its methods before.
+torch.serialization.add_safe_globals([np._core.multiarray.scalar, np.dtype, np.dtypes.Float64DType])
 
 
 @dataclass
