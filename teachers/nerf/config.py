@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 
+Method = Literal["driving-field", "nerfacto", "depth-nerfacto", "splatfacto"]
+"""What is fitted to a scene: this project's field, or one of nerfstudio's methods in its place."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionConfig:
     """How a fit or a render is run. Nothing here changes what is meant to be stored, so it is no part of a digest.
@@ -180,6 +184,8 @@ class NerfConfig:
     """One fit of one scene.
 
     Attributes:
+        method: What is fitted. nerfstudio's methods take the sizes below as far as they have them, and none of the
+            losses but ``depth-nerfacto`` the one of depth; ``splatfacto`` runs on CUDA only.
         image_height: Height that images are read at, pixels.
         image_width: Width that images are read at, pixels.
         holdout_every: Every so many frames one is kept from training and used to judge the fit.
@@ -201,6 +207,7 @@ class NerfConfig:
         gate: What the fit must reach.
     """
 
+    method: Method = "driving-field"
     image_height: int = 112
     image_width: int = 200
     holdout_every: int = 4

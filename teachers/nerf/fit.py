@@ -16,6 +16,7 @@ from storage.scenes.moving import MovingBoxes
 from storage.stores.provenance import package_versions
 from storage.stores.versioned import Home, Materialized, StoreVersion, materialize_files
 from teachers.nerf.config import NerfConfig
+from teachers.nerf.methods import require_method
 from teachers.nerf.nerfstudio_grid import settle_implementation
 from teachers.nerf.progress import Progress
 from teachers.nerf.provenance import FIELD_KIND, fit_provenance
@@ -42,8 +43,10 @@ def fit_scene(home: Home, scene_key: str, config: NerfConfig, on_progress: Progr
 
     Raises:
         MissingTargetError: If the scene, or the sky mask that the configuration asks for, does not exist.
+        EnvironmentMissingError: If this machine has not what the method needs.
         TeacherDivergedError: If every attempt diverged.
     """
+    require_method(config)
     scene = home.require(Kind.SCENE, str(scene_key))
     sky_mask = home.require(Kind.SKY_MASK, str(scene_key)) if config.use_sky_mask else None
     provenance = dataclasses.replace(

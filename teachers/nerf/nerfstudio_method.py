@@ -66,6 +66,8 @@ class DistillTeacherDataManager(VanillaDataManager):
         source = config.dataparser
         if not isinstance(source, SceneDataParserConfig):
             raise ValueError(f"dataparser {type(source).__name__}, want distillnerf-scene")  # noqa: TRY004 - a choice
+        if config.nerf.method != "driving-field":
+            raise ValueError(f"nerf.method {config.nerf.method!r}, want 'driving-field': ns-train has the others itself")
         self.nerf = dataclasses.replace(
             config.nerf,
             image_height=source.image_height or config.nerf.image_height,
