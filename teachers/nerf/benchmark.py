@@ -34,8 +34,8 @@ def run_race(task: RaceTask) -> Race:
     besides, its LiDAR and sky masks where they exist: that is what it is for.
     """
     declare_missing_operators()
-    from teachers.nerf.nerfacto import nerfacto_trainer, render_nerfacto
     from teachers.nerf.nerfstudio_grid import settle_implementation
+    from teachers.nerf.reference_nerfacto import nerfacto_trainer, render_nerfacto
     from teachers.nerf.teacher import NerfTeacher, resolve_device
     from teachers.nerf.trainer import quieten_nerfstudio, trainer_config
 

@@ -9,6 +9,9 @@ from typing import Literal, TypeVar
 
 from storage.grid_size import check_size, settled_size
 
+Method = Literal["driving-field", "nerfacto", "depth-nerfacto", "splatfacto"]
+"""What is fitted to a scene: this project's field, or one of nerfstudio's methods in its place."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionConfig:
@@ -268,6 +271,8 @@ class NerfConfig:
     """One fit of one scene.
 
     Attributes:
+        method: What is fitted. nerfstudio's methods take the sizes below as far as they have them, and none of the
+            losses but ``depth-nerfacto`` the one of depth; ``splatfacto`` runs on CUDA only.
         image_height: Height that images are read at, pixels. None follows the student: the height of the virtual views
             that it reads, but no less than ``min_image_height``.
         image_width: Width that images are read at, pixels, likewise.
@@ -301,6 +306,7 @@ class NerfConfig:
         gate: What the fit must reach.
     """
 
+    method: Method = "driving-field"
     image_height: int | None = None
     image_width: int | None = None
     min_image_height: int = 112

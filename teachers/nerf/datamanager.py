@@ -1,7 +1,7 @@
 """nerfstudio's data manager over a scene store: every batch is drawn from rays that were prepared once.
 
-The only place where this project's OpenCV axes meet nerfstudio's OpenGL axes. No worker processes: the rays are in
-memory, and nerfstudio's parallel managers spawn, which hangs a program without a ``__main__`` guard.
+No worker processes: the rays are in memory, and nerfstudio's parallel managers spawn, which hangs a program without a
+``__main__`` guard.
 """
 
 from collections.abc import Mapping
@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from nerfstudio.cameras.cameras import Cameras, CameraType
+from jaxtyping import Bool
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import DataManager, DataManagerConfig
 from nerfstudio.data.scene_box import SceneBox
@@ -23,6 +23,7 @@ from storage.scenes.moving import MovingBoxes
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home
 from teachers.nerf.config import NerfConfig
+from teachers.nerf.dataparser import scene_cameras
 from teachers.nerf.error_map import ErrorMap
 from teachers.nerf.model import to_ray_bundle
 from teachers.nerf.moving_points import MovingPoints
@@ -181,44 +182,6 @@ class SceneDataManager(DataManager):
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """Return nothing: the data has no parameters."""
         return {}
-
-
-def opencv_to_opengl(camera_to_world: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batch 3 4"]:
-    """Return poses of OpenCV cameras (y down, z forward) as nerfstudio wants them (y up, z backward)."""
-    return camera_to_world[..., :3, :] * torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=camera_to_world.dtype)
-
-
-def scene_cameras(
-    scene: SceneReader, frames: tuple[int, ...], bounds: SceneBounds, image_size: tuple[int, int]
-) -> Cameras:
-    """Return the images of some frames as nerfstudio cameras in scene units, frame-major.
-
-    Its fisheye is ours: its distortion grows with the angle, so k1 to k4 mean the same.
-    """
-    poses, intrinsics, fisheye = [], [], []
-    for frame in frames:
-        for camera in range(scene.num_cameras):
-            pose = scene.camera_to_world(frame, camera).copy()
-            pose[:3, 3] = bounds.to_scene_units(pose[:3, 3])
-            poses.append(pose)
-            intrinsics.append(scene.intrinsics(camera, size=image_size))
-            fisheye.append(scene.fisheye(camera))
-    lenses = torch.tensor(np.stack(fisheye), dtype=torch.float32)
-    is_fisheye = torch.isfinite(lenses).all(dim=1)
-    distortion = torch.nn.functional.pad(lenses.nan_to_num(0.0), (0, 2)) if is_fisheye.any() else None
-    camera_types = [CameraType.FISHEYE if fish else CameraType.PERSPECTIVE for fish in is_fisheye.tolist()]
-    k = torch.tensor(np.stack(intrinsics), dtype=torch.float32)
-    return Cameras(
-        camera_to_worlds=opencv_to_opengl(torch.tensor(np.stack(poses), dtype=torch.float32)),
-        fx=k[:, 0, 0],
-        fy=k[:, 1, 1],
-        cx=k[:, 0, 2],
-        cy=k[:, 1, 2],
-        height=image_size[0],
-        width=image_size[1],
-        distortion_params=distortion,
-        camera_type=camera_types,
-    )
 
 
 def describe(scene: SceneReader, frames: tuple[int, ...], bounds: SceneBounds, nerf: NerfConfig) -> SceneDescription:

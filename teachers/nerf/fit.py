@@ -19,6 +19,7 @@ from storage.stores.versioned import Home, Materialized, StoreVersion, materiali
 from teachers.nerf.config import NerfConfig
 from teachers.nerf.limits import Limits, typed_out_of_memory
 from teachers.nerf.memory import bytes_to_come, memory_reserved
+from teachers.nerf.methods import require_method
 from teachers.nerf.nerfstudio_grid import settle_implementation
 from teachers.nerf.progress import Progress
 from teachers.nerf.provenance import FIELD_KIND, fit_provenance
@@ -48,9 +49,11 @@ def fit_scene(home: Home, scene_key: str, config: NerfConfig, on_progress: Progr
 
     Raises:
         MissingTargetError: If the scene, or the sky mask that the configuration asks for, does not exist.
+        EnvironmentMissingError: If this machine has not what the method needs.
         TeacherDivergedError: If every attempt diverged.
         OutOfCapacityError: If wall time, memory or disk ended. The last checkpoint stays, and a repeated call goes on.
     """
+    require_method(config)
     scene = home.require(Kind.SCENE, str(scene_key))
     sky_mask = home.require(Kind.SKY_MASK, str(scene_key)) if config.use_sky_mask else None
     provenance = dataclasses.replace(

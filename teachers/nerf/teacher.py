@@ -22,7 +22,8 @@ from teachers.nerf.checkpoint import (
 )
 from teachers.nerf.config import ExecutionConfig, NerfConfig
 from teachers.nerf.losses import composite_weights
-from teachers.nerf.model import DrivingFieldModel, DrivingFieldModelConfig, interval_edges, to_ray_bundle
+from teachers.nerf.methods import TeacherModel, model_config
+from teachers.nerf.model import DrivingFieldModel, interval_edges, to_ray_bundle
 from teachers.nerf.provenance import FIELD_KIND
 from teachers.nerf.quality import FieldRendering
 from teachers.nerf.scene_rays import RayBatch, SceneBounds
@@ -44,7 +45,7 @@ class NerfTeacher:
 
     def __init__(
         self,
-        model: DrivingFieldModel,
+        model: TeacherModel,
         nerf: NerfConfig,
         bounds: SceneBounds,
         *,
@@ -110,7 +111,12 @@ class NerfTeacher:
         """Return the samples of each ray that weigh most: its frozen geometry.
 
         Weights are those of the samples kept, scaled so that they still sum to the ray's opacity.
+
+        Raises:
+            ValueError: If the model is not the driving field: its samples are read, which others keep to themselves.
         """
+        if not isinstance(self.model, DrivingFieldModel):
+            raise ValueError(f"features are distilled into nerf.method {self.nerf.method!r}, want 'driving-field'")
         bundle = to_ray_bundle(batch.to(self.device), self.nerf, self.bounds)
         samples, _, _ = self.model.sample_rays(bundle)
         density = self.model.field.sample(samples).density
@@ -144,7 +150,7 @@ class RaySurface:
 
 def save_teacher(
     folder: Path,
-    model: DrivingFieldModel,
+    model: TeacherModel,
     *,
     num_cameras: int,
     num_frames: int,
@@ -163,11 +169,10 @@ def save_teacher(
     save_description(folder / _DESCRIPTION_FILE, description, details)
 
 
-def build_model(nerf: NerfConfig, bounds: SceneBounds, *, num_cameras: int, num_frames: int) -> DrivingFieldModel:
-    """Return an untrained model, without nerfstudio's trainer."""
+def build_model(nerf: NerfConfig, bounds: SceneBounds, *, num_cameras: int, num_frames: int) -> TeacherModel:
+    """Return an untrained model of the method, without nerfstudio's trainer."""
     half = torch.tensor(bounds.half_extent)
-    return DrivingFieldModel(
-        DrivingFieldModelConfig(),
+    return model_config(nerf).setup(
         scene_box=SceneBox(aabb=torch.stack([-half, half])),
         num_train_data=0,
         metadata={

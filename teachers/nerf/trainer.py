@@ -27,14 +27,12 @@ from teachers.nerf.checkpoint import TrainingState, load_training_state, save_tr
 from teachers.nerf.config import NerfConfig
 from teachers.nerf.datamanager import SceneDataManager, SceneDataManagerConfig
 from teachers.nerf.limits import Limits
-from teachers.nerf.model import DrivingFieldModel, DrivingFieldModelConfig
+from teachers.nerf.methods import TeacherModel, learning_rates, model_config
+from teachers.nerf.model import DrivingFieldModel
 from teachers.nerf.progress import Progress
 from teachers.nerf.schedule import learning_rate_factor
 
-METHOD_NAME = "driving-field"
-
 _PROGRESS_EVERY_S = 2.0
-_NETWORK_LEARNING_RATE_RATIO = 0.5
 
 
 @dataclass
@@ -102,7 +100,7 @@ class DrivingFieldTrainer(Trainer):
         self._reported_at = self._saved_at = time.perf_counter()
 
     @property
-    def model(self) -> DrivingFieldModel:
+    def model(self) -> TeacherModel:
         """Return the model being fitted."""
         return self.pipeline.model
 
@@ -155,7 +153,7 @@ class DrivingFieldTrainer(Trainer):
             steps_since_update = sampler._steps_since_update
             self.judgement = undefined_as_null(self.judge(self))
             sampler._steps_since_update = steps_since_update  # it counts what is rendered for a judgement as a step
-        if whole is not None:
+        if whole is not None and isinstance(self.model, DrivingFieldModel):
             self.model.field.set_fitted_frames(whole)
 
     def _report(self, step: int, now: float) -> None:
@@ -241,7 +239,7 @@ def trainer_config(
 
     folder = work_folder or Path("outputs")
     return DrivingFieldTrainerConfig(
-        method_name=METHOD_NAME,
+        method_name=nerf.method,
         experiment_name=scene_key or "scene",
         timestamp="fit",
         output_dir=folder,
@@ -260,12 +258,9 @@ def trainer_config(
                 sky_mask_digest=sky_mask_digest,
                 nerf=nerf,
             ),
-            model=DrivingFieldModelConfig(),
+            model=model_config(nerf),
         ),
-        optimizers={
-            "grids": group(nerf.learning_rate),
-            "networks": group(nerf.learning_rate * _NETWORK_LEARNING_RATE_RATIO),
-        },
+        optimizers={name: group(rate) for name, rate in learning_rates(nerf).items()},
         checkpoint_path=None if work_folder is None else work_folder / f"attempt-{nerf.seed}.safetensors",
         checkpoint_every_s=nerf.execution.checkpoint_every_s,
     )

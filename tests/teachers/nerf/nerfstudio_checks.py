@@ -32,7 +32,7 @@ from teachers.nerf import fit as fit_module  # noqa: E402
 from teachers.nerf import trainer as trainer_module  # noqa: E402
 from teachers.nerf.checkpoint import load_tensors, load_training_state, save_tensors  # noqa: E402
 from teachers.nerf.config import ErrorSamplingConfig, FieldConfig, NerfConfig, ProposalConfig, SamplingConfig  # noqa: E402
-from teachers.nerf.datamanager import scene_cameras  # noqa: E402
+from teachers.nerf.dataparser import scene_cameras  # noqa: E402
 from teachers.nerf.fit import fit_scene  # noqa: E402
 from teachers.nerf.nerfstudio_grid import settle_implementation  # noqa: E402
 from teachers.nerf.scene_rays import measure_bounds  # noqa: E402
