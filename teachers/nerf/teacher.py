@@ -1,6 +1,7 @@
 """A fitted field, loaded from its artifact and ready to be rendered."""
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,12 @@ class NerfTeacher:
         positions = torch.take_along_dim(samples.frustums.get_positions(), kept, dim=1)
         cube = self.model.field.unit_cube(positions.reshape(-1, 3)).view(positions.shape)
         return RaySurface(positions=cube, weights=weights, directions=bundle.directions)
+
+
+def read_fitted_frames(home: Home, version: StoreVersion) -> frozenset[int]:
+    """Return the frames that a field was fitted to, as its description says."""
+    path = home.open_files(version) / _DESCRIPTION_FILE
+    return frozenset(json.loads(path.read_text())["train_frames"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""Experiments on fields and what is rendered from them, each a command."""

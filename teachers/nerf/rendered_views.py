@@ -1,0 +1,277 @@
+"""Views of a field as arrays, the recorded cameras among them as witnesses, and the verdict on their pixels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int64, UInt8
+from scipy.spatial import cKDTree
+
+from storage.geometry.resize import resize_nearest
+from storage.geometry.transforms import rotate
+from teachers.nerf.confidence import (
+    Verdict,
+    Witness,
+    beside_return,
+    blur,
+    judge_rays,
+    sample_image,
+    testify,
+    verdict_of,
+)
+from teachers.nerf.config import ConfidenceConfig
+from teachers.nerf.contradictions import untrusted_pixels
+from teachers.nerf.evidence import SampledReturns, sample_returns
+from teachers.nerf.render_source import RenderSource
+from teachers.nerf.scene_rays import lidar_points_world, project_lidar
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderedViews:
+    """Views with the lens and the instant of one recorded camera.
+
+    Attributes:
+        frame: Their frame.
+        camera: Their camera.
+        poses: View to world.
+        has_ray: Pixels that show the world.
+        rgb: Colour, [0, 1].
+        termination_depth: Metres, whatever the opacity; NaN without a ray.
+        opacity: Sum of weights.
+    """
+
+    frame: int
+    camera: int
+    poses: Float[np.ndarray, "views 4 4"]
+    has_ray: Bool[np.ndarray, "height width"]
+    rgb: Float32[np.ndarray, "views height width 3"]
+    termination_depth: Float32[np.ndarray, "views height width"]
+    opacity: Float32[np.ndarray, "views height width"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Returns:
+    """LiDAR returns in a view.
+
+    Attributes:
+        pixel: Where each falls, row-major.
+        termination_depth: Its distance from the view, metres.
+        index: Which of the frame's returns it is.
+    """
+
+    pixel: Int64[np.ndarray, " returns"]
+    termination_depth: Float[np.ndarray, " returns"]
+    index: Int64[np.ndarray, " returns"]
+
+
+def render_views(
+    source: RenderSource, frame: int, camera: int, poses: Float[np.ndarray, "views 4 4"], size: tuple[int, int]
+) -> RenderedViews:
+    """Render a camera from some poses."""
+    views = [source.render(frame, camera, pose, size) for pose in poses]
+    return RenderedViews(
+        frame=frame,
+        camera=camera,
+        poses=poses,
+        has_ray=source.is_seen(camera, size).numpy().reshape(size),
+        rgb=np.stack([v.rgb.numpy().reshape(*size, 3) for v in views]),
+        termination_depth=np.stack([v.termination_depth.numpy().reshape(size) for v in views]),
+        opacity=np.stack([v.opacity.numpy().reshape(size) for v in views]),
+    )
+
+
+class RecordedViews:
+    """What the field shows in the recorded cameras: rendered once a frame, and kept while neighbours are asked.
+
+    Args:
+        source: The field.
+        map_size: Height and width of the views.
+        image_size: Height and width at which recorded colours are compared.
+        config: When pixels are valid.
+    """
+
+    def __init__(
+        self, source: RenderSource, *, map_size: tuple[int, int], image_size: tuple[int, int], config: ConfidenceConfig
+    ) -> None:
+        self.source, self.map_size, self.image_size, self.config = source, map_size, image_size, config
+        self._is_sky = None if source.is_sky is None else resize_nearest(source.is_sky, *map_size, axis=2)
+        self._intrinsics = source.intrinsics(map_size)
+        kept = lru_cache(maxsize=2 * config.neighbour_frames + 1)
+        self.views = kept(self._render)
+        self._witnesses = kept(self._make_witnesses)
+        self.returns = kept(self._read_returns)
+        self.tree = kept(self._make_tree)
+
+    def _render(self, frame: int) -> list[RenderedViews]:
+        scene = self.source.scene
+        return [
+            render_views(self.source, frame, camera, scene.camera_to_world(frame, camera)[None], self.map_size)
+            for camera in range(scene.num_cameras)
+        ]
+
+    def judge_rays(
+        self, views: RenderedViews
+    ) -> tuple[UInt8[np.ndarray, "views _ _"], Float32[np.ndarray, "views _ _"]]:
+        """Return what :func:`teachers.nerf.confidence.judge_rays` says of recorded views."""
+        is_sky = None if self._is_sky is None else self._is_sky[views.frame, views.camera][None]
+        shows_world = self.source.shows_world(views.camera, self.map_size).numpy().reshape(1, *self.map_size)
+        return self.judge_rays_of(views, shows_world, is_sky)
+
+    def judge_rays_of(
+        self, views: RenderedViews, has_ray: np.ndarray, is_sky: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return what :func:`teachers.nerf.confidence.judge_rays` says of any views, with this object's limits."""
+        return judge_rays(
+            views.termination_depth,
+            views.opacity,
+            np.broadcast_to(has_ray, views.opacity.shape),
+            is_sky,
+            min_opacity=self.config.min_opacity,
+            max_sky_opacity=self.config.max_sky_opacity,
+            max_depth_m=self.config.max_depth_m,
+        )
+
+    def image(self, frame: int, camera: int) -> UInt8[np.ndarray, "height width 3"]:
+        """Return a recorded image at the size at which colours are compared."""
+        height, width = self.image_size
+        return self.source.scene.resized_image(frame, camera, height=height, width=width)
+
+    def _make_witnesses(self, frame: int) -> list[Witness]:
+        scene = self.source.scene
+        return [
+            Witness(
+                frame=frame,
+                is_fitted=frame in self.source.fitted_frames,
+                camera_to_world=views.poses[0],
+                intrinsics=self._intrinsics[views.camera],
+                fisheye=scene.fisheye(views.camera),
+                termination_depth=self.judge_rays(views)[1][0],
+                image=blur(self.image(frame, views.camera) / np.float32(255), self.config.colour_window_px),
+            )
+            for views in self.views(frame)
+        ]
+
+    def neighbours(self, frame: int) -> list[int]:
+        """Return the frames whose cameras and returns are asked beside a frame's own, the nearest first."""
+        reach, last = self.config.neighbour_frames, self.source.scene.num_frames - 1
+        frames = range(max(0, frame - reach), min(last, frame + reach) + 1)
+        return sorted((f for f in frames if f != frame), key=lambda f: (abs(f - frame), f))
+
+    def witnesses(self, frame: int, camera: int) -> list[Witness]:
+        """Return whom to ask about what a camera shows: itself, its neighbours, then both at the nearest frames."""
+
+        def own_first(of_frame: list[Witness]) -> list[Witness]:
+            return [of_frame[camera], *of_frame[:camera], *of_frame[camera + 1 :]]
+
+        return [w for f in (frame, *self.neighbours(frame)) for w in own_first(self._witnesses(f))]
+
+    def _read_returns(self, frame: int) -> Float[np.ndarray, "points 3"]:
+        return lidar_points_world(self.source.scene, frame)
+
+    def _make_tree(self, frame: int) -> cKDTree:
+        return cKDTree(self.returns(frame))
+
+    def returns_in(self, frame: int, camera: int, pose: Float[np.ndarray, "4 4"], size: tuple[int, int]) -> Returns:
+        """Return the frame's LiDAR returns that fall into a view, as far as the field was fitted to their range."""
+        points, scene = self.returns(frame), self.source.scene
+        pixel, measured, index = project_lidar(
+            points, pose, scene.intrinsics(camera, size=size), scene.fisheye(camera), image_size=size
+        )
+        near = measured <= self.source.teacher.nerf.losses.max_depth_m
+        return Returns(pixel=pixel[near], termination_depth=measured[near], index=index[near])
+
+    def sample(
+        self, views: RenderedViews, returns: Sequence[Returns], recorded: Returns, image: UInt8[np.ndarray, "_ _ 3"]
+    ) -> list[SampledReturns]:
+        """Return, for each view, returns that its recorded image shows too, with their colours there.
+
+        Args:
+            views: The views.
+            returns: The frame's returns in each.
+            recorded: Its returns in the recorded image of the same camera.
+            image: That image.
+        """
+        size, points, sampled = views.has_ray.shape, self.returns(views.frame), []
+        shown = self.source.shows_world(views.camera, image.shape[:2]).numpy()[recorded.pixel]
+        for pose, seen in zip(views.poses, returns, strict=True):
+            index, _, place = np.intersect1d(seen.index, recorded.index[shown], return_indices=True)
+            rgb = image.reshape(-1, 3)[recorded.pixel[shown][place]] / np.float32(255)
+            intrinsics = self.source.scene.intrinsics(views.camera, size=size)
+            fisheye = self.source.scene.fisheye(views.camera)
+            sampled.append(sample_returns(points[index], rgb, pose, intrinsics, fisheye, size=size))
+        return sampled
+
+
+def judge_views(
+    recorded: RecordedViews, views: RenderedViews, returns: Sequence[Returns], *, is_recorded: bool
+) -> tuple[UInt8[np.ndarray, "views height width"], Float32[np.ndarray, "views height width"]]:
+    """Return the verdict on every pixel of some views, and the distance of surfaces whose rays are sound.
+
+    Args:
+        recorded: Whom to ask.
+        views: The views.
+        returns: LiDAR returns of the same frame in each.
+        is_recorded: Whether they are the recorded camera itself: its own image counts as a witness already, and is the
+            one that colours are compared with, if the field was not fitted to it.
+
+    Returns:
+        Members of ``Verdict``; and metres, ``SKY_DISTANCE_M`` for sky and NaN where rays are not sound.
+    """
+    source, config = recorded.source, recorded.config
+    size, shape = views.has_ray.shape, views.opacity.shape
+    sound, distance = recorded.judge_rays(views) if is_recorded else recorded.judge_rays_of(views, views.has_ray, None)
+    is_fitted = views.frame in source.fitted_frames
+    faults = [(Verdict(fault), sound == fault) for fault in np.unique(sound) if fault != Verdict.VALID]
+
+    directions = source.directions(views.camera, size)
+    in_world = np.stack([rotate(pose, directions) for pose in views.poses])
+    if not is_fitted:
+        hit = [source.moving.hit_by(views.frame, p[:3, 3], d) for p, d in zip(views.poses, in_world, strict=True)]
+        faults.append((Verdict.MOVED, np.stack(hit).reshape(shape)))
+    contradicted = [
+        untrusted_pixels(
+            depth,
+            seen.pixel,
+            seen.termination_depth,
+            ratio=config.contradiction_ratio,
+            reach=config.contradiction_reach_px,
+        )
+        for depth, seen in zip(distance, returns, strict=True)
+    ]
+    faults.append((Verdict.CONTRADICTED, np.stack(contradicted)))
+
+    asked = np.isfinite(distance)
+    origins = np.broadcast_to(views.poses[:, None, None, :3, 3], (*shape, 3))
+    points = origins[asked] + in_world.reshape(*shape, 3)[asked] * distance[asked][:, None].astype(np.float64)
+    moves = source.moving.contain(views.frame, points)
+    witnesses = recorded.witnesses(views.frame, views.camera)
+    own = int(is_recorded and is_fitted)
+    testimony = testify(
+        points,
+        moves,
+        witnesses[1:] if is_recorded else witnesses,
+        frame=views.frame,
+        tolerance=config.depth_tolerance,
+        enough=config.min_witnesses - own,
+    )
+    is_seen = testimony.num_confirming + own >= config.min_witnesses
+    doubtful = np.flatnonzero(~is_seen)
+    neighbours = [recorded.tree(f) for f in recorded.neighbours(views.frame)]
+    is_seen[doubtful] = beside_return(
+        points[doubtful], moves[doubtful], recorded.tree(views.frame), neighbours, reach_m=config.lidar_reach_m
+    )
+    unseen = np.zeros(shape, bool)
+    unseen[asked] = ~is_seen
+    faults.append((Verdict.UNSEEN, unseen))
+
+    if not (is_recorded and is_fitted):
+        shown = blur(views.rgb, config.colour_window_px)[asked]
+        true = testimony.rgb
+        if is_recorded:
+            _, row, column = np.nonzero(asked)
+            true = sample_image(witnesses[0].image, np.stack([column + 0.5, row + 0.5], axis=-1), size)
+        differs = np.zeros(shape, bool)
+        differs[asked] = ~(np.abs(shown - true).mean(axis=-1) <= config.colour_tolerance)
+        faults.append((Verdict.COLOUR, differs))
+    return verdict_of(faults), distance
