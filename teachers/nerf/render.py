@@ -22,7 +22,7 @@ from teachers.nerf.evidence import Evidence, FrameViews, SampledReturns
 from teachers.nerf.gates import depth_metrics, view_metrics
 from teachers.nerf.progress import Progress
 from teachers.nerf.render_source import RenderSource
-from teachers.nerf.rendered_views import RecordedViews, RenderedViews, judge_views, render_views
+from teachers.nerf.rendered_views import RecordedViews, RenderedViews, judge_views
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def render_teacher_depth(
         opacities = create_target(group, Kind.TEACHER_DEPTH, "opacity", shape)
         validities = create_target(group, Kind.TEACHER_DEPTH, "is_valid", shape)
         write_target(group, Kind.TEACHER_DEPTH, "intrinsics", source.intrinsics(size))
-        recorded = RecordedViews(source, map_size=size, image_size=size, config=config.confidence)
+        recorded = source.recorded_views(config.confidence, map_size=size, image_size=size)
         evidence = _evidence(source, config, ("recorded",))
         started = time.perf_counter()
         for frame in range(scene.num_frames):
@@ -103,12 +103,12 @@ def render_virtual_views(
         write_target(group, Kind.VIRTUAL_VIEWS, "intrinsics", source.intrinsics(size))
         group.attrs["view_names"] = list(config.view_names)
         map_size = ((config.height + 1) // 2, (config.width + 1) // 2)
-        recorded = RecordedViews(source, map_size=map_size, image_size=size, config=config.confidence)
+        recorded = source.recorded_views(config.confidence, map_size=map_size, image_size=size)
         evidence = _evidence(source, config, config.view_names)
         started = time.perf_counter()
         for frame in range(scene.num_frames):
             poses = [scene.camera_to_world(frame, c) @ virtual_to_camera for c in range(scene.num_cameras)]
-            rendered = [render_views(source, frame, c, pose, size) for c, pose in enumerate(poses)]
+            rendered = [source.views(frame, c, pose, size) for c, pose in enumerate(poses)]
             judged = [_judge(recorded, views, is_recorded=False) for views in rendered]
             views = _frame_views(frame, judged)
             evidence.add(views)
@@ -132,7 +132,7 @@ class _Judged(NamedTuple):
 
 
 def _judge(recorded: RecordedViews, views: RenderedViews, *, is_recorded: bool) -> _Judged:
-    scene, size = recorded.source.scene, views.has_ray.shape
+    scene, size = recorded.scene, views.has_ray.shape
     returns = [recorded.returns_in(views.frame, views.camera, pose, size) for pose in views.poses]
     verdict, distance = judge_views(recorded, views, returns, is_recorded=is_recorded)
     own_pose = scene.camera_to_world(views.frame, views.camera)

@@ -1,7 +1,6 @@
 """A fitted field with the scene that it was fitted to, ready to be rendered from any pose."""
 
 import dataclasses
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -9,13 +8,19 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from storage.kinds import Kind
-from storage.scenes.moving import MovingBoxes
 from storage.scenes.store import SceneReader
 from storage.stores.provenance import Provenance, package_versions
 from storage.stores.versioned import Home
-from teachers.nerf.config import ExecutionConfig, TeacherDepthConfig, TeacherFeaturesConfig, VirtualViewsConfig
+from teachers.nerf.config import (
+    ConfidenceConfig,
+    ExecutionConfig,
+    TeacherDepthConfig,
+    TeacherFeaturesConfig,
+    VirtualViewsConfig,
+)
 from teachers.nerf.provenance import render_provenance
 from teachers.nerf.quality import FieldRendering
+from teachers.nerf.rendered_views import RecordedViews, RenderedViews
 from teachers.nerf.scene_rays import RayBatch, camera_directions, read_sky_mask
 from teachers.nerf.teacher import NerfTeacher, read_fitted_frames
 
@@ -44,11 +49,6 @@ class RenderSource:
         self.fit_passed = bool(home.metrics(self.teacher.version)["quality"]["passed"])
         self.fitted_frames = read_fitted_frames(home, self.teacher.version)
         self._directions: dict[tuple[int, tuple[int, int]], Tensor] = {}
-
-    @cached_property
-    def moving(self) -> MovingBoxes:
-        """Return what the scene's annotations say moves; nothing, where it has none."""
-        return MovingBoxes(self.scene.boxes())
 
     def provenance(self, config: TeacherDepthConfig | VirtualViewsConfig | TeacherFeaturesConfig) -> Provenance:
         """Return the provenance of something rendered from this field."""
@@ -82,11 +82,6 @@ class RenderSource:
             return_moves=torch.zeros(count, dtype=torch.bool),
         )
 
-    def directions(self, camera: int, size: tuple[int, int]) -> Float[np.ndarray, "pixels 3"]:
-        """Return the unit directions of every pixel, row-major, in camera axes; NaN where a fisheye sees nothing."""
-        self.is_seen(camera, size)
-        return self._directions[camera, size].numpy().astype(np.float64)
-
     def is_seen(self, camera: int, size: tuple[int, int]) -> Bool[Tensor, " pixels"]:
         """Return which pixels of a camera's image of that size lie inside its image circle; all of a pinhole's do."""
         if (camera, size) not in self._directions:
@@ -107,6 +102,36 @@ class RenderSource:
             rgb=torch.where(is_seen[:, None], rendered.rgb, 0.0),
             termination_depth=torch.where(is_seen, rendered.termination_depth, torch.nan),
             opacity=torch.where(is_seen, rendered.opacity, 0.0),
+        )
+
+    def views(
+        self, frame: int, camera: int, poses: Float[np.ndarray, "views 4 4"], size: tuple[int, int]
+    ) -> RenderedViews:
+        """Render a camera from some poses."""
+        views = [self.render(frame, camera, pose, size) for pose in poses]
+        return RenderedViews(
+            frame=frame,
+            camera=camera,
+            poses=poses,
+            has_ray=self.is_seen(camera, size).numpy().reshape(size),
+            rgb=np.stack([v.rgb.numpy().reshape(*size, 3) for v in views]),
+            termination_depth=np.stack([v.termination_depth.numpy().reshape(size) for v in views]),
+            opacity=np.stack([v.opacity.numpy().reshape(size) for v in views]),
+        )
+
+    def recorded_views(
+        self, config: ConfidenceConfig, *, map_size: tuple[int, int], image_size: tuple[int, int]
+    ) -> RecordedViews:
+        """Return the recorded cameras as witnesses of what this field shows."""
+        return RecordedViews(
+            self.scene,
+            self.views,
+            is_sky=self.is_sky,
+            fitted_frames=self.fitted_frames,
+            max_lidar_m=self.teacher.nerf.losses.max_depth_m,
+            map_size=map_size,
+            image_size=image_size,
+            config=config,
         )
 
     def intrinsics(self, size: tuple[int, int]) -> Float[np.ndarray, "cameras 3 3"]:

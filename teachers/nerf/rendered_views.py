@@ -1,8 +1,9 @@
 """Views of a field as arrays, the recorded cameras among them as witnesses, and the verdict on their pixels."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
@@ -10,6 +11,8 @@ from scipy.spatial import cKDTree
 
 from storage.geometry.resize import resize_nearest
 from storage.geometry.transforms import rotate
+from storage.scenes.moving import MovingBoxes
+from storage.scenes.store import SceneReader
 from teachers.nerf.confidence import (
     Verdict,
     Witness,
@@ -23,8 +26,7 @@ from teachers.nerf.confidence import (
 from teachers.nerf.config import ConfidenceConfig
 from teachers.nerf.contradictions import untrusted_pixels
 from teachers.nerf.evidence import SampledReturns, sample_returns
-from teachers.nerf.render_source import RenderSource
-from teachers.nerf.scene_rays import lidar_points_world, project_lidar
+from teachers.nerf.scene_rays import camera_directions, lidar_points_world, project_lidar, shows_world
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,38 +67,47 @@ class Returns:
     index: Int64[np.ndarray, " returns"]
 
 
-def render_views(
-    source: RenderSource, frame: int, camera: int, poses: Float[np.ndarray, "views 4 4"], size: tuple[int, int]
-) -> RenderedViews:
-    """Render a camera from some poses."""
-    views = [source.render(frame, camera, pose, size) for pose in poses]
-    return RenderedViews(
-        frame=frame,
-        camera=camera,
-        poses=poses,
-        has_ray=source.is_seen(camera, size).numpy().reshape(size),
-        rgb=np.stack([v.rgb.numpy().reshape(*size, 3) for v in views]),
-        termination_depth=np.stack([v.termination_depth.numpy().reshape(size) for v in views]),
-        opacity=np.stack([v.opacity.numpy().reshape(size) for v in views]),
-    )
+class RenderCamera(Protocol):
+    """Renders a camera of a frame from some poses, as ``teachers.nerf.render_source.RenderSource.views`` does."""
+
+    def __call__(
+        self, frame: int, camera: int, poses: Float[np.ndarray, "views 4 4"], size: tuple[int, int], /
+    ) -> RenderedViews:
+        """Return the views at that height and width."""
+        ...
 
 
 class RecordedViews:
     """What the field shows in the recorded cameras: rendered once a frame, and kept while neighbours are asked.
 
     Args:
-        source: The field.
+        scene: The scene.
+        render: Renders the field.
+        is_sky: Sky masks of all frames at any size, or None.
+        fitted_frames: Frames that the field was fitted to.
+        max_lidar_m: Farther returns are not looked at.
         map_size: Height and width of the views.
         image_size: Height and width at which recorded colours are compared.
         config: When pixels are valid.
     """
 
     def __init__(
-        self, source: RenderSource, *, map_size: tuple[int, int], image_size: tuple[int, int], config: ConfidenceConfig
+        self,
+        scene: SceneReader,
+        render: RenderCamera,
+        *,
+        is_sky: Bool[np.ndarray, "frames cameras _ _"] | None,
+        fitted_frames: Collection[int],
+        max_lidar_m: float,
+        map_size: tuple[int, int],
+        image_size: tuple[int, int],
+        config: ConfidenceConfig,
     ) -> None:
-        self.source, self.map_size, self.image_size, self.config = source, map_size, image_size, config
-        self._is_sky = None if source.is_sky is None else resize_nearest(source.is_sky, *map_size, axis=2)
-        self._intrinsics = source.intrinsics(map_size)
+        self.scene, self.fitted_frames, self.config = scene, fitted_frames, config
+        self.map_size, self.image_size = map_size, image_size
+        self.moving = MovingBoxes(scene.boxes())
+        self._render_camera, self._max_lidar_m = render, max_lidar_m
+        self._is_sky = None if is_sky is None else resize_nearest(is_sky, *map_size, axis=2)
         kept = lru_cache(maxsize=2 * config.neighbour_frames + 1)
         self.views = kept(self._render)
         self._witnesses = kept(self._make_witnesses)
@@ -104,9 +115,9 @@ class RecordedViews:
         self.tree = kept(self._make_tree)
 
     def _render(self, frame: int) -> list[RenderedViews]:
-        scene = self.source.scene
+        scene = self.scene
         return [
-            render_views(self.source, frame, camera, scene.camera_to_world(frame, camera)[None], self.map_size)
+            self._render_camera(frame, camera, scene.camera_to_world(frame, camera)[None], self.map_size)
             for camera in range(scene.num_cameras)
         ]
 
@@ -115,8 +126,8 @@ class RecordedViews:
     ) -> tuple[UInt8[np.ndarray, "views _ _"], Float32[np.ndarray, "views _ _"]]:
         """Return what :func:`teachers.nerf.confidence.judge_rays` says of recorded views."""
         is_sky = None if self._is_sky is None else self._is_sky[views.frame, views.camera][None]
-        shows_world = self.source.shows_world(views.camera, self.map_size).numpy().reshape(1, *self.map_size)
-        return self.judge_rays_of(views, shows_world, is_sky)
+        shown = shows_world(self.scene, views.camera, self.map_size).numpy().reshape(1, *self.map_size)
+        return self.judge_rays_of(views, shown, is_sky)
 
     def judge_rays_of(
         self, views: RenderedViews, has_ray: np.ndarray, is_sky: np.ndarray | None
@@ -135,16 +146,16 @@ class RecordedViews:
     def image(self, frame: int, camera: int) -> UInt8[np.ndarray, "height width 3"]:
         """Return a recorded image at the size at which colours are compared."""
         height, width = self.image_size
-        return self.source.scene.resized_image(frame, camera, height=height, width=width)
+        return self.scene.resized_image(frame, camera, height=height, width=width)
 
     def _make_witnesses(self, frame: int) -> list[Witness]:
-        scene = self.source.scene
+        scene = self.scene
         return [
             Witness(
                 frame=frame,
-                is_fitted=frame in self.source.fitted_frames,
+                is_fitted=frame in self.fitted_frames,
                 camera_to_world=views.poses[0],
-                intrinsics=self._intrinsics[views.camera],
+                intrinsics=scene.intrinsics(views.camera, size=self.map_size),
                 fisheye=scene.fisheye(views.camera),
                 termination_depth=self.judge_rays(views)[1][0],
                 image=blur(self.image(frame, views.camera) / np.float32(255), self.config.colour_window_px),
@@ -154,7 +165,7 @@ class RecordedViews:
 
     def neighbours(self, frame: int) -> list[int]:
         """Return the frames whose cameras and returns are asked beside a frame's own, the nearest first."""
-        reach, last = self.config.neighbour_frames, self.source.scene.num_frames - 1
+        reach, last = self.config.neighbour_frames, self.scene.num_frames - 1
         frames = range(max(0, frame - reach), min(last, frame + reach) + 1)
         return sorted((f for f in frames if f != frame), key=lambda f: (abs(f - frame), f))
 
@@ -167,18 +178,18 @@ class RecordedViews:
         return [w for f in (frame, *self.neighbours(frame)) for w in own_first(self._witnesses(f))]
 
     def _read_returns(self, frame: int) -> Float[np.ndarray, "points 3"]:
-        return lidar_points_world(self.source.scene, frame)
+        return lidar_points_world(self.scene, frame)
 
     def _make_tree(self, frame: int) -> cKDTree:
         return cKDTree(self.returns(frame))
 
     def returns_in(self, frame: int, camera: int, pose: Float[np.ndarray, "4 4"], size: tuple[int, int]) -> Returns:
         """Return the frame's LiDAR returns that fall into a view, as far as the field was fitted to their range."""
-        points, scene = self.returns(frame), self.source.scene
+        points, scene = self.returns(frame), self.scene
         pixel, measured, index = project_lidar(
             points, pose, scene.intrinsics(camera, size=size), scene.fisheye(camera), image_size=size
         )
-        near = measured <= self.source.teacher.nerf.losses.max_depth_m
+        near = measured <= self._max_lidar_m
         return Returns(pixel=pixel[near], termination_depth=measured[near], index=index[near])
 
     def sample(
@@ -193,12 +204,12 @@ class RecordedViews:
             image: That image.
         """
         size, points, sampled = views.has_ray.shape, self.returns(views.frame), []
-        shown = self.source.shows_world(views.camera, image.shape[:2]).numpy()[recorded.pixel]
+        shown = shows_world(self.scene, views.camera, (image.shape[0], image.shape[1])).numpy()[recorded.pixel]
         for pose, seen in zip(views.poses, returns, strict=True):
             index, _, place = np.intersect1d(seen.index, recorded.index[shown], return_indices=True)
             rgb = image.reshape(-1, 3)[recorded.pixel[shown][place]] / np.float32(255)
-            intrinsics = self.source.scene.intrinsics(views.camera, size=size)
-            fisheye = self.source.scene.fisheye(views.camera)
+            intrinsics = self.scene.intrinsics(views.camera, size=size)
+            fisheye = self.scene.fisheye(views.camera)
             sampled.append(sample_returns(points[index], rgb, pose, intrinsics, fisheye, size=size))
         return sampled
 
@@ -218,16 +229,16 @@ def judge_views(
     Returns:
         Members of ``Verdict``; and metres, ``SKY_DISTANCE_M`` for sky and NaN where rays are not sound.
     """
-    source, config = recorded.source, recorded.config
+    config = recorded.config
     size, shape = views.has_ray.shape, views.opacity.shape
     sound, distance = recorded.judge_rays(views) if is_recorded else recorded.judge_rays_of(views, views.has_ray, None)
-    is_fitted = views.frame in source.fitted_frames
+    is_fitted = views.frame in recorded.fitted_frames
     faults = [(Verdict(fault), sound == fault) for fault in np.unique(sound) if fault != Verdict.VALID]
 
-    directions = source.directions(views.camera, size)
+    directions = camera_directions(recorded.scene, views.camera, size).numpy().astype(np.float64)
     in_world = np.stack([rotate(pose, directions) for pose in views.poses])
     if not is_fitted:
-        hit = [source.moving.hit_by(views.frame, p[:3, 3], d) for p, d in zip(views.poses, in_world, strict=True)]
+        hit = [recorded.moving.hit_by(views.frame, p[:3, 3], d) for p, d in zip(views.poses, in_world, strict=True)]
         faults.append((Verdict.MOVED, np.stack(hit).reshape(shape)))
     contradicted = [
         untrusted_pixels(
@@ -244,7 +255,7 @@ def judge_views(
     asked = np.isfinite(distance)
     origins = np.broadcast_to(views.poses[:, None, None, :3, 3], (*shape, 3))
     points = origins[asked] + in_world.reshape(*shape, 3)[asked] * distance[asked][:, None].astype(np.float64)
-    moves = source.moving.contain(views.frame, points)
+    moves = recorded.moving.contain(views.frame, points)
     witnesses = recorded.witnesses(views.frame, views.camera)
     own = int(is_recorded and is_fitted)
     testimony = testify(
