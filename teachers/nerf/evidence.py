@@ -13,7 +13,9 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64, UInt8
 
 from storage.geometry.in_image import points_in_image
+from storage.scenes.store import SceneReader
 from teachers.nerf.confidence import SKY_DISTANCE_M, Verdict
+from teachers.nerf.config import ConfidenceConfig
 
 SHIFT_M = 0.3
 """A pose this far from the claimed one must explain a view worse."""
@@ -123,6 +125,16 @@ class Evidence:
         self.depth_rival, self.colour_rival = np.full(shape, np.inf), np.full(shape, np.inf)
         self.colour_range = np.full(shape, np.nan)
         self._last: FrameViews | None = None
+
+    @classmethod
+    def of_scene(cls, scene: SceneReader, view_names: Sequence[str], config: ConfidenceConfig) -> "Evidence":
+        """Return the empty evidence about views of a scene."""
+        return cls(
+            (scene.num_frames, scene.num_cameras, len(view_names)),
+            camera_names=scene.camera_names,
+            view_names=view_names,
+            ratio=config.contradiction_ratio,
+        )
 
     def add(self, views: FrameViews) -> None:
         """Take in a frame; frames come in order."""

@@ -5,12 +5,11 @@ Both are what a student distils from it (DistillNeRF Sec. 3.2). Both say which o
 
 import logging
 import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import zarr
-from jaxtyping import Float16, Float32, UInt8
+from jaxtyping import Float16
 
 from storage.kinds import Kind
 from storage.previews.pictures import to_uint8
@@ -18,11 +17,11 @@ from storage.stores.arrays import create_target, write_target
 from storage.stores.versioned import Home, Materialized, materialize_arrays
 from teachers.nerf.confidence import SKY_DISTANCE_M, Verdict
 from teachers.nerf.config import TeacherDepthConfig, VirtualViewsConfig
-from teachers.nerf.evidence import Evidence, FrameViews, SampledReturns
+from teachers.nerf.evidence import Evidence, FrameViews
 from teachers.nerf.gates import depth_metrics, view_metrics
 from teachers.nerf.progress import Progress
 from teachers.nerf.render_source import RenderSource
-from teachers.nerf.rendered_views import RecordedViews, RenderedViews, judge_views
+from teachers.nerf.rendered_views import judge_frame
 
 logger = logging.getLogger(__name__)
 
@@ -55,15 +54,15 @@ def render_teacher_depth(
         validities = create_target(group, Kind.TEACHER_DEPTH, "is_valid", shape)
         write_target(group, Kind.TEACHER_DEPTH, "intrinsics", source.intrinsics(size))
         recorded = source.recorded_views(config.confidence, map_size=size, image_size=size)
-        evidence = _evidence(source, config, ("recorded",))
+        evidence = Evidence.of_scene(scene, ("recorded",), config.confidence)
         started = time.perf_counter()
         for frame in range(scene.num_frames):
-            judged = [_judge(recorded, views, is_recorded=True) for views in recorded.views(frame)]
-            views = _frame_views(frame, judged)
-            evidence.add(views)
-            depths[frame] = _stored_depth(views)[:, 0]
-            opacities[frame] = np.stack([j.views.opacity[0] for j in judged]).astype(np.float16)
-            validities[frame] = views.verdict[:, 0] == Verdict.VALID
+            rendered = recorded.views(frame)
+            judged = judge_frame(recorded, rendered, is_recorded=True)
+            evidence.add(judged)
+            depths[frame] = _stored_depth(judged)[:, 0]
+            opacities[frame] = np.stack([v.opacity[0] for v in rendered]).astype(np.float16)
+            validities[frame] = judged.verdict[:, 0] == Verdict.VALID
             _report(on_progress, "render_depth", frame, scene.num_frames, started, shape[1:])
         return depth_metrics(evidence, source.fit_passed, config) | _speed(shape, started)
 
@@ -104,68 +103,26 @@ def render_virtual_views(
         group.attrs["view_names"] = list(config.view_names)
         map_size = ((config.height + 1) // 2, (config.width + 1) // 2)
         recorded = source.recorded_views(config.confidence, map_size=map_size, image_size=size)
-        evidence = _evidence(source, config, config.view_names)
+        evidence = Evidence.of_scene(scene, config.view_names, config.confidence)
         started = time.perf_counter()
         for frame in range(scene.num_frames):
             poses = [scene.camera_to_world(frame, c) @ virtual_to_camera for c in range(scene.num_cameras)]
             rendered = [source.views(frame, c, pose, size) for c, pose in enumerate(poses)]
-            judged = [_judge(recorded, views, is_recorded=False) for views in rendered]
-            views = _frame_views(frame, judged)
-            evidence.add(views)
-            images[frame] = to_uint8(views.rgb)
-            depths[frame] = _stored_depth(views)
+            judged = judge_frame(recorded, rendered, is_recorded=False)
+            evidence.add(judged)
+            images[frame] = to_uint8(judged.rgb)
+            depths[frame] = _stored_depth(judged)
             opacities[frame] = np.stack([v.opacity for v in rendered]).astype(np.float16)
-            validities[frame] = views.verdict == Verdict.VALID
+            validities[frame] = judged.verdict == Verdict.VALID
             _report(on_progress, "render_virtual_views", frame, scene.num_frames, started, shape[1:])
         return view_metrics(evidence, source.fit_passed, config) | _speed(shape, started)
 
     return materialize_arrays(home, source.provenance(config), write)
 
 
-class _Judged(NamedTuple):
-    """Views of one camera, with what was found out about them."""
-
-    views: RenderedViews
-    verdict: UInt8[np.ndarray, "views height width"]
-    distance: Float32[np.ndarray, "views height width"]
-    returns: list[SampledReturns]
-
-
-def _judge(recorded: RecordedViews, views: RenderedViews, *, is_recorded: bool) -> _Judged:
-    scene, size = recorded.scene, views.has_ray.shape
-    returns = [recorded.returns_in(views.frame, views.camera, pose, size) for pose in views.poses]
-    verdict, distance = judge_views(recorded, views, returns, is_recorded=is_recorded)
-    own_pose = scene.camera_to_world(views.frame, views.camera)
-    own = returns[0] if is_recorded else recorded.returns_in(views.frame, views.camera, own_pose, size)
-    sampled = recorded.sample(views, returns, own, recorded.image(views.frame, views.camera))
-    return _Judged(views, verdict, distance, sampled)
-
-
-def _frame_views(frame: int, judged: Sequence[_Judged]) -> FrameViews:
-    return FrameViews(
-        frame=frame,
-        verdict=np.stack([j.verdict for j in judged]),
-        distance=np.stack([j.distance for j in judged]),
-        rgb=np.stack([j.views.rgb for j in judged]),
-        returns=[j.returns for j in judged],
-    )
-
-
-def _evidence(
-    source: RenderSource, config: TeacherDepthConfig | VirtualViewsConfig, view_names: tuple[str, ...]
-) -> Evidence:
-    scene = source.scene
-    return Evidence(
-        (scene.num_frames, scene.num_cameras, len(view_names)),
-        camera_names=scene.camera_names,
-        view_names=view_names,
-        ratio=config.confidence.contradiction_ratio,
-    )
-
-
-def _stored_depth(views: FrameViews) -> Float16[np.ndarray, "cameras views height width"]:
-    is_surface = (views.verdict == Verdict.VALID) & (views.distance < SKY_DISTANCE_M)
-    return np.where(is_surface, views.distance, np.float32(np.nan)).astype(np.float16)
+def _stored_depth(judged: FrameViews) -> Float16[np.ndarray, "cameras views height width"]:
+    is_surface = (judged.verdict == Verdict.VALID) & (judged.distance < SKY_DISTANCE_M)
+    return np.where(is_surface, judged.distance, np.float32(np.nan)).astype(np.float16)
 
 
 def _speed(shape: tuple[int, ...], started: float) -> dict[str, float]:

@@ -1,9 +1,8 @@
 """Views of a field as arrays, the recorded cameras among them as witnesses, and the verdict on their pixels."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
@@ -25,7 +24,7 @@ from teachers.nerf.confidence import (
 )
 from teachers.nerf.config import ConfidenceConfig
 from teachers.nerf.contradictions import untrusted_pixels
-from teachers.nerf.evidence import SampledReturns, sample_returns
+from teachers.nerf.evidence import FrameViews, SampledReturns, sample_returns
 from teachers.nerf.scene_rays import camera_directions, lidar_points_world, project_lidar, shows_world
 
 
@@ -67,14 +66,8 @@ class Returns:
     index: Int64[np.ndarray, " returns"]
 
 
-class RenderCamera(Protocol):
-    """Renders a camera of a frame from some poses, as ``teachers.nerf.render_source.RenderSource.views`` does."""
-
-    def __call__(
-        self, frame: int, camera: int, poses: Float[np.ndarray, "views 4 4"], size: tuple[int, int], /
-    ) -> RenderedViews:
-        """Return the views at that height and width."""
-        ...
+RenderCamera = Callable[[int, int, np.ndarray, tuple[int, int]], RenderedViews]
+"""Function that renders a camera of a frame from some poses at a height and width."""
 
 
 class RecordedViews:
@@ -286,3 +279,30 @@ def judge_views(
         differs[asked] = ~(np.abs(shown - true).mean(axis=-1) <= config.colour_tolerance)
         faults.append((Verdict.COLOUR, differs))
     return verdict_of(faults), distance
+
+
+def judge_frame(recorded: RecordedViews, rendered: Sequence[RenderedViews], *, is_recorded: bool) -> FrameViews:
+    """Judge the views of all cameras of a frame, and bring together what they are compared with.
+
+    Args:
+        recorded: Whom to ask.
+        rendered: The views of each camera.
+        is_recorded: Whether they are the recorded cameras themselves.
+    """
+    verdicts, distances, sampled = [], [], []
+    for views in rendered:
+        size = views.has_ray.shape
+        returns = [recorded.returns_in(views.frame, views.camera, pose, size) for pose in views.poses]
+        verdict, distance = judge_views(recorded, views, returns, is_recorded=is_recorded)
+        own_pose = recorded.scene.camera_to_world(views.frame, views.camera)
+        own = recorded.returns_in(views.frame, views.camera, own_pose, recorded.image_size)
+        verdicts.append(verdict)
+        distances.append(distance)
+        sampled.append(recorded.sample(views, returns, own, recorded.image(views.frame, views.camera)))
+    return FrameViews(
+        frame=rendered[0].frame,
+        verdict=np.stack(verdicts),
+        distance=np.stack(distances),
+        rgb=np.stack([views.rgb for views in rendered]),
+        returns=sampled,
+    )
