@@ -26,6 +26,7 @@ class Verdict(NamedTuple):
     wanted: str
     where: str
     outcome: Outcome
+    hint: str = ""
 
 
 Judge = Callable[[Home, StoreVersion], Sequence[Verdict] | None]
@@ -41,7 +42,14 @@ def read_gate(home: Home, version: StoreVersion) -> list[Verdict] | None:
     if quality is None:
         return None
     return [
-        Verdict(name, spell(check["value"]), spell(check["threshold"]), check.get("undecided", ""), _outcome(check))
+        Verdict(
+            name,
+            spell(check["value"]),
+            spell(check["threshold"]),
+            check.get("undecided", check.get("where", "")),
+            _outcome(check),
+            check.get("hint", ""),
+        )
         for name, check in quality["checks"].items()
     ]
 
@@ -135,8 +143,10 @@ def _judge_partition(
         return False, dg.MetadataValue.text(str(error))
     if verdicts is None:
         return True, dg.MetadataValue.text("no gate was measured")
-    rows = [f"| {v.name} | {v.value} | {v.wanted} | {v.where} | {_MARKS[v.outcome]} |" for v in verdicts]
-    table = "\n".join(["| figure | value | wanted | where | outcome |", "|---|---|---|---|---|", *rows])
+    rows = [f"| {v.name} | {v.value} | {v.wanted} | {v.where} | {_MARKS[v.outcome]} | {v.hint} |" for v in verdicts]
+    table = "\n".join(
+        ["| figure | value | wanted | where | outcome | what to do |", "|---|---|---|---|---|---|", *rows]
+    )
     return all(v.outcome != "failed" for v in verdicts), dg.MetadataValue.md(table + picture)
 
 

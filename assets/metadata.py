@@ -64,10 +64,11 @@ def _gate_table(metrics: Mapping[str, Any]) -> dict[str, Any]:
     if not quality:
         return {}
     rows = [
-        f"| {name} | {spell(check['value'])} | {spell(check['threshold'])} | {_mark(check)} |"
+        f"| {name} | {spell(check['value'])} | {spell(check['threshold'])} | {check.get('where', '')} "
+        f"| {_mark(check)} | {check.get('hint', '')} |"
         for name, check in list(quality["checks"].items())[:_MAX_TABLE_ROWS]
     ]
-    table = "\n".join(["| check | value | wanted | passed |", "|---|---|---|---|", *rows])
+    table = "\n".join(["| check | value | wanted | where | passed | what to do |", "|---|---|---|---|---|---|", *rows])
     return {"quality_gate": dg.MetadataValue.md(table), "gate_passed": bool(quality["passed"])}
 
 

@@ -106,6 +106,7 @@ _IMAGE_AXES = "frames cameras height width"
 _VIEW_AXES = "frames cameras views height width"
 _GRID_AXES = " ".join(map(str, ("frames", *OCC3D_GRID.shape)))
 _NO_SURFACE = "NaN: the ray meets no surface"
+_NO_TRUST = "NaN: the ray meets no surface, or one that is not valid"
 _FEATURES = {"features": _array("float16", "frames cameras grid_height grid_width channels")}
 _INTRINSICS = _array("float64", "cameras 3 3", "px")
 _FISHEYE = _array("float64", "cameras 4", "", "NaN: the camera is a pinhole", optional=True)
@@ -223,8 +224,9 @@ _KINDS = (
         name=Kind.TEACHER_DEPTH,
         holds="Termination depth and opacity at every training camera, rendered from the field.",
         arrays={
-            "termination_depth": _array("float16", _IMAGE_AXES, "m", _NO_SURFACE),
+            "termination_depth": _array("float16", _IMAGE_AXES, "m", _NO_TRUST),
             "opacity": _array("float16", _IMAGE_AXES),
+            "is_valid": _array("bool", _IMAGE_AXES, optional=True),  # stores from before validity lack it
             "intrinsics": _INTRINSICS,
         },
         is_gated=True,
@@ -236,8 +238,9 @@ _KINDS = (
         holds="Images and depth rendered from the field at poses that the car never had.",
         arrays={
             "image": _array("uint8", f"{_VIEW_AXES} 3"),
-            "termination_depth": _array("float16", _VIEW_AXES, "m", _NO_SURFACE),
+            "termination_depth": _array("float16", _VIEW_AXES, "m", _NO_TRUST),
             "opacity": _array("float16", _VIEW_AXES),
+            "is_valid": _array("bool", _VIEW_AXES, optional=True),  # stores from before validity lack it
             "virtual_to_camera": _array("float64", "views 4 4", "m"),
             "intrinsics": _INTRINSICS,
         },

@@ -23,9 +23,6 @@ from student.data.training_set import FrozenScene, TrainingSet
 from student.data.views import TargetView, ViewChoice, all_views, draw_views
 from student.model.types import CameraInputs, TargetCameras
 
-# A teacher's ray counts as sky below the first opacity and as hitting something above the second.
-_VIRTUAL_SKY_OPACITY = 0.1
-_VIRTUAL_SOLID_OPACITY = 0.9
 _PINHOLE = np.full(4, np.nan)
 
 _Frames = np.ndarray | list[np.ndarray]
@@ -314,9 +311,11 @@ class _Assembler:
                 for view in choice.real
             ]
         )
+        virtual_image, virtual_is_valid = self._virtual_images(choice.virtual)
         return ViewTargets(
             image=_resized(_as_images(images), image_size),
-            virtual_image=self._virtual_images(choice.virtual),
+            virtual_image=virtual_image,
+            virtual_is_valid=virtual_is_valid,
             lidar_depth=_stack(lidar),
             teacher_depth=_stack(teacher),
             is_sky=_stack(is_sky),
@@ -336,24 +335,28 @@ class _Assembler:
     def _virtual_maps(self, view: TargetView | None, height: int, width: int) -> tuple[np.ndarray, ...]:
         if view is None:
             return _unknown_maps(height, width)
-        _, depth, opacity = (array[view.camera_index, view.virtual_index] for array in self._virtual_views())
-        opacity = resize_nearest(opacity, height, width)
-        is_sky = opacity < _VIRTUAL_SKY_OPACITY
-        lidar = np.full((height, width), np.nan, np.float32)
-        return (
-            lidar,
-            resize_nearest(depth, height, width).astype(np.float32),
-            is_sky,
-            is_sky | (opacity > _VIRTUAL_SOLID_OPACITY),
+        _, depth, is_valid = (
+            resize_nearest(array[view.camera_index, view.virtual_index], height, width)
+            for array in self._virtual_views()
         )
+        depth = np.where(is_valid, depth, np.float32(np.nan)).astype(np.float32)
+        return np.full((height, width), np.nan, np.float32), depth, is_valid & np.isnan(depth), is_valid
 
-    def _virtual_images(self, views: Sequence[TargetView | None]) -> Float[torch.Tensor, "1 virtual 3 height width"]:
+    def _virtual_images(
+        self, views: Sequence[TargetView | None]
+    ) -> tuple[Float[torch.Tensor, "1 virtual 3 height width"], Bool[torch.Tensor, "1 virtual height width"]]:
+        """Return the images of the views at the teacher's size, and which of their pixels are valid."""
         if not views:
-            return torch.zeros((1, 0, 3, 1, 1))
-        image = self._virtual_views()[0]
-        blank = np.zeros(image.shape[2:], np.uint8)
-        chosen = [blank if view is None else image[view.camera_index, view.virtual_index] for view in views]
-        return _as_images(np.stack(chosen))
+            return torch.zeros((1, 0, 3, 1, 1)), torch.zeros((1, 0, 1, 1), dtype=torch.bool)
+        image, _, is_valid = self._virtual_views()
+        blank = np.zeros(image.shape[2:], np.uint8), np.zeros(is_valid.shape[2:], bool)
+        chosen = [
+            blank
+            if view is None
+            else (image[view.camera_index, view.virtual_index], is_valid[view.camera_index, view.virtual_index])
+            for view in views
+        ]
+        return _as_images(np.stack([rgb for rgb, _ in chosen])), _stack([valid for _, valid in chosen])
 
     def _view_features(self, views: Sequence[TargetView | None], source: str) -> Float[torch.Tensor, "1 real _ _ _"]:
         kind = features_kind(source)

@@ -18,6 +18,8 @@ from storage.stores.integrity import reading
 from storage.stores.versioned import Home
 from student.data.training_set import FrozenScene
 
+_SKY_OPACITY, _SOLID_OPACITY = 0.1, 0.9
+
 
 @runtime_checkable
 class Frames(Protocol):
@@ -76,9 +78,12 @@ class Frames(Protocol):
     ) -> tuple[
         UInt8[np.ndarray, "cameras views height width 3"],
         Float16[np.ndarray, "cameras views height width"],
-        Float16[np.ndarray, "cameras views height width"],
+        Bool[np.ndarray, "cameras views height width"],
     ]:
-        """Return RGB images, termination depth in metres, and opacity of the teacher's virtual views."""
+        """Return RGB images, termination depth in metres, and valid pixels of the teacher's virtual views.
+
+        A valid pixel without a depth shows sky.
+        """
         ...
 
     def virtual_to_camera(self) -> Float[np.ndarray, "views 4 4"]:
@@ -234,15 +239,17 @@ class StoreFrames:
     ) -> tuple[
         UInt8[np.ndarray, "cameras views height width 3"],
         Float16[np.ndarray, "cameras views height width"],
-        Float16[np.ndarray, "cameras views height width"],
+        Bool[np.ndarray, "cameras views height width"],
     ]:
         """See :class:`Frames`."""
         own = range(frame_index, frame_index + 1)
-        return (
-            self._read(Kind.VIRTUAL_VIEWS, "image", own)[0],
-            self._read(Kind.VIRTUAL_VIEWS, "termination_depth", own)[0],
-            self._read(Kind.VIRTUAL_VIEWS, "opacity", own)[0],
-        )
+        image = self._read(Kind.VIRTUAL_VIEWS, "image", own)[0]
+        depth = self._read(Kind.VIRTUAL_VIEWS, "termination_depth", own)[0]
+        if "is_valid" in self._group(Kind.VIRTUAL_VIEWS):
+            return image, depth, self._read(Kind.VIRTUAL_VIEWS, "is_valid", own)[0]
+        # Written before pixels were judged: their rays alone say which end somewhere, or leave the scene.
+        opacity = self._read(Kind.VIRTUAL_VIEWS, "opacity", own)[0]
+        return image, depth, (opacity < _SKY_OPACITY) | (np.isfinite(depth) & (opacity > _SOLID_OPACITY))
 
     def virtual_to_camera(self) -> Float[np.ndarray, "views 4 4"]:
         """See :class:`Frames`."""

@@ -37,6 +37,7 @@ class ViewTargets:
     Attributes:
         image: RGB in [0, 1] of the camera views, twice the render grid.
         virtual_image: RGB in [0, 1] of the virtual views, at the teacher's own resolution.
+        virtual_is_valid: Pixels of them that can be learned from; the values of others are arbitrary.
         lidar_depth: Termination depth of the LiDAR returns on the render grid, metres. NaN where none fell, and in
             virtual views, whose pose the sensor never had.
         teacher_depth: Termination depth by the scene teacher, metres. NaN where it is undefined.
@@ -47,6 +48,7 @@ class ViewTargets:
 
     image: Float[Tensor, "batch real 3 image_height image_width"]
     virtual_image: Float[Tensor, "batch virtual 3 virtual_height virtual_width"]
+    virtual_is_valid: Bool[Tensor, "batch virtual virtual_height virtual_width"]
     lidar_depth: Float[Tensor, "batch real+virtual height width"]
     teacher_depth: Float[Tensor, "batch real+virtual height width"]
     is_sky: Bool[Tensor, "batch real+virtual height width"]

@@ -24,6 +24,8 @@ def add_image_terms(
 ) -> None:
     """Add the terms of rendered images (DistillNeRF Eq. 6), of cameras and of virtual views (DistillNeRF Sec. 3.2).
 
+    Pixels of virtual views that are not valid take no part.
+
     Raises:
         ValueError: If a perceptual distance is wanted but not given.
     """
@@ -39,6 +41,9 @@ def add_image_terms(
     if virtual_predicted.shape[-2:] != size:
         virtual_predicted = _resized(virtual_predicted, size)
         virtual_seen = _resized(virtual_seen[:, None], size)[:, 0]
+    is_valid = targets.virtual_is_valid[is_virtual]
+    virtual_predicted = torch.where(is_valid[:, None], virtual_predicted, virtual_wanted)
+    virtual_seen = virtual_seen * is_valid
     if config.rgb:
         total.add("rgb", config.rgb, *image_error(predicted, wanted, seen))
         if targets.virtual_image.shape[1]:
@@ -70,7 +75,8 @@ def with_target_where_unseen(
     mask = F.interpolate(is_seen.float(), size=size, mode="nearest") > 0
     if bool(is_seen.all()):
         return image, mask
-    virtual = targets.virtual_image.flatten(0, 1)
+    # What is not valid must not reach its neighbours when the target is resized.
+    virtual = torch.where(targets.virtual_is_valid[:, :, None], targets.virtual_image, 0.0).flatten(0, 1)
     virtual = _resized(virtual, size) if virtual.shape[-2:] != size else virtual
     wanted = torch.cat([targets.image, virtual.view(image.shape[0], -1, *image.shape[2:])], dim=1)
     return torch.where(mask[:, :, None], image, wanted), mask

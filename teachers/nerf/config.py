@@ -370,39 +370,104 @@ class NerfConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ConfidenceConfig:
+    """Which rendered pixels are valid, see ``teachers.nerf.confidence``.
+
+    Attributes:
+        min_opacity: Opacity from which a ray ends at a surface.
+        max_sky_opacity: Opacity under which it leaves the scene; between the two is fog.
+        max_depth_m: Largest distance of a surface.
+        neighbour_frames: Frames before and after a pixel's own whose cameras and returns are asked about its surface.
+        min_witnesses: Images of fitted frames that must agree on a surface, the pixel's own included if it is one.
+        depth_tolerance: Relative difference of two images' distances to a surface on which they still agree.
+        lidar_reach_m: A return within this distance proves a surface on which too few images agree.
+        contradiction_ratio: Rendered and measured depth that differ by more than this factor contradict each other.
+        contradiction_reach_px: A pixel within so many pixels of a LiDAR return that contradicts it is not valid, as far
+            as no other return is nearer: what moves is missing from frames that the field was not fitted to.
+        colour_tolerance: Mean absolute difference of a rendered and a recorded colour, [0, 1], that still is agreement.
+        colour_window_px: Side of the square over which colours are averaged before they are compared, odd.
+    """
+
+    min_opacity: float = 0.8
+    max_sky_opacity: float = 0.1
+    max_depth_m: float = 200.0
+    neighbour_frames: int = 2
+    min_witnesses: int = 2
+    depth_tolerance: float = 0.05
+    lidar_reach_m: float = 0.3
+    contradiction_ratio: float = 1.3
+    contradiction_reach_px: float = 3.0
+    colour_tolerance: float = 0.08
+    colour_window_px: int = 3
+
+    def __post_init__(self) -> None:
+        _require(
+            0 <= self.max_sky_opacity < self.min_opacity <= 1,
+            f"max_sky_opacity {self.max_sky_opacity} and min_opacity {self.min_opacity}, want 0 <= sky < min <= 1",
+        )
+        _require(0 < self.max_depth_m < 1000, f"max_depth_m {self.max_depth_m}, want in (0, 1000)")
+        _require(self.neighbour_frames >= 0, f"neighbour_frames {self.neighbour_frames}, want >= 0")
+        _require(self.min_witnesses >= 1, f"min_witnesses {self.min_witnesses}, want >= 1")
+        _require(self.depth_tolerance > 0, f"depth_tolerance {self.depth_tolerance}, want > 0")
+        _require(self.lidar_reach_m > 0, f"lidar_reach_m {self.lidar_reach_m}, want > 0")
+        _require(self.contradiction_ratio > 1, f"contradiction_ratio {self.contradiction_ratio}, want > 1")
+        _require(self.contradiction_reach_px >= 0, f"contradiction_reach_px {self.contradiction_reach_px}, want >= 0")
+        _require(self.colour_tolerance > 0, f"colour_tolerance {self.colour_tolerance}, want > 0")
+        _require(
+            self.colour_window_px >= 1 and self.colour_window_px % 2 == 1,
+            f"colour_window_px {self.colour_window_px}, want odd and >= 1",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateConfig:
+    """Limits of what is compared with LiDAR returns and recorded images, see ``teachers.nerf.gates``.
+
+    Attributes:
+        max_depth_bias: Absolute median logarithm of rendered over measured depth of a camera.
+        max_depth_misplaced: Gain in depth error by the pose of another camera, frame or view, over its own error.
+        max_depth_shifted: The same by a pose 0.3 m aside, of a camera over all frames.
+        max_colour_misplaced: Gain in colour error by the pose of another camera, frame or view.
+        max_colour_shifted: The same by a pose 0.3 m aside.
+        min_colour_explained: Share of the variety of recorded colours that a camera's views reproduce.
+    """
+
+    max_depth_bias: float = 0.05
+    max_depth_misplaced: float = 0.5
+    max_depth_shifted: float = 0.1
+    max_colour_misplaced: float = 0.3
+    max_colour_shifted: float = 0.1
+    min_colour_explained: float = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherDepthConfig:
     """Depth rendered at every camera of every frame.
 
     Attributes:
         height: Rows of the depth map; None follows the student.
         width: Columns of the depth map; None follows the student.
-        min_opacity: Opacity under which depth is NaN.
-        max_depth_m: Beyond it depth is NaN.
-        contradiction_ratio: Rendered and measured depth that differ by more than this factor contradict each other.
-        contradiction_reach_px: Depth is NaN within so many pixels of a LiDAR return that contradicts it, as far as no
-            other return is nearer: what moves is missing from frames that the field was not fitted to.
+        confidence: Which of its pixels are valid; depth is NaN elsewhere.
         max_contradicted_share: Gate: share of LiDAR pixels of all frames that contradict the depth.
-        max_abs_rel: Gate: absolute relative error against those that do not.
+        max_abs_rel: Gate: absolute relative error against the LiDAR of all frames, contradicted or not.
         min_coverage: Gate: share of LiDAR pixels where the depth is defined.
+        min_valid_share: Gate: share of pixels with a ray that are valid.
+        gate: Gate: limits of the worst camera, frame and view.
         execution: How it is run.
     """
 
     height: int | None = None
     width: int | None = None
-    min_opacity: float = 0.5
-    max_depth_m: float = 200.0
-    contradiction_ratio: float = 1.3
-    contradiction_reach_px: float = 3.0
+    confidence: ConfidenceConfig = dataclasses.field(default_factory=ConfidenceConfig)
     max_contradicted_share: float = 0.15
-    max_abs_rel: float = 0.10
+    max_abs_rel: float = 0.15
     min_coverage: float = 0.9
+    min_valid_share: float = 0.5
+    gate: GateConfig = dataclasses.field(default_factory=GateConfig)
     execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
 
     def __post_init__(self) -> None:
         check_size(self.height, self.width, of="teacher_depth", at_least=2)
-        _require(self.contradiction_ratio > 1, f"contradiction_ratio {self.contradiction_ratio}, want > 1")
-        _require(self.contradiction_reach_px >= 0, f"contradiction_reach_px {self.contradiction_reach_px}, want >= 0")
-        _require(0 < self.min_opacity <= 1, f"min_opacity {self.min_opacity}, want in (0, 1]")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -423,9 +488,9 @@ class VirtualViewsConfig:
         width: Columns of each view; None follows the student.
         view_names: What each view is called, in order.
         camera_shifts_m: Where it stands in its camera's own axes (x right, y down, z forward), in order.
-        min_opacity: Opacity under which depth is NaN.
-        max_depth_m: Beyond it depth is NaN.
-        min_coverage: Gate: share of all pixels where the depth is defined.
+        confidence: Which pixels are valid; depth is NaN elsewhere.
+        min_valid_share: Gate: share of pixels with a ray that are valid.
+        gate: Gate: limits of the worst camera, frame and view.
         execution: How it is run.
     """
 
@@ -433,16 +498,15 @@ class VirtualViewsConfig:
     width: int | None = None
     view_names: tuple[str, ...] = ("left", "right", "up")
     camera_shifts_m: tuple[tuple[float, float, float], ...] = ((-1.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, -1.0, 0.0))
-    min_opacity: float = 0.5
-    max_depth_m: float = 200.0
-    min_coverage: float = 0.3
+    confidence: ConfidenceConfig = dataclasses.field(default_factory=ConfidenceConfig)
+    min_valid_share: float = 0.3
+    gate: GateConfig = dataclasses.field(default_factory=GateConfig)
     execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
 
     def __post_init__(self) -> None:
         check_size(self.height, self.width, of="virtual_views", at_least=2)
         _require(len(self.view_names) == len(self.camera_shifts_m) > 0, "want one shift per view name")
         _require(len(set(self.view_names)) == len(self.view_names), f"view_names {self.view_names}, want distinct")
-        _require(0 < self.min_opacity <= 1, f"min_opacity {self.min_opacity}, want in (0, 1]")
 
     @property
     def size(self) -> tuple[int, int]:

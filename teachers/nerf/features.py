@@ -22,7 +22,7 @@ from teachers.nerf.encoding import GridEncoding, geometric_resolutions
 from teachers.nerf.field import encode_directions
 from teachers.nerf.perceptron import perceptron
 from teachers.nerf.progress import Progress
-from teachers.nerf.render import RenderSource
+from teachers.nerf.render_source import RenderSource
 from teachers.nerf.scene_rays import SceneBounds, split_frames
 from teachers.nerf.teacher import RaySurface
 from teachers.quality import at_least, gate

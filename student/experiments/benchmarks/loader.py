@@ -300,11 +300,11 @@ class _LooseFrames:
     def virtual_views(self, frame_index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         paths = [[f"{frame_index}-{c}-{v}" for v in range(_NUM_VIRTUAL)] for c in range(self.num_cameras)]
         images = [[_open(self.folder / "virtual_images" / f"{name}.jpg") for name in row] for row in paths]
-        depths, opacities = (
+        depths, validities = (
             np.stack([[np.load(self.folder / kind / f"{name}.npy") for name in row] for row in paths])
-            for kind in ("virtual_depths", "virtual_opacities")
+            for kind in ("virtual_depths", "virtual_validities")
         )
-        return np.array(images), depths, opacities
+        return np.array(images), depths, validities
 
     def virtual_to_camera(self) -> np.ndarray:
         return np.stack([np.eye(4)] * _NUM_VIRTUAL)
@@ -318,7 +318,7 @@ def _open(path: Path) -> np.ndarray:
 def _write_loose(home: Home, scene: FrozenScene, config: DataConfig, folder: Path) -> None:
     """Write the content of the stores as loose files."""
     stored = StoreFrames(home, scene)
-    kinds = ("images", "lidar", "teacher_depth", "sky", "virtual_images", "virtual_depths", "virtual_opacities")
+    kinds = ("images", "lidar", "teacher_depth", "sky", "virtual_images", "virtual_depths", "virtual_validities")
     for kind in (*kinds, *_FEATURES):
         (folder / kind).mkdir(parents=True)
     for frame in range(scene.num_frames):
@@ -326,7 +326,7 @@ def _write_loose(home: Home, scene: FrozenScene, config: DataConfig, folder: Pat
         own = range(frame, frame + 1)
         maps = {"teacher_depth": stored.teacher_depth(own)[0], "sky": stored.is_sky(own)[0]}
         maps |= {kind: stored.features(own, kind)[0] for kind in _FEATURES}
-        images, depths, opacities = stored.virtual_views(frame)
+        images, depths, validities = stored.virtual_views(frame)
         for camera in range(scene.num_cameras):
             jpeg = stored.reader.image_bytes(frame, camera)
             (folder / "images" / f"{frame}-{camera}.jpg").write_bytes(jpeg)
@@ -336,4 +336,4 @@ def _write_loose(home: Home, scene: FrozenScene, config: DataConfig, folder: Pat
                 name = f"{frame}-{camera}-{view}"
                 Image.fromarray(images[camera, view]).save(folder / "virtual_images" / f"{name}.jpg", quality=95)
                 np.save(folder / "virtual_depths" / f"{name}.npy", depths[camera, view])
-                np.save(folder / "virtual_opacities" / f"{name}.npy", opacities[camera, view])
+                np.save(folder / "virtual_validities" / f"{name}.npy", validities[camera, view])

@@ -276,6 +276,35 @@ def test_nothing_known_is_finite_and_seen_to_be_empty(student_config: StudentCon
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
+@pytest.mark.parametrize("sees_all", [True, False])
+def test_a_wrong_value_where_a_virtual_view_is_not_valid_changes_no_gradient(
+    student_config: StudentConfig, batch_of: Any, sees_all: bool
+) -> None:
+    batch = batch_of(student_config)
+    _, output = run(student_config, batch)
+    assert output.image is not None
+    is_valid = torch.rand(batch.view_targets.virtual_is_valid.shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    is_seen = torch.ones_like(output.is_seen)
+    is_seen[..., 0] = sees_all
+    gradients, values = [], []
+    for wrong in (0.0, 0.5, 1.0):
+        shown = torch.where(is_valid[:, :, None], batch.view_targets.virtual_image, wrong)
+        targets = replace(batch.view_targets, virtual_image=shown, virtual_is_valid=is_valid)
+        image = output.image.detach().clone().requires_grad_()
+        losses = student_losses(
+            replace(output, image=image, is_seen=is_seen),
+            replace(batch, view_targets=targets),
+            replace(student_config.losses, rgb=1.0),
+            perceptual=MultiScaleDissimilarity(),
+        )
+        gradients.append(torch.autograd.grad(losses.total, image)[0])
+        values.append(losses.terms["rgb_virtual"].item())
+    assert values[0] == values[1] == values[2] > 0.0
+    assert torch.equal(gradients[0], gradients[1])
+    assert torch.equal(gradients[0], gradients[2])
+    assert gradients[0][:, batch.view_targets.num_real :].abs().sum() > 0.0
+
+
 def test_padding_costs_nothing(student_config: StudentConfig, batch_of: Any) -> None:
     batch = batch_of(student_config)
     _, output = run(student_config, batch)

@@ -184,6 +184,34 @@ def test_virtual_view_shows_what_the_teacher_rendered(shared_world: Any, dataset
     np.testing.assert_allclose(image.permute(1, 2, 0).numpy() * 255, stored, atol=1e-3)
 
 
+def test_what_is_not_valid_in_a_virtual_view_is_no_target(
+    make_world: Callable[[], Any], student_config: StudentConfig
+) -> None:
+    world = make_world()
+    group = world.home.open_arrays(world.home.latest("virtual_views", "yard.a"))
+    arrays = {name: group[name][...] for name in group.array_keys()}
+    is_valid = np.random.default_rng(0).random(arrays["opacity"].shape) < 0.6
+    choice = ViewChoice(real=(None,), virtual=(TargetView(frame_index=1, camera_index=0, virtual_index=1),))
+    found = []
+    for code in ("2", "3"):
+        world.publish("virtual_views", "yard.a", {**arrays, "is_valid": is_valid}, code=code)
+        world.freeze(f"valid-{code}", student_config, validation_scenes=())
+        data = FrameDataset(
+            world.home, load_training_set(world.home, f"valid-{code}"), "train", student_config.data
+        ).sample("yard.a", 1, choice)
+        found.append(data.view_targets)
+        arrays["image"][~is_valid] = 255
+        arrays["termination_depth"][~is_valid] = 3.0
+        arrays["opacity"][~is_valid] = 0.0
+    clean, poisoned = found
+    own = torch.from_numpy(is_valid[1, 0, 1])
+    assert torch.equal(clean.virtual_is_valid[0, 0], own)
+    assert torch.equal(poisoned.is_sky_known[0, 1], own)
+    for name in ("teacher_depth", "is_sky", "is_sky_known"):
+        torch.testing.assert_close(getattr(clean, name), getattr(poisoned, name), rtol=0, atol=0, equal_nan=True)
+    assert torch.isfinite(clean.teacher_depth[0, 1]).any()
+
+
 def test_a_return_overrules_the_sky_mask(make_world: Callable[[], Any], student_config: StudentConfig) -> None:
     world = make_world()
     everywhere = np.ones((4, 3, 16, 24), bool)

@@ -15,6 +15,7 @@ from storage.scenes.store import SceneReader, write_scene
 from storage.stores.arrays import write_target
 from storage.stores.provenance import Provenance
 from storage.stores.versioned import Home, materialize_arrays
+from teachers.nerf.rendered_views import RenderedViews
 
 SCENE_KEY = "test.wall"
 WALL_Y = 6.0
@@ -163,3 +164,29 @@ def nerfstudio_python(repository_root) -> Path:
     if not python.is_file():
         pytest.skip(f"no nerfstudio environment at {python}: run 'make environments'")
     return python
+
+
+@pytest.fixture(scope="session")
+def render_wall(wall_scene):
+    """Renders the drive exactly, as ``RenderSource.views`` renders a field."""
+
+    def render(frame: int, camera: int, poses: np.ndarray, size: tuple[int, int]) -> RenderedViews:
+        height, width = size
+        intrinsics, shown = wall_scene.intrinsics(camera, size=size), []
+        for pose in poses:
+            origins, directions = camera_rays(intrinsics, pose, height=height, width=width)
+            distance = intersect(origins, directions)
+            points = origins + directions * np.where(np.isfinite(distance), distance, 0.0)[..., None]
+            shown.append((paint(points, distance) / np.float32(255), distance))
+        distance = np.stack([d for _, d in shown])
+        return RenderedViews(
+            frame=frame,
+            camera=camera,
+            poses=poses,
+            has_ray=np.ones(size, bool),
+            rgb=np.stack([rgb for rgb, _ in shown]).astype(np.float32),
+            termination_depth=np.where(np.isfinite(distance), distance, 60.0).astype(np.float32),
+            opacity=np.isfinite(distance).astype(np.float32),
+        )
+
+    return render

@@ -1,0 +1,201 @@
+"""What rendered views are compared with: LiDAR returns and recorded colours, per camera and frame.
+
+A view is wrong as a whole if its depth is biased, or if another pose than its own explains it better: that of another
+camera, another frame, another view, or its own a hand's breadth aside. Which pose explains a view is asked of the
+returns: they say where each surface is, how far it is from that pose, and, through the recorded image, its colour.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float32, Int64, UInt8
+
+from storage.geometry.in_image import points_in_image
+from storage.scenes.store import SceneReader
+from teachers.nerf.confidence import SKY_DISTANCE_M, Verdict
+from teachers.nerf.config import ConfidenceConfig
+
+SHIFT_M = 0.3
+"""A pose this far from the claimed one must explain a view worse."""
+
+_SHIFTS = SHIFT_M * np.concatenate([np.eye(3), -np.eye(3)])
+_MAX_LOG_RATIO = 0.5
+"""Larger errors count as this much: which of two wrong depths is nearer says nothing."""
+
+_MAX_SAMPLED, _MIN_COMPARED = 600, 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampledReturns:
+    """LiDAR returns that a view and its recorded image both have, as seen from the view and from poses beside it.
+
+    Attributes:
+        pixel: Where each falls, row-major, -1 outside; from the view itself first.
+        termination_depth: Its distance from there, metres.
+        rgb: Its colour in the recorded image, [0, 1].
+    """
+
+    pixel: Int64[np.ndarray, "poses returns"]
+    termination_depth: Float[np.ndarray, "poses returns"]
+    rgb: Float32[np.ndarray, "returns 3"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameViews:
+    """All views of one frame, with what they are compared with.
+
+    Attributes:
+        frame: The frame.
+        verdict: ``Verdict`` of each pixel.
+        distance: Surfaces, metres; ``SKY_DISTANCE_M`` for sky, NaN where nothing is said.
+        rgb: Colour, [0, 1].
+        returns: Of each camera and view.
+    """
+
+    frame: int
+    verdict: UInt8[np.ndarray, "cameras views height width"]
+    distance: Float32[np.ndarray, "cameras views height width"]
+    rgb: Float32[np.ndarray, "cameras views height width 3"]
+    returns: Sequence[Sequence[SampledReturns]]
+
+
+def sample_returns(
+    points: Float[np.ndarray, "returns 3"],
+    rgb: Float32[np.ndarray, "returns 3"],
+    view_to_world: Float[np.ndarray, "4 4"],
+    intrinsics: Float[np.ndarray, "3 3"],
+    fisheye: Float[np.ndarray, "4"],
+    *,
+    size: tuple[int, int],
+) -> SampledReturns:
+    """Return some of the returns of a view, evenly, as seen from it and from poses beside it.
+
+    Args:
+        points: Returns that the view shows, world, metres.
+        rgb: Their colours in the recorded image.
+        view_to_world: Pose of the view.
+        intrinsics: In pixels of the view.
+        fisheye: Coefficients of the lens, NaN for a pinhole.
+        size: Height and width of the view.
+    """
+    chosen = np.linspace(0, max(0, len(points) - 1), min(len(points), _MAX_SAMPLED)).astype(np.int64)
+    points, rgb = points[chosen], rgb[chosen]
+    pixel = np.full((1 + len(_SHIFTS), len(points)), -1)
+    depth = np.full(pixel.shape, np.nan)
+    for row, shift in enumerate([np.zeros(3), *_SHIFTS]):
+        pose = view_to_world.copy()
+        pose[:3, 3] += view_to_world[:3, :3] @ shift
+        seen = points_in_image(points, pose, intrinsics, fisheye, size=size, near=0.5)
+        pixel[row, seen.index] = seen.row * size[1] + seen.column
+        depth[row, seen.index] = seen.termination_depth
+    return SampledReturns(pixel=pixel, termination_depth=depth, rgb=rgb)
+
+
+class Evidence:
+    """Compares the views of a scene with its LiDAR and its images, frame by frame.
+
+    Figures are arrays with an axis for each of frames, cameras and views; NaN where too little was there to compare.
+
+    Attributes:
+        num_pixels: Pixels by ``Verdict``.
+        num_returns: Returns that are compared.
+        num_covered: Those of them where the view has a surface.
+        pairs: Rendered and measured depth of each of those, metres.
+        bias: Median logarithm of rendered over measured depth.
+        contradicted: Share of returns whose depth differs by more than a factor, or where the view shows sky.
+        depth_error: Mean absolute logarithm of rendered over measured depth, from the view's own pose first.
+        colour_error: Mean absolute difference of rendered and recorded colour, likewise.
+        depth_rival: Least such error over the poses of other cameras, frames and views.
+        colour_rival: The same of colours.
+        colour_range: Mean absolute difference of recorded colours from their median.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int, int], *, camera_names: Sequence[str], view_names: Sequence[str], ratio: float
+    ) -> None:
+        self.camera_names, self.view_names, self._log_ratio = tuple(camera_names), tuple(view_names), math.log(ratio)
+        self.num_pixels = np.zeros((*shape, len(Verdict)), np.int64)
+        self.num_returns = np.zeros(shape, np.int64)
+        self.num_covered = np.zeros(shape, np.int64)
+        self.pairs: list[Float[np.ndarray, "2 _"]] = []
+        self.bias, self.contradicted = np.full(shape, np.nan), np.full(shape, np.nan)
+        self.depth_error, self.colour_error = (np.full((*shape, 1 + len(_SHIFTS)), np.nan) for _ in range(2))
+        self.depth_rival, self.colour_rival = np.full(shape, np.inf), np.full(shape, np.inf)
+        self.colour_range = np.full(shape, np.nan)
+        self._last: FrameViews | None = None
+
+    @classmethod
+    def of_scene(cls, scene: SceneReader, view_names: Sequence[str], config: ConfidenceConfig) -> "Evidence":
+        """Return the empty evidence about views of a scene."""
+        return cls(
+            (scene.num_frames, scene.num_cameras, len(view_names)),
+            camera_names=scene.camera_names,
+            view_names=view_names,
+            ratio=config.contradiction_ratio,
+        )
+
+    def add(self, views: FrameViews) -> None:
+        """Take in a frame; frames come in order."""
+        for camera, view in np.ndindex(views.distance.shape[:2]):
+            place = (views.frame, camera, view)
+            self.num_pixels[place] = np.bincount(views.verdict[camera, view].reshape(-1), minlength=len(Verdict))
+            own = views.returns[camera][view]
+            for pose in range(1 + len(_SHIFTS)):
+                errors = self._errors(views, camera, view, own, pose)
+                self.depth_error[(*place, pose)], self.colour_error[(*place, pose)] = errors
+            self._compare(place, views.distance[camera, view], own)
+            for rival in self._rivals(views, camera, view):
+                self._challenge(place, views, rival)
+        if self._last is not None:
+            last = self._last
+            for camera, view in np.ndindex(views.distance.shape[:2]):
+                self._challenge((last.frame, camera, view), last, views.returns[camera][view])
+        self._last = views
+
+    def _rivals(self, views: FrameViews, camera: int, view: int) -> Iterator[SampledReturns]:
+        for other in range(len(self.camera_names)):
+            if other != camera:
+                yield views.returns[other][view]
+        for other in range(len(self.view_names)):
+            if other != view:
+                yield views.returns[camera][other]
+        if self._last is not None:
+            yield self._last.returns[camera][view]
+
+    def _challenge(self, place: tuple[int, int, int], views: FrameViews, rival: SampledReturns) -> None:
+        depth, colour = self._errors(views, place[1], place[2], rival, 0)
+        self.depth_rival[place] = np.fmin(self.depth_rival[place], depth)
+        self.colour_rival[place] = np.fmin(self.colour_rival[place], colour)
+
+    @staticmethod
+    def _errors(views: FrameViews, camera: int, view: int, returns: SampledReturns, pose: int) -> tuple[float, float]:
+        inside = returns.pixel[pose] >= 0
+        pixel = returns.pixel[pose][inside]
+        rendered = views.distance[camera, view].reshape(-1)[pixel]
+        measured = returns.termination_depth[pose][inside]
+        log_ratio = np.abs(np.log(rendered / measured)).clip(max=_MAX_LOG_RATIO)
+        log_ratio = log_ratio[np.isfinite(log_ratio)]
+        depth = float(log_ratio.mean()) if len(log_ratio) >= _MIN_COMPARED else math.nan
+        if len(pixel) < _MIN_COMPARED:
+            return depth, math.nan
+        rgb = views.rgb[camera, view].reshape(-1, 3)[pixel]
+        return depth, float(np.abs(rgb - returns.rgb[inside]).mean())
+
+    def _compare(self, place: tuple[int, int, int], distance: np.ndarray, returns: SampledReturns) -> None:
+        inside = returns.pixel[0] >= 0
+        rendered = distance.reshape(-1)[returns.pixel[0][inside]].astype(np.float64)
+        measured = returns.termination_depth[0][inside]
+        self.num_returns[place] = len(rendered)
+        is_surface = rendered < SKY_DISTANCE_M
+        self.num_covered[place] = is_surface.sum()
+        self.pairs.append(np.stack([rendered, measured])[:, is_surface])
+        log_ratio = np.log(rendered / measured)
+        if np.isfinite(log_ratio).sum() >= _MIN_COMPARED:
+            self.contradicted[place] = (np.abs(log_ratio[np.isfinite(log_ratio)]) > self._log_ratio).mean()
+        if is_surface.sum() >= _MIN_COMPARED:
+            self.bias[place] = np.median(log_ratio[is_surface])
+        if inside.sum() >= _MIN_COMPARED:
+            true = returns.rgb[inside]
+            self.colour_range[place] = np.abs(true - np.median(true, axis=0)).mean()

@@ -1,0 +1,195 @@
+"""Quality gates of what is rendered from a field: each compares with evidence that the rendering was not made from.
+
+Every figure is that of the worst camera, view or frame, so that one wrong camera of six is not averaged away.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from teachers.nerf.confidence import Verdict
+from teachers.nerf.config import GateConfig, TeacherDepthConfig, VirtualViewsConfig
+from teachers.nerf.evidence import Evidence
+from teachers.nerf.quality import depth_errors
+from teachers.quality import at_least, at_most, gate, undecided
+
+_MIN_SCALE = 0.02
+"""Errors below this are noise: a pose that explains a view by less than this better does not count."""
+
+
+class Worst(NamedTuple):
+    """A figure where it is worst."""
+
+    value: float
+    where: str
+
+
+def depth_metrics(evidence: Evidence, fit_passed: bool, config: TeacherDepthConfig) -> dict[str, Any]:
+    """Return figures and quality gate of depth maps at recorded cameras."""
+    metrics = _figures(evidence)
+    worst = worst_figures(evidence)
+    checks: dict[str, dict[str, Any]] = {
+        "fit_passed": _fit_check(fit_passed),
+        "lidar_abs_rel": at_most(metrics["lidar_abs_rel"], config.max_abs_rel, hint=_HINTS["lidar_abs_rel"]),
+        "lidar_contradicted_share": at_most(
+            metrics["lidar_contradicted_share"], config.max_contradicted_share, hint=_HINTS["lidar_contradicted_share"]
+        ),
+        "lidar_coverage": at_least(metrics["lidar_coverage"], config.min_coverage, hint=_HINTS["lidar_coverage"]),
+        "valid_share": at_least(metrics["valid_share"], config.min_valid_share, hint=_HINTS["valid_share"]),
+        **_worst_checks(worst, config.gate),
+    }
+    return {**metrics, **_spell_worst(worst), "quality": gate(_as_far_as_known(checks, evidence))}
+
+
+def view_metrics(evidence: Evidence, fit_passed: bool, config: VirtualViewsConfig) -> dict[str, Any]:
+    """Return figures and quality gate of views that no camera had."""
+    metrics = _figures(evidence)
+    worst = worst_figures(evidence)
+    checks = {
+        "fit_passed": _fit_check(fit_passed),
+        "valid_share": at_least(metrics["valid_share"], config.min_valid_share, hint=_HINTS["valid_share"]),
+        **_worst_checks(worst, config.gate),
+    }
+    return {**metrics, **_spell_worst(worst), "quality": gate(_as_far_as_known(checks, evidence))}
+
+
+def worst_figures(evidence: Evidence) -> dict[str, Worst]:
+    """Return the figures that are judged where they are worst.
+
+    ``depth_bias``
+        Median absolute logarithm of rendered over measured depth: a scale that is off. Of a camera and view.
+    ``depth_misplaced``, ``colour_misplaced``
+        By how much the pose of another camera, frame or view explains a view better, over its own error; 0 if its own
+        explains it best. Of a view.
+    ``depth_shifted``, ``colour_shifted``
+        The same of a pose 0.3 m aside, of a camera and view over all frames.
+    ``colour_explained``
+        Share of the variety of recorded colours that a camera's views reproduce; a black image has none of it.
+    """
+    misplaced = [
+        _gain(errors[..., 0], rival)
+        for errors, rival in (
+            (evidence.depth_error, evidence.depth_rival),
+            (evidence.colour_error, evidence.colour_rival),
+        )
+    ]
+    shifted = []
+    for errors in (evidence.depth_error, evidence.colour_error):
+        mean = _nanmean(np.where(np.isfinite(errors).all(axis=-1, keepdims=True), errors, np.nan))
+        shifted.append(_gain(mean[..., 0], mean[..., 1:].min(axis=-1)))
+    explained = 1 - _nanmean(evidence.colour_error[..., 0]) / np.maximum(_nanmean(evidence.colour_range), 1e-6)
+    bias = np.abs(_nanmedian(evidence.bias))
+    return {
+        "depth_bias": _worst(bias, evidence),
+        "depth_misplaced": _worst(misplaced[0], evidence),
+        "depth_shifted": _worst(shifted[0], evidence),
+        "colour_misplaced": _worst(misplaced[1], evidence),
+        "colour_shifted": _worst(shifted[1], evidence),
+        "colour_explained": _worst(explained, evidence, sign=-1),
+    }
+
+
+def _worst_checks(worst: dict[str, Worst], limits: GateConfig) -> dict[str, dict[str, Any]]:
+    thresholds = {
+        "depth_bias": limits.max_depth_bias,
+        "depth_misplaced": limits.max_depth_misplaced,
+        "depth_shifted": limits.max_depth_shifted,
+        "colour_misplaced": limits.max_colour_misplaced,
+        "colour_shifted": limits.max_colour_shifted,
+        "colour_explained": limits.min_colour_explained,
+    }
+    return {
+        name: (at_least if name == "colour_explained" else at_most)(
+            figure.value, thresholds[name], where=figure.where, hint=_HINTS[name]
+        )
+        for name, figure in worst.items()
+    }
+
+
+def _as_far_as_known(checks: dict[str, dict[str, Any]], evidence: Evidence) -> dict[str, dict[str, Any]]:
+    """Return the checks, those of LiDAR undecided if the scene has no return at all."""
+    if evidence.num_returns.sum() > 0:
+        return checks
+    return {
+        name: undecided(check["threshold"], "no LiDAR") if name.startswith(("lidar_", "depth_")) else check
+        for name, check in checks.items()
+    }
+
+
+def _fit_check(fit_passed: bool) -> dict[str, Any]:
+    return at_least(int(fit_passed), 1, hint="The fit itself missed its gate: see the gate of nerf_teacher.")
+
+
+_HINTS = {
+    "lidar_abs_rel": "The depth is wrong all over: fit for longer, or look at the poses of the recording.",
+    "lidar_contradicted_share": "Much of the depth ends elsewhere than the beams: fit for longer, or let things move.",
+    "lidar_coverage": "Surfaces that the beams met are fog: fit for longer.",
+    "valid_share": "Little of it can be trusted: see share_fog, share_unseen and share_colour for the reason.",
+    "depth_bias": "The camera's depth has a wrong scale: look at units, intrinsics and its place on the vehicle.",
+    "depth_misplaced": "Another camera's, frame's or view's pose explains this depth better: arrays are exchanged.",
+    "depth_shifted": "A pose 0.3 m aside explains this camera's depth better: look at calibration and timestamps.",
+    "colour_misplaced": "Another camera's, frame's or view's pose explains this image better: arrays are exchanged.",
+    "colour_shifted": "A pose 0.3 m aside explains this camera's images better: look at calibration and timestamps.",
+    "colour_explained": "These images show little of what the camera recorded: look at them; they may be black.",
+}
+"""What to do about a figure that misses its threshold."""
+
+
+def _figures(evidence: Evidence) -> dict[str, Any]:
+    rendered, measured = torch.from_numpy(np.concatenate(evidence.pairs, axis=1)).to(torch.float32)
+    counts = evidence.num_pixels.sum(axis=(0, 1, 2))
+    shown = max(1, int(counts.sum() - counts[Verdict.NO_RAY]))
+    compared = np.isfinite(evidence.contradicted)
+    contradicted = (
+        np.average(evidence.contradicted[compared], weights=evidence.num_returns[compared])
+        if compared.any()
+        else np.nan
+    )
+    return {
+        **{f"lidar_{name}": value for name, value in depth_errors(rendered, measured).items()},
+        "lidar_coverage": float(evidence.num_covered.sum() / max(1, evidence.num_returns.sum())),
+        "lidar_contradicted_share": float(contradicted),
+        "valid_share": float(counts[Verdict.VALID] / shown),
+        **{
+            f"share_{fault.name.lower()}": float(counts[fault] / shown)
+            for fault in Verdict
+            if fault not in (Verdict.VALID, Verdict.NO_RAY)
+        },
+    }
+
+
+def _spell_worst(worst: dict[str, Worst]) -> dict[str, Any]:
+    return {name: figure.value for name, figure in worst.items()}
+
+
+def _gain(own: Float[np.ndarray, "*shape"], rival: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    gain = np.maximum(0.0, own - rival) / np.maximum(own, _MIN_SCALE)
+    return np.where(np.isfinite(rival), gain, np.nan)
+
+
+def _worst(figures: Float[np.ndarray, "*shape"], evidence: Evidence, *, sign: int = 1) -> Worst:
+    """Return the largest of figures of frames, cameras and views, or of cameras and views; the smallest for sign -1."""
+    if not np.isfinite(figures).any():
+        return Worst(float("nan"), "")
+    place = np.unravel_index(np.nanargmax(sign * figures), figures.shape)
+    names: Sequence[str] = [f"frame {place[0]}"] if figures.ndim == 3 else []
+    names = [*names, evidence.camera_names[int(place[-2])]]
+    if len(evidence.view_names) > 1:
+        names = [*names, evidence.view_names[int(place[-1])]]
+    return Worst(float(figures[place]), ", ".join(names))
+
+
+def _nanmean(values: np.ndarray) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # nothing compared: the figure is undefined
+        return np.nanmean(values, axis=0)
+
+
+def _nanmedian(values: np.ndarray) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return np.nanmedian(values, axis=0)

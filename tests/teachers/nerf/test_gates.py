@@ -1,0 +1,162 @@
+"""Poisoned renderings are caught, and told where they are wrong."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from teachers.nerf.config import ConfidenceConfig, TeacherDepthConfig, VirtualViewsConfig
+from teachers.nerf.evidence import Evidence
+from teachers.nerf.gates import depth_metrics, view_metrics
+from teachers.nerf.rendered_views import RecordedViews, RenderedViews, judge_frame
+from teachers.nerf.scene_rays import read_sky_mask
+from teachers.quality import at_least, at_most
+
+SIZE = (36, 64)
+NAN = np.float32(np.nan)
+SHIFTS = np.tile(np.eye(4), (3, 1, 1))
+SHIFTS[:, :3, 3] = VirtualViewsConfig().camera_shifts_m
+
+Rendered = list[list[RenderedViews]]
+Poison = Callable[[Rendered], Rendered]
+
+
+@pytest.fixture(scope="module")
+def recorded(wall_home, wall_scene, render_wall) -> RecordedViews:
+    return RecordedViews(
+        wall_scene,
+        render_wall,
+        is_sky=read_sky_mask(wall_home, "test.wall", None),
+        fitted_frames=range(5),
+        max_lidar_m=50.0,
+        map_size=SIZE,
+        image_size=SIZE,
+        config=ConfidenceConfig(),
+    )
+
+
+@pytest.fixture(scope="module")
+def render(wall_scene, render_wall) -> Callable[..., Rendered]:
+    def render(moved: np.ndarray, aside: np.ndarray | None = None) -> Rendered:
+        return [
+            [
+                replace(
+                    render_wall(
+                        f, c, wall_scene.camera_to_world(f, c) @ moved @ (np.eye(4) if aside is None else aside), SIZE
+                    ),
+                    poses=wall_scene.camera_to_world(f, c) @ moved,
+                )
+                for c in range(2)
+            ]
+            for f in range(5)
+        ]
+
+    return render
+
+
+def judge(recorded: RecordedViews, rendered: Rendered, *, is_recorded: bool) -> dict[str, Any]:
+    names = ("recorded",) if is_recorded else VirtualViewsConfig().view_names
+    evidence = Evidence.of_scene(recorded.scene, names, recorded.config)
+    for frame in rendered:
+        evidence.add(judge_frame(recorded, frame, is_recorded=is_recorded))
+    if is_recorded:
+        return depth_metrics(evidence, True, TeacherDepthConfig())
+    return view_metrics(evidence, True, VirtualViewsConfig())
+
+
+def each(change: Callable[[RenderedViews], dict[str, np.ndarray]]) -> Poison:
+    return lambda rendered: [[replace(v, **change(v)) for v in frame] for frame in rendered]
+
+
+def exchange_cameras(rendered: Rendered) -> Rendered:
+    return [[show(frame[0], frame[1]), show(frame[1], frame[0])] for frame in rendered]
+
+
+def exchange_frames(rendered: Rendered) -> Rendered:
+    later = [*rendered[1:], rendered[0]]
+    return [[show(a, b) for a, b in zip(*pair, strict=True)] for pair in zip(rendered, later, strict=True)]
+
+
+def replace_one_frame(rendered: Rendered) -> Rendered:
+    return [*rendered[:1], [rendered[1][0], show(rendered[1][1], rendered[3][1])], *rendered[2:]]
+
+
+def show(place: RenderedViews, content: RenderedViews) -> RenderedViews:
+    """Put what one camera shows in the place of another."""
+    return replace(place, rgb=content.rgb, termination_depth=content.termination_depth, opacity=content.opacity)
+
+
+def shifted(axis: int) -> np.ndarray:
+    aside = np.eye(4)
+    aside[axis, 3] = 0.3
+    return aside
+
+
+POISONS: dict[str, tuple[Poison, str]] = {
+    "depth times 1.1": (each(lambda v: {"termination_depth": v.termination_depth * np.float32(1.1)}), "depth_bias"),
+    "depth over 1.1": (each(lambda v: {"termination_depth": v.termination_depth / np.float32(1.1)}), "depth_bias"),
+    "two cameras exchanged": (exchange_cameras, "lidar_contradicted_share"),
+    "frames late by one": (exchange_frames, "depth_misplaced"),
+    "one frame of one camera is another's": (replace_one_frame, "depth_misplaced"),
+    "depth not a number": (each(lambda v: {"termination_depth": v.termination_depth * NAN}), "lidar_coverage"),
+    "opacity inverted": (each(lambda v: {"opacity": 1 - v.opacity}), "valid_share"),
+    "images black": (each(lambda v: {"rgb": 0 * v.rgb}), "colour_explained"),
+    "views left and right exchanged": (
+        each(lambda v: {n: getattr(v, n)[[1, 0, 2]] for n in ("rgb", "termination_depth", "opacity")}),
+        "depth_misplaced",
+    ),
+}  # fmt: skip
+
+
+def test_exact_renderings_pass(recorded: RecordedViews, render: Callable[..., Rendered]) -> None:
+    for moved, is_recorded in ((np.eye(4)[None], True), (SHIFTS, False)):
+        metrics = judge(recorded, render(moved), is_recorded=is_recorded)
+        assert metrics["quality"]["passed"], metrics["quality"]
+        assert metrics["valid_share"] > 0.85
+        assert abs(metrics["depth_bias"]) < 0.01
+        assert metrics["depth_shifted"] == metrics["colour_shifted"] == 0.0
+        assert not any("hint" in check for check in metrics["quality"]["checks"].values())
+
+
+@pytest.mark.parametrize("poison", POISONS)
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_a_poisoned_rendering_is_caught(
+    recorded: RecordedViews, render: Callable[..., Rendered], poison: str, is_recorded: bool
+) -> None:
+    change, named = POISONS[poison]
+    if poison.startswith("views") and is_recorded:
+        pytest.skip("recorded cameras have one view")
+    rendered = change(render(np.eye(4)[None] if is_recorded else SHIFTS))
+    quality = judge(recorded, rendered, is_recorded=is_recorded)["quality"]
+    failed = {name: check for name, check in quality["checks"].items() if not check["passed"]}
+    assert not quality["passed"]
+    assert named in failed or (not is_recorded and named.startswith("lidar")), failed
+    assert all(check["hint"] for check in failed.values())
+
+
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_a_pose_that_is_off_by_a_hand_is_caught(
+    recorded: RecordedViews, render: Callable[..., Rendered], axis: int, is_recorded: bool
+) -> None:
+    rendered = render(np.eye(4)[None] if is_recorded else SHIFTS, shifted(axis))
+    checks = judge(recorded, rendered, is_recorded=is_recorded)["quality"]["checks"]
+    assert not (checks["depth_shifted"]["passed"] and checks["colour_shifted"]["passed"])
+
+
+def test_the_worst_camera_and_frame_are_named(recorded: RecordedViews, render: Callable[..., Rendered]) -> None:
+    check = judge(recorded, replace_one_frame(render(np.eye(4)[None])), is_recorded=True)["quality"]["checks"]
+    assert check["depth_misplaced"]["where"] == "frame 1, LEFT"
+    assert "exchanged" in check["depth_misplaced"]["hint"]
+
+
+def test_a_hint_is_for_those_who_need_it() -> None:
+    assert at_most(1.0, 2.0, where="here", hint="do this") == {
+        "value": 1.0,
+        "threshold": 2.0,
+        "passed": True,
+        "where": "here",
+    }
+    assert at_least(float("nan"), 2.0, hint="do this")["hint"] == "do this"
