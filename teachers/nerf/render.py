@@ -26,12 +26,11 @@ from storage.stores.versioned import Home, Materialized, materialize_arrays
 from teachers.nerf.config import (
     ExecutionConfig,
     TeacherDepthConfig,
-    TeacherFeaturesConfig,
     VirtualViewsConfig,
 )
 from teachers.nerf.contradictions import contradicts, untrusted_pixels
 from teachers.nerf.progress import Progress
-from teachers.nerf.provenance import render_provenance
+from teachers.nerf.provenance import RenderConfig, render_provenance
 from teachers.nerf.quality import FieldRendering, depth_errors
 from teachers.nerf.scene_rays import RayBatch, camera_directions, project_lidar, read_sky_mask
 from teachers.nerf.teacher import NerfTeacher
@@ -63,8 +62,8 @@ class RenderSource:
         self.fit_passed = bool(home.metrics(self.teacher.version)["quality"]["passed"])
         self._directions: dict[tuple[int, tuple[int, int]], Tensor] = {}
 
-    def provenance(self, config: TeacherDepthConfig | VirtualViewsConfig | TeacherFeaturesConfig) -> Provenance:
-        """Return the provenance of something rendered from this field."""
+    def provenance(self, config: RenderConfig) -> Provenance:
+        """Return the provenance of something made from this field."""
         assert self.teacher.version is not None
         return dataclasses.replace(
             render_provenance(self.home, self.teacher.version, config),
