@@ -27,7 +27,11 @@ READS = "distillnerf/reads"
 """Metadata of a dependency on all partitions: the field of a run's configuration that names those that are read."""
 
 
-def all_of(asset: str, reads: Literal["scenes", "train_scenes", "variants"]) -> dg.AssetDep:
+Reads = Literal["scenes", "train_scenes", "variants", "scenes_with_field_features"]
+"""Fields of ``pipeline.run_config.HomeSelection`` that name partitions."""
+
+
+def all_of(asset: str, reads: Reads) -> dg.AssetDep:
     """Return the dependency on every partition of an asset that a run's configuration names.
 
     Args:

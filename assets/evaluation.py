@@ -32,7 +32,8 @@ from student.config import Variant
     deps=[
         "student_checkpoint",
         CLIP_BASIS,
-        *(all_of(target, reads="scenes") for target in (*TARGETS, "scene_truth")),
+        *TARGETS,
+        all_of("scene_truth", reads="scenes"),
     ],
     description=(
         "Scores on held-out scenes, each kind apart: reconstruction, novel view, depth, occupancy, semantics, "

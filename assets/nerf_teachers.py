@@ -5,7 +5,7 @@ One worker process does all selected steps of a scene, because starting nerfstud
 
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from pipeline.presets import PipelineConfig
 from pipeline.progress import ProgressLog
 from pipeline.resources import HomeResource, NerfstudioEnvironment
 from pipeline.run_config import TrainingSetSelector
-from storage.kinds import Kind
+from storage.kinds import FEATURE_SOURCES, features_kind
 from storage.stores.versioned import Home, Materialized
 from teachers.nerf.provenance import MODULE_OF, find_existing
 from teachers.nerf.task import KIND_OF, Action, NerfStep, NerfTask, read_result
@@ -30,13 +30,13 @@ ONE_SCENE_A_RUN = dg.BackfillPolicy.multi_run(max_partitions_per_run=1)
 _EXIT_CODE = re.compile(r"code (-?\d+)")
 
 
-def _declare(action: Action, kinds: set[str]) -> dict[str, Any]:
+def _declare(action: Action, kinds: set[str], *, task: str = "scene_teacher") -> dict[str, Any]:
     declared = declare(
         group="scene_teacher",
         kinds=kinds,
         makes=KIND_OF[action],
         producer=MODULE_OF[action],
-        task="scene_teacher",
+        task=task,
         work="scene_teacher",
     )
     return {name: value for name, value in declared.items() if name not in ("retry_policy",)}
@@ -81,30 +81,32 @@ def scene_teacher(
     pipes: dg.PipesSubprocessClient,
 ) -> Iterator[dg.MaterializeResult]:
     """Fit the field of a scene and render depth and virtual views from it, those that are selected."""
-    with stops_retries(home.open(), context.partition_key):
-        settings = config.resolve(home.open().root)
-    selected = {key.path[-1] for key in context.selected_asset_keys}
     actions: list[Action] = ["fit", "render_depth", "render_virtual_views"]
-    steps = tuple(_step(action, settings) for action in actions if KIND_OF[action] in selected)
-    results = run_worker(context, home.open(), steps, nerfstudio, pipes, progress)
-    for action, materialized in results.items():
-        yield _result(home.open(), KIND_OF[action], materialized)
+    yield from _do_selected(actions, context, config, home, progress, nerfstudio, pipes)
 
 
-@dg.asset(
-    **declare(
-        group="scene_teacher",
-        kinds={"nerfstudio", "zarr"},
-        makes=Kind.TEACHER_FEATURES,
-        producer=MODULE_OF["render_features"],
-        pool=GPU_POOL,
-        backfill_policy=ONE_SCENE_A_RUN,
-        work="scene_teacher",
-    ),
-    deps=["nerf_teacher", "dinov2_features", "clip_features"],
-    description="Foundation features lifted into the scene's field and rendered back: consistent between views.",
+@dg.multi_asset(
+    specs=[
+        dg.AssetSpec(
+            "feature_field",
+            deps=["nerf_teacher", *map(features_kind, FEATURE_SOURCES)],
+            description="Foundation features distilled into the scene's field, judged on frames not distilled.",
+            **_declare("distil_features", {"pytorch", "nerfstudio"}, task="teacher_features"),
+        ),
+        dg.AssetSpec(
+            "teacher_features",
+            deps=["feature_field"],
+            description="The feature field rendered at every camera: features that agree between views.",
+            **_declare("render_features", {"nerfstudio", "zarr"}, task="teacher_features"),
+        ),
+    ],
+    name="distilled_features",
+    can_subset=True,
+    pool=GPU_POOL,
+    backfill_policy=ONE_SCENE_A_RUN,
+    retry_policy=INFRASTRUCTURE_RETRIES,
 )
-def teacher_features(
+def distilled_features(
     context: dg.AssetExecutionContext,
     config: TrainingSetSelector,
     home: HomeResource,
@@ -112,11 +114,27 @@ def teacher_features(
     nerfstudio: NerfstudioEnvironment,
     pipes: dg.PipesSubprocessClient,
 ) -> Iterator[dg.MaterializeResult]:
-    """Distil image features into the field of a scene and render them."""
+    """Distil image features into the field of a scene and render them, those that are selected."""
+    actions: list[Action] = ["distil_features", "render_features"]
+    yield from _do_selected(actions, context, config, home, progress, nerfstudio, pipes)
+
+
+def _do_selected(
+    actions: Sequence[Action],
+    context: dg.AssetExecutionContext,
+    config: RunSelector,
+    home: HomeResource,
+    progress: ProgressLog,
+    nerfstudio: NerfstudioEnvironment,
+    pipes: dg.PipesSubprocessClient,
+) -> Iterator[dg.MaterializeResult]:
     with stops_retries(home.open(), context.partition_key):
-        steps = (_step("render_features", config.resolve(home.open().root)),)
+        settings = config.resolve(home.open().root)
+    selected = {key.path[-1] for key in context.selected_asset_keys}
+    steps = tuple(_step(action, settings) for action in actions if KIND_OF[action] in selected)
     results = run_worker(context, home.open(), steps, nerfstudio, pipes, progress)
-    yield _result(home.open(), "teacher_features", results["render_features"])
+    for action, materialized in results.items():
+        yield _result(home.open(), KIND_OF[action], materialized)
 
 
 def run_worker(
@@ -170,6 +188,7 @@ def _step(action: Action, settings: PipelineConfig) -> NerfStep:
         "fit": settings.nerf,
         "render_depth": settings.teacher_depth,
         "render_virtual_views": settings.virtual_views,
+        "distil_features": settings.feature_field,
         "render_features": settings.teacher_features,
     }
     return NerfStep(action=action, config=configs[action])

@@ -4,7 +4,7 @@ from typing import cast
 
 import dagster as dg
 
-from assets.declarations import all_of, declare
+from assets.declarations import Reads, all_of, declare
 from assets.partition_runs import partitioned_asset
 from pipeline.progress import ProgressCallback
 from pipeline.run_config import HomeSelection, TrainingSetSelector
@@ -14,7 +14,11 @@ from student.config import Variant
 
 ONE_VARIANT_A_RUN = dg.BackfillPolicy.multi_run(max_partitions_per_run=1)
 
-TARGETS = tuple(trainable_kinds())
+READ_OF: dict[Kind, Reads] = {Kind.TEACHER_FEATURES: "scenes_with_field_features"}
+"""Targets that a student waits for only if it is to learn from them."""
+
+TARGETS = tuple(all_of(kind, reads=READ_OF.get(kind, "scenes")) for kind in trainable_kinds())
+"""What a student waits for."""
 
 
 @partitioned_asset(
@@ -27,7 +31,7 @@ TARGETS = tuple(trainable_kinds())
         task="student",
         work="student",
     ),
-    deps=[all_of(target, reads="scenes") for target in TARGETS],
+    deps=TARGETS,
     description=(
         "The exact version of every store that a student will read, split included. Refuses what is missing, what did "
         "not pass its gate, and what was made from different versions of one scene."

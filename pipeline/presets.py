@@ -19,6 +19,7 @@ from student.presets.students import demo_student, paper_student, small_student,
 from teachers.config import ImageTeachersConfig
 from teachers.image.presets import demo_image_teachers, paper_image_teachers, small_image_teachers, tiny_image_teachers
 from teachers.nerf.config import (
+    FeatureFieldConfig,
     FieldConfig,
     NerfConfig,
     TeacherDepthConfig,
@@ -66,7 +67,8 @@ class PipelineConfig:
         nerf: The per-scene field.
         teacher_depth: Depth rendered from it.
         virtual_views: Views rendered from it at other poses than the recorded ones.
-        teacher_features: Features distilled into it and rendered back.
+        feature_field: Features distilled into it.
+        teacher_features: The same rendered back.
         split: Choice of held-out scenes.
         student: The student, its data, losses and budget.
         evaluation: Metrics and the amount of data that they are measured on.
@@ -80,6 +82,7 @@ class PipelineConfig:
     nerf: NerfConfig
     teacher_depth: TeacherDepthConfig
     virtual_views: VirtualViewsConfig
+    feature_field: FeatureFieldConfig
     teacher_features: TeacherFeaturesConfig
     split: SplitConfig
     student: StudentConfig
@@ -154,6 +157,7 @@ def _assemble(student: StudentConfig, teachers: ImageTeachersConfig, nerf: NerfC
         nerf=nerf,
         teacher_depth=TeacherDepthConfig(),
         virtual_views=VirtualViewsConfig(),
+        feature_field=FeatureFieldConfig(),
         teacher_features=TeacherFeaturesConfig(),
         split=SplitConfig(),
         student=student,

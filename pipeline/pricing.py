@@ -79,6 +79,7 @@ def price_run(
 def bytes_per_frame(config: PipelineConfig, cameras: int) -> dict[Kind, float]:
     """Return the bytes that one frame of the whole rig takes, of each kind whose size the configuration says."""
     teachers, views, rendered = config.image_teachers, config.virtual_views, config.teacher_features
+    distilled = config.feature_field.feature_sources
     lengths: dict[Kind, dict[str, Any]] = {
         Kind.INPUT_IMAGES: asdict(config.input_images),
         Kind.SKY_MASK: asdict(teachers.sky),
@@ -89,7 +90,10 @@ def bytes_per_frame(config: PipelineConfig, cameras: int) -> dict[Kind, float]:
         Kind.TEACHER_FEATURES: {
             "grid_height": rendered.height,
             "grid_width": rendered.width,
-            "channels": teachers.dinov2_basis.num_components,
+            **{
+                f"{source}_channels": teachers.basis_of(source).num_components * (source in distilled)
+                for source in FEATURE_SOURCES
+            },
         },
     }
     for source in FEATURE_SOURCES:

@@ -20,6 +20,7 @@ from pipeline.overrides import apply_overrides, check_overrides
 from pipeline.presets import PRESET_NAMES, PipelineConfig, PresetName, build_preset
 from pipeline.settled import settle
 from storage.errors import ErrorKind, IntegrityError
+from storage.kinds import Kind
 from student.config import TrainingSetConfig, Variant
 from student.presets.published import PUBLISHED_SIZES
 
@@ -127,6 +128,12 @@ class HomeSelection:
     def scenes(self) -> tuple[str, ...]:
         """Return all scenes."""
         return (*self.train_scenes, *self.validation_scenes)
+
+    @property
+    def scenes_with_field_features(self) -> tuple[str, ...]:
+        """Return the scenes whose field's features the student learns from: all, or none."""
+        learns = Kind.TEACHER_FEATURES in self.resolve().student.data.kinds
+        return self.scenes if learns else ()
 
     @property
     def variants(self) -> tuple[Variant, ...]:

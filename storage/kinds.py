@@ -27,6 +27,7 @@ class Kind(StrEnum):
     NERF_TEACHER = "nerf_teacher"
     TEACHER_DEPTH = "teacher_depth"
     VIRTUAL_VIEWS = "virtual_views"
+    FEATURE_FIELD = "feature_field"
     TEACHER_FEATURES = "teacher_features"
     TRAINING_SET = "training_set"
     STUDENT_CHECKPOINT = "student_checkpoint"
@@ -249,10 +250,20 @@ _KINDS = (
         picture="images",
     ),
     KindSpec(
-        name=Kind.TEACHER_FEATURES,
-        holds="Foundation features lifted into the scene's field and rendered back; no student reads them yet.",
-        arrays=_FEATURES,
+        name=Kind.FEATURE_FIELD,
+        holds="Foundation features distilled into the scene's field: weights and configuration.",
+        form=StoreForm.FILES,
         is_gated=True,
+    ),
+    KindSpec(
+        name=Kind.TEACHER_FEATURES,
+        holds="The feature field rendered at every camera, one array for each foundation model that it was taught.",
+        arrays={
+            source: _array("float16", f"frames cameras grid_height grid_width {source}_channels", optional=True)
+            for source in FEATURE_SOURCES
+        },
+        is_gated=True,
+        is_trainable=True,
         picture="features",
     ),
     KindSpec(

@@ -65,6 +65,8 @@ class DataConfig:
         teacher_depth: Supervise with the scene teacher's depth.
         sky_masks: Supervise opacity with sky masks.
         feature_sources: Foundation features to supervise: any of "clip" and "dinov2".
+        features_from: Where those come from: each image by itself, or the scene's field, which holds what all its
+            images agree on.
         dynamic_masks: Pixels to leave out of neighbouring frames' views because something moved. "boxes" leaves out
             every annotated object that changes place, where it is and where it was. "none", the published way, keeps
             all pixels and reads no annotations.
@@ -85,6 +87,7 @@ class DataConfig:
     teacher_depth: bool = True
     sky_masks: bool = True
     feature_sources: tuple[str, ...] = ()
+    features_from: Literal["images", "field"] = "images"
     dynamic_masks: Literal["none", "boxes"] = "none"
     min_camera_depth: float = LIDAR_NEAR_M
     max_lidar_range: float = 80.0
@@ -111,9 +114,13 @@ class DataConfig:
             Kind.VIRTUAL_VIEWS: self.views.virtual > 0,
             Kind.SKY_MASK: self.sky_masks,
             Kind.DEPTH_ANYTHING_FEATURES: self.depth_anything,
-            **{features_kind(source): source in self.feature_sources for source in FEATURE_SOURCES},
+            **{kind: True for kind, _ in map(self.feature_array, self.feature_sources)},
         }
         return tuple(kind for kind, is_read in wanted.items() if is_read)
+
+    def feature_array(self, source: str) -> tuple[Kind, str]:
+        """Return the kind of store, and the array in it, that holds the features of a foundation model."""
+        return (Kind.TEACHER_FEATURES, source) if self.features_from == "field" else (features_kind(source), "features")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,7 +100,8 @@ def _sky(group: zarr.Group, kind: str) -> list[np.ndarray]:
 
 
 def _features(group: zarr.Group, kind: str) -> list[np.ndarray]:
-    features = read_target(group, kind, "features", _middle(group, "features")).astype(np.float32)
+    name = next(name for name in KINDS[kind].arrays if name in group)
+    features = read_target(group, kind, name, _middle(group, name)).astype(np.float32)
     flat = features.reshape(-1, features.shape[-1])
     defined = flat[np.isfinite(flat).all(axis=-1)]
     if len(defined) < 2:  # nothing to compare: all of it is drawn as undefined

@@ -13,7 +13,7 @@ from storage.errors import ErrorKind, ProvenanceMismatchError
 from storage.geometry.cameras import scale_intrinsics
 from storage.geometry.resize import resize_nearest
 from storage.keys import sample_key
-from storage.kinds import Kind, features_kind
+from storage.kinds import Kind
 from storage.stores.versioned import Home
 from student.config import DataConfig
 from student.data.frames import Frames, StoreFrames
@@ -216,8 +216,9 @@ class _Assembler:
         is_valid = self._frames.is_valid(height, width)[camera_index]
         return is_sky, is_valid & ~(is_sky & np.isfinite(lidar_depth))
 
-    def _features(self, frame_index: int, kind: str) -> np.ndarray:
-        return self._of_frame(kind, frame_index, partial(self._frames.features, kind=kind))
+    def _features(self, frame_index: int, source: str) -> np.ndarray:
+        kind, name = self._config.feature_array(source)
+        return self._of_frame(f"{kind}/{name}", frame_index, partial(self._frames.features, kind=kind, name=name))
 
     def _virtual_views(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if self._virtual is None:
@@ -359,9 +360,10 @@ class _Assembler:
         return _as_images(np.stack([rgb for rgb, _ in chosen])), _stack([valid for _, valid in chosen])
 
     def _view_features(self, views: Sequence[TargetView | None], source: str) -> Float[torch.Tensor, "1 real _ _ _"]:
-        kind = features_kind(source)
-        blank = np.zeros_like(self._features(self._frame_index, kind)[0])
-        maps = [blank if view is None else self._features(view.frame_index, kind)[view.camera_index] for view in views]
+        blank = np.zeros_like(self._features(self._frame_index, source)[0])
+        maps = [
+            blank if view is None else self._features(view.frame_index, source)[view.camera_index] for view in views
+        ]
         return _as_maps(np.stack(maps))
 
 

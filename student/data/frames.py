@@ -69,8 +69,10 @@ class Frames(Protocol):
         """Return the sky masks; True is sky."""
         ...
 
-    def features(self, frames: range, kind: str) -> Float16[np.ndarray, "frames cameras height width channels"]:
-        """Return the feature maps of the cameras from a store of this kind."""
+    def features(
+        self, frames: range, kind: str, name: str = "features"
+    ) -> Float16[np.ndarray, "frames cameras height width channels"]:
+        """Return the feature maps of the cameras from an array of a store of this kind."""
         ...
 
     def virtual_views(
@@ -230,9 +232,11 @@ class StoreFrames:
         """See :class:`Frames`."""
         return self._read(Kind.SKY_MASK, "is_sky", frames)
 
-    def features(self, frames: range, kind: str) -> Float16[np.ndarray, "frames cameras height width channels"]:
+    def features(
+        self, frames: range, kind: str, name: str = "features"
+    ) -> Float16[np.ndarray, "frames cameras height width channels"]:
         """See :class:`Frames`."""
-        return self._read(kind, "features", frames)
+        return self._read(kind, name, frames)
 
     def virtual_views(
         self, frame_index: int

@@ -231,7 +231,8 @@ def _check_gate(home: Home, version: StoreVersion) -> None:
 
 
 def _count(group: zarr.Group, kind: str) -> tuple[int, int]:
-    name = next(name for name, spec in KINDS[kind].arrays.items() if spec.axes[:2] == ("frames", "cameras"))
+    of_images = (name for name, spec in KINDS[kind].arrays.items() if spec.axes[:2] == ("frames", "cameras"))
+    name = next(name for name in of_images if name in group)  # of an optional one, the store may have another instead
     array = group[name]
     assert isinstance(array, zarr.Array)
     return array.shape[0], array.shape[1]

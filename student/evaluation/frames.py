@@ -105,6 +105,7 @@ class EvaluationFrames:
             teacher_depth=Kind.TEACHER_DEPTH in stores,
             sky_masks=Kind.SKY_MASK in stores,
             feature_sources=tuple(s for s in FEATURE_SOURCES if features_kind(s) in stores),
+            features_from="images",  # whatever a run learned from, all are held against the same features
             dynamic_masks="none",  # whatever a run left out, all are judged on the same pixels
         )
         others = tuple(scene.frozen if s.key == scene.frozen.key else s for s in training_set.scenes)

@@ -128,11 +128,31 @@ def clip_space_of(home: Home, training_set: TrainingSet, *, text_encoder: str = 
         MissingTargetError: If the training set has no CLIP features, or the encoder is missing.
         ProvenanceMismatchError: If the encoder differs from the one that made the features.
     """
-    features = next((s.stores[_FEATURES_KIND] for s in training_set.scenes if _FEATURES_KIND in s.stores), None)
-    if features is None:
-        raise MissingTargetError(
-            ErrorKind.TARGET_MISSING, _FEATURES_KIND, f"{training_set.version} was frozen without CLIP features"
-        )
+    for scene in training_set.scenes:
+        if _FEATURES_KIND in scene.stores:
+            return clip_space_of_features(home, scene.stores[_FEATURES_KIND], text_encoder=text_encoder)
+        if Kind.TEACHER_FEATURES in scene.stores:
+            features = clip_features_in(home, scene.stores[Kind.TEACHER_FEATURES])
+            return clip_space_of_features(home, features, text_encoder=text_encoder)
+    raise MissingTargetError(
+        ErrorKind.TARGET_MISSING, _FEATURES_KIND, f"{training_set.version} was frozen without CLIP features"
+    )
+
+
+def clip_features_in(home: Home, distilled: StoreVersion) -> StoreVersion:
+    """Return the CLIP features that a feature field, or something rendered from it, was distilled from.
+
+    Raises:
+        MissingTargetError: If it was distilled from none, or they were deleted.
+    """
+    for item in home.provenance(distilled).inputs:
+        if item.kind == _FEATURES_KIND:
+            return home.require(item.kind, item.partition, item.digest)
+    raise MissingTargetError(ErrorKind.TARGET_MISSING, _FEATURES_KIND, f"{distilled} was distilled from none")
+
+
+def clip_space_of_features(home: Home, features: StoreVersion, *, text_encoder: str = "") -> ClipSpace:
+    """Open the CLIP space of some stored features, see :func:`clip_space_of`."""
     attributes: dict[str, Any] = home.open_arrays(features).attrs.asdict()
     provenance = home.provenance(features)
     basis_version = home.require(_BASIS_KIND, "clip", str(attributes["feature_basis_digest"]))

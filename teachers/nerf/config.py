@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from storage.grid_size import check_size, settled_size
+from storage.kinds import FEATURE_SOURCES, FeatureSource
 
 Method = Literal["driving-field", "nerfacto", "depth-nerfacto", "splatfacto"]
 """What is fitted to a scene: this project's field, or one of nerfstudio's methods in its place."""
@@ -519,30 +520,33 @@ class VirtualViewsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TeacherFeaturesConfig:
-    """Image features lifted into the field and rendered back: consistent between views.
+class FeatureFieldConfig:
+    """Image features distilled into a fitted field; its geometry is frozen.
 
     Attributes:
-        feature_source: Which target store is distilled.
-        height: Rows of the rendered feature map; None follows the student.
-        width: Columns of the rendered feature map; None follows the student.
-        num_steps: Optimisation steps of the feature field; geometry is frozen.
-        rays_per_step: Rays per step.
-        learning_rate: Rate of the feature grid.
+        feature_sources: Foundation models that are distilled, into one grid with a decoder each.
+        num_steps: Optimisation steps.
+        whole_share: Share of the steps, the last ones, that also learn from the frames that the field's fit holds out.
+            They come after the judgement, so that it is of frames never distilled.
+        rays_per_step: Rays per step and source.
+        learning_rate: Rate of the feature grid; networks take a fifth.
         num_levels: Levels of the feature grid.
         features_per_level: Channels of each level.
         log2_table_size: Rows per level.
         finest_cell_m: Its finest cell.
-        hidden_width: Width of the decoder.
-        min_psnr: Gate: PSNR of features on held-out frames, dB.
+        hidden_width: Width of the decoders.
+        positional: Map of image positions that takes out what a vision transformer adds to its features whatever it
+            sees: none, one for all cameras, or one for each.
+        positional_height: Nodes of that map along the image's height.
+        positional_width: Nodes along its width.
+        min_psnr: Gate: PSNR of features on held-out frames, dB, of each source.
         seed: Seed of initialisation and ray order.
         execution: How it is run.
     """
 
-    feature_source: Literal["dinov2_features", "clip_features"] = "dinov2_features"
-    height: int | None = None
-    width: int | None = None
-    num_steps: int = 200
+    feature_sources: tuple[FeatureSource, ...] = FEATURE_SOURCES
+    num_steps: int = 250
+    whole_share: float = 0.2
     rays_per_step: int = 2048
     learning_rate: float = 0.02
     num_levels: int = 4
@@ -550,13 +554,52 @@ class TeacherFeaturesConfig:
     log2_table_size: int = 15
     finest_cell_m: float = 0.5
     hidden_width: int = 64
+    positional: Literal["none", "shared", "per_camera"] = "shared"
+    positional_height: int = 8
+    positional_width: int = 14
     min_psnr: float = 14.0
     seed: int = 0
     execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
 
     def __post_init__(self) -> None:
-        check_size(self.height, self.width, of="teacher_features", at_least=2)
+        known = set(self.feature_sources) <= set(FEATURE_SOURCES)
+        _require(
+            known and len(set(self.feature_sources)) == len(self.feature_sources) > 0,
+            f"feature_sources {self.feature_sources}, want distinct ones of {FEATURE_SOURCES}",
+        )
         _require(self.num_steps >= 1 and self.rays_per_step >= 1, "want at least one step and one ray")
+        _require(0 <= self.whole_share < 1, f"whole_share {self.whole_share}, want in [0, 1)")
+        _require(self.learning_rate > 0, f"learning_rate {self.learning_rate}, want > 0")
+        _require(self.finest_cell_m > 0, f"finest_cell_m {self.finest_cell_m}, want > 0")
+        _require(self.positional_height >= 2 and self.positional_width >= 2, "a positional map is at least 2x2")
+
+    @property
+    def judged_steps(self) -> int:
+        """Return the steps before the judgement."""
+        return max(1, self.num_steps - self.whole_steps)
+
+    @property
+    def whole_steps(self) -> int:
+        """Return the steps after it, on all frames."""
+        return int(self.whole_share * self.num_steps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherFeaturesConfig:
+    """The feature field rendered at every camera of every frame.
+
+    Attributes:
+        height: Rows of the rendered feature maps; None follows the student.
+        width: Columns of the rendered feature maps; None follows the student.
+        execution: How it is run.
+    """
+
+    height: int | None = None
+    width: int | None = None
+    execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
+
+    def __post_init__(self) -> None:
+        check_size(self.height, self.width, of="teacher_features", at_least=2)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -573,7 +616,9 @@ def _require(holds: bool, message: str) -> None:
         raise ValueError(message)
 
 
-C = TypeVar("C", bound=NerfConfig | TeacherDepthConfig | VirtualViewsConfig | TeacherFeaturesConfig)
+C = TypeVar(
+    "C", bound=NerfConfig | TeacherDepthConfig | VirtualViewsConfig | FeatureFieldConfig | TeacherFeaturesConfig
+)
 
 
 def determining(config: C) -> C:

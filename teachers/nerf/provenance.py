@@ -7,11 +7,18 @@ from collections.abc import Sequence
 
 from storage.code import code_digest
 from storage.digests import config_digest, config_json
-from storage.errors import MissingTargetError
-from storage.kinds import Kind
+from storage.errors import ErrorKind, MissingTargetError, ProvenanceMismatchError
+from storage.kinds import Kind, features_kind
 from storage.stores.provenance import Provenance
 from storage.stores.versioned import Home, Materialized, StoreVersion, reuse
-from teachers.nerf.config import NerfConfig, TeacherDepthConfig, TeacherFeaturesConfig, VirtualViewsConfig, determining
+from teachers.nerf.config import (
+    FeatureFieldConfig,
+    NerfConfig,
+    TeacherDepthConfig,
+    TeacherFeaturesConfig,
+    VirtualViewsConfig,
+    determining,
+)
 from teachers.nerf.task import KIND_OF, Action, NerfStep
 
 FIELD_KIND = Kind.NERF_TEACHER
@@ -20,9 +27,14 @@ MODULE_OF: dict[Action, str] = {
     "fit": "teachers.nerf.fit",
     "render_depth": "teachers.nerf.render",
     "render_virtual_views": "teachers.nerf.render",
+    "distil_features": "teachers.nerf.distil_features",
     "render_features": "teachers.nerf.features",
 }
 """The module that does each action, by name: importing one starts nerfstudio."""
+
+
+RenderConfig = TeacherDepthConfig | VirtualViewsConfig | FeatureFieldConfig | TeacherFeaturesConfig
+"""What is made from a fitted field."""
 
 
 def fit_provenance(home: Home, scene_key: str, config: NerfConfig) -> Provenance:
@@ -49,23 +61,33 @@ def fit_provenance(home: Home, scene_key: str, config: NerfConfig) -> Provenance
     )
 
 
-def render_provenance(
-    home: Home, field: StoreVersion, config: TeacherDepthConfig | VirtualViewsConfig | TeacherFeaturesConfig
-) -> Provenance:
-    """Return what something rendered from a fitted field is made from: the field, and all that it was fitted to.
+def render_provenance(home: Home, field: StoreVersion, config: RenderConfig) -> Provenance:
+    """Return what something made from a fitted field is made from: the field, and all that it was fitted to.
 
     Raises:
-        MissingTargetError: If the image features that are to be lifted into the field do not exist.
+        MissingTargetError: If the image features that are to be distilled, or the feature field that is to be rendered,
+            do not exist.
+        ProvenanceMismatchError: If that feature field is in another field.
     """
     fitted = home.provenance(field)
-    used, seed, action = (field.as_input,), None, _action_of(config)
-    if isinstance(config, TeacherFeaturesConfig):
-        used = (*used, home.require(config.feature_source, field.partition).as_input)
-        seed = config.seed
+    used, seed, action = (*fitted.inputs, field.as_input), None, _action_of(config)
+    if isinstance(config, FeatureFieldConfig):
+        kinds = [features_kind(source) for source in config.feature_sources]
+        used, seed = (*used, *(home.require(kind, field.partition).as_input for kind in kinds)), config.seed
+    elif isinstance(config, TeacherFeaturesConfig):
+        distilled = home.require(Kind.FEATURE_FIELD, field.partition)
+        used = home.provenance(distilled).inputs
+        if field.as_input not in used:
+            raise ProvenanceMismatchError(
+                ErrorKind.DIGEST_MISMATCH,
+                str(distilled),
+                f"was distilled into another field than {field}: want it distilled again",
+            )
+        used = (*used, distilled.as_input)
     return Provenance(
         kind=KIND_OF[action],
         partition=field.partition,
-        inputs=(*fitted.inputs, *used),
+        inputs=used,
         config_digest=config_digest(determining(config)),
         code_digest=code_digest(MODULE_OF[action], kind=KIND_OF[action]),
         seed=seed,
@@ -85,7 +107,7 @@ def find_existing(home: Home, scene_key: str, steps: Sequence[NerfStep]) -> dict
                 provenance = fit_provenance(home, scene_key, step.config)
             else:
                 provenance = render_provenance(home, home.require(FIELD_KIND, scene_key), step.config)
-        except MissingTargetError:
+        except (MissingTargetError, ProvenanceMismatchError):
             return None  # nothing can exist that is made from it; whoever makes it says what is missing
         materialized = reuse(home, provenance)
         if materialized is None:
@@ -94,10 +116,11 @@ def find_existing(home: Home, scene_key: str, steps: Sequence[NerfStep]) -> dict
     return found
 
 
-def _action_of(config: TeacherDepthConfig | VirtualViewsConfig | TeacherFeaturesConfig) -> Action:
+def _action_of(config: RenderConfig) -> Action:
     actions: dict[type, Action] = {
         TeacherDepthConfig: "render_depth",
         VirtualViewsConfig: "render_virtual_views",
+        FeatureFieldConfig: "distil_features",
         TeacherFeaturesConfig: "render_features",
     }
     return actions[type(config)]

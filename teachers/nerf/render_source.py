@@ -14,11 +14,8 @@ from storage.stores.versioned import Home
 from teachers.nerf.config import (
     ConfidenceConfig,
     ExecutionConfig,
-    TeacherDepthConfig,
-    TeacherFeaturesConfig,
-    VirtualViewsConfig,
 )
-from teachers.nerf.provenance import render_provenance
+from teachers.nerf.provenance import RenderConfig, render_provenance
 from teachers.nerf.quality import FieldRendering
 from teachers.nerf.rendered_views import RecordedViews, RenderedViews
 from teachers.nerf.scene_rays import RayBatch, camera_directions, read_sky_mask
@@ -50,8 +47,8 @@ class RenderSource:
         self.fitted_frames = frozenset(self.teacher.fitted_frames)
         self._directions: dict[tuple[int, tuple[int, int]], Tensor] = {}
 
-    def provenance(self, config: TeacherDepthConfig | VirtualViewsConfig | TeacherFeaturesConfig) -> Provenance:
-        """Return the provenance of something rendered from this field."""
+    def provenance(self, config: RenderConfig) -> Provenance:
+        """Return the provenance of something made from this field."""
         assert self.teacher.version is not None
         return dataclasses.replace(
             render_provenance(self.home, self.teacher.version, config),

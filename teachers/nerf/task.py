@@ -18,21 +18,29 @@ from storage.digests import canonical_json, config_json
 from storage.errors import ErrorKind, PipelineError
 from storage.kinds import Kind
 from storage.stores.versioned import Materialized
-from teachers.nerf.config import NerfConfig, TeacherDepthConfig, TeacherFeaturesConfig, VirtualViewsConfig
+from teachers.nerf.config import (
+    FeatureFieldConfig,
+    NerfConfig,
+    TeacherDepthConfig,
+    TeacherFeaturesConfig,
+    VirtualViewsConfig,
+)
 
-Action = Literal["fit", "render_depth", "render_virtual_views", "render_features"]
-StepConfig = NerfConfig | TeacherDepthConfig | VirtualViewsConfig | TeacherFeaturesConfig
+Action = Literal["fit", "render_depth", "render_virtual_views", "distil_features", "render_features"]
+StepConfig = NerfConfig | TeacherDepthConfig | VirtualViewsConfig | FeatureFieldConfig | TeacherFeaturesConfig
 
 _CONFIG_OF: dict[str, type] = {
     "fit": NerfConfig,
     "render_depth": TeacherDepthConfig,
     "render_virtual_views": VirtualViewsConfig,
+    "distil_features": FeatureFieldConfig,
     "render_features": TeacherFeaturesConfig,
 }
 KIND_OF: dict[str, Kind] = {
     "fit": Kind.NERF_TEACHER,
     "render_depth": Kind.TEACHER_DEPTH,
     "render_virtual_views": Kind.VIRTUAL_VIEWS,
+    "distil_features": Kind.FEATURE_FIELD,
     "render_features": Kind.TEACHER_FEATURES,
 }
 """The kind of store that each action materialises."""

@@ -15,7 +15,13 @@ from storage.ingest import run as ingest
 from storage.ingest import scene_writer
 from storage.stores.provenance import Provenance
 from storage.stores.versioned import Home, materialize_files
-from teachers.nerf.config import NerfConfig, TeacherDepthConfig, TeacherFeaturesConfig, VirtualViewsConfig
+from teachers.nerf.config import (
+    FeatureFieldConfig,
+    NerfConfig,
+    TeacherDepthConfig,
+    TeacherFeaturesConfig,
+    VirtualViewsConfig,
+)
 from teachers.nerf.provenance import fit_provenance, render_provenance
 
 # Said once for each resolution of the jobs; the definitions module silences it outside pytest.
@@ -31,7 +37,7 @@ CHOOSING = {  # where a configuration chooses, the module chosen is a second roo
 MADE_BY = {"procedural_recordings": "scene_truth"}
 """Kind of what an asset makes, where it is not the asset's own name."""
 
-NERF = ("nerf_teacher", "teacher_depth", "virtual_views", "teacher_features")
+NERF = ("nerf_teacher", "teacher_depth", "virtual_views", "feature_field", "teacher_features")
 
 
 def producers() -> dict[str, tuple[str, ...]]:
@@ -95,8 +101,13 @@ def test_a_field_and_its_renders_have_the_code_digests_of_their_assets(tmp_path:
     for kind in ("scene", "dinov2_features"):
         materialize_files(home, Provenance(kind=kind, partition=SCENE), lambda folder: {})
     field = materialize_files(home, fit_provenance(home, SCENE, NerfConfig(use_sky_mask=False)), lambda folder: {})
-    configs = (TeacherDepthConfig(), VirtualViewsConfig(), TeacherFeaturesConfig(feature_source="dinov2_features"))
-    made = [home.provenance(field.version), *(render_provenance(home, field.version, config) for config in configs)]
+    distilled = render_provenance(home, field.version, FeatureFieldConfig(feature_sources=("dinov2",)))
+    materialize_files(home, distilled, lambda folder: {})
+    rendered = [
+        render_provenance(home, field.version, config)
+        for config in (TeacherDepthConfig(), VirtualViewsConfig(), TeacherFeaturesConfig())
+    ]
+    made = [home.provenance(field.version), *rendered[:2], distilled, rendered[2]]
     assert tuple(provenance.kind for provenance in made) == NERF
     for provenance in made:
         assert provenance.code_digest[:16] == version_of(provenance.kind)

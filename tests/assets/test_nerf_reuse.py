@@ -3,9 +3,12 @@
 import dataclasses
 from pathlib import Path
 
+import pytest
+
+from storage.errors import ProvenanceMismatchError
 from storage.stores.provenance import Provenance
 from storage.stores.versioned import Home, materialize_files
-from teachers.nerf.config import NerfConfig, TeacherDepthConfig, TeacherFeaturesConfig
+from teachers.nerf.config import FeatureFieldConfig, NerfConfig, TeacherDepthConfig, TeacherFeaturesConfig
 from teachers.nerf.provenance import find_existing, fit_provenance, render_provenance
 from teachers.nerf.task import NerfStep
 
@@ -56,8 +59,27 @@ def test_what_is_rendered_carries_the_terms_of_all_that_it_is_made_from(tmp_path
     field = materialize_files(home, fit_provenance(home, SCENE, NerfConfig()), lambda folder: {})
     assert home.provenance(field.version).licence == "of-the-mask AND test"
     assert render_provenance(home, field.version, TeacherDepthConfig()).licence == "of-the-mask AND test"
-    lifted = render_provenance(home, field.version, TeacherFeaturesConfig(feature_source="dinov2_features"))
+    lifted = render_provenance(home, field.version, FeatureFieldConfig(feature_sources=("dinov2",)))
     assert lifted.licence == "of-the-features AND of-the-mask AND test"
+    materialize_files(home, lifted, lambda folder: {})
+    assert render_provenance(home, field.version, TeacherFeaturesConfig()).licence == lifted.licence
+
+
+def test_features_that_were_distilled_into_another_field_are_not_rendered(tmp_path: Path) -> None:
+    home = _home(tmp_path)
+    materialize_files(home, Provenance(kind="clip_features", partition=SCENE), lambda folder: {})
+    nerf = NerfConfig(use_sky_mask=False)
+    first = materialize_files(home, fit_provenance(home, SCENE, nerf), lambda folder: {}).version
+    distilled = render_provenance(home, first, FeatureFieldConfig(feature_sources=("clip",)))
+    materialize_files(home, distilled, lambda folder: {})
+    made_from = {i.kind for i in render_provenance(home, first, TeacherFeaturesConfig()).inputs}
+    assert made_from == {"scene", "nerf_teacher", "clip_features", "feature_field"}
+    other = dataclasses.replace(nerf, seed=nerf.seed + 1)
+    second = materialize_files(home, fit_provenance(home, SCENE, other), lambda folder: {}).version
+    with pytest.raises(ProvenanceMismatchError, match="another field"):
+        render_provenance(home, second, TeacherFeaturesConfig())
+    step = NerfStep(action="render_features", config=TeacherFeaturesConfig())
+    assert find_existing(home, SCENE, (step,)) is None  # the worker says what is wrong
 
 
 def test_of_a_missing_scene_nothing_exists(tmp_path: Path) -> None:

@@ -18,7 +18,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:Asset job everything ")
 
 GOLDEN = Path(__file__).parent / "golden" / "asset_keys.json"
 HEAVY = ("torch", "transformers", "spconv", "nerfstudio", "matplotlib", "nuscenes", "trimesh", "tensorboard", "scipy")
-GPU_ASSETS = ("nerf_teacher", "teacher_depth", "virtual_views", "teacher_features", "student_checkpoint")
+GPU_ASSETS = (
+    "nerf_teacher",
+    "teacher_depth",
+    "virtual_views",
+    "feature_field",
+    "teacher_features",
+    "student_checkpoint",
+)
 
 
 @pytest.fixture(scope="module")

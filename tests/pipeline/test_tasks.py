@@ -1,5 +1,6 @@
 """The plan of a run: what waits for what, and what goes on when something fails."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def test_every_asset_of_every_scene_is_planned_once() -> None:
     planned = [(asset, task.partition) for task in everything() for asset in task.assets]
     assert len(planned) == len(set(planned))
     of_scene = {asset for asset, partition in planned if partition == "d.a"}
-    assert of_scene == {*trainable_kinds(), "nerf_teacher", "teacher_features"}
+    assert of_scene == {*trainable_kinds(), "nerf_teacher", "feature_field"}
 
 
 def test_all_tasks_run_each_after_its_predecessors() -> None:
@@ -64,7 +65,7 @@ def test_a_task_waits_for_what_the_asset_graph_says_and_for_nothing_else() -> No
         parents = {key.path[-1] for a in task.assets for key in graph.get(dg.AssetKey(a)).parent_keys}
         waited = {asset for (asset, _), name in maker.items() if name in task.after}
         made_here = set(task.assets)
-        assert parents - {"scene_truth"} <= waited | made_here, task.name
+        assert parents - {"scene_truth", "teacher_features"} <= waited | made_here, task.name
         for name in task.after:
             others = next(other.assets for other in tasks if other.name == name)
             assert parents & set(others), (task.name, name)
@@ -181,6 +182,16 @@ def test_dagster_takes_the_configuration_of_every_task(tmp_path: Path) -> None:
 def test_weak_labels_wait_for_what_chose_their_threshold_and_for_the_student_of_the_run_alone() -> None:
     labels = next(task for task in everything() if task.name == "weak labels d.c")
     assert set(labels.after) == {"scene d.c", "feature basis clip", "student clip", "evaluation clip"}
+
+
+def test_a_student_waits_for_features_of_the_field_only_if_it_learns_from_them() -> None:
+    failing = {"teacher features d.a"}
+    assert run(everything(), failing)[1] == []
+    learning = dataclasses.replace(SELECTION, overrides=("student.data.features_from=field",))
+    never = run(plan_everything(learning), failing)[1]
+    assert set(never) == {"student clip", "evaluation clip", "weak labels d.c"}
+    without = dataclasses.replace(learning, variant="depth")  # there is no feature that it could learn
+    assert run(plan_everything(without), failing)[1] == []
 
 
 def test_a_basis_waits_for_training_scenes_alone() -> None:

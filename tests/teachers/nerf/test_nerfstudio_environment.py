@@ -14,6 +14,7 @@ from storage.stores.arrays import read_target, write_target
 from storage.stores.provenance import Provenance
 from storage.stores.versioned import Home, materialize_arrays
 from teachers.nerf.config import (
+    FeatureFieldConfig,
     FieldConfig,
     FieldLossConfig,
     FitGateConfig,
@@ -28,6 +29,7 @@ from teachers.nerf.provenance import MODULE_OF
 from teachers.nerf.task import NerfStep, NerfTask, read_result
 
 SCENE_KEY = "test.wall"
+_PATTERN = 0.1 * np.where(np.arange(16) < 8, 1.0, -1.0)  # across the 16 columns of a feature map
 
 
 def run(python: Path, root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -179,7 +181,8 @@ def worked(nerfstudio_python, repository_root, wall_home, tmp_path_factory) -> t
     home = Home(folder / "home")
     rng = np.random.default_rng(0)
     is_sky = read_target(home.open_arrays(home.require("sky_mask", SCENE_KEY)), "sky_mask", "is_sky")
-    features = np.where(is_sky[:, :, ::4, ::4, None], 0.9, 0.2) + rng.normal(0, 0.02, (5, 2, 9, 16, 3))
+    features = np.where(is_sky[:, :, ::4, ::4, None], 0.8, 0.2) + rng.normal(0, 0.02, (5, 2, 9, 16, 3))
+    features[..., 1] += _PATTERN  # what a transformer adds by place, whatever it sees
 
     def write(group):
         write_target(group, "dinov2_features", "features", features.clip(0, 1).astype(np.float16))
@@ -194,9 +197,10 @@ def worked(nerfstudio_python, repository_root, wall_home, tmp_path_factory) -> t
             NerfStep(action="render_depth", config=TeacherDepthConfig(height=18, width=32, max_abs_rel=0.15)),
             NerfStep(action="render_virtual_views", config=VirtualViewsConfig(height=9, width=16)),
             NerfStep(
-                action="render_features",
-                config=TeacherFeaturesConfig(height=9, width=16, num_steps=60, rays_per_step=512),
+                action="distil_features",
+                config=FeatureFieldConfig(feature_sources=("dinov2",), num_steps=80, rays_per_step=512),
             ),
+            NerfStep(action="render_features", config=TeacherFeaturesConfig(height=9, width=16)),
         ),
         result_file=str(folder / "result.json"),
     )
@@ -256,14 +260,26 @@ def test_virtual_views_stand_where_they_should(worked):
 
 def test_features_are_rendered_back_consistently(worked):
     home, results, _ = worked
-    features = read_target(home.open_arrays(results["render_features"].version), "teacher_features", "features").astype(
-        np.float32
-    )
+    group = home.open_arrays(results["render_features"].version)
+    features = read_target(group, "teacher_features", "dinov2").astype(np.float32)
     is_sky = read_target(home.open_arrays(home.require("sky_mask", SCENE_KEY)), "sky_mask", "is_sky")
     assert features.shape == (5, 2, 9, 16, 3)
-    assert features[is_sky[:, :, 2::4, 2::4]].mean() > 0.7
+    assert "clip" not in group
+    assert features[is_sky[:, :, 2::4, 2::4]].mean() > 0.65
     assert features[~is_sky[:, :, 2::4, 2::4]].mean() < 0.4
-    assert results["render_features"].metrics["psnr"] > 14.0
+    metrics = results["distil_features"].metrics
+    assert metrics["dinov2_psnr"] > 20.0, metrics
+    # The pattern of the second channel is known to be of the image, not of the scene; the first channel has none.
+    steps = np.array([features[..., :8, c].mean() - features[..., 8:, c].mean() for c in (0, 1)])
+    assert abs(steps[1] - steps[0]) < 0.08, steps  # of 0.2 that was added
+    provenance = home.provenance(results["render_features"].version)
+    assert {i.kind for i in provenance.inputs} == {
+        "scene",
+        "sky_mask",
+        "nerf_teacher",
+        "dinov2_features",
+        "feature_field",
+    }
 
 
 def test_the_worker_refuses_what_it_cannot_do(nerfstudio_python, repository_root, wall_home, tmp_path):

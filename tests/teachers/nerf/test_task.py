@@ -7,6 +7,7 @@ from storage.kinds import StoreForm
 from storage.stores.versioned import Materialized, StoreVersion
 from teachers.nerf.config import (
     ExecutionConfig,
+    FeatureFieldConfig,
     FieldConfig,
     FieldLossConfig,
     NerfConfig,
@@ -22,7 +23,8 @@ STEPS = (
     NerfStep(action="fit", config=NerfConfig(num_steps=7, losses=FieldLossConfig(line_of_sight_margin_m=(4.0, 1.0)))),
     NerfStep(action="render_depth", config=TeacherDepthConfig(height=9)),
     NerfStep(action="render_virtual_views", config=VirtualViewsConfig()),
-    NerfStep(action="render_features", config=TeacherFeaturesConfig(feature_source="clip_features")),
+    NerfStep(action="distil_features", config=FeatureFieldConfig(feature_sources=("clip",))),
+    NerfStep(action="render_features", config=TeacherFeaturesConfig(height=9)),
 )
 
 

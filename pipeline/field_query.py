@@ -1,0 +1,67 @@
+"""Ask a scene's own field for something in words."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.feature_views import read_feature_views
+from pipeline.presets import PipelineConfig
+from storage.errors import ErrorKind, MissingTargetError
+from storage.scenes.store import SceneReader
+from storage.stores.versioned import Home
+from student.applications.field_query import FieldAnswer, query_field
+from student.inference.vocabulary import clip_features_in, clip_space_of_features
+from teachers.nerf.feature_request import FeatureView
+
+
+def ask_field(
+    home: Home,
+    scene_key: str,
+    frame: int,
+    text: str,
+    out_dir: Path,
+    config: PipelineConfig,
+    *,
+    part: str = "",
+    shift_m: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    negatives: Sequence[str] = (),
+) -> FieldAnswer:
+    """Return what a scene's feature field says about a text: points of all frames, and heat maps of one.
+
+    Args:
+        home: Home of the scene.
+        scene_key: The scene.
+        frame: Frame of the heat maps.
+        text: A word or a phrase.
+        out_dir: Folder for the answer.
+        config: Size of the views, prompts, and how they are rendered.
+        part: A part of what the text names; empty to look for the text itself.
+        shift_m: Where the cameras of the heat maps stand, in their own axes.
+        negatives: Words that compete with the text.
+
+    Raises:
+        MissingTargetError: If the scene has no feature field with CLIP in it.
+    """
+    scene = SceneReader.open(home, scene_key)
+    cameras = range(scene.num_cameras)
+    shown = [FeatureView(frame=frame, camera=c, shift_m=shift_m) for c in cameras]
+    others = [FeatureView(frame=f, camera=c) for f in range(scene.num_frames) for c in cameras]
+    rendered, execution = config.teacher_features, config.feature_field.execution
+    field, reading = read_feature_views(
+        home, scene_key, [*shown, *others], (rendered.height, rendered.width), execution
+    )
+    if "clip" not in reading.features:
+        raise MissingTargetError(ErrorKind.TARGET_MISSING, str(field), "was taught no CLIP: words need it")
+    features = clip_features_in(home, field)
+    return query_field(
+        clip_space_of_features(home, features, text_encoder=config.evaluation.text_encoder),
+        reading.features["clip"],
+        reading.points_world,
+        reading.rgb,
+        scene.camera_names,
+        text,
+        out_dir,
+        part=part,
+        negatives=negatives,
+        template=config.evaluation.prompt_template,
+        about={"scene": scene_key, "frame": frame, "shift_m": list(shift_m), "feature_field": field.digest},
+    )
