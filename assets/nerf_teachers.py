@@ -122,7 +122,7 @@ def distilled_features(
 def _do_selected(
     actions: Sequence[Action],
     context: dg.AssetExecutionContext,
-    config: RunSelector,
+    config: TrainingSetSelector,
     home: HomeResource,
     progress: ProgressLog,
     nerfstudio: NerfstudioEnvironment,
