@@ -3,6 +3,7 @@
 Images stay the verbatim JPEG bytes of the recording, so every image can be traced to its file.
 """
 
+import copy
 import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from PIL import Image
 
 from storage.errors import ErrorKind, IntegrityError
 from storage.geometry.cameras import scale_intrinsics
-from storage.geometry.transforms import invert_se3
+from storage.geometry.transforms import invert_se3, quat_wxyz_to_rotation, rotation_to_quat_wxyz
 from storage.keys import SceneKey
 from storage.kinds import Kind
 from storage.scenes.growing_array import GrowingArray
@@ -148,6 +149,7 @@ class SceneReader:
         self._arrays = {name: self._read(name) for name in _SMALL_ARRAYS}
         only_pinholes = schema == PINHOLE_SCENE_SCHEMA
         self._fisheye = np.full((len(self.camera_names), 4), np.nan) if only_pinholes else self._read("fisheye")
+        self._corrections: Float[np.ndarray, "frames 4 4"] | None = None
         self._lidar_offsets = self._read("lidar/offsets")
         self._image_offsets = [self._read(f"images/{camera}/offsets") for camera in self.camera_names]
 
@@ -272,6 +274,20 @@ class SceneReader:
         """Return the instant of an exposure, microseconds."""
         return int(self._arrays["camera_timestamp_us"][frame_index, camera_index])
 
+    def moved(self, corrections: Float[np.ndarray, "frames 4 4"]) -> "SceneReader":
+        """Return this scene with every frame's poses multiplied by a correction from the left, boxes included.
+
+        Mountings stay, so what a frame shows of itself does too.
+        """
+        other = copy.copy(self)
+        other._corrections = corrections if self._corrections is None else corrections @ self._corrections
+        other._arrays = {
+            **self._arrays,
+            "ego_to_world": corrections @ self._arrays["ego_to_world"],
+            "camera_ego_to_world": corrections[:, None] @ self._arrays["camera_ego_to_world"],
+        }
+        return other
+
     def lidar_points(self, frame_index: int) -> Float[np.ndarray, "points 4"]:
         """Return x, y, z in the ego frame of the reference instant (metres) and intensity, float32."""
         return self.lidar_points_of(range(frame_index, frame_index + 1))[0]
@@ -325,6 +341,11 @@ class SceneReader:
     def boxes(self) -> SceneBoxes:
         """Return the annotated boxes, for evaluation and masks of moving objects; empty where the source has none."""
         arrays = {name: self._read(f"boxes/{name}") for name in _BOX_ARRAYS}
+        if self._corrections is not None:
+            by = self._corrections[arrays["frame_index"]]
+            arrays["centre"] = (by[:, :3, :3] @ arrays["centre"][:, :, None])[..., 0] + by[:, :3, 3]
+            turned = by[:, :3, :3] @ np.asarray(quat_wxyz_to_rotation(arrays["quat_wxyz"]))
+            arrays["quat_wxyz"] = np.asarray(rotation_to_quat_wxyz(turned))
         categories, instances = self._box_names
         return SceneBoxes(category=categories, instance=instances, attributes=self._box_attributes, **arrays)
 

@@ -34,6 +34,8 @@ class FieldDescription:
         num_cameras: Number of cameras of the scene.
         num_frames: Number of frames of the scene, held-out ones included.
         fitted_frames: Frames that the field was fitted to, in either phase.
+        pose_corrections: Per frame, the 4x4 matrix, row by row, that its recorded poses were multiplied by from the
+            left for the fit.
     """
 
     config: NerfConfig
@@ -41,6 +43,7 @@ class FieldDescription:
     num_cameras: int
     num_frames: int
     fitted_frames: tuple[int, ...]
+    pose_corrections: tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

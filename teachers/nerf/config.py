@@ -268,6 +268,44 @@ class FitGateConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrajectoryConfig:
+    """Where the vehicle is taken to have been, see ``teachers.nerf.trajectory``.
+
+    Attributes:
+        source: The ``recorded`` poses; those by which LiDAR scans agree (``lidar``); or ``auto``: the latter where
+            they close enough of the gap between neighbouring scans.
+        min_gain: Share of that gap that aligned poses must close to be used.
+        max_range_m: Returns farther from the vehicle take no part.
+        voxel_m: Returns are averaged in voxels of this size.
+        map_frames: Earlier frames that a scan is aligned with.
+        max_correspondence_m: Points farther apart than this are not the same surface.
+        max_iterations: Most iterations for each scan.
+        point_error_m: A usual distance of a point from its plane, far above a sensor's noise: neighbouring points err
+            alike.
+        usual_shift_m: A usual error of the recorded motion between two frames.
+        usual_turn_deg: The same of its direction.
+    """
+
+    source: Literal["auto", "recorded", "lidar"] = "auto"
+    min_gain: float = 0.2
+    max_range_m: float = 50.0
+    voxel_m: float = 0.4
+    map_frames: int = 4
+    max_correspondence_m: float = 1.0
+    max_iterations: int = 30
+    point_error_m: float = 1.0
+    usual_shift_m: float = 0.1
+    usual_turn_deg: float = 0.5
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.min_gain < 1, f"min_gain {self.min_gain}, want in [0, 1)")
+        lengths = (self.max_range_m, self.voxel_m, self.max_correspondence_m, self.point_error_m)
+        _require(min(lengths) > 0, f"max_range_m, voxel_m, max_correspondence_m, point_error_m {lengths}, want > 0")
+        _require(min(self.usual_shift_m, self.usual_turn_deg) > 0, "usual_shift_m and usual_turn_deg, want > 0")
+        _require(self.map_frames >= 1 and self.max_iterations >= 1, "want at least one frame and one iteration")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NerfConfig:
     """One fit of one scene.
 
@@ -300,6 +338,7 @@ class NerfConfig:
         max_attempts: A fit that diverges is repeated with the next seed, at most so many fits in all.
         min_opacity: Opacity under which depth is undefined when judged.
         execution: How it is run.
+        trajectory: Where the vehicle is taken to have been.
         field: Size of the field.
         sampling: Where a ray is sampled.
         error_sampling: Which rays are drawn by error.
@@ -328,6 +367,7 @@ class NerfConfig:
     max_attempts: int = 3
     min_opacity: float = 0.5
     execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
+    trajectory: TrajectoryConfig = dataclasses.field(default_factory=TrajectoryConfig)
     field: FieldConfig = dataclasses.field(default_factory=FieldConfig)
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
     error_sampling: ErrorSamplingConfig = dataclasses.field(default_factory=ErrorSamplingConfig)

@@ -37,6 +37,7 @@ from teachers.nerf.scene_rays import (
     read_sky_mask,
     split_frames,
 )
+from teachers.nerf.trajectory import Trajectory, settle_trajectory
 
 _FLOW_POINTS = 2048
 """Points per step whose flow is compared with how they are known to move."""
@@ -74,7 +75,9 @@ class SceneDataManager(DataManager):
     """Draw training rays of one scene.
 
     Attributes:
-        scene: The scene's reader.
+        recorded: The scene as recorded.
+        trajectory: Corrections of its poses.
+        scene: The scene with corrected poses.
         split: Which frames are fitted when, and which judge.
         bounds: The field's box.
         fitted_frames: Frames that are drawn from: those of the first phase, later all.
@@ -88,7 +91,9 @@ class SceneDataManager(DataManager):
         self.device = device
         self.nerf = config.nerf
         home = Home(config.home_root, store_url=config.store_url)
-        self.scene = SceneReader.open(home, config.scene_key, config.scene_digest or None)
+        self.recorded = SceneReader.open(home, config.scene_key, config.scene_digest or None)
+        self.trajectory: Trajectory = settle_trajectory(self.recorded, self.nerf.trajectory)
+        self.scene = self.recorded.moved(self.trajectory.corrections)
         self.split: FrameSplit = split_frames(self.scene.num_frames, holdout_every=self.nerf.holdout_every)
         self.bounds: SceneBounds = measure_bounds(self.scene, self.split.train)
         self.is_sky = (

@@ -173,6 +173,7 @@ def _publish(folder: Path, trainer: DrivingFieldTrainer) -> dict[str, Any]:
         "held_out_frames": len(data.split.held_out),
         "fitted_frames": list(data.fitted_frames),
         "blank_images": len(data.rays.blank_images),
+        **data.trajectory.metrics(data.recorded),
     }
     details = {
         "seed": nerf.seed,
@@ -187,6 +188,7 @@ def _publish(folder: Path, trainer: DrivingFieldTrainer) -> dict[str, Any]:
         num_cameras=data.scene.num_cameras,
         num_frames=data.scene.num_frames,
         fitted_frames=data.fitted_frames,
+        pose_corrections=data.trajectory.corrections,
         details=details,
     )
     (folder / "progress.json").write_text(json.dumps(trainer.history))

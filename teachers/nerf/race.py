@@ -6,7 +6,7 @@ Imports neither torch nor nerfstudio: who runs is known by what it does.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from teachers.nerf.config import NerfConfig
 
@@ -35,6 +35,7 @@ class RaceTask:
     max_depth_m: float = 80.0
 
 
+@runtime_checkable
 class Runner(Protocol):
     """A fit that is driven step by step."""
 

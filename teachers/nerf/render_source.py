@@ -29,7 +29,7 @@ class RenderSource:
 
     Attributes:
         teacher: The field.
-        scene: The version of the scene that it was fitted to.
+        scene: The version of the scene that it was fitted to, with the poses of the fit.
         is_sky: The version of the sky mask that it was fitted with, or None.
         fit_passed: Outcome of the fit's quality gate.
         fitted_frames: Frames that the field was fitted to; of the others it does not know what moved there.
@@ -41,7 +41,7 @@ class RenderSource:
         assert self.teacher.version is not None
         fitted = home.provenance(self.teacher.version)
         digests = {i.kind: i.digest for i in fitted.inputs}
-        self.scene = SceneReader.open(home, scene_key, digests[Kind.SCENE])
+        self.scene = self.teacher.as_fitted(SceneReader.open(home, scene_key, digests[Kind.SCENE]))
         self.is_sky = read_sky_mask(home, scene_key, digests[Kind.SKY_MASK]) if Kind.SKY_MASK in digests else None
         self.fit_passed = bool(home.metrics(self.teacher.version)["quality"]["passed"])
         self.fitted_frames = frozenset(self.teacher.fitted_frames)

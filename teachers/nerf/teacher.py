@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from nerfstudio.data.scene_box import SceneBox
 from torch import Tensor
 
 from storage.errors import ErrorKind, IntegrityError
+from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home, StoreVersion
 from teachers.nerf.checkpoint import (
     FIELD_SCHEMA,
@@ -40,6 +42,7 @@ class NerfTeacher:
         nerf: Configuration of its fit.
         bounds: The scene's box.
         fitted_frames: Frames that it was fitted to.
+        pose_corrections: See ``FieldDescription``; None for the recorded poses.
         version: The artifact it was loaded from, or None.
     """
 
@@ -51,10 +54,12 @@ class NerfTeacher:
         *,
         fitted_frames: tuple[int, ...],
         execution: ExecutionConfig,
+        pose_corrections: Float[np.ndarray, "frames 4 4"] | None = None,
         version: StoreVersion | None = None,
     ) -> None:
         self.nerf = nerf
         self.fitted_frames = fitted_frames
+        self.pose_corrections = pose_corrections
         self.bounds = bounds
         self.version = version
         self.execution = execution
@@ -85,8 +90,13 @@ class NerfTeacher:
             stored.bounds,
             fitted_frames=stored.fitted_frames,
             execution=execution,
+            pose_corrections=np.array(stored.pose_corrections).reshape(-1, 4, 4),
             version=version,
         )
+
+    def as_fitted(self, scene: SceneReader) -> SceneReader:
+        """Return the scene, given as recorded, with the poses that the field was fitted to."""
+        return scene if self.pose_corrections is None else scene.moved(self.pose_corrections)
 
     @torch.no_grad()
     def render(self, batch: RayBatch) -> FieldRendering:
@@ -155,6 +165,7 @@ def save_teacher(
     num_cameras: int,
     num_frames: int,
     fitted_frames: tuple[int, ...],
+    pose_corrections: Float[np.ndarray, "frames 4 4"],
     details: dict[str, Any],
 ) -> None:
     """Write a field's tensors, and as JSON what they mean."""
@@ -165,6 +176,7 @@ def save_teacher(
         num_cameras=num_cameras,
         num_frames=num_frames,
         fitted_frames=fitted_frames,
+        pose_corrections=tuple(map(tuple, pose_corrections.reshape(-1, 16).tolist())),
     )
     save_description(folder / _DESCRIPTION_FILE, description, details)
 
