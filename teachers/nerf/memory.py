@@ -42,7 +42,7 @@ def bytes_to_come(nerf: NerfConfig, *, parameter_bytes: int, scene_bytes: int) -
     sampling = nerf.sampling
     per_ray = (
         sampling.num_field_samples * _BYTES_PER_FIELD_SAMPLE
-        + sampling.num_proposal_samples * _BYTES_PER_PROPOSAL_SAMPLE
+        + sum(proposal.num_samples for proposal in sampling.proposals) * _BYTES_PER_PROPOSAL_SAMPLE
     )
     # Frames held out are read too, and those of the second phase while the first's are still there.
     every = nerf.holdout_every

@@ -119,7 +119,8 @@ def _put_sizes(config: NerfactoTeacherConfig, nerf: NerfConfig, bounds: SceneBou
     config.base_res, config.max_res = cells(size.coarsest_cell_m), cells(size.finest_cell_m)
     config.hidden_dim = config.hidden_dim_color = size.hidden_width
     config.appearance_embed_dim = size.appearance_width
-    config.num_proposal_samples_per_ray = (2 * sampling.num_proposal_samples, sampling.num_proposal_samples)
+    samples = sampling.proposals[-1].num_samples
+    config.num_proposal_samples_per_ray = (2 * samples, samples)
     config.num_nerf_samples_per_ray = sampling.num_field_samples
     config.proposal_weights_anneal_max_num_iters = min(1000, max(1, nerf.num_steps // 5))
     config.proposal_warmup = min(5000, nerf.num_steps)
