@@ -253,6 +253,13 @@ class SceneReader:
         """Return the camera's pose in the world frame at its own exposure."""
         return self.camera_ego_to_world(frame_index, camera_index) @ self.camera_to_ego(camera_index)
 
+    def with_cameras_at(self, camera_to_world: Float[np.ndarray, "frames cameras 4 4"]) -> "SceneReader":
+        """Return this scene with other poses of its cameras; mountings stay, so ego poses at exposures differ."""
+        other = copy.copy(self)
+        ego_to_camera = invert_se3(self._arrays["camera_to_ego"])
+        other._arrays = {**self._arrays, "camera_ego_to_world": camera_to_world @ ego_to_camera}
+        return other
+
     def camera_to_reference_ego(
         self, frame_index: int, camera_index: int, *, reference_frame_index: int | None = None
     ) -> Float[np.ndarray, "4 4"]:

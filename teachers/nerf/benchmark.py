@@ -50,9 +50,7 @@ def run_race(task: RaceTask) -> Race:
     own.setup(test_mode="inference")
     data = own.datamanager
     judge = _Judge(home, task, data)
-    teacher = NerfTeacher(
-        own.model, data.nerf, data.bounds, fitted_frames=data.split.train, execution=nerf.execution
-    )
+    teacher = NerfTeacher(own.model, data.nerf, data.bounds, fitted_frames=data.split.train, execution=nerf.execution)
     with tempfile.TemporaryDirectory() as folder:
         other = nerfacto_trainer(
             data.scene,

@@ -306,6 +306,45 @@ class TrajectoryConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RefinementConfig:
+    """What is learned about where cameras stand and when they expose, see ``teachers.nerf.refinement``.
+
+    While anything is, LiDAR returns are no depths of pixels: which pixels they fall on is what is in doubt.
+
+    Attributes:
+        poses: Learn a rigid correction of each camera.
+        time_offsets: Learn an offset of each camera's clock.
+        start_share: Share of the steps of the first phase before it begins: a field must be there to compare with.
+        learning_rate: Rate, in usual errors.
+        weight: Cost of the mean squared correction, in usual errors.
+        usual_rotation_deg: A usual error of a rotation.
+        usual_translation_m: A usual error of a position.
+        usual_time_offset_s: A usual error of a clock.
+    """
+
+    poses: bool = False
+    time_offsets: bool = False
+    start_share: float = 0.2
+    learning_rate: float = 0.02
+    weight: float = 1e-4
+    usual_rotation_deg: float = 0.5
+    usual_translation_m: float = 0.1
+    usual_time_offset_s: float = 0.02
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.start_share < 1, f"start_share {self.start_share}, want in [0, 1)")
+        _require(self.learning_rate > 0, f"learning_rate {self.learning_rate}, want > 0")
+        _require(self.weight >= 0, f"weight {self.weight}, want >= 0")
+        usual = (self.usual_rotation_deg, self.usual_translation_m, self.usual_time_offset_s)
+        _require(min(usual) > 0, f"usual errors {usual}, want > 0")
+
+    @property
+    def is_on(self) -> bool:
+        """Return whether anything is refined."""
+        return self.poses or self.time_offsets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NerfConfig:
     """One fit of one scene.
 
@@ -343,6 +382,7 @@ class NerfConfig:
         sampling: Where a ray is sampled.
         error_sampling: Which rays are drawn by error.
         losses: Weights of the terms.
+        refinement: What is learned about the cameras' poses and clocks.
         gate: What the fit must reach.
     """
 
@@ -372,6 +412,7 @@ class NerfConfig:
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
     error_sampling: ErrorSamplingConfig = dataclasses.field(default_factory=ErrorSamplingConfig)
     losses: FieldLossConfig = dataclasses.field(default_factory=FieldLossConfig)
+    refinement: RefinementConfig = dataclasses.field(default_factory=RefinementConfig)
     gate: FitGateConfig = dataclasses.field(default_factory=FitGateConfig)
 
     def __post_init__(self) -> None:

@@ -28,6 +28,7 @@ from teachers.nerf.error_map import ErrorMap
 from teachers.nerf.model import to_ray_bundle
 from teachers.nerf.moving_points import MovingPoints
 from teachers.nerf.moving_source import find_moving
+from teachers.nerf.refinement import PoseRefinement, camera_motion
 from teachers.nerf.scene_rays import (
     FrameSplit,
     SceneBounds,
@@ -99,6 +100,7 @@ class SceneDataManager(DataManager):
         self.is_sky = (
             read_sky_mask(home, config.scene_key, config.sky_mask_digest or None) if self.nerf.use_sky_mask else None
         )
+        self.refinement: PoseRefinement | None = None
         self.fit_frames(self.split.train)
         self.generator = torch.Generator().manual_seed(self.nerf.seed)
         self.train_dataset = describe(self.scene, self.split.train, self.bounds, self.nerf)  # type: ignore[assignment]
@@ -121,12 +123,13 @@ class SceneDataManager(DataManager):
         self,
         frames: tuple[int, ...],
         *,
+        scene: SceneReader | None = None,
         moving: MovingBoxes | None = None,
         returns_move: list[Bool[np.ndarray, " _"]] | None = None,
     ) -> SceneRays:
-        """Return the prepared rays of some frames, see ``SceneRays``."""
+        """Return the prepared rays of some frames of the scene, or of the same with other poses; see ``SceneRays``."""
         return SceneRays(
-            self.scene,
+            self.scene if scene is None else scene,
             frames,
             self.bounds,
             image_size=self.nerf.image_size,
@@ -141,6 +144,8 @@ class SceneDataManager(DataManager):
         sampling = self.nerf.error_sampling
         if self.errors is not None and step > 0 and step % sampling.refresh_every == 0:
             self.errors.refresh()
+        begins = round(self.nerf.refinement.start_share * self.nerf.judged_steps)
+        self.rays.refinement = self.refinement if step >= begins else None
         batch = self.rays.draw(
             self.generator,
             pixel_rays=self.nerf.pixel_rays,
@@ -201,5 +206,6 @@ def describe(scene: SceneReader, frames: tuple[int, ...], bounds: SceneBounds, n
             "num_cameras": scene.num_cameras,
             "frame_seconds": frame_seconds(scene),
             "fitted_frames": frames,
+            "camera_motion": camera_motion(scene) if nerf.refinement.is_on else None,
         },
     )

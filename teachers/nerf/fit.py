@@ -141,7 +141,8 @@ def _judge(trainer: DrivingFieldTrainer) -> dict[str, Any]:
     """Return what the field is on frames held out, and what it is, before it sees them, on all frames of phase two."""
     data, teacher = trainer.datamanager, _teacher(trainer)
     started = time.perf_counter()
-    held_out = data.rays_of(data.split.held_out, moving=MovingBoxes(data.scene.boxes()))
+    moving = MovingBoxes(data.scene.boxes())
+    held_out = data.rays_of(data.split.held_out, scene=teacher.as_fitted(data.scene), moving=moving)
     metrics = judge_fit(teacher.render, held_out, data.nerf)
     was_fitted = torch.isin(data.rays.image_frame, torch.tensor(data.split.train))
     shift = shift_check(held_out.origins, data.rays.origins[was_fitted], metres_per_unit=data.bounds.metres_per_unit)
@@ -182,6 +183,8 @@ def _publish(folder: Path, trainer: DrivingFieldTrainer) -> dict[str, Any]:
         "blank_images": [[frame, data.scene.camera_names[camera]] for frame, camera in data.rays.blank_images],
         "judgement": held_out,
     }
+    if data.refinement is not None:
+        metrics["refined_cameras"] = details["refined_cameras"] = data.refinement.summary(data.scene.camera_names)
     save_teacher(
         folder,
         trainer.model,
@@ -207,4 +210,5 @@ def _teacher(trainer: DrivingFieldTrainer) -> NerfTeacher:
 
 def _scores(trainer: DrivingFieldTrainer, teacher: NerfTeacher) -> dict[str, dict[str, dict[str, float]]]:
     data = trainer.datamanager
+    data.rays.refinement = data.refinement
     return scores_by_camera(teacher.render, data.rays, data.split.train, data.scene.camera_names, data.nerf)

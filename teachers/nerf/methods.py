@@ -28,7 +28,8 @@ def learning_rates(nerf: NerfConfig) -> dict[str, float]:
     """Return the learning rate of each of the model's groups of parameters."""
     networks = nerf.learning_rate * _NETWORK_LEARNING_RATE_RATIO
     if nerf.method == "driving-field":
-        return {"grids": nerf.learning_rate, "networks": networks}
+        poses = {"poses": nerf.refinement.learning_rate} if nerf.refinement.is_on else {}
+        return {"grids": nerf.learning_rate, "networks": networks, **poses}
     return {"proposal_networks": networks, "fields": networks}
 
 

@@ -28,6 +28,7 @@ from teachers.nerf.losses import (
     velocity_loss,
 )
 from teachers.nerf.moving_points import MovingPoints
+from teachers.nerf.refinement import PoseRefinement
 from teachers.nerf.scene_rays import RayBatch, SceneBounds
 
 
@@ -44,8 +45,8 @@ class DrivingFieldModel(Model):
     """Render and fit one scene.
 
     nerfstudio builds it with ``metadata``: ``nerf_config`` (NerfConfig), ``bounds`` (SceneBounds), ``num_cameras``,
-    ``frame_seconds`` and ``fitted_frames``. No perceptual metric is built: nerfstudio's stock models download one at
-    construction.
+    ``frame_seconds``, ``fitted_frames`` and ``camera_motion``. No perceptual metric is built: nerfstudio's stock models
+    download one at construction.
     """
 
     config: DrivingFieldModelConfig
@@ -64,6 +65,14 @@ class DrivingFieldModel(Model):
             frame_seconds=metadata["frame_seconds"],
             fitted_frames=metadata["fitted_frames"],
         )
+        self.refinement: PoseRefinement | None = None
+        if self.nerf.refinement.is_on:
+            self.refinement = PoseRefinement(
+                self.nerf.refinement,
+                num_frames=len(metadata["frame_seconds"]),
+                num_cameras=metadata["num_cameras"],
+                motion=metadata["camera_motion"],
+            )
         self.proposals = nn.ModuleList(
             ProposalDensity(proposal, self.nerf.field, self.bounds) for proposal in sampling.proposals
         )
@@ -86,10 +95,15 @@ class DrivingFieldModel(Model):
         self.step = 0
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
-        """Return grids and networks apart: grids learn faster."""
+        """Return grids and networks apart, for grids learn faster, and corrections of poses, if any are learned."""
         grids = [p for name, p in self.named_parameters() if name.endswith("table")]
-        networks = [p for n, p in self.named_parameters() if not n.endswith("table") and p.numel() > 0]
-        return {"grids": grids, "networks": networks}
+        poses = [p for n, p in self.named_parameters() if n.startswith("refinement.") and p.requires_grad]
+        networks = [
+            p
+            for n, p in self.named_parameters()
+            if not n.endswith("table") and not n.startswith("refinement.") and p.numel() > 0
+        ]
+        return {"grids": grids, "networks": networks, **({"poses": poses} if poses else {})}
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
@@ -191,6 +205,8 @@ class DrivingFieldModel(Model):
                 for weights, edges in outputs["proposals"]
             ),
         }
+        if self.refinement is not None:
+            losses["refinement"] = self.refinement.loss()
         if rays.is_sky is not None:
             losses["sky"] = config.sky * sky_loss(opacity[:num_camera_rays], rays.is_sky)
         sampled: FieldSamples = outputs["sampled"]

@@ -25,6 +25,7 @@ from storage.scenes.store import SceneReader
 from storage.stores.arrays import read_target
 from storage.stores.versioned import Home
 from teachers.nerf.error_map import ErrorMap
+from teachers.nerf.refinement import PoseRefinement, rigid
 
 _MIN_LIDAR_POINTS = 100
 
@@ -165,7 +166,8 @@ class SceneRays:
 
     ``is_moving`` (images, pixels) and ``lidar_is_moving`` (returns) are all False unless ``moving`` is given.
     ``shown_images`` are the images that are not blank: a dead camera's black frames are neither fitted nor judged.
-    There may be no LiDAR return at all.
+    There may be no LiDAR return at all. While there is a ``refinement``, camera rays are corrected by it, and it gets a
+    gradient.
 
     Args:
         scene: The ingested scene.
@@ -193,6 +195,7 @@ class SceneRays:
     ) -> None:
         self.frames = frames
         self.bounds = bounds
+        self.refinement: PoseRefinement | None = None
         self.height, self.width = image_size
         self.num_cameras = scene.num_cameras
         images = [(f, c) for f in frames for c in range(scene.num_cameras)]
@@ -305,7 +308,7 @@ class SceneRays:
         Where there are no returns of a kind, random pixels take their place. The last ``error_rays`` of the random
         pixels are drawn by ``errors`` instead.
         """
-        if len(self.lidar_pixel) == 0:
+        if len(self.lidar_pixel) == 0 or self.refinement is not None:
             pixel_rays, lidar_pixel_rays = pixel_rays + lidar_pixel_rays, 0
         if len(self.lidar_distances) == 0:
             pixel_rays, lidar_rays = pixel_rays + lidar_rays, 0
@@ -367,9 +370,14 @@ class SceneRays:
         self, image: Tensor, pixel: Tensor, beams: Tensor, lidar_depth: Tensor, return_moves: Tensor
     ) -> RayBatch:
         camera = self.image_camera[image]
-        directions = torch.einsum("rij,rj->ri", self.rotations[image], self.camera_directions[camera, pixel])
+        rotations, origins = self.rotations, self.origins
+        if self.refinement is not None:
+            turns, shifts = rigid(self.refinement.twists(self.image_frame, self.image_camera))
+            origins = origins + torch.einsum("nij,nj->ni", rotations, shifts) / self.bounds.metres_per_unit
+            rotations = rotations @ turns
+        directions = torch.einsum("rij,rj->ri", rotations[image], self.camera_directions[camera, pixel])
         return RayBatch(
-            origins=torch.cat([self.origins[image], self.lidar_origins[beams]]),
+            origins=torch.cat([origins[image], self.lidar_origins[beams]]),
             directions=torch.cat([directions, self.lidar_directions[beams]]),
             camera_index=torch.cat([camera, torch.zeros(len(beams), dtype=torch.int64)]),
             frame_index=torch.cat([self.image_frame[image], self.lidar_frame[beams]]),

@@ -96,7 +96,9 @@ class NerfTeacher:
 
     def as_fitted(self, scene: SceneReader) -> SceneReader:
         """Return the scene, given as recorded, with the poses that the field was fitted to."""
-        return scene if self.pose_corrections is None else scene.moved(self.pose_corrections)
+        aligned = scene if self.pose_corrections is None else scene.moved(self.pose_corrections)
+        refinement = self.model.refinement if isinstance(self.model, DrivingFieldModel) else None
+        return aligned if refinement is None else refinement.corrected(aligned)
 
     @torch.no_grad()
     def render(self, batch: RayBatch) -> FieldRendering:
@@ -193,6 +195,7 @@ def build_model(nerf: NerfConfig, bounds: SceneBounds, *, num_cameras: int, num_
             "num_cameras": num_cameras,
             "frame_seconds": [0.0] * num_frames,  # like which frames were fitted, the true ones are among the tensors
             "fitted_frames": (),
+            "camera_motion": None,
         },
     )
 

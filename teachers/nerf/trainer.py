@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from nerfstudio.configs.base_config import LocalWriterConfig, LoggingConfig, MachineConfig
@@ -98,6 +98,12 @@ class DrivingFieldTrainer(Trainer):
         self._error_average = torch.zeros(())
         self._steps_averaged = 0
         self._reported_at = self._saved_at = time.perf_counter()
+
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        """Build data, field and optimizers, or take them up where an interrupted fit stood."""
+        super().setup(test_mode)
+        if isinstance(self.model, DrivingFieldModel):
+            self.datamanager.refinement = self.model.refinement
 
     @property
     def model(self) -> TeacherModel:
@@ -194,7 +200,7 @@ class DrivingFieldTrainer(Trainer):
         state = load_training_state(path)
         self.model.load_state_dict(state.model)
         for name, optimizer in self.optimizers.optimizers.items():
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": state.optimizers[name]})
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state.optimizers.get(name, {})})
             scheduler = self.optimizers.schedulers[name]
             scheduler.last_epoch = state.step + 1
             for group, base, factor in zip(

@@ -57,7 +57,9 @@ class Trajectory:
             "trajectory_gap_recorded_m": self.recorded_gap_m,
             "trajectory_gap_aligned_m": self.aligned_gap_m,
             "trajectory_max_shift_m": float(np.linalg.norm(moved - places, axis=-1).max()),
-            "trajectory_max_turn_deg": float(np.degrees(Rotation.from_matrix(self.corrections[:, :3, :3]).magnitude().max())),
+            "trajectory_max_turn_deg": float(
+                np.degrees(Rotation.from_matrix(self.corrections[:, :3, :3]).magnitude().max())
+            ),
         }
 
 
@@ -103,7 +105,9 @@ def align_scans(
             earlier = [frame - frames.step * back for back in range(1, config.map_frames + 1)]
             earlier = [f for f in earlier if 0 <= f < len(scans) and (f - middle) * frames.step >= 0]
             step = invert_se3(ego_to_world[earlier[0]]) @ ego_to_world[frame]
-            aligned[frame] = _align(scans[frame], [(scans[f], aligned[f]) for f in earlier], aligned[earlier[0]] @ step, config)
+            aligned[frame] = _align(
+                scans[frame], [(scans[f], aligned[f]) for f in earlier], aligned[earlier[0]] @ step, config
+            )
     return aligned
 
 

@@ -19,7 +19,8 @@ def room_scan(ego_to_world: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Returns from ground, two walls and three pillars, with a centimetre of noise, ego frame."""
     ground = np.column_stack([rng.uniform(-25, 25, (6000, 2)), np.zeros(6000)])
     walls = [
-        np.column_stack([rng.uniform(-25, 25, 2000), np.full(2000, side), rng.uniform(0, 4, 2000)]) for side in (-8.0, 11.0)
+        np.column_stack([rng.uniform(-25, 25, 2000), np.full(2000, side), rng.uniform(0, 4, 2000)])
+        for side in (-8.0, 11.0)
     ]
     ends = np.column_stack([np.full(1500, 25.0), rng.uniform(-8, 11, 1500), rng.uniform(0, 4, 1500)])
     angle = rng.uniform(0, 2 * np.pi, (3, 400))
@@ -42,7 +43,9 @@ def relative_errors(poses: np.ndarray, exact: np.ndarray) -> tuple[float, float]
     """Largest error of a pose seen from the middle one, metres and degrees."""
     middle = len(poses) // 2
     off = invert_se3(invert_se3(exact[middle]) @ exact) @ (invert_se3(poses[middle]) @ poses)
-    return float(np.linalg.norm(off[:, :3, 3], axis=-1).max()), float(np.degrees(Rotation.from_matrix(off[:, :3, :3]).magnitude().max()))
+    return float(np.linalg.norm(off[:, :3, 3], axis=-1).max()), float(
+        np.degrees(Rotation.from_matrix(off[:, :3, :3]).magnitude().max())
+    )
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +125,11 @@ def test_a_moved_scene_is_moved_as_a_whole(tmp_path):
     corrections = disturbed(np.tile(np.eye(4), (5, 1, 1)), np.random.default_rng(3), metres=1.0, degrees=20.0)
     moved = scene.moved(corrections)
     for frame in range(5):
-        np.testing.assert_allclose(moved.ego_to_world(frame), corrections[frame] @ scene.ego_to_world(frame), atol=1e-12)
-        np.testing.assert_allclose(moved.camera_to_reference_ego(frame, 1), scene.camera_to_reference_ego(frame, 1), atol=1e-12)
+        np.testing.assert_allclose(
+            moved.ego_to_world(frame), corrections[frame] @ scene.ego_to_world(frame), atol=1e-12
+        )
+        np.testing.assert_allclose(
+            moved.camera_to_reference_ego(frame, 1), scene.camera_to_reference_ego(frame, 1), atol=1e-12
+        )
     twice = moved.moved(invert_se3(corrections))
     np.testing.assert_allclose(twice.camera_to_world(2, 0), scene.camera_to_world(2, 0), atol=1e-12)
