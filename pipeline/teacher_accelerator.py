@@ -127,8 +127,11 @@ class TeacherGlance:
 
     def _scene(self, home: Any, folder: Path) -> str:  # noqa: ANN401 - what it is cannot be imported on a bare machine
         """Ingest the recording's scene, or a generated one, and return its key."""
-        from storage.ingest.run import ingest_scene
-        from storage.ingest.source import register_source, usual_source
+        # Not through storage.ingest.run, whose readers of other formats want packages that this environment lacks.
+        from storage.ingest.nuscenes.recording import NuScenesRecording
+        from storage.ingest.raw_scene import IngestConfig
+        from storage.ingest.scene_writer import materialize_scene
+        from storage.ingest.source import load_source, register_source, usual_source
         from storage.keys import SceneKey
         from storage.procedural.config import ProceduralConfig
         from storage.procedural.run import generate_dataset
@@ -140,7 +143,17 @@ class TeacherGlance:
             source = usual_source("nuscenes", self.recording)
             register_source(home, source)
             key = SceneKey(source.dataset, self.scene)
-        ingest_scene(home, key)
+        source, config = load_source(home, key.dataset), IngestConfig()
+        materialize_scene(
+            home,
+            key,
+            source,
+            NuScenesRecording(source, key.scene_name, config),
+            config,
+            reader_module=NuScenesRecording.__module__,
+            reader_packages=(),
+            on_progress=lambda *_: None,
+        )
         return str(key)
 
 

@@ -77,7 +77,7 @@ class _Judge:
         shown = data.rays_of(frames)
         self.image, pixel = _evenly(shown, task.judged_pixels)
         self.colour_rays = shown.pixel_rays(self.image, pixel)
-        self.depth_rays, self.depth_m = None, None
+        self.depth_rays, self.depth_m, self.max_depth_m = None, None, task.max_depth_m
         version = home.latest(Kind.SCENE_TRUTH, task.scene_key)
         if version is None:
             return
@@ -96,9 +96,9 @@ class _Judge:
         return float((-10.0 * means.clamp_min(1e-10).log10()).mean())
 
     def abs_rel(self, depth_m: Tensor) -> float:
-        """Return the absolute relative error of depth."""
+        """Return the absolute relative error of depth, which is clipped to what is judged."""
         assert self.depth_m is not None
-        return float(((depth_m - self.depth_m).abs() / self.depth_m).mean())
+        return float(((depth_m.clamp_max(self.max_depth_m) - self.depth_m).abs() / self.depth_m).mean())
 
 
 class _Fit:

@@ -23,7 +23,7 @@ class RaceTask:
         reference_rays: Rays per step of the reference. Its own 4096 take tens of seconds a step on a CPU; with fewer it
             takes more steps in the same time.
         judged_pixels: Held-out pixels that colour is judged on, and as many that depth is, evenly drawn.
-        max_depth_m: Exact depths beyond it are not judged, metres.
+        max_depth_m: Exact depths beyond it are not judged, and depths of a fit are clipped to it, metres.
     """
 
     home_root: str

@@ -22,7 +22,7 @@ INTRINSICS = np.array([[50.0, 0, 32.0], [0, 50.0, 24.0], [0, 0, 1]])
 
 
 def mark(seconds: float, psnr: float, abs_rel: float) -> Mark:
-    return Mark(steps=round(seconds), processor_s=seconds, wall_s=seconds, psnr=psnr, abs_rel=abs_rel)
+    return Mark(steps=round(seconds), processor_s=float(seconds), wall_s=float(seconds), psnr=psnr, abs_rel=abs_rel)
 
 
 def test_a_record_says_how_much_sooner_and_how_much_truer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ def test_undistorting_puts_a_point_where_a_pinhole_sees_it() -> None:
     rows, columns = np.meshgrid(np.arange(48) + 0.5, np.arange(64) + 0.5, indexing="ij")
     x, y = (columns - 32.0) / 50.0, (rows - 24.0) / 50.0
     wanted = np.stack([columns, rows, np.zeros_like(rows)], axis=-1)  # every pixel says where it is
-    distortion = (0.05, -0.02, 0.001, -0.002)
+    distortion = (0.25, -0.1, 0.001, -0.002)
     k1, k2, p1, p2 = distortion
     # The photograph: at each of its pixels, the place that a pinhole has for the same ray, found by iteration.
     u, v = x.copy(), y.copy()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.benchmarks import run_benchmark
@@ -52,6 +52,7 @@ def test_who_never_gets_there_takes_forever() -> None:
     assert outcome.lead() == 0.0
 
 
+@settings(deadline=None, max_examples=40)
 @given(own_s=st.floats(0.1, 3.0), other_s=st.floats(0.1, 30.0), turn_s=st.floats(0.5, 20.0), steps=st.integers(1, 40))
 def test_the_reference_never_has_less_time(own_s: float, other_s: float, turn_s: float, steps: int) -> None:
     outcome = run(
@@ -60,7 +61,8 @@ def test_the_reference_never_has_less_time(own_s: float, other_s: float, turn_s:
     assert outcome.ours[-1].steps == steps
     assert outcome.ours[-1].processor_s == pytest.approx(steps * own_s)
     assert outcome.reference[-1].processor_s >= outcome.ours[-1].processor_s - 1e-6
-    assert outcome.reference[-1].processor_s <= max(steps * own_s, turn_s * math.ceil(steps * own_s / turn_s)) + other_s
+    whole_turns = turn_s * math.ceil(steps * own_s / turn_s)
+    assert outcome.reference[-1].processor_s <= max(steps * own_s, whole_turns) + other_s + 1e-6
 
 
 @pytest.mark.slow
