@@ -19,9 +19,13 @@ from student.presets.students import demo_student, paper_student, small_student,
 from teachers.config import ImageTeachersConfig
 from teachers.image.presets import demo_image_teachers, paper_image_teachers, small_image_teachers, tiny_image_teachers
 from teachers.nerf.config import (
+    ErrorSamplingConfig,
     FeatureFieldConfig,
     FieldConfig,
+    FieldLossConfig,
     NerfConfig,
+    ProposalConfig,
+    SamplingConfig,
     TeacherDepthConfig,
     TeacherFeaturesConfig,
     VirtualViewsConfig,
@@ -135,16 +139,80 @@ def small(variant: Variant) -> PipelineConfig:
         pixel_rays=8192,
         lidar_pixel_rays=2048,
         lidar_rays=2048,
-        field=FieldConfig(num_levels=10, log2_table_size=20, dynamic=True),
+        field=FieldConfig(
+            num_levels=10, log2_table_size=20, dynamic=True, dynamic_log2_table_size=18, flow=True, shadow=True
+        ),
+        moving_source="boxes",
     )
     return _assemble(small_student(variant), small_image_teachers(), nerf)
 
 
 def paper(variant: Variant) -> PipelineConfig:
-    """Return the published run: its image size, its teachers' checkpoints, a field as long as EmerNeRF's."""
-    config = small(variant)
-    nerf = dataclasses.replace(config.nerf, min_image_height=450, min_image_width=800, num_steps=25_000)
-    return _assemble(paper_student(variant), paper_image_teachers(), nerf)
+    """Return the published run: its image size, its teachers' checkpoints, EmerNeRF's sizes and coefficients.
+
+    What EmerNeRF has and this field cannot express is in ``docs/guides/differences-from-emernerf.md``.
+    """
+    return _assemble(paper_student(variant), paper_image_teachers(), _emernerf())
+
+
+def _emernerf() -> NerfConfig:
+    """Return EmerNeRF's field, samples, rays, schedule and weights (EmerNeRF Sec. A.1.2).
+
+    Its grids have so many cells across space; cells are metric here, and meant for a box of 60 m to either side.
+    """
+    return NerfConfig(
+        min_image_height=450,
+        min_image_width=800,
+        num_steps=25_000,
+        moving_source="none",
+        pixel_rays=8192,
+        lidar_pixel_rays=0,
+        lidar_rays=8192,
+        learning_rate=0.01,
+        final_learning_rate_ratio=0.33**4,
+        field=FieldConfig(
+            num_levels=10,
+            log2_table_size=20,
+            coarsest_cell_m=15.0,
+            finest_cell_m=0.03,
+            hidden_width=64,
+            appearance_width=16,
+            appearance="image",
+            shading="per_sample",
+            dynamic=True,
+            dynamic_levels=10,
+            dynamic_log2_table_size=18,
+            dynamic_coarsest_cell_m=7.5,
+            dynamic_cell_m=0.03,
+            flow=True,
+            shadow=True,
+        ),
+        sampling=SamplingConfig(
+            near_m=0.1,
+            far_m=1000.0,
+            proposals=(
+                ProposalConfig(num_samples=128, num_levels=8, log2_table_size=20, finest_cell_m=0.47),
+                ProposalConfig(num_samples=64, num_levels=8, log2_table_size=20, finest_cell_m=0.12),
+            ),
+            num_field_samples=64,
+        ),
+        error_sampling=ErrorSamplingConfig(share=0.25, refresh_every=2000),
+        losses=FieldLossConfig(
+            depth=1.0,
+            depth_form="squared",
+            line_of_sight=0.1,
+            line_of_sight_form="normal",
+            line_of_sight_margin_m=(6.0, 2.5),
+            sky=0.001,
+            distortion=0.0,
+            opacity_entropy=0.0,
+            dynamic=0.01,
+            static_clearance=0.0,
+            shadow=0.01,
+            flow_cycle=0.01,
+            flow=0.0,
+        ),
+    )
 
 
 def _assemble(student: StudentConfig, teachers: ImageTeachersConfig, nerf: NerfConfig) -> PipelineConfig:

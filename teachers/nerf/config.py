@@ -190,6 +190,10 @@ class ErrorSamplingConfig:
         _require(self.tile_px >= 1, f"tile_px {self.tile_px}, want >= 1")
 
 
+DepthForm = Literal["relative", "squared"]
+LineOfSightForm = Literal["overlap", "normal"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldLossConfig:
     """Weights and shapes of the terms, see ``teachers.nerf.losses``.
@@ -197,7 +201,9 @@ class FieldLossConfig:
     Attributes:
         rgb: Squared colour error of camera rays.
         depth: Range of rays with a LiDAR return.
+        depth_form: Huber loss of the ``relative`` error, or EmerNeRF's ``squared`` error over ``max_depth_m``.
         line_of_sight: Weight distribution of rays with a LiDAR return.
+        line_of_sight_form: By ``overlap`` with the margin, or EmerNeRF's ``normal`` peak.
         sky: Opacity where the sky mask says sky or not sky.
         distortion: Compactness of weights along a ray.
         opacity_entropy: Rays hit something or sky, not half of each.
@@ -213,7 +219,9 @@ class FieldLossConfig:
 
     rgb: float = 1.0
     depth: float = 0.1
+    depth_form: DepthForm = "relative"
     line_of_sight: float = 0.05
+    line_of_sight_form: LineOfSightForm = "overlap"
     sky: float = 0.1
     distortion: float = 0.005
     opacity_entropy: float = 0.001

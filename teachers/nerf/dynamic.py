@@ -64,7 +64,7 @@ class DynamicSamples:
 
 
 class DynamicBranch(nn.Module):
-    """Density, features and shadow of what moves, at any instant.
+    """Density, features and shadow of what moves, at any instant; the shadow follows from features (EmerNeRF Eq. 3).
 
     Args:
         config: Sizes, and which parts there are.

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from teachers.nerf.config import DepthForm, LineOfSightForm
+
 _RELATIVE_ERROR_OF_HUBER = 0.05
 """Relative depth error beyond which the loss grows linearly."""
 
@@ -24,17 +26,24 @@ def composite_weights(
 
 
 def depth_loss(
-    termination_depth: Float[Tensor, " rays"], lidar_depth: Float[Tensor, " rays"], *, max_depth: float
+    termination_depth: Float[Tensor, " rays"],
+    lidar_depth: Float[Tensor, " rays"],
+    *,
+    max_depth: float,
+    form: DepthForm = "relative",
 ) -> Float[Tensor, ""]:
-    """Return the mean Huber loss of range relative to LiDAR range (EmerNeRF Eq. A8).
+    """Return the mean error of range against LiDAR range (EmerNeRF Eq. A8).
 
     Rays with a return within ``max_depth`` take part. The loss is zero where there is none.
 
-    EmerNeRF takes the square of the error over a fixed 80 m, which hardly feels half a metre at ten. Depth is used and
-    judged by its relative error. Huber keeps the few returns that a camera cannot see from pulling surfaces apart.
+    EmerNeRF's is ``squared``: the square of the error over a fixed 80 m, which hardly feels half a metre at ten. Depth
+    is used and judged by its relative error, so the other form is a Huber loss of that, ``relative``. Huber keeps the
+    few returns that a camera cannot see from pulling surfaces apart.
     """
     is_valid = lidar_depth <= max_depth  # false for NaN
     wanted = torch.where(is_valid, lidar_depth, torch.ones_like(lidar_depth))
+    if form == "squared":
+        return _masked_mean(((termination_depth - wanted) / max_depth).square(), is_valid)
     ratio = termination_depth / wanted
     loss = F.smooth_l1_loss(ratio, torch.ones_like(ratio), beta=_RELATIVE_ERROR_OF_HUBER, reduction="none")
     return _masked_mean(loss, is_valid)
@@ -46,20 +55,27 @@ def line_of_sight_loss(
     lidar_depth: Float[Tensor, " rays"],
     *,
     margin: float,
+    form: LineOfSightForm = "overlap",
 ) -> Float[Tensor, ""]:
-    """Return ``before^2 + (1 - near)^2``, the line-of-sight loss of a ray (EmerNeRF Eq. A9).
+    """Return how far the weights of a ray are from a single peak at its return (EmerNeRF Eq. A9).
 
-    A ray should carry no weight before its return and all of it around the return. ``before`` and ``near`` are the
-    weight in front of and within ``margin`` of the return. The weight of an interval is shared out by overlap, so the
-    loss does not depend on how finely a ray happens to be sampled.
+    A ray should carry no weight before its return and all of it around the return. With ``overlap`` the loss is
+    ``before^2 + (1 - near)^2``, of the weight in front of and within ``margin`` of the return. The weight of an
+    interval is shared out by overlap, so the loss does not depend on how finely a ray happens to be sampled.
 
-    Urban Radiance Fields and EmerNeRF ask for a normal-shaped peak instead. That pulls weights *away* from a surface
-    that is sharper than the margin, which few samples and a coarse margin make the common case. A single sharp peak
-    costs nothing here.
+    Urban Radiance Fields and EmerNeRF ask for a ``normal`` peak instead, of a third of the margin: the sum of squares
+    of what intervals before the return weigh, and of what those around it weigh too much or too little. That pulls
+    weights *away* from a surface that is sharper than the margin, which few samples and a coarse margin make the common
+    case. A single sharp peak costs nothing with ``overlap``.
     """
     has_return = torch.isfinite(lidar_depth)
     centre = torch.where(has_return, lidar_depth, torch.zeros_like(lidar_depth))[:, None]
     starts, ends = interval_edges[:, :-1], interval_edges[:, 1:]
+    if form == "normal":
+        peak = torch.special.ndtr(3.0 * (interval_edges - centre) / margin)
+        is_before_end = 0.5 * (starts + ends) < centre + margin
+        wanted = torch.where(0.5 * (starts + ends) < centre - margin, 0.0, peak[:, 1:] - peak[:, :-1])
+        return _masked_mean(((weights - wanted).square() * is_before_end).sum(dim=-1), has_return)
     lengths = (ends - starts).clamp_min(1e-9)
     before_share = ((centre - margin - starts) / lengths).clamp(0.0, 1.0)
     behind_share = ((ends - centre - margin) / lengths).clamp(0.0, 1.0)

@@ -194,9 +194,20 @@ class DrivingFieldModel(Model):
         losses = {
             "rgb": config.rgb * colour_error.mean(),
             "depth": config.depth
-            * depth_loss(outputs["depth"][:, 0], rays.lidar_depth, max_depth=config.max_depth_m / scale),
+            * depth_loss(
+                outputs["depth"][:, 0],
+                rays.lidar_depth,
+                max_depth=config.max_depth_m / scale,
+                form=config.depth_form,
+            ),
             "line_of_sight": config.line_of_sight
-            * line_of_sight_loss(outputs["weights"], outputs["edges"], rays.lidar_depth, margin=margin / scale),
+            * line_of_sight_loss(
+                outputs["weights"],
+                outputs["edges"],
+                rays.lidar_depth,
+                margin=margin / scale,
+                form=config.line_of_sight_form,
+            ),
             "distortion": config.distortion * distortion_loss(outputs["weights"], outputs["normalised_edges"]),
             "opacity_entropy": config.opacity_entropy * opacity_entropy_loss(opacity[:num_camera_rays]),
             "proposal": config.proposal

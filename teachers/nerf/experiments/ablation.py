@@ -26,10 +26,9 @@ from storage.kinds import Kind
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home
 from teachers.nerf.config import ErrorSamplingConfig, FieldConfig, NerfConfig, ProposalConfig, SamplingConfig
+from teachers.nerf.dynamic import DynamicBranch
 from teachers.nerf.experiments.exact_motion import ExactMotion, ExactMotions
-from teachers.nerf.fit import fit_scene
-from teachers.nerf.scene_rays import SceneRays, split_frames
-from teachers.nerf.teacher import NerfTeacher
+from teachers.nerf.scene_rays import SceneBounds, SceneRays, split_frames
 
 logger = logging.getLogger("teachers.nerf.experiments.ablation")
 
@@ -70,6 +69,10 @@ def judge(home: Home, scene_key: str, config: NerfConfig) -> dict[str, float]:
     Raises:
         MissingTargetError: If the scene, its truth or the sky mask that is asked for does not exist.
     """
+    # nerfstudio can be imported once main has declared what its torchvision lacks.
+    from teachers.nerf.fit import fit_scene
+    from teachers.nerf.teacher import NerfTeacher
+
     fitted = fit_scene(home, scene_key, config)
     teacher = NerfTeacher.load(home, scene_key, config.execution, fitted.version.digest)
     scene = SceneReader.open(home, scene_key)
@@ -92,8 +95,8 @@ def judge(home: Home, scene_key: str, config: NerfConfig) -> dict[str, float]:
             batch = rays.pixel_rays(torch.full_like(pixel, image), pixel)
             squared.append((teacher.render(batch).rgb - batch.rgb).square().mean(dim=-1))
             still_errors.append(np.linalg.norm(motion.velocity, axis=-1) * motion.seconds)
-            if config.field.flow:
-                flow_errors.append(_end_point_errors(teacher, frame, motion))
+            if teacher.model.field.dynamic is not None and config.field.flow:
+                flow_errors.append(_end_point_errors(teacher.model.field.dynamic, teacher.bounds, frame, motion))
         error = torch.cat(squared) if squared else torch.zeros(0)
         figures[f"moving_psnr_{name}"] = -10.0 * math.log10(float(error.mean())) if len(error) else math.nan
         figures[f"moving_pixels_{name}"] = float(len(error))
@@ -103,13 +106,12 @@ def judge(home: Home, scene_key: str, config: NerfConfig) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _end_point_errors(teacher: NerfTeacher, frame: int, motion: ExactMotion) -> np.ndarray:
+def _end_point_errors(branch: DynamicBranch, bounds: SceneBounds, frame: int, motion: ExactMotion) -> np.ndarray:
     """Return how far the flow of exact surface points misses their next place, metres."""
-    branch = teacher.model.field.dynamic
-    assert branch is not None
     assert branch.flow is not None
-    positions = torch.tensor(teacher.bounds.to_scene_units(motion.points), dtype=torch.float32, device=teacher.device)
-    instants = torch.full((len(positions),), float(frame), device=teacher.device)
+    device = branch.half_extent.device
+    positions = torch.tensor(bounds.to_scene_units(motion.points), dtype=torch.float32, device=device)
+    instants = torch.full((len(positions),), float(frame), device=device)
     velocity = branch.flow(branch.unit_cube(positions), instants).forward.cpu().numpy()
     return np.linalg.norm(velocity - motion.velocity, axis=-1) * motion.seconds
 
@@ -125,6 +127,7 @@ class Ablation:
         seeds: Seeds to run each with.
         num_steps: Steps of each fit.
         image_size: Height and width of images.
+        sampling: Where rays are sampled.
     """
 
     home: Path
@@ -185,6 +188,9 @@ def table(found: Mapping[str, Sequence[Figures]]) -> str:
 
 def main() -> None:
     """Read the command line, run, and leave table and JSON."""
+    from teachers.nerf.torchvision_shim import declare_missing_operators
+
+    declare_missing_operators()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("home", type=Path)
     parser.add_argument("scene", help="key of an ingested procedural scene")

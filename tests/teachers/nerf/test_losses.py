@@ -129,3 +129,32 @@ def test_velocity_loss_takes_known_motion_only():
 
 def test_shadow_loss_is_the_mean_square():
     assert losses.shadow_loss(torch.tensor([[0.5], [0.0]])).item() == pytest.approx(0.125)
+
+
+def test_squared_depth_is_the_error_over_the_furthest_distance():
+    loss = losses.depth_loss(torch.tensor([14.0, 5.0]), torch.tensor([10.0, math.nan]), max_depth=80.0, form="squared")
+    assert loss.item() == pytest.approx((4.0 / 80.0) ** 2)
+
+
+def test_normal_peak_costs_nothing_and_weight_before_it_its_square():
+    around = torch.linspace(0.0, 20.0, 81)[None]
+    returned = torch.tensor([10.0])
+    margin = 3.0
+    peak = torch.special.ndtr(3.0 * (around - 10.0) / margin)
+    exact = peak[:, 1:] - peak[:, :-1]
+    wanted = torch.where((around[:, 1:] - 0.125 - 10.0).abs() < margin, exact, torch.zeros_like(exact))
+
+    def loss(weights: torch.Tensor) -> float:
+        return losses.line_of_sight_loss(weights, around, returned, margin=margin, form="normal").item()
+
+    assert loss(wanted) < 1e-8
+    early = wanted.clone()
+    early[0, 4] = 0.5
+    assert loss(early) == pytest.approx(0.25, abs=1e-6)
+    behind = wanted.clone()
+    behind[0, -1] = 0.5
+    assert loss(behind) < 1e-8, "what lies behind the peak is not looked at"
+    sharp = torch.zeros_like(wanted)
+    sharp[0, 40] = 1.0
+    assert loss(sharp) > 0.3, "a sharp peak is pulled apart"
+    assert losses.line_of_sight_loss(sharp, around, returned, margin=margin).item() == pytest.approx(0.0, abs=1e-6)
