@@ -13,9 +13,9 @@ SECONDS = (0.0, 0.5, 1.5, 2.0)
 FITTED = (0, 2, 3)
 
 
-def branch(**parts: bool) -> DynamicBranch:
+def branch(*, flow: bool = False, shadow: bool = False) -> DynamicBranch:
     torch.manual_seed(0)
-    config = FieldConfig(dynamic=True, dynamic_log2_table_size=12, hidden_width=16, **parts)
+    config = FieldConfig(dynamic=True, dynamic_log2_table_size=12, hidden_width=16, flow=flow, shadow=shadow)
     made = DynamicBranch(config, BOUNDS, FrameTimes(SECONDS, FITTED))
     torch.nn.init.normal_(made.grid.table)
     return made
