@@ -39,7 +39,8 @@ $(NERFSTUDIO_VENV)/.built: pyproject.toml environments/nerfstudio.txt
 	@echo "== nerfstudio environment ($(NERFSTUDIO_VENV)), about 2 minutes"
 	$(PYTHON) -m venv $(NERFSTUDIO_VENV)
 	$(NERFSTUDIO_VENV)/bin/pip install -q --upgrade pip
-	$(NERFSTUDIO_VENV)/bin/pip install -q --progress-bar off -r environments/nerfstudio.txt
+	$(NERFSTUDIO_VENV)/bin/pip uninstall -qq -y opencv-python opencv-python-headless # of an earlier build: they overwrote each other's cv2
+	$(NERFSTUDIO_VENV)/bin/pip install -q --progress-bar off --no-deps -r environments/nerfstudio.txt # the list is whole; see there
 	PYTHONWARNINGS=ignore $(NERFSTUDIO_VENV)/bin/pip install -q --no-deps -e .
 	@touch $@
 

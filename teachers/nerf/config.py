@@ -7,11 +7,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from storage.grid_size import check_size, settled_size
-from storage.kinds import FEATURE_SOURCES, FeatureSource
-
-Method = Literal["driving-field", "nerfacto", "depth-nerfacto", "splatfacto"]
-"""What is fitted to a scene: this project's field, or one of nerfstudio's methods in its place."""
+Method = Literal["driving-field", "nerfacto", "depth-nerfacto", "gsplat"]
+"""What is fitted to a scene: this project's field, or in its place one of nerfstudio's or Gaussians."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -411,6 +408,7 @@ class NerfConfig:
     learning_rate: float = 0.02
     final_learning_rate_ratio: float = 0.05
     whole_learning_rate_ratio: float = 0.25
+    num_gaussians: int = 200_000
     seed: int = 0
     max_attempts: int = 3
     min_opacity: float = 0.5
@@ -440,6 +438,7 @@ class NerfConfig:
             self.final_learning_rate_ratio <= self.whole_learning_rate_ratio <= 1,
             f"whole_learning_rate_ratio {self.whole_learning_rate_ratio}, want in [final_learning_rate_ratio, 1]",
         )
+        _require(self.num_gaussians >= 1, f"num_gaussians {self.num_gaussians}, want >= 1")
         _require(0 < self.min_opacity <= 1, f"min_opacity {self.min_opacity}, want in (0, 1]")
 
     @property

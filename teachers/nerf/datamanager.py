@@ -38,10 +38,14 @@ from teachers.nerf.scene_rays import (
     read_sky_mask,
     split_frames,
 )
+<<<<<<< HEAD
 from teachers.nerf.trajectory import Trajectory, settle_trajectory
 
 _FLOW_POINTS = 2048
 """Points per step whose flow is compared with how they are known to move."""
+=======
+from teachers.nerf.splats import draw_image, seed_points
+>>>>>>> 61376b8 (nerf: Gaussians in the place of the field, on CUDA; a guide to nerfstudio's commands; one cv2)
 
 
 @dataclass
@@ -104,6 +108,9 @@ class SceneDataManager(DataManager):
         self.fit_frames(self.split.train)
         self.generator = torch.Generator().manual_seed(self.nerf.seed)
         self.train_dataset = describe(self.scene, self.split.train, self.bounds, self.nerf)  # type: ignore[assignment]
+        if self.nerf.method == "gsplat":
+            seeds = seed_points(self.rays, self.nerf.num_gaussians, self.generator)
+            self.train_dataset.metadata["seeds"] = seeds
         self.eval_dataset = None
         self.test_mode = "inference"  # nerfstudio's own loaders are not set up
         super().__init__()
@@ -141,6 +148,7 @@ class SceneDataManager(DataManager):
     def next_train(self, step: int) -> tuple[RayBundle, dict[str, Any]]:
         """Draw the rays of one step."""
         self.train_count += 1
+<<<<<<< HEAD
         sampling = self.nerf.error_sampling
         if self.errors is not None and step > 0 and step % sampling.refresh_every == 0:
             self.errors.refresh()
@@ -180,6 +188,19 @@ class SceneDataManager(DataManager):
         nothing = torch.zeros(0, dtype=torch.int64)
         seen = [self.rays.seen_pixels(i) if i in shown else nothing for i in range(len(self.rays.pixels))]
         return ErrorMap(seen, self.nerf.image_size, tile_px=sampling.tile_px)
+=======
+        batch = (
+            draw_image(self.rays, self.generator)
+            if self.nerf.method == "gsplat"
+            else self.rays.draw(
+                self.generator,
+                pixel_rays=self.nerf.pixel_rays,
+                lidar_pixel_rays=self.nerf.lidar_pixel_rays,
+                lidar_rays=self.nerf.lidar_rays,
+            ).to(self.device)
+        )
+        return to_ray_bundle(batch, self.nerf, self.bounds), {"rays": batch}
+>>>>>>> 61376b8 (nerf: Gaussians in the place of the field, on CUDA; a guide to nerfstudio's commands; one cv2)
 
     def get_train_rays_per_batch(self) -> int:
         """Return the number of rays of a step."""

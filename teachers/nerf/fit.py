@@ -53,7 +53,7 @@ def fit_scene(home: Home, scene_key: str, config: NerfConfig, on_progress: Progr
         TeacherDivergedError: If every attempt diverged.
         OutOfCapacityError: If wall time, memory or disk ended. The last checkpoint stays, and a repeated call goes on.
     """
-    require_method(config)
+    require_method(config, resolve_device(config.execution))
     scene = home.require(Kind.SCENE, str(scene_key))
     sky_mask = home.require(Kind.SKY_MASK, str(scene_key)) if config.use_sky_mask else None
     provenance = dataclasses.replace(

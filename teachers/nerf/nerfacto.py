@@ -1,7 +1,7 @@
 """nerfstudio's nerfacto as a teacher: its field, proposals and losses on this project's rays, judge and renders.
 
-``depth-nerfacto`` is the same with nerfstudio's depth loss on rays with a LiDAR return. Neither knows a sky: what is far
-is painted on far density, so opacity in the sky is what it happens to be, and the gate says so.
+``depth-nerfacto`` is the same with nerfstudio's depth loss on rays with a LiDAR return. Neither knows a sky: what is
+far is painted on far density, so opacity in the sky is what it happens to be, and the gate says so.
 
 Sizes are those of ``NerfConfig``, so that a swap of the method is a swap of nothing else: levels, rows, cells in metres
 inside the scene's box, samples, near and far plane. Poses are not refined.

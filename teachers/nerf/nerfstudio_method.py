@@ -37,7 +37,7 @@ from teachers.nerf.trainer import trainer_config
 METHOD_NAME = "distill-teacher"
 
 # nerfstudio's schedulers leave numpy numbers in its checkpoints, of every method, and torch since 2.6 refuses to load
-# them: ns-eval, ns-render, ns-viewer and --load-dir would fail. Whatever loads a checkpoint has loaded its methods before.
+# them: ns-eval, ns-render, ns-viewer and --load-dir would fail. Whatever loads a checkpoint has loaded methods before.
 torch.serialization.add_safe_globals([np._core.multiarray.scalar, np.dtype, np.dtypes.Float64DType])
 
 

@@ -24,7 +24,7 @@ from teachers.nerf.checkpoint import (
 )
 from teachers.nerf.config import ExecutionConfig, NerfConfig
 from teachers.nerf.losses import composite_weights
-from teachers.nerf.methods import TeacherModel, model_config
+from teachers.nerf.methods import TeacherModel, model_config, require_method
 from teachers.nerf.model import DrivingFieldModel, interval_edges, to_ray_bundle
 from teachers.nerf.provenance import FIELD_KIND
 from teachers.nerf.quality import FieldRendering
@@ -73,10 +73,12 @@ class NerfTeacher:
         Raises:
             MissingTargetError: If the scene was never fitted.
             IntegrityError: If the artifact is broken, of an unknown schema, or its configuration lacks a field.
+            EnvironmentMissingError: If the method cannot run on the device.
         """
         version = home.require(FIELD_KIND, scene_key, digest)
         folder = home.open_files(version)
         stored = load_description(folder / _DESCRIPTION_FILE)
+        require_method(stored.config, resolve_device(execution))
         model = build_model(stored.config, stored.bounds, num_cameras=stored.num_cameras, num_frames=stored.num_frames)
         path = folder / _TENSORS_FILE
         tensors, _ = load_tensors(path)
@@ -128,7 +130,9 @@ class NerfTeacher:
             ValueError: If the model is not the driving field: its samples are read, which others keep to themselves.
         """
         if not isinstance(self.model, DrivingFieldModel):
-            raise ValueError(f"features are distilled into nerf.method {self.nerf.method!r}, want 'driving-field'")
+            raise ValueError(  # noqa: TRY004 - a choice of configuration
+                f"features are distilled into nerf.method {self.nerf.method!r}, want 'driving-field'"
+            )
         bundle = to_ray_bundle(batch.to(self.device), self.nerf, self.bounds)
         samples, _, _ = self.model.sample_rays(bundle)
         density = self.model.field.sample(samples).density

@@ -2,6 +2,8 @@
 
 import dataclasses
 import io
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -167,6 +169,7 @@ def nerfstudio_python(repository_root) -> Path:
 
 
 @pytest.fixture(scope="session")
+<<<<<<< HEAD
 def render_wall(wall_scene):
     """Renders the drive exactly, as ``RenderSource.views`` renders a field."""
 
@@ -190,3 +193,21 @@ def render_wall(wall_scene):
         )
 
     return render
+=======
+def user_environment() -> dict[str, str]:
+    """The environment of a user's shell: no path and no plugin is named by a variable."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "NERFSTUDIO_METHOD_CONFIGS")}
+    return {**kept, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def installed_python(nerfstudio_python, repository_root, user_environment) -> Path:
+    """The interpreter of nerfstudio's environment, if this very checkout is installed there."""
+    question = "from importlib.util import find_spec; print(find_spec('teachers').origin)"
+    command = [str(nerfstudio_python), "-c", question]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=user_environment, cwd="/")
+    origin = Path(done.stdout.strip() or "/")
+    if origin != repository_root / "teachers" / "__init__.py":
+        pytest.skip(f"{nerfstudio_python} has the project from {origin}: run 'make environments' in this checkout")
+    return nerfstudio_python
+>>>>>>> 61376b8 (nerf: Gaussians in the place of the field, on CUDA; a guide to nerfstudio's commands; one cv2)
