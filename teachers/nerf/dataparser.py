@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, UInt8, UInt16
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 from nerfstudio.data.scene_box import SceneBox
@@ -38,6 +38,8 @@ from teachers.nerf.scene_rays import (
 )
 
 _MAX_SEED_POINTS = 100_000
+_DEPTH_STEPS_PER_M = 256.0
+"""KITTI's convention of depth in images of 16 bits: 4 mm up to 256 m, and what is further is unknown."""
 
 
 @dataclass
@@ -109,7 +111,7 @@ class SceneDataParser(DataParser):
         masked = any(not scene.is_valid(c).all() for c in range(scene.num_cameras))
         metadata: dict[str, object] = {
             "depth_filenames": [self._depth_file(folder, *image) for image in images],
-            "depth_unit_scale_factor": 1.0,
+            "depth_unit_scale_factor": 1.0 / _DEPTH_STEPS_PER_M,
         }
         if split == "train":
             metadata |= _seed_points(scene, frames, self.bounds)
@@ -152,7 +154,7 @@ class SceneDataParser(DataParser):
         )
 
     def _depth_file(self, folder: Path, frame: int, camera: int) -> Path:
-        """Return where the LiDAR's camera depth is, metres; 0, which is nerfstudio's "unknown", without a return."""
+        """Return where the LiDAR's camera depth is, in steps; 0, which is nerfstudio's "unknown", without a return."""
         scene, size = self.scene, self.image_size or self.scene.image_size(camera)
 
         def write(path: Path) -> None:
@@ -160,12 +162,12 @@ class SceneDataParser(DataParser):
             pose = scene.camera_to_world(frame, camera)
             points = lidar_points_world(scene, frame)
             pixel, _, index = project_lidar(points, pose, intrinsics, fisheye, image_size=size)
-            depth = np.zeros(size[0] * size[1], np.float32)
-            depth[pixel] = apply_se3(np.linalg.inv(pose), points[index])[:, 2]
-            with path.open("wb") as file:
-                np.save(file, depth.reshape(size))
+            depth = np.zeros(size[0] * size[1], np.uint16)
+            steps = _DEPTH_STEPS_PER_M * apply_se3(np.linalg.inv(pose), points[index])[:, 2]
+            depth[pixel] = np.where(steps < np.iinfo(np.uint16).max, steps.round(), 0)
+            _save_png(path, depth.reshape(size))
 
-        return _written(folder / "lidar_depth" / f"{scene.camera_names[camera]}" / f"{frame:06d}.npy", write)
+        return _written(folder / "lidar_depth" / scene.camera_names[camera] / f"{frame:06d}.png", write)
 
 
 def opencv_to_opengl(camera_to_world: Float[Tensor, "*batch 4 4"]) -> Float[Tensor, "*batch 3 4"]:
@@ -219,7 +221,9 @@ def _seed_points(scene: SceneReader, frames: tuple[int, ...], bounds: SceneBound
     return {"points3D_xyz": positions, "points3D_rgb": torch.full(positions.shape, 128, dtype=torch.uint8)}
 
 
-def _save_png(path: Path, pixels: UInt8[np.ndarray, "height width *channels"]) -> None:
+def _save_png(
+    path: Path, pixels: UInt8[np.ndarray, "height width *channels"] | UInt16[np.ndarray, "height width"]
+) -> None:
     Image.fromarray(pixels).save(path, format="PNG")
 
 
