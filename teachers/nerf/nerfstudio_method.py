@@ -85,7 +85,7 @@ class DistillTeacherDataManager(VanillaDataManager):
         super().__init__(config, **options)
         fitted = self.dataparser.frames["train"]
         described = describe(self.dataparser.scene, fitted, self.dataparser.bounds, self.nerf)
-        self.train_dataset.metadata |= described.metadata
+        self.train_dataset.metadata |= {**described.metadata, "last_frame": self.dataparser.scene.num_frames - 1}
 
     @cached_property
     def rays(self) -> SceneDataManager:
@@ -159,7 +159,7 @@ class DistillTeacherModel(DrivingFieldModel):
         shape = bundle.origins[..., :1]
         bundle.metadata = {}
         bundle.camera_indices = torch.full_like(shape, 0 if rig_camera is None else int(rig_camera), dtype=torch.int64)
-        bundle.times = torch.full_like(shape, time * (self.kwargs["metadata"]["num_frames"] - 1))
+        bundle.times = torch.full_like(shape, time * self.kwargs["metadata"]["last_frame"])
         return self.get_outputs_for_camera_ray_bundle(bundle)
 
     def get_image_metrics_and_images(
