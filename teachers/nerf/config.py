@@ -7,6 +7,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from storage.grid_size import check_size, settled_size
+from storage.kinds import FEATURE_SOURCES, FeatureSource
+
 Method = Literal["driving-field", "nerfacto", "depth-nerfacto", "gsplat"]
 """What is fitted to a scene: this project's field, or in its place one of nerfstudio's or Gaussians."""
 
@@ -355,7 +358,7 @@ class NerfConfig:
 
     Attributes:
         method: What is fitted. nerfstudio's methods take the sizes below as far as they have them, and none of the
-            losses but ``depth-nerfacto`` the one of depth; ``splatfacto`` runs on CUDA only.
+            losses but ``depth-nerfacto`` the one of depth; ``gsplat`` runs on CUDA only.
         image_height: Height that images are read at, pixels. None follows the student: the height of the virtual views
             that it reads, but no less than ``min_image_height``.
         image_width: Width that images are read at, pixels, likewise.
@@ -378,6 +381,7 @@ class NerfConfig:
         learning_rate: Rate of grids at the first step; networks take half. It decays exponentially within each phase.
         final_learning_rate_ratio: Learning rate at the last step of each phase over that at the first of all.
         whole_learning_rate_ratio: Learning rate at the first step with all frames over that at the first of all.
+        num_gaussians: Gaussians of method ``gsplat``.
         seed: Seed of initialisation and ray order.
         max_attempts: A fit that diverges is repeated with the next seed, at most so many fits in all.
         min_opacity: Opacity under which depth is undefined when judged.

@@ -31,6 +31,7 @@ from teachers.nerf.moving_source import find_moving
 from teachers.nerf.refinement import PoseRefinement, camera_motion
 from teachers.nerf.scene_rays import (
     FrameSplit,
+    RayBatch,
     SceneBounds,
     SceneRays,
     frame_seconds,
@@ -38,14 +39,11 @@ from teachers.nerf.scene_rays import (
     read_sky_mask,
     split_frames,
 )
-<<<<<<< HEAD
+from teachers.nerf.splats import draw_image, seed_points
 from teachers.nerf.trajectory import Trajectory, settle_trajectory
 
 _FLOW_POINTS = 2048
 """Points per step whose flow is compared with how they are known to move."""
-=======
-from teachers.nerf.splats import draw_image, seed_points
->>>>>>> 61376b8 (nerf: Gaussians in the place of the field, on CUDA; a guide to nerfstudio's commands; one cv2)
 
 
 @dataclass
@@ -148,20 +146,12 @@ class SceneDataManager(DataManager):
     def next_train(self, step: int) -> tuple[RayBundle, dict[str, Any]]:
         """Draw the rays of one step."""
         self.train_count += 1
-<<<<<<< HEAD
-        sampling = self.nerf.error_sampling
-        if self.errors is not None and step > 0 and step % sampling.refresh_every == 0:
+        if self.errors is not None and step > 0 and step % self.nerf.error_sampling.refresh_every == 0:
             self.errors.refresh()
         begins = round(self.nerf.refinement.start_share * self.nerf.judged_steps)
         self.rays.refinement = self.refinement if step >= begins else None
-        batch = self.rays.draw(
-            self.generator,
-            pixel_rays=self.nerf.pixel_rays,
-            lidar_pixel_rays=self.nerf.lidar_pixel_rays,
-            lidar_rays=self.nerf.lidar_rays,
-            errors=self.errors,
-            error_rays=round(sampling.share * self.nerf.pixel_rays),
-        ).to(self.device)
+        batch = draw_image(self.rays, self.generator) if self.nerf.method == "gsplat" else self._draw_rays()
+        batch = batch.to(self.device)
         points = None
         if self.nerf.field.flow and self.moving_points is not None:
             points = self.moving_points.draw(self.generator, _FLOW_POINTS)
@@ -170,6 +160,16 @@ class SceneDataManager(DataManager):
             "moving_points": points,
             "errors": self.errors,
         }
+
+    def _draw_rays(self) -> RayBatch:
+        return self.rays.draw(
+            self.generator,
+            pixel_rays=self.nerf.pixel_rays,
+            lidar_pixel_rays=self.nerf.lidar_pixel_rays,
+            lidar_rays=self.nerf.lidar_rays,
+            errors=self.errors,
+            error_rays=round(self.nerf.error_sampling.share * self.nerf.pixel_rays),
+        )
 
     def state(self) -> dict[str, Tensor]:
         """Return what a resumed fit needs to draw the same rays, besides the generator."""
@@ -188,19 +188,6 @@ class SceneDataManager(DataManager):
         nothing = torch.zeros(0, dtype=torch.int64)
         seen = [self.rays.seen_pixels(i) if i in shown else nothing for i in range(len(self.rays.pixels))]
         return ErrorMap(seen, self.nerf.image_size, tile_px=sampling.tile_px)
-=======
-        batch = (
-            draw_image(self.rays, self.generator)
-            if self.nerf.method == "gsplat"
-            else self.rays.draw(
-                self.generator,
-                pixel_rays=self.nerf.pixel_rays,
-                lidar_pixel_rays=self.nerf.lidar_pixel_rays,
-                lidar_rays=self.nerf.lidar_rays,
-            ).to(self.device)
-        )
-        return to_ray_bundle(batch, self.nerf, self.bounds), {"rays": batch}
->>>>>>> 61376b8 (nerf: Gaussians in the place of the field, on CUDA; a guide to nerfstudio's commands; one cv2)
 
     def get_train_rays_per_batch(self) -> int:
         """Return the number of rays of a step."""

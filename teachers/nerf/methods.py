@@ -32,16 +32,11 @@ def learning_rates(nerf: NerfConfig) -> dict[str, float]:
     """Return the learning rate of each of the model's groups of parameters."""
     networks = nerf.learning_rate * _NETWORK_LEARNING_RATE_RATIO
     if nerf.method == "driving-field":
-<<<<<<< HEAD
         poses = {"poses": nerf.refinement.learning_rate} if nerf.refinement.is_on else {}
         return {"grids": nerf.learning_rate, "networks": networks, **poses}
-    return {"proposal_networks": networks, "fields": networks}
-=======
-        return {"grids": nerf.learning_rate, "networks": networks}
     return (
         splat_learning_rates(nerf) if nerf.method == "gsplat" else {"proposal_networks": networks, "fields": networks}
     )
->>>>>>> 61376b8 (nerf: Gaussians in the place of the field, on CUDA; a guide to nerfstudio's commands; one cv2)
 
 
 def require_method(nerf: NerfConfig, device: str) -> None:

@@ -7,6 +7,7 @@ Sizes are those of ``NerfConfig``, so that a swap of the method is a swap of not
 inside the scene's box, samples, near and far plane. Poses are not refined.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ from teachers.nerf.scene_rays import RayBatch, SceneBounds
 
 _CONTRACTED_BOX_SHARE = 0.5
 """nerfacto's grids cover the contracted space, of which the scene's box takes half along each axis."""
+_INITIAL_DENSITY_PER_M = 0.02
+"""A mean free path of 50 m, as the driving field starts with: neither fog nor vacuum."""
 
 
 @dataclass
@@ -34,7 +37,6 @@ class NerfactoTeacherConfig(NerfactoModelConfig):
 
     _target: type = field(default_factory=lambda: NerfactoTeacher)
     camera_optimizer: CameraOptimizerConfig = field(default_factory=lambda: CameraOptimizerConfig(mode="off"))
-    average_init_density: float = 0.01
 
 
 class NerfactoTeacher(NerfactoModel):
@@ -86,7 +88,10 @@ class NerfactoTeacher(NerfactoModel):
         return losses
 
     def _depth_loss(self, outputs: dict[str, Any], rays: RayBatch) -> Tensor:
-        """Return DS-NeRF's loss, its peak as wide as the last margin of the line of sight."""
+        """Return DS-NeRF's loss, its peak as wide as the last margin of the line of sight.
+
+        It is divided by the area under the peak, so that its weight does not depend on the scene's scale.
+        """
         width = self.nerf.losses.line_of_sight_margin_m[1] / self.bounds.metres_per_unit
         reach = self.nerf.losses.max_depth_m / self.bounds.metres_per_unit
         is_known = rays.lidar_depth <= reach  # false for NaN
@@ -104,7 +109,7 @@ class NerfactoTeacher(NerfactoModel):
             )
             for weights, samples in zip(outputs["weights_list"], outputs["ray_samples_list"], strict=True)
         ]
-        return torch.stack(terms).mean()
+        return torch.stack(terms).mean() / (width * math.sqrt(2.0 * math.pi))
 
 
 def _put_sizes(config: NerfactoTeacherConfig, nerf: NerfConfig, bounds: SceneBounds) -> None:
@@ -119,6 +124,7 @@ def _put_sizes(config: NerfactoTeacherConfig, nerf: NerfConfig, bounds: SceneBou
     config.base_res, config.max_res = cells(size.coarsest_cell_m), cells(size.finest_cell_m)
     config.hidden_dim = config.hidden_dim_color = size.hidden_width
     config.appearance_embed_dim = size.appearance_width
+    config.average_init_density = _INITIAL_DENSITY_PER_M * scale
     samples = sampling.proposals[-1].num_samples
     config.num_proposal_samples_per_ray = (2 * samples, samples)
     config.num_nerf_samples_per_ray = sampling.num_field_samples

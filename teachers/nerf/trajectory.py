@@ -1,9 +1,9 @@
-"""Where the vehicle really was: frames of a scene aligned by their LiDAR, where the recorded poses do not agree with it.
+"""Where the vehicle really was: frames of a scene aligned by their LiDAR, where recorded poses do not agree with it.
 
-Localisation on a flat map knows neither height nor tilt: neighbouring frames of such a recording disagree by a decimetre
-or more about where the ground is. A field cannot be sharp then: it shows every surface once per frame. Each scan is
-aligned with the scans before it (generalised ICP by small_gicp), beginning at the middle of the scene. A correction moves
-everything of a frame alike, cameras, LiDAR and boxes, so what a camera sees of its own frame stays as it is.
+Localisation on a flat map knows neither height nor tilt: neighbouring frames of such a recording disagree by a
+decimetre or more about where the ground is. A field cannot be sharp then: it shows every surface once per frame. Each
+scan is aligned with the scans before it (generalised ICP by small_gicp), beginning at the middle of the scene. A
+correction moves everything of a frame alike, cameras, LiDAR and boxes, so what a camera sees of its own frame stays.
 """
 
 import logging

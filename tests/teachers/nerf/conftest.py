@@ -169,7 +169,6 @@ def nerfstudio_python(repository_root) -> Path:
 
 
 @pytest.fixture(scope="session")
-<<<<<<< HEAD
 def render_wall(wall_scene):
     """Renders the drive exactly, as ``RenderSource.views`` renders a field."""
 
@@ -193,7 +192,9 @@ def render_wall(wall_scene):
         )
 
     return render
-=======
+
+
+@pytest.fixture(scope="session")
 def user_environment() -> dict[str, str]:
     """The environment of a user's shell: no path and no plugin is named by a variable."""
     kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "NERFSTUDIO_METHOD_CONFIGS")}
@@ -210,4 +211,3 @@ def installed_python(nerfstudio_python, repository_root, user_environment) -> Pa
     if origin != repository_root / "teachers" / "__init__.py":
         pytest.skip(f"{nerfstudio_python} has the project from {origin}: run 'make environments' in this checkout")
     return nerfstudio_python
->>>>>>> 61376b8 (nerf: Gaussians in the place of the field, on CUDA; a guide to nerfstudio's commands; one cv2)

@@ -5,10 +5,7 @@ Prints one JSON object as the last line: what ``test_nerfstudio_environment`` as
 
 import dataclasses
 import json
-<<<<<<< HEAD
 import resource
-=======
->>>>>>> 61376b8 (nerf: Gaussians in the place of the field, on CUDA; a guide to nerfstudio's commands; one cv2)
 import sys
 from pathlib import Path
 

@@ -8,7 +8,9 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
+from nerfstudio.data.datasets.depth_dataset import DepthDataset
 
 from storage.errors import EnvironmentMissingError
 from storage.stores.versioned import Home
@@ -16,8 +18,10 @@ from teachers.nerf import fit as fit_module
 from teachers.nerf import methods as methods_module
 from teachers.nerf import teacher as teacher_module
 from teachers.nerf.config import FieldConfig, NerfConfig, SamplingConfig, TeacherDepthConfig, VirtualViewsConfig
+from teachers.nerf.dataparser import SceneDataParserConfig
 from teachers.nerf.fit import fit_scene
 from teachers.nerf.render import render_teacher_depth, render_virtual_views
+from teachers.nerf.splats import cube_lookup, cube_rotations
 from teachers.nerf.teacher import NerfTeacher
 
 SCENE_KEY = "test.wall"
@@ -90,6 +94,44 @@ def fit_splats(home: Home) -> dict[str, object]:
         methods_module.SplatTeacherConfig = config
 
 
+def check_cube() -> dict[str, float]:
+    """Largest errors of looking directions up on a cube: put together again, and how far from a face they fall."""
+    directions = torch.nn.functional.normalize(torch.randn(500, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
+    face, on_face, z = cube_lookup(directions)
+    in_camera = torch.cat([on_face, torch.ones(500, 1)], dim=-1) * z[:, None]
+    again = torch.einsum("rji,rj->ri", cube_rotations()[face], in_camera)
+    turned = torch.linalg.det(cube_rotations())
+    return {
+        "direction": float((again - directions).abs().max()),
+        "outside": float((on_face.abs() - 1.0).clamp_min(0.0).max()),
+        "nearest_axis": float(z.min()),
+        "handedness": float((turned - 1.0).abs().max()),
+    }
+
+
+def check_dataparser(home: Home) -> dict[str, float]:
+    """Largest errors of what the dataparser gives out, taken back to metres by its own transform and scale."""
+    parser = SceneDataParserConfig(home=home.root, scene_key=SCENE_KEY).setup()
+    outputs, scene = parser.get_dataparser_outputs("test"), parser.scene
+    frames = parser.frames["test"]
+    poses = outputs.transform_poses_to_original_space(outputs.cameras.camera_to_worlds, "opencv").numpy()
+    wanted = np.stack([scene.camera_to_world(f, c)[:3] for f in frames for c in range(scene.num_cameras)])
+    depth = DepthDataset(outputs)[1]["depth_image"][..., 0].numpy() / outputs.dataparser_scale
+    same = [
+        path.read_bytes() == scene.image_bytes(f, c)
+        for path, (f, c) in zip(
+            outputs.image_filenames, [(f, c) for f in frames for c in range(scene.num_cameras)], strict=True
+        )
+    ]
+    return {
+        "pose_m": float(np.abs(poses - wanted).max()),
+        "wall_m": float(np.median(depth[14:22, 28:36][depth[14:22, 28:36] > 0])),
+        "returns": int((depth > 0).sum()),
+        "images_differ": same.count(False),
+        "last_time": float(outputs.cameras.times.max()),
+    }
+
+
 def refusal(home: Home, method: str) -> str:
     """Return how a method is refused on this machine, or nothing."""
     try:
@@ -105,6 +147,8 @@ def main() -> None:
         "fits": {method: fit(home, method) for method in ("nerfacto", "depth-nerfacto")},
         "refused": refusal(home, "gsplat"),
         "splats": fit_splats(home),
+        "cube": check_cube(),
+        "dataparser": check_dataparser(home),
     }
     print(json.dumps(results))
 

@@ -92,3 +92,22 @@ def test_gaussians_are_fitted_judged_and_rendered_like_a_field(found):
 def test_what_needs_cuda_is_refused_by_name(found):
     assert "gsplat" in found["refused"]
     assert "CUDA" in found["refused"]
+
+
+@pytest.mark.slow
+def test_every_direction_meets_one_face_of_a_cube(found):
+    cube = found["cube"]
+    assert cube["direction"] < 1e-5
+    assert cube["outside"] < 1e-5
+    assert cube["nearest_axis"] > 0.577, "no face is looked at from more than a corner's angle"
+    assert cube["handedness"] < 1e-5
+
+
+@pytest.mark.slow
+def test_the_dataparser_keeps_metres(found):
+    given = found["dataparser"]
+    assert given["pose_m"] < 1e-4
+    assert given["wall_m"] == pytest.approx(5.7, abs=0.05), "camera depth of what LEFT looks straight at"
+    assert given["returns"] > 50
+    assert given["images_differ"] == 0, "images are given out as recorded"
+    assert given["last_time"] == pytest.approx(0.5), "frame 2 of 0 to 4 is held out"
