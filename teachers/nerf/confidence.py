@@ -130,17 +130,22 @@ def testify(
     witnesses: Sequence[Witness],
     *,
     frame: int,
+    origins: Float[np.ndarray, "points 3"],
     tolerance: float,
+    min_parallax: float,
     enough: int,
 ) -> Testimony:
     """Ask witnesses about points in world, one after the other, until enough have confirmed each.
 
     Args:
         points: World, metres.
-        moves: Points on something that moves: only images of the same frame count.
+        moves: Points on rays that meet something that moves: only images of the same frame count.
         witnesses: In the order in which they are asked; colour is taken from the first that shows a point.
         frame: Frame of the points.
+        origins: From where each point was rendered, world, metres.
         tolerance: Relative difference of distances that still is agreement.
+        min_parallax: A confirmation counts only from so far aside, radians: who looks along the same ray cannot tell
+            how far it goes. Sky is confirmed from anywhere.
         enough: Confirmations after which a point is no longer asked about.
     """
     num_confirming = np.zeros(len(points), np.int64)
@@ -159,10 +164,20 @@ def testify(
         agrees = agrees_with_map(seen.pixels, seen.termination_depth, witness.termination_depth, tolerance=tolerance)
         confirmed = asked[seen.index[agrees]]
         if witness.is_fitted:
-            num_confirming[confirmed] += 1
+            is_aside = parallax(points[confirmed], origins[confirmed], witness.camera_to_world[:3, 3]) >= min_parallax
+            is_sky = np.linalg.norm(points[confirmed] - origins[confirmed], axis=-1) > 0.5 * SKY_DISTANCE_M
+            num_confirming[confirmed[is_aside | is_sky]] += 1
         is_first = np.isnan(rgb[confirmed, 0])
         rgb[confirmed[is_first]] = sample_image(witness.image, seen.pixels[agrees][is_first], size)
     return Testimony(num_confirming=num_confirming, rgb=rgb)
+
+
+def parallax(
+    points: Float[np.ndarray, "points 3"], origins: Float[np.ndarray, "points 3"], other: Float[np.ndarray, "3"]
+) -> Float[np.ndarray, " points"]:
+    """Return the angle at which each point sees its origin and another place, radians."""
+    one, two = origins - points, other - points
+    return np.arctan2(np.linalg.norm(np.cross(one, two), axis=-1), (one * two).sum(axis=-1))
 
 
 def agrees_with_map(
@@ -174,14 +189,25 @@ def agrees_with_map(
 ) -> Bool[np.ndarray, " points"]:
     """Return whether points lie where a depth map has its surface, neither before nor behind it.
 
-    A distance agrees with the nearest value, or with the one between the four around it. Inverse depth is interpolated:
-    along a plane it is linear, and a road seen at a grazing angle changes by a tenth from one pixel to the next.
-
     Args:
         pixels: Right and down, inside the map.
         distance: From the map's camera, metres.
         depth: Termination depth, metres; NaN agrees with nothing.
         tolerance: Relative difference that still is agreement.
+    """
+    return np.abs(log_depth_ratio(pixels, distance, depth)) <= np.log1p(tolerance)
+
+
+def log_depth_ratio(
+    pixels: Float[np.ndarray, "points 2"],
+    distance: Float[np.ndarray, " points"],
+    depth: Float32[np.ndarray, "height width"],
+) -> Float[np.ndarray, " points"]:
+    """Return the logarithm of a map's depth over a distance, at each point; NaN where the map has none.
+
+    The map's depth is the nearest value, or the one between the four around the point, whichever is closer. Inverse
+    depth is interpolated: along a plane it is linear, and a road seen at a grazing angle changes by a tenth from one
+    pixel to the next. Arguments are those of :func:`agrees_with_map`.
     """
     height, width = depth.shape
     nearest = depth[pixels[:, 1].astype(np.int64), pixels[:, 0].astype(np.int64)]
@@ -193,9 +219,8 @@ def agrees_with_map(
         (1 - y) * ((1 - x) / depth[row, column] + x / depth[row, right])
         + y * ((1 - x) / depth[below, column] + x / depth[below, right])
     )  # fmt: skip
-    limit = np.log1p(tolerance)
-    with np.errstate(invalid="ignore"):
-        return (np.abs(np.log(distance / nearest)) <= limit) | (np.abs(np.log(distance * inverse)) <= limit)
+    of_nearest, between = np.log(nearest / distance), -np.log(distance * inverse)
+    return np.where(np.abs(between) < np.abs(of_nearest), between, of_nearest)
 
 
 def sample_image(
@@ -229,7 +254,7 @@ def beside_return(
 
     Args:
         points: World, metres.
-        moves: Points on something that moves: only returns of the same frame count.
+        moves: Points on rays that meet something that moves: only returns of the same frame count.
         own: Returns of the same frame.
         others: Returns of its neighbours.
         reach_m: Distance within which a return proves a surface, metres.

@@ -472,6 +472,8 @@ class ConfidenceConfig:
         max_depth_m: Largest distance of a surface.
         neighbour_frames: Frames before and after a pixel's own whose cameras and returns are asked about its surface.
         min_witnesses: Images of fitted frames that must agree on a surface, the pixel's own included if it is one.
+        min_parallax_deg: Angle between the rays of a pixel and of a witness from which its word counts: who looks along
+            the same ray cannot tell how far it goes.
         depth_tolerance: Relative difference of two images' distances to a surface on which they still agree.
         lidar_reach_m: A return within this distance proves a surface on which too few images agree.
         contradiction_ratio: Rendered and measured depth that differ by more than this factor contradict each other.
@@ -485,11 +487,12 @@ class ConfidenceConfig:
     max_sky_opacity: float = 0.1
     max_depth_m: float = 200.0
     neighbour_frames: int = 2
-    min_witnesses: int = 2
-    depth_tolerance: float = 0.05
+    min_witnesses: int = 3
+    min_parallax_deg: float = 1.5
+    depth_tolerance: float = 0.03
     lidar_reach_m: float = 0.3
-    contradiction_ratio: float = 1.3
-    contradiction_reach_px: float = 3.0
+    contradiction_ratio: float = 1.12
+    contradiction_reach_px: float = 6.0
     colour_tolerance: float = 0.08
     colour_window_px: int = 3
 
@@ -501,6 +504,7 @@ class ConfidenceConfig:
         _require(0 < self.max_depth_m < 1000, f"max_depth_m {self.max_depth_m}, want in (0, 1000)")
         _require(self.neighbour_frames >= 0, f"neighbour_frames {self.neighbour_frames}, want >= 0")
         _require(self.min_witnesses >= 1, f"min_witnesses {self.min_witnesses}, want >= 1")
+        _require(0 <= self.min_parallax_deg < 90, f"min_parallax_deg {self.min_parallax_deg}, want in [0, 90)")
         _require(self.depth_tolerance > 0, f"depth_tolerance {self.depth_tolerance}, want > 0")
         _require(self.lidar_reach_m > 0, f"lidar_reach_m {self.lidar_reach_m}, want > 0")
         _require(self.contradiction_ratio > 1, f"contradiction_ratio {self.contradiction_ratio}, want > 1")
@@ -517,20 +521,25 @@ class GateConfig:
     """Limits of what is compared with LiDAR returns and recorded images, see ``teachers.nerf.gates``.
 
     Attributes:
+        contradiction_ratio: Rendered and measured depth that differ by more than this factor contradict each other.
         max_depth_bias: Absolute median logarithm of rendered over measured depth of a camera.
-        max_depth_misplaced: Gain in depth error by the pose of another camera, frame or view, over its own error.
-        max_depth_shifted: The same by a pose 0.3 m aside, of a camera over all frames.
-        max_colour_misplaced: Gain in colour error by the pose of another camera, frame or view.
-        max_colour_shifted: The same by a pose 0.3 m aside.
+        max_misplaced: Share of a camera's error, of depth or of colour, that the poses of other cameras, frames or
+            views explain.
+        max_misplaced_once: The same in a single frame.
+        max_shifted: Share of a camera's error, of depth or of colour, that a pose 0.3 m aside explains.
         min_colour_explained: Share of the variety of recorded colours that a camera's views reproduce.
     """
 
+    contradiction_ratio: float = 1.3
     max_depth_bias: float = 0.05
-    max_depth_misplaced: float = 0.5
-    max_depth_shifted: float = 0.1
-    max_colour_misplaced: float = 0.3
-    max_colour_shifted: float = 0.1
-    min_colour_explained: float = 0.2
+    max_misplaced: float = 0.1
+    max_misplaced_once: float = 0.7
+    max_shifted: float = 0.1
+    min_colour_explained: float = 0.1
+
+    def __post_init__(self) -> None:
+        _require(self.contradiction_ratio > 1, f"contradiction_ratio {self.contradiction_ratio}, want > 1")
+        _require(self.max_depth_bias > 0, f"max_depth_bias {self.max_depth_bias}, want > 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

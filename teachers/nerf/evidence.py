@@ -6,16 +6,16 @@ returns: they say where each surface is, how far it is from that pose, and, thro
 """
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float, Float32, UInt8
 
 from storage.geometry.in_image import points_in_image
 from storage.scenes.store import SceneReader
-from teachers.nerf.confidence import SKY_DISTANCE_M, Verdict
-from teachers.nerf.config import ConfidenceConfig
+from teachers.nerf.confidence import SKY_DISTANCE_M, Verdict, log_depth_ratio, sample_image
 
 SHIFT_M = 0.3
 """A pose this far from the claimed one must explain a view worse."""
@@ -26,18 +26,21 @@ _MAX_LOG_RATIO = 0.5
 
 _MAX_SAMPLED, _MIN_COMPARED = 600, 40
 
+_RIVAL_FRAMES = 3
+"""A view may be that of another frame up to so many before or after."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampledReturns:
     """LiDAR returns that a view and its recorded image both have, as seen from the view and from poses beside it.
 
     Attributes:
-        pixel: Where each falls, row-major, -1 outside; from the view itself first.
+        pixels: Where each falls, right and down, NaN outside; from the view itself first.
         termination_depth: Its distance from there, metres.
         rgb: Its colour in the recorded image, [0, 1].
     """
 
-    pixel: Int64[np.ndarray, "poses returns"]
+    pixels: Float[np.ndarray, "poses returns 2"]
     termination_depth: Float[np.ndarray, "poses returns"]
     rgb: Float32[np.ndarray, "returns 3"]
 
@@ -82,15 +85,15 @@ def sample_returns(
     """
     chosen = np.linspace(0, max(0, len(points) - 1), min(len(points), _MAX_SAMPLED)).astype(np.int64)
     points, rgb = points[chosen], rgb[chosen]
-    pixel = np.full((1 + len(_SHIFTS), len(points)), -1)
-    depth = np.full(pixel.shape, np.nan)
+    pixels = np.full((1 + len(_SHIFTS), len(points), 2), np.nan)
+    depth = np.full(pixels.shape[:2], np.nan)
     for row, shift in enumerate([np.zeros(3), *_SHIFTS]):
         pose = view_to_world.copy()
         pose[:3, 3] += view_to_world[:3, :3] @ shift
         seen = points_in_image(points, pose, intrinsics, fisheye, size=size, near=0.5)
-        pixel[row, seen.index] = seen.row * size[1] + seen.column
+        pixels[row, seen.index] = seen.pixels
         depth[row, seen.index] = seen.termination_depth
-    return SampledReturns(pixel=pixel, termination_depth=depth, rgb=rgb)
+    return SampledReturns(pixels=pixels, termination_depth=depth, rgb=rgb)
 
 
 class Evidence:
@@ -124,16 +127,16 @@ class Evidence:
         self.depth_error, self.colour_error = (np.full((*shape, 1 + len(_SHIFTS)), np.nan) for _ in range(2))
         self.depth_rival, self.colour_rival = np.full(shape, np.inf), np.full(shape, np.inf)
         self.colour_range = np.full(shape, np.nan)
-        self._last: FrameViews | None = None
+        self._last: deque[FrameViews] = deque(maxlen=_RIVAL_FRAMES)
 
     @classmethod
-    def of_scene(cls, scene: SceneReader, view_names: Sequence[str], config: ConfidenceConfig) -> "Evidence":
-        """Return the empty evidence about views of a scene."""
+    def of_scene(cls, scene: SceneReader, view_names: Sequence[str], *, ratio: float) -> "Evidence":
+        """Return the empty evidence about views of a scene; ``ratio`` is the factor of ``contradicted``."""
         return cls(
             (scene.num_frames, scene.num_cameras, len(view_names)),
             camera_names=scene.camera_names,
             view_names=view_names,
-            ratio=config.contradiction_ratio,
+            ratio=ratio,
         )
 
     def add(self, views: FrameViews) -> None:
@@ -148,11 +151,10 @@ class Evidence:
             self._compare(place, views.distance[camera, view], own)
             for rival in self._rivals(views, camera, view):
                 self._challenge(place, views, rival)
-        if self._last is not None:
-            last = self._last
+        for last in self._last:
             for camera, view in np.ndindex(views.distance.shape[:2]):
                 self._challenge((last.frame, camera, view), last, views.returns[camera][view])
-        self._last = views
+        self._last.append(views)
 
     def _rivals(self, views: FrameViews, camera: int, view: int) -> Iterator[SampledReturns]:
         for other in range(len(self.camera_names)):
@@ -161,8 +163,8 @@ class Evidence:
         for other in range(len(self.view_names)):
             if other != view:
                 yield views.returns[camera][other]
-        if self._last is not None:
-            yield self._last.returns[camera][view]
+        for last in self._last:
+            yield last.returns[camera][view]
 
     def _challenge(self, place: tuple[int, int, int], views: FrameViews, rival: SampledReturns) -> None:
         depth, colour = self._errors(views, place[1], place[2], rival, 0)
@@ -171,27 +173,26 @@ class Evidence:
 
     @staticmethod
     def _errors(views: FrameViews, camera: int, view: int, returns: SampledReturns, pose: int) -> tuple[float, float]:
-        inside = returns.pixel[pose] >= 0
-        pixel = returns.pixel[pose][inside]
-        rendered = views.distance[camera, view].reshape(-1)[pixel]
-        measured = returns.termination_depth[pose][inside]
-        log_ratio = np.abs(np.log(rendered / measured)).clip(max=_MAX_LOG_RATIO)
-        log_ratio = log_ratio[np.isfinite(log_ratio)]
+        inside = np.isfinite(returns.termination_depth[pose])
+        pixels = returns.pixels[pose][inside]
+        log_ratio = log_depth_ratio(pixels, returns.termination_depth[pose][inside], views.distance[camera, view])
+        log_ratio = np.abs(log_ratio[np.isfinite(log_ratio)]).clip(max=_MAX_LOG_RATIO)
         depth = float(log_ratio.mean()) if len(log_ratio) >= _MIN_COMPARED else math.nan
-        if len(pixel) < _MIN_COMPARED:
+        if len(pixels) < _MIN_COMPARED:
             return depth, math.nan
-        rgb = views.rgb[camera, view].reshape(-1, 3)[pixel]
+        image = views.rgb[camera, view]
+        rgb = sample_image(image, pixels, (image.shape[0], image.shape[1]))
         return depth, float(np.abs(rgb - returns.rgb[inside]).mean())
 
     def _compare(self, place: tuple[int, int, int], distance: np.ndarray, returns: SampledReturns) -> None:
-        inside = returns.pixel[0] >= 0
-        rendered = distance.reshape(-1)[returns.pixel[0][inside]].astype(np.float64)
+        inside = np.isfinite(returns.termination_depth[0])
         measured = returns.termination_depth[0][inside]
+        log_ratio = log_depth_ratio(returns.pixels[0][inside], measured, distance)
+        rendered = measured * np.exp(log_ratio)
         self.num_returns[place] = len(rendered)
-        is_surface = rendered < SKY_DISTANCE_M
+        is_surface = rendered < 0.5 * SKY_DISTANCE_M
         self.num_covered[place] = is_surface.sum()
         self.pairs.append(np.stack([rendered, measured])[:, is_surface])
-        log_ratio = np.log(rendered / measured)
         if np.isfinite(log_ratio).sum() >= _MIN_COMPARED:
             self.contradicted[place] = (np.abs(log_ratio[np.isfinite(log_ratio)]) > self._log_ratio).mean()
         if is_surface.sum() >= _MIN_COMPARED:

@@ -63,48 +63,41 @@ def worst_figures(evidence: Evidence) -> dict[str, Worst]:
     ``depth_bias``
         Median absolute logarithm of rendered over measured depth: a scale that is off. Of a camera and view.
     ``depth_misplaced``, ``colour_misplaced``
-        By how much the pose of another camera, frame or view explains a view better, over its own error; 0 if its own
-        explains it best. Of a view.
+        Share of the error of a camera and view, over all frames, that the poses of other cameras, frames and views
+        explain; 0 if its own explains it best.
+    ``depth_misplaced_once``, ``colour_misplaced_once``
+        The same of a single frame.
     ``depth_shifted``, ``colour_shifted``
-        The same of a pose 0.3 m aside, of a camera and view over all frames.
+        The same of a pose 0.3 m aside, over all frames.
     ``colour_explained``
         Share of the variety of recorded colours that a camera's views reproduce; a black image has none of it.
     """
-    misplaced = [
-        _gain(errors[..., 0], rival)
-        for errors, rival in (
-            (evidence.depth_error, evidence.depth_rival),
-            (evidence.colour_error, evidence.colour_rival),
-        )
-    ]
-    shifted = []
-    for errors in (evidence.depth_error, evidence.colour_error):
+    found = {"depth_bias": _worst(np.abs(_nanmedian(evidence.bias)), evidence)}
+    for name, errors, rival in (
+        ("depth", evidence.depth_error, evidence.depth_rival),
+        ("colour", evidence.colour_error, evidence.colour_rival),
+    ):
+        is_compared = np.isfinite(errors[..., 0]) & np.isfinite(rival)
+        own, other = (np.where(is_compared, e, np.nan) for e in (errors[..., 0], rival))
+        found[f"{name}_misplaced"] = _worst(_gain(_nanmean(own), _nanmean(other)), evidence)
+        found[f"{name}_misplaced_once"] = _worst(_gain(own, other), evidence)
         mean = _nanmean(np.where(np.isfinite(errors).all(axis=-1, keepdims=True), errors, np.nan))
-        shifted.append(_gain(mean[..., 0], mean[..., 1:].min(axis=-1)))
+        found[f"{name}_shifted"] = _worst(_gain(mean[..., 0], mean[..., 1:].min(axis=-1)), evidence)
     explained = 1 - _nanmean(evidence.colour_error[..., 0]) / np.maximum(_nanmean(evidence.colour_range), 1e-6)
-    bias = np.abs(_nanmedian(evidence.bias))
-    return {
-        "depth_bias": _worst(bias, evidence),
-        "depth_misplaced": _worst(misplaced[0], evidence),
-        "depth_shifted": _worst(shifted[0], evidence),
-        "colour_misplaced": _worst(misplaced[1], evidence),
-        "colour_shifted": _worst(shifted[1], evidence),
-        "colour_explained": _worst(explained, evidence, sign=-1),
-    }
+    return found | {"colour_explained": _worst(explained, evidence, sign=-1)}
 
 
 def _worst_checks(worst: dict[str, Worst], limits: GateConfig) -> dict[str, dict[str, Any]]:
     thresholds = {
-        "depth_bias": limits.max_depth_bias,
-        "depth_misplaced": limits.max_depth_misplaced,
-        "depth_shifted": limits.max_depth_shifted,
-        "colour_misplaced": limits.max_colour_misplaced,
-        "colour_shifted": limits.max_colour_shifted,
-        "colour_explained": limits.min_colour_explained,
+        "bias": limits.max_depth_bias,
+        "misplaced": limits.max_misplaced,
+        "once": limits.max_misplaced_once,
+        "shifted": limits.max_shifted,
+        "explained": limits.min_colour_explained,
     }
     return {
         name: (at_least if name == "colour_explained" else at_most)(
-            figure.value, thresholds[name], where=figure.where, hint=_HINTS[name]
+            figure.value, thresholds[name.rsplit("_", 1)[1]], where=figure.where, hint=_HINTS[name]
         )
         for name, figure in worst.items()
     }
@@ -131,8 +124,10 @@ _HINTS = {
     "valid_share": "Little of it can be trusted: see share_fog, share_unseen and share_colour for the reason.",
     "depth_bias": "The camera's depth has a wrong scale: look at units, intrinsics and its place on the vehicle.",
     "depth_misplaced": "Another camera's, frame's or view's pose explains this depth better: arrays are exchanged.",
+    "depth_misplaced_once": "Another frame's, camera's or view's pose explains this depth better: render it again.",
     "depth_shifted": "A pose 0.3 m aside explains this camera's depth better: look at calibration and timestamps.",
     "colour_misplaced": "Another camera's, frame's or view's pose explains this image better: arrays are exchanged.",
+    "colour_misplaced_once": "Another frame's, camera's or view's pose explains this image better: render it again.",
     "colour_shifted": "A pose 0.3 m aside explains this camera's images better: look at calibration and timestamps.",
     "colour_explained": "These images show little of what the camera recorded: look at them; they may be black.",
 }

@@ -54,7 +54,7 @@ def render_teacher_depth(
         validities = create_target(group, Kind.TEACHER_DEPTH, "is_valid", shape)
         write_target(group, Kind.TEACHER_DEPTH, "intrinsics", source.intrinsics(size))
         recorded = source.recorded_views(config.confidence, map_size=size, image_size=size)
-        evidence = Evidence.of_scene(scene, ("recorded",), config.confidence)
+        evidence = Evidence.of_scene(scene, ("recorded",), ratio=config.gate.contradiction_ratio)
         started = time.perf_counter()
         for frame in range(scene.num_frames):
             rendered = recorded.views(frame)
@@ -103,7 +103,7 @@ def render_virtual_views(
         group.attrs["view_names"] = list(config.view_names)
         map_size = ((config.height + 1) // 2, (config.width + 1) // 2)
         recorded = source.recorded_views(config.confidence, map_size=map_size, image_size=size)
-        evidence = Evidence.of_scene(scene, config.view_names, config.confidence)
+        evidence = Evidence.of_scene(scene, config.view_names, ratio=config.gate.contradiction_ratio)
         started = time.perf_counter()
         for frame in range(scene.num_frames):
             poses = [scene.camera_to_world(frame, c) @ virtual_to_camera for c in range(scene.num_cameras)]

@@ -1,5 +1,6 @@
 """Views of a field as arrays, the recorded cameras among them as witnesses, and the verdict on their pixels."""
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -230,9 +231,11 @@ def judge_views(
 
     directions = camera_directions(recorded.scene, views.camera, size).numpy().astype(np.float64)
     in_world = np.stack([rotate(pose, directions) for pose in views.poses])
+    through_moving = np.stack(
+        [recorded.moving.hit_by(views.frame, p[:3, 3], d) for p, d in zip(views.poses, in_world, strict=True)]
+    ).reshape(shape)
     if not is_fitted:
-        hit = [recorded.moving.hit_by(views.frame, p[:3, 3], d) for p, d in zip(views.poses, in_world, strict=True)]
-        faults.append((Verdict.MOVED, np.stack(hit).reshape(shape)))
+        faults.append((Verdict.MOVED, through_moving))
     contradicted = [
         untrusted_pixels(
             depth,
@@ -248,7 +251,7 @@ def judge_views(
     asked = np.isfinite(distance)
     origins = np.broadcast_to(views.poses[:, None, None, :3, 3], (*shape, 3))
     points = origins[asked] + in_world.reshape(*shape, 3)[asked] * distance[asked][:, None].astype(np.float64)
-    moves = recorded.moving.contain(views.frame, points)
+    moves = through_moving[asked]
     witnesses = recorded.witnesses(views.frame, views.camera)
     own = int(is_recorded and is_fitted)
     testimony = testify(
@@ -256,7 +259,9 @@ def judge_views(
         moves,
         witnesses[1:] if is_recorded else witnesses,
         frame=views.frame,
+        origins=origins[asked],
         tolerance=config.depth_tolerance,
+        min_parallax=math.radians(config.min_parallax_deg),
         enough=config.min_witnesses - own,
     )
     is_seen = testimony.num_confirming + own >= config.min_witnesses
