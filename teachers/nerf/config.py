@@ -551,7 +551,7 @@ class TeacherDepthConfig:
         width: Columns of the depth map; None follows the student.
         confidence: Which of its pixels are valid; depth is NaN elsewhere.
         max_contradicted_share: Gate: share of LiDAR pixels of all frames that contradict the depth.
-        max_abs_rel: Gate: absolute relative error against the LiDAR of all frames, contradicted or not.
+        max_abs_rel: Gate: absolute relative error against the LiDAR of all frames, what moves and is contradicted included.
         min_coverage: Gate: share of LiDAR pixels where the depth is defined.
         min_valid_share: Gate: share of pixels with a ray that are valid.
         gate: Gate: limits of the worst camera, frame and view.
@@ -562,9 +562,9 @@ class TeacherDepthConfig:
     width: int | None = None
     confidence: ConfidenceConfig = dataclasses.field(default_factory=ConfidenceConfig)
     max_contradicted_share: float = 0.15
-    max_abs_rel: float = 0.15
+    max_abs_rel: float = 0.30
     min_coverage: float = 0.9
-    min_valid_share: float = 0.5
+    min_valid_share: float = 0.4
     gate: GateConfig = dataclasses.field(default_factory=GateConfig)
     execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
 

@@ -1,0 +1,178 @@
+"""How often do gates stop a clean rendering, and how often do they let a poisoned one pass?
+
+``python -m teachers.nerf.experiments.gate_power FOLDER`` generates small procedural scenes in an empty folder, and
+stands exact renderings with a field's faults in for fields: depth that is off by a few percent in patches, images that
+are blurred and grained. Each scene is judged clean and under every poison, and JSON says which checks failed how often.
+Fitted fields are judged by their own stored gates.
+"""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from scipy.ndimage import gaussian_filter, uniform_filter
+
+from storage.ingest.run import ingest_scene
+from storage.keys import SceneKey
+from storage.procedural.config import ProceduralConfig
+from storage.procedural.run import generate_dataset
+from storage.procedural.sensing.render import render_camera
+from storage.procedural.world.world import World
+from storage.procedural.writers.truth import read_recipe
+from storage.scenes.store import SceneReader
+from storage.stores.versioned import Home
+from teachers.nerf.config import ConfidenceConfig, TeacherDepthConfig, VirtualViewsConfig
+from teachers.nerf.evidence import SHIFT_M, Evidence
+from teachers.nerf.experiments.poisons import POISONS, Rendered
+from teachers.nerf.gates import depth_metrics, view_metrics
+from teachers.nerf.rendered_views import RecordedViews, RenderedViews, judge_frame
+
+_SIZE = (56, 100)
+_MAX_LIDAR_M = 80.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandIn:
+    """Renders the exact world of a scene with a field's faults, as ``RenderSource.views`` renders a field.
+
+    Attributes:
+        world: The world.
+        scene: The scene that was recorded in it.
+        depth_noise: Standard deviation of the logarithm of depth; it varies over patches.
+        colour_noise: Standard deviation of grain, [0, 1].
+        aside_m: Every pose is off by this, in the camera's axes, metres.
+    """
+
+    world: World
+    scene: SceneReader
+    depth_noise: float = 0.03
+    colour_noise: float = 0.04
+    aside_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def __call__(self, frame: int, camera: int, poses: np.ndarray, size: tuple[int, int]) -> RenderedViews:
+        """Return the views of a camera from some poses."""
+        intrinsics, lens = self.scene.intrinsics(camera, size=size), self.scene.fisheye(camera)
+        time_us = self.scene.camera_timestamp_us(frame, camera) - self.scene.timestamp_us(0)
+        rng = np.random.default_rng([frame, camera, len(poses)])
+        rgb, depth = [], []
+        for pose in poses:
+            moved = pose.copy()
+            moved[:3, 3] += pose[:3, :3] @ np.array(self.aside_m)
+            view = render_camera(self.world, time_us, moved, intrinsics, *size, fisheye=lens, antialias=False)
+            patches = gaussian_filter(rng.normal(size=size), 6)
+            depth.append(view.termination_depth * np.exp(self.depth_noise * patches / patches.std()))
+            grain = rng.normal(0, self.colour_noise, (*size, 3))
+            rgb.append(uniform_filter(view.image / 255.0, (3, 3, 1)) + grain)
+        distance = np.stack(depth).astype(np.float32)
+        return RenderedViews(
+            frame=frame,
+            camera=camera,
+            poses=poses,
+            has_ray=np.ones(size, bool),
+            rgb=np.stack(rgb).clip(0, 1).astype(np.float32),
+            termination_depth=np.nan_to_num(distance, nan=400.0),
+            opacity=np.isfinite(distance).astype(np.float32),
+        )
+
+
+def judged(scene: SceneReader, world: World, *, is_recorded: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the gate of a scene's recorded cameras or virtual views, clean and under each poison."""
+    clean = StandIn(world=world, scene=scene)
+    recorded = RecordedViews(
+        scene,
+        clean,
+        is_sky=None,
+        fitted_frames=range(scene.num_frames),
+        max_lidar_m=_MAX_LIDAR_M,
+        map_size=_SIZE,
+        image_size=_SIZE,
+        config=ConfidenceConfig(),
+    )
+    moved = np.eye(4)[None] if is_recorded else np.tile(np.eye(4), (3, 1, 1))
+    if not is_recorded:
+        moved[:, :3, 3] = VirtualViewsConfig().camera_shifts_m
+    rendered = _render(clean, moved)
+    yield "clean", _gate(recorded, rendered, is_recorded)
+    for name, poison in POISONS.items():
+        if not (is_recorded and name == "views exchanged"):
+            yield name, _gate(recorded, poison(rendered), is_recorded)
+    for axis, name in enumerate(("right", "down", "forward")):
+        aside = np.eye(3)[axis] * SHIFT_M
+        off = StandIn(world=world, scene=scene, aside_m=(aside[0], aside[1], aside[2]))
+        yield f"pose {SHIFT_M} m {name}", _gate(recorded, _render(off, moved), is_recorded)
+
+
+def _render(stand_in: StandIn, moved: np.ndarray) -> Rendered:
+    scene = stand_in.scene
+    return [
+        [stand_in(f, c, scene.camera_to_world(f, c) @ moved, _SIZE) for c in range(scene.num_cameras)]
+        for f in range(scene.num_frames)
+    ]
+
+
+def _gate(recorded: RecordedViews, rendered: Rendered, is_recorded: bool) -> dict[str, Any]:
+    depth, views = TeacherDepthConfig(), VirtualViewsConfig()
+    names, gate = (("recorded",), depth.gate) if is_recorded else (views.view_names, views.gate)
+    evidence = Evidence.of_scene(recorded.scene, names, ratio=gate.contradiction_ratio)
+    for frame in rendered:
+        evidence.add(judge_frame(recorded, frame, is_recorded=is_recorded))
+    return depth_metrics(evidence, True, depth) if is_recorded else view_metrics(evidence, True, views)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Arguments:
+    """Measure power and false alarms of the gates of rendered targets.
+
+    Attributes:
+        folder: Empty folder for the scenes.
+        num_scenes: Number of scenes.
+        frames: Frames of each, at least four.
+        virtual: Whether virtual views are judged, too; they take three times as long.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    num_scenes: int = 20
+    frames: int = 4
+    virtual: bool = False
+
+
+def main() -> None:
+    """Measure, and print JSON."""
+    arguments = tyro.cli(_Arguments, description=_Arguments.__doc__)
+    home = Home(arguments.folder / "home")
+    config = ProceduralConfig(
+        num_scenes=arguments.num_scenes,
+        airside_share=0.5,
+        frames_per_scene=arguments.frames,
+        image_height=_SIZE[0] * 2,
+        image_width=_SIZE[1] * 2,
+        antialias=False,
+    )
+    found: dict[str, dict[str, Any]] = {}
+    for key in generate_dataset(home, arguments.folder / "raw", config):
+        ingest_scene(home, key)
+        scene, world = SceneReader.open(home, str(key)), read_recipe(home, SceneKey.parse(str(key))).build()
+        for kind in ("teacher_depth", "virtual_views")[: 1 + arguments.virtual]:
+            for name, metrics in judged(scene, world, is_recorded=kind == "teacher_depth"):
+                row = found.setdefault(f"{kind}: {name}", {"scenes": 0, "caught": 0, "checks": Counter(), "where": []})
+                checks = metrics["quality"]["checks"]
+                failed = {check: c for check, c in checks.items() if not c["passed"]}
+                row["scenes"] += 1
+                row["caught"] += bool(failed)
+                row["checks"].update(failed.keys())
+                if name == "clean":
+                    row["where"] += [
+                        f"{key}: {check} {c['value']:.3g} {c.get('where', '')}" for check, c in failed.items()
+                    ]
+    json.dump(found, sys.stdout, indent=1)
+    sys.stdout.write("\n")
+
+
+if __name__ == "__main__":
+    main()
