@@ -23,7 +23,7 @@ SKY_DISTANCE_M = 10_000.0
 _NEAR_M = 0.1
 
 
-class Verdict(IntEnum):
+class PixelVerdict(IntEnum):
     """What was found out about a pixel; the first fault counts.
 
     Attributes:
@@ -78,14 +78,14 @@ def judge_rays(
     nowhere = np.zeros(opacity.shape, bool)
     verdict = verdict_of(
         [
-            (Verdict.NO_RAY, ~has_ray),
-            (Verdict.FOG, ~(is_solid | leaves)),
-            (Verdict.TOO_FAR, is_solid & ~(termination_depth <= max_depth_m)),
-            (Verdict.SKY_DISPUTED, nowhere if is_sky is None else is_sky != leaves),
+            (PixelVerdict.NO_RAY, ~has_ray),
+            (PixelVerdict.FOG, ~(is_solid | leaves)),
+            (PixelVerdict.TOO_FAR, is_solid & ~(termination_depth <= max_depth_m)),
+            (PixelVerdict.SKY_DISPUTED, nowhere if is_sky is None else is_sky != leaves),
         ]
     )
     distance = np.where(is_solid, termination_depth, np.float32(SKY_DISTANCE_M))
-    return verdict, np.where(verdict == Verdict.VALID, distance, np.float32(np.nan))
+    return verdict, np.where(verdict == PixelVerdict.VALID, distance, np.float32(np.nan))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,9 +266,9 @@ def beside_return(
     return is_beside
 
 
-def verdict_of(faults: Sequence[tuple[Verdict, Bool[np.ndarray, "*shape"]]]) -> UInt8[np.ndarray, "*shape"]:
+def verdict_of(faults: Sequence[tuple[PixelVerdict, Bool[np.ndarray, "*shape"]]]) -> UInt8[np.ndarray, "*shape"]:
     """Return for each pixel the first fault that applies to it; ``VALID`` where none does."""
     verdict = np.zeros(faults[0][1].shape, np.uint8)
     for fault, applies in faults:
-        verdict[applies & (verdict == Verdict.VALID)] = fault
+        verdict[applies & (verdict == PixelVerdict.VALID)] = fault
     return verdict

@@ -551,7 +551,7 @@ class TeacherDepthConfig:
         width: Columns of the depth map; None follows the student.
         confidence: Which of its pixels are valid; depth is NaN elsewhere.
         max_contradicted_share: Gate: share of LiDAR pixels of all frames that contradict the depth.
-        max_abs_rel: Gate: absolute relative error against the LiDAR of all frames, what moves and is contradicted included.
+        max_abs_rel: Gate: absolute relative error against the LiDAR of all frames, whatever moves.
         min_coverage: Gate: share of LiDAR pixels where the depth is defined.
         min_valid_share: Gate: share of pixels with a ray that are valid.
         gate: Gate: limits of the worst camera, frame and view.

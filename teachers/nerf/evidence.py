@@ -15,7 +15,7 @@ from jaxtyping import Float, Float32, UInt8
 
 from storage.geometry.in_image import points_in_image
 from storage.scenes.store import SceneReader
-from teachers.nerf.confidence import SKY_DISTANCE_M, Verdict, log_depth_ratio, sample_image
+from teachers.nerf.confidence import SKY_DISTANCE_M, PixelVerdict, log_depth_ratio, sample_image
 
 SHIFT_M = 0.3
 """A pose this far from the claimed one must explain a view worse."""
@@ -51,7 +51,7 @@ class FrameViews:
 
     Attributes:
         frame: The frame.
-        verdict: ``Verdict`` of each pixel.
+        verdict: ``PixelVerdict`` of each pixel.
         distance: Surfaces, metres; ``SKY_DISTANCE_M`` for sky, NaN where nothing is said.
         rgb: Colour, [0, 1].
         returns: Of each camera and view.
@@ -96,13 +96,13 @@ def sample_returns(
     return SampledReturns(pixels=pixels, termination_depth=depth, rgb=rgb)
 
 
-class Evidence:
+class RenderEvidence:
     """Compares the views of a scene with its LiDAR and its images, frame by frame.
 
     Figures are arrays with an axis for each of frames, cameras and views; NaN where too little was there to compare.
 
     Attributes:
-        num_pixels: Pixels by ``Verdict``.
+        num_pixels: Pixels by ``PixelVerdict``.
         num_returns: Returns that are compared.
         num_covered: Those of them where the view has a surface.
         pairs: Rendered and measured depth of each of those, metres.
@@ -119,7 +119,7 @@ class Evidence:
         self, shape: tuple[int, int, int], *, camera_names: Sequence[str], view_names: Sequence[str], ratio: float
     ) -> None:
         self.camera_names, self.view_names, self._log_ratio = tuple(camera_names), tuple(view_names), math.log(ratio)
-        self.num_pixels = np.zeros((*shape, len(Verdict)), np.int64)
+        self.num_pixels = np.zeros((*shape, len(PixelVerdict)), np.int64)
         self.num_returns = np.zeros(shape, np.int64)
         self.num_covered = np.zeros(shape, np.int64)
         self.pairs: list[Float[np.ndarray, "2 _"]] = []
@@ -130,7 +130,7 @@ class Evidence:
         self._last: deque[FrameViews] = deque(maxlen=_RIVAL_FRAMES)
 
     @classmethod
-    def of_scene(cls, scene: SceneReader, view_names: Sequence[str], *, ratio: float) -> "Evidence":
+    def of_scene(cls, scene: SceneReader, view_names: Sequence[str], *, ratio: float) -> "RenderEvidence":
         """Return the empty evidence about views of a scene; ``ratio`` is the factor of ``contradicted``."""
         return cls(
             (scene.num_frames, scene.num_cameras, len(view_names)),
@@ -143,7 +143,7 @@ class Evidence:
         """Take in a frame; frames come in order."""
         for camera, view in np.ndindex(views.distance.shape[:2]):
             place = (views.frame, camera, view)
-            self.num_pixels[place] = np.bincount(views.verdict[camera, view].reshape(-1), minlength=len(Verdict))
+            self.num_pixels[place] = np.bincount(views.verdict[camera, view].reshape(-1), minlength=len(PixelVerdict))
             own = views.returns[camera][view]
             for pose in range(1 + len(_SHIFTS)):
                 errors = self._errors(views, camera, view, own, pose)

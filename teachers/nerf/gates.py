@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from teachers.nerf.confidence import Verdict
+from teachers.nerf.confidence import PixelVerdict
 from teachers.nerf.config import GateConfig, TeacherDepthConfig, VirtualViewsConfig
-from teachers.nerf.evidence import Evidence
+from teachers.nerf.evidence import RenderEvidence
 from teachers.nerf.quality import depth_errors
 from teachers.quality import at_least, at_most, gate, undecided
 
@@ -28,7 +28,7 @@ class Worst(NamedTuple):
     where: str
 
 
-def depth_metrics(evidence: Evidence, fit_passed: bool, config: TeacherDepthConfig) -> dict[str, Any]:
+def depth_metrics(evidence: RenderEvidence, fit_passed: bool, config: TeacherDepthConfig) -> dict[str, Any]:
     """Return figures and quality gate of depth maps at recorded cameras."""
     metrics = _figures(evidence)
     worst = worst_figures(evidence)
@@ -45,7 +45,7 @@ def depth_metrics(evidence: Evidence, fit_passed: bool, config: TeacherDepthConf
     return {**metrics, **_spell_worst(worst), "quality": gate(_as_far_as_known(checks, evidence))}
 
 
-def view_metrics(evidence: Evidence, fit_passed: bool, config: VirtualViewsConfig) -> dict[str, Any]:
+def view_metrics(evidence: RenderEvidence, fit_passed: bool, config: VirtualViewsConfig) -> dict[str, Any]:
     """Return figures and quality gate of views that no camera had."""
     metrics = _figures(evidence)
     worst = worst_figures(evidence)
@@ -57,7 +57,7 @@ def view_metrics(evidence: Evidence, fit_passed: bool, config: VirtualViewsConfi
     return {**metrics, **_spell_worst(worst), "quality": gate(_as_far_as_known(checks, evidence))}
 
 
-def worst_figures(evidence: Evidence) -> dict[str, Worst]:
+def worst_figures(evidence: RenderEvidence) -> dict[str, Worst]:
     """Return the figures that are judged where they are worst.
 
     ``depth_bias``
@@ -134,10 +134,10 @@ _HINTS = {
 """What to do about a figure that misses its threshold."""
 
 
-def _figures(evidence: Evidence) -> dict[str, Any]:
+def _figures(evidence: RenderEvidence) -> dict[str, Any]:
     rendered, measured = torch.from_numpy(np.concatenate(evidence.pairs, axis=1)).to(torch.float32)
     counts = evidence.num_pixels.sum(axis=(0, 1, 2))
-    shown = max(1, int(counts.sum() - counts[Verdict.NO_RAY]))
+    shown = max(1, int(counts.sum() - counts[PixelVerdict.NO_RAY]))
     compared = np.isfinite(evidence.contradicted)
     contradicted = (
         np.average(evidence.contradicted[compared], weights=evidence.num_returns[compared])
@@ -148,11 +148,11 @@ def _figures(evidence: Evidence) -> dict[str, Any]:
         **{f"lidar_{name}": value for name, value in depth_errors(rendered, measured).items()},
         "lidar_coverage": float(evidence.num_covered.sum() / max(1, evidence.num_returns.sum())),
         "lidar_contradicted_share": float(contradicted),
-        "valid_share": float(counts[Verdict.VALID] / shown),
+        "valid_share": float(counts[PixelVerdict.VALID] / shown),
         **{
             f"share_{fault.name.lower()}": float(counts[fault] / shown)
-            for fault in Verdict
-            if fault not in (Verdict.VALID, Verdict.NO_RAY)
+            for fault in PixelVerdict
+            if fault not in (PixelVerdict.VALID, PixelVerdict.NO_RAY)
         },
     }
 
@@ -166,7 +166,7 @@ def _gain(own: Float[np.ndarray, "*shape"], rival: Float[np.ndarray, "*shape"]) 
     return np.where(np.isfinite(rival), gain, np.nan)
 
 
-def _worst(figures: Float[np.ndarray, "*shape"], evidence: Evidence, *, sign: int = 1) -> Worst:
+def _worst(figures: Float[np.ndarray, "*shape"], evidence: RenderEvidence, *, sign: int = 1) -> Worst:
     """Return the largest of figures of frames, cameras and views, or of cameras and views; the smallest for sign -1."""
     if not np.isfinite(figures).any():
         return Worst(float("nan"), "")

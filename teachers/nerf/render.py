@@ -15,9 +15,9 @@ from storage.kinds import Kind
 from storage.previews.pictures import to_uint8
 from storage.stores.arrays import create_target, write_target
 from storage.stores.versioned import Home, Materialized, materialize_arrays
-from teachers.nerf.confidence import SKY_DISTANCE_M, Verdict
+from teachers.nerf.confidence import SKY_DISTANCE_M, PixelVerdict
 from teachers.nerf.config import TeacherDepthConfig, VirtualViewsConfig
-from teachers.nerf.evidence import Evidence, FrameViews
+from teachers.nerf.evidence import FrameViews, RenderEvidence
 from teachers.nerf.gates import depth_metrics, view_metrics
 from teachers.nerf.progress import Progress
 from teachers.nerf.render_source import RenderSource
@@ -54,7 +54,7 @@ def render_teacher_depth(
         validities = create_target(group, Kind.TEACHER_DEPTH, "is_valid", shape)
         write_target(group, Kind.TEACHER_DEPTH, "intrinsics", source.intrinsics(size))
         recorded = source.recorded_views(config.confidence, map_size=size, image_size=size)
-        evidence = Evidence.of_scene(scene, ("recorded",), ratio=config.gate.contradiction_ratio)
+        evidence = RenderEvidence.of_scene(scene, ("recorded",), ratio=config.gate.contradiction_ratio)
         started = time.perf_counter()
         for frame in range(scene.num_frames):
             rendered = recorded.views(frame)
@@ -62,7 +62,7 @@ def render_teacher_depth(
             evidence.add(judged)
             depths[frame] = _stored_depth(judged)[:, 0]
             opacities[frame] = np.stack([v.opacity[0] for v in rendered]).astype(np.float16)
-            validities[frame] = judged.verdict[:, 0] == Verdict.VALID
+            validities[frame] = judged.verdict[:, 0] == PixelVerdict.VALID
             _report(on_progress, "render_depth", frame, scene.num_frames, started, shape[1:])
         return depth_metrics(evidence, source.fit_passed, config) | _speed(shape, started)
 
@@ -103,7 +103,7 @@ def render_virtual_views(
         group.attrs["view_names"] = list(config.view_names)
         map_size = ((config.height + 1) // 2, (config.width + 1) // 2)
         recorded = source.recorded_views(config.confidence, map_size=map_size, image_size=size)
-        evidence = Evidence.of_scene(scene, config.view_names, ratio=config.gate.contradiction_ratio)
+        evidence = RenderEvidence.of_scene(scene, config.view_names, ratio=config.gate.contradiction_ratio)
         started = time.perf_counter()
         for frame in range(scene.num_frames):
             poses = [scene.camera_to_world(frame, c) @ virtual_to_camera for c in range(scene.num_cameras)]
@@ -113,7 +113,7 @@ def render_virtual_views(
             images[frame] = to_uint8(judged.rgb)
             depths[frame] = _stored_depth(judged)
             opacities[frame] = np.stack([v.opacity for v in rendered]).astype(np.float16)
-            validities[frame] = judged.verdict == Verdict.VALID
+            validities[frame] = judged.verdict == PixelVerdict.VALID
             _report(on_progress, "render_virtual_views", frame, scene.num_frames, started, shape[1:])
         return view_metrics(evidence, source.fit_passed, config) | _speed(shape, started)
 
@@ -121,7 +121,7 @@ def render_virtual_views(
 
 
 def _stored_depth(judged: FrameViews) -> Float16[np.ndarray, "cameras views height width"]:
-    is_surface = (judged.verdict == Verdict.VALID) & (judged.distance < SKY_DISTANCE_M)
+    is_surface = (judged.verdict == PixelVerdict.VALID) & (judged.distance < SKY_DISTANCE_M)
     return np.where(is_surface, judged.distance, np.float32(np.nan)).astype(np.float16)
 
 

@@ -17,7 +17,7 @@ from teachers.nerf.config import (
 )
 from teachers.nerf.provenance import RenderConfig, render_provenance
 from teachers.nerf.quality import FieldRendering
-from teachers.nerf.rendered_views import RecordedViews, RenderedViews
+from teachers.nerf.rendered_views import FieldViews, RecordedViews
 from teachers.nerf.scene_rays import RayBatch, camera_directions, read_sky_mask
 from teachers.nerf.teacher import NerfTeacher
 
@@ -103,10 +103,10 @@ class RenderSource:
 
     def views(
         self, frame: int, camera: int, poses: Float[np.ndarray, "views 4 4"], size: tuple[int, int]
-    ) -> RenderedViews:
+    ) -> FieldViews:
         """Render a camera from some poses."""
         views = [self.render(frame, camera, pose, size) for pose in poses]
-        return RenderedViews(
+        return FieldViews(
             frame=frame,
             camera=camera,
             poses=poses,

@@ -14,7 +14,7 @@ from storage.geometry.transforms import rotate
 from storage.scenes.moving import MovingBoxes
 from storage.scenes.store import SceneReader
 from teachers.nerf.confidence import (
-    Verdict,
+    PixelVerdict,
     Witness,
     beside_return,
     blur,
@@ -30,7 +30,7 @@ from teachers.nerf.scene_rays import camera_directions, lidar_points_world, proj
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RenderedViews:
+class FieldViews:
     """Views with the lens and the instant of one recorded camera.
 
     Attributes:
@@ -67,7 +67,7 @@ class Returns:
     index: Int64[np.ndarray, " returns"]
 
 
-RenderCamera = Callable[[int, int, np.ndarray, tuple[int, int]], RenderedViews]
+RenderCamera = Callable[[int, int, np.ndarray, tuple[int, int]], FieldViews]
 """Function that renders a camera of a frame from some poses at a height and width."""
 
 
@@ -108,23 +108,21 @@ class RecordedViews:
         self.returns = kept(self._read_returns)
         self.tree = kept(self._make_tree)
 
-    def _render(self, frame: int) -> list[RenderedViews]:
+    def _render(self, frame: int) -> list[FieldViews]:
         scene = self.scene
         return [
             self._render_camera(frame, camera, scene.camera_to_world(frame, camera)[None], self.map_size)
             for camera in range(scene.num_cameras)
         ]
 
-    def judge_rays(
-        self, views: RenderedViews
-    ) -> tuple[UInt8[np.ndarray, "views _ _"], Float32[np.ndarray, "views _ _"]]:
+    def judge_rays(self, views: FieldViews) -> tuple[UInt8[np.ndarray, "views _ _"], Float32[np.ndarray, "views _ _"]]:
         """Return what :func:`teachers.nerf.confidence.judge_rays` says of recorded views."""
         is_sky = None if self._is_sky is None else self._is_sky[views.frame, views.camera][None]
         shown = shows_world(self.scene, views.camera, self.map_size).numpy().reshape(1, *self.map_size)
         return self.judge_rays_of(views, shown, is_sky)
 
     def judge_rays_of(
-        self, views: RenderedViews, has_ray: np.ndarray, is_sky: np.ndarray | None
+        self, views: FieldViews, has_ray: np.ndarray, is_sky: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return what :func:`teachers.nerf.confidence.judge_rays` says of any views, with this object's limits."""
         return judge_rays(
@@ -187,7 +185,7 @@ class RecordedViews:
         return Returns(pixel=pixel[near], termination_depth=measured[near], index=index[near])
 
     def sample(
-        self, views: RenderedViews, returns: Sequence[Returns], recorded: Returns, image: UInt8[np.ndarray, "_ _ 3"]
+        self, views: FieldViews, returns: Sequence[Returns], recorded: Returns, image: UInt8[np.ndarray, "_ _ 3"]
     ) -> list[SampledReturns]:
         """Return, for each view, returns that its recorded image shows too, with their colours there.
 
@@ -209,7 +207,7 @@ class RecordedViews:
 
 
 def judge_views(
-    recorded: RecordedViews, views: RenderedViews, returns: Sequence[Returns], *, is_recorded: bool
+    recorded: RecordedViews, views: FieldViews, returns: Sequence[Returns], *, is_recorded: bool
 ) -> tuple[UInt8[np.ndarray, "views height width"], Float32[np.ndarray, "views height width"]]:
     """Return the verdict on every pixel of some views, and the distance of surfaces whose rays are sound.
 
@@ -221,13 +219,13 @@ def judge_views(
             one that colours are compared with, if the field was not fitted to it.
 
     Returns:
-        Members of ``Verdict``; and metres, ``SKY_DISTANCE_M`` for sky and NaN where rays are not sound.
+        Members of ``PixelVerdict``; and metres, ``SKY_DISTANCE_M`` for sky and NaN where rays are not sound.
     """
     config = recorded.config
     size, shape = views.has_ray.shape, views.opacity.shape
     sound, distance = recorded.judge_rays(views) if is_recorded else recorded.judge_rays_of(views, views.has_ray, None)
     is_fitted = views.frame in recorded.fitted_frames
-    faults = [(Verdict(fault), sound == fault) for fault in np.unique(sound) if fault != Verdict.VALID]
+    faults = [(PixelVerdict(fault), sound == fault) for fault in np.unique(sound) if fault != PixelVerdict.VALID]
 
     directions = camera_directions(recorded.scene, views.camera, size).numpy().astype(np.float64)
     in_world = np.stack([rotate(pose, directions) for pose in views.poses])
@@ -235,7 +233,7 @@ def judge_views(
         [recorded.moving.hit_by(views.frame, p[:3, 3], d) for p, d in zip(views.poses, in_world, strict=True)]
     ).reshape(shape)
     if not is_fitted:
-        faults.append((Verdict.MOVED, through_moving))
+        faults.append((PixelVerdict.MOVED, through_moving))
     contradicted = [
         untrusted_pixels(
             depth,
@@ -246,7 +244,7 @@ def judge_views(
         )
         for depth, seen in zip(distance, returns, strict=True)
     ]
-    faults.append((Verdict.CONTRADICTED, np.stack(contradicted)))
+    faults.append((PixelVerdict.CONTRADICTED, np.stack(contradicted)))
 
     asked = np.isfinite(distance)
     origins = np.broadcast_to(views.poses[:, None, None, :3, 3], (*shape, 3))
@@ -272,7 +270,7 @@ def judge_views(
     )
     unseen = np.zeros(shape, bool)
     unseen[asked] = ~is_seen
-    faults.append((Verdict.UNSEEN, unseen))
+    faults.append((PixelVerdict.UNSEEN, unseen))
 
     if not (is_recorded and is_fitted):
         shown = blur(views.rgb, config.colour_window_px)[asked]
@@ -282,11 +280,11 @@ def judge_views(
             true = sample_image(witnesses[0].image, np.stack([column + 0.5, row + 0.5], axis=-1), size)
         differs = np.zeros(shape, bool)
         differs[asked] = ~(np.abs(shown - true).mean(axis=-1) <= config.colour_tolerance)
-        faults.append((Verdict.COLOUR, differs))
+        faults.append((PixelVerdict.COLOUR, differs))
     return verdict_of(faults), distance
 
 
-def judge_frame(recorded: RecordedViews, rendered: Sequence[RenderedViews], *, is_recorded: bool) -> FrameViews:
+def judge_frame(recorded: RecordedViews, rendered: Sequence[FieldViews], *, is_recorded: bool) -> FrameViews:
     """Judge the views of all cameras of a frame, and bring together what they are compared with.
 
     Args:

@@ -28,10 +28,10 @@ from storage.procedural.writers.truth import read_recipe
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home
 from teachers.nerf.config import ConfidenceConfig, TeacherDepthConfig, VirtualViewsConfig
-from teachers.nerf.evidence import SHIFT_M, Evidence
+from teachers.nerf.evidence import SHIFT_M, RenderEvidence
 from teachers.nerf.experiments.poisons import POISONS, Rendered
 from teachers.nerf.gates import depth_metrics, view_metrics
-from teachers.nerf.rendered_views import RecordedViews, RenderedViews, judge_frame
+from teachers.nerf.rendered_views import FieldViews, RecordedViews, judge_frame
 
 _SIZE = (56, 100)
 _MAX_LIDAR_M = 80.0
@@ -55,7 +55,7 @@ class StandIn:
     colour_noise: float = 0.04
     aside_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
-    def __call__(self, frame: int, camera: int, poses: np.ndarray, size: tuple[int, int]) -> RenderedViews:
+    def __call__(self, frame: int, camera: int, poses: np.ndarray, size: tuple[int, int]) -> FieldViews:
         """Return the views of a camera from some poses."""
         intrinsics, lens = self.scene.intrinsics(camera, size=size), self.scene.fisheye(camera)
         time_us = self.scene.camera_timestamp_us(frame, camera) - self.scene.timestamp_us(0)
@@ -70,7 +70,7 @@ class StandIn:
             grain = rng.normal(0, self.colour_noise, (*size, 3))
             rgb.append(uniform_filter(view.image / 255.0, (3, 3, 1)) + grain)
         distance = np.stack(depth).astype(np.float32)
-        return RenderedViews(
+        return FieldViews(
             frame=frame,
             camera=camera,
             poses=poses,
@@ -119,7 +119,7 @@ def _render(stand_in: StandIn, moved: np.ndarray) -> Rendered:
 def _gate(recorded: RecordedViews, rendered: Rendered, is_recorded: bool) -> dict[str, Any]:
     depth, views = TeacherDepthConfig(), VirtualViewsConfig()
     names, gate = (("recorded",), depth.gate) if is_recorded else (views.view_names, views.gate)
-    evidence = Evidence.of_scene(recorded.scene, names, ratio=gate.contradiction_ratio)
+    evidence = RenderEvidence.of_scene(recorded.scene, names, ratio=gate.contradiction_ratio)
     for frame in rendered:
         evidence.add(judge_frame(recorded, frame, is_recorded=is_recorded))
     return depth_metrics(evidence, True, depth) if is_recorded else view_metrics(evidence, True, views)

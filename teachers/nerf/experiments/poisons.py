@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from teachers.nerf.rendered_views import RenderedViews
+from teachers.nerf.rendered_views import FieldViews
 
-Rendered = list[list[RenderedViews]]
+Rendered = list[list[FieldViews]]
 """Views of a scene, by frame and camera."""
 
 Poison = Callable[[Rendered], Rendered]
@@ -18,11 +18,11 @@ Poison = Callable[[Rendered], Rendered]
 _NAN = np.float32(np.nan)
 
 
-def _each(change: Callable[[RenderedViews], dict[str, np.ndarray]]) -> Poison:
+def _each(change: Callable[[FieldViews], dict[str, np.ndarray]]) -> Poison:
     return lambda rendered: [[replace(views, **change(views)) for views in frame] for frame in rendered]
 
 
-def _show(place: RenderedViews, content: RenderedViews) -> RenderedViews:
+def _show(place: FieldViews, content: FieldViews) -> FieldViews:
     """Put what one camera shows in the place of another."""
     return replace(place, rgb=content.rgb, termination_depth=content.termination_depth, opacity=content.opacity)
 

@@ -17,7 +17,7 @@ from storage.scenes.store import SceneReader, write_scene
 from storage.stores.arrays import write_target
 from storage.stores.provenance import Provenance
 from storage.stores.versioned import Home, materialize_arrays
-from teachers.nerf.rendered_views import RenderedViews
+from teachers.nerf.rendered_views import FieldViews
 
 SCENE_KEY = "test.wall"
 WALL_Y = 6.0
@@ -172,7 +172,7 @@ def nerfstudio_python(repository_root) -> Path:
 def render_wall(wall_scene):
     """Renders the drive exactly, as ``RenderSource.views`` renders a field."""
 
-    def render(frame: int, camera: int, poses: np.ndarray, size: tuple[int, int]) -> RenderedViews:
+    def render(frame: int, camera: int, poses: np.ndarray, size: tuple[int, int]) -> FieldViews:
         height, width = size
         intrinsics, shown = wall_scene.intrinsics(camera, size=size), []
         for pose in poses:
@@ -181,7 +181,7 @@ def render_wall(wall_scene):
             points = origins + directions * np.where(np.isfinite(distance), distance, 0.0)[..., None]
             shown.append((paint(points, distance) / np.float32(255), distance))
         distance = np.stack([d for _, d in shown])
-        return RenderedViews(
+        return FieldViews(
             frame=frame,
             camera=camera,
             poses=poses,

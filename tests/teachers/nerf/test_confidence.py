@@ -12,7 +12,7 @@ from storage.geometry.cameras import project_camera
 from storage.geometry.transforms import apply_se3, invert_se3
 from teachers.nerf.confidence import (
     SKY_DISTANCE_M,
-    Verdict,
+    PixelVerdict,
     Witness,
     agrees_with_map,
     beside_return,
@@ -36,7 +36,7 @@ def test_rays_end_leave_or_are_fog() -> None:
     is_sky = np.array([False, False, False, True, False, True, False])
     limits = {"min_opacity": 0.8, "max_sky_opacity": 0.1, "max_depth_m": 200.0}
     verdict, distance = judge_rays(depth, opacity, has_ray, is_sky, **limits)
-    V = Verdict
+    V = PixelVerdict
     assert verdict.tolist() == [V.VALID, V.TOO_FAR, V.FOG, V.VALID, V.NO_RAY, V.SKY_DISPUTED, V.SKY_DISPUTED]
     assert distance[[0, 3]].tolist() == [5.0, SKY_DISTANCE_M]
     assert np.isnan(np.delete(distance, [0, 3])).all()
@@ -45,8 +45,8 @@ def test_rays_end_leave_or_are_fog() -> None:
 
 def test_the_first_fault_counts() -> None:
     first, second = np.array([True, False, False]), np.array([True, True, False])
-    verdict = verdict_of([(Verdict.FOG, first), (Verdict.UNSEEN, second)])
-    assert verdict.tolist() == [Verdict.FOG, Verdict.UNSEEN, Verdict.VALID]
+    verdict = verdict_of([(PixelVerdict.FOG, first), (PixelVerdict.UNSEEN, second)])
+    assert verdict.tolist() == [PixelVerdict.FOG, PixelVerdict.UNSEEN, PixelVerdict.VALID]
 
 
 @given(seed=st.integers(0, 2**32 - 1))
@@ -165,5 +165,5 @@ def test_what_the_image_does_not_show_is_not_valid_where_the_field_was_not_fitte
         config=ConfidenceConfig(),
     )
     verdict = judge_frame(recorded, recorded.views(2), is_recorded=True).verdict[1, 0]
-    assert (verdict[12:18, 22:38] == Verdict.COLOUR).all() != fitted
-    assert (verdict == Verdict.VALID).mean() > 0.6
+    assert (verdict[12:18, 22:38] == PixelVerdict.COLOUR).all() != fitted
+    assert (verdict == PixelVerdict.VALID).mean() > 0.6

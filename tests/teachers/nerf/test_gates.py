@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from teachers.nerf.config import ConfidenceConfig, TeacherDepthConfig, VirtualViewsConfig
-from teachers.nerf.evidence import Evidence
+from teachers.nerf.evidence import RenderEvidence
 from teachers.nerf.experiments.poisons import POISONS, Rendered
 from teachers.nerf.gates import depth_metrics, view_metrics
 from teachers.nerf.rendered_views import RecordedViews, judge_frame
@@ -55,7 +55,7 @@ def render(wall_scene, render_wall) -> Callable[..., Rendered]:
 
 def judge(recorded: RecordedViews, rendered: Rendered, *, is_recorded: bool) -> dict[str, Any]:
     names = ("recorded",) if is_recorded else VirtualViewsConfig().view_names
-    evidence = Evidence.of_scene(recorded.scene, names, ratio=1.3)
+    evidence = RenderEvidence.of_scene(recorded.scene, names, ratio=1.3)
     for frame in rendered:
         evidence.add(judge_frame(recorded, frame, is_recorded=is_recorded))
     if is_recorded:
