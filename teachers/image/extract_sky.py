@@ -21,6 +21,9 @@ from teachers.quality import at_most, gate
 
 KIND = Kind.SKY_MASK
 
+_MAX_LIDAR_ON_SKY_OF_A_CAMERA = 0.4
+"""One wrong camera of six hardly shows in the share of them all."""
+
 
 def extract(
     home: Home,
@@ -62,7 +65,8 @@ def _write(
     group.attrs.update({"height": height, "width": width, "threshold": config.threshold})
     progress = Progress(KIND, reader.num_frames * reader.num_cameras, on_progress)
     sky_pixels = np.zeros(reader.num_cameras)
-    undecided = non_finite = lidar_returns = lidar_on_sky = 0
+    undecided = non_finite = 0
+    returns, on_sky = np.zeros(reader.num_cameras, np.int64), np.zeros(reader.num_cameras, np.int64)
     for batch in iterate_batches(
         reader,
         range(reader.num_frames),
@@ -81,15 +85,26 @@ def _write(
             undecided += int(((probability > 0.1) & (probability < 0.9)).sum())
             non_finite += int((~np.isfinite(stored)).sum())
             seen = returns_in_image(reader, frame, camera, reader.lidar_points(frame), size=size)
-            lidar_returns += len(seen.index)
-            lidar_on_sky += int(is_sky[seen.row, seen.column].sum())
+            returns[camera] += len(seen.index)
+            on_sky[camera] += int(is_sky[seen.row, seen.column].sum())
         progress.advance(len(batch.indices))
     num_images = reader.num_frames * reader.num_cameras
     num_pixels = num_images * height * width
     fraction = {name: sky_pixels[i] / reader.num_frames for i, name in enumerate(reader.camera_names)}
     checks = {"non_finite": at_most(non_finite, 0), "sky_fraction": at_most(float(sky_pixels.sum()) / num_images, 0.95)}
+    lidar_returns, lidar_on_sky = int(returns.sum()), int(on_sky.sum())
     if lidar_returns:
-        checks["lidar_on_sky"] = at_most(lidar_on_sky / lidar_returns, config.max_lidar_on_sky)
+        shares = on_sky / np.maximum(returns, 1)
+        worst = int(shares.argmax())
+        checks["lidar_on_sky"] = at_most(
+            lidar_on_sky / lidar_returns, config.max_lidar_on_sky, hint="Surfaces are called sky: try other weights."
+        )
+        checks["lidar_on_sky_of_a_camera"] = at_most(
+            float(shares[worst]),
+            _MAX_LIDAR_ON_SKY_OF_A_CAMERA,
+            where=reader.camera_names[worst],
+            hint="This camera's mask is mostly wrong: it may be inverted, or another camera's.",
+        )
     return {
         "num_images": num_images,
         "coverage": 1.0 - non_finite / num_pixels,

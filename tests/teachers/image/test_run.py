@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from transformers import Dinov2Model
 
 from storage.errors import MissingTargetError, ProvenanceMismatchError
@@ -204,3 +205,25 @@ def test_every_feature_source_has_a_model_and_a_basis_of_its_own(source):
     assert model.feature_source == source
     assert model.__module__ == f"teachers.image.{source}"  # what assets declare to be its code
     assert isinstance(ImageTeachersConfig().basis_of(source), FeatureBasisConfig)
+
+
+@pytest.mark.parametrize("inverted", [(), (1,), (0, 1)])
+def test_an_inverted_sky_is_caught_in_one_camera_too(home, scene_key, configs, monkeypatch, inverted):
+    from teachers.image.sky import SkySegmenter
+
+    config, images_seen = configs["sky_mask"], []
+
+    def upper_half(self, images):
+        probability = torch.zeros(len(images), config.height, config.width)
+        probability[:, : config.height // 2] = 1.0
+        for index in range(len(images)):
+            if len(images_seen) % 2 in inverted:  # cameras of a frame follow each other
+                probability[index] = 1.0 - probability[index]
+            images_seen.append(index)
+        return probability
+
+    monkeypatch.setattr(SkySegmenter, "sky_probability", upper_half)
+    checks = run(home, "sky_mask", scene_key, config).metrics["quality"]["checks"]
+    assert checks["lidar_on_sky_of_a_camera"]["passed"] is not bool(inverted)
+    if inverted == (1,):
+        assert checks["lidar_on_sky_of_a_camera"]["where"] == "CAM_1"
