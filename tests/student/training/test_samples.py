@@ -16,6 +16,7 @@ from storage.geometry.transforms import apply_se3, invert_se3
 from storage.scenes.moving import MovingBoxes
 from storage.scenes.schema import SceneBoxes
 from storage.scenes.store import SceneReader
+from storage.stores.arrays import read_target
 from student.config import StudentConfig
 from student.data.dataset import FrameDataset
 from student.data.frames import StoreFrames
@@ -445,3 +446,27 @@ def test_finer_cells_hold_more_of_an_image(dataset: FrameDataset, student_config
         )
     assert held == sorted(held)
     assert held[0] < 30 < 45 < held[-1]
+
+
+def test_features_can_come_from_the_scenes_field(make_world: Callable[[], Any], student_config: StudentConfig) -> None:
+    world = make_world()
+    world.add_scene("yard.b")
+    home = world.home
+    images = read_target(home.open_arrays(home.require("clip_features", "yard.a")), "clip_features", "features")
+    for key in ("yard.a", "yard.b"):
+        world.publish("teacher_features", key, {"clip": (1 - images).astype(np.float16)})
+    config = replace(student_config.data, features_from="field")
+    assert "teacher_features" in config.kinds
+    assert "clip_features" not in config.kinds
+    taught = {}
+    for name, data in (("images", student_config.data), ("field", config)):
+        run = replace(student_config, data=data)
+        world.freeze(name, run)
+        frozen = load_training_set(home, name)
+        assert ("teacher_features" in frozen.scenes[0].stores) == (name == "field")
+        assert ("clip_features" in frozen.scenes[0].stores) == (name == "images")
+        sample = FrameDataset(home, frozen, "train", data)[0]
+        taught[name] = sample.view_targets.features["clip"]
+    known = taught["images"] != 0  # a view that the sample does not have is blank
+    assert known.any()
+    assert torch.allclose(taught["field"][known], 1 - taught["images"][known], atol=2e-3)
