@@ -152,7 +152,9 @@ def paper(variant: Variant) -> PipelineConfig:
 
     What EmerNeRF has and this field cannot express is in ``docs/guides/differences-from-emernerf.md``.
     """
-    return _assemble(paper_student(variant), paper_image_teachers(), _emernerf())
+    assembled = _assemble(paper_student(variant), paper_image_teachers(), _emernerf())
+    features = FeatureFieldConfig(positional="shared", positional_height=80, positional_width=120)
+    return dataclasses.replace(assembled, feature_field=features)
 
 
 def _emernerf() -> NerfConfig:

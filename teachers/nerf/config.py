@@ -655,7 +655,7 @@ class FeatureFieldConfig:
     log2_table_size: int = 15
     finest_cell_m: float = 0.5
     hidden_width: int = 64
-    positional: Literal["none", "shared", "per_camera"] = "shared"
+    positional: Literal["none", "shared", "per_camera"] = "none"
     positional_height: int = 8
     positional_width: int = 14
     min_psnr: float = 14.0

@@ -194,7 +194,9 @@ def worked(nerfstudio_python, repository_root, wall_home, tmp_path_factory) -> t
             NerfStep(action="render_virtual_views", config=VirtualViewsConfig(height=9, width=16)),
             NerfStep(
                 action="distil_features",
-                config=FeatureFieldConfig(feature_sources=("dinov2",), num_steps=80, rays_per_step=512),
+                config=FeatureFieldConfig(
+                    feature_sources=("dinov2",), num_steps=80, rays_per_step=512, positional="shared"
+                ),
             ),
             NerfStep(action="render_features", config=TeacherFeaturesConfig(height=9, width=16)),
         ),
