@@ -213,7 +213,9 @@ class Evaluator:
             reference = channels_last(shifted.view_targets.virtual_image[0])
             still = own.repeat(len(reference) // len(own), axis=0)
             is_valid = shifted.view_targets.virtual_is_valid[0].numpy()
-            self._score_images(self.scores.lateral_teacher, frames.key, views, reference, still, is_paper_frame, is_valid)
+            self._score_images(
+                self.scores.lateral_teacher, frames.key, views, reference, still, is_paper_frame, is_valid
+            )
         if lateral is not None:
             self._score_lateral(frames.key, frame, field, batch, is_paper_frame, lateral)
 

@@ -103,7 +103,7 @@ def _worst_checks(worst: dict[str, Worst], limits: GateConfig) -> dict[str, dict
     }
 
 
-def _as_far_as_known(checks: dict[str, dict[str, Any]], evidence: Evidence) -> dict[str, dict[str, Any]]:
+def _as_far_as_known(checks: dict[str, dict[str, Any]], evidence: RenderEvidence) -> dict[str, dict[str, Any]]:
     """Return the checks, those of LiDAR undecided if the scene has no return at all."""
     if evidence.num_returns.sum() > 0:
         return checks
