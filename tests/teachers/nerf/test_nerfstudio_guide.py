@@ -82,7 +82,7 @@ def outputs(
         capture_output=True,
         text=True,
         check=False,
-        timeout=900,
+        timeout=590,
     )
     assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
     return folder, viewer.split(), port

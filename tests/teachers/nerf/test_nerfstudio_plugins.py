@@ -44,7 +44,7 @@ def found(installed_python, user_environment, wall_home, tmp_path_factory) -> di
         check=False,
         env=user_environment,
         cwd=folder,
-        timeout=500,
+        timeout=590,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
