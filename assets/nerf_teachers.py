@@ -89,7 +89,7 @@ def scene_teacher(
     specs=[
         dg.AssetSpec(
             "feature_field",
-            deps=["nerf_teacher", *map(features_kind, FEATURE_SOURCES)],
+            deps=["nerf_teacher", *(str(features_kind(source)) for source in FEATURE_SOURCES)],
             description="Foundation features distilled into the scene's field, judged on frames not distilled.",
             **_declare("distil_features", {"pytorch", "nerfstudio"}, task="teacher_features"),
         ),
