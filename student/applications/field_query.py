@@ -35,7 +35,7 @@ class RegionConfig:
     """
 
     min_share: float = 0.5
-    reach_m: float = 1.0
+    reach_m: float = 2.0
 
     def __post_init__(self) -> None:
         if not (0 < self.min_share <= 1 and self.reach_m > 0):
