@@ -85,7 +85,8 @@ def test_a_text_is_found_in_space_and_in_views(field, tmp_path):
 
 
 def test_a_part_is_looked_for_within_its_object_alone(field, tmp_path):
-    answer = query_field(*field, ["left"], "building", tmp_path, part="car", negatives=("road",))
+    region = RegionConfig(reach_m=1.0)  # the car on the road is 1.2 m from the building
+    answer = query_field(*field, ["left"], "building", tmp_path, part="car", negatives=("road",), region=region)
     # The better car is on the road; that on the building is the one asked for.
     assert answer.positions[:4, 0].max() < 1.0
     assert answer.positions[:, 0].max() < 1.7  # nothing outside the object has a probability
