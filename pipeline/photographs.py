@@ -83,8 +83,8 @@ def undistort(
 
     Args:
         image: Photograph of a lens with radial and tangential distortion.
-        intrinsics: Of the photograph, pixels; (0, 0) is the corner of the first pixel.
-        distortion: k1, k2, p1, p2 of OpenCV's model.
+        intrinsics: Intrinsics of the photograph, pixels; (0, 0) is the corner of the first pixel.
+        distortion: Coefficients k1, k2, p1, p2 of the model of OpenCV.
     """
     height, width = image.shape[:2]
     k1, k2, p1, p2 = distortion

@@ -61,8 +61,8 @@ def run_race(task: RaceTask) -> Race:
             folder=Path(folder),
         )
         return race(
-            _Fit(own, nerf.num_steps, lambda rays: (teacher.render(rays),), judge),
-            _Fit(other, other.config.max_num_iterations, lambda rays: render_nerfacto(other, rays), judge),
+            _DrivenTrainer(own, nerf.num_steps, lambda rays: (teacher.render(rays),), judge),
+            _DrivenTrainer(other, other.config.max_num_iterations, lambda rays: render_nerfacto(other, rays), judge),
             turn_s=task.turn_s,
         )
 
@@ -101,7 +101,7 @@ class _Judge:
         return float(((depth_m.clamp_max(self.max_depth_m) - self.depth_m).abs() / self.depth_m).mean())
 
 
-class _Fit:
+class _DrivenTrainer:
     """One of nerfstudio's trainers, driven as its own loop does."""
 
     def __init__(self, trainer: Any, num_steps: int, render: Any, judge: _Judge) -> None:  # noqa: ANN401 - nerfstudio's
