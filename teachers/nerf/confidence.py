@@ -124,7 +124,7 @@ class Testimony:
     rgb: Float32[np.ndarray, "points 3"]
 
 
-def testify(
+def ask_witnesses(
     points: Float[np.ndarray, "points 3"],
     moves: Bool[np.ndarray, " points"],
     witnesses: Sequence[Witness],

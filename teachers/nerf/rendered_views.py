@@ -16,11 +16,11 @@ from storage.scenes.store import SceneReader
 from teachers.nerf.confidence import (
     PixelVerdict,
     Witness,
+    ask_witnesses,
     beside_return,
     blur,
     judge_rays,
     sample_image,
-    testify,
     verdict_of,
 )
 from teachers.nerf.config import ConfidenceConfig
@@ -252,7 +252,7 @@ def judge_views(
     moves = through_moving[asked]
     witnesses = recorded.witnesses(views.frame, views.camera)
     own = int(is_recorded and is_fitted)
-    testimony = testify(
+    testimony = ask_witnesses(
         points,
         moves,
         witnesses[1:] if is_recorded else witnesses,

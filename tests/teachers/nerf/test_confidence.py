@@ -15,11 +15,11 @@ from teachers.nerf.confidence import (
     PixelVerdict,
     Witness,
     agrees_with_map,
+    ask_witnesses,
     beside_return,
     judge_rays,
     log_depth_ratio,
     parallax,
-    testify,
     verdict_of,
 )
 from teachers.nerf.config import ConfidenceConfig
@@ -98,7 +98,7 @@ def test_testimony_is_that_of_asking_everybody_about_every_point(seed: int) -> N
     witnesses = [wall_of(rng.uniform(-3, 3), frame=f, is_fitted=bool(rng.integers(2))) for f in (0, 0, 1, 2)]
     points = np.stack([rng.uniform(-9, 9, 60), rng.uniform(-5, 5, 60), rng.choice([10.0, 10.05, 8.0, 13.0], 60)], -1)
     moves, origins = rng.random(60) < 0.3, np.zeros((60, 3))
-    found = testify(
+    found = ask_witnesses(
         points, moves, witnesses, frame=0, origins=origins, tolerance=0.02, min_parallax=0.1, enough=len(witnesses) + 1
     )
     for index, point in enumerate(points):
@@ -125,10 +125,10 @@ def test_sky_needs_no_parallax_and_a_surface_does() -> None:
     witness, origin = wall_of(0.0), np.zeros((1, 3))
     settings = {"frame": 0, "origins": origin, "tolerance": 0.02, "min_parallax": 0.01, "enough": 1}
     point, still = np.array([[0.1, 0.1, 10.0]]), np.zeros(1, bool)
-    assert testify(point, still, [witness], **settings).num_confirming.tolist() == [0]
+    assert ask_witnesses(point, still, [witness], **settings).num_confirming.tolist() == [0]
     sky = np.array([[0.0, 0.0, SKY_DISTANCE_M]])
     above = wall_of(0.0, at_m=SKY_DISTANCE_M)
-    assert testify(sky, still, [above], **settings).num_confirming.tolist() == [1]
+    assert ask_witnesses(sky, still, [above], **settings).num_confirming.tolist() == [1]
 
 
 def test_a_return_of_another_frame_proves_nothing_about_what_moves() -> None:
