@@ -532,8 +532,8 @@ class GateConfig:
 
     contradiction_ratio: float = 1.3
     max_depth_bias: float = 0.05
-    max_misplaced: float = 0.1
-    max_misplaced_once: float = 0.7
+    max_misplaced: float = 0.4
+    max_misplaced_once: float = 0.75
     max_shifted: float = 0.1
     min_colour_explained: float = 0.1
 

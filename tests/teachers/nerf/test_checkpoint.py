@@ -101,6 +101,7 @@ DESCRIPTION = FieldDescription(
     num_cameras=2,
     num_frames=5,
     fitted_frames=(0, 1, 3, 4),
+    pose_corrections=(tuple(float(i) for i in range(16)),),
 )
 
 

@@ -106,8 +106,8 @@ def test_testimony_is_that_of_asking_everybody_about_every_point(seed: int) -> N
         for witness in witnesses:
             if moves[index] and witness.frame != 0:
                 continue
-            in_camera = apply_se3(invert_se3(witness.camera_to_world), point)
-            (u, v), _ = project_camera(in_camera, INTRINSICS, None)
+            in_camera = apply_se3(invert_se3(witness.camera_to_world), point[None])[0]
+            u, v = project_camera(in_camera[None], INTRINSICS, None)[0][0]
             if not (0 <= u < SIZE[1] and 0 <= v < SIZE[0]):
                 continue
             pixel = np.array([[u, v]])
