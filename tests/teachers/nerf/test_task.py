@@ -88,7 +88,7 @@ def test_the_error_that_ended_a_task_is_raised_again(tmp_path):
         lambda: SamplingConfig(near_m=5.0, far_m=1.0),
         lambda: FieldLossConfig(rgb=-1.0),
         lambda: VirtualViewsConfig(view_names=("a",)),
-        lambda: TeacherDepthConfig(min_opacity=0.0),
+        lambda: TeacherDepthConfig(height=1),
         lambda: ExecutionConfig(rays_per_chunk=0),
     ],
 )
