@@ -178,6 +178,7 @@ def _emernerf() -> NerfConfig:
             coarsest_cell_m=15.0,
             finest_cell_m=0.03,
             hidden_width=64,
+            density_channels=0,
             appearance_width=16,
             appearance="image",
             shading="per_sample",

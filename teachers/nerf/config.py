@@ -54,6 +54,9 @@ class FieldConfig:
             kept in the artifact.
         num_levels: Levels of the static grid.
         features_per_level: Channels of each level.
+        density_channels: Channels of each level that give the density. The last three are then added up over levels as
+            a first guess of colour: so density and colour do not pull at the same channels, and colour need not wait
+            for a network to tell them apart. 0 gives all channels to both, as EmerNeRF does.
         log2_table_size: Rows per level.
         coarsest_cell_m: Cell of the coarsest level, inside the scene's box.
         finest_cell_m: Cell of the finest level, inside the scene's box.
@@ -77,6 +80,7 @@ class FieldConfig:
     implementation: Literal["auto", "torch", "tcnn", "nerfstudio"] = "auto"
     num_levels: int = 6
     features_per_level: int = 4
+    density_channels: int = 1
     log2_table_size: int = 17
     coarsest_cell_m: float = 4.0
     finest_cell_m: float = 0.15
@@ -95,6 +99,10 @@ class FieldConfig:
     def __post_init__(self) -> None:
         _require(1 <= self.num_levels <= 16, f"num_levels {self.num_levels}, want 1 to 16")
         _require(1 <= self.features_per_level <= 8, f"features_per_level {self.features_per_level}, want 1 to 8")
+        _require(
+            0 <= self.density_channels <= max(0, self.features_per_level - 3),
+            f"density_channels {self.density_channels} of {self.features_per_level}, want three fewer at most, or 0",
+        )
         _require(10 <= self.log2_table_size <= 22, f"log2_table_size {self.log2_table_size}, want 10 to 22")
         _require(
             0 < self.finest_cell_m <= self.coarsest_cell_m,
@@ -223,7 +231,7 @@ class FieldLossConfig:
     line_of_sight: float = 0.05
     line_of_sight_form: LineOfSightForm = "overlap"
     sky: float = 0.1
-    distortion: float = 0.005
+    distortion: float = 0.03
     opacity_entropy: float = 0.001
     proposal: float = 1.0
     dynamic: float = 0.0005

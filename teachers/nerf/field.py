@@ -81,7 +81,8 @@ class DrivingField(Field):
         self.metres_per_unit = bounds.metres_per_unit
         self.register_buffer("half_extent", torch.tensor(bounds.half_extent), persistent=False)
         self.static_grid = _static_grid(config, bounds)
-        self.density_network = perceptron(self.static_grid.output_width, config.hidden_width, 1)
+        density_width = config.num_levels * (config.density_channels or config.features_per_level)
+        self.density_network = perceptron(density_width, config.hidden_width, 1)
         self.feature_width = self.static_grid.output_width
         self.times = FrameTimes(frame_seconds, fitted_frames)
         self.dynamic = DynamicBranch(config, bounds, self.times) if config.dynamic else None
@@ -114,7 +115,9 @@ class DrivingField(Field):
         batch = positions.shape[:-1]
         positions = positions.reshape(-1, 3)
         features = self.static_grid(self.unit_cube(positions))
-        density = self._density(self.density_network(features))
+        by_level = self._by_level(features)
+        of_density = by_level[:, :, : self.config.density_channels] if self.config.density_channels else by_level
+        density = self._density(self.density_network(of_density.flatten(1)))
         if self.dynamic is None:
             return FieldSamples(density=density.view(*batch, 1), features=features.view(*batch, -1))
         assert ray_samples.times is not None
@@ -173,10 +176,14 @@ class DrivingField(Field):
     ) -> Float[Tensor, "points 3"]:
         """Return the colour, [0, 1], that shows along directions from composited features, for an appearance code.
 
-        Static and dynamic features share this head (EmerNeRF Eq. 2).
+        Static and dynamic features share this head (EmerNeRF Eq. 2). With ``density_channels``, the last three channels
+        of every static level are added up to a first guess, which the head corrects.
         """
         view = torch.cat([encode_directions(directions, octaves=_SURFACE_OCTAVES), code], dim=-1)
-        return torch.sigmoid(self.colour_network(torch.cat([features, view], dim=-1)))
+        raw = self.colour_network(torch.cat([features, view], dim=-1))
+        if self.config.density_channels:
+            raw = raw + self._by_level(features)[:, :, -3:].sum(dim=1)
+        return torch.sigmoid(raw)
 
     def sky_colour(
         self, directions: Float[Tensor, "rays 3"], code: Float[Tensor, "rays code_width"]
@@ -187,6 +194,10 @@ class DrivingField(Field):
     def unit_cube(self, positions: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
         """Return where positions in scene units lie in the grids' unit cube."""
         return 0.25 * (contract(positions / self.half_extent) + 2.0)
+
+    def _by_level(self, features: Float[Tensor, "points width"]) -> Float[Tensor, "points levels channels"]:
+        static = features[:, : self.static_grid.output_width]
+        return static.view(len(features), self.config.num_levels, self.config.features_per_level)
 
     def _density(self, raw: Float[Tensor, "points 1"]) -> Float[Tensor, "points 1"]:
         return self.metres_per_unit * trunc_exp(raw + _INITIAL_LOG_DENSITY)
