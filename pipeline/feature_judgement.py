@@ -115,8 +115,8 @@ def _semantics(
 
 
 def _shows_world(scene: SceneReader, reading: FeatureReading) -> Bool[np.ndarray, "views height width"]:
-    size = reading.termination_depth.shape[1:]
-    return np.stack([scene.is_valid(int(camera), size=size) for camera in reading.camera_index])
+    _, height, width = reading.termination_depth.shape
+    return np.stack([scene.is_valid(int(camera), size=(height, width)) for camera in reading.camera_index])
 
 
 def _is_static(scene: SceneReader, reading: FeatureReading) -> Bool[np.ndarray, "views height width"]:

@@ -45,10 +45,8 @@ def ask_field(
     cameras = range(scene.num_cameras)
     shown = [FeatureView(frame=frame, camera=c, shift_m=shift_m) for c in cameras]
     others = [FeatureView(frame=f, camera=c) for f in range(scene.num_frames) for c in cameras]
-    rendered, execution = config.teacher_features, config.feature_field.execution
-    field, reading = read_feature_views(
-        home, scene_key, [*shown, *others], (rendered.height, rendered.width), execution
-    )
+    size, execution = config.teacher_features.size, config.feature_field.execution
+    field, reading = read_feature_views(home, scene_key, [*shown, *others], size, execution)
     if "clip" not in reading.features:
         raise MissingTargetError(ErrorKind.TARGET_MISSING, str(field), "was taught no CLIP: words need it")
     features = clip_features_in(home, field)

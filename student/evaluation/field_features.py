@@ -49,17 +49,19 @@ def find_same_points(
         points_world: Where the rays of pixels end, metres; NaN where they end nowhere.
         termination_depth: Their length, metres.
         camera_to_world: Pose of each view.
-        intrinsics: Of each view, in its pixels.
+        intrinsics: Intrinsics of each view, in its pixels.
         fisheye: Lens of each view, NaN for a pinhole.
         is_usable: Pixels that are compared: those that show the world, and nothing that moves.
         pairs: First and second view of each comparison.
     """
-    size = termination_depth.shape[1:]
+    _, height, width = termination_depth.shape
     first, second = [np.zeros((0, 3), np.int64)], [np.zeros((0, 3))]
     for a, b in pairs:
         at = np.argwhere(is_usable[a] & np.isfinite(termination_depth[a]))
         points = points_world[a][at[:, 0], at[:, 1]].astype(np.float64)
-        seen = points_in_image(points, camera_to_world[b], intrinsics[b], fisheye[b], size=size, near=_NEAR_M)
+        seen = points_in_image(
+            points, camera_to_world[b], intrinsics[b], fisheye[b], size=(height, width), near=_NEAR_M
+        )
         depth = termination_depth[b][seen.row, seen.column]
         ratio = np.maximum(depth / seen.termination_depth, seen.termination_depth / depth)
         shows = (ratio < _MAX_DEPTH_RATIO) & is_usable[b][seen.row, seen.column]

@@ -13,7 +13,7 @@ from enum import IntEnum
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from scipy.ndimage import uniform_filter
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from storage.geometry.in_image import points_in_image
 
@@ -157,7 +157,8 @@ def ask_witnesses(
         asked = np.flatnonzero(is_open)
         if not len(asked):
             continue
-        size = witness.termination_depth.shape
+        height, width = witness.termination_depth.shape
+        size = (height, width)
         seen = points_in_image(
             points[asked], witness.camera_to_world, witness.intrinsics, witness.fisheye, size=size, near=_NEAR_M
         )
@@ -239,14 +240,14 @@ def blur(
     image: Float[np.ndarray, "*batch height width 3"], window: int
 ) -> Float32[np.ndarray, "*batch height width 3"]:
     """Return the mean of a square window around each pixel: edges that lie half a pixel off shall not count."""
-    return uniform_filter(image.astype(np.float32), size=(*[1] * (image.ndim - 3), window, window, 1), mode="nearest")
+    return uniform_filter(image.astype(np.float32), size=window, axes=(-3, -2), mode="nearest")
 
 
 def beside_return(
     points: Float[np.ndarray, "points 3"],
     moves: Bool[np.ndarray, " points"],
-    own: cKDTree,
-    others: Sequence[cKDTree],
+    own: KDTree,
+    others: Sequence[KDTree],
     *,
     reach_m: float,
 ) -> Bool[np.ndarray, " points"]:

@@ -299,7 +299,7 @@ class TrajectoryConfig:
         point_error_m: A usual distance of a point from its plane, far above a sensor's noise: neighbouring points err
             alike.
         usual_shift_m: A usual error of the recorded motion between two frames.
-        usual_turn_deg: The same of its direction.
+        usual_turn_deg: A usual error of its direction.
     """
 
     source: Literal["auto", "recorded", "lidar"] = "auto"

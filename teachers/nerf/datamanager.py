@@ -40,7 +40,7 @@ from teachers.nerf.scene_rays import (
     split_frames,
 )
 from teachers.nerf.splats import draw_image, seed_points
-from teachers.nerf.trajectory import Trajectory, settle_trajectory
+from teachers.nerf.trajectory import AlignedTrajectory, settle_trajectory
 
 _FLOW_POINTS = 2048
 """Points per step whose flow is compared with how they are known to move."""
@@ -95,7 +95,7 @@ class SceneDataManager(DataManager):
         self.nerf = config.nerf
         home = Home(config.home_root, store_url=config.store_url)
         self.recorded = SceneReader.open(home, config.scene_key, config.scene_digest or None)
-        self.trajectory: Trajectory = settle_trajectory(self.recorded, self.nerf.trajectory)
+        self.trajectory: AlignedTrajectory = settle_trajectory(self.recorded, self.nerf.trajectory)
         self.scene = self.recorded.moved(self.trajectory.corrections)
         self.split: FrameSplit = split_frames(self.scene.num_frames, holdout_every=self.nerf.holdout_every)
         self.bounds: SceneBounds = measure_bounds(self.scene, self.split.train)

@@ -119,8 +119,12 @@ def _distil(
     """Fit the feature field, and return the PSNR of each source on the held-out frames, dB."""
     config, num_frames = field.description.config, source.scene.num_frames
     split = split_frames(num_frames, holdout_every=source.teacher.nerf.holdout_every)
-    distilled = {name: _feature_rays(source, features, split.train) for name, features in targets.items()}
-    held_out = {name: _feature_rays(source, features, split.held_out) for name, features in targets.items()}
+    distilled: dict[FeatureSource, _FeatureRays] = {
+        name: _feature_rays(source, features, split.train) for name, features in targets.items()
+    }
+    held_out: dict[FeatureSource, _FeatureRays] = {
+        name: _feature_rays(source, features, split.held_out) for name, features in targets.items()
+    }
     tables = [field.grid.table]
     networks = [p for n, p in field.named_parameters() if n != "grid.table"]
     optimizer = torch.optim.Adam(

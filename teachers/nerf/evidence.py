@@ -54,7 +54,7 @@ class FrameViews:
         verdict: ``PixelVerdict`` of each pixel.
         distance: Surfaces, metres; ``SKY_DISTANCE_M`` for sky, NaN where nothing is said.
         rgb: Colour, [0, 1].
-        returns: Of each camera and view.
+        returns: Returns in each camera and view.
     """
 
     frame: int
@@ -111,7 +111,7 @@ class RenderEvidence:
         depth_error: Mean absolute logarithm of rendered over measured depth, from the view's own pose first.
         colour_error: Mean absolute difference of rendered and recorded colour, likewise.
         depth_rival: Least such error over the poses of other cameras, frames and views.
-        colour_rival: The same of colours.
+        colour_rival: Least error of colour over the same poses.
         colour_range: Mean absolute difference of recorded colours from their median.
     """
 

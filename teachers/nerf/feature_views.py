@@ -13,7 +13,7 @@ import numpy as np
 
 from storage.config_json import config_from_json
 from storage.errors import ErrorKind, PipelineError, ProvenanceMismatchError
-from storage.kinds import Kind
+from storage.kinds import FeatureSource, Kind
 from storage.previews.pictures import to_uint8
 from storage.stores.versioned import Home
 from teachers.nerf.feature_request import FeatureReading, FeatureRequest
@@ -52,7 +52,7 @@ def render_feature_views(request: FeatureRequest) -> FeatureReading:
     size = (request.height, request.width)
     intrinsics = source.intrinsics(size)
     poses, colours, depths, points = [], [], [], []
-    features: dict[str, list[np.ndarray]] = {name: [] for name in field.description.num_channels}
+    features: dict[FeatureSource, list[np.ndarray]] = {name: [] for name in field.description.num_channels}
     for view in request.views:
         shift = np.eye(4)
         shift[:3, 3] = view.shift_m

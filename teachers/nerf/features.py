@@ -45,9 +45,9 @@ def render_teacher_features(
 
     def write(group: zarr.Group) -> dict[str, Any]:
         description, scene, size = field.description, source.scene, config.size
-        group.attrs["feature_basis_digests"] = dict(description.feature_basis_digests)
+        group.attrs["feature_basis_digests"] = {**description.feature_basis_digests}
         shape = (scene.num_frames, scene.num_cameras, *size)
-        arrays = {
+        arrays: dict[FeatureSource, zarr.Array] = {
             name: create_target(group, Kind.TEACHER_FEATURES, name, (*shape, channels))
             for name, channels in description.num_channels.items()
         }

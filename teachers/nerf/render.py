@@ -101,7 +101,7 @@ def render_virtual_views(
         write_target(group, Kind.VIRTUAL_VIEWS, "virtual_to_camera", virtual_to_camera)
         write_target(group, Kind.VIRTUAL_VIEWS, "intrinsics", source.intrinsics(size))
         group.attrs["view_names"] = list(config.view_names)
-        map_size = ((config.height + 1) // 2, (config.width + 1) // 2)
+        map_size = ((size[0] + 1) // 2, (size[1] + 1) // 2)
         recorded = source.recorded_views(config.confidence, map_size=map_size, image_size=size)
         evidence = RenderEvidence.of_scene(scene, config.view_names, ratio=config.gate.contradiction_ratio)
         started = time.perf_counter()

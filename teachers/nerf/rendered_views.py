@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from storage.geometry.resize import resize_nearest
 from storage.geometry.transforms import rotate
@@ -50,6 +50,12 @@ class FieldViews:
     rgb: Float32[np.ndarray, "views height width 3"]
     termination_depth: Float32[np.ndarray, "views height width"]
     opacity: Float32[np.ndarray, "views height width"]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return rows and columns."""
+        height, width = self.has_ray.shape
+        return height, width
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,8 +178,8 @@ class RecordedViews:
     def _read_returns(self, frame: int) -> Float[np.ndarray, "points 3"]:
         return lidar_points_world(self.scene, frame)
 
-    def _make_tree(self, frame: int) -> cKDTree:
-        return cKDTree(self.returns(frame))
+    def _make_tree(self, frame: int) -> KDTree:
+        return KDTree(self.returns(frame))
 
     def returns_in(self, frame: int, camera: int, pose: Float[np.ndarray, "4 4"], size: tuple[int, int]) -> Returns:
         """Return the frame's LiDAR returns that fall into a view, as far as the field was fitted to their range."""
@@ -195,7 +201,7 @@ class RecordedViews:
             recorded: Its returns in the recorded image of the same camera.
             image: That image.
         """
-        size, points, sampled = views.has_ray.shape, self.returns(views.frame), []
+        size, points, sampled = views.size, self.returns(views.frame), []
         shown = shows_world(self.scene, views.camera, (image.shape[0], image.shape[1])).numpy()[recorded.pixel]
         for pose, seen in zip(views.poses, returns, strict=True):
             index, _, place = np.intersect1d(seen.index, recorded.index[shown], return_indices=True)
@@ -222,7 +228,7 @@ def judge_views(
         Members of ``PixelVerdict``; and metres, ``SKY_DISTANCE_M`` for sky and NaN where rays are not sound.
     """
     config = recorded.config
-    size, shape = views.has_ray.shape, views.opacity.shape
+    size, shape = views.size, views.opacity.shape
     sound, distance = recorded.judge_rays(views) if is_recorded else recorded.judge_rays_of(views, views.has_ray, None)
     is_fitted = views.frame in recorded.fitted_frames
     faults = [(PixelVerdict(fault), sound == fault) for fault in np.unique(sound) if fault != PixelVerdict.VALID]
@@ -294,8 +300,7 @@ def judge_frame(recorded: RecordedViews, rendered: Sequence[FieldViews], *, is_r
     """
     verdicts, distances, sampled = [], [], []
     for views in rendered:
-        size = views.has_ray.shape
-        returns = [recorded.returns_in(views.frame, views.camera, pose, size) for pose in views.poses]
+        returns = [recorded.returns_in(views.frame, views.camera, pose, views.size) for pose in views.poses]
         verdict, distance = judge_views(recorded, views, returns, is_recorded=is_recorded)
         own_pose = recorded.scene.camera_to_world(views.frame, views.camera)
         own = recorded.returns_in(views.frame, views.camera, own_pose, recorded.image_size)

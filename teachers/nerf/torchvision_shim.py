@@ -13,15 +13,14 @@ included. That needs no variable, no file beside the installed distribution and 
 
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
-
-import torch
+from typing import Any
 
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
 
-_libraries: list[torch.library.Library] = []
+_libraries: list[Any] = []
 """Declarations live as long as their library object."""
 
 
@@ -31,6 +30,8 @@ def declare_missing_operators() -> None:
     Nothing is done where there is no torchvision, or where its compiled operators load. Whether they do is found by
     loading them: a declaration made before them would keep them from registering their own.
     """
+    import torch  # not above: torch imports this module at the end of its own import
+
     if _libraries or (torchvision := find_spec("torchvision")) is None:
         return
     compiled = PathFinder.find_spec("_C", list(torchvision.submodule_search_locations or ()))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import small_gicp
 from jaxtyping import Float
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
 from storage.geometry.transforms import apply_se3, invert_se3
@@ -29,7 +29,7 @@ _NEIGHBOURS_OF_A_NORMAL = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trajectory:
+class AlignedTrajectory:
     """Corrections of the recorded poses, and what they gain.
 
     Attributes:
@@ -63,7 +63,7 @@ class Trajectory:
         }
 
 
-def settle_trajectory(scene: SceneReader, config: TrajectoryConfig) -> Trajectory:
+def settle_trajectory(scene: SceneReader, config: TrajectoryConfig) -> AlignedTrajectory:
     """Return the trajectory that a field is fitted along.
 
     With ``source`` "auto", aligned poses are used where they close the gap between neighbouring scans by at least
@@ -77,7 +77,7 @@ def settle_trajectory(scene: SceneReader, config: TrajectoryConfig) -> Trajector
     recorded = np.stack([scene.ego_to_world(f) for f in range(scene.num_frames)])
     stays = np.tile(np.eye(4), (len(recorded), 1, 1))
     if config.source == "recorded":
-        return Trajectory(corrections=stays, recorded_gap_m=np.nan, aligned_gap_m=np.nan, is_aligned=False)
+        return AlignedTrajectory(corrections=stays, recorded_gap_m=np.nan, aligned_gap_m=np.nan, is_aligned=False)
     scans = [_nearby(scene.lidar_points(f)[:, :3].astype(np.float64), config.max_range_m) for f in range(len(recorded))]
     aligned = align_scans(scans, recorded, config)
     before, after = scan_gap(scans, recorded, config), scan_gap(scans, aligned, config)
@@ -85,7 +85,7 @@ def settle_trajectory(scene: SceneReader, config: TrajectoryConfig) -> Trajector
     is_aligned = gains or config.source == "lidar"
     corrections = aligned @ np.asarray(invert_se3(recorded)) if is_aligned else stays
     logger.info("neighbouring scans are %.3f m apart, %.3f m once aligned: %s", before, after, is_aligned)
-    return Trajectory(corrections=corrections, recorded_gap_m=before, aligned_gap_m=after, is_aligned=is_aligned)
+    return AlignedTrajectory(corrections=corrections, recorded_gap_m=before, aligned_gap_m=after, is_aligned=is_aligned)
 
 
 def align_scans(
@@ -123,7 +123,8 @@ def scan_gap(
         points, normals = surface.points()[:, :3], surface.normals()[:, :3]
         next_from_this = invert_se3(ego_to_world[frame + 1]) @ ego_to_world[frame]
         moved = apply_se3(next_from_this, scans[frame])
-        distance, nearest = cKDTree(points).query(moved, distance_upper_bound=config.max_correspondence_m)
+        found = KDTree(points).query(moved, distance_upper_bound=config.max_correspondence_m)
+        distance, nearest = (np.asarray(column) for column in found)
         met = np.isfinite(distance)
         if met.any():
             offset = moved[met] - points[nearest[met]]

@@ -114,7 +114,7 @@ def test_one_worker_makes_what_is_selected(make_home, environment, monkeypatch: 
     materialised = {event.asset_key.to_user_string(): event for event in result.get_asset_materialization_events()}
     assert set(materialised) == {"nerf_teacher", "teacher_depth"}
     metadata = materialised["nerf_teacher"].materialization.metadata
-    assert "| psnr | 21.5 | 18 | ✓ |" in str(metadata["quality_gate"].value)
+    assert "| psnr | 21.5 | 18 |  | ✓ |  |" in str(metadata["quality_gate"].value)
     assert "| depth | - | 0.1 | ? no LiDAR |" in str(metadata["quality_gate"].value)
     version = home.require("nerf_teacher", SCENE)
     assert {v.name: v.outcome for v in read_gate(home, version) or ()} == {"psnr": "passed", "depth": "undecided"}

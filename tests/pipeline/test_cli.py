@@ -225,7 +225,7 @@ def test_plan_prices_a_run(filled_home: Home, capsys: pytest.CaptureFixture[str]
     assert code == 0
     prices = {price["kind"]: price for price in json.loads(out)}
     height, width = HomeSelection(preset="tiny").resolve().teacher_depth.size
-    assert prices["teacher_depth"]["stored_bytes"] == 20 * 6 * height * width * 4
+    assert prices["teacher_depth"]["stored_bytes"] == 20 * 6 * height * width * 5
     assert prices["teacher_depth"]["hours"] is None
     assert prices["nerf_teacher"]["stored_bytes"] is None  # nothing says how large: shown, not left out
     assert set(prices) == {s.name for s in KINDS.values() if s.partitioned_by == "scene"} - {

@@ -294,7 +294,8 @@ class _LooseFrames:
     def is_sky(self, frames: range) -> np.ndarray:
         return self._load("sky", frames)
 
-    def features(self, frames: range, kind: str) -> np.ndarray:
+    def features(self, frames: range, kind: str, name: str = "features") -> np.ndarray:
+        del name  # one array a file
         return self._load(kind, frames)
 
     def virtual_views(self, frame_index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

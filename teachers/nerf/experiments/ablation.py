@@ -117,7 +117,7 @@ def _end_point_errors(branch: DynamicBranch, bounds: SceneBounds, frame: int, mo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ablation:
+class FieldAblation:
     """What is run.
 
     Attributes:
@@ -201,7 +201,7 @@ def main() -> None:
     given = parser.parse_args()
     reuse_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    run = Ablation(
+    run = FieldAblation(
         home=given.home,
         scene_key=given.scene,
         names=tuple(given.variants),

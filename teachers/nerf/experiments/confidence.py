@@ -38,8 +38,8 @@ class _View:
         termination_depth: Stored, metres.
         is_valid: Stored.
         shows_world: Pixels that show neither the vehicle itself nor the outside of a lens.
-        true_rgb: Of the world.
-        true_depth: Of the world, NaN for sky.
+        true_rgb: Colour of the world.
+        true_depth: Distance of the world, metres; NaN for sky.
     """
 
     rgb: UInt8[np.ndarray, "height width 3"] | None
@@ -51,7 +51,7 @@ class _View:
 
 
 @dataclass(slots=True)
-class _Tally:
+class _AgreementTally:
     pixels: int = 0
     valid: int = 0
     surfaces: int = 0
@@ -108,7 +108,7 @@ def measure(home: Home, scene_key: str, *, every: int = 1) -> dict[str, dict[str
     world = read_recipe(home, SceneKey.parse(scene_key)).build()
     found = {}
     for kind in (Kind.TEACHER_DEPTH, Kind.VIRTUAL_VIEWS):
-        tally = _Tally()
+        tally = _AgreementTally()
         for view in _views(home, scene, world, scene_key, kind, every):
             tally.add(view)
         found[str(kind)] = tally.figures()
@@ -153,7 +153,7 @@ def _render_truth(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Arguments:
+class _ConfidenceArguments:
     """Measure how right the pixels called valid are.
 
     Attributes:
@@ -169,7 +169,7 @@ class _Arguments:
 
 def main() -> None:
     """Measure, and print JSON."""
-    arguments = tyro.cli(_Arguments, description=_Arguments.__doc__)
+    arguments = tyro.cli(_ConfidenceArguments, description=_ConfidenceArguments.__doc__)
     home = Home(arguments.home)
     keys = arguments.scenes or tuple(sorted({version.partition for version in home.versions(Kind.VIRTUAL_VIEWS)}))
     found: dict[str, Any] = {key: measure(home, key, every=arguments.every) for key in keys}

@@ -68,7 +68,7 @@ class StandIn:
             patches = gaussian_filter(rng.normal(size=size), 6)
             depth.append(view.termination_depth * np.exp(self.depth_noise * patches / patches.std()))
             grain = rng.normal(0, self.colour_noise, (*size, 3))
-            rgb.append(uniform_filter(view.image / 255.0, (3, 3, 1)) + grain)
+            rgb.append(uniform_filter(view.image / 255.0, 3, axes=(0, 1)) + grain)
         distance = np.stack(depth).astype(np.float32)
         return FieldViews(
             frame=frame,
@@ -126,7 +126,7 @@ def _gate(recorded: RecordedViews, rendered: Rendered, is_recorded: bool) -> dic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Arguments:
+class _PowerArguments:
     """Measure power and false alarms of the gates of rendered targets.
 
     Attributes:
@@ -144,7 +144,7 @@ class _Arguments:
 
 def main() -> None:
     """Measure, and print JSON."""
-    arguments = tyro.cli(_Arguments, description=_Arguments.__doc__)
+    arguments = tyro.cli(_PowerArguments, description=_PowerArguments.__doc__)
     home = Home(arguments.folder / "home")
     config = ProceduralConfig(
         num_scenes=arguments.num_scenes,

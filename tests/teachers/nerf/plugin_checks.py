@@ -17,7 +17,14 @@ from storage.stores.versioned import Home
 from teachers.nerf import fit as fit_module
 from teachers.nerf import methods as methods_module
 from teachers.nerf import teacher as teacher_module
-from teachers.nerf.config import FieldConfig, NerfConfig, SamplingConfig, TeacherDepthConfig, VirtualViewsConfig
+from teachers.nerf.config import (
+    FieldConfig,
+    NerfConfig,
+    ProposalConfig,
+    SamplingConfig,
+    TeacherDepthConfig,
+    VirtualViewsConfig,
+)
 from teachers.nerf.dataparser import SceneDataParserConfig
 from teachers.nerf.fit import fit_scene
 from teachers.nerf.render import render_teacher_depth, render_virtual_views
@@ -34,7 +41,7 @@ TINY = NerfConfig(
     lidar_rays=64,
     num_gaussians=1500,
     field=FieldConfig(num_levels=3, log2_table_size=12, finest_cell_m=0.5),
-    sampling=SamplingConfig(num_proposal_samples=12, num_field_samples=8, far_m=150.0),
+    sampling=SamplingConfig(proposals=(ProposalConfig(num_samples=12),), num_field_samples=8, far_m=150.0),
 )
 
 
