@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEMO_HOME ?= demo
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo ui test check environments lint types contracts tests golden wheel-check lock clean system-packages
+.PHONY: help demo ui test check environments lint types contracts tests nightly golden wheel-check lock clean system-packages
 
 help: ## List the recipes
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -56,6 +56,9 @@ contracts: ## What may import what
 
 tests: ## The default test suite
 	$(BIN)/python -m pytest
+
+nightly: environments ## The longest tests, which the default suite leaves out
+	$(BIN)/python -m pytest -m nightly
 
 golden: ## Make the golden files again; review the diff
 	$(BIN)/python -m pytest --regenerate-golden

@@ -115,7 +115,7 @@ def test_one_worker_makes_what_is_selected(make_home, environment, monkeypatch: 
     assert set(materialised) == {"nerf_teacher", "teacher_depth"}
     metadata = materialised["nerf_teacher"].materialization.metadata
     assert "| psnr | 21.5 | 18 |  | ✓ |  |" in str(metadata["quality_gate"].value)
-    assert "| depth | - | 0.1 | ? no LiDAR |" in str(metadata["quality_gate"].value)
+    assert "| depth | - | 0.1 |  | ? no LiDAR |" in str(metadata["quality_gate"].value)
     version = home.require("nerf_teacher", SCENE)
     assert {v.name: v.outcome for v in read_gate(home, version) or ()} == {"psnr": "passed", "depth": "undecided"}
     assert metadata["figure/psnr"].value == 21.5

@@ -88,7 +88,7 @@ def outputs(
     return folder, viewer.split(), port
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_training_leaves_nerfstudios_own_files(outputs):
     run = outputs[0] / "outputs" / "scene" / "distill-teacher" / "first"
     assert (run / "config.yml").is_file()
@@ -98,7 +98,7 @@ def test_training_leaves_nerfstudios_own_files(outputs):
     assert 0 < transforms["scale"] < 1, "a unit is many metres"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(("name", "method"), [("eval", "distill-teacher"), ("nerfacto", "nerfacto")])
 def test_evaluation_scores_the_held_out_images(outputs, name, method):
     evaluated = json.loads((outputs[0] / "outputs" / "scene" / f"{name}.json").read_text())
@@ -108,7 +108,7 @@ def test_evaluation_scores_the_held_out_images(outputs, name, method):
         assert evaluated["results"]["psnr"] > 15.0, evaluated
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_renders_are_metric(outputs):
     renders = outputs[0] / "outputs" / "scene" / "renders" / "test"
     assert {p.name for p in renders.iterdir()} == {"rgb", "depth", "raw-depth", "gt-rgb"}
@@ -123,7 +123,7 @@ def test_renders_are_metric(outputs):
     assert np.median(centre) == pytest.approx(WALL_DISTANCE_M, rel=0.1), "LEFT looks straight at the wall"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_viewer_serves_until_it_is_interrupted(outputs, installed_python, user_environment):
     folder, viewer, port = outputs
     process = subprocess.Popen(

@@ -65,7 +65,7 @@ def test_the_reference_never_has_less_time(own_s: float, other_s: float, turn_s:
     assert outcome.reference[-1].processor_s <= max(steps * own_s, whole_turns) + other_s + 1e-6
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_quick_race_runs(nerfstudio_python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTILLNERF_NERFSTUDIO_PYTHON", str(nerfstudio_python))
     record = run_benchmark("teacher", quick=True)
