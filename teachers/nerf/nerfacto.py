@@ -54,7 +54,7 @@ class NerfactoTeacher(NerfactoModel):
         self.bounds: SceneBounds = metadata["bounds"]
         self.num_train_data = metadata["num_cameras"]
         _put_sizes(self.config, self.nerf, self.bounds)
-        with _without_perceptual_network():
+        with without_perceptual_network():
             super().populate_modules()
         self.collider = None  # rays come with near and far planes
 
@@ -137,7 +137,7 @@ def _colour_error(outputs: dict[str, Any], rays: RayBatch) -> Tensor:
 
 
 @contextmanager
-def _without_perceptual_network() -> Iterator[None]:
+def without_perceptual_network() -> Iterator[None]:
     """Let nerfacto build without LPIPS, whose network it would download; the judge here does not ask for it."""
     original = lpip.LearnedPerceptualImagePatchSimilarity
     lpip.LearnedPerceptualImagePatchSimilarity = lambda **_: nn.Identity()  # type: ignore[assignment,misc]

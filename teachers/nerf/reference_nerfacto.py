@@ -7,7 +7,6 @@ import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from nerfstudio.cameras.rays import RayBundle
@@ -17,12 +16,13 @@ from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.models.nerfacto import NerfactoModel
 from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import Parameter
 
 from storage.scenes.store import SceneReader
 from teachers.nerf.datamanager import SceneDescription
 from teachers.nerf.dataparser import scene_cameras
+from teachers.nerf.nerfacto import without_perceptual_network
 from teachers.nerf.quality import FieldRendering
 from teachers.nerf.scene_rays import RayBatch, SceneRays
 
@@ -32,8 +32,7 @@ class OfflineNerfacto(NerfactoModel):
 
     def populate_modules(self) -> None:
         """Build everything else."""
-        lpips = "torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity"
-        with mock.patch(lpips, return_value=nn.Identity()):
+        with without_perceptual_network():
             super().populate_modules()
 
 
