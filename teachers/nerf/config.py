@@ -569,7 +569,7 @@ class TeacherDepthConfig:
     height: int | None = None
     width: int | None = None
     confidence: ConfidenceConfig = dataclasses.field(default_factory=ConfidenceConfig)
-    max_contradicted_share: float = 0.15
+    max_contradicted_share: float = 0.2
     max_abs_rel: float = 0.30
     min_coverage: float = 0.9
     min_valid_share: float = 0.4
@@ -610,7 +610,9 @@ class VirtualViewsConfig:
     camera_shifts_m: tuple[tuple[float, float, float], ...] = ((-1.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, -1.0, 0.0))
     confidence: ConfidenceConfig = dataclasses.field(default_factory=ConfidenceConfig)
     min_valid_share: float = 0.3
-    gate: GateConfig = dataclasses.field(default_factory=GateConfig)
+    gate: GateConfig = dataclasses.field(
+        default_factory=lambda: GateConfig(max_depth_bias=0.09, max_shifted=0.2)  # few returns fall into one view
+    )
     execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
 
     def __post_init__(self) -> None:
