@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from storage.geometry.cameras import project_camera
 from storage.geometry.transforms import apply_se3, invert_se3
@@ -133,7 +133,7 @@ def test_sky_needs_no_parallax_and_a_surface_does() -> None:
 
 def test_a_return_of_another_frame_proves_nothing_about_what_moves() -> None:
     points, moves = np.zeros((2, 3)), np.array([False, True])
-    far, near = cKDTree(np.full((1, 3), 9.0)), cKDTree(np.full((1, 3), 0.1))
+    far, near = KDTree(np.full((1, 3), 9.0)), KDTree(np.full((1, 3), 0.1))
     assert beside_return(points, moves, far, [near], reach_m=0.3).tolist() == [True, False]
     assert beside_return(points, moves, near, [far], reach_m=0.3).tolist() == [True, True]
 
