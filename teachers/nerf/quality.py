@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from teachers.nerf.config import NerfConfig
 from teachers.nerf.scene_rays import RayBatch, SceneRays
 from teachers.quality import at_least, at_most, gate, undecided
 
-_MAX_JUDGED_RAYS = 60_000
-"""LiDAR pixels and returns that are judged, drawn evenly: enough for two digits."""
+MAX_JUDGED_RAYS = 60_000
+"""Pixels, LiDAR pixels or returns that are judged, drawn evenly: enough for two digits."""
 
 NO_LIDAR = "the scene has no LiDAR"
 STANDS_STILL = "the vehicle stands still, so no held-out view is a new one"
@@ -71,12 +71,12 @@ def judge_fit(render: Render, held_out: SceneRays, config: NerfConfig) -> dict[s
 
 
 def _judge_depth(render: Render, held_out: SceneRays, config: NerfConfig) -> dict[str, float]:
-    picked = _evenly(len(held_out.lidar_pixel))
+    picked = evenly(len(held_out.lidar_pixel))
     image, pixel = held_out.lidar_pixel_image[picked], held_out.lidar_pixel[picked]
     rendered = render(held_out.pixel_rays(image, pixel))
     measured = held_out.lidar_pixel_depth[picked] * held_out.bounds.metres_per_unit
     scores = _depth_scores("lidar", rendered, measured, held_out.is_moving[image, pixel], config)
-    picked = _evenly(len(held_out.lidar_distances))
+    picked = evenly(len(held_out.lidar_distances))
     rendered = render(held_out.lidar_beams(picked))
     measured = held_out.lidar_distances[picked] * held_out.bounds.metres_per_unit
     return scores | _depth_scores("lidar_beam", rendered, measured, held_out.lidar_is_moving[picked], config)
@@ -159,5 +159,6 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else math.nan
 
 
-def _evenly(count: int) -> Tensor:
-    return torch.linspace(0, max(0, count - 1), min(count, _MAX_JUDGED_RAYS)).round().to(torch.int64)
+def evenly(count: int, most: int = MAX_JUDGED_RAYS) -> Int64[Tensor, " _"]:
+    """Return indices below ``count`` at even distances, ``most`` of them at most."""
+    return torch.linspace(0, max(0, count - 1), min(count, most)).round().to(torch.int64)

@@ -12,12 +12,9 @@ import torch
 from torch import Tensor
 
 from teachers.nerf.config import FitGateConfig, NerfConfig
-from teachers.nerf.quality import NO_LIDAR, Render, psnr_of
+from teachers.nerf.quality import MAX_JUDGED_RAYS, NO_LIDAR, Render, evenly, psnr_of
 from teachers.nerf.scene_rays import SceneRays
 from teachers.quality import at_most, undecided
-
-_RAYS = 60_000
-"""Pixels, and LiDAR pixels, that are rendered, drawn evenly over all images."""
 
 Scores = Mapping[str, Mapping[str, Mapping[str, float | None]]]
 """Per group of frames (``seen`` and ``joined`` in the second phase) and camera: ``psnr`` and ``lidar_abs_rel``."""
@@ -89,11 +86,11 @@ def _changes(before: Scores, after: Scores, figure: str, *, sign: float) -> dict
 
 
 def _even_pixels(rays: SceneRays) -> tuple[Tensor, Tensor]:
-    per_image = max(16, _RAYS // len(rays.shown_images))
+    per_image = max(16, MAX_JUDGED_RAYS // len(rays.shown_images))
     images, pixels = [], []
     for image in rays.shown_images.tolist():
         seen = rays.seen_pixels(image)
-        picked = torch.linspace(0, len(seen) - 1, min(len(seen), per_image)).round().to(torch.int64)
+        picked = evenly(len(seen), per_image)
         images.append(torch.full((len(picked),), image))
         pixels.append(seen[picked])
     return torch.cat(images), torch.cat(pixels)
@@ -104,7 +101,7 @@ def _depth_errors(render: Render, rays: SceneRays, config: NerfConfig) -> tuple[
     count = len(rays.lidar_pixel)
     if count == 0:
         return torch.zeros(0, dtype=torch.int64), torch.zeros(0)
-    picked = torch.linspace(0, count - 1, min(count, _RAYS)).round().to(torch.int64)
+    picked = evenly(count)
     image = rays.lidar_pixel_image[picked]
     rendered = render(rays.pixel_rays(image, rays.lidar_pixel[picked]))
     measured = rays.lidar_pixel_depth[picked] * rays.bounds.metres_per_unit
