@@ -5,6 +5,7 @@ VENV := .venv
 NERFSTUDIO_VENV := .venv-nerfstudio
 BIN := $(VENV)/bin
 DEMO_HOME ?= demo
+TEST_PROCESSES ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help demo ui test check environments lint types contracts tests nightly golden wheel-check lock clean system-packages
@@ -54,8 +55,8 @@ types: ## Static types
 contracts: ## What may import what
 	$(BIN)/lint-imports
 
-tests: ## The default test suite
-	$(BIN)/python -m pytest
+tests: ## The default test suite, in two processes; a file's tests share what they set up
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 nightly: environments ## The longest tests, which the default suite leaves out
 	$(BIN)/python -m pytest -m nightly

@@ -199,6 +199,7 @@ class OptimizerConfig:
 
     Attributes:
         learning_rate: Peak learning rate.
+        encoder_rate: Factor of the rate for an image encoder that starts from ImageNet weights.
         betas: Decay rates of Adam's two moments; the published first one is 0.
         weight_decay: Decoupled weight decay (AdamW); 0 is plain Adam.
         schedule: Fall of the rate after the warm-up. "step" divides it by ten at two thirds and at nine tenths of the
@@ -211,6 +212,7 @@ class OptimizerConfig:
     """
 
     learning_rate: float = 2e-4
+    encoder_rate: float = 0.2
     betas: tuple[float, float] = (0.0, 0.99)
     weight_decay: float = 0.0
     schedule: Literal["constant", "cosine", "step"] = "constant"
@@ -222,6 +224,7 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         """Reject values out of range."""
         _require(self.learning_rate > 0, f"learning_rate must be positive, got {self.learning_rate}")
+        _require(self.encoder_rate >= 0, f"encoder_rate must not be negative, got {self.encoder_rate}")
         _require(all(0 <= beta < 1 for beta in self.betas), f"betas must lie in [0, 1), got {self.betas}")
         _require(self.weight_decay >= 0 and self.warmup_steps >= 0, "weight_decay and warmup_steps: want >= 0")
         _require(0 <= self.final_share <= 1, f"final_share must lie in [0, 1], got {self.final_share}")
@@ -275,6 +278,8 @@ class FitConfig:
         validate_every: Steps between validations; the last step is always validated.
         max_validation_samples: Held-out frames per validation, evenly spaced.
         seed: Seed of weights, order, views and every sample along rays.
+        initial: Checkpoint to start from: a folder, or "shipped" for the one that comes with this package; None starts
+            at random. Heads of features that it does not have, or has in another basis, start at random too.
         precision: Number format of convolutions and linear layers. Weights, geometry, rendering along rays and losses
             are always float32; "float16" also scales losses, so that small gradients do not vanish.
         optimizer: Optimiser and its learning rate.
@@ -286,6 +291,7 @@ class FitConfig:
     validate_every: int = 1000
     max_validation_samples: int = 8
     seed: int = 0
+    initial: str | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     runtime: FitRuntime = field(default_factory=FitRuntime)
@@ -342,11 +348,13 @@ class StudentConfig:
     def determining(self) -> "StudentConfig":
         """Return the part that determines the checkpoint.
 
-        The runtime is set to its default, and the path of the LPIPS weights is removed: the digest covers their content
-        instead.
+        The runtime is set to its default. The places of LPIPS and initial weights are removed: the digest covers their
+        content instead.
         """
         return replace(
-            self, losses=replace(self.losses, lpips_weights=None), fit=replace(self.fit, runtime=FitRuntime())
+            self,
+            losses=replace(self.losses, lpips_weights=None),
+            fit=replace(self.fit, initial=None, runtime=FitRuntime()),
         )
 
 

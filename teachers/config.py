@@ -158,6 +158,9 @@ class FeatureBasisConfig:
 
     Attributes:
         extractor: Model and grid of the features; extraction uses the same.
+        source: "fit" fits it to this home's frames. "weights" takes the one in the folder of the model's weights, so
+            that features mean the same in every home; this home's frames judge it. Components and range are then its
+            own.
         num_components: Channels kept, K, at most 64.
         frames_per_scene: Frames sampled from each scene, all cameras; all frames where a scene has fewer.
         seed: Seed of the choice of frames and of the sample that sets the range.
@@ -167,6 +170,7 @@ class FeatureBasisConfig:
     """
 
     extractor: PatchFeatureConfig = field(default_factory=PatchFeatureConfig)
+    source: Literal["fit", "weights"] = "fit"
     num_components: int = 32
     frames_per_scene: int = 4
     seed: int = 0

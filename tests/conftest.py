@@ -11,7 +11,7 @@ import pytest
 
 from storage.stores.versioned import Home
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import group_norm, interpolate, leaky_relu, relu
 
 from student.model.config import PyramidConfig
+from student.model.efficientnet import WIDTHS, EfficientNetLite0
 
 LEAKY_SLOPE = 0.2
 
@@ -52,17 +53,26 @@ class Bottleneck(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """Residual stages, and a path from the coarsest back up that adds each stage's features on the way.
+    """An encoder, and a path from its coarsest map back up that adds each map's features on the way.
 
     Every camera is normalised by itself, so what one camera sees never depends on the others.
     """
 
     def __init__(self, config: PyramidConfig) -> None:
         super().__init__()
+        self.stem_stride = config.stem_stride
+        self.trunk = EfficientNetLite0() if config.encoder == "efficientnet-lite0" else None
+        if self.trunk is None:
+            self._build_stages(config)
+        widths = config.stage_widths if self.trunk is None else WIDTHS
+        self.top = nn.Conv2d(widths[-1], config.lateral_width, 1)
+        self.laterals = nn.ModuleList(nn.Conv2d(width, config.lateral_width, 1) for width in widths[:-1])
+        self.output = nn.Conv2d(config.lateral_width, config.output_width, 3, padding=1)
+
+    def _build_stages(self, config: PyramidConfig) -> None:
         # A strided 4x4 kernel is centred on the pixel corner that its output pixel is centred on; a strided
         # 3x3 kernel would shift the map by half an input pixel.
         kernel = 4 if config.stem_stride == 2 else 3
-        self.stem_stride = config.stem_stride
         self.stem = nn.Conv2d(3, config.stem_width, kernel, stride=config.stem_stride, padding=1, bias=False)
         stages: list[nn.Module] = []
         width = config.stem_width
@@ -74,11 +84,6 @@ class Pyramid(nn.Module):
             stages.append(nn.Sequential(*layers))
             width = stage_width
         self.stages = nn.ModuleList(stages)
-        self.top = nn.Conv2d(width, config.lateral_width, 1)
-        self.laterals = nn.ModuleList(
-            nn.Conv2d(stage_width, config.lateral_width, 1) for stage_width in config.stage_widths[:-1]
-        )
-        self.output = nn.Conv2d(config.lateral_width, config.output_width, 3, padding=1)
 
     def map_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the size of the feature map of an image."""
@@ -91,9 +96,17 @@ class Pyramid(nn.Module):
             images: RGB in [-1, 1].
 
         Raises:
-            ValueError: If the image is so small that the coarsest map would be a single cell, over which
-                nothing can be normalised.
+            ValueError: If the image is so small that a residual stage's map would be a single cell, over which nothing
+                can be normalised.
         """
+        maps = self._stage_maps(images) if self.trunk is None else self.trunk(images)
+        y = self.top(maps[-1])
+        for lateral, x in zip(reversed(self.laterals), reversed(maps[:-1]), strict=True):
+            upsampled = interpolate(y, size=x.shape[-2:], mode="bilinear", align_corners=False)
+            y = upsampled + leaky_relu(lateral(x), LEAKY_SLOPE)
+        return leaky_relu(self.output(y), LEAKY_SLOPE)
+
+    def _stage_maps(self, images: Float[Tensor, "n 3 height width"]) -> list[Float[Tensor, "n _ _ _"]]:
         x = relu(instance_norm(self.stem(images)))
         maps: list[Tensor] = []
         for stage in self.stages:
@@ -101,11 +114,7 @@ class Pyramid(nn.Module):
                 raise ValueError(f"images of {images.shape[-2]}x{images.shape[-1]} are too small for the encoder")
             x = stage(x)
             maps.append(x)
-        y = self.top(maps[-1])
-        for lateral, x in zip(reversed(self.laterals), reversed(maps[:-1]), strict=True):
-            upsampled = interpolate(y, size=x.shape[-2:], mode="bilinear", align_corners=False)
-            y = upsampled + leaky_relu(lateral(x), LEAKY_SLOPE)
-        return leaky_relu(self.output(y), LEAKY_SLOPE)
+        return maps
 
 
 def soft_clamp(values: Float[Tensor, "*shape"], limit: float) -> Float[Tensor, "*shape"]:

@@ -8,6 +8,8 @@ colour, pooling and drawing fine samples. :func:`student.presets.models.paper_mo
 from dataclasses import dataclass, field
 from typing import Literal
 
+ImageEncoder = Literal["residual", "efficientnet-lite0"]
+
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
@@ -66,9 +68,11 @@ class DepthBinsConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PyramidConfig:
-    """A residual convolutional encoder with a top-down path.
+    """A convolutional encoder with a top-down path.
 
     Attributes:
+        encoder: "residual" has the stem and the stages below. "efficientnet-lite0" has its own instead, works at half
+            resolution, and starts from ImageNet weights unless the fit starts from a checkpoint.
         stem_width: Channels of the first convolution.
         stem_stride: Stride of the first convolution: the output grid is the image divided by it (rounded down).
         stage_widths: Channels of each residual stage.
@@ -78,6 +82,7 @@ class PyramidConfig:
         output_width: Channels returned.
     """
 
+    encoder: ImageEncoder = "residual"
     stem_width: int = 64
     stem_stride: int = 1
     stage_widths: tuple[int, ...] = (128, 128, 192, 256, 256)
@@ -91,6 +96,9 @@ class PyramidConfig:
         lengths = {len(self.stage_widths), len(self.stage_blocks), len(self.stage_strides)}
         _require(len(lengths) == 1 and 0 not in lengths, f"stage tuples must have one length, got {lengths}")
         _require(all(stride in {1, 2} for stride in (*self.stage_strides, self.stem_stride)), "strides are 1 or 2")
+        _require(
+            self.encoder == "residual" or self.stem_stride == 2, f"encoder {self.encoder} has a stem of stride 2, not 1"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from student.model.config import (
     DepthBinsConfig,
     FeatureHeadConfig,
     FineDepthConfig,
+    ImageEncoder,
     ModelConfig,
     PyramidConfig,
     RendererConfig,
@@ -34,7 +35,12 @@ def paper_linear_model() -> ModelConfig:
     )
 
 
-def tiny_model(*, depth_feature_channels: int = 0, feature_heads: tuple[FeatureHeadConfig, ...] = ()) -> ModelConfig:
+def tiny_model(
+    *,
+    depth_feature_channels: int = 0,
+    feature_heads: tuple[FeatureHeadConfig, ...] = (),
+    encoder: ImageEncoder = "residual",
+) -> ModelConfig:
     """Return a model that learns something in minutes on two CPU cores.
 
     The image encoders work at half resolution, bins are logarithmic, and cells are twice the paper's.
@@ -42,12 +48,14 @@ def tiny_model(*, depth_feature_channels: int = 0, feature_heads: tuple[FeatureH
     Args:
         depth_feature_channels: Channels of the Depth Anything features; 0 for a model without them.
         feature_heads: Foundation features to render.
+        encoder: Image encoder of the coarse depth.
     """
     bins = DepthBinsConfig(near=0.5, far=120.0, spacing="logarithmic", num_bins=64)
     return ModelConfig(
         contraction=ContractionConfig(inner_range_z=20.0),
         coarse_depth=CoarseDepthConfig(
             pyramid=PyramidConfig(
+                encoder=encoder,
                 stem_width=16,
                 stem_stride=2,
                 stage_widths=(24, 32, 48, 64),

@@ -7,6 +7,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,20 @@ from torch import nn
 
 from storage.code import code_digest
 from storage.digests import config_digest, config_json, file_digest
+from storage.errors import ErrorKind, MissingTargetError
 from storage.kinds import Kind
-from storage.stores.provenance import Provenance, package_versions
+from storage.stores.provenance import InputVersion, Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, materialize_files
 from student.config import FitConfig, StudentConfig
 from student.data.dataset import FrameDataset
 from student.data.loader import LoaderState, TrainingLoader
 from student.data.sample import TrainingBatch
 from student.data.training_set import TrainingSet, load_training_set
-from student.inference.checkpoint import save_pretrained
+from student.inference.checkpoint import MODEL_FILE, save_pretrained
+from student.inference.feature_bases import FEATURE_BASES_FILE, feature_bases_of, save_feature_bases
 from student.losses.total import Losses
+from student.model.efficientnet import imagenet_file
+from student.training.initial import initial_folder, take_imagenet_weights, take_weights
 from student.training.log import TrainingLog
 from student.training.model_card import write_records
 from student.training.optimization import learning_rate
@@ -62,23 +67,23 @@ def fit_student(
         training_set: Name of the frozen training set; the variant's own by default.
 
     Raises:
-        MissingTargetError: If there is no such training set, or it lacks a kind that the run reads.
-        IntegrityError: If a store lost data.
+        MissingTargetError: If there is no such training set, it lacks a kind that the run reads, or there is no such
+            initial checkpoint.
+        IntegrityError: If a store lost data, or the initial checkpoint is damaged or does not fit.
         EnvironmentMissingError: If the package of a tracker that was asked for is not installed.
         StudentDivergedError: If a loss or gradient is not finite; its key names the samples.
     """
     frozen = load_training_set(home, training_set or variant)
     upstream = home.provenance(frozen.version)
-    lpips = config.losses.lpips_weights
     device = _device(config.fit)
     provenance = Provenance(
         kind=KIND,
         partition=variant,
-        inputs=(frozen.version.as_input,),
+        inputs=(frozen.version.as_input, *_initial_version(home, config.fit)),
         config_digest=config_digest(config.determining()),
         code_digest=code_digest(__name__, kind=KIND),
         seed=config.fit.seed,
-        weights_digests={} if lpips is None else {"lpips": file_digest(lpips)},
+        weights_digests=_weights_digests(config),
         licence=upstream.licence,
         config=config_json(config),
         packages=package_versions("icechunk", "numpy", "torch", "zarr"),
@@ -98,7 +103,10 @@ def fit_student(
             progress = fitted.run(on_progress)
             model = fitted.training.model
             save_pretrained(folder, model, config, variant=variant)
+            save_feature_bases(folder, fitted.bases)
             metrics = _metrics(model, progress, config)
+            if fitted.initial is not None:
+                metrics["initial"] = asdict(fitted.initial) | {"checkpoint": config.fit.initial}
             write_records(
                 folder,
                 home,
@@ -144,6 +152,13 @@ class _Fit:
         self.logs = logs
         self.training = TrainingStep(config, processes)
         training = self.training
+        self.bases = feature_bases_of(home, frozen, config.data.feature_sources)
+        self.initial = None
+        if config.fit.initial is not None:
+            self.initial = take_weights(training.model, initial_folder(config.fit.initial), self.bases)
+        else:
+            take_imagenet_weights(training.model)
+        training.forget_average()
         found = restore_state(work, training.model, training.optimizer, training.scaler, training.average)
         self.progress = found or FitProgress()
         if self.progress.step:
@@ -240,3 +255,27 @@ def _metrics(model: nn.Module, progress: FitProgress, config: StudentConfig) -> 
     }
     quality = quality_gate(validation)
     return metrics if quality is None else {**metrics, "quality": quality}
+
+
+def _weights_digests(config: StudentConfig) -> dict[str, str]:
+    """Return the SHA-256 of every weights file that a fit reads."""
+    found = {} if config.losses.lpips_weights is None else {"lpips": file_digest(config.losses.lpips_weights)}
+    if config.fit.initial is not None:
+        folder = initial_folder(config.fit.initial)
+        files = (name for name in (MODEL_FILE, FEATURE_BASES_FILE) if (folder / name).is_file())
+        found |= {f"initial/{name}": file_digest(folder / name) for name in files}
+        if f"initial/{MODEL_FILE}" not in found:
+            raise MissingTargetError(ErrorKind.WEIGHTS_MISSING, str(folder / MODEL_FILE), "no such file to start from")
+    elif any(
+        p.encoder == "efficientnet-lite0" for p in (config.model.coarse_depth.pyramid, config.model.fine_depth.pyramid)
+    ):
+        found["imagenet"] = file_digest(imagenet_file())
+    return found
+
+
+def _initial_version(home: Home, fit: FitConfig) -> tuple[InputVersion, ...]:
+    """Return the version that a fit starts from, if it is one of this home."""
+    if fit.initial is None:
+        return ()
+    folder = initial_folder(fit.initial).resolve()
+    return tuple(v.as_input for v in home.versions(KIND) if home.open_files(v).resolve() == folder)

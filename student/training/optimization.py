@@ -6,14 +6,30 @@ import torch
 from torch import Tensor, nn
 
 from student.config import OptimizerConfig
+from student.model.efficientnet import EfficientNetLite0
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Return AdamW over every parameter; vectors (biases, scales) are never decayed."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    """Return AdamW over every parameter; vectors (biases, scales) are never decayed.
+
+    Each group has a ``rate_factor`` beside its rate; see :func:`set_rate`.
+    """
+    trunks = (module for module in model.modules() if isinstance(module, EfficientNetLite0))
+    pretrained = {id(p) for trunk in trunks for p in trunk.parameters()}
+    groups = []
+    for factor, of_trunk in ((1.0, False), (config.encoder_rate, True)):
+        chosen = [p for p in model.parameters() if (id(p) in pretrained) == of_trunk]
+        for decay, matrices in ((config.weight_decay, True), (0.0, False)):
+            params = [p for p in chosen if (p.ndim >= 2) == matrices]
+            if params:
+                groups.append({"params": params, "weight_decay": decay, "rate_factor": factor})
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of the next step, of each group by its factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["rate_factor"]
 
 
 def learning_rate(config: OptimizerConfig, step: int, share_done: float) -> float:

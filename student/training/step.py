@@ -14,7 +14,7 @@ from student.data.sample import TrainingBatch
 from student.losses.perceptual import PerceptualDistance, perceptual_distance
 from student.losses.total import Losses, merge, student_losses
 from student.model.distillnerf import DistillNeRF
-from student.training.optimization import WeightAverage, build_optimizer
+from student.training.optimization import WeightAverage, build_optimizer, set_rate
 from student.training.processes import Processes
 
 _REDUCED: Mapping[str, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -62,8 +62,7 @@ class TrainingStep:
             StudentDivergedError: If a loss or gradient is not finite in any process. All processes raise it, and its
                 key names the samples.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
         self._seed(step)
         parts = batch.parts(self.config.fit.runtime.accumulation_steps)
@@ -81,6 +80,11 @@ class TrainingStep:
         if self.average is not None:
             self.average.update(self.model)
         return merge(losses)
+
+    def forget_average(self) -> None:
+        """Start the average anew, from the model's weights as they are."""
+        decay = self.config.fit.optimizer.ema_decay
+        self.average = None if decay is None else WeightAverage(self.model, decay)
 
     @contextmanager
     def published_weights(self) -> Iterator[None]:

@@ -48,6 +48,7 @@ class Arguments:
         device: Device to train on; the run's own by default.
         num_workers: Processes that read samples, for each process that trains; the run's own by default.
         trackers: Services that curves and pictures are sent to; the run's own by default.
+        initial: Checkpoint to start from, a folder or "shipped"; the run's own by default, "none" for random weights.
         lpips_weights: Local safetensors file of VGG LPIPS; without it, structural dissimilarity is used.
         write_config: Write the run as JSON to this file and stop. The file can be edited and given as ``config``.
     """
@@ -65,6 +66,7 @@ class Arguments:
     device: Literal["auto", "cpu", "cuda"] | None = None
     num_workers: int | None = None
     trackers: tuple[TrackerName, ...] | None = None
+    initial: str | None = None
     lpips_weights: Path | None = None
     write_config: Path | None = None
 
@@ -84,6 +86,8 @@ class Arguments:
             "trackers": self.trackers,
         }
         fit = replace(run.fit, runtime=replace(run.fit.runtime, **_given(runtime)))
+        if self.initial is not None:
+            fit = replace(fit, initial=None if self.initial == "none" else self.initial)
         return replace(
             run,
             fit=replace(fit, **_given({"precision": self.precision})),

@@ -111,10 +111,11 @@ def _fit(
     random = np.random.default_rng(config.seed)
     frames = [sampled_frames(reader.num_frames, config.frames_per_scene, random) for reader in readers]
     num_images = sum(len(chosen) * reader.num_cameras for chosen, reader in zip(frames, readers, strict=True))
-    pca = StreamingPca(
-        model.num_features, config.num_components, sample_size=config.range_sample_size, seed=config.seed
-    )
+    given = FeatureBasis.load(model.weights.path, model.num_features) if config.source == "weights" else None
+    num_components = config.num_components if given is None else len(given.minimum)
+    pca = StreamingPca(model.num_features, num_components, sample_size=config.range_sample_size, seed=config.seed)
     progress = Progress(f"{BASIS_KIND}/{model.feature_source}", num_images, on_progress)
+    residual = 0.0
     for reader, chosen in zip(readers, frames, strict=True):
         for batch in _batches(reader, chosen, model):
             vectors = _grid_features(model, batch).reshape(-1, model.num_features)
@@ -124,14 +125,16 @@ def _fit(
                     ErrorKind.WEIGHTS_INVALID, str(model.weights.path), f"gives features of {scene} that are not finite"
                 )
             pca.add(vectors)
+            if given is not None:
+                residual += float(((vectors - given.restore(given.reduce(vectors))) ** 2).sum())
             progress.advance(len(batch.indices))
-    basis = pca.finish(range_quantile=config.range_quantile)
+    basis = pca.finish(range_quantile=config.range_quantile) if given is None else given
     basis.write(group)
     group.attrs.update(
         {
             "feature_source": model.feature_source,
             "patch_size": model.multiple,
-            "num_channels": config.num_components,
+            "num_channels": num_components,
             "num_features": model.num_features,
             "weights_source": model.weights.source,
             "weights_folder": str(model.weights.path),
@@ -139,12 +142,14 @@ def _fit(
         }
     )
     explained = float(basis.explained_variance_ratio.sum())
+    if given is not None:  # what it explained where it was fitted says nothing of these frames
+        explained = 1.0 - residual / max(pca.total_variance, 1e-30)
     return {
         "num_scenes": len(readers),
         "num_images": num_images,
         "num_vectors": pca.count,
         "num_features": model.num_features,
-        "num_components": config.num_components,
+        "num_components": num_components,
         "explained_variance": explained,
         "explained_variance_first": float(basis.explained_variance_ratio[0]),
         "images_per_s": progress.images_per_second,

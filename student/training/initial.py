@@ -1,0 +1,108 @@
+"""Start a fit from the weights of a checkpoint."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage.errors import ErrorKind, IntegrityError
+from student.inference.checkpoint import MODEL_FILE, from_pretrained
+from student.inference.feature_bases import load_feature_bases, same_basis
+from student.inference.open_vocabulary import StoredFeatureBasis
+from student.model.distillnerf import DistillNeRF
+from student.model.efficientnet import EfficientNetLite0, imagenet_weights
+
+SHIPPED = "shipped"
+"""Name of the student that comes with this package."""
+_SHIPPED_FOLDER = Path(__file__).resolve().parent.parent / "pretrained"
+_HEADS = "feature_heads."
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitialWeights:
+    """What a fit took from a checkpoint.
+
+    Attributes:
+        taken: Number of parameters taken.
+        fresh: Number of parameters that start at random.
+        fresh_heads: Feature sources whose heads start at random.
+        dropped_heads: Feature sources whose heads the checkpoint has and the model does not.
+    """
+
+    taken: int
+    fresh: int
+    fresh_heads: tuple[str, ...]
+    dropped_heads: tuple[str, ...]
+
+
+def initial_folder(name: str) -> Path:
+    """Return the folder of a checkpoint by its name: "shipped", or a path."""
+    return _SHIPPED_FOLDER if name == SHIPPED else Path(name)
+
+
+def take_imagenet_weights(model: DistillNeRF) -> bool:
+    """Put ImageNet weights into the image encoders that have some, and return whether there are any.
+
+    Raises:
+        EnvironmentMissingError: If the package that brings them is not installed.
+    """
+    trunks = [module for module in model.modules() if isinstance(module, EfficientNetLite0)]
+    for trunk in trunks:
+        trunk.load_state_dict(imagenet_weights())
+    return bool(trunks)
+
+
+def take_weights(
+    model: DistillNeRF, folder: Path, bases: Mapping[str, StoredFeatureBasis] | None = None
+) -> InitialWeights:
+    """Put the weights of a checkpoint into a model.
+
+    Everything must fit but the heads of features. Such a head starts at random if the checkpoint has none for its
+    source, or learned it in another basis, where its outputs mean something else.
+
+    Args:
+        model: The model, of any variant.
+        folder: The checkpoint.
+        bases: Basis of each source that the model is to be taught.
+
+    Raises:
+        MissingTargetError: If the folder lacks a file.
+        IntegrityError: If the checkpoint is damaged, or a tensor other than a head's is missing, unknown or misshapen.
+    """
+    found, _ = from_pretrained(folder)
+    tensors, wanted = found.state_dict(), model.state_dict()
+    known, given = load_feature_bases(folder), dict(bases or {})
+    usable = {s for s in model.feature_heads if s in known and s in given and same_basis(known[s], given[s])}
+    body = {name: value for name, value in tensors.items() if _head_of(name) in {"", *usable}}
+    wrong = {name for name in wanted if _head_of(name) in {"", *usable}} ^ set(body)
+    wrong |= {name for name in set(body) & set(wanted) if body[name].shape != wanted[name].shape}
+    if wrong:
+        shown = ", ".join(f"{name} {_shape(tensors, name)} for {_shape(wanted, name)}" for name in sorted(wrong)[:3])
+        raise IntegrityError(
+            ErrorKind.WEIGHTS_INVALID,
+            str(folder / MODEL_FILE),
+            f"{len(wrong)} tensors do not fit the model: {shown}; want a checkpoint of the same sizes, or none",
+        )
+    model.load_state_dict({**wanted, **body})
+    parameters = dict(model.named_parameters())
+    taken = sum(value.numel() for name, value in parameters.items() if name in body)
+    report = InitialWeights(
+        taken=taken,
+        fresh=sum(value.numel() for value in parameters.values()) - taken,
+        fresh_heads=tuple(sorted(set(model.feature_heads) - usable)),
+        dropped_heads=tuple(sorted({_head_of(name) for name in tensors} - {"", *usable} - set(model.feature_heads))),
+    )
+    logger.info("starts from %s: %s", folder, report)
+    return report
+
+
+def _head_of(name: str) -> str:
+    """Return the feature source whose head a tensor belongs to; empty for all other tensors."""
+    return name.removeprefix(_HEADS).partition(".")[0] if name.startswith(_HEADS) else ""
+
+
+def _shape(tensors: Mapping[str, object], name: str) -> str:
+    shape = getattr(tensors.get(name), "shape", None)
+    return "none" if shape is None else "x".join(map(str, shape)) or "scalar"

@@ -1,0 +1,133 @@
+"""A fit that starts from a checkpoint: what it takes, what starts afresh, and what does not fit."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from storage.errors import IntegrityError, MissingTargetError
+from student.config import StudentConfig
+from student.inference.checkpoint import save_pretrained
+from student.inference.feature_bases import load_feature_bases, same_basis, save_feature_bases
+from student.inference.open_vocabulary import StoredFeatureBasis
+from student.model.config import ModelConfig
+from student.model.distillnerf import DistillNeRF
+from student.training.fit import fit_student
+from student.training.initial import take_weights
+
+
+def basis(seed: int = 0) -> StoredFeatureBasis:
+    random = np.random.default_rng(seed)
+    return StoredFeatureBasis(
+        mean=random.random(6, np.float32),
+        components=random.random((6, 4), np.float32),
+        minimum=-random.random(4, np.float32),
+        maximum=random.random(4, np.float32) + 1,
+    )
+
+
+def write_checkpoint(folder: Path, config: StudentConfig, **bases: StoredFeatureBasis) -> DistillNeRF:
+    torch.manual_seed(7)
+    model = DistillNeRF(config.model)
+    save_pretrained(folder, model, config, variant="clip")
+    save_feature_bases(folder, bases)
+    return model
+
+
+def other_model(config: StudentConfig, **changes: Any) -> DistillNeRF:
+    torch.manual_seed(8)
+    model: ModelConfig = replace(config.model, **changes)
+    return DistillNeRF(model)
+
+
+def test_every_weight_is_taken(student_config: StudentConfig, tmp_path: Path) -> None:
+    wanted = write_checkpoint(tmp_path, student_config, clip=basis()).state_dict()
+    model = other_model(student_config)
+    report = take_weights(model, tmp_path, {"clip": basis()})
+    assert all(torch.equal(value, wanted[name]) for name, value in model.state_dict().items())
+    assert report.taken == sum(p.numel() for p in model.parameters())
+    assert (report.fresh, report.fresh_heads, report.dropped_heads) == (0, (), ())
+
+
+@pytest.mark.parametrize("known", [None, basis(1)], ids=["no basis", "another basis"])
+def test_a_head_of_another_basis_starts_afresh(
+    student_config: StudentConfig, tmp_path: Path, known: StoredFeatureBasis | None
+) -> None:
+    wanted = write_checkpoint(tmp_path, student_config, **({} if known is None else {"clip": known})).state_dict()
+    model = other_model(student_config)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    report = take_weights(model, tmp_path, {"clip": basis()})
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name] if name.startswith("feature_heads.") else wanted[name]), name
+    assert report.fresh_heads == ("clip",)
+    assert report.fresh == sum(p.numel() for p in model.feature_heads.parameters())
+
+
+def test_a_head_that_is_not_wanted_is_dropped(student_config: StudentConfig, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, student_config, clip=basis())
+    report = take_weights(other_model(student_config, feature_heads=()), tmp_path)
+    assert (report.fresh, report.dropped_heads) == (0, ("clip",))
+
+
+def test_another_width_is_refused_by_name(student_config: StudentConfig, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, student_config, clip=basis())
+    model = other_model(student_config, sky=replace(student_config.model.sky, hidden_width=20))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(IntegrityError, match=r"tensors do not fit the model: sky\..* for .*20"):
+        take_weights(model, tmp_path, {"clip": basis()})
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_no_folder_is_named(student_config: StudentConfig, shared_world: Any, tmp_path: Path) -> None:
+    shared_world.freeze("initial-none", student_config)
+    config = replace(student_config, fit=replace(student_config.fit, initial=str(tmp_path / "nowhere")))
+    with pytest.raises(MissingTargetError, match="nowhere"):
+        fit_student(shared_world.home, "initial-none", config)
+
+
+def test_damaged_bases_are_named(tmp_path: Path) -> None:
+    save_feature_bases(tmp_path, {"clip": basis()})
+    assert same_basis(load_feature_bases(tmp_path)["clip"], basis())
+    path = tmp_path / "feature_bases.safetensors"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(IntegrityError, match="feature_bases"):
+        load_feature_bases(tmp_path)
+
+
+class TestFit:
+    """Fits of a shared world, from a checkpoint."""
+
+    def test_it_starts_where_the_checkpoint_is_and_says_so(
+        self, student_config: StudentConfig, shared_world: Any, tmp_path: Path
+    ) -> None:
+        home = shared_world.home
+        shared_world.freeze("initial", student_config)
+        still = replace(student_config.fit.optimizer, learning_rate=1e-12)
+        wanted = write_checkpoint(tmp_path / "a", student_config).state_dict()
+        fit = replace(student_config.fit, optimizer=still, initial=str(tmp_path / "a"))
+        first = fit_student(home, "initial", replace(student_config, fit=fit))
+        found = load_file(home.open_files(first.version) / "model.safetensors")
+        for name, value in wanted.items():
+            if not name.startswith("feature_heads."):
+                torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-7)
+        assert first.metrics["initial"]["fresh_heads"] == ["clip"]  # this world's features have no basis
+        assert "initial/model.safetensors" in home.provenance(first.version).weights_digests
+        # Where the checkpoint lies does not matter, what it holds does.
+        shutil.copytree(tmp_path / "a", tmp_path / "b")
+        moved = replace(fit, initial=str(tmp_path / "b"))
+        assert fit_student(home, "initial", replace(student_config, fit=moved)).reused
+
+    def test_a_checkpoint_of_the_same_home_is_an_input(self, student_config: StudentConfig, shared_world: Any) -> None:
+        home = shared_world.home
+        shared_world.freeze("initial", student_config)
+        short = replace(student_config, fit=replace(student_config.fit, max_steps=1))
+        first = fit_student(home, "initial", short).version
+        fit = replace(short.fit, initial=str(home.open_files(first)))
+        second = fit_student(home, "initial", replace(short, fit=fit)).version
+        assert second.digest != first.digest
+        assert first.as_input in home.provenance(second).inputs
