@@ -82,7 +82,7 @@ def pretraining_fit(steps: int, number: int, initial: Path | None) -> FitConfig:
         seed=number,
         initial=None if initial is None else str(initial),
         optimizer=OptimizerConfig(
-            learning_rate=2e-3,
+            learning_rate=2.5e-3,
             betas=(0.9, 0.99),
             weight_decay=0.01,
             schedule="constant",
@@ -114,11 +114,6 @@ def _write(home: Home, rounds: list[Round]) -> None:
 
 
 def _report(stage: str, share: float, figures: Mapping[str, Any]) -> None:
-    logger.info(
-        "%s %3.0f%% step %d: loss %.4f, %.2f steps/s",
-        stage,
-        100 * share,
-        figures["step"],
-        figures["loss"],
-        figures["steps_per_second"],
-    )
+    shown = {"loss": "loss {:.4f}", "steps_per_second": "{:.2f} steps/s", "psnr": "PSNR {:.2f}"}
+    said = [form.format(figures[name]) for name, form in shown.items() if figures.get(name) is not None]
+    logger.info("%s %3.0f%% step %d: %s", stage, 100 * share, figures["step"], ", ".join(said))

@@ -51,7 +51,7 @@ def demo_student(variant: Variant) -> StudentConfig:
     """
     heads = _heads(variant, channels=32, hidden_width=32)
     run = StudentConfig(
-        model=tiny_model(depth_feature_channels=32, feature_heads=heads, encoder="efficientnet-lite0"),
+        model=tiny_model(depth_feature_channels=32, feature_heads=heads),
         data=DataConfig(
             image_height=72,
             image_width=128,

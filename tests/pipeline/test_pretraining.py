@@ -1,0 +1,141 @@
+"""Pretraining at toy size: drives, exact targets, rounds that follow each other, and a student to ship."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.overrides import apply_overrides
+from pipeline.presets import PRESET_NAMES, build_preset
+from pipeline.pretraining import rounds, scenes, ship
+from pipeline.pretraining.commands import pretraining_config
+from pipeline.pretraining.drives import drive, held_out_drive
+from storage.errors import MissingTargetError
+from storage.kinds import Kind
+from storage.stores.arrays import read_target
+from storage.stores.versioned import Home
+from student.data.training_set import load_training_set
+from student.inference.checkpoint import from_pretrained
+from student.inference.feature_bases import load_feature_bases, same_basis
+from student.inference.open_vocabulary import StoredFeatureBasis
+from teachers.exact import ExactTeacherConfig, exact_depth
+from teachers.image.feature_basis import FeatureBasis
+
+pytestmark = pytest.mark.slow
+
+KEY, HELD_OUT = "pretrain-0000.scene-0001", "pretrain-held-out.scene-0001"
+
+
+def small(config: Any) -> Any:
+    return replace(config, num_scenes=1, frames_per_scene=2, image_height=72, image_width=128, antialias=False)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A home with a drive to learn from and one held out, of one short scene each."""
+    home = Home(tmp_path_factory.mktemp("pretraining") / "home")
+    loose = ("image_teachers.clip_basis.source=fit", "image_teachers.depth_anything.min_lidar_rank_correlation=-1")
+    config = apply_overrides(pretraining_config(), loose)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scenes, "drive", lambda index: small(drive(index)))
+        patch.setattr(scenes, "held_out_drive", lambda: small(held_out_drive()))
+        scenes.make_scenes(home, config, 1)
+    return home, config
+
+
+def test_seeds_are_those_of_no_other_run() -> None:
+    used = {build_preset(name, variant="clip").procedural.seed for name in PRESET_NAMES}
+    ours = [drive(index) for index in range(200)] + [held_out_drive()]
+    of_scenes = [config.scene_seed(i) for config in ours for i in range(config.num_scenes)]
+    assert len(set(of_scenes)) == len(of_scenes)
+    assert min(config.seed for config in ours) > 10_000 > max(used)
+    assert {config.rig for config in ours} == {"nuscenes", "airside"}
+
+
+def test_exact_depth_is_that_of_the_truth(made: Any) -> None:
+    home, config = made
+    exact = ExactTeacherConfig(depth_size=(72, 128), view_size=config.virtual_views.size)
+    version = exact_depth(home, KEY, exact).version
+    found = read_target(home.open_arrays(version), Kind.TEACHER_DEPTH, "termination_depth").astype(np.float32)
+    truth = read_target(home.open_arrays(home.require(Kind.SCENE_TRUTH, KEY)), Kind.SCENE_TRUTH, "termination_depth")
+    assert np.array_equal(np.isnan(found), np.isnan(truth))
+    np.testing.assert_allclose(found, truth, rtol=2e-3)  # float16, and intrinsics scaled to and fro
+    assert {item.kind for item in home.provenance(version).inputs} == {Kind.SCENE, Kind.SCENE_TRUTH}
+    assert home.provenance(version).config["method"] == "exact_world"
+
+
+def test_views_are_of_the_pose_that_they_state(made: Any) -> None:
+    home, _ = made
+    group = home.open_arrays(home.require(Kind.VIRTUAL_VIEWS, KEY))
+    depth = read_target(group, Kind.VIRTUAL_VIEWS, "termination_depth").astype(np.float32)
+    up = list(group.attrs["view_names"]).index("up")  # type: ignore[arg-type]
+    own = read_target(
+        home.open_arrays(home.require(Kind.TEACHER_DEPTH, KEY)), Kind.TEACHER_DEPTH, "termination_depth"
+    ).astype(np.float32)
+    # The lowest row of the front camera sees the road: a metre higher, it is farther by as much as the camera rose.
+    row = np.nanmedian(depth[:, 0, up, -1]) / np.nanmedian(own[:, 0, -1])
+    assert 1.4 < row < 2.0  # the camera stood 1.5 m above it
+
+
+def test_a_scene_without_an_exact_world_is_refused(made: Any) -> None:
+    home, config = made
+    exact = ExactTeacherConfig(depth_size=config.teacher_depth.size, view_size=config.virtual_views.size)
+    with pytest.raises(MissingTargetError, match="nowhere"):
+        exact_depth(home, "recorded.nowhere", exact)
+
+
+@pytest.fixture(scope="module")
+def fitted(made: Any) -> Any:
+    """Two rounds of two steps each."""
+    home, config = made
+    for _ in range(2):
+        rounds.fit_rounds(home, config.student, rounds=1, steps=2)
+    return home, rounds.completed_rounds(home)
+
+
+class TestRounds:
+    """Rounds that follow each other, and what is shipped of them."""
+
+    def test_each_starts_from_the_last_and_learns_from_other_scenes_than_it_is_judged_on(self, fitted: Any) -> None:
+        home, done = fitted
+        assert [(entry.number, entry.steps, entry.scenes) for entry in done] == [(1, 2, 2), (2, 2, 2)]
+        first, second = (home.require(Kind.STUDENT_CHECKPOINT, rounds.PARTITION, e.checkpoint) for e in done)
+        assert first.as_input in home.provenance(second).inputs
+        assert home.metrics(second)["initial"]["fresh"] == 0
+        frozen = load_training_set(home, "pretrained-0002")
+        assert {s.key: bool(s.train_frames) for s in frozen.scenes} == {KEY: True, HELD_OUT: False}
+        assert done[0].validation["psnr"] is not None
+
+    def test_a_stopped_round_keeps_its_scenes(self, fitted: Any, made: Any) -> None:
+        home, done = fitted
+        stopped = home.root / "rounds.json"
+        whole = stopped.read_text()
+        stopped.write_text(json.dumps(json.loads(whole)[:1]))  # as if it had been killed before it was recorded
+        rounds.fit_rounds(home, made[1].student, rounds=1, steps=2)
+        assert rounds.completed_rounds(home) == done  # the same training set and the same checkpoint: only looked up
+
+    def test_what_is_shipped_is_whole(self, fitted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        home, _ = fitted
+        monkeypatch.setattr(ship, "DEMO_WEIGHTS", tmp_path)
+        (tmp_path / "clip").mkdir()
+        ship.ship(home, tmp_path / "student", "clip")
+        model, config = from_pretrained(tmp_path / "student")
+        assert config.fit.initial is None
+        assert not model.training
+        basis = FeatureBasis.load(tmp_path / "clip", 96)
+        stored = StoredFeatureBasis.read(home.open_arrays(home.require(Kind.FEATURE_BASIS, "clip")))
+        assert same_basis(load_feature_bases(tmp_path / "student")["clip"], stored)
+        assert np.array_equal(basis.components, stored.components)
+        assert [entry["steps"] for entry in json.loads((tmp_path / "student" / ship.CURVE_FILE).read_text())] == [2, 2]
+        card = (tmp_path / "student" / "README.md").read_text()
+        assert "exact world" in card
+        assert "4 steps in 2 rounds" in card
+        assert sum(path.stat().st_size for path in (tmp_path / "student").iterdir()) < 16_000_000
+
+    def test_nothing_is_shipped_before_a_round_is_done(self, tmp_path: Path) -> None:
+        with pytest.raises(MissingTargetError, match="no round"):
+            ship.ship(Home(tmp_path / "empty"), tmp_path / "student", "clip")
+        assert not (tmp_path / "student").exists()
