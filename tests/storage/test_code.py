@@ -30,6 +30,7 @@ PRODUCERS: dict[str, tuple[str, ...]] = {
     "dinov2": ("teachers.image.extract_patches", "teachers.image.dinov2"),
     "clip": ("teachers.image.extract_patches", "teachers.image.clip"),
     **{action: (module,) for action, module in MODULE_OF.items()},
+    "exact depth and views": ("teachers.exact",),
     "training set": ("student.data.training_set",),
     "student": ("student.training.fit",),
     "evaluation": ("student.evaluation.evaluate",),

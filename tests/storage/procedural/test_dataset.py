@@ -231,6 +231,7 @@ def test_folder_of_somebody_else_is_never_touched(generated, tmp_path):
     assert precious.read_text() == "chapter 1"
 
 
+@pytest.mark.nightly
 def test_missing_file_is_generated_again_and_equal(generated, tmp_path):
     """A damaged data set is made anew, byte for byte."""
     config = ProceduralConfig(num_scenes=1, frames_per_scene=1, image_height=36, image_width=64, seed=9)

@@ -50,7 +50,7 @@ def test_stores_go_where_the_store_url_says(monkeypatch: pytest.MonkeyPatch, tmp
     assert opened == ["s3://stores/all", "s3://stores/mine"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_real_frame_is_looked_at_and_not_reached_in_two_steps(
     external_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

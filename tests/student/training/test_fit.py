@@ -162,7 +162,7 @@ def test_states_none_of_which_can_be_read_are_named(
         fit_student(home, "fit", student_config)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # the default suite has six steps, killed at three of them
 def test_a_hundred_steps_after_a_kill_are_the_same_bits(
     student_config: StudentConfig, shared_world: Any, tmp_path: Path
 ) -> None:
