@@ -6,38 +6,48 @@ the very weights that the student was trained with.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
+from pipeline.companions import Companions, ModelRecord, companions_of
 from storage.config_json import config_from_json
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
 from storage.geometry.cameras import scale_intrinsics
-from storage.previews.pictures import from_uint8
+from storage.geometry.voxel_grid import OCC3D_GRID
+from storage.previews.pictures import from_uint8, to_uint8
 from storage.scenes.store import shrink_valid
 from storage.stores.versioned import Home
+from student.applications.deployment import read_voxels
+from student.inference.feature_bases import load_feature_bases
+from student.inference.open_vocabulary import StoredFeatureBasis, TextEncoder
 from student.inference.predictor import Predictor, RenderedViews
-from student.inference.vocabulary import training_set_of
+from student.inference.prompts import query_prompts
+from student.inference.vocabulary import ClipSpace, Vocabulary
 from student.model.types import CameraInputs, TargetCameras
 from student.model.voxel_field import VoxelField
-from teachers.config import DepthAnythingConfig, InferenceConfig
+from teachers.config import DepthAnythingConfig, InferenceConfig, WeightsConfig
 from teachers.image.depth_anything import DepthAnything
 from teachers.image.image_batches import network_size, to_float16
 from teachers.image.weights import TeacherModel, resolve_weights
+
+PACKED_PATTERNS = ("*.json", "*.safetensors", "README.md")
+"""Files of a packed student."""
 
 _DEPTH_KIND = "depth_anything_features"
 _PINHOLE = (np.nan,) * 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CameraImage:
-    """Image and calibration of one camera of a rig.
+class CalibratedCamera:
+    """Calibration of one camera of a rig.
 
     Attributes:
-        image: RGB image; a pinhole's must be without lens distortion.
         intrinsics: Intrinsics in pixels of the image, whose corner is (0, 0).
         camera_to_ego: Transform from the camera (OpenCV axes) at its own exposure to the ego frame at the reference
             time.
@@ -45,11 +55,17 @@ class CameraImage:
         is_valid: Whether each pixel shows the world, rather than the vehicle; None if all do.
     """
 
-    image: UInt8[np.ndarray, "height width 3"]
     intrinsics: Float[np.ndarray, "3 3"]
     camera_to_ego: Float[np.ndarray, "4 4"]
     fisheye: Float[np.ndarray, "4"] | None = None
     is_valid: Bool[np.ndarray, "height width"] | None = None
+
+
+class _PosedImage(NamedTuple):
+    """An image with its camera."""
+
+    image: UInt8[np.ndarray, "height width 3"]
+    camera: CalibratedCamera
 
     @property
     def size(self) -> tuple[int, int]:
@@ -59,78 +75,184 @@ class CameraImage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Occupancy:
+    """Which voxels of the Occ3D grid are occupied.
+
+    Attributes:
+        is_observed: True for voxels that some camera sees before its ray ends; the others are unknown, which differs
+            from free.
+        probability: Calibrated probability of each voxel where the student has a calibration, else raw; 0 where not
+            observed.
+        is_occupied: Whether a voxel counts as occupied, by the student's threshold.
+    """
+
+    is_observed: Bool[np.ndarray, "200 200 16"]
+    probability: Float[np.ndarray, "200 200 16"]
+    is_occupied: Bool[np.ndarray, "200 200 16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LiveFrame:
     """Output of a student for one moment.
 
     Attributes:
+        student: The student.
         field: Voxel field in the ego frame of the reference time, to be rendered or queried anywhere.
         cameras: The rig's cameras on the render grid.
         views: Rendered views of these cameras.
     """
 
+    student: "Student"
     field: VoxelField
     cameras: TargetCameras
     views: RenderedViews
 
+    def find(self, text: str, *, negatives: Sequence[str] = ()) -> Float[np.ndarray, "cameras height width"]:
+        """Return the probability that each pixel shows what a text says; NaN where a camera sees nothing.
 
-class LiveStudent:
-    """A student ready for images of any calibrated rig.
+        It is a softmax over the text and its negatives, at the temperature of the student's operating point.
+
+        Args:
+            text: A word or a phrase.
+            negatives: Words that compete with it; by default the Occ3D classes and the sky that it does not name.
+
+        Raises:
+            ValueError: If the text is blank.
+            MissingTargetError: If the student has no words.
+        """
+        vocabulary = Vocabulary.of(self.student.words, query_prompts(text, negatives=negatives))
+        temperature = self.student.companions.point.temperature
+        heat = vocabulary.probability(self.views.features["clip"], temperature)[..., 0]
+        return np.where(self.views.is_seen, heat, np.nan)
+
+    def occupancy(self) -> Occupancy:
+        """Return which voxels of the Occ3D grid are occupied."""
+        voxels = read_voxels(self.student.predictor, self.field, self.cameras, self.views)
+        point = self.student.companions.point
+        probability = np.where(voxels.is_observed, point.occupied(voxels.occupancy), 0.0)
+        is_occupied = voxels.is_observed & (voxels.occupancy >= point.threshold)
+        return Occupancy(
+            is_observed=voxels.is_observed.reshape(OCC3D_GRID.shape),
+            probability=probability.reshape(OCC3D_GRID.shape),
+            is_occupied=is_occupied.reshape(OCC3D_GRID.shape),
+        )
+
+
+class Student:
+    """A student ready for images of any calibrated rig, with its words and its thresholds.
 
     Args:
         predictor: The student.
-        depth_anything: Model of its depth features; None for a student without them.
+        companions: What belongs to it beside its weights.
+        bases: Basis of each of its foundation features.
+        device: Device of its depth model.
+
+    Raises:
+        MissingTargetError: If the weights of its depth model are gone.
+        IntegrityError: If they differ from those that made its training targets.
     """
 
-    def __init__(self, predictor: Predictor, depth_anything: DepthAnything | None) -> None:
-        self.predictor, self._depth_anything = predictor, depth_anything
+    def __init__(
+        self,
+        predictor: Predictor,
+        companions: Companions,
+        bases: Mapping[str, StoredFeatureBasis],
+        *,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+    ) -> None:
+        self.predictor, self.companions, self._bases = predictor, companions, bases
+        self._depth_anything = None
+        if predictor.config.data.depth_anything:
+            self._depth_anything = _depth_anything(companions.depth_anything, device)
 
     @classmethod
     def open(
         cls, home: Home, variant: str, digest: str | None = None, *, device: Literal["auto", "cpu", "cuda"] = "auto"
-    ) -> "LiveStudent":
-        """Open the current checkpoint of a variant, or the one with this digest, and its depth model.
+    ) -> "Student":
+        """Open the current checkpoint of a variant, or the one with this digest, from the home that it was trained in.
 
         Args:
             home: Home of the checkpoint.
             variant: Partition of the checkpoint.
             digest: Digest of an exact version; None for the current one.
-            device: Device of both models.
+            device: Device of the student and its depth model.
 
         Raises:
-            MissingTargetError: If the checkpoint, its training set or the weights of the depth model are gone.
+            MissingTargetError: If the checkpoint, its training set or the weights of a model are gone.
             IntegrityError: If those weights differ from the ones that made the student's training targets.
         """
         predictor = Predictor.open(home, variant, digest, device=device)
-        if not predictor.config.data.depth_anything:
-            return cls(predictor, None)
         assert predictor.version is not None
-        frozen = training_set_of(home, predictor.version)
-        provenance = home.provenance(frozen.scenes[0].stores[_DEPTH_KIND])
-        config = _depth_config(provenance.config, str(frozen.scenes[0].stores[_DEPTH_KIND]), device)
-        weights = resolve_weights(config.weights, TeacherModel.DEPTH_ANYTHING)
-        changed = sorted(n for n, d in provenance.weights_digests.items() if weights.digests.get(n) != d)
-        if changed:
-            message = f"{', '.join(changed)}: other files than the student's training targets were made with"
-            raise IntegrityError(ErrorKind.DIGEST_MISMATCH, str(weights.path), message)
-        return cls(predictor, DepthAnything(config, weights))
+        companions = companions_of(home, predictor.version)
+        bases = load_feature_bases(home.open_files(predictor.version))
+        return cls(predictor, companions, bases, device=device)
 
-    def see(self, rig: Sequence[CameraImage]) -> LiveFrame:
+    @classmethod
+    def from_pretrained(
+        cls, folder_or_id: str | Path, *, revision: str | None = None, device: Literal["auto", "cpu", "cuda"] = "auto"
+    ) -> "Student":
+        """Open a packed student (``distillnerf pack``), a folder or a model on the hub; no home and no store is needed.
+
+        Args:
+            folder_or_id: The folder, or the hub id.
+            revision: Commit, tag or branch on the hub.
+            device: Device of the student and its depth model.
+
+        Raises:
+            MissingTargetError: If the folder lacks a file, the hub does not give the model, or the weights of its depth
+                model are not to be had.
+            IntegrityError: If a file is damaged, or those weights are others than it was trained with.
+        """
+        folder = packed_folder(folder_or_id, revision)
+        companions = Companions.load(folder)
+        return cls(Predictor.from_folder(folder, device=device), companions, load_feature_bases(folder), device=device)
+
+    def __call__(
+        self,
+        images: Sequence[UInt8[np.ndarray, "_ _ 3"] | Float[np.ndarray, "_ _ 3"]],
+        rig: Sequence[CalibratedCamera],
+        *,
+        image_range: tuple[float, float] | None = None,
+    ) -> LiveFrame:
         """Lift one moment into a field, and render the rig's cameras from it.
 
         Args:
-            rig: Any number of cameras, of any image sizes.
+            images: One RGB image for each camera, of any sizes; a pinhole's must be without lens distortion.
+            rig: One to ten cameras.
+            image_range: Values of black and white, of images in floating point; uint8 needs none.
 
         Raises:
-            ValueError: If there is no camera.
+            ValueError: If there is no camera, not one image for each, or an image whose range is not known.
         """
-        if not rig:
-            raise ValueError("a rig needs at least one camera")
+        posed = _posed(images, rig, image_range)
         data = self.predictor.config.data
-        cameras = _target_cameras(rig, height=data.render_height, width=data.render_width)
-        field = self.predictor.encode(self._inputs(rig))
-        return LiveFrame(field=field, cameras=cameras, views=self.predictor.render(field, cameras))
+        cameras = _target_cameras(posed, height=data.render_height, width=data.render_width)
+        field = self.predictor.encode(self._inputs(posed))
+        views = self.predictor.render(field, cameras)
+        return LiveFrame(student=self, field=field, cameras=cameras, views=views)
 
-    def _inputs(self, rig: Sequence[CameraImage]) -> CameraInputs:
+    @cached_property
+    def words(self) -> ClipSpace:
+        """The text encoder and the basis of the student's CLIP features.
+
+        Raises:
+            MissingTargetError: If the student renders no CLIP features, or the encoder is not to be had.
+            ProvenanceMismatchError: If the encoder differs from the one that made the features.
+        """
+        record = self.companions.clip
+        if record is None or "clip" not in self._bases:
+            raise MissingTargetError(
+                ErrorKind.TARGET_MISSING, self.companions.variant, "renders no CLIP features: words need variant clip"
+            )
+        folder = resolve_weights(WeightsConfig(source=record.source, revision=record.revision), TeacherModel.CLIP)
+        digests = {name.partition("/")[2]: digest for name, digest in record.digests.items()}
+        return ClipSpace(encoder=TextEncoder(str(folder.path), expected_digests=digests), basis=self._bases["clip"])
+
+    def inputs(self, images: Sequence[np.ndarray], rig: Sequence[CalibratedCamera]) -> CameraInputs:
+        """Return what the network reads of one moment, as the stores would hold it."""
+        return self._inputs(_posed(images, rig, None))
+
+    def _inputs(self, rig: Sequence[_PosedImage]) -> CameraInputs:
         data = self.predictor.config.data
         size = (data.image_height, data.image_width)
         images = np.stack([_resized(camera.image, size) for camera in rig])
@@ -146,15 +268,71 @@ class LiveStudent:
         )
 
 
-def _depth_config(raw: Mapping[str, Any], key: str, device: Literal["auto", "cpu", "cuda"]) -> DepthAnythingConfig:
-    """Return the configuration of the stored features, with this machine's device."""
-    if not raw:
-        raise MissingTargetError(ErrorKind.TARGET_MISSING, key, "its provenance names no configuration")
+def _posed(
+    images: Sequence[np.ndarray], rig: Sequence[CalibratedCamera], image_range: tuple[float, float] | None
+) -> list[_PosedImage]:
+    if not rig:
+        raise ValueError("a rig needs at least one camera")
+    if len(images) != len(rig):
+        raise ValueError(f"{len(images)} images for {len(rig)} cameras: want one for each")
+    return [_PosedImage(_as_uint8(image, image_range), camera) for image, camera in zip(images, rig, strict=True)]
+
+
+def packed_folder(folder_or_id: str | Path, revision: str | None = None) -> Path:
+    """Return the folder of a packed student, downloading it if it is a model on the hub.
+
+    Raises:
+        MissingTargetError: If there is no such folder, and the hub does not give such a model.
+    """
+    folder = Path(folder_or_id).expanduser()
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(folder_or_id), revision=revision, allow_patterns=list(PACKED_PATTERNS)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise MissingTargetError(
+            ErrorKind.WEIGHTS_MISSING,
+            str(folder_or_id),
+            f"is no folder, and no model that the hub gave ({type(error).__name__})",
+        ) from error
+
+
+def _as_uint8(
+    image: UInt8[np.ndarray, "height width 3"] | Float[np.ndarray, "height width 3"],
+    image_range: tuple[float, float] | None,
+) -> UInt8[np.ndarray, "height width 3"]:
+    if image.dtype == np.uint8:
+        return image
+    if image_range is None:
+        raise ValueError(f"an image of {image.dtype} needs image_range, the values of black and white")
+    low, high = image_range
+    if not low < high:
+        raise ValueError(f"image_range {image_range}: want black below white")
+    share = (image - low) / (high - low)
+    if not (np.isfinite(share).all() and share.min() > -0.01 and share.max() < 1.01):
+        found = f"{float(np.min(image))} to {float(np.max(image))}"
+        raise ValueError(f"an image has values from {found}, want them within image_range {image_range}")
+    return to_uint8(share)
+
+
+def _depth_anything(record: ModelRecord | None, device: Literal["auto", "cpu", "cuda"]) -> DepthAnything:
+    """Open the depth model that a student was trained beside."""
+    if record is None:
+        raise MissingTargetError(ErrorKind.TARGET_MISSING, _DEPTH_KIND, "the student reads them, no model is recorded")
     inference = {"batch_size": InferenceConfig().batch_size, "device": device}
-    return config_from_json(DepthAnythingConfig, {**raw, "inference": inference}, key)
+    config = config_from_json(DepthAnythingConfig, {**record.config, "inference": inference}, _DEPTH_KIND)
+    weights = resolve_weights(config.weights, TeacherModel.DEPTH_ANYTHING)
+    changed = sorted(name for name, digest in record.digests.items() if weights.digests.get(name) != digest)
+    if changed:
+        message = f"{', '.join(changed)}: other files than the student's training targets were made with"
+        raise IntegrityError(ErrorKind.DIGEST_MISMATCH, str(weights.path), message)
+    return DepthAnything(config, weights)
 
 
-def _depth_features(model: DepthAnything, rig: Sequence[CameraImage]) -> Float[np.ndarray, "cameras rows columns c"]:
+def _depth_features(model: DepthAnything, rig: Sequence[_PosedImage]) -> Float[np.ndarray, "cameras rows columns c"]:
     """Return each camera's features, rounded as in a store."""
     features = []
     for camera in rig:  # image sizes may differ
@@ -169,7 +347,7 @@ def _resized(image: UInt8[np.ndarray, "_ _ 3"], size: tuple[int, int]) -> UInt8[
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0))
 
 
-def _target_cameras(rig: Sequence[CameraImage], *, height: int, width: int) -> TargetCameras:
+def _target_cameras(rig: Sequence[_PosedImage], *, height: int, width: int) -> TargetCameras:
     return TargetCameras(
         intrinsics=_intrinsics(rig, (height, width)),
         camera_to_reference_ego=_poses(rig),
@@ -181,21 +359,21 @@ def _target_cameras(rig: Sequence[CameraImage], *, height: int, width: int) -> T
     )
 
 
-def _intrinsics(rig: Sequence[CameraImage], size: tuple[int, int]) -> Float[torch.Tensor, "1 cameras 3 3"]:
-    scaled = [scale_intrinsics(c.intrinsics, from_size=c.size, to_size=size) for c in rig]
+def _intrinsics(rig: Sequence[_PosedImage], size: tuple[int, int]) -> Float[torch.Tensor, "1 cameras 3 3"]:
+    scaled = [scale_intrinsics(c.camera.intrinsics, from_size=c.size, to_size=size) for c in rig]
     return torch.from_numpy(np.stack(scaled).astype(np.float32))[None]
 
 
-def _valid(rig: Sequence[CameraImage], size: tuple[int, int]) -> Bool[torch.Tensor, "1 cameras height width"]:
+def _valid(rig: Sequence[_PosedImage], size: tuple[int, int]) -> Bool[torch.Tensor, "1 cameras height width"]:
     everywhere = np.ones(size, bool)
-    masks = [everywhere if c.is_valid is None else shrink_valid(c.is_valid, size) for c in rig]
+    masks = [everywhere if c.camera.is_valid is None else shrink_valid(c.camera.is_valid, size) for c in rig]
     return torch.from_numpy(np.stack(masks))[None]
 
 
-def _poses(rig: Sequence[CameraImage]) -> Float[torch.Tensor, "1 cameras 4 4"]:
-    return torch.from_numpy(np.stack([camera.camera_to_ego for camera in rig]).astype(np.float32))[None]
+def _poses(rig: Sequence[_PosedImage]) -> Float[torch.Tensor, "1 cameras 4 4"]:
+    return torch.from_numpy(np.stack([posed.camera.camera_to_ego for posed in rig]).astype(np.float32))[None]
 
 
-def _lenses(rig: Sequence[CameraImage]) -> Float[torch.Tensor, "1 cameras 4"]:
-    lenses = [_PINHOLE if camera.fisheye is None else camera.fisheye for camera in rig]
+def _lenses(rig: Sequence[_PosedImage]) -> Float[torch.Tensor, "1 cameras 4"]:
+    lenses = [_PINHOLE if posed.camera.fisheye is None else posed.camera.fisheye for posed in rig]
     return torch.from_numpy(np.array(lenses, np.float32))[None]

@@ -1,10 +1,10 @@
-"""Commands about one student: train, evaluate, query, view."""
+"""Commands about one student: train, evaluate, pack, query, view."""
 
 import re
 import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -72,6 +72,35 @@ class Evaluate(ConfiguredCommand):
                 console.print(f"{name:<40} {value:.4g}")
             console.print(f"report  {escape(str(page))}", soft_wrap=True)
         return 0 if outcome.succeeded else 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pack(ConfiguredCommand):
+    """Pack a student into one folder that needs no home: weights, words, thresholds, card, laid out for the model hub.
+
+    Attributes:
+        folder: New folder to write.
+        digest: Digest of an exact version of the student; by default the current one.
+        precision: Number format of the weights.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    digest: str | None = None
+    precision: Literal["float32", "float16"] = "float16"
+
+    def run(self, console: Console) -> int:
+        """Pack the student, and say how to upload it."""
+        home = self.open_home(must_exist=True)
+        variant = self.selection(home).variant
+        from pipeline.packing import pack_student
+
+        companions = pack_student(home, variant, self.folder, self.digest, precision=self.precision)
+        size = sum(path.stat().st_size for path in self.folder.iterdir()) / 1e6
+        console.print(
+            f"{escape(str(self.folder))}  {size:.1f} MB, licence {escape(companions.licence)}", soft_wrap=True
+        )
+        console.print(f"to publish it: hf upload OWNER/NAME {escape(str(self.folder))}", soft_wrap=True)
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -114,10 +114,12 @@ class Provenance:
 def joined_licences(licences: Iterable[str]) -> str:
     """Return the combined terms of several inputs, each once, sorted; empty where none states any.
 
-    Terms are joined with ``AND``; a licence that is itself joined is split there first.
+    Terms are joined with ``AND``; a licence that is itself joined is split there first. The model hub spells them in
+    small letters, which makes no other licence.
     """
-    terms = {term for licence in licences for term in licence.split(_ALSO)}
-    return _ALSO.join(sorted(terms - {""}))
+    terms = {term for licence in licences for term in licence.split(_ALSO) if term}
+    once = {term.casefold(): term for term in sorted(terms, reverse=True)}  # of two spellings, the one in capitals
+    return _ALSO.join(sorted(once.values()))
 
 
 def package_versions(*names: str) -> dict[str, str]:

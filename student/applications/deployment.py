@@ -136,15 +136,45 @@ class DeployedStudent:
         batch = frames.camera_views(frame)
         field = self.predictor.encode(batch.inputs)
         views = self.predictor.render(field, batch.cameras)
-        is_observed = observed_voxels(OCC3D_GRID, batch.cameras, views.termination_depth, views.is_seen)
-        seen = np.flatnonzero(is_observed)  # a sixth of the grid or so: nothing else is worth asking for
-        density, where = self.predictor.voxel_density(field, OCC3D_GRID, seen, samples_per_axis=samples_per_axis)
-        occupancy, points = np.zeros(len(is_observed)), np.zeros((len(is_observed), 3), np.float32)
-        occupancy[seen] = occupancy_probability(density, OCC3D_GRID.voxel_size)
-        points[seen] = where
+        voxels = read_voxels(self.predictor, field, batch.cameras, views, samples_per_axis=samples_per_axis)
         return FrameReading(
-            batch=batch, field=field, views=views, is_observed=is_observed, occupancy=occupancy, points=points
+            batch=batch,
+            field=field,
+            views=views,
+            is_observed=voxels.is_observed,
+            occupancy=voxels.occupancy,
+            points=voxels.points,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoxelReading:
+    """What a student says of the Occ3D grid, flat; see :class:`FrameReading`."""
+
+    is_observed: Bool[np.ndarray, " voxels"]
+    occupancy: Float[np.ndarray, " voxels"]
+    points: Float32[np.ndarray, "voxels 3"]
+
+
+def read_voxels(
+    predictor: Predictor, field: VoxelField, cameras: TargetCameras, views: RenderedViews, *, samples_per_axis: int = 2
+) -> VoxelReading:
+    """Ask a field for the voxels that its cameras see.
+
+    Args:
+        predictor: The student.
+        field: Field of one frame.
+        cameras: Cameras of the frame, all present.
+        views: What they show, rendered from the field.
+        samples_per_axis: Points per voxel and axis that the field is asked at.
+    """
+    is_observed = observed_voxels(OCC3D_GRID, cameras, views.termination_depth, views.is_seen)
+    seen = np.flatnonzero(is_observed)  # a sixth of the grid or so: nothing else is worth asking for
+    density, where = predictor.voxel_density(field, OCC3D_GRID, seen, samples_per_axis=samples_per_axis)
+    occupancy, points = np.zeros(len(is_observed)), np.zeros((len(is_observed), 3), np.float32)
+    occupancy[seen] = occupancy_probability(density, OCC3D_GRID.voxel_size)
+    points[seen] = where
+    return VoxelReading(is_observed=is_observed, occupancy=occupancy, points=points)
 
 
 def voxel_centres(grid: VoxelGrid, flat_index: Int64[np.ndarray, " n"]) -> Float[np.ndarray, "n 3"]:

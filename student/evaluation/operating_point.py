@@ -39,6 +39,18 @@ class OperatingPoint:
         """Return the probability of occupancy, calibrated if there is a calibration map."""
         return raw if self.calibration is None else self.calibration.apply(raw)
 
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "OperatingPoint":
+        """Read back what ``to_json`` wrote; the evaluation itself is not looked for."""
+        calibration = record["calibration"]
+        return cls(
+            threshold=float(record["occupancy_threshold"]),
+            calibration=None if calibration is None else calibration_from_json(calibration),
+            temperature=float(record["temperature"]),
+            temperature_source=str(record["temperature_source"]),
+            evaluation=None,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return the record to store beside any result made with it."""
         return {

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -72,8 +73,24 @@ class Predictor:
             MissingTargetError: If there is no such checkpoint.
         """
         version = home.require(Kind.STUDENT_CHECKPOINT, variant, digest)
+        return cls.from_folder(home.open_files(version), device=device, version=version)
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: Path,
+        *,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        version: StoreVersion | None = None,
+    ) -> "Predictor":
+        """Load a checkpoint from its folder.
+
+        Raises:
+            MissingTargetError: If the folder lacks a file.
+            IntegrityError: If a file is damaged.
+        """
         chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        model, config = from_pretrained(home.open_files(version), device=chosen)
+        model, config = from_pretrained(folder, device=chosen)
         return cls(model, config, version)
 
     @property

@@ -31,18 +31,17 @@ class ClipSpace:
     Attributes:
         encoder: Text tower of the checkpoint that made the features.
         basis: Basis that reduced the features.
-        basis_version: Store that the basis was read from.
+        basis_version: Store that the basis was read from; None for one that came with a student's weights.
     """
 
     encoder: TextEncoder
     basis: StoredFeatureBasis
-    basis_version: StoreVersion
+    basis_version: StoreVersion | None = None
 
     @property
     def inputs(self) -> tuple[InputVersion, ...]:
         """Return the versions from which any result in this space descends."""
-        version = self.basis_version
-        return (version.as_input,)
+        return () if self.basis_version is None else (self.basis_version.as_input,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,6 +82,7 @@ def _card(
     figures = [
         f"| {name} | {value:.3f} |" if isinstance(value, float) else f"| {name} | {value} |"
         for name, value in metrics["validation"].items()
+        if name != "step"
     ]
     lines = [
         f"# DistillNeRF student, variant `{variant}`",

@@ -1,5 +1,6 @@
-"""Images that never were in a store give what the stored ones give."""
+"""Images that never were in a store give what the stored ones give, from a home and from a packed folder alike."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.live import CameraImage, LiveStudent
-from storage.errors import ErrorKind, IntegrityError
+from pipeline.cli import main
+from pipeline.live import CalibratedCamera, Student
+from pipeline.packing import pack_student
+from storage.errors import ErrorKind, IntegrityError, MissingTargetError, ProvenanceMismatchError
 from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.run import ingest_scene
 from storage.keys import SceneKey
@@ -24,63 +27,68 @@ from student.data.views import all_views
 from student.inference.predictor import Predictor
 from student.presets.students import demo_student
 from student.training.fit import fit_student
-from teachers.config import DepthAnythingConfig, WeightsConfig
-from teachers.image.run import extract_depth_anything
+from teachers.config import DepthAnythingConfig, FeatureBasisConfig, PatchFeatureConfig, WeightsConfig
+from teachers.image.run import extract_depth_anything, extract_patch_features, fit_feature_basis
 from teachers.image.weights import DEMO_WEIGHTS
 
 KEY = SceneKey("tiny", "scene-0001")
-VARIANT = "depth"
+VARIANT = "clip"
 
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """A copy of the depth model that can be tampered with."""
-    return shutil.copytree(DEMO_WEIGHTS / "depth_anything", tmp_path / "depth-anything")
+    """Copies of the depth model and of CLIP that can be tampered with."""
+    for name in ("depth_anything", "clip"):
+        shutil.copytree(DEMO_WEIGHTS / name, tmp_path / "weights" / name)
+    return tmp_path / "weights"
 
 
 @pytest.fixture
 def home(make_home: Any, weights: Path) -> Home:
-    """A home with a student of one step that reads Depth Anything features."""
+    """A home with a student of one step that reads Depth Anything features and renders CLIP's."""
     torch.set_num_threads(1)
     home = make_home()
     run = demo_student(VARIANT)
-    data = replace(run.data, teacher_depth=False, sky_masks=False)
+    data = replace(run.data, teacher_depth=False, sky_masks=False, views=replace(run.data.views, virtual=0))
     fit = replace(run.fit, max_steps=1, max_validation_samples=0)
     run = replace(run, data=data, losses=replace(run.losses, teacher_depth=0.0, opacity=0.0, sky=0.0), fit=fit)
     ingest_scene(home, KEY, IngestConfig())
     resize_scene_images(home, KEY, InputImagesConfig(height=data.image_height, width=data.image_width))
     config = DepthAnythingConfig(
-        weights=WeightsConfig(source=str(weights)), input_short_side=56, min_lidar_rank_correlation=-1.0
+        weights=WeightsConfig(source=str(weights / "depth_anything")),
+        input_short_side=56,
+        min_lidar_rank_correlation=-1.0,
     )
     extract_depth_anything(home, KEY, config)
+    patches = PatchFeatureConfig(weights=WeightsConfig(source=str(weights / "clip")), input_short_side=56)
+    fit_feature_basis(home, "clip", [KEY], FeatureBasisConfig(extractor=patches))
+    extract_patch_features(home, KEY, "clip", replace(patches, min_retained_variance=0.0, max_clipped=1.0))
     freeze_training_set(home, VARIANT, TrainingSetConfig(train_scenes=(str(KEY),), kinds=data.kinds))
     fit_student(home, VARIANT, run)
     return home
 
 
-def rig_of(reader: SceneReader, frame: int) -> list[CameraImage]:
-    return [
-        CameraImage(
-            image=reader.image(frame, camera),
-            intrinsics=reader.intrinsics(camera),
-            camera_to_ego=reader.camera_to_reference_ego(frame, camera),
-        )
-        for camera in range(reader.num_cameras)
+def moment(reader: SceneReader, frame: int) -> tuple[list[np.ndarray], list[CalibratedCamera]]:
+    cameras = range(reader.num_cameras)
+    rig = [
+        CalibratedCamera(intrinsics=reader.intrinsics(c), camera_to_ego=reader.camera_to_reference_ego(frame, c))
+        for c in cameras
     ]
+    return [reader.image(frame, c) for c in cameras], rig
 
 
-def test_a_live_rig_is_seen_as_a_stored_one(home: Home, weights: Path) -> None:
+def test_a_live_rig_is_seen_as_a_stored_one(home: Home) -> None:
     reader = SceneReader.open(home, KEY)
-    live = LiveStudent.open(home, VARIANT, device="cpu")
-    rig = rig_of(reader, 1)
-    frame = live.see(rig)
+    live = Student.open(home, VARIANT, device="cpu")
+    images, rig = moment(reader, 1)
+    frame = live(images, rig)
 
     frozen = load_training_set(home, VARIANT)
     predictor = Predictor.open(home, VARIANT, device="cpu")
     batch = FrameDataset(home, frozen, "train", predictor.config.data).sample(
         str(KEY), 1, all_views(frozen.scenes[0], 1)
     )
-    stored = live._inputs(rig)
+    stored = live.inputs(images, rig)
     torch.testing.assert_close(stored.images, batch.inputs.images, atol=2 / 255, rtol=0.0)
     torch.testing.assert_close(stored.intrinsics, batch.inputs.intrinsics)
     torch.testing.assert_close(stored.camera_to_reference_ego, batch.inputs.camera_to_reference_ego)
@@ -97,23 +105,117 @@ def test_a_live_rig_is_seen_as_a_stored_one(home: Home, weights: Path) -> None:
     error = np.abs(frame.views.termination_depth - wanted.termination_depth)[known] / wanted.termination_depth[known]
     assert np.median(error) < 0.02
 
-    # One camera of another size is as welcome as the whole rig; no camera is not.
-    one = replace(rig[0], image=np.ascontiguousarray(rig[0].image[:, : rig[0].image.shape[1] // 2]))
-    assert live.see([one]).views.termination_depth.shape[0] == 1
-    with pytest.raises(ValueError, match="at least one camera"):
-        live.see([])
+    # One camera of another size is as welcome as the whole rig.
+    half = np.ascontiguousarray(images[0][:, : images[0].shape[1] // 2])
+    assert live([half], rig[:1]).views.termination_depth.shape[0] == 1
 
     # What a camera sees of its own vehicle does not matter.
-    is_valid = np.ones(rig[0].size, bool)
-    is_valid[rig[0].size[0] // 2 :] = False
-    masked = replace(rig[0], is_valid=is_valid)
-    view = live.see([masked]).views.termination_depth[0]
+    is_valid = np.ones(images[0].shape[:2], bool)
+    is_valid[len(is_valid) // 2 :] = False
+    view = live(images[:1], [replace(rig[0], is_valid=is_valid)]).views.termination_depth[0]
     assert np.isnan(view[len(view) // 2 + 1 :]).all()
     assert np.isfinite(view[: len(view) // 2]).any()
 
-    # Another depth model than the student's own is not taken in silence.
-    config = weights / "config.json"
+
+def test_a_packed_student_needs_no_home(home: Home, weights: Path, tmp_path: Path) -> None:
+    images, rig = moment(SceneReader.open(home, KEY), 0)
+    at_home = Student.open(home, VARIANT, device="cpu")(images, rig)
+    assert main(["pack", str(tmp_path / "packed"), "--home", str(home.root), "--precision", "float32"]) == 0
+    shutil.rmtree(home.root)
+    student = Student.from_pretrained(tmp_path / "packed", device="cpu")
+    away = student(images, rig)
+    np.testing.assert_array_equal(away.views.termination_depth, at_home.views.termination_depth)
+
+    heat = away.find("car")
+    assert heat.shape == away.views.termination_depth.shape
+    assert np.nanmin(heat) >= 0
+    assert np.nanmax(heat) <= 1
+    assert np.isnan(heat[~away.views.is_seen]).all()
+    occupancy = away.occupancy()
+    assert occupancy.is_occupied.shape == (200, 200, 16)
+    assert not (occupancy.is_occupied & ~occupancy.is_observed).any()
+    assert (occupancy.probability[~occupancy.is_observed] == 0).all()
+
+    (cameras,) = student.companions.rigs
+    assert len(cameras) == len(rig)
+    assert cameras[0].height_m == pytest.approx(rig[0].camera_to_ego[2, 3], abs=0.05)
+    width, focal = images[0].shape[1], rig[0].intrinsics[0, 0]
+    assert cameras[0].horizontal_field_deg == pytest.approx(2 * np.degrees(np.arctan(width / 2 / focal)), abs=2)
+    card = (tmp_path / "packed" / "README.md").read_text()
+    assert card.startswith("---\nlicense: ")
+    assert "Student.from_pretrained" in card
+
+    # Other words, or another depth model, than the student's own are not taken in silence.
+    (weights / "clip" / "vocab.json").write_text("{}")
+    with pytest.raises(ProvenanceMismatchError, match=r"vocab\.json"):
+        Student.from_pretrained(tmp_path / "packed", device="cpu")(images, rig).find("car")
+    config = weights / "depth_anything" / "config.json"
     config.write_text(config.read_text() + "\n")
     with pytest.raises(IntegrityError, match="other files") as raised:
-        LiveStudent.open(home, VARIANT, device="cpu")
+        Student.from_pretrained(tmp_path / "packed", device="cpu")
     assert raised.value.kind is ErrorKind.DIGEST_MISMATCH
+
+
+def test_half_precision_is_half_the_size_and_sees_the_same(home: Home, tmp_path: Path) -> None:
+    images, rig = moment(SceneReader.open(home, KEY), 0)
+    pack_student(home, VARIANT, tmp_path / "half")
+    pack_student(home, VARIANT, tmp_path / "whole", precision="float32")
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("half", "whole")]
+    assert sizes[0] < 0.6 * sizes[1]
+    half, whole = (Student.from_pretrained(tmp_path / n, device="cpu")(images, rig) for n in ("half", "whole"))
+    known = np.isfinite(half.views.termination_depth) & np.isfinite(whole.views.termination_depth)
+    ratio = half.views.termination_depth[known] / whole.views.termination_depth[known]
+    assert np.median(np.abs(ratio - 1)) < 0.01
+    with pytest.raises(ValueError, match="not empty"):
+        pack_student(home, VARIANT, tmp_path / "half")
+
+
+class TestRefusals:
+    """What a student does not take."""
+
+    @pytest.fixture
+    def packed(self, home: Home, tmp_path: Path) -> Path:
+        pack_student(home, VARIANT, tmp_path / "packed")
+        return tmp_path / "packed"
+
+    def test_images_that_are_none_or_of_an_unknown_range(self, packed: Path) -> None:
+        student = Student.from_pretrained(packed, device="cpu")
+        camera = CalibratedCamera(
+            intrinsics=np.array([[60.0, 0, 40], [0, 60.0, 24], [0, 0, 1]]), camera_to_ego=np.eye(4)
+        )
+        image = np.random.default_rng(0).integers(0, 255, (48, 80, 3)).astype(np.uint8)
+        with pytest.raises(ValueError, match="at least one camera"):
+            student([], [])
+        with pytest.raises(ValueError, match="1 images for 2 cameras"):
+            student([image], [camera, camera])
+        as_float = image.astype(np.float32) / 255
+        with pytest.raises(ValueError, match="needs image_range"):
+            student([as_float], [camera])
+        with pytest.raises(ValueError, match="within image_range"):
+            student([as_float * 255], [camera], image_range=(0.0, 1.0))
+        one, two = student([image], [camera]), student([as_float * 2 - 1], [camera], image_range=(-1.0, 1.0))
+        np.testing.assert_array_equal(one.views.termination_depth, two.views.termination_depth)
+
+    def test_ten_cameras_are_welcome(self, packed: Path) -> None:
+        student = Student.from_pretrained(packed, device="cpu")
+        intrinsics = np.array([[60.0, 0, 40], [0, 60.0, 24], [0, 0, 1]])
+        image = np.random.default_rng(0).integers(0, 255, (48, 80, 3)).astype(np.uint8)
+        camera = CalibratedCamera(intrinsics=intrinsics, camera_to_ego=np.eye(4))
+        assert student([image] * 10, [camera] * 10).views.termination_depth.shape[0] == 10
+
+    def test_a_folder_that_lacks_a_file_or_holds_a_damaged_one(self, packed: Path, tmp_path: Path) -> None:
+        with pytest.raises(MissingTargetError, match="no model that the hub gave"):
+            Student.from_pretrained(tmp_path / "nowhere")
+        record = packed / "companions.json"
+        content = json.loads(record.read_text())
+        record.write_text(json.dumps({**content, "colour": "red"}))
+        with pytest.raises(IntegrityError, match="colour"):
+            Student.from_pretrained(packed)
+        record.unlink()
+        with pytest.raises(MissingTargetError, match="distillnerf pack"):
+            Student.from_pretrained(packed)
+        record.write_text(json.dumps(content))
+        weights = packed / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-100])
+        with pytest.raises(IntegrityError, match=r"model\.safetensors"):
+            Student.from_pretrained(packed)

@@ -234,6 +234,7 @@ def test_package_versions_leave_out_what_is_absent():
         (["B"], "B"),
         (["B", "", "A", "B"], "A AND B"),
         (["A AND C", "B", "C"], "A AND B AND C"),
+        (["apache-2.0", "Apache-2.0", "MIT"], "Apache-2.0 AND MIT"),
         (["C; non-commercial", "unspecified"], "C; non-commercial AND unspecified"),
     ],
 )

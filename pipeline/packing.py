@@ -1,0 +1,100 @@
+"""Pack a student so that it travels: one folder, laid out for the model hub, that needs no home."""
+
+import shutil
+from pathlib import Path
+from typing import Literal
+
+from pipeline.companions import Companions, companions_of
+from storage.kinds import Kind
+from storage.stores.versioned import Home, StoreVersion
+from student.evaluation.results import EvaluationResult
+from student.inference.checkpoint import from_pretrained, save_pretrained
+from student.inference.feature_bases import load_feature_bases, save_feature_bases
+from student.training.model_card import BILL_OF_MATERIALS_FILE, HISTORY_FILE
+
+_HEADLINES = (
+    "reconstruction.psnr",
+    "next_frame.psnr",
+    "lateral_truth.psnr",
+    "depth_lidar.abs_rel",
+    "depth_truth.abs_rel",
+    "sky.iou",
+    "occupancy.iou",
+    "semantic_occupancy.miou_17",
+    "calibration.ece",
+    "text_query.mean_average_precision",
+)
+
+
+def pack_student(
+    home: Home,
+    variant: str,
+    folder: Path,
+    digest: str | None = None,
+    *,
+    precision: Literal["float32", "float16"] = "float16",
+) -> Companions:
+    """Write a student and everything that belongs to it into a folder, which must be new or empty.
+
+    The foundation models that it was trained beside do not come along: they are named, with the digests of their files.
+
+    Args:
+        home: Home of the student.
+        variant: Partition of the checkpoint.
+        folder: Where to write.
+        digest: Digest of an exact version; None for the current one.
+        precision: Number format of the weights.
+
+    Raises:
+        MissingTargetError: If there is no such checkpoint, or a store that it descends from is gone.
+        ValueError: If the folder holds something.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty: want a new folder")
+    version = home.require(Kind.STUDENT_CHECKPOINT, variant, digest)
+    source = home.open_files(version)
+    companions = companions_of(home, version)
+    model, config = from_pretrained(source)
+    aside = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    save_pretrained(aside, model, config, variant=variant, precision=precision)
+    save_feature_bases(aside, load_feature_bases(source))
+    companions.save(aside)
+    for name in (BILL_OF_MATERIALS_FILE, HISTORY_FILE):
+        shutil.copyfile(source / name, aside / name)
+    (aside / "README.md").write_text(_card(home, version, source, companions))
+    if folder.exists():
+        folder.rmdir()
+    aside.rename(folder)
+    return companions
+
+
+def _card(home: Home, version: StoreVersion, source: Path, companions: Companions) -> str:
+    """Return the checkpoint's own card, with what the hub reads above it and an evaluation's figures below."""
+    found = companions.operating_point["evaluation_digest"]
+    lines = ["---", f"license: {_hub_licence(companions.licence)}", "pipeline_tag: depth-estimation", "---", ""]
+    lines.append((source / "README.md").read_text().replace(_OWN_USE, _TRAVELLING_USE))
+    if found is not None:
+        evaluation = home.require(Kind.STUDENT_EVALUATION, version.partition, found)
+        headline = EvaluationResult.from_json(home.metrics(evaluation)).headline()
+        rows = [f"| {name} | {headline[name]:.4g} |" for name in _HEADLINES if headline.get(name) is not None]
+        lines += ["## Evaluation", "", f"Version `{found}`, held-out scenes.", ""]
+        lines += ["| figure | value |", "|---|---|", *rows]
+    return "\n".join(lines) + "\n"
+
+
+_OWN_USE = """from student.inference.checkpoint import from_pretrained
+
+model, config = from_pretrained("<this folder>")
+"""
+_TRAVELLING_USE = """from pipeline.live import CalibratedCamera, Student
+
+student = Student.from_pretrained("<this folder>")
+frame = student(images, [CalibratedCamera(intrinsics=k, camera_to_ego=pose) for k, pose in rig])
+frame.views.termination_depth, frame.find("a car"), frame.occupancy()
+"""
+
+
+def _hub_licence(licence: str) -> str:
+    """Return the hub's name of a licence; several, or one that it has no name for, are "other"."""
+    return {"Apache-2.0": "apache-2.0", "CC-BY-NC-SA-4.0": "cc-by-nc-sa-4.0", "MIT": "mit"}.get(licence, "other")
