@@ -138,7 +138,7 @@ def render_report(home: Home, evaluation: StoreVersion, config: ReportConfig) ->
         heat_scale=data_uri(encode_image(unit_bar(name="inferno"), quality=None), "image/png"),
         legend=_legend(result),
         plots={section.name: _plots(section, result) for section in result.sections},
-        training=_training(_checkpoint_folder(home, lineage)),
+        training=_training(_ancestor(home, lineage, Kind.STUDENT_CHECKPOINT), home),
         settings=[(name, _setting(value)) for name, value in sorted(result.settings.items())],
         gates=lineage.gates,
         left_out=_left_out(home, lineage),
@@ -205,27 +205,26 @@ def _left_out(home: Home, lineage: Ancestry) -> list[tuple[str, str]]:
     return [] if version is None else sorted(home.metrics(version).get("left_out", {}).items())
 
 
-def _checkpoint_folder(home: Home, lineage: Ancestry) -> Path | None:
-    version = _ancestor(home, lineage, Kind.STUDENT_CHECKPOINT)
-    return None if version is None else home.open_files(version)
-
-
 def _ancestor(home: Home, lineage: Ancestry, kind: str) -> StoreVersion | None:
-    """Return a lineage's only version of a kind; None if the home no longer holds it."""
+    """Return a lineage's version of a kind, the nearest of several; None if the home no longer holds it."""
     version = next((node.version for node in lineage.nodes if node.version.kind == kind), None)
     return None if version is None else home.find(version.kind, version.partition, version.digest)
 
 
-def _training(folder: Path | None) -> dict[str, Any]:
-    """Return the curves of a fit as a plot, and the last number of targets behind each loss term."""
-    path = None if folder is None else folder / HISTORY_FILE
-    if path is None or not path.is_file():
-        return {"plot": "", "counts": []}
+def _training(checkpoint: StoreVersion | None, home: Home) -> dict[str, Any]:
+    """Return the start of a fit, its curves as a plot, and the last number of targets behind each loss term."""
+    path = None if checkpoint is None else home.open_files(checkpoint) / HISTORY_FILE
+    if checkpoint is None or path is None or not path.is_file():
+        return {"plot": "", "counts": [], "start": None}
     history = json.loads(path.read_text())
     curves = training_series(history)
     last = history["history"][-1] if history["history"] else {}
     counts = [(name.removeprefix("count/"), value) for name, value in last.items() if name.startswith("count/")]
-    return {"plot": _svg_uri(plots.training_curves(curves)) if curves else "", "counts": sorted(counts)}
+    return {
+        "plot": _svg_uri(plots.training_curves(curves)) if curves else "",
+        "counts": sorted(counts),
+        "start": home.metrics(checkpoint).get("initial"),
+    }
 
 
 def training_series(history: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
