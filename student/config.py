@@ -21,6 +21,9 @@ Variant = Literal[
 """Name of what a student is taught. The first four are the paper's ablation. The last three add foundation features,
 rendered together with the image, to the fourth."""
 
+SHIPPED = "shipped"
+"""Name of the student that comes with this package, to start from."""
+
 TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 
 

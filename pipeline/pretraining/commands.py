@@ -1,7 +1,7 @@
 """What ``python -m pipeline.pretraining`` does: make scenes, fit in rounds, ship."""
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -23,21 +23,8 @@ _VARIANT: Variant = "clip"
 
 
 def pretraining_config() -> PipelineConfig:
-    """Return the sizes and image teachers of the demo, with a student that starts from ImageNet.
-
-    The teacher's depth weighs a fifth of what it does in the demo: here it reaches the horizon, and what lies beyond
-    50 m would outweigh all the rest (docs/experiments.md).
-    """
-    demo = settle(build_preset("demo", variant=_VARIANT), holds_out_frames=False)
-    student = demo.student
-    coarse = student.model.coarse_depth
-    encoder = replace(coarse.pyramid, encoder="efficientnet-lite0")
-    student = replace(
-        student,
-        model=replace(student.model, coarse_depth=replace(coarse, pyramid=encoder)),
-        losses=replace(student.losses, teacher_depth=2.0, log_depth=1.0, depth_likelihood=0.3),
-    )
-    return replace(demo, student=student)
+    """Return the sizes and image teachers of the demo, whose student is the one to be pretrained."""
+    return settle(build_preset("demo", variant=_VARIANT), holds_out_frames=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from pipeline.pretraining.scenes import complete_scenes, is_held_out
 from storage.kinds import Kind
 from storage.stores.versioned import Home
 from student.config import FitConfig, OptimizerConfig, StudentConfig, TrainingSetConfig
-from student.data.training_set import freeze_training_set
+from student.data.training_set import freeze_training_set, load_training_set
 from student.training.fit import fit_student
 
 logger = logging.getLogger(__name__)
@@ -54,11 +54,11 @@ def fit_rounds(home: Home, config: StudentConfig, *, rounds: int, steps: int, in
             _freeze(home, name, config)
         run = replace(config, fit=pretraining_fit(steps, number, initial))
         checkpoint = fit_student(home, PARTITION, run, _report, training_set=name)
-        frozen = home.metrics(home.require(Kind.TRAINING_SET, name))
+        frozen = load_training_set(home, name)
         entry = Round(
             number=number,
             steps=steps,
-            scenes=frozen["scenes"],
+            scenes=sum(bool(scene.train_frames) for scene in frozen.scenes),
             checkpoint=checkpoint.version.digest,
             initial="" if initial is None else str(initial),
             validation=checkpoint.metrics["validation"],

