@@ -34,17 +34,19 @@ class Scenes:
     Attributes:
         home: Folder of everything.
         drives: Number of drives to learn from, four scenes each.
+        first: Index of the first of them; a home that goes on from shipped weights takes drives that they never saw.
         threads: Number of CPU threads.
     """
 
     home: Annotated[Path, tyro.conf.Positional]
     drives: int = 50
+    first: int = 0
     threads: int = 1
 
     def run(self) -> None:
         """Make what is missing."""
         torch.set_num_threads(self.threads)
-        make_scenes(Home(self.home), pretraining_config(), self.drives)
+        make_scenes(Home(self.home), pretraining_config(), range(self.first, self.first + self.drives))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,19 +22,19 @@ _BASIS_DRIVES = 2
 """Drives whose frames the bases of features are fitted to, before anything else is made."""
 
 
-def make_scenes(home: Home, config: PipelineConfig, num_drives: int) -> None:
-    """Make the held-out drive and the first drives, as far as they are not there.
+def make_scenes(home: Home, config: PipelineConfig, indices: Sequence[int]) -> None:
+    """Make the held-out drive and some others, as far as they are not there.
 
     Args:
         home: Home of everything.
         config: Sizes and image teachers.
-        num_drives: Number of drives to learn from.
+        indices: Drives to learn from.
     """
-    first = [_record(home, config, drive(index)) for index in range(min(_BASIS_DRIVES, num_drives))]
+    first = [_record(home, config, drive(index)) for index in indices[:_BASIS_DRIVES]]
     for source in _sources(config):
         keys = [str(key) for keys in first for key in keys]
         fit_feature_basis(home, source, keys, config.image_teachers.basis_of(source))
-    for procedural in (held_out_drive(), *map(drive, range(num_drives))):
+    for procedural in (held_out_drive(), *map(drive, indices)):
         for key in _record(home, config, procedural):
             _teach(home, config, key)
         logger.info("%s is there", procedural.dataset)

@@ -42,7 +42,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scenes, "drive", lambda index: small(drive(index)))
         patch.setattr(scenes, "held_out_drive", lambda: small(held_out_drive()))
-        scenes.make_scenes(home, config, 1)
+        scenes.make_scenes(home, config, range(1))
     return home, config
 
 
