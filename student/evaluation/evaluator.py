@@ -27,6 +27,7 @@ from student.evaluation.lateral import LateralTruth
 from student.evaluation.results import Section
 from student.evaluation.sections.all_sections import AllSections
 from student.evaluation.sections.images import ImageScores
+from student.evaluation.sections.occupancy import ABOVE_GROUND_M
 from student.evaluation.training_evidence import TrainingEvidence, above_horizon
 from student.inference.occupancy import occupancy_probability
 from student.inference.predictor import Predictor, RenderedViews
@@ -256,7 +257,14 @@ class Evaluator:
             "all occupied": np.ones(len(labels), dtype=bool),
             "training prior per voxel": self.evidence.prior.occupied_share(visible) > 0.5,
         }
-        self.scores.occupancy.add(scene, probability, labels != OCC3D_FREE, baselines=baselines)
+        height = OCC3D_GRID.centres(np.stack(np.unravel_index(visible, OCC3D_GRID.shape), axis=1))[:, 2]
+        self.scores.occupancy.add(
+            scene,
+            probability,
+            labels != OCC3D_FREE,
+            is_above_ground=height > ABOVE_GROUND_M,
+            baselines=baselines,
+        )
         if self.vocabulary is None:
             return
         words = np.full(len(labels), OCC3D_FREE, np.uint8)

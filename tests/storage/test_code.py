@@ -411,7 +411,8 @@ def test_infrastructure_is_there_and_would_otherwise_be_reached(monkeypatch: pyt
 
 def test_every_data_file_is_declared_by_the_module_that_reads_it() -> None:
     files = {path for name in PACKAGES for path in (PROJECT / name).rglob("*") if path.is_file()}
-    shipped = {path for path in files if path.suffix not in (".py", ".pyc") and "demo_weights" not in path.parts}
+    checkpoints = {"demo_weights", "pretrained"}
+    shipped = {path for path in files if path.suffix not in (".py", ".pyc") and not checkpoints & set(path.parts)}
     declared = {path for source in import_closure(*modules_of(PROJECT)).values() for path in source.data_files}
     assert declared == shipped  # checkpoints count by the digests of weights
 

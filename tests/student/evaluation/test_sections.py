@@ -165,7 +165,8 @@ def test_occupancy_threshold_and_calibration_come_from_training_voxels():
     scores = OccupancyScores(fit=fit, sample=OccupancySample(max_per_frame=4000, seed=1))
     for _ in range(6):
         probability, is_occupied = voxels(5000)
-        scores.add("s", probability, is_occupied, baselines={"all occupied": np.ones(5000, dtype=bool)})
+        everywhere = np.ones(5000, dtype=bool)
+        scores.add("s", probability, is_occupied, is_above_ground=everywhere, baselines={"all occupied": everywhere})
     section, calibration = occupancy_sections(scores)
     assert section.figure("iou").value == pytest.approx(fit.training_iou, abs=0.03)
     assert section.figure("iou").baselines[0].value == pytest.approx(0.3, abs=0.02)
@@ -174,6 +175,20 @@ def test_occupancy_threshold_and_calibration_come_from_training_voxels():
     assert calibration.figure("ece").value < 0.02
     assert calibration.figure("ece").beats_baselines
     assert sum(scores.calibration_curve()["raw"]["count"]) == 24_000
+
+
+def test_voxels_above_the_ground_are_scored_on_their_own_too():
+    training = OccupancySample(max_per_frame=10, seed=0)
+    training.add(np.array([0.1, 0.9]), np.array([False, True]))
+    scores = OccupancyScores(fit=training.fit("isotonic"), sample=training)
+    probability = np.array([0.95, 0.95, 0.95, 0.95, 0.0])  # four voxels of ground and one of a post, which is missed
+    truth, is_post = np.ones(5, dtype=bool), np.arange(5) == 4
+    scores.add("s", probability, truth, is_above_ground=is_post, baselines={"ground alone": ~is_post})
+    section, _ = occupancy_sections(scores)
+    assert section.figure("iou").value == pytest.approx(0.8)
+    assert section.figure("iou_above_ground").value == 0.0
+    assert section.figure("iou_above_ground").count == 1
+    assert section.figure("iou_above_ground").baselines[0].value == 0.0
 
 
 def test_a_world_without_both_outcomes_gives_no_threshold():
