@@ -280,6 +280,8 @@ class FitConfig:
             fit that this limit ends is not reproducible to the bit, so leave it generous.
         validate_every: Steps between validations; the last step is always validated.
         max_validation_samples: Held-out frames per validation, evenly spaced.
+        depth_steps: First steps, which fit the depth of the input images alone. No voxel is filled and nothing is
+            rendered in them, so that each takes a quarter of the time. 0 in published settings.
         seed: Seed of weights, order, views and every sample along rays.
         initial: Checkpoint to start from: a folder, or "shipped" for the one that comes with this package; None starts
             at random. Heads of features that it does not have, or has in another basis, start at random too.
@@ -293,6 +295,7 @@ class FitConfig:
     max_seconds: float | None = None
     validate_every: int = 1000
     max_validation_samples: int = 8
+    depth_steps: int = 0
     seed: int = 0
     initial: str | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -305,6 +308,7 @@ class FitConfig:
         _require(self.max_seconds is None or self.max_seconds > 0, "max_seconds must be positive")
         _require(self.validate_every >= 1, f"validate_every must be at least 1, got {self.validate_every}")
         _require(self.max_validation_samples >= 0, "max_validation_samples must not be negative")
+        _require(0 <= self.depth_steps <= self.max_steps, f"depth_steps {self.depth_steps}: want 0 to max_steps")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,21 +16,22 @@ from torch import Tensor
 from student.config import LossConfig
 from student.data.sample import InputTargets, TrainingBatch, ViewTargets
 from student.losses.terms import WeightedSum, absolute_error
-from student.model.types import StudentOutput
+from student.model.types import CameraDepth, StudentOutput
 
 _MIN_DEPTH = 1e-5
 _EDGE_LOG_STEP = math.log(1.1)
 
 
 def add_depth_terms(
-    total: WeightedSum, output: StudentOutput, batch: TrainingBatch, config: LossConfig, step: int
+    total: WeightedSum, output: StudentOutput | CameraDepth, batch: TrainingBatch, config: LossConfig, step: int
 ) -> None:
-    """Add every term of coarse, fine and rendered depth."""
+    """Add every term of coarse, fine and, if there is any, rendered depth."""
     estimates: dict[str, tuple[Tensor, InputTargets | ViewTargets, float]] = {
         "coarse": (output.coarse_termination_depth, batch.input_targets, 1.0),
         "fine": (output.fine_termination_depth, batch.input_targets, config.fine_depth),
-        "rendered": (output.termination_depth, batch.view_targets, 1.0),
     }
+    if isinstance(output, StudentOutput):
+        estimates["rendered"] = (output.termination_depth, batch.view_targets, 1.0)
     for name, (predicted, targets, share) in estimates.items():
         if not share:
             continue

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from student.config import LossConfig
-from student.data.sample import TrainingBatch
+from student.data.sample import InputTargets, TrainingBatch, ViewTargets
 from student.losses.depth import reference_depth
 from student.losses.line_of_sight import (
     bin_edges,
@@ -17,14 +17,14 @@ from student.losses.line_of_sight import (
     sample_line_of_sight_error,
 )
 from student.losses.terms import WeightedSum
-from student.model.types import StudentOutput
+from student.model.types import CameraDepth, StudentOutput
 
 _TINY = 1e-10
 _OPACITY_FLOOR = 1e-6
 
 
 def add_ray_terms(
-    total: WeightedSum, output: StudentOutput, batch: TrainingBatch, config: LossConfig, step: int
+    total: WeightedSum, output: StudentOutput | CameraDepth, batch: TrainingBatch, config: LossConfig, step: int
 ) -> None:
     """Add the terms of weights along rays: entropy, opacity (DistillNeRF Eq. 8), sky, line of sight.
 
@@ -32,17 +32,19 @@ def add_ray_terms(
     """
     # Coarse depth is defined wherever an input pixel has a ray, rendered depth only where the ray hits something.
     is_camera = torch.isfinite(output.coarse_termination_depth)
-    is_view = output.is_seen & batch.cameras.target_is_present[:, :, None, None]
+    estimates: dict[str, tuple[Tensor, Tensor, InputTargets | ViewTargets]] = {
+        "coarse": (output.coarse_opacity, is_camera, batch.input_targets),
+        "fine": (output.fine_opacity, is_camera, batch.input_targets),
+    }
     if config.weight_entropy:
         weights = output.coarse_weights + _TINY
         coarse = -(weights * weights.log()).sum(dim=2)
         total.add("entropy_coarse", config.weight_entropy, *_masked_mean(coarse, is_camera))
-        total.add("entropy_rendered", config.weight_entropy, *_masked_mean(output.weight_entropy, is_view))
-    estimates = {
-        "coarse": (output.coarse_opacity, is_camera, batch.input_targets),
-        "fine": (output.fine_opacity, is_camera, batch.input_targets),
-        "rendered": (output.opacity, is_view, batch.view_targets),
-    }
+    if isinstance(output, StudentOutput):
+        is_view = output.is_seen & batch.cameras.target_is_present[:, :, None, None]
+        estimates["rendered"] = (output.opacity, is_view, batch.view_targets)
+        if config.weight_entropy:
+            total.add("entropy_rendered", config.weight_entropy, *_masked_mean(output.weight_entropy, is_view))
     for name, (opacity, is_present, targets) in estimates.items():
         is_sky = is_present & targets.is_sky & targets.is_sky_known
         # Unknown pixels of a masked view say nothing; without any mask the published loss makes every ray opaque.
@@ -61,6 +63,8 @@ def add_ray_terms(
             epsilon=epsilon,
         )
         total.add("line_of_sight_coarse", config.line_of_sight, error, count)
+        if isinstance(output, CameraDepth):
+            return
         error, count = sample_line_of_sight_error(output.samples, reference_depth(batch.view_targets), epsilon=epsilon)
         total.add("line_of_sight_rendered", config.line_of_sight, error, count)
 

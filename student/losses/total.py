@@ -18,7 +18,7 @@ from student.losses.images import add_image_terms, feature_error, with_target_wh
 from student.losses.perceptual import PerceptualDistance
 from student.losses.rays import add_ray_terms
 from student.losses.terms import WeightedSum
-from student.model.types import StudentOutput
+from student.model.types import CameraDepth, StudentOutput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class Losses:
 
 
 def student_losses(
-    output: StudentOutput,
+    output: StudentOutput | CameraDepth,
     batch: TrainingBatch,
     config: LossConfig,
     *,
@@ -53,7 +53,8 @@ def student_losses(
     each.
 
     Args:
-        output: Views and depths that the student rendered.
+        output: Views and depths that the student rendered, or the depth of its inputs alone: terms of views are then
+            left out.
         batch: Targets of the same views and depths.
         config: Coefficients.
         perceptual: Image distance; needed if its coefficient is not zero and the model renders images.
@@ -87,13 +88,30 @@ def merge(parts: Sequence[Losses]) -> Losses:
 
 
 def _sample_losses(
-    output: StudentOutput, batch: TrainingBatch, config: LossConfig, perceptual: PerceptualDistance | None, step: int
+    output: StudentOutput | CameraDepth,
+    batch: TrainingBatch,
+    config: LossConfig,
+    perceptual: PerceptualDistance | None,
+    step: int,
 ) -> WeightedSum:
+    total = WeightedSum(output.coarse_opacity.sum() * 0.0)
+    if isinstance(output, StudentOutput):
+        _add_view_terms(total, output, batch, config, perceptual)
+    add_depth_terms(total, output, batch, config, step)
+    add_ray_terms(total, output, batch, config, step)
+    return total
+
+
+def _add_view_terms(
+    total: WeightedSum,
+    output: StudentOutput,
+    batch: TrainingBatch,
+    config: LossConfig,
+    perceptual: PerceptualDistance | None,
+) -> None:
     # Every parameter takes part, whatever the coefficients: processes that share a batch wait for each other's.
-    zero = output.opacity.sum() * 0.0
-    for unpenalised in (output.image, *output.features.values()):
-        zero = zero if unpenalised is None else zero + unpenalised.sum() * 0.0
-    total = WeightedSum(zero)
+    for unpenalised in (output.opacity, output.image, *output.features.values()):
+        total.total = total.total if unpenalised is None else total.total + unpenalised.sum() * 0.0
     is_present = batch.cameras.target_is_present
     if output.image is not None:
         image, is_seen = with_target_where_unseen(output.image, output.is_seen, batch.view_targets)
@@ -105,16 +123,12 @@ def _sample_losses(
             is_seen = output.is_seen[:, :num_real]
             error, count = feature_error(predicted[:, :num_real], target, is_present[:, :num_real], is_seen)
             total.add(f"feature_{source}", config.feature, error, count)
-    add_depth_terms(total, output, batch, config, step)
-    add_ray_terms(total, output, batch, config, step)
-    return total
 
 
-def _check_grids(output: StudentOutput, batch: TrainingBatch) -> None:
-    pairs = {
-        "render": (output.termination_depth.shape, batch.view_targets.lidar_depth.shape),
-        "depth": (output.coarse_termination_depth.shape, batch.input_targets.lidar_depth.shape),
-    }
+def _check_grids(output: StudentOutput | CameraDepth, batch: TrainingBatch) -> None:
+    pairs = {"depth": (output.coarse_termination_depth.shape, batch.input_targets.lidar_depth.shape)}
+    if isinstance(output, StudentOutput):
+        pairs["render"] = (output.termination_depth.shape, batch.view_targets.lidar_depth.shape)
     for name, (seen, wanted) in pairs.items():
         if seen != wanted:
             raise ValueError(f"the model's {name} grid is {tuple(seen)}, its targets' is {tuple(wanted)}")

@@ -1,10 +1,11 @@
 """DistillNeRF: surround images of one moment in, a renderable field out, in one forward pass.
 
-encode: images -> coarse depth -> fine candidates -> lifted points -> sparse voxels -> sparse convolutions.
+estimate: images -> coarse depth -> fine candidates.
+encode: fine candidates -> lifted points -> sparse voxels -> sparse convolutions.
 render: target cameras -> rays -> weights and features -> sky behind -> image and foundation features.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -27,6 +28,17 @@ from student.model.voxel_network import VoxelNetwork
 
 _SKY_FLOOR = 1e-3
 """Least share of sky in a pixel, so that a scene without sky still has a mean."""
+
+
+class _Estimate(NamedTuple):
+    """Rays of the depth grid of all present cameras, and what is believed about each."""
+
+    origins: Float[Tensor, "n 3"]
+    directions: Float[Tensor, "n height width 3"]
+    is_seen: Bool[Tensor, "n height width"]
+    coarse: CoarseDepth
+    fine: FineDepth
+    depth: CameraDepth
 
 
 class DistillNeRF(nn.Module):
@@ -68,8 +80,10 @@ class DistillNeRF(nn.Module):
         edges = depth_bin_edges(config.renderer.bins, config.contraction)
         self.register_buffer("ray_edges", edges, persistent=False)
 
-    def forward(self, inputs: CameraInputs, targets: TargetCameras) -> StudentOutput:
-        """Encode the inputs and render the targets."""
+    def forward(self, inputs: CameraInputs, targets: TargetCameras | None) -> StudentOutput | CameraDepth:
+        """Encode the inputs and render the targets; without targets, estimate the depth of the inputs alone."""
+        if targets is None:
+            return self._estimate(inputs).depth
         field = self.encode(inputs)
         rendering = self.render(field, targets)
         return StudentOutput(
@@ -98,25 +112,11 @@ class DistillNeRF(nn.Module):
         """
         is_present = inputs.camera_is_present
         batch_index = is_present.nonzero()[:, 0]
-        images = inputs.images[is_present] * 2.0 - 1.0
-        depth_features = None if inputs.depth_features is None else inputs.depth_features[is_present].to(images.dtype)
-        origins, directions = self._depth_rays(inputs)
-        is_seen = torch.isfinite(directions[..., 0])
-        if inputs.is_valid is not None:
-            is_valid = inputs.is_valid[is_present]
-            images = images * is_valid[:, None]  # the vehicle itself is grey
-            is_seen = is_seen & _all_covered(is_valid, (is_seen.shape[-2], is_seen.shape[-1]))
-        coarse: CoarseDepth = self._run(self.coarse_depth, images, depth_features)
-        fine: FineDepth = self._run(
-            self.fine_depth,
-            images,
-            coarse.termination_depth,
-            coarse.mono_features,
-            min_opacity=self.config.renderer.min_opacity,
-        )
+        estimate = self._estimate(inputs)
+        coarse, fine, is_seen = estimate.coarse, estimate.fine, estimate.is_seen
         shape = GridShape(batch_size=len(is_present), coarse_level=self.config.voxels.coarse_level)
         pixel = is_seen.flatten().nonzero()[:, 0]
-        points_ego = _seen(points_on_candidates(origins, directions, fine.candidates), pixel)
+        points_ego = _seen(points_on_candidates(estimate.origins, estimate.directions, fine.candidates), pixel)
         cells = shape.cell_coordinates(points_ego, self.config.contraction)
         pixel_batch = torch.div(pixel, is_seen[0].numel() if len(is_seen) else 1, rounding_mode="floor")
         point_batch = batch_index.index_select(0, pixel_batch)[:, None].expand(cells.shape[:-1])
@@ -141,10 +141,32 @@ class DistillNeRF(nn.Module):
             fine=fine_level,
             coarse=coarse_level,
             mean_sky=_mean_sky(fine.lifted_features, coarse.opacity, is_seen, batch_index, len(is_present)),
-            depth=_camera_depth(coarse, fine, self.coarse_depth.midpoints, is_present, is_seen),
+            depth=estimate.depth,
             lookup=self.config.renderer.lookup,
             logit_limit=self.config.renderer.logit_limit,
         )
+
+    def _estimate(self, inputs: CameraInputs) -> "_Estimate":
+        """Estimate where the ray of every pixel of the depth grid ends, in two stages."""
+        is_present = inputs.camera_is_present
+        images = inputs.images[is_present] * 2.0 - 1.0
+        depth_features = None if inputs.depth_features is None else inputs.depth_features[is_present].to(images.dtype)
+        origins, directions = self._depth_rays(inputs)
+        is_seen = torch.isfinite(directions[..., 0])
+        if inputs.is_valid is not None:
+            is_valid = inputs.is_valid[is_present]
+            images = images * is_valid[:, None]  # the vehicle itself is grey
+            is_seen = is_seen & _all_covered(is_valid, (is_seen.shape[-2], is_seen.shape[-1]))
+        coarse: CoarseDepth = self._run(self.coarse_depth, images, depth_features)
+        fine: FineDepth = self._run(
+            self.fine_depth,
+            images,
+            coarse.termination_depth,
+            coarse.mono_features,
+            min_opacity=self.config.renderer.min_opacity,
+        )
+        depth = _camera_depth(coarse, fine, self.coarse_depth.midpoints, is_present, is_seen)
+        return _Estimate(origins, directions, is_seen, coarse, fine, depth)
 
     def _run(self, part: nn.Module, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - as any module
         if self.recomputes_activations and torch.is_grad_enabled():

@@ -7,7 +7,7 @@ A *rig* is padded, never assumed: samples of one batch may have different number
 ``camera_is_present`` rules out is not computed at all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
@@ -136,6 +136,20 @@ class CameraDepth:
     fine_termination_depth: Float[Tensor, "batch cameras depth_height depth_width"]
     fine_opacity: Float[Tensor, "batch cameras depth_height depth_width"]
 
+    def split(self) -> tuple["CameraDepth", ...]:
+        """Return the depth of each sample as a batch of one."""
+        batch_size = len(self.coarse_opacity)
+        return tuple(replace(self, **_only(self, _DEPTH_BY_SAMPLE, index)) for index in range(batch_size))
+
+
+_DEPTH_BY_SAMPLE = ("coarse_termination_depth", "coarse_opacity", "coarse_weights")
+_DEPTH_BY_SAMPLE += ("fine_termination_depth", "fine_opacity")
+_VIEWS_BY_SAMPLE = ("termination_depth", "opacity", "weight_entropy", "is_seen")
+
+
+def _only(whole: object, names: Iterable[str], index: int) -> dict[str, Tensor]:
+    return {name: getattr(whole, name)[index : index + 1] for name in names}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendering:
@@ -199,15 +213,13 @@ class StudentOutput(Rendering):
             return (self,)
         edges = torch.arange(batch_size + 1, device=self.opacity.device) * (num_targets * height * width)
         bounds = torch.searchsorted(self.samples.ray_index.contiguous(), edges).tolist()
-        by_sample = ("termination_depth", "opacity", "weight_entropy", "is_seen", "coarse_termination_depth")
-        by_sample += ("coarse_opacity", "coarse_weights", "fine_termination_depth", "fine_opacity")
         return tuple(
             replace(
                 self,
                 image=None if self.image is None else self.image[index : index + 1],
                 features={source: values[index : index + 1] for source, values in self.features.items()},
                 samples=self.samples.between(bounds[index], bounds[index + 1], first_ray=int(edges[index])),
-                **{name: getattr(self, name)[index : index + 1] for name in by_sample},
+                **_only(self, (*_VIEWS_BY_SAMPLE, *_DEPTH_BY_SAMPLE), index),
             )
             for index in range(batch_size)
         )

@@ -44,7 +44,9 @@ class TrainingStep:
         self._network: nn.Module = self.model
         if processes.count > 1:
             self._network = DistributedDataParallel(
-                self.model, device_ids=[processes.device] if processes.device.type == "cuda" else None
+                self.model,
+                device_ids=[processes.device] if processes.device.type == "cuda" else None,
+                find_unused_parameters=config.fit.depth_steps > 0,
             )
 
     def take(self, batch: TrainingBatch, *, step: int, rate: float) -> Losses:
@@ -111,8 +113,9 @@ class TrainingStep:
 
     def _losses(self, network: nn.Module, batch: TrainingBatch, step: int) -> Losses:
         dtype = _REDUCED.get(self.config.fit.precision)
+        targets = batch.cameras if step >= self.config.fit.depth_steps else None
         with torch.autocast(self.processes.device.type, dtype=dtype, enabled=dtype is not None):
-            output = network(batch.inputs, batch.cameras)
+            output = network(batch.inputs, targets)
         return student_losses(output, batch, self.config.losses, perceptual=self.perceptual, step=step)
 
     # --- what is not finite -------------------------------------------------------------------------------------------

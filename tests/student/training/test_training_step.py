@@ -91,6 +91,32 @@ def test_accumulated_parts_are_the_whole_batch(batch: TrainingBatch, student_con
     assert float((ends[0][1] - ends[1][1]).norm()) < 1e-3 * float(ends[0][1].norm())
 
 
+def test_first_steps_may_fit_depth_alone(batch: TrainingBatch, student_config: StudentConfig) -> None:
+    config = without_chance(student_config)
+    optimizer = replace(config.fit.optimizer, weight_decay=0.1)  # which must not act on weights that are not fitted
+    fit = replace(config.fit, max_steps=2, depth_steps=1, optimizer=optimizer)
+    training = TrainingStep(replace(config, fit=fit), ALONE)
+    start = {name: value.detach().clone() for name, value in training.model.named_parameters()}
+    whole = TrainingStep(config, ALONE)._losses(training.model, batch, 0)
+
+    losses = training.take(batch, step=0, rate=1e-3)
+    # Of what a whole step counts, all that is about input pixels, at the same value.
+    of_inputs = {name for name in whole.terms if name.endswith(("_coarse", "_fine")) or name == "depth_likelihood"}
+    assert {"lidar_coarse", "teacher_fine", "opacity_coarse", "entropy_coarse"} < of_inputs < set(whole.terms)
+    assert set(losses.terms) == of_inputs
+    for name in of_inputs:
+        torch.testing.assert_close(losses.terms[name], whole.terms[name])
+        assert losses.counts[name] == whole.counts[name]
+    changed = {name.split(".")[0] for name, value in training.model.named_parameters() if not value.equal(start[name])}
+    assert changed == {"coarse_depth", "fine_depth"}
+
+    assert set(training.take(batch, step=1, rate=1e-3).terms) == set(whole.terms)
+    changed = {name.split(".")[0] for name, value in training.model.named_parameters() if not value.equal(start[name])}
+    assert {"voxel_network", "decoder"} < changed
+    with pytest.raises(ValueError, match="depth_steps 3"):
+        replace(fit, depth_steps=3)
+
+
 def test_activations_are_recomputed_where_the_run_says_so(batch: TrainingBatch, student_config: StudentConfig) -> None:
     ends = []
     for recomputes in (False, True):
