@@ -1,7 +1,7 @@
 """What ``python -m pipeline.pretraining`` does: make scenes, fit in rounds, ship."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +9,7 @@ import torch
 import tyro
 
 from pipeline.presets import PipelineConfig, build_preset
-from pipeline.pretraining.rounds import fit_rounds
+from pipeline.pretraining.rounds import fit_rounds, pretraining_fit
 from pipeline.pretraining.scenes import make_scenes
 from pipeline.pretraining.ship import ship
 from pipeline.settled import settle
@@ -59,6 +59,7 @@ class Fit:
         home: Folder of the scenes.
         rounds: Number of rounds to add to those that are complete.
         steps: Optimisation steps of each.
+        depth_steps: Those of them, the first ones, that fit depth alone and are four times as fast.
         initial: Checkpoint that the first round starts from, a folder; by default from nothing.
         threads: Number of CPU threads.
     """
@@ -66,6 +67,7 @@ class Fit:
     home: Annotated[Path, tyro.conf.Positional]
     rounds: int = 1
     steps: int = 1000
+    depth_steps: int = 0
     initial: Path | None = None
     threads: int = 1
 
@@ -73,7 +75,8 @@ class Fit:
         """Fit."""
         torch.set_num_threads(self.threads)
         config = pretraining_config().student
-        fit_rounds(Home(self.home), config, rounds=self.rounds, steps=self.steps, initial=self.initial)
+        fit = pretraining_fit(self.steps, self.depth_steps)
+        fit_rounds(Home(self.home), replace(config, fit=fit), rounds=self.rounds, initial=self.initial)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ class Round:
     Attributes:
         number: Its number, from 1.
         steps: Optimisation steps.
+        depth_steps: Those of them that fitted depth alone.
         scenes: Scenes learned from.
         checkpoint: Digest of its checkpoint.
         initial: Folder of the checkpoint that it started from; empty for none.
@@ -35,14 +36,22 @@ class Round:
 
     number: int
     steps: int
+    depth_steps: int
     scenes: int
     checkpoint: str
     initial: str
     validation: Mapping[str, Any]
 
 
-def fit_rounds(home: Home, config: StudentConfig, *, rounds: int, steps: int, initial: Path | None = None) -> None:
-    """Fit some rounds after those that are complete."""
+def fit_rounds(home: Home, config: StudentConfig, *, rounds: int, initial: Path | None = None) -> None:
+    """Fit some rounds after those that are complete.
+
+    Args:
+        home: Home of the scenes.
+        config: The run of each; a round's number is its seed.
+        rounds: Number of rounds.
+        initial: Checkpoint that the first round of all starts from; None for nothing.
+    """
     for _ in range(rounds):
         done = completed_rounds(home)
         number = len(done) + 1
@@ -52,12 +61,14 @@ def fit_rounds(home: Home, config: StudentConfig, *, rounds: int, steps: int, in
         name = f"{PARTITION}-{number:04d}"
         if home.latest(Kind.TRAINING_SET, name) is None:  # a round that was stopped keeps its scenes
             _freeze(home, name, config)
-        run = replace(config, fit=pretraining_fit(steps, number, initial))
+        fit = replace(config.fit, seed=number, initial=None if initial is None else str(initial))
+        run = replace(config, fit=fit)
         checkpoint = fit_student(home, PARTITION, run, _report, training_set=name)
         frozen = load_training_set(home, name)
         entry = Round(
             number=number,
-            steps=steps,
+            steps=config.fit.max_steps,
+            depth_steps=config.fit.depth_steps,
             scenes=sum(bool(scene.train_frames) for scene in frozen.scenes),
             checkpoint=checkpoint.version.digest,
             initial="" if initial is None else str(initial),
@@ -73,14 +84,13 @@ def completed_rounds(home: Home) -> list[Round]:
     return [Round(**entry) for entry in json.loads(path.read_text())] if path.is_file() else []
 
 
-def pretraining_fit(steps: int, number: int, initial: Path | None) -> FitConfig:
+def pretraining_fit(steps: int, depth_steps: int) -> FitConfig:
     """Return the budget of one round: a constant rate, and an average of the weights that is published."""
     return FitConfig(
         max_steps=steps,
+        depth_steps=depth_steps,
         validate_every=steps,
         max_validation_samples=10,
-        seed=number,
-        initial=None if initial is None else str(initial),
         optimizer=OptimizerConfig(
             learning_rate=2.5e-3,
             betas=(0.9, 0.99),

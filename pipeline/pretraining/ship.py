@@ -42,9 +42,10 @@ def ship(home: Home, folder: Path, variant: Variant) -> None:
     save_feature_bases(aside, load_feature_bases(source))
     bill = json.loads((source / BILL_OF_MATERIALS_FILE).read_text())
     (aside / BILL_OF_MATERIALS_FILE).write_text(json.dumps(bill, sort_keys=True, separators=(",", ":")) + "\n")
-    (aside / CURVE_FILE).write_text(json.dumps(_curve(home, rounds), indent=1) + "\n")
+    curve = [*_earlier_curve(rounds), *_curve(home, rounds)]
+    (aside / CURVE_FILE).write_text(json.dumps(curve, indent=1) + "\n")
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    (aside / "README.md").write_text(_card(rounds, bill, variant, parameters))
+    (aside / "README.md").write_text(_card(curve, bill, variant, parameters))
     size = sum(path.stat().st_size for path in aside.iterdir())
     if size > _MAX_BYTES:
         raise ValueError(f"{aside} has {size} bytes, want at most {_MAX_BYTES}")
@@ -55,6 +56,12 @@ def ship(home: Home, folder: Path, variant: Variant) -> None:
     for source_name in config.data.feature_sources:
         version = home.require(Kind.FEATURE_BASIS, source_name)
         FeatureBasis.read(home.open_arrays(version)).save(DEMO_WEIGHTS / source_name)
+
+
+def _earlier_curve(rounds: Sequence[Round]) -> list[dict[str, Any]]:
+    """Return the course of the shipped student that the first round started from; empty if it was another start."""
+    path = Path(rounds[0].initial, CURVE_FILE)
+    return json.loads(path.read_text()) if rounds[0].initial and path.is_file() else []
 
 
 def _curve(home: Home, rounds: Sequence[Round]) -> list[dict[str, Any]]:
@@ -69,8 +76,8 @@ def _curve(home: Home, rounds: Sequence[Round]) -> list[dict[str, Any]]:
         mean = sum(losses) / len(losses) if losses else None
         curve.append(
             {
-                "round": entry.number,
                 "steps": entry.steps,
+                "depth_steps": entry.depth_steps,
                 "scenes": entry.scenes,
                 "mean_loss": mean,
                 "held_out": dict(entry.validation),
@@ -79,10 +86,11 @@ def _curve(home: Home, rounds: Sequence[Round]) -> list[dict[str, Any]]:
     return curve
 
 
-def _card(rounds: Sequence[Round], bill: dict[str, Any], variant: Variant, parameters: int) -> str:
-    last = rounds[-1]
+def _card(curve: Sequence[dict[str, Any]], bill: dict[str, Any], variant: Variant, parameters: int) -> str:
+    last = curve[-1]
     licences = sorted({store["licence"] for store in bill["stores"].values()})
-    rows = [f"| {name} | {value:.3f} |" for name, value in last.validation.items() if value and name != "step"]
+    rows = [f"| {name} | {value:.3f} |" for name, value in last["held_out"].items() if value and name != "step"]
+    steps, depth_steps = (sum(entry[name] for entry in curve) for name in ("steps", "depth_steps"))
     return "\n".join(
         [
             "---",
@@ -91,8 +99,8 @@ def _card(rounds: Sequence[Round], bill: dict[str, Any], variant: Variant, param
             "",
             f"# Pretrained DistillNeRF student, variant `{variant}`",
             "",
-            f"{parameters:,} parameters in half precision. {sum(r.steps for r in rounds)} steps, the last "
-            f"{last.steps} on {last.scenes} procedural scenes (`python -m pipeline.pretraining`).",
+            f"{parameters:,} parameters in half precision. {steps} steps, {depth_steps} of them on depth alone, the "
+            f"last {last['steps']} on {last['scenes']} procedural scenes (`python -m pipeline.pretraining`).",
             "",
             "- **Depth and virtual views are those of the exact world, not of fitted fields**, which would have taken",
             "  days (`teachers/exact.py`). LiDAR, images, sky masks and features are as in every run.",
@@ -100,7 +108,8 @@ def _card(rounds: Sequence[Round], bill: dict[str, Any], variant: Variant, param
             "- Beyond ImageNet, it saw no photograph: on a recording, fine-tune it.",
             "- Features are CLIP's of the shipped demo checkpoint, in its shipped basis. For other checkpoints, the",
             "  head starts afresh.",
-            f"- `{BILL_OF_MATERIALS_FILE}` names the exact version of every store; `{CURVE_FILE}` has its course.",
+            f"- `{CURVE_FILE}` has its course. `{BILL_OF_MATERIALS_FILE}` names the exact version of every store of the",
+            "  last round; those of earlier shipments are in the history of this file.",
             "",
             "## Held-out drive",
             "",

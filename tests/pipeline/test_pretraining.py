@@ -91,8 +91,9 @@ def test_a_scene_without_an_exact_world_is_refused(made: Any) -> None:
 def fitted(made: Any) -> Any:
     """Two rounds of two steps each."""
     home, config = made
-    for _ in range(2):
-        rounds.fit_rounds(home, config.student, rounds=1, steps=2)
+    for depth_steps in (1, 0):
+        fit = rounds.pretraining_fit(2, depth_steps)
+        rounds.fit_rounds(home, replace(config.student, fit=fit), rounds=1)
     return home, rounds.completed_rounds(home)
 
 
@@ -129,7 +130,8 @@ class TestRounds:
         stored = StoredFeatureBasis.read(home.open_arrays(home.require(Kind.FEATURE_BASIS, "clip")))
         assert same_basis(load_feature_bases(tmp_path / "student")["clip"], stored)
         assert np.array_equal(basis.components, stored.components)
-        assert [entry["steps"] for entry in json.loads((tmp_path / "student" / ship.CURVE_FILE).read_text())] == [2, 2]
+        curve = json.loads((tmp_path / "student" / ship.CURVE_FILE).read_text())
+        assert [(entry["steps"], entry["depth_steps"]) for entry in curve] == [(2, 1), (2, 0)]
         card = (tmp_path / "student" / "README.md").read_text()
         assert "exact world" in card
         assert "4 steps, the last 2 on 1 procedural scenes" in card
