@@ -115,7 +115,8 @@ class TestRounds:
         stopped = home.root / "rounds.json"
         whole = stopped.read_text()
         stopped.write_text(json.dumps(json.loads(whole)[:1]))  # as if it had been killed before it was recorded
-        rounds.fit_rounds(home, made[1].student, rounds=1, steps=2)
+        run = replace(made[1].student, fit=rounds.pretraining_fit(2, 0))
+        rounds.fit_rounds(home, run, rounds=1)
         assert rounds.completed_rounds(home) == done  # the same training set and the same checkpoint: only looked up
 
     def test_what_is_shipped_is_whole(self, fitted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +135,7 @@ class TestRounds:
         assert [(entry["steps"], entry["depth_steps"]) for entry in curve] == [(2, 1), (2, 0)]
         card = (tmp_path / "student" / "README.md").read_text()
         assert "exact world" in card
-        assert "4 steps, the last 2 on 1 procedural scenes" in card
+        assert "in 4 steps, 1 of them on depth.\nThe last 2 were on 1 procedural scenes" in card
         assert sum(path.stat().st_size for path in (tmp_path / "student").iterdir()) < 16_000_000
 
     def test_nothing_is_shipped_before_a_round_is_done(self, tmp_path: Path) -> None:
