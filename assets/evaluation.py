@@ -34,6 +34,7 @@ from student.config import Variant
         CLIP_BASIS,
         *TARGETS,
         all_of("scene_truth", reads="scenes"),
+        all_of("occupancy_labels", reads="scenes"),
     ],
     description=(
         "Scores on held-out scenes, each kind apart: reconstruction, novel view, depth, occupancy, semantics, "

@@ -107,3 +107,25 @@ def input_images(home: Home, key: str, selection: HomeSelection, tell: ProgressC
     from storage.targets.images import resize_scene_images
 
     return resize_scene_images(home, SceneKey.parse(key), selection.resolve().input_images, on_progress=tell)
+
+
+@partitioned_asset(
+    **declare(
+        group="scenes",
+        kinds={"zarr", "icechunk"},
+        makes=Kind.OCCUPANCY_LABELS,
+        producer="storage.ingest.occupancy_labels",
+        backfill_policy=LIGHT_BACKFILL,
+        task="scene",
+    ),
+    deps=["scene"],
+    description=(
+        "Semantic occupancy that lies beside the recording in Occ3D's layout, `gts/<scene>/<token>/labels.npz`. Frames "
+        "without a file are counted. Evaluation reads it; the training loader refuses it."
+    ),
+)
+def occupancy_labels(home: Home, key: str, selection: HomeSelection, tell: ProgressCallback) -> Materialized:
+    """Read the labels of a scene, if there are any."""
+    from storage.ingest.occupancy_labels import ingest_occupancy_labels
+
+    return ingest_occupancy_labels(home, SceneKey.parse(key), on_progress=tell)

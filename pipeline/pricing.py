@@ -20,8 +20,8 @@ _BYTES_PER_LIDAR_POINT = 4 * 4
 _LIDAR_POINTS_PER_FRAME = 35_000  # a nuScenes sweep
 _JPEG_BYTES_PER_PIXEL = 0.12  # measured on nuScenes' 1600 x 900 images
 _SOURCE_PIXELS = 1600 * 900
-_NOT_OF_EVERY_SCENE = (Kind.SCENE_TRUTH, Kind.WEAK_LABELS)
-"""Kinds that only some scenes have: procedural ones, and those that a student labels."""
+_NOT_OF_EVERY_SCENE = (Kind.SCENE_TRUTH, Kind.OCCUPANCY_LABELS, Kind.WEAK_LABELS)
+"""Kinds that only some scenes have or fill: procedural ones, those with labels, and those that a student labels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ class Kind(StrEnum):
     SCENE = "scene"
     INPUT_IMAGES = "input_images"
     SCENE_TRUTH = "scene_truth"
+    OCCUPANCY_LABELS = "occupancy_labels"
     SKY_MASK = "sky_mask"
     DEPTH_ANYTHING_FEATURES = "depth_anything_features"
     FEATURE_BASIS = "feature_basis"
@@ -165,6 +166,16 @@ _KINDS = (
             "occupancy_is_scanned": _array("bool", _GRID_AXES, optional=True),
         },
         picture="semantics",
+    ),
+    KindSpec(
+        name=Kind.OCCUPANCY_LABELS,
+        holds="Semantic occupancy that came with a recording, in Occ3D's form; evaluation alone reads it.",
+        arrays={
+            "voxel_label": _array("uint8", _GRID_AXES, "", "255: the frame has no labels"),
+            "is_visible": _array("bool", _GRID_AXES),
+            "is_scanned": _array("bool", _GRID_AXES),
+        },
+        picture="voxels",
     ),
     KindSpec(
         name=Kind.SKY_MASK,

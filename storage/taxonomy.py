@@ -17,6 +17,8 @@ VOID_ID = 254
 NUM_OCC3D_CLASSES = 17
 OCC3D_FREE = NUM_OCC3D_CLASSES
 """Label of free space in Occ3D; lower labels are things and stuff."""
+OCC3D_UNKNOWN = 255
+"""Label of a voxel about which nothing is said. Occ3D's own files have none."""
 
 CITYSCAPES_VOID = 255
 

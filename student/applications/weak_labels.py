@@ -18,7 +18,7 @@ from storage.kinds import Kind
 from storage.stores.arrays import create_target
 from storage.stores.provenance import Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, materialize_arrays
-from storage.taxonomy import NUM_OCC3D_CLASSES, OCC3D_FREE, OCC3D_NAMES, SKY_ID, VOID_ID
+from storage.taxonomy import NUM_OCC3D_CLASSES, OCC3D_FREE, OCC3D_NAMES, OCC3D_UNKNOWN, SKY_ID, VOID_ID
 from student.applications.deployment import DeployedStudent, FrameReading
 from student.evaluation.config import WeakLabelConfig
 from student.evaluation.frames import EvaluationFrames
@@ -26,9 +26,6 @@ from student.inference.open_vocabulary import class_probability
 from student.inference.vocabulary import Vocabulary, occ3d_vocabulary
 
 KIND = Kind.WEAK_LABELS
-
-UNKNOWN_VOXEL = 255
-"""Label of voxels that no camera sees. They are unknown, which differs from free."""
 
 
 def export_weak_labels(
@@ -112,7 +109,7 @@ class _Labeller:
         group.attrs.update(
             {
                 "class_names": [*OCC3D_NAMES, "free"],
-                "unknown_voxel": UNKNOWN_VOXEL,
+                "unknown_voxel": OCC3D_UNKNOWN,
                 "sky_pixel": SKY_ID,
                 "void_pixel": VOID_ID,
                 "camera_names": list(frames.camera_names),
@@ -141,7 +138,7 @@ class _Labeller:
         counts = {name: int(self._voxel_counts[i]) for i, name in enumerate(OCC3D_NAMES)}
         return {
             "frames": num_frames,
-            "observed_share": 1.0 - float(self._voxel_counts[UNKNOWN_VOXEL]) / total,
+            "observed_share": 1.0 - float(self._voxel_counts[OCC3D_UNKNOWN]) / total,
             "free_share": float(self._voxel_counts[OCC3D_FREE]) / total,
             "voxels": {name: count for name, count in counts.items() if count},
             "is_calibrated": self._student.point.calibration is not None,
@@ -158,7 +155,7 @@ class _Labeller:
         named = class_probability(cosine, point.temperature)
         labels[held] = named.argmax(axis=1).astype(np.uint8)
         probability[held] = occupied[held] * named.max(axis=1)
-        labels[~reading.is_observed] = UNKNOWN_VOXEL
+        labels[~reading.is_observed] = OCC3D_UNKNOWN
         probability[~reading.is_observed] = np.nan
         return labels, probability.astype(np.float16)
 

@@ -17,7 +17,14 @@ from storage.stores.versioned import Home, Materialized, materialize_files
 from student.data.training_set import TrainingSet
 from student.evaluation.config import EvaluationConfig
 from student.evaluation.evaluator import Evaluator
-from student.evaluation.frames import EvaluationFrames, EvaluationScene, evaluation_scenes, evenly_spaced, paper_frame
+from student.evaluation.frames import (
+    EvaluationFrames,
+    EvaluationScene,
+    VoxelReference,
+    evaluation_scenes,
+    evenly_spaced,
+    paper_frame,
+)
 from student.evaluation.lateral import LateralTruth
 from student.evaluation.panels import Painter, Words
 from student.evaluation.results import EvaluationResult, Panel
@@ -130,7 +137,13 @@ class _Evaluation:
             self._tell("training frames", {"scene": frames.key, "frame": frame})
         learned = time.perf_counter()
         temperature = None if self.space is None else self.space.encoder.temperature
-        evaluator = Evaluator(self.predictor, self.config, evidence, clip_temperature=temperature)
+        evaluator = Evaluator(
+            self.predictor,
+            self.config,
+            evidence,
+            voxel_references=self._voxel_references(),
+            clip_temperature=temperature,
+        )
         painter = Painter(folder=folder, width=self.config.panel_width, words=self._words(evaluator))
         panels: list[Panel] = []
         for frames in self._frames:
@@ -176,6 +189,10 @@ class _Evaluation:
                 ]
             self._tell("held-out frames", {"scene": frames.key, "frame": frame})
         return panels
+
+    def _voxel_references(self) -> set[VoxelReference]:
+        found = (frames.scene.voxel_reference for frames in self._frames)
+        return {reference for reference in found if reference is not None}
 
     def _words(self, evaluator: Evaluator) -> Words | None:
         if self.space is None or evaluator.vocabulary is None or evaluator.temperature is None:

@@ -1,7 +1,7 @@
 """Score a student on held-out frames, one by one, against every available reference."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,8 @@ from student.evaluation.config import EvaluationConfig
 from student.evaluation.frames import (
     EvaluationFrames,
     EvaluationTruth,
+    VoxelReference,
+    VoxelTruth,
     channels_last,
     select_views,
     valid_of,
@@ -57,6 +59,7 @@ class Evaluator:
         predictor: The student.
         config: Configuration of the evaluation.
         evidence: Evidence from training frames; it stays as it is.
+        voxel_references: Origins of the true voxels of the scenes.
         clip_temperature: Temperature that CLIP was trained with; used if no truth allows fitting one.
     """
 
@@ -66,6 +69,7 @@ class Evaluator:
         config: EvaluationConfig,
         evidence: TrainingEvidence,
         *,
+        voxel_references: Iterable[VoxelReference],
         clip_temperature: float | None,
     ) -> None:
         self.predictor, self.config, self.evidence = predictor, config, evidence
@@ -77,7 +81,9 @@ class Evaluator:
         self.masked: dict[str, int] = {}
         self.timings: dict[str, float] = {}
         names = () if self.vocabulary is None else self.vocabulary.prompts.names
-        self.scores = AllSections(config, class_names=names, occupancy_fit=self.occupancy_fit)
+        self.scores = AllSections(
+            config, class_names=names, occupancy_fit=self.occupancy_fit, voxel_references=voxel_references
+        )
         self._seconds_ahead: list[float] = []
 
     def score(
@@ -107,9 +113,12 @@ class Evaluator:
             self._score_other_poses(frames, frame, field, batch, is_paper_frame, lateral)
         if truth is not None:
             self._score_sky(frames, views, batch, truth)
-            with self._timed("voxels and words"):
-                self._score_voxels(frames.key, field, truth)
+            with self._timed("words"):
                 self._score_queries(views, batch, truth)
+        voxels = frames.voxel_truth(frame)
+        if voxels is not None:
+            with self._timed("voxels"):
+                self._score_voxels(frames.key, field, voxels)
         return ScoredFrame(batch=batch, views=views, truth=truth)
 
     def _score_images(
@@ -246,11 +255,11 @@ class Evaluator:
             is_paper_frame=is_paper_frame,
         )
 
-    def _score_voxels(self, scene: str, field: VoxelField, truth: EvaluationTruth) -> None:
+    def _score_voxels(self, scene: str, field: VoxelField, truth: VoxelTruth) -> None:
         if self.scores.occupancy is None or self.occupancy_fit is None:
             return
         visible = np.flatnonzero(truth.is_visible)
-        labels = truth.occupancy.reshape(-1)[visible]
+        labels = truth.labels.reshape(-1)[visible]
         density, points = self._density(field, visible)
         probability = occupancy_probability(density, OCC3D_GRID.voxel_size)
         baselines = {

@@ -6,7 +6,7 @@ features, are read too, so that a figure does not depend on the losses.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ from student.data.views import TargetView, ViewChoice
 from student.model.types import TargetCameras
 
 TRUTH_KIND = Kind.SCENE_TRUTH
+VoxelReference = Literal["exact", "occ3d"]
+"""Origin of true voxels: the procedural world itself, or labels that came with a recording."""
 
 _REFERENCE_KINDS = (Kind.TEACHER_DEPTH, Kind.VIRTUAL_VIEWS, Kind.SKY_MASK, *map(features_kind, FEATURE_SOURCES))
 
@@ -40,16 +42,23 @@ class EvaluationScene:
     Attributes:
         frozen: The scene; its stores include references beyond those of the training set.
         truth: The procedural truth; None for a recording.
+        labels: Occupancy labels that came with a recording; None without any, and where there is the truth itself.
     """
 
     frozen: FrozenScene
     truth: StoreVersion | None
+    labels: StoreVersion | None
+
+    @property
+    def voxel_reference(self) -> VoxelReference | None:
+        """Return the origin of the scene's true voxels; None if it has none."""
+        return "exact" if self.truth is not None else None if self.labels is None else "occ3d"
 
     @property
     def versions(self) -> tuple[InputVersion, ...]:
         """Return all versions that are read."""
-        stores = [*self.frozen.stores.values(), *([] if self.truth is None else [self.truth])]
-        return tuple(v.as_input for v in stores)
+        judged_by = [version for version in (self.truth, self.labels) if version is not None]
+        return tuple(v.as_input for v in (*self.frozen.stores.values(), *judged_by))
 
 
 def evaluation_scenes(home: Home, training_set: TrainingSet) -> tuple[EvaluationScene, ...]:
@@ -66,8 +75,17 @@ def evaluation_scenes(home: Home, training_set: TrainingSet) -> tuple[Evaluation
             if kind not in stores and found is not None:
                 stores[kind] = found
         check_consistent(home, stores.values())
-        scenes.append(EvaluationScene(frozen=replace(frozen, stores=stores), truth=home.latest(TRUTH_KIND, frozen.key)))
+        truth = home.latest(TRUTH_KIND, frozen.key)
+        labels = None if truth is not None else _labels(home, frozen.key)
+        if labels is not None:
+            check_consistent(home, (*stores.values(), labels))
+        scenes.append(EvaluationScene(frozen=replace(frozen, stores=stores), truth=truth, labels=labels))
     return tuple(scenes)
+
+
+def _labels(home: Home, key: str) -> StoreVersion | None:
+    found = home.latest(Kind.OCCUPANCY_LABELS, key)
+    return found if found is not None and home.metrics(found)["labelled_frames"] else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,13 +95,22 @@ class EvaluationTruth:
     Attributes:
         termination_depth: Distance along unit rays, metres; NaN for the sky.
         semantics: Class ids of the procedural world; 255 for the sky.
-        occupancy: Occ3D labels of the ego grid; 17 for free.
-        is_visible: True for voxels that some camera can see.
     """
 
     termination_depth: Float32[np.ndarray, "cameras height width"]
     semantics: UInt8[np.ndarray, "cameras height width"]
-    occupancy: UInt8[np.ndarray, "200 200 16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoxelTruth:
+    """True voxels of the Occ3D grid at one frame.
+
+    Attributes:
+        labels: Occ3D classes; 17 for free.
+        is_visible: True for voxels that some camera can see.
+    """
+
+    labels: UInt8[np.ndarray, "200 200 16"]
     is_visible: Bool[np.ndarray, "200 200 16"]
 
 
@@ -112,6 +139,7 @@ class EvaluationFrames:
         self._dataset = FrameDataset(home, replace(training_set, scenes=others), "validation", self.config)
         self.stores = StoreFrames(home, scene.frozen)
         self._truth: zarr.Group | None = None if scene.truth is None else home.open_arrays(scene.truth)
+        self._labels: zarr.Group | None = None if scene.labels is None else home.open_arrays(scene.labels)
 
     @property
     def key(self) -> str:
@@ -146,10 +174,7 @@ class EvaluationFrames:
         """Return the true world at a frame; None for a recording."""
         if self._truth is None:
             return None
-        read = {
-            name: read_target(self._truth, TRUTH_KIND, name, frame)
-            for name in ("termination_depth", "semantics", "occupancy", "occupancy_is_visible")
-        }
+        read = {name: read_target(self._truth, TRUTH_KIND, name, frame) for name in ("termination_depth", "semantics")}
         size = (self.config.render_height, self.config.render_width)
         attributes: dict[str, Any] = self._truth.attrs.asdict()
         # The writer's order of cameras need not be the recording's.
@@ -157,9 +182,20 @@ class EvaluationFrames:
         return EvaluationTruth(
             termination_depth=resize_nearest(read["termination_depth"][order], *size, axis=1),
             semantics=resize_nearest(read["semantics"][order], *size, axis=1),
-            occupancy=read["occupancy"],
-            is_visible=read["occupancy_is_visible"],
         )
+
+    def voxel_truth(self, frame: int) -> VoxelTruth | None:
+        """Return the true voxels at a frame: the procedural world's, else labels of the recording, else None."""
+        if self._truth is not None:
+            names = ("occupancy", "occupancy_is_visible")
+            labels, is_visible = (read_target(self._truth, TRUTH_KIND, name, frame) for name in names)
+        elif self._labels is not None:
+            names = ("voxel_label", "is_visible")
+            labels, is_visible = (read_target(self._labels, Kind.OCCUPANCY_LABELS, name, frame) for name in names)
+        else:
+            return None
+        # A frame without labels has no visible voxel.
+        return VoxelTruth(labels=labels, is_visible=is_visible) if is_visible.any() else None
 
     def seconds_between(self, frame: int, other: int) -> float:
         """Return the time from one frame's reference time to another's, seconds."""

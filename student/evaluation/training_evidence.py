@@ -13,7 +13,7 @@ from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.taxonomy import OCC3D_FREE, SKY_ID, occ3d_table
 from student.evaluation.baselines import RunningMean, VoxelPrior, ground_plane_depth
 from student.evaluation.config import EvaluationConfig
-from student.evaluation.frames import EvaluationFrames, EvaluationTruth, view_images
+from student.evaluation.frames import EvaluationFrames, EvaluationTruth, VoxelTruth, view_images
 from student.evaluation.sections.occupancy import OccupancyFit, OccupancySample
 from student.evaluation.sections.queries import UNKNOWN_CLASS
 from student.inference.occupancy import occupancy_probability
@@ -21,6 +21,7 @@ from student.inference.open_vocabulary import fit_softmax_temperature
 from student.inference.predictor import Predictor
 from student.inference.vocabulary import Vocabulary, pixel_truth
 from student.model.types import TargetCameras
+from student.model.voxel_field import VoxelField
 
 _MAX_TEMPERATURE_PIXELS = 20_000
 
@@ -59,19 +60,23 @@ class TrainingEvidence:
             self._features.setdefault(source, RunningMean()).add(maps[0].mean(dim=(0, 2, 3)).numpy())
         lidar = batch.view_targets.lidar_depth.numpy()
         self._returns.append(lidar[np.isfinite(lidar)])
-        truth = frames.truth(frame)
-        if truth is None:
+        truth, voxels = frames.truth(frame), frames.voxel_truth(frame)
+        if truth is None and voxels is None:
             return
         field = self.predictor.encode(batch.inputs)
+        if voxels is not None:
+            self._add_voxels(field, voxels)
+        if self.vocabulary is not None and truth is not None:
+            views = self.predictor.render(field, batch.cameras)
+            self._add_cosines(self.vocabulary, views.features["clip"], truth)
+
+    def _add_voxels(self, field: VoxelField, truth: VoxelTruth) -> None:
         visible = np.flatnonzero(truth.is_visible)
-        labels = truth.occupancy.reshape(-1)[visible]
+        labels = truth.labels.reshape(-1)[visible]
         self.prior.add(visible, labels)
         samples_per_axis = self.config.voxel_samples_per_axis
         density, _ = self.predictor.voxel_density(field, OCC3D_GRID, visible, samples_per_axis=samples_per_axis)
         self._voxels.add(occupancy_probability(density, OCC3D_GRID.voxel_size), labels != OCC3D_FREE)
-        if self.vocabulary is not None:
-            views = self.predictor.render(field, batch.cameras)
-            self._add_cosines(self.vocabulary, views.features["clip"], truth)
 
     def _add_cosines(
         self, vocabulary: Vocabulary, clip: Float32[np.ndarray, "views height width channels"], truth: EvaluationTruth

@@ -230,6 +230,7 @@ def test_plan_prices_a_run(filled_home: Home, capsys: pytest.CaptureFixture[str]
     assert prices["nerf_teacher"]["stored_bytes"] is None  # nothing says how large: shown, not left out
     assert set(prices) == {s.name for s in KINDS.values() if s.partitioned_by == "scene"} - {
         "scene_truth",
+        "occupancy_labels",
         "weak_labels",
     }
     _, out, _ = call(capsys, "plan", "--home", str(filled_home.root), "--json")

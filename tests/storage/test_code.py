@@ -24,6 +24,7 @@ PRODUCERS: dict[str, tuple[str, ...]] = {
     "waymo recordings": ("storage.testing.waymo.writer",),
     **{f"scene, {name}": ("storage.ingest.scene_writer", f"storage.ingest.{name}") for name in READERS},
     "images": ("storage.targets.images",),
+    "occupancy_labels": ("storage.ingest.occupancy_labels",),
     "sky": ("teachers.image.extract_sky", "teachers.image.sky"),
     "sky, pointrend": ("teachers.image.extract_sky", "teachers.image.pointrend"),
     "depth": ("teachers.image.extract_depth",),

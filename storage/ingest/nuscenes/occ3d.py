@@ -2,6 +2,7 @@
 
 import zipfile
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -32,35 +33,51 @@ class Occ3dLabels:
 
 def labels_path(root: Path, scene_name: str, sample_token: str) -> Path:
     """Return the label file of a keyframe under the root of a data set."""
-    return root / "gts" / scene_name / sample_token / "labels.npz"
+    return root / labels_file(scene_name, sample_token)
+
+
+def labels_file(scene_name: str, sample_token: str) -> str:
+    """Return the label file of a keyframe, relative to the root of a data set."""
+    return f"gts/{scene_name}/{sample_token}/labels.npz"
 
 
 def read_labels(path: Path) -> Occ3dLabels:
     """Read the labels of one keyframe.
 
     Raises:
-        SourceDataError: If the file is missing or damaged, lacks an array, or an array has another type or shape or
-            unknown values.
+        SourceDataError: If the file is missing, or see :func:`parse_labels`.
     """
     if not path.is_file():
         raise SourceDataError(ErrorKind.FILE_MISSING, str(path), "there is no such file of labels")
+    return parse_labels(path.read_bytes(), str(path))
+
+
+def parse_labels(content: bytes, file: str) -> Occ3dLabels:
+    """Return the labels of one keyframe.
+
+    Args:
+        content: Content of a file of labels.
+        file: Name of the file, for errors.
+
+    Raises:
+        SourceDataError: If the file is damaged, lacks an array, or an array has another type or shape or unknown
+            values.
+    """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(BytesIO(content)) as archive:
             # Checked before anything is unpacked: a small file can hold a very large array.
             large = [entry for entry in archive.infolist() if entry.file_size > _MAX_BYTES]
         if large:
             message = f"{large[0].filename} unpacks to {large[0].file_size} bytes, want at most {_MAX_BYTES}"
-            raise SourceDataError(ErrorKind.FILE_UNSAFE, str(path), message)
-        with np.load(path, allow_pickle=False) as archive:
+            raise SourceDataError(ErrorKind.FILE_UNSAFE, file, message)
+        with np.load(BytesIO(content), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in _NAMES if name in archive}
     except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
         if isinstance(error, SourceDataError):
             raise
-        raise SourceDataError(
-            ErrorKind.FILE_CORRUPT, str(path), f"is no readable archive of arrays: {error}"
-        ) from error
+        raise SourceDataError(ErrorKind.FILE_CORRUPT, file, f"is no readable archive of arrays: {error}") from error
     for name in _NAMES:
-        _check(path, name, arrays)
+        _check(file, name, arrays)
     return Occ3dLabels(
         semantics=arrays["semantics"],
         mask_lidar=arrays["mask_lidar"].astype(bool),
@@ -79,12 +96,12 @@ def write_labels(path: Path, labels: Occ3dLabels) -> None:
     )
 
 
-def _check(path: Path, name: str, arrays: dict[str, np.ndarray]) -> None:
+def _check(file: str, name: str, arrays: dict[str, np.ndarray]) -> None:
     if name not in arrays:
-        raise SourceDataError(ErrorKind.TABLE_INVALID, str(path), f"lacks the array {name!r}")
+        raise SourceDataError(ErrorKind.TABLE_INVALID, file, f"lacks the array {name!r}")
     array, highest = arrays[name], OCC3D_FREE if name == "semantics" else 1
     if array.dtype != np.uint8 or array.shape != OCC3D_GRID.shape:
         message = f"{name} is {array.dtype} {array.shape}, want uint8 {OCC3D_GRID.shape}"
-        raise SourceDataError(ErrorKind.TABLE_INVALID, str(path), message)
+        raise SourceDataError(ErrorKind.TABLE_INVALID, file, message)
     if array.max() > highest:
-        raise SourceDataError(ErrorKind.TABLE_INVALID, str(path), f"{name} holds {array.max()}, want 0 to {highest}")
+        raise SourceDataError(ErrorKind.TABLE_INVALID, file, f"{name} holds {array.max()}, want 0 to {highest}")

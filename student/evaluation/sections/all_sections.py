@@ -1,8 +1,10 @@
 """Scores of all sections of one evaluation, in reading order."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from student.evaluation.config import EvaluationConfig
+from student.evaluation.frames import VoxelReference
 from student.evaluation.results import NO_GROUND_TRUTH, Section
 from student.evaluation.sections.depth import DepthReference
 from student.evaluation.sections.images import FeatureScores, ImageScores
@@ -13,6 +15,10 @@ from student.evaluation.sections.sky import SkyScores
 
 _NO_IMAGES = "not available: this variant renders no images"
 _NO_CLIP = "not available: this variant renders no CLIP features"
+_VOXELS: dict[VoxelReference, str] = {
+    "exact": "the true voxels of the procedural world",
+    "occ3d": "Occ3D labels that came with the recording",
+}
 
 
 class AllSections:
@@ -22,12 +28,19 @@ class AllSections:
         config: Configuration of the evaluation.
         class_names: Names of the pixel classes that words tell apart; empty for a student without CLIP features.
         occupancy_fit: Threshold and calibration from training frames; None without truth.
+        voxel_references: Origins of the true voxels.
     """
 
     def __init__(
-        self, config: EvaluationConfig, *, class_names: tuple[str, ...], occupancy_fit: OccupancyFit | None
+        self,
+        config: EvaluationConfig,
+        *,
+        class_names: tuple[str, ...],
+        occupancy_fit: OccupancyFit | None,
+        voxel_references: Iterable[VoxelReference],
     ) -> None:
         seed = config.seed
+        self._voxel_reference = " and ".join(_VOXELS[name] for name in sorted(set(voxel_references))) or "true voxels"
         self._knows_words = bool(class_names)
         self.reconstruction = ImageScores(
             name="reconstruction",
@@ -104,8 +117,8 @@ class AllSections:
             self.depth_truth.section(),
             self.depth_teacher.section(),
             self.sky.section(),
-            *occupancy_sections(self.occupancy),
-            self.semantics.section(unavailable=no_words),
+            *occupancy_sections(self.occupancy, reference=self._voxel_reference),
+            self.semantics.section(unavailable=no_words, reference=self._voxel_reference),
             self.queries.section(unavailable=no_words),
             self.features.section(unavailable="not available: this variant renders no foundation features"),
         )

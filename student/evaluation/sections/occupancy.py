@@ -15,7 +15,6 @@ from student.evaluation.results import NO_GROUND_TRUTH, Baseline, Figure, Sectio
 from student.inference.occupancy import BinaryCounts, best_iou_threshold
 from student.metrics import bootstrap_statistic
 
-_REFERENCE = "the true occupancy of the procedural world"
 _INSIDE = "Voxels of the Occ3D grid that some input camera can see."
 ABOVE_GROUND_M = 0.3
 """Height of a voxel's centre in the ego frame, metres, above which flat ground is out of reach."""
@@ -237,8 +236,13 @@ class OccupancyScores:
         )
 
 
-def occupancy_sections(scores: OccupancyScores | None) -> tuple[Section, Section]:
-    """Return the sections on binary occupancy and on its calibration, None where there is no truth to score."""
+def occupancy_sections(scores: OccupancyScores | None, *, reference: str) -> tuple[Section, Section]:
+    """Return the sections on binary occupancy and on its calibration.
+
+    Args:
+        scores: Scores; None without true voxels.
+        reference: What they were judged by, in words.
+    """
     figures: tuple[Figure, ...] = ()
     calibration_figures: tuple[Figure, ...] = ()
     chosen = ""
@@ -249,7 +253,7 @@ def occupancy_sections(scores: OccupancyScores | None) -> tuple[Section, Section
         name="occupancy",
         title="Binary occupancy",
         quality="occupancy",
-        reference=_REFERENCE,
+        reference=reference,
         note=f"{_INSIDE} The density threshold was chosen on training scenes.{chosen}",
         unavailable="" if figures else NO_GROUND_TRUTH,
         figures=figures,
@@ -258,7 +262,7 @@ def occupancy_sections(scores: OccupancyScores | None) -> tuple[Section, Section
         name="calibration",
         title="Calibration of occupancy",
         quality="calibration",
-        reference=_REFERENCE,
+        reference=reference,
         note=f"{_INSIDE} The calibration map was fitted on training scenes.",
         unavailable="" if figures else NO_GROUND_TRUTH,
         figures=calibration_figures,

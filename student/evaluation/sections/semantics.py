@@ -59,8 +59,13 @@ class SemanticScores:
             hits = float(np.sum(labels[is_occupied] == truth[is_occupied]))
             self._accuracy.setdefault(label, []).append((hits, float(is_occupied.sum())))
 
-    def section(self, *, unavailable: str) -> Section:
-        """Return the section; ``unavailable`` is the reason to give if there are no figures."""
+    def section(self, *, unavailable: str, reference: str) -> Section:
+        """Return the section.
+
+        Args:
+            unavailable: Reason to give if there are no figures.
+            reference: What the scores were judged by, in words.
+        """
         figures: tuple[Figure, ...] = ()
         if self._scenes:
             classes = tuple(self._class_figure(index) for index in range(NUM_OCC3D_CLASSES))
@@ -69,7 +74,7 @@ class SemanticScores:
             name="semantic_occupancy",
             title="Semantic occupancy by words",
             quality="semantic",
-            reference="the true labels of the procedural world",
+            reference=reference,
             note="No label was trained on: a voxel takes the class whose words are nearest to its CLIP feature.",
             unavailable="" if figures else unavailable,
             figures=figures,

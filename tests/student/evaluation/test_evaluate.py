@@ -1,9 +1,14 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from storage.errors import MissingTargetError
+from storage.stores.arrays import read_target, write_target
+from storage.stores.provenance import Provenance
+from storage.stores.versioned import Home, materialize_arrays
+from storage.taxonomy import OCC3D_UNKNOWN
 from student.evaluation.config import EvaluationConfig
 from student.evaluation.evaluate import evaluate_checkpoint
 from student.evaluation.results import NO_GROUND_TRUTH, EvaluationResult
@@ -106,6 +111,38 @@ def test_a_recording_without_truth_has_no_such_figures(world, monkeypatch):
     assert result.section("depth_lidar").figures
     assert result.settings["temperature_source"] == "CLIP checkpoint"
     assert not np.isnan(result.section("reconstruction").figure("psnr").value)
+
+
+def test_a_recording_with_labels_is_judged_by_them(world, tmp_path, monkeypatch):
+    home = Home(tmp_path / "home")
+    shutil.copytree(world.home.root, home.root)
+    names = {"voxel_label": "occupancy", "is_visible": "occupancy_is_visible", "is_scanned": "occupancy_is_visible"}
+    for key in ("yard.a", "yard.b"):
+        truth = home.open_arrays(home.require("scene_truth", key))
+        arrays = {name: read_target(truth, "scene_truth", of) for name, of in names.items()}
+        if key == "yard.b":  # whose last frame nobody labelled
+            arrays["voxel_label"][-1], arrays["is_visible"][-1] = OCC3D_UNKNOWN, False
+
+        def write(group, arrays=arrays):
+            for name, array in arrays.items():
+                write_target(group, "occupancy_labels", name, array)
+            return {"labelled_frames": int(arrays["is_visible"].any(axis=(1, 2, 3)).sum())}
+
+        scene = home.require("scene", key).as_input
+        materialize_arrays(home, Provenance(kind="occupancy_labels", partition=key, inputs=(scene,)), write)
+    config = EvaluationConfig(panel_frames=0, num_training_frames=1, max_lateral_frames=0)
+    exact = EvaluationResult.from_json(evaluate_checkpoint(home, "clip", config).metrics)
+    monkeypatch.setattr("student.evaluation.frames.TRUTH_KIND", "no_such_truth")
+    judged = EvaluationResult.from_json(evaluate_checkpoint(home, "clip", config).metrics)
+
+    assert "procedural" in exact.section("occupancy").reference
+    for name in ("occupancy", "calibration", "semantic_occupancy"):
+        assert judged.section(name).reference == "Occ3D labels that came with the recording"
+        assert judged.section(name).figures
+    counts = [result.section("occupancy").figure("iou").count for result in (exact, judged)]
+    assert counts[1] == counts[0] * (exact.num_frames - 1) // exact.num_frames
+    assert judged.settings["occupancy"] == exact.settings["occupancy"]  # chosen on yard.a, all of which is labelled
+    assert judged.section("depth_truth").unavailable == NO_GROUND_TRUTH
 
 
 def test_a_checkpoint_that_was_never_published_is_named(world):

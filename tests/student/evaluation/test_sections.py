@@ -37,7 +37,7 @@ def test_a_section_nothing_was_fed_to_says_why():
     assert (images.unavailable, images.figures) == ("no truth", ())
     depth = DepthReference(name="x", title="t", reference="r", unavailable="no returns").section()
     assert depth.unavailable == "no returns"
-    assert SemanticScores().section(unavailable="no words").unavailable == "no words"
+    assert SemanticScores().section(unavailable="no words", reference="r").unavailable == "no words"
     assert FeatureScores().section(unavailable="no head").unavailable == "no head"
 
 
@@ -167,7 +167,7 @@ def test_occupancy_threshold_and_calibration_come_from_training_voxels():
         probability, is_occupied = voxels(5000)
         everywhere = np.ones(5000, dtype=bool)
         scores.add("s", probability, is_occupied, is_above_ground=everywhere, baselines={"all occupied": everywhere})
-    section, calibration = occupancy_sections(scores)
+    section, calibration = occupancy_sections(scores, reference="r")
     assert section.figure("iou").value == pytest.approx(fit.training_iou, abs=0.03)
     assert section.figure("iou").baselines[0].value == pytest.approx(0.3, abs=0.02)
     assert section.figure("iou").low <= section.figure("iou").value <= section.figure("iou").high
@@ -184,7 +184,7 @@ def test_voxels_above_the_ground_are_scored_on_their_own_too():
     probability = np.array([0.95, 0.95, 0.95, 0.95, 0.0])  # four voxels of ground and one of a post, which is missed
     truth, is_post = np.ones(5, dtype=bool), np.arange(5) == 4
     scores.add("s", probability, truth, is_above_ground=is_post, baselines={"ground alone": ~is_post})
-    section, _ = occupancy_sections(scores)
+    section, _ = occupancy_sections(scores, reference="r")
     assert section.figure("iou").value == pytest.approx(0.8)
     assert section.figure("iou_above_ground").value == 0.0
     assert section.figure("iou_above_ground").count == 1
@@ -194,7 +194,7 @@ def test_voxels_above_the_ground_are_scored_on_their_own_too():
 def test_a_world_without_both_outcomes_gives_no_threshold():
     sample = OccupancySample(max_per_frame=10, seed=0)
     assert sample.fit("isotonic") is None
-    assert [s.unavailable for s in occupancy_sections(None)] == ["not available: no ground truth"] * 2
+    assert [s.unavailable for s in occupancy_sections(None, reference="r")] == ["not available: no ground truth"] * 2
     sample.add(np.array([0.5, 0.6]), np.array([False, False]))
     assert sample.fit("isotonic") is None
 
@@ -206,7 +206,7 @@ def test_semantics_and_geometry_are_scored_apart():
     nothing = np.full(8, OCC3D_FREE, dtype=np.uint8)
     for _ in range(5):
         scores.add("s", nothing, words, truth, baselines={"training majority": np.full(8, 4, dtype=np.uint8)})
-    section = scores.section(unavailable="")
+    section = scores.section(unavailable="", reference="r")
     # Blind geometry: nothing is called occupied, yet the words are right for four voxels of five.
     assert section.figure("miou_17").value == 0.0
     assert section.figure("accuracy_where_occupied").value == pytest.approx(0.8)

@@ -13,10 +13,10 @@ from storage.errors import MissingTargetError
 from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.keys import SceneKey
 from storage.stores.arrays import read_target
-from storage.taxonomy import OCC3D_FREE, VOID_ID
+from storage.taxonomy import OCC3D_FREE, OCC3D_UNKNOWN, VOID_ID
 from student.applications.deployment import DeployedStudent, observed_voxels
 from student.applications.query import query_scene
-from student.applications.weak_labels import UNKNOWN_VOXEL, export_weak_labels
+from student.applications.weak_labels import export_weak_labels
 from student.evaluation.config import WeakLabelConfig
 from student.evaluation.evaluate import evaluate_checkpoint
 from student.inference.prompts import PromptSet
@@ -82,7 +82,7 @@ def test_an_oracle_labels_a_scene_as_it_is(oracle):
     assert labels.shape == (NUM_FRAMES, *OCC3D_GRID.shape)
     for frame in range(NUM_FRAMES):
         truth = voxel_labels(shift_of(1, frame)).reshape(OCC3D_GRID.shape)
-        is_known = labels[frame] != UNKNOWN_VOXEL
+        is_known = labels[frame] != OCC3D_UNKNOWN
         assert 0.01 < is_known.mean() < 0.9
         np.testing.assert_array_equal(labels[frame][is_known], truth[is_known])
         assert np.isnan(probability[frame][~is_known]).all()
@@ -132,7 +132,7 @@ def test_a_voxel_behind_a_surface_or_outside_every_image_is_not_observed(world):
     nowhere = np.full(wall_at_10.shape, np.nan, np.float32)
     open_sky = observed_voxels(OCC3D_GRID, cameras, nowhere, everywhere)
     assert open_sky.reshape(OCC3D_GRID.shape)[199, 100, 5]
-    assert OCC3D_FREE != UNKNOWN_VOXEL
+    assert OCC3D_FREE != OCC3D_UNKNOWN
 
 
 def test_pixels_without_a_ray_get_no_label_no_heat_and_let_no_voxel_be_seen(oracle, monkeypatch, tmp_path):
@@ -150,7 +150,7 @@ def test_pixels_without_a_ray_get_no_label_no_heat_and_let_no_voxel_be_seen(orac
     )
     assert group.attrs["void_pixel"] == VOID_ID
     ahead = read_target(group, "weak_labels", "voxel_label")[:, 101:]
-    assert (ahead == UNKNOWN_VOXEL).all()  # only the camera that looks back has rays
+    assert (ahead == OCC3D_UNKNOWN).all()  # only the camera that looks back has rays
     result = query_scene(oracle.home, SCENE, 1, "road", "oracle", tmp_path)
     unseen, seen_below = (np.asarray(Image.open(path)).astype(int) for path in result.heat_maps)
     assert np.ptp(unseen, axis=-1).max() < 5  # grey
