@@ -5,11 +5,12 @@ from typing import cast
 
 import dagster as dg
 
-from assets.declarations import all_of, declare
+from assets.declarations import TEAM, all_of, declare
 from assets.image_targets import CLIP_BASIS
 from assets.partition_runs import materialize_each, partitioned_asset
 from assets.scenes import LIGHT_BACKFILL
 from assets.training_set import ONE_VARIANT_A_RUN, TARGETS
+from pipeline.partitions import PARTITIONS
 from pipeline.progress import ProgressCallback, ProgressLog
 from pipeline.resources import HomeResource
 from pipeline.run_config import HomeSelection, WeakLabelSelector
@@ -100,3 +101,17 @@ def weak_labels(home: Home, key: str, selection: HomeSelection, tell: ProgressCa
     from student.applications.weak_labels import export_weak_labels
 
     return export_weak_labels(home, SceneKey.parse(key), selection.variant, selection.resolve().weak_labels, tell)
+
+
+finetuned_head = dg.AssetSpec(
+    "finetuned_head",
+    group_name="results",
+    kinds={"pytorch"},
+    owners=[TEAM],
+    partitions_def=PARTITIONS["variant"],
+    deps=["student_checkpoint", all_of("occupancy_labels", reads="scenes")],
+    description=(
+        "Heads that were trained on labelled voxels, calibrated and scored on held-out scenes. Written by "
+        "`distillnerf finetune`."
+    ),
+)

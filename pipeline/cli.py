@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from pipeline.commands.audit import Audit
 from pipeline.commands.catalog import CatalogCommand
-from pipeline.commands.evaluation import Evaluate, Pack, Query, Train, View
+from pipeline.commands.evaluation import Evaluate, Finetune, Pack, Query, Train, View
 from pipeline.commands.features import JudgeFeatures
 from pipeline.commands.lineage import Lineage
 from pipeline.commands.machine import Bench, Doctor, Plan, Ui
@@ -40,6 +40,7 @@ _COMMANDS: Any = (
     | _named(Audit, "audit")
     | _named(Train, "train")
     | _named(Evaluate, "evaluate")
+    | _named(Finetune, "finetune")
     | _named(Query, "query")
     | _named(Pack, "pack")
     | _named(JudgeFeatures, "judge-features")

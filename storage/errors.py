@@ -24,6 +24,7 @@ class ErrorKind(StrEnum):
     TIME_INVALID = "time_invalid"
     IMAGE_INVALID = "image_invalid"
     LIDAR_INVALID = "lidar_invalid"
+    LABELS_INVALID = "labels_invalid"
     STORE_MISSING = "store_missing"
     STORE_CORRUPT = "store_corrupt"
     SCHEMA_UNKNOWN = "schema_unknown"

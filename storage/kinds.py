@@ -35,6 +35,7 @@ class Kind(StrEnum):
     STUDENT_EVALUATION = "student_evaluation"
     REPORT = "report"
     WEAK_LABELS = "weak_labels"
+    FINETUNED_HEAD = "finetuned_head"
 
 
 class StoreForm(StrEnum):
@@ -169,7 +170,7 @@ _KINDS = (
     ),
     KindSpec(
         name=Kind.OCCUPANCY_LABELS,
-        holds="Semantic occupancy that came with a recording, in Occ3D's form; evaluation alone reads it.",
+        holds="Semantic occupancy that came with a recording, in Occ3D's form, for evaluation and fine-tuned heads.",
         arrays={
             "voxel_label": _array("uint8", _GRID_AXES, "", "255: the frame has no labels"),
             "is_visible": _array("bool", _GRID_AXES),
@@ -314,6 +315,12 @@ _KINDS = (
             "pixel_probability": _array("float16", _IMAGE_AXES, "", "NaN: the pixel shows nothing", optional=True),
         },
         picture="voxels",
+    ),
+    KindSpec(
+        name=Kind.FINETUNED_HEAD,
+        holds="A head that was trained on labelled voxels: weights, configuration, calibration, scores, card.",
+        form=StoreForm.FILES,
+        partitioned_by="variant",
     ),
 )
 

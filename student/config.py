@@ -10,7 +10,7 @@ from typing import Literal
 
 from storage.geometry.in_image import LIDAR_NEAR_M
 from storage.kinds import FEATURE_SOURCES, Kind, features_kind
-from student.model.config import ModelConfig
+from student.model.config import ModelConfig, OccupancyHeadConfig
 
 OnFailedGate = Literal["refuse", "leave_out"]
 """Effect of a train scene whose target failed a quality gate: the set is refused, or the scene is left out."""
@@ -398,3 +398,49 @@ class TrainingSetConfig:
         missing = {Kind.SCENE, Kind.INPUT_IMAGES} - set(self.kinds)
         _require(not missing, f"kinds lack {sorted(missing)}, which every sample reads")
         _require(self.held_out_stride == 0 or self.held_out_stride >= 2, "held_out_stride: want 0 or at least 2")
+
+
+FinetuneTask = Literal["occupancy", "segmentation"]
+"""What a head tells of a voxel: whether something is there, or its class too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneConfig:
+    """Training of a head on labelled voxels.
+
+    Attributes:
+        head: Widths of the head.
+        student: Part of the student that learns too. "frozen" is none of it, so that every frame is read once;
+            "voxels" is the voxel network; "from_nothing" is all of a new student with random weights, which tells what
+            pretraining is worth.
+        max_scenes: Number of labelled scenes to learn from, the first ones; None for all.
+        calibration_share: Share of their frames that choose threshold and calibration instead.
+        steps: Optimisation steps, one frame each.
+        learning_rate: Peak learning rate of the head; it falls to 0 as a cosine.
+        student_rate: Factor of the rate for the part of the student that learns.
+        weight_decay: Decoupled weight decay.
+        seed: Seed of weights and order.
+        device: "auto" takes CUDA where there is one; no part of the digest.
+    """
+
+    head: OccupancyHeadConfig = field(default_factory=OccupancyHeadConfig)
+    student: Literal["frozen", "voxels", "from_nothing"] = "frozen"
+    max_scenes: int | None = None
+    calibration_share: float = 0.25
+    steps: int = 300
+    learning_rate: float = 3e-3
+    student_rate: float = 0.3
+    weight_decay: float = 0.01
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def __post_init__(self) -> None:
+        """Reject values out of range."""
+        _require(self.max_scenes is None or self.max_scenes >= 1, f"max_scenes {self.max_scenes}: want at least 1")
+        _require(0 < self.calibration_share < 1, f"calibration_share {self.calibration_share}: want within (0, 1)")
+        _require(self.steps >= 1 and self.learning_rate > 0, "steps and learning_rate must be positive")
+        _require(self.student_rate > 0 and self.weight_decay >= 0, "student_rate: want > 0, weight_decay: want >= 0")
+
+    def determining(self) -> "FinetuneConfig":
+        """Return the part that determines the head."""
+        return replace(self, device="auto")

@@ -1,22 +1,26 @@
-"""Commands about one student: train, evaluate, pack, query, view."""
+"""Commands about one student: train, evaluate, fine-tune, pack, query, view."""
 
 import re
 import webbrowser
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from pipeline.commands.options import ConfiguredCommand
 from pipeline.commands.runs import tell_failures
+from pipeline.display import Display
 from pipeline.presets import PipelineConfig
 from pipeline.run import run_tasks
 from pipeline.workflow import plan, prepare_home, publish_report
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home
+from student.config import FinetuneConfig, FinetuneTask
 
 _NUM_SHOWN = 5
 
@@ -72,6 +76,73 @@ class Evaluate(ConfiguredCommand):
                 console.print(f"{name:<40} {value:.4g}")
             console.print(f"report  {escape(str(page))}", soft_wrap=True)
         return 0 if outcome.succeeded else 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune(ConfiguredCommand):
+    """Train a head on labelled voxels of a student's scenes, calibrate it, and score it on held-out scenes.
+
+    Labels are Occ3D's, beside a recording. The student's own weights stay as they are unless --student says otherwise.
+
+    Attributes:
+        task: What the head tells of a voxel: whether something is there, or its class too.
+        max_scenes: Number of labelled scenes to learn from; by default all.
+        steps: Optimisation steps.
+        student: Part of the student that learns too: none of it, its voxel network, or all of a new one with random
+            weights.
+        device: Device to train on.
+    """
+
+    task: Annotated[FinetuneTask, tyro.conf.Positional]
+    max_scenes: int | None = None
+    steps: int = field(default_factory=lambda: FinetuneConfig().steps)
+    student: Literal["frozen", "voxels", "from_nothing"] = "frozen"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def run(self, console: Console) -> int:
+        """Train the head, and print its scores beside what they should beat."""
+        home = self.open_home(must_exist=True)
+        variant = self.selection(home).variant
+        home.require("student_checkpoint", variant)
+        prepare_home(home)
+        from student.applications.finetune import finetune_head
+
+        config = FinetuneConfig(
+            student=self.student,
+            max_scenes=self.max_scenes,
+            steps=self.steps,
+            seed=self.seed or 0,
+            device=self.device,
+        )
+        with Display(console, total=1) as display:
+            task = f"head for {self.task}"
+            display.begin(task)
+
+            def tell(stage: str, fraction: float, figures: Mapping[str, Any]) -> None:
+                display.advance(task, {"asset": stage, "fraction": fraction, "figures": figures})
+
+            made = finetune_head(home, variant, self.task, config, tell)
+            display.finish(task, succeeded=True, note="was there already" if made.reused else "trained")
+        self._tell(made.metrics, console)
+        console.print(f"head  {escape(home.url(made.version))}", soft_wrap=True)
+        return 0
+
+    def _tell(self, metrics: Mapping[str, Any], console: Console) -> None:
+        """Print the scores beside what they should beat."""
+        table = Table("figure", "value", "beside it", title=f"{self.task} on held-out frames")
+        for section in metrics["evaluation"]["sections"]:
+            for figure in section["figures"]:
+                if figure["value"] is None or figure["group"]:
+                    continue
+                rivals = [f"{b['label']} {b['value']:.4g}" for b in figure["baselines"] if b["value"] is not None]
+                table.add_row(f"{section['name']}.{figure['name']}", f"{figure['value']:.4g}", ", ".join(rivals))
+        console.print(table)
+        scenes = len(metrics["train_scenes"])
+        console.print(
+            f"learned from {metrics['train_frames']} frames of {scenes} scenes, calibrated on "
+            f"{metrics['calibration_frames']} others; {metrics['unlabelled_frames']} frames have no labels",
+            soft_wrap=True,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -191,8 +191,7 @@ class _Evaluation:
         return panels
 
     def _voxel_references(self) -> set[VoxelReference]:
-        found = (frames.scene.voxel_reference for frames in self._frames)
-        return {reference for reference in found if reference is not None}
+        return {found for frames in self._frames if (found := frames.scene.voxel_reference) is not None}
 
     def _words(self, evaluator: Evaluator) -> Words | None:
         if self.space is None or evaluator.vocabulary is None or evaluator.temperature is None:

@@ -29,7 +29,7 @@ from student.evaluation.lateral import LateralTruth
 from student.evaluation.results import Section
 from student.evaluation.sections.all_sections import AllSections
 from student.evaluation.sections.images import ImageScores
-from student.evaluation.sections.occupancy import ABOVE_GROUND_M
+from student.evaluation.sections.occupancy import is_above_ground
 from student.evaluation.training_evidence import TrainingEvidence, above_horizon
 from student.inference.occupancy import occupancy_probability
 from student.inference.predictor import Predictor, RenderedViews
@@ -266,12 +266,11 @@ class Evaluator:
             "all occupied": np.ones(len(labels), dtype=bool),
             "training prior per voxel": self.evidence.prior.occupied_share(visible) > 0.5,
         }
-        height = OCC3D_GRID.centres(np.stack(np.unravel_index(visible, OCC3D_GRID.shape), axis=1))[:, 2]
         self.scores.occupancy.add(
             scene,
             probability,
             labels != OCC3D_FREE,
-            is_above_ground=height > ABOVE_GROUND_M,
+            is_above_ground=is_above_ground(visible),
             baselines=baselines,
         )
         if self.vocabulary is None:

@@ -315,3 +315,23 @@ class ModelConfig:
         sources = [head.source for head in self.feature_heads]
         _require(len(set(sources)) == len(sources), f"feature sources must differ, got {sources}")
         _require(self.decoder is not None or bool(sources), "a model needs a decoder or a feature head")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OccupancyHeadConfig:
+    """Widths of a head that labels voxels.
+
+    Attributes:
+        width: Channels of a voxel.
+        column_width: Channels of a column of voxels, which looks along the ground.
+        num_levels: Number of times that the resolution of columns is halved.
+    """
+
+    width: int = 16
+    column_width: int = 48
+    num_levels: int = 4
+
+    def __post_init__(self) -> None:
+        """Reject an empty head."""
+        for name in ("width", "column_width", "num_levels"):
+            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")

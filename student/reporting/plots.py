@@ -158,6 +158,35 @@ def ablation_plot(found: Mapping[str, Sequence[Mapping[str, float]]], figures: S
         return _svg(figure)
 
 
+def few_shot_plot(rows: Sequence[Mapping[str, Any]], figures: Sequence[str]) -> str:
+    """Draw one panel per figure: a curve over the number of labelled scenes for each start, and the prior in grey.
+
+    Args:
+        rows: Trained heads; each has "start", "scenes", "figures" by name, and "beside" by predictor and name.
+        figures: Names of the panels.
+    """
+    colours = dict(
+        zip(dict.fromkeys(row["start"] for row in rows), (STUDENT_COLOUR, "#cf222e", "#8250df"), strict=False)
+    )
+    shots = sorted({row["scenes"] for row in rows})
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(3.4 * len(figures), 2.9), layout="constrained")
+        for axis, name in zip(figure.subplots(1, len(figures), squeeze=False)[0], figures, strict=True):
+            for start, colour in colours.items():
+                of_start = [row for row in rows if row["start"] == start]
+                by_shots = [_numbers([r["figures"][name] for r in of_start if r["scenes"] == shot]) for shot in shots]
+                axis.plot(shots, [v.mean() if len(v) else np.nan for v in by_shots], "o-", color=colour, label=start)
+            for beside in sorted({label for row in rows for label in row["beside"]}):
+                values = {row["scenes"]: row["beside"].get(beside, {}).get(name) for row in rows}
+                axis.plot(shots, _numbers([values.get(s) for s in shots]), ":", linewidth=1, label=beside)
+            axis.set(xscale="log", xlabel="labelled scenes")
+            axis.set_xticks(shots, [str(shot) for shot in shots])
+            axis.minorticks_off()
+            axis.set_title(name, fontsize=9, loc="left")
+        figure.axes[0].legend(fontsize=7)
+        return _svg(figure)
+
+
 def _mark_undefined(axis: Axes, position: np.ndarray, numbers: np.ndarray) -> None:
     for place in position[~np.isfinite(numbers)]:
         axis.text(0.0, place, " not in the truth", va="center", fontsize=7, color="#8b949e")

@@ -37,6 +37,7 @@ PRODUCERS: dict[str, tuple[str, ...]] = {
     "evaluation": ("student.evaluation.evaluate",),
     "report": ("student.reporting.report",),
     "weak labels": ("student.applications.weak_labels",),
+    "head": ("student.applications.finetune",),
     "renders to learn from": ("teachers.demo_training.renders",),
 }
 """What is asked for the digest of each result."""

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 
+from storage.geometry.voxel_grid import OCC3D_GRID
 from student.evaluation.calibration import CalibrationMap, fit_calibration, reliability
 from student.evaluation.results import NO_GROUND_TRUTH, Baseline, Figure, Section, figure_of, finite_or_none
 from student.inference.occupancy import BinaryCounts, best_iou_threshold
@@ -24,6 +25,12 @@ _DEFINITIONS: dict[str, tuple[str, str]] = {
     "recall": ("recall", "Share of the occupied voxels that were found."),
 }
 _Counts = dict[str, list[BinaryCounts]]
+
+
+def is_above_ground(flat_index: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    """Return whether voxels of the Occ3D grid are out of reach of flat ground."""
+    centres = OCC3D_GRID.centres(np.stack(np.unravel_index(flat_index, OCC3D_GRID.shape), axis=1))
+    return centres[:, 2] > ABOVE_GROUND_M
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

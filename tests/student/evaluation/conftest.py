@@ -18,11 +18,11 @@ from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.keys import SceneKey
 from storage.scenes.schema import SceneData
 from storage.scenes.store import SceneReader, write_scene
-from storage.stores.arrays import write_target
+from storage.stores.arrays import read_target, write_target
 from storage.stores.provenance import InputVersion, Provenance
 from storage.stores.versioned import Home, materialize_arrays, materialize_files
 from storage.targets.images import InputImagesConfig, resize_scene_images
-from storage.taxonomy import CLASSES, OCC3D_FREE, SKY, class_named
+from storage.taxonomy import CLASSES, OCC3D_FREE, OCC3D_UNKNOWN, SKY, class_named
 from student.config import DataConfig, FitConfig, LossConfig, StudentConfig, TrainingSetConfig, ViewsConfig
 from student.data.training_set import freeze_training_set
 from student.evaluation.config import EvaluationConfig
@@ -301,6 +301,33 @@ class World:
             attributes={"camera_names": [f"CAM_{c}" for c in range(NUM_CAMERAS)][::-1]},
             inputs=False,
         )
+
+    def publish_labels(self, home, unlabelled=(), everything=None, scene_digest=None):
+        """Publish the true voxels as labels that came with the recordings, into a copy of this home.
+
+        Args:
+            home: The copy.
+            unlabelled: (scene key, frame) of frames without labels.
+            everything: Label of all voxels in place of the true ones.
+            scene_digest: Digest of the scenes that they say they are of, in place of the true one.
+        """
+        names = {"voxel_label": "occupancy", "is_visible": "occupancy_is_visible", "is_scanned": "occupancy_is_visible"}
+        for key in ("yard.a", "yard.b"):
+            truth = home.open_arrays(home.require("scene_truth", key))
+            arrays = {name: read_target(truth, "scene_truth", of) for name, of in names.items()}
+            if everything is not None:
+                arrays["voxel_label"][:] = everything
+            for _, frame in (one for one in unlabelled if one[0] == key):
+                arrays["voxel_label"][frame], arrays["is_visible"][frame] = OCC3D_UNKNOWN, False
+
+            def write(group, arrays=arrays):
+                for name, array in arrays.items():
+                    write_target(group, "occupancy_labels", name, array)
+                return {"labelled_frames": int(arrays["is_visible"].any(axis=(1, 2, 3)).sum())}
+
+            scene = InputVersion("scene", key, scene_digest or home.require("scene", key).digest)
+            provenance = Provenance(kind="occupancy_labels", partition=key, inputs=(scene,), licence="CC0-1.0")
+            materialize_arrays(home, provenance, write)
 
     def publish_student(self, variant, config, *, training=("yard.a",), validation=("yard.b",), stride=0):
         """Publish an untrained checkpoint of a variant, made from a frozen training set."""

@@ -5,10 +5,7 @@ import numpy as np
 import pytest
 
 from storage.errors import MissingTargetError
-from storage.stores.arrays import read_target, write_target
-from storage.stores.provenance import Provenance
-from storage.stores.versioned import Home, materialize_arrays
-from storage.taxonomy import OCC3D_UNKNOWN
+from storage.stores.versioned import Home
 from student.evaluation.config import EvaluationConfig
 from student.evaluation.evaluate import evaluate_checkpoint
 from student.evaluation.results import NO_GROUND_TRUTH, EvaluationResult
@@ -116,20 +113,7 @@ def test_a_recording_without_truth_has_no_such_figures(world, monkeypatch):
 def test_a_recording_with_labels_is_judged_by_them(world, tmp_path, monkeypatch):
     home = Home(tmp_path / "home")
     shutil.copytree(world.home.root, home.root)
-    names = {"voxel_label": "occupancy", "is_visible": "occupancy_is_visible", "is_scanned": "occupancy_is_visible"}
-    for key in ("yard.a", "yard.b"):
-        truth = home.open_arrays(home.require("scene_truth", key))
-        arrays = {name: read_target(truth, "scene_truth", of) for name, of in names.items()}
-        if key == "yard.b":  # whose last frame nobody labelled
-            arrays["voxel_label"][-1], arrays["is_visible"][-1] = OCC3D_UNKNOWN, False
-
-        def write(group, arrays=arrays):
-            for name, array in arrays.items():
-                write_target(group, "occupancy_labels", name, array)
-            return {"labelled_frames": int(arrays["is_visible"].any(axis=(1, 2, 3)).sum())}
-
-        scene = home.require("scene", key).as_input
-        materialize_arrays(home, Provenance(kind="occupancy_labels", partition=key, inputs=(scene,)), write)
+    world.publish_labels(home, unlabelled=[("yard.b", 2)])
     config = EvaluationConfig(panel_frames=0, num_training_frames=1, max_lateral_frames=0)
     exact = EvaluationResult.from_json(evaluate_checkpoint(home, "clip", config).metrics)
     monkeypatch.setattr("student.evaluation.frames.TRUTH_KIND", "no_such_truth")

@@ -1,0 +1,408 @@
+"""Fine-tune: train a head on labelled voxels of a student's field, calibrate it, and score it on held-out scenes.
+
+The student itself never learns from labels; a head that reads it may. Its labels are those of ``occupancy_labels``.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+from storage.code import code_digest
+from storage.digests import config_digest, config_json
+from storage.errors import ErrorKind, IntegrityError, MissingTargetError
+from storage.geometry.voxel_grid import OCC3D_GRID
+from storage.kinds import Kind
+from storage.stores.provenance import Provenance, package_versions
+from storage.stores.versioned import Home, Materialized, StoreVersion, materialize_files
+from storage.taxonomy import OCC3D_FREE
+from student.applications.finetuned_head import FinetunedHead, new_head, read_head
+from student.config import FinetuneConfig, FinetuneTask
+from student.data.lineage import check_consistent
+from student.data.training_set import TrainingSet
+from student.evaluation.baselines import VoxelPrior
+from student.evaluation.frames import EvaluationFrames, EvaluationScene, VoxelTruth
+from student.evaluation.results import EvaluationResult, Section
+from student.evaluation.sections.occupancy import (
+    OccupancyFit,
+    OccupancySample,
+    OccupancyScores,
+    is_above_ground,
+    occupancy_sections,
+)
+from student.evaluation.sections.semantics import SemanticScores
+from student.inference.checkpoint import save_pretrained
+from student.inference.occupancy import best_iou_threshold, occupancy_probability
+from student.inference.predictor import Predictor
+from student.inference.vocabulary import training_set_of
+from student.model.distillnerf import DistillNeRF
+from student.model.occupancy_head import GridReading, OccupancyHead, read_grid
+from student.model.types import to_device
+
+KIND = Kind.FINETUNED_HEAD
+_REFERENCE = "labels that came with the recordings"
+_ZERO_SHOT = "the student without labels"
+_MAX_VOXELS_PER_FRAME = 50_000
+_MAX_CLASS_WEIGHT = 10.0
+_LOG_EVERY = 10
+
+Progress = Callable[[str, float, Mapping[str, Any]], None]
+
+
+class _Labelled(NamedTuple):
+    """One frame with labels that some camera sees."""
+
+    frames: EvaluationFrames
+    frame: int
+    truth: VoxelTruth
+
+    @property
+    def visible(self) -> np.ndarray:
+        return np.flatnonzero(self.truth.is_visible)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.truth.labels.reshape(-1)[self.visible]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Split:
+    """Labelled frames by use, and what was left out."""
+
+    train: list[_Labelled]
+    calibration: list[_Labelled]
+    held_out: list[_Labelled]
+    versions: tuple[StoreVersion, ...]
+    scenes: tuple[str, ...]
+    unlabelled_frames: int
+
+
+def finetune_head(
+    home: Home,
+    variant: str,
+    task: FinetuneTask,
+    config: FinetuneConfig | None = None,
+    on_progress: Progress | None = None,
+) -> Materialized:
+    """Return a head for a student, training it first if it does not exist.
+
+    Args:
+        home: Home of the student, its scenes and their labels.
+        variant: Partition of the student's checkpoint.
+        task: What the head tells of a voxel.
+        config: Training of the head.
+        on_progress: Called with a stage, the share done, and figures.
+
+    Raises:
+        MissingTargetError: If there is no such student, or too few labelled frames.
+        IntegrityError: If the labels to learn from hold only occupied or only free voxels.
+        ProvenanceMismatchError: If labels are of another version of a scene than the student's inputs.
+    """
+    config = config or FinetuneConfig()
+    checkpoint = home.require(Kind.STUDENT_CHECKPOINT, variant)
+    training_set = training_set_of(home, checkpoint)
+    predictor = Predictor.open(home, variant, checkpoint.digest, device=config.device)
+    split = _split(home, training_set, predictor, config)
+    inputs = (checkpoint.as_input, *sorted({version.as_input for version in split.versions}))
+    determining = config.determining()
+    provenance = Provenance(
+        kind=KIND,
+        partition=f"{variant}-{task}",
+        inputs=inputs,
+        config_digest=config_digest(determining),
+        code_digest=code_digest(__name__, kind=KIND),
+        seed=config.seed,
+        licence=home.licence_of(inputs),
+        config=config_json(determining) | {"task": task},
+        packages=package_versions("numpy", "scipy", "torch"),
+    )
+
+    def write(folder: Path) -> Mapping[str, Any]:
+        run = _Finetuning(predictor, task, config, split, on_progress or (lambda *_: None))
+        head = run.train(checkpoint.digest)
+        head.save(folder)
+        if config.student != "frozen":  # the head reads the fields of a student that learned with it
+            save_pretrained(folder, run.model, predictor.config, variant=variant)
+        result = run.result(head, variant)
+        (folder / "README.md").write_text(_card(result, task, config, split, provenance.licence))
+        return {"task": task, "headline": result.headline(), "evaluation": result.to_json(), **run.counts()}
+
+    return materialize_files(home, provenance, write)
+
+
+def _split(home: Home, training_set: TrainingSet, predictor: Predictor, config: FinetuneConfig) -> _Split:
+    train: list[_Labelled] = []
+    held_out: list[_Labelled] = []
+    versions: list[StoreVersion] = []
+    scenes: list[str] = []
+    unlabelled = 0
+    for frozen in training_set.scenes:
+        labels = home.latest(Kind.OCCUPANCY_LABELS, frozen.key)
+        if labels is None or not home.metrics(labels)["labelled_frames"]:
+            unlabelled += frozen.num_frames
+            continue
+        learns = bool(frozen.train_frames)
+        if learns and config.max_scenes is not None and len(scenes) >= config.max_scenes:
+            if not frozen.validation_frames:
+                continue
+            learns = False
+        check_consistent(home, (*frozen.stores.values(), labels))
+        scene = EvaluationScene(frozen=frozen, truth=None, labels=labels)
+        frames = EvaluationFrames(home, training_set, scene, predictor.config.data)
+        versions += [labels, *frozen.stores.values()]
+        scenes += [frozen.key] if learns else []
+        for wanted, found in (((frozen.train_frames if learns else ()), train), (frozen.validation_frames, held_out)):
+            for frame in wanted:
+                truth = frames.voxel_truth(frame)
+                if truth is None:
+                    unlabelled += 1
+                else:
+                    found.append(_Labelled(frames, frame, truth))
+    if len(train) < 2 or not held_out:
+        raise MissingTargetError(
+            ErrorKind.TARGET_MISSING,
+            str(training_set.version),
+            f"{len(train)} labelled frames to learn from and {len(held_out)} held out, want at least 2 and 1: "
+            "labels lie beside a recording as gts/<scene>/<token>/labels.npz",
+        )
+    every = max(2, round(1 / config.calibration_share))
+    is_calibration = [index % every == every - 1 or (len(train) < every and index == 1) for index in range(len(train))]
+    return _Split(
+        train=[frame for frame, other in zip(train, is_calibration, strict=True) if not other],
+        calibration=[frame for frame, other in zip(train, is_calibration, strict=True) if other],
+        held_out=held_out,
+        versions=tuple(versions),
+        scenes=tuple(scenes),
+        unlabelled_frames=unlabelled,
+    )
+
+
+class _Finetuning:
+    """One training of a head, with its scores."""
+
+    def __init__(
+        self, predictor: Predictor, task: FinetuneTask, config: FinetuneConfig, split: _Split, tell: Progress
+    ) -> None:
+        self.task: FinetuneTask = task
+        self.config, self.split, self._tell = config, split, tell
+        torch.manual_seed(config.seed)
+        self._zero_shot = predictor
+        self.model = predictor.model
+        self._device = next(self.model.parameters()).device
+        if config.student == "from_nothing":
+            self.model = DistillNeRF(predictor.config.model).to(self._device)
+        elif config.student == "voxels":
+            self.model = copy.deepcopy(predictor.model)
+        self._feature_width = 2 * predictor.config.model.voxels.feature_width
+        self._readings: dict[tuple[str, int], GridReading] = {}
+        self._prior = VoxelPrior(grid=OCC3D_GRID)
+        self._final_loss = math.nan
+
+    def train(self, checkpoint_digest: str) -> FinetunedHead:
+        """Train the head, then choose its threshold and calibration on frames that it did not learn from."""
+        config = self.config
+        weight = self._class_weights()
+        head = new_head(config.head, self.task, self._feature_width).to(self._device)
+        groups = [{"params": list(head.parameters()), "share": 1.0}]
+        learning = self._learning_part()
+        if learning is not None:
+            groups.append({"params": list(learning.parameters()), "share": config.student_rate})
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.model.train(learning is not None)
+        for step, labelled in enumerate(self._order()):
+            rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.steps)) * min(1, (step + 1) / 10)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["share"]
+            optimizer.zero_grad(set_to_none=True)
+            loss = self._loss(head(self._reading(labelled)), labelled, weight)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 5.0)
+            optimizer.step()
+            self._final_loss = float(loss.detach())
+            if (step + 1) % _LOG_EVERY == 0 or step + 1 == config.steps:
+                figures = {"step": step + 1, "steps": config.steps, "loss": self._final_loss}
+                self._tell("train", 0.8 * (step + 1) / config.steps, figures)
+        self.model.eval()
+        head.eval()
+        fit = self._calibrate(head)
+        return FinetunedHead(
+            head=head,
+            config=config.head,
+            task=self.task,
+            feature_width=self._feature_width,
+            threshold=fit.threshold,
+            calibration=fit.calibration,
+            checkpoint_digest=checkpoint_digest,
+        )
+
+    def result(self, head: FinetunedHead, variant: str) -> EvaluationResult:
+        """Score the head on held-out frames, beside the student without labels and what ignores the input."""
+        threshold = self._zero_shot_threshold()
+        fit = self._fit
+        sample = OccupancySample(max_per_frame=_MAX_VOXELS_PER_FRAME, seed=self.config.seed + 1)
+        occupancy = OccupancyScores(fit=fit, sample=sample, seed=self.config.seed)
+        semantics = SemanticScores(seed=self.config.seed)
+        for number, labelled in enumerate(self.split.held_out):
+            key, visible, labels = labelled.frames.key, labelled.visible, labelled.labels
+            reading = self._read(head.head, labelled)
+            probability = reading.occupancy[visible]
+            baselines = {
+                _ZERO_SHOT: self._density_probability(labelled) >= threshold,
+                "all occupied": np.ones(len(visible), dtype=bool),
+                "training prior per voxel": self._prior.occupied_share(visible) > 0.5,
+            }
+            occupancy.add(
+                key,
+                probability,
+                labels != OCC3D_FREE,
+                is_above_ground=is_above_ground(visible),
+                baselines=baselines,
+            )
+            if reading.best_class is not None:
+                classes = reading.best_class[visible]
+                predicted = np.where(probability >= fit.threshold, classes, np.uint8(OCC3D_FREE))
+                rivals = {"training prior per voxel": self._prior.label(visible)}
+                semantics.add(key, predicted, classes, labels, baselines=rivals)
+            self._tell("held-out frames", 0.8 + 0.2 * (number + 1) / len(self.split.held_out), {"scene": key})
+        sections: list[Section] = list(occupancy_sections(occupancy, reference=_REFERENCE))
+        if self.task == "segmentation":
+            found = semantics.section(unavailable="", reference=_REFERENCE)
+            note = "A head was trained on labels: no words are involved."
+            sections.append(replace(found, title="Semantic occupancy by a fine-tuned head", note=note))
+        return EvaluationResult(
+            variant=variant,
+            checkpoint_digest=head.checkpoint_digest,
+            scenes=tuple(dict.fromkeys(labelled.frames.key for labelled in self.split.held_out)),
+            num_frames=len(self.split.held_out),
+            sections=tuple(sections),
+            settings={"occupancy": fit.to_json(OCC3D_GRID.voxel_size), "zero_shot_threshold": threshold},
+        )
+
+    def counts(self) -> dict[str, Any]:
+        """Return what the head learned from."""
+        split = self.split
+        return {
+            "train_scenes": list(split.scenes),
+            "train_frames": len(split.train),
+            "calibration_frames": len(split.calibration),
+            "unlabelled_frames": split.unlabelled_frames,
+            "final_loss": self._final_loss,
+            "student": self.config.student,
+        }
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def _learning_part(self) -> torch.nn.Module | None:
+        parts = {"frozen": None, "voxels": self.model.voxel_network, "from_nothing": self.model}
+        return parts[self.config.student]
+
+    def _order(self) -> Iterator[_Labelled]:
+        generator = np.random.default_rng(self.config.seed)
+        order: list[int] = []
+        for _ in range(self.config.steps):
+            order = order or generator.permutation(len(self.split.train)).tolist()
+            yield self.split.train[order.pop()]
+
+    def _class_weights(self) -> Tensor:
+        """Return the weight of each label: rare ones count more, up to a limit.
+
+        Raises:
+            IntegrityError: If only occupied, or only free voxels are labelled.
+        """
+        count = np.zeros(OCC3D_FREE + 1, np.int64)
+        for labelled in self.split.train:
+            count += np.bincount(labelled.labels, minlength=OCC3D_FREE + 1)
+            self._prior.add(labelled.visible, labelled.labels)
+        if count[OCC3D_FREE] in {0, count.sum()}:
+            keys = ", ".join(self.split.scenes)
+            what = "occupied" if count[OCC3D_FREE] == 0 else "free"
+            raise IntegrityError(ErrorKind.LABELS_INVALID, keys, f"all {count.sum()} labelled voxels are {what}")
+        share = np.where(count > 0, count, np.inf) / count.sum()
+        weight = np.where(count > 0, np.minimum(np.sqrt(share[OCC3D_FREE] / share), _MAX_CLASS_WEIGHT), 0.0)
+        return torch.tensor(weight, dtype=torch.float32, device=self._device)
+
+    def _loss(self, logits: Tensor, labelled: _Labelled, weight: Tensor) -> Tensor:
+        visible = torch.from_numpy(labelled.visible).to(self._device)
+        labels = torch.from_numpy(labelled.labels.astype(np.int64)).to(self._device)
+        seen = logits.flatten(0, 2).index_select(0, visible)
+        if self.task == "occupancy":
+            is_occupied = (labels != OCC3D_FREE).float()
+            return binary_cross_entropy_with_logits(seen[:, 0], is_occupied, weight=weight[labels])
+        return cross_entropy(seen, labels, weight=weight)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def _reading(self, labelled: _Labelled) -> GridReading:
+        """Read a frame's field; once, where nothing of the student learns."""
+        key = (labelled.frames.key, labelled.frame)
+        if key in self._readings:
+            held, values = self._readings[key]
+            return GridReading(held, values.float())
+        inputs = to_device(labelled.frames.camera_views(labelled.frame).inputs, self._device)
+        learns = self._learning_part() is not None and self.model.training
+        with torch.set_grad_enabled(learns):
+            reading = read_grid(self.model.encode(inputs), OCC3D_GRID)
+        if self.config.student == "frozen":
+            self._readings[key] = GridReading(reading.held, reading.values.half())
+        return reading
+
+    @torch.no_grad()
+    def _read(self, head: OccupancyHead, labelled: _Labelled) -> Any:  # noqa: ANN401
+        return read_head(head, self._reading(labelled))
+
+    def _calibrate(self, head: OccupancyHead) -> OccupancyFit:
+        sample = OccupancySample(max_per_frame=_MAX_VOXELS_PER_FRAME, seed=self.config.seed)
+        for labelled in self.split.calibration:
+            sample.add(self._read(head, labelled).occupancy[labelled.visible], labelled.labels != OCC3D_FREE)
+        fit = sample.fit("isotonic")
+        if fit is None:
+            keys = ", ".join(dict.fromkeys(labelled.frames.key for labelled in self.split.calibration))
+            raise IntegrityError(ErrorKind.LABELS_INVALID, keys, "the labels to calibrate on have only one outcome")
+        self._fit = fit
+        return fit
+
+    def _zero_shot_threshold(self) -> float:
+        """Choose the student's own density threshold on the frames that chose the head's."""
+        parts = [(self._density_probability(one), one.labels != OCC3D_FREE) for one in self.split.calibration]
+        return best_iou_threshold(*(np.concatenate(part) for part in zip(*parts, strict=True)))[0]
+
+    def _density_probability(self, labelled: _Labelled) -> np.ndarray:
+        field = self._zero_shot.encode(labelled.frames.camera_views(labelled.frame).inputs)
+        density, _ = self._zero_shot.voxel_density(field, OCC3D_GRID, labelled.visible)
+        return occupancy_probability(density, OCC3D_GRID.voxel_size)
+
+
+def _card(result: EvaluationResult, task: str, config: FinetuneConfig, split: _Split, licence: str) -> str:
+    rows: Sequence[str] = [
+        f"| {section.name}.{figure.name} | {figure.value:.4g} | "
+        + ", ".join(f"{b.label} {b.value:.4g}" for b in figure.baselines if b.value is not None)
+        + " |"
+        for section in result.sections
+        for figure in section.figures
+        if figure.value is not None and not figure.group
+    ]
+    return "\n".join(
+        [
+            f"# Head for {task}",
+            "",
+            f"It reads the fields of student `{result.variant}` (`{result.checkpoint_digest[:12]}`; {config.student}).",
+            f"It learned from labels of {len(split.train)} frames of {', '.join(split.scenes)}.",
+            f"Threshold and calibration were chosen on {len(split.calibration)} other frames of these scenes.",
+            "",
+            f"Scores on {result.num_frames} held-out frames of {', '.join(result.scenes)}:",
+            "",
+            "| figure | value | beside it |",
+            "|---|---|---|",
+            *rows,
+            "",
+            f"Licences of what it learned from: {licence}.",
+            "",
+        ]
+    )

@@ -1,0 +1,120 @@
+"""A head that reads a student's field as labelled voxels; it is trained on labels, which the student never is.
+
+A student's cells lie where its pixels end. Between two image rows, tens of metres away, there is road without a cell.
+So the head looks around each voxel: along the ground through columns at falling resolution, and at its neighbours.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, leaky_relu
+
+from storage.geometry.voxel_grid import VoxelGrid
+from student.model.backbone import LEAKY_SLOPE
+from student.model.config import OccupancyHeadConfig
+from student.model.voxel_field import VoxelField
+
+_POINTS_PER_CHUNK = 1 << 18
+_HEIGHTS = (-0.25, 0.25)
+"""Offsets, in voxels, of the two points that a voxel is read at: the student's cells are half as high."""
+_NUM_PLACES = 3
+"""What a voxel knows of its own place: height, distance and a constant."""
+
+
+class GridReading(NamedTuple):
+    """What a student's field holds in the voxels of a grid.
+
+    Attributes:
+        held: Flat index of each voxel in which the field has a cell, ascending.
+        values: Density, as the opacity of the crossing, at two heights; features, averaged over both.
+    """
+
+    held: Int64[Tensor, " held"]
+    values: Float[Tensor, "held channels"]
+
+
+def read_grid(field: VoxelField, grid: VoxelGrid) -> GridReading:
+    """Read the field of one frame in every voxel of a grid in the ego frame; differentiable in its cells."""
+    device = field.fine.logits.device
+    axes = [
+        torch.arange(count, device=device) * grid.voxel_size + low + grid.voxel_size / 2
+        for count, low in zip(grid.shape, grid.minimum, strict=True)
+    ]
+    centres = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
+    offsets = torch.tensor([[0.0, 0.0, z * grid.voxel_size] for z in _HEIGHTS], device=device)
+    with torch.no_grad():
+        is_held = torch.cat(
+            [
+                (_density(field, chunk[:, None] + offsets) > 0).any(1)
+                for chunk in centres.split(_POINTS_PER_CHUNK // len(_HEIGHTS))
+            ]
+        )
+    held = is_held.nonzero()[:, 0]
+    density, features = field.query((centres[held, None] + offsets).reshape(1, -1, 3))
+    opacity = -torch.expm1(-density.view(len(held), len(_HEIGHTS)) * grid.voxel_size)
+    mean = features.view(len(held), len(_HEIGHTS), -1).mean(1)
+    return GridReading(held, torch.cat([opacity, mean], dim=1))
+
+
+def reading_width(feature_width: int) -> int:
+    """Return the number of channels of a reading of a field with features of this width."""
+    return len(_HEIGHTS) + feature_width
+
+
+def _density(field: VoxelField, points: Float[Tensor, "n heights 3"]) -> Float[Tensor, "n heights"]:
+    batch_index = points.new_zeros(points.shape[0] * points.shape[1], dtype=torch.int64)
+    return field.density(field.locate(points.reshape(-1, 3), batch_index)).view(points.shape[:2])
+
+
+class OccupancyHead(nn.Module):
+    """Labels of the voxels of a grid, from a student's field.
+
+    Args:
+        config: Widths.
+        grid: Grid to label, in the ego frame.
+        feature_width: Channels of the field's features.
+        num_labels: Number of logits of each voxel.
+    """
+
+    places: Tensor
+
+    def __init__(self, config: OccupancyHeadConfig, grid: VoxelGrid, *, feature_width: int, num_labels: int) -> None:
+        super().__init__()
+        self.grid = grid
+        width, column = config.width, config.column_width
+        self.of_cell = nn.Linear(reading_width(feature_width), width)
+        self.of_place = nn.Linear(_NUM_PLACES, width)
+        self.enter = nn.Conv2d(width * grid.shape[2], column, 1)
+        self.down = nn.ModuleList([nn.Conv2d(column, column, 3, stride=2, padding=1) for _ in range(config.num_levels)])
+        self.across = nn.ModuleList([nn.Conv2d(column, column, 3, padding=1) for _ in range(config.num_levels)])
+        self.leave = nn.Conv2d(column, width * grid.shape[2], 1)
+        self.around = nn.Conv3d(width, width, 3, padding=1)
+        self.label = nn.Linear(width, num_labels)
+        self.register_buffer("places", _places(grid), persistent=False)
+
+    def forward(self, reading: GridReading) -> Float[Tensor, "x y z labels"]:
+        """Return the logits of every voxel."""
+        x, y, z = self.grid.shape
+        cells = self.of_place(self.places).index_add(0, reading.held, self.of_cell(reading.values))
+        voxels = leaky_relu(cells, LEAKY_SLOPE).view(x, y, z, -1)
+        columns = leaky_relu(self.enter(voxels.reshape(x, y, -1).permute(2, 0, 1)[None]), LEAKY_SLOPE)
+        levels = [columns]
+        for down in self.down:
+            levels.append(leaky_relu(down(levels[-1]), LEAKY_SLOPE))
+        found = levels.pop()
+        for across in self.across:
+            finer = levels.pop()
+            found = finer + interpolate(found, size=finer.shape[-2:], mode="bilinear", align_corners=False)
+            found = leaky_relu(across(found), LEAKY_SLOPE)
+        voxels = voxels + self.leave(found)[0].permute(1, 2, 0).reshape(x, y, z, -1)
+        around = self.around(voxels.permute(3, 0, 1, 2)[None])[0].permute(1, 2, 3, 0)
+        return self.label(leaky_relu(voxels + around, LEAKY_SLOPE))
+
+
+def _places(grid: VoxelGrid) -> Float[Tensor, "voxels places"]:
+    index = torch.stack(torch.meshgrid(*map(torch.arange, grid.shape), indexing="ij"), dim=-1).reshape(-1, 3)
+    centres = (index + 0.5) * grid.voxel_size + torch.tensor(grid.minimum)
+    distance = centres[:, :2].norm(dim=1) / max(abs(grid.minimum[0]), grid.maximum[0])
+    return torch.stack([centres[:, 2] / 4.0, distance, torch.ones_like(distance)], dim=1)
