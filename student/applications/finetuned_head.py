@@ -33,7 +33,7 @@ HEAD_CONFIG_FILE = "head.json"
 _FORMAT = "distillnerf.head/1"
 
 
-class VoxelReading(NamedTuple):
+class HeadReading(NamedTuple):
     """What a head says about every voxel of the Occ3D grid, flat.
 
     Attributes:
@@ -67,7 +67,7 @@ class FinetunedHead:
     calibration: CalibrationMap
     checkpoint_digest: str
 
-    def read(self, field: VoxelField) -> VoxelReading:
+    def read(self, field: VoxelField) -> HeadReading:
         """Label the voxels of one frame's field."""
         with torch.inference_mode():
             return read_head(self.head, read_grid(field, OCC3D_GRID))
@@ -152,14 +152,14 @@ def new_head(config: OccupancyHeadConfig, task: FinetuneTask, feature_width: int
     return OccupancyHead(config, OCC3D_GRID, feature_width=feature_width, num_labels=num_labels)
 
 
-def read_head(head: OccupancyHead, reading: GridReading) -> VoxelReading:
+def read_head(head: OccupancyHead, reading: GridReading) -> HeadReading:
     """Turn the logits of every voxel into probabilities."""
     logits = head(reading).flatten(0, 2).double()
     if logits.shape[1] == 1:
-        return VoxelReading(torch.sigmoid(logits[:, 0]).cpu().numpy(), None)
+        return HeadReading(torch.sigmoid(logits[:, 0]).cpu().numpy(), None)
     probability = softmax(logits, dim=1)
     best = probability[:, :OCC3D_FREE].argmax(1).to(torch.uint8)
-    return VoxelReading((1.0 - probability[:, OCC3D_FREE]).cpu().numpy(), best.cpu().numpy())
+    return HeadReading((1.0 - probability[:, OCC3D_FREE]).cpu().numpy(), best.cpu().numpy())
 
 
 def _read_record(path: Path) -> Mapping[str, Any]:
