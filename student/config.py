@@ -403,6 +403,9 @@ class TrainingSetConfig:
 FinetuneTask = Literal["occupancy", "segmentation"]
 """What a head tells of a voxel: whether something is there, or its class too."""
 
+FinetunedPart = Literal["frozen", "voxels", "from_nothing"]
+"""Part of a student that learns with a head: none, the voxel network, or all of a new one with random weights."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneConfig:
@@ -424,7 +427,7 @@ class FinetuneConfig:
     """
 
     head: OccupancyHeadConfig = field(default_factory=OccupancyHeadConfig)
-    student: Literal["frozen", "voxels", "from_nothing"] = "frozen"
+    student: FinetunedPart = "frozen"
     max_scenes: int | None = None
     calibration_share: float = 0.25
     steps: int = 300

@@ -20,7 +20,7 @@ from pipeline.run import run_tasks
 from pipeline.workflow import plan, prepare_home, publish_report
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home
-from student.config import FinetuneConfig, FinetuneTask
+from student.config import FinetuneConfig, FinetunedPart, FinetuneTask
 
 _NUM_SHOWN = 5
 
@@ -96,7 +96,7 @@ class Finetune(ConfiguredCommand):
     task: Annotated[FinetuneTask, tyro.conf.Positional]
     max_scenes: int | None = None
     steps: int = field(default_factory=lambda: FinetuneConfig().steps)
-    student: Literal["frozen", "voxels", "from_nothing"] = "frozen"
+    student: FinetunedPart = "frozen"
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def run(self, console: Console) -> int:

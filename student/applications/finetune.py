@@ -237,22 +237,21 @@ class _Finetuning:
             config=config.head,
             task=self.task,
             feature_width=self._feature_width,
-            threshold=fit.threshold,
-            calibration=fit.calibration,
+            fit=fit,
             checkpoint_digest=checkpoint_digest,
         )
 
     def result(self, head: FinetunedHead, variant: str) -> EvaluationResult:
         """Score the head on held-out frames, beside the student without labels and what ignores the input."""
         threshold = self._zero_shot_threshold()
-        fit = self._fit
+        fit = head.fit
         sample = OccupancySample(max_per_frame=_MAX_VOXELS_PER_FRAME, seed=self.config.seed + 1)
         occupancy = OccupancyScores(fit=fit, sample=sample, seed=self.config.seed)
         semantics = SemanticScores(seed=self.config.seed)
         for number, labelled in enumerate(self.split.held_out):
             key, visible, labels = labelled.frames.key, labelled.visible, labelled.labels
             reading = self._read(head.head, labelled)
-            probability = reading.occupancy[visible]
+            probability, is_above = reading.occupancy[visible], is_above_ground(visible)
             baselines = {
                 _ZERO_SHOT: self._density_probability(labelled) >= threshold,
                 "all occupied": np.ones(len(visible), dtype=bool),
@@ -262,12 +261,12 @@ class _Finetuning:
                 key,
                 probability,
                 labels != OCC3D_FREE,
-                is_above_ground=is_above_ground(visible),
+                is_above_ground=is_above,
                 baselines=baselines,
             )
             if reading.best_class is not None:
                 classes = reading.best_class[visible]
-                predicted = np.where(probability >= fit.threshold, classes, np.uint8(OCC3D_FREE))
+                predicted = np.where(fit.is_occupied(probability, is_above), classes, np.uint8(OCC3D_FREE))
                 rivals = {"training prior per voxel": self._prior.label(visible)}
                 semantics.add(key, predicted, classes, labels, baselines=rivals)
             self._tell("held-out frames", 0.8 + 0.2 * (number + 1) / len(self.split.held_out), {"scene": key})
@@ -360,12 +359,13 @@ class _Finetuning:
     def _calibrate(self, head: OccupancyHead) -> OccupancyFit:
         sample = OccupancySample(max_per_frame=_MAX_VOXELS_PER_FRAME, seed=self.config.seed)
         for labelled in self.split.calibration:
-            sample.add(self._read(head, labelled).occupancy[labelled.visible], labelled.labels != OCC3D_FREE)
+            visible = labelled.visible
+            probability = self._read(head, labelled).occupancy[visible]
+            sample.add(probability, labelled.labels != OCC3D_FREE, is_above_ground(visible))
         fit = sample.fit("isotonic")
         if fit is None:
             keys = ", ".join(dict.fromkeys(labelled.frames.key for labelled in self.split.calibration))
             raise IntegrityError(ErrorKind.LABELS_INVALID, keys, "the labels to calibrate on have only one outcome")
-        self._fit = fit
         return fit
 
     def _zero_shot_threshold(self) -> float:

@@ -21,7 +21,7 @@ from storage.kinds import Kind
 from storage.stores.versioned import Home
 from storage.taxonomy import OCC3D_FREE
 from student.config import FinetuneTask
-from student.evaluation.calibration import CalibrationMap, calibration_from_json
+from student.evaluation.sections.occupancy import OccupancyFit, is_above_ground
 from student.inference.checkpoint import MODEL_FILE
 from student.inference.predictor import Predictor
 from student.model.config import OccupancyHeadConfig
@@ -54,8 +54,7 @@ class FinetunedHead:
         config: Widths of the network.
         task: What it tells of a voxel.
         feature_width: Channels of the fields that it reads.
-        threshold: Raw probability from which a voxel counts as occupied.
-        calibration: Map from raw to calibrated probability.
+        fit: Thresholds and calibration.
         checkpoint_digest: Digest of the student whose fields it reads.
     """
 
@@ -63,8 +62,7 @@ class FinetunedHead:
     config: OccupancyHeadConfig
     task: FinetuneTask
     feature_width: int
-    threshold: float
-    calibration: CalibrationMap
+    fit: OccupancyFit
     checkpoint_digest: str
 
     def read(self, field: VoxelField) -> HeadReading:
@@ -76,7 +74,8 @@ class FinetunedHead:
         """Return the class of each voxel, 17 where free; a head that tells no classes calls all things 0, "others"."""
         reading = self.read(field)
         classes = np.zeros(len(reading.occupancy), np.uint8) if reading.best_class is None else reading.best_class
-        labels = np.where(reading.occupancy >= self.threshold, classes, np.uint8(OCC3D_FREE))
+        is_above = is_above_ground(np.arange(len(classes)))
+        labels = np.where(self.fit.is_occupied(reading.occupancy, is_above), classes, np.uint8(OCC3D_FREE))
         return labels.reshape(OCC3D_GRID.shape)
 
     def save(self, folder: Path) -> None:
@@ -89,8 +88,7 @@ class FinetunedHead:
             "task": self.task,
             "head": config_json(self.config),
             "feature_width": self.feature_width,
-            "threshold": self.threshold,
-            "calibration": dict(self.calibration.to_json()),
+            "fit": self.fit.to_json(OCC3D_GRID.voxel_size),
             "checkpoint_digest": self.checkpoint_digest,
         }
         (folder / HEAD_CONFIG_FILE).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
@@ -119,8 +117,7 @@ class FinetunedHead:
             config=config,
             task=record["task"],
             feature_width=record["feature_width"],
-            threshold=record["threshold"],
-            calibration=calibration_from_json(record["calibration"]),
+            fit=OccupancyFit.from_json(record["fit"], f"{folder / HEAD_CONFIG_FILE}.fit"),
             checkpoint_digest=record["checkpoint_digest"],
         )
 
@@ -163,14 +160,7 @@ def read_head(head: OccupancyHead, reading: GridReading) -> HeadReading:
 
 
 def _read_record(path: Path) -> Mapping[str, Any]:
-    types = {
-        "task": str,
-        "head": dict,
-        "feature_width": int,
-        "threshold": float,
-        "calibration": dict,
-        "checkpoint_digest": str,
-    }
+    types = {"task": str, "head": dict, "feature_width": int, "fit": dict, "checkpoint_digest": str}
     try:
         record = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

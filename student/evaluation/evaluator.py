@@ -262,6 +262,7 @@ class Evaluator:
         labels = truth.labels.reshape(-1)[visible]
         density, points = self._density(field, visible)
         probability = occupancy_probability(density, OCC3D_GRID.voxel_size)
+        is_above = is_above_ground(visible)
         baselines = {
             "all occupied": np.ones(len(labels), dtype=bool),
             "training prior per voxel": self.evidence.prior.occupied_share(visible) > 0.5,
@@ -270,7 +271,7 @@ class Evaluator:
             scene,
             probability,
             labels != OCC3D_FREE,
-            is_above_ground=is_above_ground(visible),
+            is_above_ground=is_above,
             baselines=baselines,
         )
         if self.vocabulary is None:
@@ -279,7 +280,7 @@ class Evaluator:
         held = np.flatnonzero(density > 0)
         clip = self.predictor.point_features(field, "clip", points[held])
         words[held] = best_voxel_class(self.vocabulary.cosine(clip))
-        predicted = np.where(probability >= self.occupancy_fit.threshold, words, np.uint8(OCC3D_FREE))
+        predicted = np.where(self.occupancy_fit.is_occupied(probability, is_above), words, np.uint8(OCC3D_FREE))
         self.scores.semantics.add(
             scene, predicted, words, labels, baselines={"training prior per voxel": self.evidence.prior.label(visible)}
         )

@@ -14,7 +14,7 @@ from storage.taxonomy import OCC3D_FREE, SKY_ID, occ3d_table
 from student.evaluation.baselines import RunningMean, VoxelPrior, ground_plane_depth
 from student.evaluation.config import EvaluationConfig
 from student.evaluation.frames import EvaluationFrames, EvaluationTruth, VoxelTruth, view_images
-from student.evaluation.sections.occupancy import OccupancyFit, OccupancySample
+from student.evaluation.sections.occupancy import OccupancyFit, OccupancySample, is_above_ground
 from student.evaluation.sections.queries import UNKNOWN_CLASS
 from student.inference.occupancy import occupancy_probability
 from student.inference.open_vocabulary import fit_softmax_temperature
@@ -76,7 +76,8 @@ class TrainingEvidence:
         self.prior.add(visible, labels)
         samples_per_axis = self.config.voxel_samples_per_axis
         density, _ = self.predictor.voxel_density(field, OCC3D_GRID, visible, samples_per_axis=samples_per_axis)
-        self._voxels.add(occupancy_probability(density, OCC3D_GRID.voxel_size), labels != OCC3D_FREE)
+        probability = occupancy_probability(density, OCC3D_GRID.voxel_size)
+        self._voxels.add(probability, labels != OCC3D_FREE, is_above_ground(visible))
 
     def _add_cosines(
         self, vocabulary: Vocabulary, clip: Float32[np.ndarray, "views height width channels"], truth: EvaluationTruth

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -19,7 +19,7 @@ from storage.freed_memory import reuse_freed_memory
 from storage.stores.places import store_url_from_environment
 from storage.stores.versioned import Home
 from student.applications.finetune import finetune_head
-from student.config import FinetuneConfig, FinetuneTask
+from student.config import FinetuneConfig, FinetunedPart, FinetuneTask
 from student.reporting.plots import few_shot_plot
 
 logger = logging.getLogger("student.experiments.few_shot")
@@ -53,7 +53,7 @@ class FewShot:
     variant: Annotated[str, tyro.conf.Positional]
     task: FinetuneTask = "segmentation"
     shots: tuple[int, ...] = (1, 5, 25)
-    starts: tuple[Literal["frozen", "voxels", "from_nothing"], ...] = ("frozen", "from_nothing")
+    starts: tuple[FinetunedPart, ...] = ("frozen", "from_nothing")
     seeds: tuple[int, ...] = (0,)
     steps: int = field(default_factory=lambda: FinetuneConfig().steps)
     store_url: str | None = field(default_factory=store_url_from_environment)
@@ -75,7 +75,7 @@ class FewShot:
         (folder / f"few_shot-{self.task}.svg").write_text(few_shot_plot(rows, FIGURES[self.task]))
         return record
 
-    def _row(self, home: Home, start: str, shots: int, seed: int) -> dict[str, Any]:
+    def _row(self, home: Home, start: FinetunedPart, shots: int, seed: int) -> dict[str, Any]:
         config = FinetuneConfig(student=start, max_scenes=shots, steps=self.steps, seed=seed)
         name = f"{shots} scenes, {start}, seed {seed}"
         made = finetune_head(home, self.variant, self.task, config, lambda _, done, __: _tell(name, done))

@@ -10,8 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
+from storage.errors import ErrorKind, IntegrityError
 from storage.geometry.voxel_grid import OCC3D_GRID
-from student.evaluation.calibration import CalibrationMap, fit_calibration, reliability
+from student.evaluation.calibration import CalibrationMap, calibration_from_json, fit_calibration, reliability
 from student.evaluation.results import NO_GROUND_TRUTH, Baseline, Figure, Section, figure_of, finite_or_none
 from student.inference.occupancy import BinaryCounts, best_iou_threshold
 from student.metrics import bootstrap_statistic
@@ -39,15 +40,24 @@ class OccupancyFit:
 
     Attributes:
         threshold: Raw probability from which a voxel counts as occupied.
+        threshold_above_ground: The same, chosen for the voxels that flat ground cannot reach alone. The other one is
+            all but chosen by the ground, which makes up most of what is occupied.
         training_iou: IoU that the threshold reaches on the voxels it was chosen on.
         calibration: Map from raw to calibrated probability.
         num_voxels: Number of training voxels that it was fitted on.
     """
 
     threshold: float
+    threshold_above_ground: float
     training_iou: float
     calibration: CalibrationMap
     num_voxels: int
+
+    def is_occupied(
+        self, probability: Float[np.ndarray, " n"], is_above_ground: Bool[np.ndarray, " n"]
+    ) -> Bool[np.ndarray, " n"]:
+        """Decide about voxels, each by the threshold for its place."""
+        return probability >= np.where(is_above_ground, self.threshold_above_ground, self.threshold)
 
     def density_threshold(self, voxel_size: float) -> float:
         """Return the same threshold as a density, per metre; infinite for a threshold of 1."""
@@ -57,11 +67,32 @@ class OccupancyFit:
         """Return everything that is needed to apply it again."""
         return {
             "threshold": self.threshold,
+            "threshold_above_ground": self.threshold_above_ground,
             "density_threshold": self.density_threshold(voxel_size),
             "training_iou": self.training_iou,
             "calibration": dict(self.calibration.to_json()),
             "num_training_voxels": self.num_voxels,
         }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any], key: str) -> "OccupancyFit":
+        """Return what ``to_json`` wrote.
+
+        Raises:
+            IntegrityError: If a value is missing or of another type.
+        """
+        numbers = {
+            "threshold": "threshold",
+            "threshold_above_ground": "threshold_above_ground",
+            "training_iou": "training_iou",
+            "num_training_voxels": "num_voxels",
+        }
+        for name in (*numbers, "calibration"):
+            wanted = dict if name == "calibration" else int | float
+            if not isinstance(record.get(name), wanted):
+                raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, f"{key}.{name}", f"is {record.get(name)!r}")
+        values = {of: record[name] for name, of in numbers.items()}
+        return cls(calibration=calibration_from_json(record["calibration"]), **values)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -77,14 +108,21 @@ class OccupancySample:
     seed: int
     _probability: list[np.ndarray] = field(default_factory=list)
     _is_occupied: list[np.ndarray] = field(default_factory=list)
+    _is_above_ground: list[np.ndarray] = field(default_factory=list)
 
-    def add(self, probability: Float[np.ndarray, " n"], is_occupied: Bool[np.ndarray, " n"]) -> None:
+    def add(
+        self,
+        probability: Float[np.ndarray, " n"],
+        is_occupied: Bool[np.ndarray, " n"],
+        is_above_ground: Bool[np.ndarray, " n"],
+    ) -> None:
         """Add the visible voxels of one frame."""
         generator = np.random.default_rng((self.seed, len(self._probability)))
         size = min(self.max_per_frame, len(probability))
         chosen = generator.choice(len(probability), size, replace=False)
         self._probability.append(probability[chosen])
         self._is_occupied.append(is_occupied[chosen])
+        self._is_above_ground.append(is_above_ground[chosen])
 
     @property
     def probability(self) -> Float[np.ndarray, " n"]:
@@ -102,8 +140,12 @@ class OccupancySample:
         if not is_occupied.any() or is_occupied.all():
             return None
         threshold, iou = best_iou_threshold(probability, is_occupied)
+        is_above = np.concatenate(self._is_above_ground)
+        stands_something = is_occupied[is_above].any()
+        above = best_iou_threshold(probability[is_above], is_occupied[is_above])[0] if stands_something else threshold
         return OccupancyFit(
             threshold=threshold,
+            threshold_above_ground=above,
             training_iou=iou,
             calibration=fit_calibration(probability, is_occupied, method=method),
             num_voxels=len(probability),
@@ -115,7 +157,7 @@ class OccupancyScores:
     """Binary occupancy of held-out frames, and how well its probability is calibrated.
 
     The IoU is the geometric one of (DistillNeRF Tab. 4). Most occupied voxels are ground, whose height a prior knows.
-    A second IoU therefore leaves out the voxels that ground can reach.
+    A second IoU therefore leaves out the voxels that ground can reach, and has a threshold of its own.
 
     Attributes:
         fit: Threshold and calibration, chosen on training scenes.
@@ -151,9 +193,10 @@ class OccupancyScores:
         self._scenes.append(scene)
         for label, predicted in {"": probability >= self.fit.threshold, **baselines}.items():
             self._counts.setdefault(label, []).append(BinaryCounts.of(predicted, is_occupied))
+        for label, predicted in {"": probability >= self.fit.threshold_above_ground, **baselines}.items():
             above = BinaryCounts.of(predicted[is_above_ground], is_occupied[is_above_ground])
             self._counts_above.setdefault(label, []).append(above)
-        self.sample.add(probability, is_occupied)
+        self.sample.add(probability, is_occupied, is_above_ground)
 
     @property
     def num_frames(self) -> int:
@@ -168,7 +211,8 @@ class OccupancyScores:
             above,
             name="iou_above_ground",
             label="IoU above the ground",
-            definition=f"{above.definition} Only those whose centre lies above {ABOVE_GROUND_M} m in the ego frame.",
+            definition=f"{above.definition} Only those whose centre lies above {ABOVE_GROUND_M} m in the ego frame, "
+            "with a threshold that was chosen for such voxels.",
         )
         return (whole[0], above, *whole[1:])
 

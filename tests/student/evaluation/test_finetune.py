@@ -176,7 +176,8 @@ class TestBadInput:
         record = json.loads((folder / HEAD_CONFIG_FILE).read_text())
         for change, message in (
             ({"task": "colour"}, "task is 'colour'"),
-            ({"threshold": "high"}, "threshold is 'high', want float"),
+            ({"fit": "high"}, "fit is 'high', want dict"),
+            ({"fit": record["fit"] | {"threshold": "high"}}, "fit.threshold.*is 'high'"),
             ({"format": "x"}, "want format"),
             ({"feature_width": 3}, "cannot be read"),
         ):

@@ -156,7 +156,7 @@ def test_occupancy_threshold_and_calibration_come_from_training_voxels():
         return np.clip(generator.normal(0.2 + 0.4 * is_occupied, 0.1), 0, 1), is_occupied
 
     training = OccupancySample(max_per_frame=4000, seed=0)
-    training.add(*voxels(20_000))
+    training.add(*voxels(20_000), np.ones(20_000, dtype=bool))
     assert len(training.probability) == 4000
     fit = training.fit("isotonic")
     assert 0.3 < fit.threshold < 0.5
@@ -179,15 +179,18 @@ def test_occupancy_threshold_and_calibration_come_from_training_voxels():
 
 def test_voxels_above_the_ground_are_scored_on_their_own_too():
     training = OccupancySample(max_per_frame=10, seed=0)
-    training.add(np.array([0.1, 0.9]), np.array([False, True]))
+    # What stands above the ground is less certain, and gets a threshold of its own.
+    training.add(np.array([0.1, 0.9, 0.2, 0.3]), np.array([False, True, False, True]), np.arange(4) > 1)
     scores = OccupancyScores(fit=training.fit("isotonic"), sample=training)
-    probability = np.array([0.95, 0.95, 0.95, 0.95, 0.0])  # four voxels of ground and one of a post, which is missed
-    truth, is_post = np.ones(5, dtype=bool), np.arange(5) == 4
+    assert scores.fit.threshold_above_ground == pytest.approx(0.3)
+    assert scores.fit.threshold == pytest.approx(0.3)
+    probability = np.array([0.95, 0.95, 0.95, 0.95, 0.0, 0.4])  # four voxels of ground and two of a post; one is missed
+    truth, is_post = np.ones(6, dtype=bool), np.arange(6) > 3
     scores.add("s", probability, truth, is_above_ground=is_post, baselines={"ground alone": ~is_post})
     section, _ = occupancy_sections(scores, reference="r")
-    assert section.figure("iou").value == pytest.approx(0.8)
-    assert section.figure("iou_above_ground").value == 0.0
-    assert section.figure("iou_above_ground").count == 1
+    assert section.figure("iou").value == pytest.approx(5 / 6)
+    assert section.figure("iou_above_ground").value == pytest.approx(0.5)
+    assert section.figure("iou_above_ground").count == 2
     assert section.figure("iou_above_ground").baselines[0].value == 0.0
 
 
@@ -195,7 +198,7 @@ def test_a_world_without_both_outcomes_gives_no_threshold():
     sample = OccupancySample(max_per_frame=10, seed=0)
     assert sample.fit("isotonic") is None
     assert [s.unavailable for s in occupancy_sections(None, reference="r")] == ["not available: no ground truth"] * 2
-    sample.add(np.array([0.5, 0.6]), np.array([False, False]))
+    sample.add(np.array([0.5, 0.6]), np.array([False, False]), np.array([False, True]))
     assert sample.fit("isotonic") is None
 
 
