@@ -53,7 +53,7 @@ def add_depth_terms(
             total.add(f"log_{name}", share * config.log_depth, value, count)
     if config.depth_likelihood:
         value, count = depth_likelihood_error(
-            output.coarse_weights, output.coarse_distances, reference_depth(batch.input_targets)
+            output.coarse_weights, bin_midpoints(output.coarse_edges), reference_depth(batch.input_targets)
         )
         total.add("depth_likelihood", config.depth_likelihood, value, count)
 
@@ -130,6 +130,11 @@ def log_depth_error(
     is_defined = torch.isfinite(predicted) & torch.isfinite(target)
     guess, truth = predicted[is_defined].clamp(0.1, maximum), target[is_defined].clamp(0.1, maximum)
     return absolute_error(guess.log(), truth.log())
+
+
+def bin_midpoints(edges: Float[Tensor, " edges"]) -> Float[Tensor, " edges-1"]:
+    """Return the middle of each bin."""
+    return (edges[1:] + edges[:-1]) / 2
 
 
 def depth_likelihood_error(

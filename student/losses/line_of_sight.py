@@ -22,12 +22,6 @@ def line_of_sight_epsilon(config: LossConfig, step: int) -> float:
     return wide + (narrow - wide) * done
 
 
-def bin_edges(midpoints: Float[Tensor, " bins"]) -> Float[Tensor, " bins+1"]:
-    """Return edges halfway between midpoints; the outermost bins are symmetric."""
-    inner = (midpoints[1:] + midpoints[:-1]) / 2
-    return torch.cat([2 * midpoints[:1] - inner[:1], inner, 2 * midpoints[-1:] - inner[-1:]])
-
-
 def line_of_sight_error(
     weights: Float[Tensor, "*rays bins"],
     edges: Float[Tensor, " bins+1"],

@@ -11,7 +11,6 @@ from student.config import LossConfig
 from student.data.sample import InputTargets, TrainingBatch, ViewTargets
 from student.losses.depth import reference_depth
 from student.losses.line_of_sight import (
-    bin_edges,
     line_of_sight_epsilon,
     line_of_sight_error,
     sample_line_of_sight_error,
@@ -58,7 +57,7 @@ def add_ray_terms(
         epsilon = line_of_sight_epsilon(config, step)
         error, count = line_of_sight_error(
             output.coarse_weights.movedim(2, -1),
-            bin_edges(output.coarse_distances),
+            output.coarse_edges,
             reference_depth(batch.input_targets),
             epsilon=epsilon,
         )

@@ -97,7 +97,7 @@ class DistillNeRF(nn.Module):
             coarse_termination_depth=field.depth.coarse_termination_depth,
             coarse_opacity=field.depth.coarse_opacity,
             coarse_weights=field.depth.coarse_weights,
-            coarse_distances=field.depth.coarse_distances,
+            coarse_edges=field.depth.coarse_edges,
             fine_termination_depth=field.depth.fine_termination_depth,
             fine_opacity=field.depth.fine_opacity,
             num_voxels={"coarse": field.grid.num_coarse, "fine": field.grid.num_fine},
@@ -165,7 +165,7 @@ class DistillNeRF(nn.Module):
             coarse.mono_features,
             min_opacity=self.config.renderer.min_opacity,
         )
-        depth = _camera_depth(coarse, fine, self.coarse_depth.midpoints, is_present, is_seen)
+        depth = _camera_depth(coarse, fine, self.coarse_depth.edges, is_present, is_seen)
         return _Estimate(origins, directions, is_seen, coarse, fine, depth)
 
     def _run(self, part: nn.Module, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - as any module
@@ -290,7 +290,7 @@ def _pad(values: Tensor, is_present: Bool[Tensor, "batch slots"], padding: float
 
 
 def _camera_depth(
-    coarse: CoarseDepth, fine: FineDepth, midpoints: Tensor, is_present: Tensor, is_seen: Tensor
+    coarse: CoarseDepth, fine: FineDepth, edges: Tensor, is_present: Tensor, is_seen: Tensor
 ) -> CameraDepth:
     def where_seen(values: Tensor, padding: float) -> Tensor:
         mask = is_seen if values.ndim == is_seen.ndim else is_seen[:, None]
@@ -300,7 +300,7 @@ def _camera_depth(
         coarse_termination_depth=where_seen(coarse.termination_depth, torch.nan),
         coarse_opacity=where_seen(coarse.opacity, 0.0),
         coarse_weights=where_seen(coarse.weights, 0.0),
-        coarse_distances=midpoints,
+        coarse_edges=edges,
         fine_termination_depth=where_seen(fine.termination_depth, torch.nan),
         fine_opacity=where_seen(fine.opacity, 0.0),
     )

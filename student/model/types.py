@@ -123,7 +123,7 @@ class CameraDepth:
             a fisheye's image circle, defined everywhere else.
         coarse_opacity: Sum of ``coarse_weights`` over bins, in [0, 1]. 0 where there is no ray.
         coarse_weights: Probability that the ray ends in each bin; sums to at most 1 over bins. 0 where there is no ray.
-        coarse_distances: Bin midpoints, metres, ascending. The same for every pixel.
+        coarse_edges: Edges of the bins, metres, ascending. The same for every pixel.
         fine_termination_depth: Expectation over the fine candidates around the coarse depth, metres.
             NaN where there is no ray and where their opacity is below the configured minimum.
         fine_opacity: Opacity over the candidates, in [0, 1]. 0 where there is no ray.
@@ -132,7 +132,7 @@ class CameraDepth:
     coarse_termination_depth: Float[Tensor, "batch cameras depth_height depth_width"]
     coarse_opacity: Float[Tensor, "batch cameras depth_height depth_width"]
     coarse_weights: Float[Tensor, "batch cameras bins depth_height depth_width"]
-    coarse_distances: Float[Tensor, " bins"]
+    coarse_edges: Float[Tensor, " edges"]
     fine_termination_depth: Float[Tensor, "batch cameras depth_height depth_width"]
     fine_opacity: Float[Tensor, "batch cameras depth_height depth_width"]
 
@@ -192,7 +192,7 @@ class StudentOutput(Rendering):
         coarse_termination_depth: See :class:`CameraDepth`, as are the next five.
         coarse_opacity: See :class:`CameraDepth`.
         coarse_weights: See :class:`CameraDepth`.
-        coarse_distances: See :class:`CameraDepth`.
+        coarse_edges: See :class:`CameraDepth`.
         fine_termination_depth: See :class:`CameraDepth`.
         fine_opacity: See :class:`CameraDepth`.
         num_voxels: Occupied cells of the whole batch by level name ("coarse", "fine").
@@ -201,7 +201,7 @@ class StudentOutput(Rendering):
     coarse_termination_depth: Float[Tensor, "batch cameras depth_height depth_width"]
     coarse_opacity: Float[Tensor, "batch cameras depth_height depth_width"]
     coarse_weights: Float[Tensor, "batch cameras bins depth_height depth_width"]
-    coarse_distances: Float[Tensor, " bins"]
+    coarse_edges: Float[Tensor, " edges"]
     fine_termination_depth: Float[Tensor, "batch cameras depth_height depth_width"]
     fine_opacity: Float[Tensor, "batch cameras depth_height depth_width"]
     num_voxels: Mapping[str, int]

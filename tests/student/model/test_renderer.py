@@ -22,7 +22,7 @@ NO_DEPTH = CameraDepth(
     coarse_termination_depth=torch.zeros(1, 0, 1, 1),
     coarse_opacity=torch.zeros(1, 0, 1, 1),
     coarse_weights=torch.zeros(1, 0, 2, 1, 1),
-    coarse_distances=torch.zeros(2),
+    coarse_edges=torch.zeros(3),
     fine_termination_depth=torch.zeros(1, 0, 1, 1),
     fine_opacity=torch.zeros(1, 0, 1, 1),
 )

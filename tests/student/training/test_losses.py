@@ -22,7 +22,6 @@ from student.losses.depth import (
 )
 from student.losses.images import feature_error, image_error
 from student.losses.line_of_sight import (
-    bin_edges,
     line_of_sight_epsilon,
     line_of_sight_error,
     sample_line_of_sight_error,
@@ -177,10 +176,6 @@ def test_depth_jumps_are_edges_on_both_sides() -> None:
     depth = torch.tensor([[10.0, 10.5, 30.0, NAN, 10.0, 10.0], [10.0, 10.5, 30.0, 90.0, 10.0, 10.0]])
     wanted = [[False, True, True, False, False, False], [False, True, True, False, True, False]]
     assert is_depth_edge(depth, maximum=56.0).tolist() == wanted
-
-
-def test_bin_edges_lie_between_midpoints() -> None:
-    assert bin_edges(torch.tensor([1.0, 3.0, 4.0])).tolist() == [0.0, 2.0, 3.5, 4.5]
 
 
 def test_structural_dissimilarity_is_zero_for_equal_images_and_grows_with_blur() -> None:
