@@ -22,7 +22,7 @@ from pipeline.settled import settle
 from storage.errors import ErrorKind, IntegrityError
 from storage.kinds import Kind
 from student.config import TrainingSetConfig, Variant
-from student.presets.published import PUBLISHED_SIZES
+from student.presets.published import PUBLISHED_RUNS
 
 _FILE = "run.json"
 
@@ -53,8 +53,8 @@ class HomeSelection:
     def __post_init__(self) -> None:
         if self.preset not in PRESET_NAMES:
             raise ValueError(f"preset {self.preset!r}, want one of {', '.join(PRESET_NAMES)}")
-        if self.published not in (None, *PUBLISHED_SIZES):
-            raise ValueError(f"published run {self.published!r}, want one of {', '.join(PUBLISHED_SIZES)}")
+        if self.published not in (None, *PUBLISHED_RUNS):
+            raise ValueError(f"published run {self.published!r}, want one of {', '.join(PUBLISHED_RUNS)}")
 
     @classmethod
     def on_top_of(

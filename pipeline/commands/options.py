@@ -14,7 +14,7 @@ from pipeline.run_config import HomeSelection
 from storage.stores.places import store_url_from_environment
 from storage.stores.versioned import Home
 from student.config import Variant
-from student.presets.published import PUBLISHED_SIZES
+from student.presets.published import PUBLISHED_RUNS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class ConfiguredCommand(HomeCommand):
     preset: PresetName | None = None
     seed: int | None = None
     variant: Variant | None = None
-    published: Literal[PUBLISHED_SIZES] | None = None  # pyright: ignore[reportInvalidTypeForm]
+    published: Literal[PUBLISHED_RUNS] | None = None  # pyright: ignore[reportInvalidTypeForm]
     set: tuple[str, ...] = ()
 
     default_preset: ClassVar[PresetName | None] = None

@@ -38,6 +38,12 @@ _SIZES = {
 }
 PUBLISHED_SIZES = tuple(_SIZES)
 """Name of every published run's data set and image size."""
+_LINEAR, _AS_CODED = "-linear", "-as-coded"
+PUBLISHED_RUNS = tuple(
+    f"{size}{space}{sampling}" for size in _SIZES for space in ("", _LINEAR) for sampling in ("", _AS_CODED)
+)
+"""Name of every published run that can be asked for: a size, "-linear" for linear space where the variant leaves it
+open, and "-as-coded" for :func:`paper_compatible`."""
 
 
 class _Published(TypedDict, total=False):
@@ -53,15 +59,29 @@ _OF_VARIANT: Mapping[Variant, _Published] = {
 }
 
 
-def published_variant(size: str, variant: Variant) -> StudentConfig:
-    """Return the published run of a size that teaches what a variant does.
+def published_variant(name: str, variant: Variant) -> StudentConfig:
+    """Return the published run of a name that teaches what a variant does.
+
+    Args:
+        name: One of :data:`PUBLISHED_RUNS`.
+        variant: Variant, which says what is rendered, and in which space unless it renders features.
 
     Raises:
-        ValueError: If there is no such size, or no published run is of this variant.
+        ValueError: If there is no such run, or no published run is of this variant.
     """
     if variant not in _OF_VARIANT:
         raise ValueError(f"no published run is of variant {variant!r}: want one of {', '.join(_OF_VARIANT)}")
-    return published_student(size, **_OF_VARIANT[variant])
+    if name not in PUBLISHED_RUNS:
+        raise ValueError(f"published run {name!r}, want one of {', '.join(PUBLISHED_RUNS)}")
+    size, chosen = name.removesuffix(_AS_CODED), _OF_VARIANT[variant]
+    if size.endswith(_LINEAR):
+        if chosen.get("space") == "contracted":
+            raise ValueError(
+                f"published run {name!r} is linear and variant {variant!r} contracted: want variant 'depth'"
+            )
+        size, chosen = size.removesuffix(_LINEAR), _Published(space="linear", output=chosen.get("output", "rgb"))
+    run = published_student(size, **chosen)
+    return paper_compatible(run) if name.endswith(_AS_CODED) else run
 
 
 def published_student(size: str, *, space: Space = "contracted", output: Output = "rgb") -> StudentConfig:

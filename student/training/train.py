@@ -20,7 +20,7 @@ from storage.digests import config_json
 from storage.stores.places import store_url_from_environment
 from storage.stores.versioned import Home
 from student.config import StudentConfig, TrackerName, Variant
-from student.presets.published import PUBLISHED_SIZES, published_variant
+from student.presets.published import PUBLISHED_RUNS, published_variant
 from student.presets.students import student_preset
 from student.training.fit import fit_student
 
@@ -57,7 +57,7 @@ class Arguments:
     variant: Annotated[Variant, tyro.conf.Positional]
     store_url: str | None = field(default_factory=store_url_from_environment)
     preset: Literal["demo", "tiny", "small", "paper"] = "paper"
-    published: Literal[PUBLISHED_SIZES] | None = None  # pyright: ignore[reportInvalidTypeForm]
+    published: Literal[PUBLISHED_RUNS] | None = None  # pyright: ignore[reportInvalidTypeForm]
     config: Path | None = None
     training_set: str | None = None
     accumulation_steps: int | None = None

@@ -9,7 +9,13 @@ import torch
 
 from student.config import StudentConfig
 from student.model.distillnerf import DistillNeRF
-from student.presets.published import PUBLISHED_SIZES, paper_compatible, published_student
+from student.presets.published import (
+    PUBLISHED_RUNS,
+    PUBLISHED_SIZES,
+    paper_compatible,
+    published_student,
+    published_variant,
+)
 from student.presets.students import PRESETS, student_preset
 
 GOLDEN = Path(__file__).parent.parent.parent / "golden" / "student-parameters.json"
@@ -66,3 +72,20 @@ def test_paper_compatible_changes_sampling_and_pooling_alone() -> None:
         voxels=replace(old.voxels, pooling="opacity"),
     )
     assert ours == run.model
+
+
+def test_a_name_says_which_published_run_it_is() -> None:
+    assert len(set(PUBLISHED_RUNS)) == 4 * len(PUBLISHED_SIZES)
+    size = "nuscenes-224x400"
+    assert published_variant(size, "clip") == published_student(size, output="clip")
+    linear = published_student(size, space="linear", output="clip")
+    assert published_variant(f"{size}-linear", "clip") == linear  # the paper's row of features
+    assert published_variant(f"{size}-linear-as-coded", "clip") == paper_compatible(linear)
+    assert published_variant(f"{size}-as-coded", "depth_contracted_virtual") == paper_compatible(
+        published_student(size)
+    )
+    assert published_variant(f"{size}-linear", "depth") == published_variant(size, "depth")
+    with pytest.raises(ValueError, match="want variant 'depth'"):
+        published_variant(f"{size}-linear", "depth_contracted_virtual")
+    with pytest.raises(ValueError, match="published run 'nuscenes-224x400-curved'"):
+        published_variant("nuscenes-224x400-curved", "clip")
