@@ -102,7 +102,7 @@ class Finetune(ConfiguredCommand):
     def run(self, console: Console) -> int:
         """Train the head, and print its scores beside what they should beat."""
         home = self.open_home(must_exist=True)
-        variant = self.selection(home).variant
+        variant = self.variant or self.selection(home).variant
         home.require("student_checkpoint", variant)
         prepare_home(home)
         from student.applications.finetune import finetune_head

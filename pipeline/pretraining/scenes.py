@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.presets import PipelineConfig
 from pipeline.pretraining.drives import drive, held_out_drive
+from storage.ingest.occupancy_labels import ingest_occupancy_labels
 from storage.ingest.run import ingest_scene
 from storage.keys import SceneKey
 from storage.kinds import FEATURE_SOURCES, FeatureSource, Kind
@@ -75,6 +76,7 @@ def _teach(home: Home, config: PipelineConfig, key: SceneKey) -> None:
     )
     exact_depth(home, str(key), exact)
     exact_virtual_views(home, str(key), exact)
+    ingest_occupancy_labels(home, key)  # for heads, which the student never sees
     extract_sky_mask(home, key, config.image_teachers.sky)
     extract_depth_anything(home, key, config.image_teachers.depth_anything)
     for source in _sources(config):

@@ -23,7 +23,7 @@ from storage.kinds import Kind
 from storage.stores.provenance import Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, StoreVersion, materialize_files
 from storage.taxonomy import OCC3D_FREE
-from student.applications.finetuned_head import FinetunedHead, new_head, read_head
+from student.applications.finetuned_head import FinetunedHead, HeadReading, new_head, read_head
 from student.config import FinetuneConfig, FinetuneTask
 from student.data.lineage import check_consistent
 from student.data.training_set import TrainingSet
@@ -353,7 +353,7 @@ class _Finetuning:
         return reading
 
     @torch.no_grad()
-    def _read(self, head: OccupancyHead, labelled: _Labelled) -> Any:  # noqa: ANN401
+    def _read(self, head: OccupancyHead, labelled: _Labelled) -> HeadReading:
         return read_head(head, self._reading(labelled))
 
     def _calibrate(self, head: OccupancyHead) -> OccupancyFit:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.cli import main
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError, ProvenanceMismatchError
 from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.stores.versioned import Home
@@ -135,6 +136,18 @@ def test_curves_over_few_scenes_are_drawn_beside_what_they_should_beat(home, tmp
         assert set(row["beside"]) == {"the student without labels", "all occupied", "training prior per voxel", "raw"}
     assert json.loads((tmp_path / "out" / "few_shot-occupancy.json").read_text())["rows"] == record["rows"]
     assert "training prior per voxel" in (tmp_path / "out" / "few_shot-occupancy.svg").read_text()
+
+
+def test_the_command_tells_scores_beside_what_they_should_beat(home, capsys):
+    command = ["finetune", "occupancy", "--home", str(home.root), "--variant", "clip", "--steps", "1"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "occupancy.iou" in out
+    assert "the student without labels" in " ".join(out.split())
+    assert "learned from 2 frames of 1 scenes, calibrated on 1 others; 1 frames have no labels" in out
+    assert home.require("finetuned_head", "clip-occupancy").digest in out
+    assert main(["finetune", "occupancy", "--home", str(home.root), "--variant", "dinov2"]) == 1
+    assert "student_checkpoint/dinov2" in capsys.readouterr().err
 
 
 class TestBadInput:
