@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
@@ -28,7 +29,7 @@ from student.config import FinetuneConfig, FinetuneTask
 from student.data.lineage import check_consistent
 from student.data.training_set import TrainingSet
 from student.evaluation.baselines import VoxelPrior
-from student.evaluation.frames import EvaluationFrames, EvaluationScene, VoxelTruth
+from student.evaluation.frames import EvaluationFrames, EvaluationScene
 from student.evaluation.results import EvaluationResult, Section
 from student.evaluation.sections.occupancy import (
     OccupancyFit,
@@ -39,7 +40,7 @@ from student.evaluation.sections.occupancy import (
 )
 from student.evaluation.sections.semantics import SemanticScores
 from student.inference.checkpoint import save_pretrained
-from student.inference.occupancy import best_iou_threshold, occupancy_probability
+from student.inference.occupancy import occupancy_probability
 from student.inference.predictor import Predictor
 from student.inference.vocabulary import training_set_of
 from student.model.distillnerf import DistillNeRF
@@ -52,24 +53,26 @@ _ZERO_SHOT = "the student without labels"
 _MAX_VOXELS_PER_FRAME = 50_000
 _MAX_CLASS_WEIGHT = 10.0
 _LOG_EVERY = 10
+_MAX_KEPT_BYTES = 2_000_000_000
+"""Memory for fields that were read once; beyond it, frames are encoded again each time."""
 
 Progress = Callable[[str, float, Mapping[str, Any]], None]
+_ProbabilityOf = Callable[["_Labelled", np.ndarray], np.ndarray]
 
 
 class _Labelled(NamedTuple):
-    """One frame with labels that some camera sees."""
+    """One frame with labels that some camera sees. They are read when they are needed: many would fill the memory."""
 
     frames: EvaluationFrames
     frame: int
-    truth: VoxelTruth
 
-    @property
-    def visible(self) -> np.ndarray:
-        return np.flatnonzero(self.truth.is_visible)
-
-    @property
-    def labels(self) -> np.ndarray:
-        return self.truth.labels.reshape(-1)[self.visible]
+    def read(self) -> tuple[Int64[np.ndarray, " visible"], UInt8[np.ndarray, " visible"]]:
+        """Return the flat indices of the voxels that some camera sees, and their labels."""
+        truth = self.frames.voxel_truth(self.frame)
+        if truth is None:
+            raise MissingTargetError(ErrorKind.TARGET_MISSING, f"{self.frames.key}:{self.frame}", "has no labels")
+        visible = np.flatnonzero(truth.is_visible)
+        return visible, truth.labels.reshape(-1)[visible]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,11 +163,10 @@ def _split(home: Home, training_set: TrainingSet, predictor: Predictor, config: 
         scenes += [frozen.key] if learns else []
         for wanted, found in (((frozen.train_frames if learns else ()), train), (frozen.validation_frames, held_out)):
             for frame in wanted:
-                truth = frames.voxel_truth(frame)
-                if truth is None:
+                if frames.voxel_truth(frame) is None:
                     unlabelled += 1
                 else:
-                    found.append(_Labelled(frames, frame, truth))
+                    found.append(_Labelled(frames, frame))
     if len(train) < 2 or not held_out:
         raise MissingTargetError(
             ErrorKind.TARGET_MISSING,
@@ -202,6 +204,7 @@ class _Finetuning:
             self.model = copy.deepcopy(predictor.model)
         self._feature_width = 2 * predictor.config.model.voxels.feature_width
         self._readings: dict[tuple[str, int], GridReading] = {}
+        self._kept_bytes = 0
         self._prior = VoxelPrior(grid=OCC3D_GRID)
         self._final_loss = math.nan
 
@@ -231,29 +234,27 @@ class _Finetuning:
                 self._tell("train", 0.8 * (step + 1) / config.steps, figures)
         self.model.eval()
         head.eval()
-        fit = self._calibrate(head)
         return FinetunedHead(
             head=head,
             config=config.head,
             task=self.task,
             feature_width=self._feature_width,
-            fit=fit,
+            fit=self._fit_to(lambda labelled, visible: self._read(head, labelled).occupancy[visible]),
             checkpoint_digest=checkpoint_digest,
         )
 
     def result(self, head: FinetunedHead, variant: str) -> EvaluationResult:
         """Score the head on held-out frames, beside the student without labels and what ignores the input."""
-        threshold = self._zero_shot_threshold()
-        fit = head.fit
+        fit, zero_shot = head.fit, self._fit_to(self._density_probability)
         sample = OccupancySample(max_per_frame=_MAX_VOXELS_PER_FRAME, seed=self.config.seed + 1)
         occupancy = OccupancyScores(fit=fit, sample=sample, seed=self.config.seed)
         semantics = SemanticScores(seed=self.config.seed)
         for number, labelled in enumerate(self.split.held_out):
-            key, visible, labels = labelled.frames.key, labelled.visible, labelled.labels
+            key, (visible, labels) = labelled.frames.key, labelled.read()
             reading = self._read(head.head, labelled)
             probability, is_above = reading.occupancy[visible], is_above_ground(visible)
             baselines = {
-                _ZERO_SHOT: self._density_probability(labelled) >= threshold,
+                _ZERO_SHOT: zero_shot.is_occupied(self._density_probability(labelled, visible), is_above),
                 "all occupied": np.ones(len(visible), dtype=bool),
                 "training prior per voxel": self._prior.occupied_share(visible) > 0.5,
             }
@@ -281,7 +282,10 @@ class _Finetuning:
             scenes=tuple(dict.fromkeys(labelled.frames.key for labelled in self.split.held_out)),
             num_frames=len(self.split.held_out),
             sections=tuple(sections),
-            settings={"occupancy": fit.to_json(OCC3D_GRID.voxel_size), "zero_shot_threshold": threshold},
+            settings={
+                "occupancy": fit.to_json(OCC3D_GRID.voxel_size),
+                "without_labels": zero_shot.to_json(OCC3D_GRID.voxel_size),
+            },
         )
 
     def counts(self) -> dict[str, Any]:
@@ -317,8 +321,9 @@ class _Finetuning:
         """
         count = np.zeros(OCC3D_FREE + 1, np.int64)
         for labelled in self.split.train:
-            count += np.bincount(labelled.labels, minlength=OCC3D_FREE + 1)
-            self._prior.add(labelled.visible, labelled.labels)
+            visible, labels = labelled.read()
+            count += np.bincount(labels, minlength=OCC3D_FREE + 1)
+            self._prior.add(visible, labels)
         if count[OCC3D_FREE] in {0, count.sum()}:
             keys = ", ".join(self.split.scenes)
             what = "occupied" if count[OCC3D_FREE] == 0 else "free"
@@ -328,8 +333,7 @@ class _Finetuning:
         return torch.tensor(weight, dtype=torch.float32, device=self._device)
 
     def _loss(self, logits: Tensor, labelled: _Labelled, weight: Tensor) -> Tensor:
-        visible = torch.from_numpy(labelled.visible).to(self._device)
-        labels = torch.from_numpy(labelled.labels.astype(np.int64)).to(self._device)
+        visible, labels = (torch.from_numpy(found.astype(np.int64)).to(self._device) for found in labelled.read())
         seen = logits.flatten(0, 2).index_select(0, visible)
         if self.task == "occupancy":
             is_occupied = (labels != OCC3D_FREE).float()
@@ -339,7 +343,7 @@ class _Finetuning:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def _reading(self, labelled: _Labelled) -> GridReading:
-        """Read a frame's field; once, where nothing of the student learns."""
+        """Read a frame's field; once, where nothing of the student learns and there is room to keep it."""
         key = (labelled.frames.key, labelled.frame)
         if key in self._readings:
             held, values = self._readings[key]
@@ -348,34 +352,31 @@ class _Finetuning:
         learns = self._learning_part() is not None and self.model.training
         with torch.set_grad_enabled(learns):
             reading = read_grid(self.model.encode(inputs), OCC3D_GRID)
-        if self.config.student == "frozen":
-            self._readings[key] = GridReading(reading.held, reading.values.half())
+        if self.config.student == "frozen" and self._kept_bytes < _MAX_KEPT_BYTES:
+            kept = GridReading(reading.held, reading.values.half())
+            self._kept_bytes += sum(part.numel() * part.element_size() for part in kept)
+            self._readings[key] = kept
         return reading
 
     @torch.no_grad()
     def _read(self, head: OccupancyHead, labelled: _Labelled) -> HeadReading:
         return read_head(head, self._reading(labelled))
 
-    def _calibrate(self, head: OccupancyHead) -> OccupancyFit:
+    def _fit_to(self, probability_of: _ProbabilityOf) -> OccupancyFit:
+        """Choose thresholds and calibration on frames that were not learned from."""
         sample = OccupancySample(max_per_frame=_MAX_VOXELS_PER_FRAME, seed=self.config.seed)
         for labelled in self.split.calibration:
-            visible = labelled.visible
-            probability = self._read(head, labelled).occupancy[visible]
-            sample.add(probability, labelled.labels != OCC3D_FREE, is_above_ground(visible))
+            visible, labels = labelled.read()
+            sample.add(probability_of(labelled, visible), labels != OCC3D_FREE, is_above_ground(visible))
         fit = sample.fit("isotonic")
         if fit is None:
             keys = ", ".join(dict.fromkeys(labelled.frames.key for labelled in self.split.calibration))
             raise IntegrityError(ErrorKind.LABELS_INVALID, keys, "the labels to calibrate on have only one outcome")
         return fit
 
-    def _zero_shot_threshold(self) -> float:
-        """Choose the student's own density threshold on the frames that chose the head's."""
-        parts = [(self._density_probability(one), one.labels != OCC3D_FREE) for one in self.split.calibration]
-        return best_iou_threshold(*(np.concatenate(part) for part in zip(*parts, strict=True)))[0]
-
-    def _density_probability(self, labelled: _Labelled) -> np.ndarray:
+    def _density_probability(self, labelled: _Labelled, visible: Int64[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         field = self._zero_shot.encode(labelled.frames.camera_views(labelled.frame).inputs)
-        density, _ = self._zero_shot.voxel_density(field, OCC3D_GRID, labelled.visible)
+        density, _ = self._zero_shot.voxel_density(field, OCC3D_GRID, visible)
         return occupancy_probability(density, OCC3D_GRID.voxel_size)
 
 
