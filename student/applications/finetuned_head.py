@@ -22,7 +22,7 @@ from storage.stores.versioned import Home
 from storage.taxonomy import OCC3D_FREE
 from student.config import FinetuneTask
 from student.evaluation.sections.occupancy import OccupancyFit, is_above_ground
-from student.inference.checkpoint import MODEL_FILE
+from student.inference.checkpoint import MODEL_FILE, read_record
 from student.inference.predictor import Predictor
 from student.model.config import OccupancyHeadConfig
 from student.model.occupancy_head import GridReading, OccupancyHead, read_grid
@@ -161,12 +161,7 @@ def read_head(head: OccupancyHead, reading: GridReading) -> HeadReading:
 
 def _read_record(path: Path) -> Mapping[str, Any]:
     types = {"task": str, "head": dict, "feature_width": int, "fit": dict, "checkpoint_digest": str}
-    try:
-        record = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise IntegrityError(ErrorKind.STORE_CORRUPT, str(path), f"is not JSON: {error}") from error
-    if not isinstance(record, dict) or record.get("format") != _FORMAT:
-        raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, str(path), f"want format {_FORMAT!r}")
+    record = read_record(path, _FORMAT)
     for name, wanted in types.items():
         if not isinstance(record.get(name), wanted):
             message = f"{name} is {record.get(name)!r}, want {wanted.__name__}"

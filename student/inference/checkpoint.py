@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -57,7 +57,8 @@ def from_pretrained(folder: Path | str, *, device: torch.device | str = "cpu") -
     for name in (CONFIG_FILE, MODEL_FILE):
         if not (folder / name).is_file():
             raise MissingTargetError(ErrorKind.WEIGHTS_MISSING, str(folder / name), "no such file")
-    config = _read_config(folder / CONFIG_FILE)
+    path = folder / CONFIG_FILE
+    config = config_from_json(StudentConfig, read_record(path, _FORMAT).get("student"), f"{path}.student")
     model = DistillNeRF(config.model)
     path = folder / MODEL_FILE
     try:
@@ -74,14 +75,19 @@ def from_pretrained(folder: Path | str, *, device: torch.device | str = "cpu") -
     return model.to(device).eval(), config
 
 
-def _read_config(path: Path) -> StudentConfig:
+def read_record(path: Path, form: str) -> dict[str, Any]:
+    """Return the JSON object of a file that names its own format.
+
+    Raises:
+        IntegrityError: If the file is not JSON, or of another format.
+    """
     try:
         content = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise IntegrityError(ErrorKind.STORE_CORRUPT, str(path), f"is not JSON: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, str(path), f"want format {_FORMAT!r}")
-    return config_from_json(StudentConfig, content.get("student"), f"{path}.student")
+    if not isinstance(content, dict) or content.get("format") != form:
+        raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, str(path), f"want format {form!r}")
+    return content
 
 
 def _at_rest(value: Tensor, dtype: torch.dtype) -> Tensor:
