@@ -129,13 +129,11 @@ class Finetune(ConfiguredCommand):
 
     def _tell(self, metrics: Mapping[str, Any], console: Console) -> None:
         """Print the scores beside what they should beat."""
+        from student.evaluation.results import EvaluationResult
+
         table = Table("figure", "value", "beside it", title=f"{self.task} on held-out frames")
-        for section in metrics["evaluation"]["sections"]:
-            for figure in section["figures"]:
-                if figure["value"] is None or figure["group"]:
-                    continue
-                rivals = [f"{b['label']} {b['value']:.4g}" for b in figure["baselines"] if b["value"] is not None]
-                table.add_row(f"{section['name']}.{figure['name']}", f"{figure['value']:.4g}", ", ".join(rivals))
+        for name, value, figure in EvaluationResult.from_json(metrics["evaluation"]).main_figures():
+            table.add_row(name, f"{value:.4g}", figure.spelt_baselines())
         console.print(table)
         scenes = len(metrics["train_scenes"])
         console.print(

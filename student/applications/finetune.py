@@ -29,7 +29,7 @@ from student.config import FinetuneConfig, FinetuneTask
 from student.data.lineage import check_consistent
 from student.data.training_set import TrainingSet
 from student.evaluation.baselines import VoxelPrior
-from student.evaluation.frames import EvaluationFrames, EvaluationScene
+from student.evaluation.frames import EvaluationFrames, EvaluationScene, occupancy_labels_of
 from student.evaluation.results import EvaluationResult, Section
 from student.evaluation.sections.occupancy import (
     OccupancyFit,
@@ -147,8 +147,8 @@ def _split(home: Home, training_set: TrainingSet, predictor: Predictor, config: 
     scenes: list[str] = []
     unlabelled = 0
     for frozen in training_set.scenes:
-        labels = home.latest(Kind.OCCUPANCY_LABELS, frozen.key)
-        if labels is None or not home.metrics(labels)["labelled_frames"]:
+        labels = occupancy_labels_of(home, frozen.key)
+        if labels is None:
             unlabelled += frozen.num_frames
             continue
         learns = bool(frozen.train_frames)
@@ -382,12 +382,7 @@ class _Finetuning:
 
 def _card(result: EvaluationResult, task: str, config: FinetuneConfig, split: _Split, licence: str) -> str:
     rows: Sequence[str] = [
-        f"| {section.name}.{figure.name} | {figure.value:.4g} | "
-        + ", ".join(f"{b.label} {b.value:.4g}" for b in figure.baselines if b.value is not None)
-        + " |"
-        for section in result.sections
-        for figure in section.figures
-        if figure.value is not None and not figure.group
+        f"| {name} | {value:.4g} | {figure.spelt_baselines()} |" for name, value, figure in result.main_figures()
     ]
     return "\n".join(
         [

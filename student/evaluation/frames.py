@@ -76,14 +76,15 @@ def evaluation_scenes(home: Home, training_set: TrainingSet) -> tuple[Evaluation
                 stores[kind] = found
         check_consistent(home, stores.values())
         truth = home.latest(TRUTH_KIND, frozen.key)
-        labels = None if truth is not None else _labels(home, frozen.key)
+        labels = None if truth is not None else occupancy_labels_of(home, frozen.key)
         if labels is not None:
             check_consistent(home, (*stores.values(), labels))
         scenes.append(EvaluationScene(frozen=replace(frozen, stores=stores), truth=truth, labels=labels))
     return tuple(scenes)
 
 
-def _labels(home: Home, key: str) -> StoreVersion | None:
+def occupancy_labels_of(home: Home, key: str) -> StoreVersion | None:
+    """Return the labels that came with a scene; None if no frame of it has any."""
     found = home.latest(Kind.OCCUPANCY_LABELS, key)
     return found if found is not None and home.metrics(found)["labelled_frames"] else None
 

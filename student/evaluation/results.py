@@ -5,7 +5,7 @@ predictors. A section without a reference says so and is empty.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -66,6 +66,10 @@ class Figure:
     counted: str = "frames"
     baselines: tuple[Baseline, ...] = ()
     group: str = ""
+
+    def spelt_baselines(self) -> str:
+        """Return the labels and values of the trivial predictors, those that are defined, for people."""
+        return ", ".join(f"{b.label} {b.value:.4g}" for b in self.baselines if b.value is not None)
 
     @property
     def beats_baselines(self) -> bool | None:
@@ -181,14 +185,16 @@ class EvaluationResult:
                 return section
         raise KeyError(name)
 
+    def main_figures(self) -> Iterator[tuple[str, float, Figure]]:
+        """Yield every defined main figure, after its name, ``section.figure``, and its value."""
+        for section in self.sections:
+            for figure in section.figures:
+                if figure.value is not None and not figure.group:
+                    yield f"{section.name}.{figure.name}", figure.value, figure
+
     def headline(self) -> dict[str, float]:
-        """Return every defined main figure as ``section.figure``, for summaries and dashboards."""
-        return {
-            f"{section.name}.{figure.name}": figure.value
-            for section in self.sections
-            for figure in section.figures
-            if figure.value is not None and not figure.group
-        }
+        """Return the value of every main figure, for summaries and dashboards."""
+        return {name: value for name, value, _ in self.main_figures()}
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; None stands for numbers that are not finite."""

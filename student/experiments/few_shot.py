@@ -20,6 +20,7 @@ from storage.stores.places import store_url_from_environment
 from storage.stores.versioned import Home
 from student.applications.finetune import finetune_head
 from student.config import FinetuneConfig, FinetunedPart, FinetuneTask
+from student.evaluation.results import EvaluationResult
 from student.reporting.plots import few_shot_plot
 
 logger = logging.getLogger("student.experiments.few_shot")
@@ -95,11 +96,11 @@ class FewShot:
 def _beside(metrics: Mapping[str, Any], figures: Sequence[str]) -> dict[str, dict[str, float | None]]:
     """Return the figures of what the head should beat, by predictor."""
     found: dict[str, dict[str, float | None]] = {}
-    for section in metrics["evaluation"]["sections"]:
-        for figure in section["figures"]:
-            name = f"{section['name']}.{figure['name']}"
-            for baseline in figure["baselines"] if name in figures else ():
-                found.setdefault(baseline["label"], {})[name] = baseline["value"]
+    result = EvaluationResult.from_json(metrics["evaluation"])
+    for name in figures:
+        section, _, figure = name.partition(".")
+        for baseline in result.section(section).figure(figure).baselines:
+            found.setdefault(baseline.label, {})[name] = baseline.value
     return found
 
 

@@ -4,6 +4,7 @@
 image sizes, puts a point where each pixel's ray ends, and calls the voxels that hold a point occupied. Between two
 rows of pixels the road may be ten metres long, so points are also put between pixels, on the plane through their
 neighbours, unless depth jumps there. Voxels are those that an evaluation counts, so a student can be held against it.
+Fisheyes are left out: between their pixels there is no such plane.
 """
 
 import json
@@ -104,7 +105,7 @@ def _held(scene: SceneReader, truth: Any, frame: int, rows: int, fill: int) -> B
     order = truth.attrs["camera_names"]
     for camera, name in enumerate(scene.camera_names):
         if np.isfinite(scene.fisheye(camera)).any():
-            continue  # the plane through neighbours is that of a pinhole
+            continue
         height, width = scene.image_size(camera)
         size = (rows, round(rows * width / height))
         intrinsics = scene.intrinsics(camera, size=size)
@@ -142,10 +143,8 @@ def surface_points(
         interpolate(sign * max_pool2d(sign * inverse, 3, stride=1, padding=1), size=size, mode="nearest")
         for sign in (1, -1)
     )
-    is_surface = (farthest > 0) & (nearest < _MAX_JUMP * farthest)
+    is_surface = inverse > 0 if fill == 1 else (farthest > 0) & (nearest < _MAX_JUMP * farthest)
     between = interpolate(inverse, size=size, mode="bilinear", align_corners=False)
-    if fill == 1:
-        is_surface, between = inverse > 0, inverse
     chosen = is_surface[0, 0].numpy()
     for axis, count in enumerate((height, width)):  # outside the outermost pixel centres there is one neighbour only
         place = (np.arange(count * fill) + 0.5) / fill - 0.5

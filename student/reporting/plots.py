@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import SymmetricalLogLocator
 
 STUDENT_COLOUR = "#1f6feb"
+_CURVE_COLOURS = (STUDENT_COLOUR, "#cf222e", "#8250df")
 BASELINE_COLOUR = "#9aa4b2"
 TEACHER_COLOUR = "#d97706"
 _STYLE: dict[Any, Any] = {
@@ -165,9 +166,8 @@ def few_shot_plot(rows: Sequence[Mapping[str, Any]], figures: Sequence[str]) -> 
         rows: Trained heads; each has "start", "scenes", "figures" by name, and "beside" by predictor and name.
         figures: Names of the panels.
     """
-    colours = dict(
-        zip(dict.fromkeys(row["start"] for row in rows), (STUDENT_COLOUR, "#cf222e", "#8250df"), strict=False)
-    )
+    starts = list(dict.fromkeys(row["start"] for row in rows))
+    colours = {start: _CURVE_COLOURS[place % len(_CURVE_COLOURS)] for place, start in enumerate(starts)}
     shots = sorted({row["scenes"] for row in rows})
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(3.4 * len(figures), 2.9), layout="constrained")
