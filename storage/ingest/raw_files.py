@@ -5,12 +5,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+import simplejpeg
 from jaxtyping import Float32, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from storage.errors import ErrorKind, SourceDataError
 
 NUSCENES_POINT_FIELDS = 5  # x, y, z, intensity, ring index: float32 each
+_MAX_RING = 255
+_EXIF_ORIENTATION = 0x0112
+_END_OF_IMAGE = b"\xff\xd9"
 
 
 def resolve_inside(root: Path, relative: str) -> Path:
@@ -47,6 +51,10 @@ def read_bytes(path: Path, key: str) -> bytes:
 def check_jpeg(content: bytes, key: str, *, width: int, height: int, max_pixels: int) -> None:
     """Decode a JPEG completely and check that it has the size that its table gives.
 
+    Whatever the decoder warns of is an error: it fills what it cannot read with grey, or with the wrong place's pixels.
+    Pixels are taken as they lie in the file. An EXIF orientation that asks for another way up is refused, because some
+    readers follow it and some do not, and the calibration belongs to one of the two.
+
     Args:
         content: Content of the file.
         key: Name of the file, for the error.
@@ -55,8 +63,8 @@ def check_jpeg(content: bytes, key: str, *, width: int, height: int, max_pixels:
         max_pixels: Largest area that is decoded.
 
     Raises:
-        SourceDataError: If it is no JPEG in 8-bit RGB, has another size, is larger than ``max_pixels``, or is cut
-            short.
+        SourceDataError: If it is no JPEG in 8-bit RGB, has another size, is larger than ``max_pixels``, is cut short or
+            damaged within, or has an EXIF orientation.
     """
     try:
         image = Image.open(io.BytesIO(content), formats=("JPEG",))
@@ -76,20 +84,36 @@ def check_jpeg(content: bytes, key: str, *, width: int, height: int, max_pixels:
         raise SourceDataError(ErrorKind.IMAGE_INVALID, key, message)
     if image.mode != "RGB":
         raise SourceDataError(ErrorKind.IMAGE_INVALID, key, f"has mode {image.mode}, want RGB")
-    # Only whether it decodes is wanted: at an eighth of its size every coefficient is read to the last, and that is all
-    # that can fail. To turn them into pixels, which never does, is the larger half of the work.
-    image.draft(image.mode, (max(1, width // 8), max(1, height // 8)))
+    orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    if orientation != 1:
+        message = f"has EXIF orientation {orientation}, want 1: turn its pixels and its calibration, or drop the tag"
+        raise SourceDataError(ErrorKind.IMAGE_INVALID, key, message)
+    if (fault := _fault(content)) is not None:
+        raise SourceDataError(ErrorKind.FILE_CORRUPT, key, f"{len(content)} bytes do not decode: {fault}")
+
+
+def _fault(content: bytes) -> str | None:
+    """Return the first warning or error of the decoder; None for a sound JPEG.
+
+    At an eighth of its size every coefficient is read to the last, and that is all that can fail. To turn them into
+    pixels, which never does, is the larger half of the work.
+    """
     try:
-        image.load()
-    except (OSError, SyntaxError) as error:
-        raise SourceDataError(ErrorKind.FILE_CORRUPT, key, f"{len(content)} bytes do not decode: {error}") from error
+        simplejpeg.decode_jpeg(content, colorspace="GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
+    except ValueError as error:
+        padded, end, _ = content.rpartition(_END_OF_IMAGE)
+        if end and padded.endswith(b"\0"):  # some recorders fill a file up to a whole word with zeros
+            return _fault(padded.rstrip(b"\0") + end)
+        return str(error)
+    return None
 
 
 def parse_nuscenes_lidar(content: bytes, key: str) -> Float32[np.ndarray, "points 4"]:
     """Return the points of a ``.pcd.bin`` sweep: x, y, z in the sensor frame, metres, and intensity.
 
     Raises:
-        SourceDataError: If the file is empty, ends within a point, or holds a non-finite value.
+        SourceDataError: If the file is empty, ends within a point, holds a non-finite value, or its fifth column holds
+            no ring numbers, as when it has another number of columns or another type.
     """
     point_bytes = NUSCENES_POINT_FIELDS * 4
     if not content:
@@ -99,12 +123,21 @@ def parse_nuscenes_lidar(content: bytes, key: str) -> Float32[np.ndarray, "point
             f"has {len(content)} bytes, want a multiple of {point_bytes} ({NUSCENES_POINT_FIELDS} float32 a point)"
         )
         raise SourceDataError(ErrorKind.LIDAR_INVALID, key, message)
-    points = np.frombuffer(content, "<f4").reshape(-1, NUSCENES_POINT_FIELDS)[:, :4]
+    rows = np.frombuffer(content, "<f4").reshape(-1, NUSCENES_POINT_FIELDS)
+    points, ring = rows[:, :4], rows[:, 4]
     bad = ~np.isfinite(points).all(axis=1)
     if bad.any():
         first = int(np.flatnonzero(bad)[0])
         message = (
             f"{int(bad.sum())} of {len(points)} points are not finite, the first is number {first}: {points[first]}"
+        )
+        raise SourceDataError(ErrorKind.LIDAR_INVALID, key, message)
+    no_ring = ~((ring >= 0) & (ring <= _MAX_RING) & (np.floor(ring) == ring))
+    if no_ring.any():
+        first = int(no_ring.argmax())
+        message = (
+            f"ring of point {first} is {ring[first]:.6g} ({int(no_ring.sum())} of {len(rows)} are no ring), want whole "
+            f"numbers 0 to {_MAX_RING}: five float32 a point, not float64 or four columns"
         )
         raise SourceDataError(ErrorKind.LIDAR_INVALID, key, message)
     return np.ascontiguousarray(points, dtype=np.float32)

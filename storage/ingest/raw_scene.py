@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from storage.digests import digest_of
 from storage.errors import ErrorKind, SourceDataError
 from storage.geometry.transforms import rotation_error
+from storage.ingest.time_units import check_time_unit
 from storage.scenes.schema import SceneBoxes
 
 MAX_LIDAR_WINDOW_S = 10.0
@@ -147,8 +148,8 @@ def check_raw_scene(scene: RawScene, config: IngestConfig) -> None:
     """Check the rules that hold for every format.
 
     Raises:
-        SourceDataError: If intrinsics are singular, a pose jumps or is no rigid transform, or time stands still or runs
-            back.
+        SourceDataError: If intrinsics are singular, a pose jumps or is no rigid transform, or time stands still, runs
+            back or counts in another unit than microseconds.
     """
     for name, intrinsics in zip(scene.camera_names, scene.intrinsics, strict=True):
         _check_intrinsics(intrinsics, f"{scene.name}/{name}")
@@ -190,6 +191,7 @@ def _check_rigid(a_to_b: Float[np.ndarray, "*batch 4 4"], kind: ErrorKind, key: 
 
 
 def _check_advances(timestamp_us: Int64[np.ndarray, " frames"], key: str) -> None:
+    check_time_unit(timestamp_us, key)
     backwards = np.flatnonzero(np.diff(timestamp_us) <= 0)
     if len(backwards):
         frame = int(backwards[0]) + 1

@@ -8,6 +8,7 @@ import zarr
 
 from storage.code import code_digest
 from storage.digests import config_digest, config_json
+from storage.ingest.frame_checks import FrameChecks
 from storage.ingest.raw_scene import IngestConfig, RawScene, check_raw_scene
 from storage.ingest.recording import Recording
 from storage.ingest.source_config import SourceConfig
@@ -20,7 +21,7 @@ from storage.stores.versioned import Home, Materialized, materialize_arrays
 
 Progress = Callable[[str, float, Mapping[str, Any]], None]
 
-_PACKAGES = ("icechunk", "numpy", "pillow", "zarr")
+_PACKAGES = ("icechunk", "numpy", "pillow", "simplejpeg", "zarr")
 
 
 def materialize_scene(
@@ -68,9 +69,9 @@ def materialize_scene(
     )
 
     def write(group: zarr.Group) -> dict[str, Any]:
-        tally = _Tally(recording.payloads(), len(raw.timestamp_us), on_progress)
+        tally = _Tally(recording.payloads(), raw, on_progress)
         write_scene(group, _describe(raw), tally)
-        return tally.metrics(raw)
+        return tally.metrics()
 
     return materialize_arrays(home, provenance, write)
 
@@ -95,21 +96,24 @@ def _describe(raw: RawScene) -> SceneData:
 
 
 class _Tally:
-    """Passes frames on, counting their images, bytes and points."""
+    """Passes frames on when they are checked, counting their images, bytes and points."""
 
-    def __init__(self, frames: Iterable[SceneFrame], num_frames: int, on_progress: Progress) -> None:
-        self._frames, self._num_frames, self._on_progress = frames, num_frames, on_progress
+    def __init__(self, frames: Iterable[SceneFrame], raw: RawScene, on_progress: Progress) -> None:
+        self._frames, self._raw, self._on_progress = frames, raw, on_progress
+        self._checks = FrameChecks(raw)
         self._images = self._jpeg_bytes = self._points = 0
 
     def __iter__(self) -> Iterator[SceneFrame]:
         for index, frame in enumerate(self._frames):
+            self._checks.check(frame)
             self._images += len(frame.jpegs)
             self._jpeg_bytes += sum(map(len, frame.jpegs))
             self._points += len(frame.points)
             yield frame
-            self._on_progress("read", (index + 1) / self._num_frames, {"frame": index})
+            self._on_progress("read", (index + 1) / len(self._raw.timestamp_us), {"frame": index})
 
-    def metrics(self, raw: RawScene) -> dict[str, Any]:
+    def metrics(self) -> dict[str, Any]:
+        raw = self._raw
         duration_us = int(raw.timestamp_us[-1] - raw.timestamp_us[0])
         return {
             "frames": len(raw.timestamp_us),
@@ -120,4 +124,5 @@ class _Tally:
             "boxes": len(raw.boxes.category),
             "duration_s": duration_us * 1e-6,
             "travelled_m": float(np.linalg.norm(np.diff(raw.ego_to_world[:, :3, 3], axis=0), axis=-1).sum()),
+            "repeated_at_rest": self._checks.repeated_at_rest,
         }

@@ -31,9 +31,11 @@ from storage.ingest.read_ahead import read_ahead
 from storage.ingest.recording import FramePayload, Sweep
 from storage.ingest.source_config import SourceConfig
 from storage.ingest.source_files import SourceFiles
+from storage.ingest.time_units import check_time_unit
 from storage.ingest.undistorted_jpeg import plan_camera, undistort_jpeg, undistortion_record
 from storage.scenes.schema import SceneBoxes
 
+_MIN_POSE_STEP_US = 50.0  # an inertial sensor at 20 kHz
 POSE_SOURCE = "rig manifest trajectory, interpolated"
 
 
@@ -109,6 +111,7 @@ class RigManifestRecording:
 
     def _read_trajectory(self) -> Trajectory:
         instants, poses = read_poses(self._files.read(self._scene.poses), self._scene.poses)
+        check_time_unit(instants, f"{self._scene.poses}: timestamp_us", min_step_us=_MIN_POSE_STEP_US)
         try:
             return Trajectory(instants, poses, max_gap_s=self._config.max_pose_gap_s)
         except ValueError as error:
@@ -118,9 +121,11 @@ class RigManifestRecording:
         scene, cameras = self._scene, self._cameras
         frames = self._frames()
         instants = frames["timestamp_us"]
+        check_time_unit(instants, f"{scene.frames}: timestamp_us")
         images = read_columns(self._files.read(scene.images), scene.images, IMAGES)
         rows = self._image_rows(images, len(instants))
         exposures = images["timestamp_us"][rows]
+        check_time_unit(exposures[:, 0], f"{scene.images}: timestamp_us")
         ego_to_world = self._poses_at(instants, f"{scene.frames}: timestamp_us")
         camera_poses = self._poses_at(exposures, f"{scene.images}: timestamp_us")
         global_to_world = invert_se3(ego_to_world[0])

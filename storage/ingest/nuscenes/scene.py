@@ -79,7 +79,7 @@ class _SceneRows:
 
     def read(self, config: IngestConfig) -> RawScene:
         samples = self._samples(config.max_frames)
-        cameras = config.cameras or self._cameras(samples[0])
+        cameras = config.cameras or self._cameras(samples)
         frames = self._frames(samples, cameras, config)
         sweeps, shots = [frame.sweep for frame in frames], [frame.shots for frame in frames]
         calibration_rows = [self._fixed_calibration([s[c] for s in shots], name) for c, name in enumerate(cameras)]
@@ -205,15 +205,17 @@ class _SceneRows:
             raise SourceDataError(ErrorKind.TABLE_INVALID, self._key("scene", self.scene, "nbr_samples"), message)
         return samples
 
-    def _cameras(self, sample: Row) -> tuple[str, ...]:
+    def _cameras(self, samples: list[Row]) -> tuple[str, ...]:
+        """Return every camera of any keyframe: one that is missing in the first is missed there, not left out."""
         channels = {
             channel
+            for sample in samples
             for channel, token in sample["data"].items()
             if self.tables.row("sample_data", token, named_by="its sample")["sensor_modality"] == "camera"
         }
         if not channels:
-            message = f"has no camera image, only {sorted(sample['data'])}"
-            raise SourceDataError(ErrorKind.TABLE_INVALID, self._key("sample", sample, "data"), message)
+            message = f"has no camera image, only {sorted(samples[0]['data'])}"
+            raise SourceDataError(ErrorKind.TABLE_INVALID, self._key("sample", samples[0], "data"), message)
         known = [c for c in _CAMERA_ORDER if c in channels]
         return (*known, *sorted(channels.difference(known)))
 

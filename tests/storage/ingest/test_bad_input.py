@@ -108,8 +108,68 @@ def _recalibrate_midway(tiny) -> None:
     tiny.set("sample_data", CAMERA_ROW, calibrated_sensor_token="recalibrated")
 
 
+def _repeat(file: str, number: int) -> Callable:
+    """Put the file of the frame before in the place of one."""
+
+    def change(tiny) -> None:
+        before = tiny.root / file.replace(f"__{number}.", f"__{number - 1}.")
+        (tiny.root / file).write_bytes(before.read_bytes())
+
+    return change
+
+
+def _drop_camera_of_the_first_frame(tiny) -> None:
+    tiny.edit("sample_data", lambda rows: [r for r in rows if r["token"] != "scene-0001/0/CAM_BACK"])
+    tiny.set("sample_data", "scene-0001/1/CAM_BACK", prev="")
+
+
+def _in_unit(factor: float) -> Callable:
+    def change(tiny) -> None:
+        for table in ("sample", "sample_data", "ego_pose"):
+            for row in (rows := tiny.rows(table)):
+                if row["token"].startswith("scene-0001"):
+                    row["timestamp"] = int(row["timestamp"] * factor)
+            tiny.edit(table, lambda _, rows=rows: rows)
+
+    return change
+
+
+SPREAD = np.random.default_rng(0).uniform(-30, 30, (400, 5)).astype("<f4")
+SPREAD[:, 3:] = np.arange(400)[:, None] % 32
+
 E = ErrorKind
 FAULTS = [
+    # what decodes, and is wrong
+    Fault("float64 sweep", _write(SWEEP, SPREAD.astype("<f8").tobytes()), E.LIDAR_INVALID, SWEEP, "no ring"),
+    Fault("four columns", _write(SWEEP, SPREAD[:, :4].tobytes()), E.LIDAR_INVALID, SWEEP, "no ring"),
+    Fault("all zero", _write(SWEEP, np.zeros((400, 5), "<f4").tobytes()), E.LIDAR_INVALID, SWEEP, "lie at 1 places"),
+    Fault(
+        "point far away",
+        _write(SWEEP, np.where(np.arange(2000).reshape(400, 5) == 7, np.float32(1e30), SPREAD).tobytes()),
+        E.LIDAR_INVALID,
+        SWEEP,
+        "point 1 lies 1e+30 m",
+    ),
+    Fault(
+        "world frame",
+        _write(SWEEP, (SPREAD + np.array([300, 400, 0, 0, 0], "<f4")).tobytes()),
+        E.LIDAR_INVALID,
+        SWEEP,
+        "world frame",
+    ),
+    Fault("image again", _repeat(IMAGE, 1), E.IMAGE_INVALID, IMAGE, "image of frame 0 again"),
+    Fault(
+        "sweep again",
+        lambda t: (_write(SWEEP, SPREAD.tobytes())(t), _write(SWEEP.replace("__1.", "__0."), SPREAD.tobytes())(t)),
+        E.LIDAR_INVALID,
+        SWEEP,
+        "sweep of frame 0 again",
+    ),
+    Fault(
+        "no first row of a camera", _drop_camera_of_the_first_frame, E.TABLE_INVALID, "", "no keyframe of 'CAM_BACK'"
+    ),
+    Fault("times in milliseconds", _in_unit(1e-3), E.TIME_INVALID, "", "looks like milliseconds"),
+    Fault("times in nanoseconds", _in_unit(1e3), E.TIME_INVALID, "", "looks like nanoseconds"),
     # files
     Fault("missing image", lambda t: (t.root / IMAGE).unlink(), E.FILE_MISSING, IMAGE),
     Fault("missing sweep", lambda t: (t.root / SWEEP).unlink(), E.FILE_MISSING, SWEEP),

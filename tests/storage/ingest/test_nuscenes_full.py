@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -46,7 +45,11 @@ def add_sweeps(tiny) -> None:
                 file = before["filename"].replace("samples/", "sweeps/").replace("__0.", f"__{time_us}.")
                 file = file.replace("__1.", f"__{time_us}.")
                 (tiny.root / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(tiny.root / before["filename"], tiny.root / file)
+                recorded = (tiny.root / before["filename"]).read_bytes()
+                comment = f"{time_us:08d}".encode()  # another file for another exposure
+                if channel != "LIDAR_TOP":
+                    recorded = recorded[:2] + b"\xff\xfe\x00\x0a" + comment[-8:] + recorded[2:]
+                (tiny.root / file).write_bytes(recorded)
                 x, y, z, w = Rotation.from_matrix(pose_at(time_us)[:3, :3]).as_quat()
                 poses.append({"token": token, "timestamp": time_us, "rotation": [w, x, y, z]})
                 poses[-1]["translation"] = pose_at(time_us)[:3, 3].tolist()

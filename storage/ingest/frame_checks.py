@@ -1,0 +1,129 @@
+"""What a frame's content must satisfy in every format, beyond decoding: data that is wrong and looks right.
+
+Each rule rests on evidence that clean data cannot give. A sensor that moved cannot see the same twice to the last bit,
+and no LiDAR reaches two kilometres.
+"""
+
+import io
+
+import numpy as np
+from jaxtyping import Float32
+from PIL import Image
+
+from storage.errors import ErrorKind, SourceDataError
+from storage.ingest.raw_scene import RawScene
+from storage.scenes.schema import SceneFrame
+
+MAX_RANGE_M = 2000.0
+"""Range that no LiDAR of a vehicle reaches."""
+
+MAX_MEDIAN_RANGE_M = 200.0
+"""Median range that no sweep has: half of its beams meet the ground or what stands on it."""
+
+_MIN_DISTINCT_SHARE = 0.1  # several returns of one beam may coincide, but not ten of each
+_NUM_COMPARED = 4096
+_MIN_RETURNS, _MIN_INTENSITIES = 100, 8  # fewer may agree by chance
+_MOVED_M = 0.1
+_BLANK_LEVELS = 8  # between the 1st and 99th percentile of every channel, as the scene field counts
+
+
+class FrameChecks:
+    """Checks the frames of a scene in their order.
+
+    Args:
+        raw: The scene that they belong to.
+    """
+
+    def __init__(self, raw: RawScene) -> None:
+        self._raw = raw
+        self._before: SceneFrame | None = None
+        self._frame = -1
+        self.repeated_at_rest = 0
+        """Images and sweeps that repeat the frame before while their sensor stood still, as a simulator's may."""
+
+    def check(self, frame: SceneFrame) -> None:
+        """Check the next frame.
+
+        Raises:
+            SourceDataError: If a point lies where no LiDAR reaches, a sweep's points are mostly one, half of them lie
+                beyond any plausible range, or a sensor that moved repeats the frame before.
+        """
+        self._frame += 1
+        raw, before = self._raw, self._before
+        if len(frame.points):
+            key = f"{raw.name}: {raw.lidar_files[self._frame] or f'sweep of frame {self._frame}'}"
+            check_returns(frame.points - np.append(raw.lidar_to_ego[:3, 3], 0).astype(np.float32), key)
+        if before is not None:
+            for camera, (seen, seen_before) in enumerate(zip(frame.jpegs, before.jpegs, strict=True)):
+                if seen == seen_before:
+                    self._repeated_image(camera, seen)
+            if _same_returns(frame.points, before.points):
+                self._repeated_sweep()
+        self._before = frame
+
+    def _repeated_image(self, camera: int, jpeg: bytes) -> None:
+        raw, frame = self._raw, self._frame
+        moved = _travel(raw.camera_ego_to_world[:, camera], frame)
+        if moved < _MOVED_M:
+            self.repeated_at_rest += 1
+        elif not is_blank(jpeg):
+            message = f"is the image of frame {frame - 1} again, but the vehicle moved {moved:.2f} m: its camera froze"
+            raise SourceDataError(ErrorKind.IMAGE_INVALID, f"{raw.name}: {raw.image_files[frame][camera]}", message)
+
+    def _repeated_sweep(self) -> None:
+        raw, frame = self._raw, self._frame
+        moved = _travel(raw.ego_to_world, frame)
+        if moved < _MOVED_M:
+            self.repeated_at_rest += 1
+            return
+        message = f"is the sweep of frame {frame - 1} again, but the vehicle moved {moved:.2f} m"
+        raise SourceDataError(ErrorKind.LIDAR_INVALID, f"{raw.name}: {raw.lidar_files[frame]}", message)
+
+
+def check_returns(points: Float32[np.ndarray, "points 4"], key: str) -> None:
+    """Check one sweep, given relative to its sensor.
+
+    Raises:
+        SourceDataError: If a point lies beyond ``MAX_RANGE_M``, the median range is above ``MAX_MEDIAN_RANGE_M``, or
+            the points are mostly one.
+    """
+    distance = np.linalg.norm(points[:, :3].astype(np.float64), axis=-1)
+    farthest = int(distance.argmax())
+    median = float(np.median(distance))
+    if median > MAX_MEDIAN_RANGE_M:
+        message = (
+            f"half of its {len(points)} points are more than {median:.0f} m from the sensor, "
+            f"want at most {MAX_MEDIAN_RANGE_M:g}: are they in the world frame?"
+        )
+        raise SourceDataError(ErrorKind.LIDAR_INVALID, key, message)
+    if distance[farthest] > MAX_RANGE_M:
+        message = f"point {farthest} lies {distance[farthest]:.3g} m from the sensor, want at most {MAX_RANGE_M:g}"
+        raise SourceDataError(ErrorKind.LIDAR_INVALID, key, message)
+    some = points[:: max(1, len(points) // _NUM_COMPARED), :3].astype(np.float64)
+    places = len(np.unique(some @ (1.0, np.pi, np.e)))
+    if places < _MIN_DISTINCT_SHARE * len(some):
+        message = f"{len(some)} of its points lie at {places} places, the first at {some[0].tolist()} m from the sensor"
+        raise SourceDataError(ErrorKind.LIDAR_INVALID, key, message)
+
+
+def is_blank(jpeg: bytes) -> bool:
+    """Return whether an image shows nothing: no channel varies by more than a few levels."""
+    with Image.open(io.BytesIO(jpeg)) as image:
+        image.draft("RGB", (image.width // 4, image.height // 4))
+        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    low, high = np.percentile(pixels, [1, 99], axis=0)
+    return bool((high - low <= _BLANK_LEVELS).all())
+
+
+def _same_returns(points: Float32[np.ndarray, "_ 4"], before: Float32[np.ndarray, "_ 4"]) -> bool:
+    """Return whether two sweeps are one: poses move their points, but not their intensities."""
+    if len(points) != len(before) or len(points) < _MIN_RETURNS:
+        return False
+    if np.array_equal(points, before):
+        return True
+    intensity = points[:, 3]
+    return np.array_equal(intensity, before[:, 3]) and len(np.unique(intensity)) >= _MIN_INTENSITIES
+
+
+def _travel(poses: np.ndarray, frame: int) -> float:
+    return float(np.linalg.norm(poses[frame, :3, 3] - poses[frame - 1, :3, 3]))
