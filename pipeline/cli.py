@@ -19,6 +19,7 @@ from pipeline.commands.features import JudgeFeatures
 from pipeline.commands.lineage import Lineage
 from pipeline.commands.machine import Bench, Doctor, Plan, Ui
 from pipeline.commands.options import Command, ConfiguredCommand, flags_to_overrides
+from pipeline.commands.render import Render
 from pipeline.commands.runs import Demo, Ingest, Run
 from pipeline.run import WorkerDiedError
 from storage.errors import PipelineError
@@ -42,6 +43,7 @@ _COMMANDS: Any = (
     | _named(Evaluate, "evaluate")
     | _named(Finetune, "finetune")
     | _named(Query, "query")
+    | _named(Render, "render")
     | _named(Pack, "pack")
     | _named(JudgeFeatures, "judge-features")
     | _named(Lineage, "lineage")

@@ -42,7 +42,7 @@ def judge_features(home: Home, scene_key: str, config: PipelineConfig, *, digest
     field = home.require(Kind.FEATURE_FIELD, scene_key, digest)
     digests = {item.kind: item.digest for item in home.provenance(field).inputs}
     scene = SceneReader.open(home, scene_key, digests[Kind.SCENE])
-    views = [FeatureView(frame=f, camera=c) for f in range(scene.num_frames) for c in range(scene.num_cameras)]
+    views = [FeatureView.at(f, c) for f in range(scene.num_frames) for c in range(scene.num_cameras)]
     figures: dict[str, Any] = {}
     reading: FeatureReading | None = None
     for source in FEATURE_SOURCES:

@@ -1,10 +1,11 @@
-"""Ask a scene's feature field for views, in nerfstudio's environment."""
+"""Ask a scene's field for views, in nerfstudio's environment."""
 
 import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from pipeline.resources import nerfstudio_from_environment
@@ -13,10 +14,11 @@ from storage.errors import EnvironmentMissingError, ErrorKind
 from storage.kinds import Kind
 from storage.stores.versioned import Home, StoreVersion
 from teachers.nerf.config import ExecutionConfig
-from teachers.nerf.feature_request import FeatureReading, FeatureRequest, FeatureView
+from teachers.nerf.feature_request import ERROR_FILE, FeatureReading, FeatureRequest, FeatureView, answer_file
 from teachers.nerf.task import read_result
 
 _MODULE = "teachers.nerf.feature_views"
+_SECONDS_BETWEEN_LOOKS = 0.05
 
 
 def read_feature_views(
@@ -36,31 +38,76 @@ def read_feature_views(
         EnvironmentMissingError: If nerfstudio's environment is not installed, or its process ended without an answer.
     """
     version = home.require(Kind.FEATURE_FIELD, scene_key, digest)
+    return version, FeatureReading.joined(list(iterate_views(home, scene_key, views, size, execution, version)))
+
+
+def iterate_views(
+    home: Home,
+    scene_key: str,
+    views: Sequence[FeatureView],
+    size: tuple[int, int],
+    execution: ExecutionConfig,
+    features: StoreVersion | None,
+) -> Generator[FeatureReading, None, None]:
+    """Yield what a scene's field shows from each view, as soon as it is rendered.
+
+    Args:
+        home: Home of the field.
+        scene_key: The scene.
+        views: The views, rendered in this order.
+        size: Height and width of each.
+        execution: How they are rendered.
+        features: Feature field to render too; None for colour and depth alone.
+
+    Raises:
+        MissingTargetError: If the scene was not fitted.
+        ProvenanceMismatchError: If the feature field was distilled into another field than the scene's current one.
+        EnvironmentMissingError: If nerfstudio's environment is not installed, or its process ended without an answer.
+    """
     nerfstudio = nerfstudio_from_environment()
     request = FeatureRequest(
         home_root=str(home.root),
         store_url=home.store_url,
         scene_key=scene_key,
-        digest=version.digest,
+        digest="" if features is None else features.digest,
         views=tuple(views),
         height=size[0],
         width=size[1],
         execution=execution,
     )
-    with tempfile.TemporaryDirectory() as folder:
-        asked, answer = Path(folder) / "request.json", Path(folder) / "views.npz"
+    with tempfile.TemporaryDirectory() as name, tempfile.TemporaryFile("w+") as messages:
+        folder = Path(name)
+        asked = folder / "request.json"
         asked.write_text(json.dumps(config_json(request)))
-        done = subprocess.run(
-            [str(nerfstudio.interpreter()), "-m", _MODULE, str(asked), str(answer)],
+        process = subprocess.Popen(
+            [str(nerfstudio.interpreter()), "-m", _MODULE, str(asked), str(folder)],
             env={**os.environ, **nerfstudio.variables()},
-            capture_output=True,
-            text=True,
-            check=False,
+            stdout=subprocess.DEVNULL,
+            stderr=messages,
         )
-        error = answer.with_name(f"{answer.name}.error")
-        if error.is_file():
-            read_result(error)  # raises it
-        if done.returncode != 0:
-            last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-            raise EnvironmentMissingError(ErrorKind.ENVIRONMENT_MISSING, _MODULE, f"ended without views: {last[0]}")
-        return version, FeatureReading.load(answer)
+        try:
+            for index in range(len(views)):
+                path = answer_file(folder, index)
+                while not path.is_file():
+                    if process.poll() is not None and not path.is_file():
+                        _explain(folder, messages.fileno())
+                    time.sleep(_SECONDS_BETWEEN_LOOKS)
+                yield FeatureReading.load(path)
+                path.unlink()
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _explain(folder: Path, messages: int) -> None:
+    """Raise the error that ended the process.
+
+    Raises:
+        PipelineError: The typed error that the process left.
+        EnvironmentMissingError: If it left none.
+    """
+    if (folder / ERROR_FILE).is_file():
+        read_result(folder / ERROR_FILE)  # raises it
+    told = os.pread(messages, os.fstat(messages).st_size, 0).decode(errors="replace")
+    last = told.strip().splitlines()[-1:] or ["no message"]
+    raise EnvironmentMissingError(ErrorKind.ENVIRONMENT_MISSING, _MODULE, f"ended without views: {last[0]}")

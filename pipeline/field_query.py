@@ -43,8 +43,8 @@ def ask_field(
     """
     scene = SceneReader.open(home, scene_key)
     cameras = range(scene.num_cameras)
-    shown = [FeatureView(frame=frame, camera=c, shift_m=shift_m) for c in cameras]
-    others = [FeatureView(frame=f, camera=c) for f in range(scene.num_frames) for c in cameras]
+    shown = [FeatureView.shifted(frame, c, shift_m) for c in cameras]
+    others = [FeatureView.at(f, c) for f in range(scene.num_frames) for c in cameras]
     size, execution = config.teacher_features.size, config.feature_field.execution
     field, reading = read_feature_views(home, scene_key, [*shown, *others], size, execution)
     if "clip" not in reading.features:

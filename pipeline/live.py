@@ -21,10 +21,10 @@ from storage.errors import ErrorKind, IntegrityError, MissingTargetError
 from storage.geometry.cameras import scale_intrinsics
 from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.previews.pictures import from_uint8, to_uint8
-from storage.scenes.store import shrink_valid
+from storage.scenes.store import SceneReader, shrink_valid
 from storage.stores.versioned import Home
 from student.applications.deployment import read_voxels
-from student.inference.feature_bases import load_feature_bases
+from student.inference.feature_bases import load_feature_bases, same_basis
 from student.inference.open_vocabulary import StoredFeatureBasis, TextEncoder
 from student.inference.predictor import Predictor, RenderedViews
 from student.inference.prompts import query_prompts
@@ -224,12 +224,25 @@ class Student:
         Raises:
             ValueError: If there is no camera, not one image for each, or an image whose range is not known.
         """
+        field, cameras = self.lift(images, rig, image_range=image_range)
+        return LiveFrame(student=self, field=field, cameras=cameras, views=self.predictor.render(field, cameras))
+
+    def lift(
+        self,
+        images: Sequence[UInt8[np.ndarray, "_ _ 3"] | Float[np.ndarray, "_ _ 3"]],
+        rig: Sequence[CalibratedCamera],
+        *,
+        image_range: tuple[float, float] | None = None,
+    ) -> tuple[VoxelField, TargetCameras]:
+        """Lift one moment into a field, and return with it the rig's cameras on the render grid; see ``__call__``."""
         posed = _posed(images, rig, image_range)
         data = self.predictor.config.data
         cameras = _target_cameras(posed, height=data.render_height, width=data.render_width)
-        field = self.predictor.encode(self._inputs(posed))
-        views = self.predictor.render(field, cameras)
-        return LiveFrame(student=self, field=field, cameras=cameras, views=views)
+        return self.predictor.encode(self._inputs(posed)), cameras
+
+    def has_basis(self, source: str, basis: StoredFeatureBasis) -> bool:
+        """Return whether its features of a source mean the same as others that this basis reduced, to the bit."""
+        return source in self._bases and same_basis(self._bases[source], basis)
 
     @cached_property
     def words(self) -> ClipSpace:
@@ -266,6 +279,22 @@ class Student:
             fisheye=_lenses(rig),
             is_valid=_valid(rig, size),
         )
+
+
+def recorded_moment(scene: SceneReader, frame: int) -> tuple[list[UInt8[np.ndarray, "_ _ 3"]], list[CalibratedCamera]]:
+    """Return the images of one frame of a scene, and the rig that took them."""
+    rig = []
+    for camera in range(scene.num_cameras):
+        lens = scene.fisheye(camera)
+        rig.append(
+            CalibratedCamera(
+                intrinsics=scene.intrinsics(camera),
+                camera_to_ego=scene.camera_to_reference_ego(frame, camera),
+                fisheye=lens if np.isfinite(lens).all() else None,
+                is_valid=scene.is_valid(camera),
+            )
+        )
+    return [scene.image(frame, camera) for camera in range(scene.num_cameras)], rig
 
 
 def _posed(

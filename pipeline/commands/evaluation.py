@@ -1,6 +1,5 @@
 """Commands about one student: train, evaluate, fine-tune, pack, query, view."""
 
-import re
 import webbrowser
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from rich.table import Table
 from pipeline.commands.options import ConfiguredCommand
 from pipeline.commands.runs import tell_failures
 from pipeline.display import Display
+from pipeline.file_names import slug
 from pipeline.presets import PipelineConfig
 from pipeline.run import run_tasks
 from pipeline.workflow import plan, prepare_home, publish_report
@@ -254,7 +254,7 @@ class Query(ConfiguredCommand):
         frame = reader.num_frames // 2 if self.frame is None else self.frame
         if not 0 <= frame < reader.num_frames:
             raise ValueError(f"frame {frame}, want 0 to {reader.num_frames - 1}")
-        folder = self.out or home.root / "queries" / f"{scene}-{frame:04d}-{_file_name(self.text)}"
+        folder = self.out or home.root / "queries" / f"{scene}-{frame:04d}-{slug(self.text)}"
         if self.teacher:
             return self._ask_teacher(home, scene, frame, folder, selection.resolve(), console)
         if self.part or any(self.shift):
@@ -294,7 +294,3 @@ class Query(ConfiguredCommand):
             console.print(f"{probability:.3f}  x {x:+7.2f}  y {y:+7.2f}  z {z:+6.2f} m, world")
         console.print(f"{len(answer.positions)} points, {len(answer.heat_maps)} heat maps in {escape(str(folder))}")
         return 0
-
-
-def _file_name(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "query"

@@ -20,7 +20,7 @@ from storage.targets.images import InputImagesConfig, resize_scene_images
 
 COMMANDS = (
     *("demo", "run", "ingest", "audit", "train", "evaluate", "query", "lineage", "catalog", "bench", "plan"),
-    *("ui", "view", "doctor"),
+    *("ui", "view", "render", "doctor"),
 )
 SCENE = "tiny.scene-0001"
 
@@ -92,6 +92,12 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         (("evaluate", "--variant", "depth", "--home", "{home}"), 1, "student_checkpoint/depth"),
         (("query", "a car", "--scene", SCENE, "--frame", "9", "--home", "{home}"), 2, "frame 9"),
         (("query", "a car", "--home", "{home}"), 1, "scene/tiny.scene-0002"),
+        (("render", "clip", "tiny.nowhere", "--home", "{home}"), 1, "scene/tiny.nowhere"),
+        (("render", "depth", SCENE, "--home", "{home}"), 1, "student_checkpoint/depth"),
+        (("render", "clip@beef", SCENE, "--home", "{home}"), 2, "clip@beef names 0 versions"),
+        (("render", "clip", SCENE, "--cameras", "CAM_TOP", "--home", "{home}"), 2, "CAM_TOP"),
+        (("render", "clip", SCENE, "--frames", "2", "1", "--home", "{home}"), 2, "frames 2 to 1"),
+        (("render", "clip", SCENE, "--path", "orbit", "--turn", "3", "--home", "{home}"), 2, "--path recorded"),
         (("plan", "--scenes", "0"), 2, "want at least 1"),
     ],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.feature_views import iterate_views
 from storage.code import code_digest
 from storage.stores.arrays import read_target, write_target
 from storage.stores.provenance import Provenance
@@ -25,6 +26,7 @@ from teachers.nerf.config import (
     TeacherFeaturesConfig,
     VirtualViewsConfig,
 )
+from teachers.nerf.feature_request import FeatureView
 from teachers.nerf.provenance import MODULE_OF
 from teachers.nerf.task import NerfStep, NerfTask, read_result
 
@@ -278,6 +280,26 @@ def test_features_are_rendered_back_consistently(worked):
         "dinov2_features",
         "feature_field",
     }
+
+
+def test_views_from_anywhere_come_one_by_one(worked, nerfstudio_python, monkeypatch):
+    home, results, _ = worked
+    monkeypatch.setenv("DISTILLNERF_NERFSTUDIO_PYTHON", str(nerfstudio_python))
+    about = np.diag([-1.0, 1.0, -1.0, 1.0])  # the camera turns round
+    views = [
+        FeatureView.at(2, 1),
+        FeatureView.shifted(2, 1, (0.0, 0.0, 2.0)),
+        FeatureView.at(2, 1, virtual_to_camera=about),
+    ]
+    field = results["distil_features"].version
+    readings = list(iterate_views(home, SCENE_KEY, views, (18, 32), FIT.execution, field))
+    assert [reading.rgb.shape for reading in readings] == [(1, 18, 32, 3)] * 3
+    assert readings[0].features["dinov2"].shape == (1, 18, 32, 3)
+    own, nearer, behind = (float(np.nanmedian(reading.termination_depth[0, 8:10, 15:17])) for reading in readings)
+    assert own == pytest.approx(5.7, abs=0.4)
+    assert nearer == pytest.approx(own - 2.0, abs=0.3)
+    assert not abs(behind - own) < 1.0  # no wall there, or another one
+    np.testing.assert_allclose(readings[2].camera_to_world[0, :3, 2], -readings[0].camera_to_world[0, :3, 2])
 
 
 def test_the_worker_refuses_what_it_cannot_do(nerfstudio_python, repository_root, wall_home, tmp_path):
