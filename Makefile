@@ -8,7 +8,7 @@ DEMO_HOME ?= demo
 TEST_PROCESSES ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo ui test check environments lint types contracts tests nightly golden wheel-check lock clean system-packages
+.PHONY: help demo ui test check environments lint types contracts tests nightly golden pointrend wheel-check lock clean system-packages
 
 help: ## List the recipes
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -44,6 +44,11 @@ $(NERFSTUDIO_VENV)/.built: pyproject.toml environments/nerfstudio.txt
 	$(NERFSTUDIO_VENV)/bin/pip install -q --progress-bar off --no-deps -r environments/nerfstudio.txt # the list is whole; see there
 	PYTHONWARNINGS=ignore $(NERFSTUDIO_VENV)/bin/pip install -q --no-deps -e .
 	@touch $@
+
+pointrend: $(VENV)/.built ## Build detectron2 from its source, DETECTRON2=<folder>, for PointRend's sky masks
+	@test -f "$(DETECTRON2)/setup.py" || (echo "make pointrend DETECTRON2=<folder of detectron2's source>" && false)
+	$(BIN)/pip install -q --no-deps torchvision==0.28.0 fvcore iopath yacs omegaconf hydra-core antlr4-python3-runtime==4.9.3 portalocker cloudpickle tabulate termcolor setuptools wheel ninja
+	$(BIN)/pip install --no-build-isolation --no-deps "$(DETECTRON2)"
 
 lint: ## Format and lint
 	$(BIN)/ruff format --check .

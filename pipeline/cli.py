@@ -21,6 +21,7 @@ from pipeline.commands.machine import Bench, Doctor, Plan, Ui
 from pipeline.commands.options import Command, ConfiguredCommand, flags_to_overrides
 from pipeline.commands.render import Render
 from pipeline.commands.runs import Demo, Ingest, Run
+from pipeline.commands.weights import Weights
 from pipeline.run import WorkerDiedError
 from storage.errors import PipelineError
 
@@ -48,6 +49,7 @@ _COMMANDS: Any = (
     | _named(JudgeFeatures, "judge-features")
     | _named(Lineage, "lineage")
     | _named(CatalogCommand, "catalog")
+    | _named(Weights, "weights")
     | _named(Bench, "bench")
     | _named(Plan, "plan")
     | _named(Ui, "ui")

@@ -83,7 +83,8 @@ class SkyConfig(ImageTeacherConfig):
         segmenter: A Segformer through transformers, or PointRend where detectron2 is installed.
         height: Rows of the stored masks; None follows the finest grid that they are read on.
         width: Columns of the stored masks, likewise.
-        threshold: Probability above which a pixel counts as sky, in (0, 1).
+        threshold: Probability above which Segformer's pixel counts as sky, in (0, 1). PointRend's does where sky is the
+            most probable class.
         max_lidar_on_sky: Gate: largest share of LiDAR returns that may fall on sky, because real sky returns none.
     """
 

@@ -74,10 +74,10 @@ def _write(
         multiple=segmenter.multiple,
         batch_size=config.inference.batch_size,
     ):
-        for (frame, camera), probability in zip(
-            batch.indices, segmenter.sky_probability(batch.images).numpy(), strict=True
+        reading = segmenter.sky(batch.images)
+        for (frame, camera), probability, is_sky in zip(
+            batch.indices, reading.probability.numpy(), reading.is_sky.numpy(), strict=True
         ):
-            is_sky = probability > config.threshold
             stored = to_float16(probability)
             masks.add(frame, camera, is_sky)
             probabilities.add(frame, camera, stored)

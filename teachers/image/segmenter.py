@@ -1,16 +1,28 @@
 """Common part of all sky segmenters."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from teachers.config import SkyConfig
 from teachers.image.weights import TeacherModel, WeightsFolder, resolve_weights
 
 Model = TypeVar("Model", bound="Segmenter")
+
+
+class SkyReading(NamedTuple):
+    """What a segmenter says about a batch, on the configured grid, on the CPU.
+
+    Attributes:
+        probability: Probability of sky, in [0, 1], float32.
+        is_sky: The mask.
+    """
+
+    probability: Float[Tensor, "batch height width"]
+    is_sky: Bool[Tensor, "batch height width"]
 
 
 class Segmenter(ABC):
@@ -34,5 +46,5 @@ class Segmenter(ABC):
         return cls(config, resolve_weights(config.weights, cls.teacher_model))
 
     @abstractmethod
-    def sky_probability(self, images: UInt8[np.ndarray, "batch rows columns 3"]) -> Float[Tensor, "batch height width"]:
-        """Return the probability of sky on the configured grid, in [0, 1], float32 on the CPU."""
+    def sky(self, images: UInt8[np.ndarray, "batch rows columns 3"]) -> SkyReading:
+        """Return where images show sky."""

@@ -12,7 +12,7 @@ from transformers import SegformerForSemanticSegmentation, SegformerImageProcess
 from storage.errors import ErrorKind, IntegrityError
 from teachers.config import SkyConfig
 from teachers.image.image_batches import normalise, resample, resolve_device
-from teachers.image.segmenter import Segmenter
+from teachers.image.segmenter import Segmenter, SkyReading
 from teachers.image.weights import TeacherModel, WeightsFolder, load_model
 
 SKY_LABEL = "sky"
@@ -46,11 +46,12 @@ class SkySegmenter(Segmenter):
         pixels = normalise(self._processor, images).to(self._device, self._dtype)
         return self._model(pixels).logits.float().cpu()
 
-    def sky_probability(self, images: UInt8[np.ndarray, "batch rows columns 3"]) -> Float[Tensor, "batch height width"]:
-        """Return the probability of sky on the configured grid, in [0, 1], float32 on the CPU."""
+    def sky(self, images: UInt8[np.ndarray, "batch rows columns 3"]) -> SkyReading:
+        """Return where images show sky: where its probability exceeds the configured threshold."""
         probability = self.logits(images).softmax(dim=1)[:, self._sky_index, None]
         height, width = self.config.size
-        return resample(probability, height=height, width=width)[:, 0].clamp(0, 1)
+        resampled = resample(probability, height=height, width=width)[:, 0].clamp(0, 1)
+        return SkyReading(resampled, resampled > self.config.threshold)
 
 
 def _sky_index(id2label: Mapping[Any, str], weights: WeightsFolder) -> int:

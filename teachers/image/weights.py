@@ -7,6 +7,7 @@ read. A checkpoint that lacks a parameter is refused, because transformers would
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 from storage.digests import file_digest
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
 from teachers.config import WeightsConfig
+from teachers.image.detectron_config import read_detectron_config
 
 logger = logging.getLogger(__name__)
 
@@ -79,12 +81,14 @@ def resolve_weights(config: WeightsConfig, model: TeacherModel) -> WeightsFolder
         path = Path(config.source).expanduser().resolve()
     else:
         path = _download(config)
-    _check_files(path, model)
-    files = sorted({file for pattern in _READ_PATTERNS for file in path.glob(pattern) if file.name != "README.md"})
+    bases = _check_files(path, model)
+    files = sorted(
+        {file for pattern in _READ_PATTERNS for file in path.glob(pattern) if file.name != "README.md"} | bases
+    )
     return WeightsFolder(
         path=path,
         source=config.source,
-        digests={f"{model.value}/{file.name}": file_digest(file) for file in files},
+        digests={f"{model.value}/{file.relative_to(path).as_posix()}": file_digest(file) for file in files},
         licence=_licence(path / "README.md"),
     )
 
@@ -98,7 +102,7 @@ def load_model(model_class: type[Model], weights: WeightsFolder, *, device: torc
     model: Any
     info: Any
     try:
-        with _without_progress_bars():
+        with without_progress_bars():
             model, info = model_class.from_pretrained(  # type: ignore[misc, reportGeneralTypeIssues]  # a pair, since loading info is asked for
                 weights.path, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
             )
@@ -131,7 +135,7 @@ def square_patch_size(value: object, weights: WeightsFolder) -> int:
 
 
 @contextmanager
-def _without_progress_bars() -> Iterator[None]:
+def without_progress_bars() -> Iterator[None]:
     """Hide transformers' loading bars, because the pipeline reports its own progress."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
@@ -157,14 +161,18 @@ def _download(config: WeightsConfig) -> Path:
     return Path(folder)
 
 
-def _check_files(path: Path, model: TeacherModel) -> None:
+def _check_files(path: Path, model: TeacherModel) -> set[Path]:
+    """Check what a checkpoint needs; return files that its configuration names."""
     if not path.is_dir():
         raise MissingTargetError(ErrorKind.WEIGHTS_MISSING, str(path), "no such folder")
     is_pointrend = model is TeacherModel.SKY_POINTREND
     config_file = path / ("config.yaml" if is_pointrend else "config.json")
     if not config_file.is_file():
         raise MissingTargetError(ErrorKind.WEIGHTS_MISSING, str(config_file), "a checkpoint needs it")
-    if not is_pointrend:
+    if is_pointrend:
+        named = {Path(os.path.normpath(file)) for file in read_detectron_config(config_file).files}
+    else:
+        named = set[Path]()
         _check_model_type(config_file, model)
     tensors = sorted(path.glob("*.safetensors"))
     if not tensors:
@@ -180,6 +188,7 @@ def _check_files(path: Path, model: TeacherModel) -> None:
                 opened.keys()
         except SafetensorError as error:
             raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(file), f"is no safetensors file: {error}") from error
+    return named
 
 
 def _check_model_type(config_file: Path, model: TeacherModel) -> None:

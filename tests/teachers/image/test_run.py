@@ -211,6 +211,7 @@ def test_every_feature_source_has_a_model_and_a_basis_of_its_own(source):
 
 @pytest.mark.parametrize("inverted", [(), (1,), (0, 1)])
 def test_an_inverted_sky_is_caught_in_one_camera_too(home, scene_key, configs, monkeypatch, inverted):
+    from teachers.image.segmenter import SkyReading
     from teachers.image.sky import SkySegmenter
 
     config, images_seen = configs["sky_mask"], []
@@ -222,9 +223,9 @@ def test_an_inverted_sky_is_caught_in_one_camera_too(home, scene_key, configs, m
             if len(images_seen) % 2 in inverted:  # cameras of a frame follow each other
                 probability[index] = 1.0 - probability[index]
             images_seen.append(index)
-        return probability
+        return SkyReading(probability, probability > config.threshold)
 
-    monkeypatch.setattr(SkySegmenter, "sky_probability", upper_half)
+    monkeypatch.setattr(SkySegmenter, "sky", upper_half)
     checks = run(home, "sky_mask", scene_key, config).metrics["quality"]["checks"]
     assert checks["lidar_on_sky_of_a_camera"]["passed"] is not bool(inverted)
     if inverted == (1,):
