@@ -52,7 +52,7 @@ def pack_student(
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: want a new folder")
     version = home.require(Kind.STUDENT_CHECKPOINT, variant, digest)
-    source = home.open_files(version)
+    source = home.open_files(version, verify=True)
     companions = companions_of(home, version)
     model, config = from_pretrained(source)
     aside = folder.with_name(f".{folder.name}.partial")

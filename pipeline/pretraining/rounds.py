@@ -57,7 +57,7 @@ def fit_rounds(home: Home, config: StudentConfig, *, rounds: int, initial: Path 
         number = len(done) + 1
         if done:
             version = home.require(Kind.STUDENT_CHECKPOINT, PARTITION, done[-1].checkpoint)
-            initial = home.open_files(version)
+            initial = home.open_files(version, verify=True)
         name = f"{PARTITION}-{number:04d}"
         if home.latest(Kind.TRAINING_SET, name) is None:  # a round that was stopped keeps its scenes
             _freeze(home, name, config)

@@ -34,7 +34,7 @@ def ship(home: Home, folder: Path, variant: Variant) -> None:
     rounds = completed_rounds(home)
     if not rounds:
         raise MissingTargetError(ErrorKind.TARGET_MISSING, f"{Kind.STUDENT_CHECKPOINT}/{PARTITION}", "no round is done")
-    source = home.open_files(home.require(Kind.STUDENT_CHECKPOINT, PARTITION, rounds[-1].checkpoint))
+    source = home.open_files(home.require(Kind.STUDENT_CHECKPOINT, PARTITION, rounds[-1].checkpoint), verify=True)
     aside = folder.with_name(f".{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
     model, config = from_pretrained(source)

@@ -129,7 +129,7 @@ def open_finetuned(home: Home, variant: str, task: FinetuneTask, digest: str | N
         MissingTargetError: If there is no such head, or its student was deleted.
         IntegrityError: If a file is damaged.
     """
-    folder = home.open_files(home.require(Kind.FINETUNED_HEAD, f"{variant}-{task}", digest))
+    folder = home.open_files(home.require(Kind.FINETUNED_HEAD, f"{variant}-{task}", digest), verify=True)
     head = FinetunedHead.load(folder)
     if (folder / MODEL_FILE).is_file():
         return OpenedHead(Predictor.from_folder(folder), head)

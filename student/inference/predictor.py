@@ -71,9 +71,10 @@ class Predictor:
 
         Raises:
             MissingTargetError: If there is no such checkpoint.
+            IntegrityError: If a file is not the one that was published.
         """
         version = home.require(Kind.STUDENT_CHECKPOINT, variant, digest)
-        return cls.from_folder(home.open_files(version), device=device, version=version)
+        return cls.from_folder(home.open_files(version, verify=True), device=device, version=version)
 
     @classmethod
     def from_folder(

@@ -1,13 +1,15 @@
 """Saved states, as safetensors and JSON, from which a stopped fit continues as if it had never stopped.
 
 A state is a folder named for its step. It is written under another name and then renamed, so that a kill at any moment
-leaves a whole state. The one before it is kept, and is used if the last one was damaged since. A state holds no random
-generators: every step seeds them from the run's seed and its own number.
+leaves a whole state. ``manifest.json`` in it has the step and the SHA-256 of each file: files that were damaged since,
+or that belong to different steps, are refused, and the state before is used, which is kept for that. A state holds no
+random generators: every step seeds them from the run's seed and its own number.
 """
 
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -20,11 +22,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from storage.config_json import config_from_json
+from storage.digests import file_digest
 from storage.errors import ErrorKind, IntegrityError
 from student.config import FitConfig
 from student.training.optimization import WeightAverage
 
 _NUM_KEPT = 2
+_TENSORS, _CONTENT, _MANIFEST = "state.safetensors", "state.json", "manifest.json"
 
 logger = logging.getLogger(__name__)
 
@@ -79,12 +83,17 @@ def save_state(
     aside = folder / f".{target.name}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, aside / "state.safetensors")
-    (aside / "state.json").write_text(json.dumps(content))
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, aside / _TENSORS)
+    (aside / _CONTENT).write_text(json.dumps(content))
+    digests = {name: file_digest(aside / name) for name in (_TENSORS, _CONTENT)}
+    (aside / _MANIFEST).write_text(json.dumps({"step": progress.step, "sha256": digests}))
     # Before it gets its name: otherwise, after a loss of power, the name could stand for half of it.
     for path in (*aside.iterdir(), aside):
         _flush(path)
-    shutil.rmtree(target, ignore_errors=True)
+    if target.is_dir():
+        shutil.rmtree(target)
+    else:
+        target.unlink(missing_ok=True)
     os.replace(aside, target)
     _flush(folder)
     for old in _states(folder)[:-_NUM_KEPT]:
@@ -101,18 +110,36 @@ def restore_state(
     """Load the last whole state into the given objects; return None where there is none.
 
     Raises:
-        IntegrityError: If there are states, but none that can be read.
+        IntegrityError: If there are states, but none that is whole.
     """
-    found = _last_readable(folder)
-    if found is None:
-        return None
-    content, tensors = found
-    model.load_state_dict(_below(tensors, "model."))
+    states = _states(folder)
+    for state in reversed(states):
+        try:
+            return _restore(state, model, optimizer, scaler, average)
+        except (IntegrityError, OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
+            logger.warning("state %s cannot be read: %s", state, error)
+    if states:
+        raise IntegrityError(
+            ErrorKind.STORE_CORRUPT, str(folder), f"none of {len(states)} states can be read: delete it to start anew"
+        )
+    return None
+
+
+def _restore(
+    state: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    average: WeightAverage | None,
+) -> FitProgress:
+    content, tensors = _read(state)
+    progress = config_from_json(FitProgress, content["progress"], f"{state / _CONTENT}: progress")
     entries: dict[int, dict[str, Tensor]] = {}
     for name, value in _below(tensors, "optimizer.").items():
         index, _, entry = name.partition(".")
         entries.setdefault(int(index), {})[entry] = value
     groups = [{**group, "betas": tuple(group["betas"])} for group in content["param_groups"]]
+    model.load_state_dict(_below(tensors, "model."))
     optimizer.load_state_dict({"state": entries, "param_groups": groups})
     if average is not None:
         average.num_updates = int(content["average_updates"])
@@ -120,21 +147,26 @@ def restore_state(
             average.average[name].copy_(value)
     if content["gradient_scale"]:
         scaler.load_state_dict(content["gradient_scale"])
-    return config_from_json(FitProgress, content["progress"], f"{folder}: progress")
+    return progress
 
 
-def _last_readable(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    states = _states(folder)
-    for state in reversed(states):
-        try:
-            return json.loads((state / "state.json").read_text()), load_file(state / "state.safetensors")
-        except (OSError, ValueError, SafetensorError) as error:
-            logger.warning("state %s cannot be read (%s)", state, error)
-    if states:
-        raise IntegrityError(
-            ErrorKind.STORE_CORRUPT, str(folder), f"none of {len(states)} states can be read: delete it to start anew"
-        )
-    return None
+def _read(state: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return a state's content and tensors after checking both against its manifest.
+
+    Raises:
+        IntegrityError: If a file is not the one that was written for this step.
+    """
+    manifest = json.loads((state / _MANIFEST).read_text())
+    for name in (_CONTENT, _TENSORS):
+        wanted, seen = manifest["sha256"][name], file_digest(state / name)
+        if seen != wanted:
+            raise IntegrityError(ErrorKind.DIGEST_MISMATCH, str(state / name), f"SHA-256 {seen}, want {wanted}")
+    content = json.loads((state / _CONTENT).read_text())
+    steps = {int(state.name.removeprefix("step-")), manifest["step"], content["progress"]["step"]}
+    if len(steps) != 1:
+        message = f"its name, manifest and progress are of different steps: {sorted(steps)}"
+        raise IntegrityError(ErrorKind.DIGEST_MISMATCH, str(state), message)
+    return content, load_file(state / _TENSORS)
 
 
 def _flush(path: Path) -> None:
@@ -147,7 +179,7 @@ def _flush(path: Path) -> None:
 
 
 def _states(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*"))
+    return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{9}", path.name) and path.is_dir())
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

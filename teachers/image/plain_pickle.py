@@ -98,7 +98,7 @@ _NAMES: dict[tuple[str, str], Any] = {
 }
 
 
-class _Reader(pickle._Unpickler):  # type: ignore[name-defined]  # in Python: the one in C trusts sizes in the file
+class _PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined]  # in Python: the one in C trusts sizes in the file
     dispatch: ClassVar = {code: f for code, f in pickle._Unpickler.dispatch.items() if bytes([code]) not in _REFUSED}  # type: ignore[attr-defined]
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - classes and functions
@@ -131,7 +131,7 @@ def read_pickled_arrays(path: Path, entry: str) -> dict[str, np.ndarray]:
     if (size := path.stat().st_size) > MAX_BYTES:
         raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(path), f"has {size} bytes, want <= {MAX_BYTES}")
     try:
-        stored = _Reader(io.BytesIO(path.read_bytes()), encoding="latin1").load()[entry]
+        stored = _PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()[entry]
         arrays = {str(name): value.resolve() for name, value in stored.items()}
     except Exception as error:  # a damaged pickle fails with any class
         message = f"is no pickle of plain arrays under {entry!r}: {str(error) or type(error).__name__}"

@@ -1,7 +1,9 @@
 """Fields at rest and fits under way, as safetensors with JSON beside or inside: nothing here needs unpickling."""
 
 import errno
+import hashlib
 import json
+import logging
 import os
 import shutil
 import uuid
@@ -20,6 +22,8 @@ from storage.digests import config_json
 from storage.errors import ErrorKind, IntegrityError, OutOfCapacityError
 from teachers.nerf.config import NerfConfig
 from teachers.nerf.scene_rays import SceneBounds
+
+logger = logging.getLogger(__name__)
 
 FIELD_SCHEMA = "distillnerf.driving-field/1"
 
@@ -113,15 +117,16 @@ def load_description(path: Path) -> FieldDescription:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, object]) -> None:
-    """Write tensors and a JSON description into one safetensors file, atomically.
+    """Write tensors, a JSON description and the SHA-256 of both into one safetensors file, atomically.
 
     Raises:
         OutOfCapacityError: If the disk is full or the file larger than allowed; what was at ``path`` stays.
     """
     aside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    written = json.dumps(description, sort_keys=True)
     try:
-        save_file(plain, aside, metadata={"description": json.dumps(description, sort_keys=True)})
+        save_file(plain, aside, metadata={"description": written, "sha256": _content_digest(plain, written)})
         os.replace(aside, path)
     except (SafetensorError, OSError) as error:
         if not _means_disk_full(error):
@@ -144,19 +149,36 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     """Read back what ``save_tensors`` wrote.
 
     Raises:
-        IntegrityError: If the file is not a whole safetensors file with a description.
+        IntegrityError: If the file is not a whole safetensors file with a description, or its content is not what was
+            written.
     """
     try:
         with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            description = json.loads((file.metadata() or {})["description"])
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+            metadata = file.metadata() or {}
+        description = json.loads(metadata["description"])
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise IntegrityError(ErrorKind.STORE_CORRUPT, str(path), f"not a checkpoint of ours: {error}") from error
+    if unknown := metadata.keys() - {"description", "sha256"}:
+        raise IntegrityError(ErrorKind.STORE_CORRUPT, str(path), f"has metadata {min(unknown)!r}")
+    seen = _content_digest(tensors, metadata["description"])
+    if seen != (wanted := metadata.get("sha256", seen)):  # none in fields of before: ``files.json`` has theirs
+        raise IntegrityError(ErrorKind.DIGEST_MISMATCH, str(path), f"its content has SHA-256 {seen}, want {wanted}")
     return tensors, description
 
 
+def _content_digest(tensors: Mapping[str, Tensor], description: str) -> str:
+    """Return the SHA-256 of names, types, shapes and bytes, in the order of names, and of the description."""
+    digest = hashlib.sha256(description.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def save_training_state(path: Path, state: TrainingState) -> None:
-    """Write a fit under way, atomically."""
+    """Write a fit under way, atomically; the one before stays beside it."""
     tensors = {f"model/{name}": t for name, t in state.model.items()}
     for optimizer, parameters in state.optimizers.items():
         for number, values in parameters.items():
@@ -164,15 +186,40 @@ def save_training_state(path: Path, state: TrainingState) -> None:
     tensors |= {f"random/{name}": t for name, t in state.random_states.items()}
     tensors |= {f"data/{name}": t for name, t in state.data.items()}
     place = _Place(step=state.step, counters=state.counters, history=tuple(state.history), judgement=state.judgement)
-    save_tensors(path, tensors, config_json(place))
+    newest = path.with_name(f".{path.name}-newest")
+    save_tensors(newest, tensors, config_json(place))
+    if path.is_file():
+        os.replace(path, _before(path))
+    os.replace(newest, path)
 
 
-def load_training_state(path: Path) -> TrainingState:
-    """Read back what ``save_training_state`` wrote.
+def load_training_state(path: Path) -> TrainingState | None:
+    """Read back what ``save_training_state`` wrote: the last state, or the one before if it was damaged since.
+
+    Returns:
+        The state; None where none was written.
 
     Raises:
-        IntegrityError: If the file is broken.
+        IntegrityError: If there are states, but none that is whole.
     """
+    damaged: IntegrityError | None = None
+    for file in (path, _before(path)):
+        if file.is_file():
+            try:
+                return _read_training_state(file)
+            except IntegrityError as error:
+                logger.warning("state cannot be read: %s", error)
+                damaged = damaged or error
+    if damaged is not None:
+        raise damaged
+    return None
+
+
+def _before(path: Path) -> Path:
+    return path.with_name(f"{path.name}.before")
+
+
+def _read_training_state(path: Path) -> TrainingState:
     tensors, description = load_tensors(path)
     plain: dict[str, dict[str, Tensor]] = {"model": {}, "random": {}, "data": {}}
     optimizers: dict[str, dict[int, dict[str, Tensor]]] = {}

@@ -51,7 +51,7 @@ def render_feature_views(request: FeatureRequest) -> Iterator[FeatureReading]:
         if source.teacher.version.as_input not in home.provenance(version).inputs:
             message = f"was distilled into another field than {source.teacher.version}"
             raise ProvenanceMismatchError(ErrorKind.DIGEST_MISMATCH, str(version), message)
-        field = load_feature_field(home.open_files(version)).to(source.teacher.device).eval()
+        field = load_feature_field(home.open_files(version, verify=True)).to(source.teacher.device).eval()
     size = (request.height, request.width)
     intrinsics = source.intrinsics(size)
     for view in request.views:

@@ -40,7 +40,7 @@ def render_teacher_features(
     provenance = source.provenance(config)
     distilled = next(item for item in provenance.inputs if item.kind == Kind.FEATURE_FIELD)
     version = home.require(Kind.FEATURE_FIELD, str(scene_key), distilled.digest)
-    field = load_feature_field(home.open_files(version)).to(source.teacher.device).eval()
+    field = load_feature_field(home.open_files(version, verify=True)).to(source.teacher.device).eval()
     passed = bool(home.metrics(version)["quality"]["passed"])
 
     def write(group: zarr.Group) -> dict[str, Any]:

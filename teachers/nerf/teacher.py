@@ -76,7 +76,7 @@ class NerfTeacher:
             EnvironmentMissingError: If the method cannot run on the device.
         """
         version = home.require(FIELD_KIND, scene_key, digest)
-        folder = home.open_files(version)
+        folder = home.open_files(version, verify=True)
         stored = load_description(folder / _DESCRIPTION_FILE)
         require_method(stored.config, resolve_device(execution))
         model = build_model(stored.config, stored.bounds, num_cameras=stored.num_cameras, num_frames=stored.num_frames)

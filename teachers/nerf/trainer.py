@@ -195,9 +195,9 @@ class DrivingFieldTrainer(Trainer):
 
     def _load_checkpoint(self) -> None:
         path = self.config.checkpoint_path
-        if path is None or not path.is_file():
+        state = None if path is None else load_training_state(path)
+        if state is None:
             return
-        state = load_training_state(path)
         self.model.load_state_dict(state.model)
         for name, optimizer in self.optimizers.optimizers.items():
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state.optimizers.get(name, {})})

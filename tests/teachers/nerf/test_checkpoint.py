@@ -64,6 +64,50 @@ def test_a_cut_or_foreign_file_is_refused(tmp_path):
         load_tensors(path)
 
 
+def _state(step):
+    return TrainingState(
+        step=step,
+        model={"grid": torch.full((64,), float(step))},
+        optimizers={"grids": {0: {"exp_avg": torch.full((64,), 0.5), "step": torch.tensor(float(step))}}},
+        random_states={"torch": torch.get_rng_state()},
+        counters={"sampler_step": step},
+    )
+
+
+def test_no_flipped_bit_of_a_state_goes_unnoticed_and_the_state_before_takes_its_place(tmp_path, caplog):
+    path = tmp_path / "fit.safetensors"
+    assert load_training_state(path) is None
+    save_training_state(path, _state(1))
+    save_training_state(path, _state(2))
+    assert load_training_state(path).step == 2
+    content = path.read_bytes()
+    random = torch.Generator().manual_seed(0)
+    places = [8, 40, *torch.randint(8, len(content), (60,), generator=random).tolist(), len(content) - 1]
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << (place % 8)
+        path.write_bytes(damaged)
+        caplog.clear()
+        found = load_training_state(path)
+        if found.step == 2:  # a bit of the header that means nothing: between names, or the case of an escape
+            assert all(torch.equal(found.model[n], t) for n, t in _state(2).model.items())
+        else:
+            assert found.step == 1
+            assert "state cannot be read" in caplog.text
+    path.unlink()
+    assert load_training_state(path).step == 1, "killed between two renames"
+
+
+def test_states_none_of_which_is_whole_are_an_error(tmp_path):
+    path = tmp_path / "fit.safetensors"
+    for step in (1, 2):
+        save_training_state(path, _state(step))
+    for file in tmp_path.iterdir():
+        file.write_bytes(file.read_bytes()[:-4] + b"abcd")
+    with pytest.raises(IntegrityError, match=r"fit\.safetensors: its content has SHA-256"):
+        load_training_state(path)
+
+
 def test_a_full_disk_is_typed_and_leaves_the_last_good_state(tmp_path):
     """A limit on the size of files stands in for the disk: safetensors meets the system's own error."""
     path = tmp_path / "fit.safetensors"
