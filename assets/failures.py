@@ -12,11 +12,14 @@ from dagster._core.errors import DagsterPipesExecutionError
 
 from storage.errors import (
     EnvironmentMissingError,
+    ErrorKind,
+    HomeUnavailableError,
     IntegrityError,
     MissingTargetError,
     OutOfCapacityError,
     PipelineError,
     SourceDataError,
+    StoreLockedError,
     TeacherDivergedError,
 )
 from storage.stores import catalog
@@ -28,9 +31,11 @@ INFRASTRUCTURE_RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backo
 _ADVICE: dict[type[PipelineError], str] = {
     SourceDataError: "The scene is quarantined. Repair or remove the file named here, then materialise again.",
     MissingTargetError: "Materialise the upstream asset named here first.",
-    IntegrityError: "Delete the store named here and materialise it again.",
+    IntegrityError: "Set it aside with 'distillnerf catalog verify --set-aside' and materialise it again.",
     TeacherDivergedError: "Every seed diverged and the scene is quarantined. Change the teacher's configuration.",
-    OutOfCapacityError: "Run this step on a machine with more memory, disk or time.",
+    OutOfCapacityError: "Free some of what ran out, or run this step on a machine with more.",
+    HomeUnavailableError: "Mend the disk, the mount or the permission named here, then materialise again.",
+    StoreLockedError: "Wait for the process named here, or end it, then materialise again.",
     EnvironmentMissingError: "Install what is named here: 'make environments' builds both environments.",
 }
 
@@ -60,7 +65,10 @@ def stops_retries(home: Home, partition: str) -> Iterator[None]:
 
 
 def failure_of(error: PipelineError) -> dg.Failure:
-    """Return the failure that shows a typed error in the UI: its kind, its key and the remedy."""
+    """Return the failure that shows a typed error in the UI: its kind, its key and the remedy.
+
+    Only a failing disk is left to the retry policy.
+    """
     advice = next((text for kind, text in _ADVICE.items() if isinstance(error, kind)), "")
     return dg.Failure(
         str(error),
@@ -71,5 +79,5 @@ def failure_of(error: PipelineError) -> dg.Failure:
             "message": error.message,
             "advice": advice,
         },
-        allow_retries=False,
+        allow_retries=error.kind is ErrorKind.IO_FAILED,  # a disk or a network may be back in a moment
     )

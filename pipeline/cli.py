@@ -16,6 +16,7 @@ from pipeline.commands.audit import Audit
 from pipeline.commands.catalog import CatalogCommand
 from pipeline.commands.evaluation import Evaluate, Finetune, Pack, Query, Train, View
 from pipeline.commands.features import JudgeFeatures
+from pipeline.commands.gc import Gc
 from pipeline.commands.lineage import Lineage
 from pipeline.commands.machine import Bench, Doctor, Plan, Ui
 from pipeline.commands.options import Command, ConfiguredCommand, flags_to_overrides
@@ -49,6 +50,7 @@ _COMMANDS: Any = (
     | _named(JudgeFeatures, "judge-features")
     | _named(Lineage, "lineage")
     | _named(CatalogCommand, "catalog")
+    | _named(Gc, "gc")
     | _named(Weights, "weights")
     | _named(Bench, "bench")
     | _named(Plan, "plan")

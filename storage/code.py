@@ -38,7 +38,6 @@ INFRASTRUCTURE = (
     "storage.kinds",  # what it declares for a kind counts for the producers of that kind alone
     "storage.stores.integrity",  # turns what a damaged store raises into typed errors
     "storage.stores.provenance",  # a change of what it answers is itself another digest
-    "storage.stores.unpublished",  # takes back what was not published
     "storage.stores.versioned",  # finds and publishes what producers wrote, and adds its own schema version
     "student.training.trackers",  # shows a fit to people elsewhere
     "teachers.nerf.progress",  # tells how far a step is

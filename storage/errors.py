@@ -38,6 +38,10 @@ class ErrorKind(StrEnum):
     ENVIRONMENT_MISSING = "environment_missing"
     DIVERGED = "diverged"
     OUT_OF_CAPACITY = "out_of_capacity"
+    READ_ONLY = "read_only"
+    PERMISSION_DENIED = "permission_denied"
+    IO_FAILED = "io_failed"
+    LOCKED = "locked"
 
 
 class PipelineError(Exception):
@@ -86,7 +90,15 @@ class StudentDivergedError(PipelineError):
 
 
 class OutOfCapacityError(PipelineError):
-    """Memory, disk or time ran out: retry on a larger machine."""
+    """Memory, disk, file descriptors or time ran out: free some, or retry on a larger machine."""
+
+
+class HomeUnavailableError(PipelineError):
+    """A home's disk failed or may not be used; nothing is known of what it holds: mend that, then ask again."""
+
+
+class StoreLockedError(PipelineError):
+    """Another process holds what is to be written: wait for it, or end it."""
 
 
 class EnvironmentMissingError(PipelineError):

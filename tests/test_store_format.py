@@ -21,6 +21,13 @@ A version of form `arrays` is a commit of the Icechunk repository `stores/<kind>
 A version of form `files` is the folder `artifacts/<kind>/<partition>/<digest>`. Provenance and figures lie with each
 version: in the metadata of the commit, or in `provenance.json` and `metrics.json`.
 
+What a version of arrays must hold is recorded beside its objects, in `records/<digest>.<snapshot>.json` of its
+repository: a line with the SHA-256 of the rest, then JSON with size and SHA-256 of its snapshot and manifests, the size
+of its chunk objects, and for each array the grid of its chunks and, in C order, 16 hexadecimal digits for each chunk:
+its size and its checksum, both as 32-bit integers, little end first. The checksum is the CRC32C that ends the chunk.
+The branches `main` and `current` name snapshots; `files.json` has size and SHA-256 of each file. A version without a
+record has schema version 1 and can be read; `distillnerf catalog verify` names it.
+
 Equal names of axes have equal lengths within one version. An axis that is a number has that length. `<camera>` stands
 for the name of each camera. Frames are the reference instants of the scene. Depth is the distance along a unit ray, not
 the camera's z. Transforms are named `a_to_b` and map coordinates; their translations are metres.

@@ -1,6 +1,7 @@
 """The command that lists, shows, rebuilds and verifies the content of a home."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,8 +14,8 @@ from pipeline.commands.options import HomeCommand
 from pipeline.commands.references import find_version
 from storage.errors import PipelineError
 from storage.stores import catalog
-from storage.stores.verification import verify_version
-from storage.stores.versioned import Home, rebuild_catalog
+from storage.stores.verification import Finding, verify_home
+from storage.stores.versioned import check_readable, give_up, rebuild_catalog
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,40 +82,59 @@ class Rebuild(HomeCommand):
 
     def run(self, console: Console) -> int:
         """Rebuild the catalogue."""
-        count = rebuild_catalog(self.open_home(must_exist=True))
+        errors: list[PipelineError] = []
+        count = rebuild_catalog(self.open_home(must_exist=True), errors.append)
+        for error in errors:
+            console.print(f"[red]not listed[/red] {escape(str(error))}", soft_wrap=True)
         console.print(f"{count} versions")
-        return 0
+        return 1 if errors else 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verify(HomeCommand):
-    """Read every byte of every version, and list the damaged ones.
+    """Read every byte of every version, compare stores with catalogue, and list what is damaged or in only one.
 
     Attributes:
         kind: Take versions of this kind only.
         partition: Take versions of this partition only.
+        set_aside: Set damaged versions aside, so that asking for them builds them again. Nothing is deleted.
+        record: Record the content of versions of earlier releases that have no record, as it is now.
     """
 
     kind: str | None = None
     partition: str | None = None
+    set_aside: bool = False
+    record: bool = False
 
     def run(self, console: Console) -> int:
-        """Verify, and return 1 if anything is damaged."""
+        """Verify, and return 1 if anything is not as it should be."""
         home = self.open_home(must_exist=True)
-        return _verify(home, self.kind, self.partition, console)
+        counts: Counter[Finding] = Counter()
+        num_versions = 0
+        for verdict in verify_home(home, self.kind, self.partition):
+            finding = verdict.finding
+            if verdict.version is not None:
+                num_versions += 1
+                if self.record and finding == "without record":
+                    with home.lock(verdict.version.kind, verdict.version.partition):
+                        check_readable(home, verdict.version)
+                    finding = "whole"
+            counts[finding] += 1
+            if finding not in ("whole", "without record"):
+                text = f"[red]{finding}[/red] {escape(verdict.key)}: {escape(verdict.message)}"
+                console.print(text, soft_wrap=True)
+            if self.set_aside and finding == "damaged" and verdict.version is not None:
+                with home.lock(verdict.version.kind, verdict.version.partition):
+                    give_up(home, verdict.version)
+                console.print(f"  {escape(verdict.key)} is set aside; asking for it builds it again", soft_wrap=True)
+        rest = "".join(f", {counts[finding]} {finding}" for finding in _OTHER_FINDINGS if counts[finding])
+        console.print(f"{num_versions} versions, {counts['damaged']} damaged{rest}", soft_wrap=True)
+        if counts["not read"]:
+            console.print("Nothing is known of what was not read: mend the machine, then verify again.", soft_wrap=True)
+        return 1 if counts.keys() - {"whole", "without record"} else 0
 
 
-def _verify(home: Home, kind: str | None, partition: str | None, console: Console) -> int:
-    damaged, count = 0, 0
-    for version in home.versions(kind, partition):
-        count += 1
-        try:
-            verify_version(home, version)
-        except PipelineError as error:
-            damaged += 1
-            console.print(f"[red]damaged[/red] {escape(str(version))}: {escape(error.message)}", soft_wrap=True)
-    console.print(f"{count} versions, {damaged} damaged")
-    return 1 if damaged else 0
+_OTHER_FINDINGS: tuple[Finding, ...] = ("store at fault", "not read", "lost", "not in the catalogue", "without record")
 
 
 def _version_table(rows: list[dict[str, Any]]) -> Table:

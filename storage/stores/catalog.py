@@ -6,9 +6,11 @@ out of each other's way.
 """
 
 import dataclasses
-import shutil
+import io
+import logging
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +21,13 @@ import pyarrow.parquet as pq
 
 from storage.digests import canonical_json
 from storage.errors import ErrorKind, MissingTargetError, PipelineError
+from storage.stores.durable import make_folder, set_aside, write_durably
+from storage.stores.integrity import machine_fault, reading, writing
 from storage.stores.lineage import LineageNode, tree, walk
+from storage.stores.locks import held, lock_timeout_from_environment
 from storage.stores.provenance import InputVersion, Provenance
+
+logger = logging.getLogger(__name__)
 
 RAW_FILE = "raw_file"
 WEIGHTS_FILE = "weights_file"
@@ -83,7 +90,8 @@ class Entry:
 
 def record(root: Path, entry: Entry) -> None:
     """Add one version and its inputs; writing the same version twice changes nothing."""
-    _write_part(root / "catalog", entry.provenance.digest, [_version_row(entry)], _edge_rows(entry.provenance))
+    with _alone(root):
+        _write_part(root / "catalog", entry.provenance.digest, [_version_row(entry)], _edge_rows(entry.provenance))
 
 
 def is_listed(root: Path, digest: str) -> bool:
@@ -120,19 +128,25 @@ def quarantine(root: Path, partition: str, error: PipelineError) -> None:
 
 
 def replace(root: Path, entries: Iterable[Entry]) -> int:
-    """Replace the list of versions by these, and return their number; the quarantine stays as it is."""
+    """Replace the list of versions by these, and return their number; the quarantine stays as it is.
+
+    Others may go on recording: what they add meanwhile stays. A part that cannot be read is set aside.
+    """
+    base = root / "catalog"
+    before = {path: path.stat().st_ino for name in ("versions", "edges") for path in _parts(base / name)}
     rows, edge_rows = [], []
     for entry in entries:
         rows.append(_version_row(entry))
         edge_rows += _edge_rows(entry.provenance)
-    aside = root / f".catalog-{uuid.uuid4().hex}"
-    _write_part(aside, "rebuilt", rows, edge_rows)
-    for name in ("versions", "edges"):
-        target = root / "catalog" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(target, ignore_errors=True)
-        (aside / name).rename(target)
-    aside.rmdir()
+    with _alone(root):
+        _write_part(base, f"rebuilt-{uuid.uuid4().hex}", rows, edge_rows)
+        for path, inode in before.items():
+            if not path.is_file() or path.stat().st_ino != inode:
+                continue
+            if _read_part(path, _EDGES if path.parent.name == "edges" else _VERSIONS) is None:
+                set_aside(root, path)
+            else:
+                path.unlink()
     return len(rows)
 
 
@@ -226,12 +240,45 @@ def _write_part(base: Path, name: str, rows: list[dict[str, Any]], edge_rows: li
 
 
 def _write(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    pq.write_table(pa.Table.from_pylist([dict(r) for r in rows], schema=schema), aside)
-    aside.replace(path)
+    content = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([dict(r) for r in rows], schema=schema), content)
+    make_folder(path.parent)
+    write_durably(path, content.getvalue())
 
 
 def _read(folder: Path, schema: pa.Schema) -> pa.Table:
-    parts = [pq.read_table(path, schema=schema) for path in sorted(folder.glob("[!.]*.parquet"))]
-    return pa.concat_tables(parts) if parts else schema.empty_table()
+    """Return the rows of all parts, each once: a rebuild that was killed leaves some twice."""
+    with reading(str(folder)):
+        parts = [part for path in _parts(folder) if (part := _read_part(path, schema)) is not None]
+    if not parts:
+        return schema.empty_table()
+    table = pa.concat_tables(parts)
+    return table.group_by(schema.names).aggregate([]).select(schema.names).cast(schema)
+
+
+def _read_part(path: Path, schema: pa.Schema) -> pa.Table | None:
+    """Return one part, or None, and say so, if it cannot be read."""
+    try:
+        return pq.read_table(path, schema=schema)
+    except FileNotFoundError:  # a rebuild has just replaced it by another part
+        return None
+    except (pa.ArrowException, OSError) as error:
+        fault = machine_fault(str(path), error)
+        if fault is not None:
+            raise fault from error
+        logger.warning("%s: cannot be read; 'distillnerf catalog rebuild' sets it aside and lists its versions", path)
+        return None
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[!.]*.parquet"))
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Keep other writers of the index out, for the time of one or two small files."""
+    path = root / "locks" / "catalog.lock"
+    with writing("catalog"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with held(path, "catalog", lock_timeout_from_environment()):
+            yield

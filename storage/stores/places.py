@@ -12,9 +12,11 @@ from typing import ClassVar
 import icechunk
 from pyarrow import fs
 
-from storage.errors import ErrorKind, MissingTargetError
+from storage.errors import ErrorKind, IntegrityError, MissingTargetError
 from storage.keys import check_name, is_name
+from storage.stores.durable import set_aside
 from storage.stores.integrity import reading
+from storage.stores.objects import BucketObjects, LocalObjects, ObjectFolder
 
 STORE_URL_VARIABLE = "DISTILLNERF_STORE_URL"
 _SCHEME = "s3://"
@@ -47,8 +49,24 @@ class ArrayPlace(ABC):
         """
 
     @abstractmethod
+    def objects(self, kind: str, partition: str) -> ObjectFolder:
+        """Return the objects of a repository as plain bytes.
+
+        Raises:
+            SourceDataError: If a name cannot stand in a path.
+        """
+
+    @abstractmethod
     def may_hold(self, kind: str, partition: str) -> bool:
         """Return whether a repository may exist here, from a cheap look."""
+
+    @abstractmethod
+    def set_aside(self, kind: str, partition: str) -> str:
+        """Move a repository that cannot be read out of the way, and return its new place.
+
+        Raises:
+            IntegrityError: In a bucket, where nobody can be kept from writing meanwhile.
+        """
 
     @abstractmethod
     def names(self, *above: str) -> list[str]:
@@ -99,12 +117,19 @@ class _Folder(ArrayPlace):
     def storage(self, kind: str, partition: str) -> icechunk.Storage:
         return icechunk.local_filesystem_storage(str(self.path / check_name(kind) / check_name(partition)))
 
+    def objects(self, kind: str, partition: str) -> ObjectFolder:
+        return LocalObjects(self.path / check_name(kind) / check_name(partition))
+
     def may_hold(self, kind: str, partition: str) -> bool:
         return (self.path / kind / partition).is_dir()  # opening would create the empty folder
 
+    def set_aside(self, kind: str, partition: str) -> str:
+        return str(set_aside(self.path.parent, self.path / kind / partition))
+
     def names(self, *above: str) -> list[str]:
         folder = self.path.joinpath(*above)
-        return sorted(p.name for p in folder.iterdir() if p.is_dir() and is_name(p.name)) if folder.is_dir() else []
+        with reading(str(folder)):
+            return sorted(p.name for p in folder.iterdir() if p.is_dir() and is_name(p.name)) if folder.is_dir() else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +154,17 @@ class _Bucket(ArrayPlace):
         key = self._key(check_name(kind), check_name(partition))
         return icechunk.s3_storage(bucket=self.bucket, prefix=key, from_env=True, force_path_style=True)
 
+    def objects(self, kind: str, partition: str) -> ObjectFolder:
+        # Only a file system that is made from a URL minds AWS_ENDPOINT_URL.
+        filesystem, bucket = fs.FileSystem.from_uri(f"{_SCHEME}{self.bucket}")
+        return BucketObjects(filesystem, f"{bucket}/{self._key(check_name(kind), check_name(partition))}")
+
     def may_hold(self, kind: str, partition: str) -> bool:
         return True
+
+    def set_aside(self, kind: str, partition: str) -> str:
+        message = "nothing of it can be read; move its prefix away, then ask again"
+        raise IntegrityError(ErrorKind.STORE_CORRUPT, self.url(kind, partition), message)
 
     def names(self, *above: str) -> list[str]:
         url = f"{_SCHEME}{self.bucket}"

@@ -8,7 +8,7 @@ have been reversed.
 """
 
 import json
-import os
+import logging
 import shutil
 import time
 import uuid
@@ -18,25 +18,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
-import icechunk
 import zarr
 
 from storage.digests import canonical_json, file_digest, undefined_as_null
-from storage.errors import ErrorKind, IntegrityError, MissingTargetError
+from storage.errors import ErrorKind, IntegrityError, MissingTargetError, PipelineError
 from storage.keys import check_name
 from storage.kinds import KINDS, StoreForm
 from storage.stores import catalog
 from storage.stores.arrays import check_target
-from storage.stores.integrity import reading
+from storage.stores.durable import make_folder, move_durably, set_aside, sync_tree, write_durably
+from storage.stores.integrity import reading, writing
+from storage.stores.locks import held, lock_timeout_from_environment
 from storage.stores.places import array_place
 from storage.stores.provenance import InputVersion, Provenance, joined_licences
-from storage.stores.unpublished import check_complete, no_leftovers
+from storage.stores.repository import ArrayRepository
 
-# Icechunk warns at every open that local commits must not run side by side; ``Home.lock`` sees to that.
-icechunk.set_logs_filter("error")
+logger = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_UNRECORDED_SCHEMA = 1  # without a record of its content
+PARTIAL = ".partial-"
+"""Beginning of the name of a folder that is being written."""
+
 _CURRENT = "current"
 _PROVENANCE_FILE = "provenance.json"
 _METRICS_FILE = "metrics.json"
@@ -92,12 +95,14 @@ class Home:
         root: Local folder for artifacts, the catalogue, locks and working state.
         store_url: Place of array stores: ``s3://bucket/prefix``, or None for ``<root>/stores``. Credentials, region and
             endpoint of S3 come from the AWS_* environment variables.
+        lock_timeout_s: Longest wait for another writer, seconds; by default what the environment says, or no limit.
 
     Raises:
         ValueError: If ``store_url`` has another form.
     """
 
-    def __init__(self, root: Path | str, *, store_url: str | None = None) -> None:
+    def __init__(self, root: Path | str, *, store_url: str | None = None, lock_timeout_s: float | None = None) -> None:
+        self.lock_timeout_s = lock_timeout_from_environment() if lock_timeout_s is None else lock_timeout_s
         self.root = Path(root).expanduser().absolute()
         self.store_url = store_url
         self._arrays = array_place(self.root, store_url)
@@ -122,21 +127,26 @@ class Home:
     def _artifact_folder(self, kind: str, partition: str) -> Path:
         return self.root / "artifacts" / check_name(kind) / check_name(partition)
 
-    def repository(self, kind: str, partition: str) -> icechunk.Repository | None:
-        """Open the Icechunk repository of a partition; None if it does not exist."""
-        if not self._arrays.may_hold(kind, partition):
-            return None
-        storage = self._arrays.storage(kind, partition)
-        with reading(f"{kind}/{partition}"):
-            return icechunk.Repository.open(storage) if icechunk.Repository.exists(storage) else None
+    def repository(self, kind: str, partition: str) -> ArrayRepository | None:
+        """Return the repository of a partition; None if nothing is stored there."""
+        return ArrayRepository.find(self._arrays, kind, partition)
 
     @contextmanager
     def lock(self, kind: str, partition: str) -> Iterator[None]:
-        """Hold the lock of one partition while writing: local Icechunk commits are not safe side by side."""
-        path = self.root / "locks" / check_name(kind) / f"{check_name(partition)}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(path):
-            yield
+        """Hold the lock of one partition while writing: local Icechunk commits are not safe side by side.
+
+        Raises:
+            StoreLockedError: If another process still holds it after ``lock_timeout_s``.
+        """
+        path = self.lock_file(kind, partition)
+        with writing(f"{kind}/{partition}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with held(path, f"{kind}/{partition}", self.lock_timeout_s):
+                yield
+
+    def lock_file(self, kind: str, partition: str) -> Path:
+        """Return the file that is locked while a partition is written."""
+        return self.root / "locks" / check_name(kind) / f"{check_name(partition)}.lock"
 
     # --- finding ---------------------------------------------------------------------------------------------------
 
@@ -145,17 +155,20 @@ class Home:
         folder = self._artifact_folder(kind, partition) / check_name(digest)
         if (folder / _PROVENANCE_FILE).is_file():
             return StoreVersion(kind, partition, digest, digest, StoreForm.FILES)
-        return next((v for v in self._array_versions(kind, partition) if v.digest == digest), None)
+        repository = self.repository(kind, partition)
+        snapshot_id = None if repository is None else repository.find_version(digest)
+        return None if snapshot_id is None else StoreVersion(kind, partition, digest, snapshot_id, StoreForm.ARRAYS)
 
     def latest(self, kind: str, partition: str) -> StoreVersion | None:
         """Return the version that the last materialisation asked for, or None."""
         pointer = self._artifact_folder(kind, partition) / _CURRENT
-        if pointer.is_file():
-            return self.find(kind, partition, pointer.read_text().strip())
+        with reading(f"{kind}/{partition}"):
+            digest = pointer.read_text().strip() if pointer.is_file() else ""
+            if digest:
+                return self.find(kind, partition, digest)
         repository = self.repository(kind, partition)
-        if repository is None or _CURRENT not in repository.list_branches():
-            return None
-        return _array_version(repository, kind, partition, repository.lookup_branch(_CURRENT))
+        current = None if repository is None else repository.current()
+        return None if current is None else StoreVersion(kind, partition, *current, StoreForm.ARRAYS)
 
     def require(self, kind: str, partition: str, digest: str | None = None) -> StoreVersion:
         """Return the version with this digest, or the current one.
@@ -171,27 +184,49 @@ class Home:
             )
         return found
 
-    def versions(self, kind: str | None = None, partition: str | None = None) -> list[StoreVersion]:
-        """List every version, read from the stores instead of the catalogue."""
+    def versions(
+        self,
+        kind: str | None = None,
+        partition: str | None = None,
+        *,
+        on_error: Callable[[PipelineError], None] | None = None,
+    ) -> list[StoreVersion]:
+        """List every version, read from the stores instead of the catalogue.
+
+        Args:
+            kind: List versions of this kind only.
+            partition: List versions of this partition only.
+            on_error: Takes the error of a repository that cannot be listed; without it, the first one is raised.
+        """
         found = []
-        for owner in self._arrays.partitions(kind, partition):
-            found += self._array_versions(*owner)
-        for path in sorted((self.root / "artifacts").glob(f"{kind or '*'}/{partition or '*'}/*/{_PROVENANCE_FILE}")):
-            folder = path.parent
-            if not folder.name.startswith("."):
+        for owner in self.array_partitions(kind, partition):
+            try:
+                repository = self.repository(*owner)
+                listed = {} if repository is None else repository.versions()
+            except PipelineError as error:
+                if on_error is None:
+                    raise
+                on_error(error)
+                continue
+            found += [StoreVersion(*owner, digest, snapshot, StoreForm.ARRAYS) for snapshot, digest in listed.items()]
+        for folder in self._file_folders(kind, partition):
+            if (folder / _PROVENANCE_FILE).is_file():
                 owner = folder.parent.parent.name, folder.parent.name
                 found.append(StoreVersion(*owner, folder.name, folder.name, StoreForm.FILES))
         return found
 
-    def _array_versions(self, kind: str, partition: str) -> list[StoreVersion]:
-        repository = self.repository(kind, partition)
-        if repository is None:
-            return []
-        return [
-            StoreVersion(kind, partition, str(info.metadata["digest"]), info.id, StoreForm.ARRAYS)
-            for info in repository.ancestry(branch="main")
-            if "digest" in info.metadata
-        ]
+    def torn_folders(self, kind: str | None = None, partition: str | None = None) -> list[Path]:
+        """Return folders of files that stand in the place of a version, and are none."""
+        return [path for path in self._file_folders(kind, partition) if not (path / _PROVENANCE_FILE).is_file()]
+
+    def _file_folders(self, kind: str | None, partition: str | None) -> list[Path]:
+        with reading(str(self.root)):
+            found = (self.root / "artifacts").glob(f"{kind or '*'}/{partition or '*'}/*")
+            return sorted(path for path in found if path.is_dir() and not path.name.startswith("."))
+
+    def array_partitions(self, kind: str | None = None, partition: str | None = None) -> list[tuple[str, str]]:
+        """Return kind and partition of each repository that may be there."""
+        return self._arrays.partitions(kind, partition)
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -202,14 +237,20 @@ class Home:
             MissingTargetError: If the repository is gone.
             IntegrityError: If the snapshot is gone or was written by an unknown schema.
         """
+        group = self.repository_of(version).open(version.digest, version.snapshot_id, str(version))
+        _check_schema(str(version), group.attrs.get("schema_version"))
+        return group
+
+    def repository_of(self, version: StoreVersion) -> ArrayRepository:
+        """Return the repository of an array version.
+
+        Raises:
+            MissingTargetError: If it is gone.
+        """
         repository = self.repository(version.kind, version.partition)
         if repository is None:
             raise MissingTargetError(ErrorKind.STORE_MISSING, str(version), f"no store at {self.url(version)}")
-        with reading(str(version)):
-            session = repository.readonly_session(snapshot_id=version.snapshot_id)
-            group = zarr.open_group(session.store, mode="r")
-        _check_schema(str(version), group.attrs.get("schema_version"))
-        return group
+        return repository
 
     def open_files(self, version: StoreVersion, *, verify: bool = False) -> Path:
         """Return the folder of a version after checking that each file has its recorded size (and SHA-256 if asked).
@@ -221,27 +262,31 @@ class Home:
         folder = self._artifact_folder(version.kind, version.partition) / version.digest
         if not (folder / _MANIFEST_FILE).is_file():
             raise MissingTargetError(ErrorKind.STORE_MISSING, str(version), f"no artifact at {folder}")
-        for name, recorded in json.loads((folder / _MANIFEST_FILE).read_text()).items():
-            path = folder / name
-            seen = path.stat().st_size if path.is_file() else None
-            if seen != recorded["bytes"]:
-                raise IntegrityError(ErrorKind.STORE_CORRUPT, str(path), f"has {seen} bytes, want {recorded['bytes']}")
-            if verify and (digest := file_digest(path)) != recorded["sha256"]:
-                raise IntegrityError(
-                    ErrorKind.DIGEST_MISMATCH, str(path), f"SHA-256 {digest}, want {recorded['sha256']}"
-                )
+        with reading(str(version)):
+            manifest = json.loads((folder / _MANIFEST_FILE).read_text())
+            for name, recorded in manifest.items():
+                path = folder / name
+                seen = path.stat().st_size if path.is_file() else None
+                if seen != recorded["bytes"]:
+                    message = f"has {seen} bytes, want {recorded['bytes']}"
+                    raise IntegrityError(ErrorKind.STORE_CORRUPT, str(path), message)
+                if verify and (digest := file_digest(path)) != recorded["sha256"]:
+                    message = f"SHA-256 {digest}, want {recorded['sha256']}"
+                    raise IntegrityError(ErrorKind.DIGEST_MISMATCH, str(path), message)
         return folder
 
     def provenance(self, version: StoreVersion) -> Provenance:
         """Return the provenance of a version."""
         if version.form is StoreForm.FILES:
-            return Provenance.from_json((self.open_files(version) / _PROVENANCE_FILE).read_text())
+            with reading(str(version)):
+                return Provenance.from_json((self.open_files(version) / _PROVENANCE_FILE).read_text())
         return Provenance.from_json(str(self._commit(version)["provenance"]))
 
     def metrics(self, version: StoreVersion) -> dict[str, Any]:
         """Return the JSON values stored with a version."""
         if version.form is StoreForm.FILES:
-            return json.loads((self.open_files(version) / _METRICS_FILE).read_text())
+            with reading(str(version)):
+                return json.loads((self.open_files(version) / _METRICS_FILE).read_text())
         return json.loads(str(self._commit(version)["metrics"]))
 
     def licence_of(self, inputs: Iterable[InputVersion]) -> str:
@@ -263,11 +308,7 @@ class Home:
         )
 
     def _commit(self, version: StoreVersion) -> dict[str, Any]:
-        repository = self.repository(version.kind, version.partition)
-        if repository is None:
-            raise MissingTargetError(ErrorKind.STORE_MISSING, str(version), f"no store at {self.url(version)}")
-        with reading(str(version)):
-            return repository.lookup_snapshot(version.snapshot_id).metadata
+        return self.repository_of(version).metadata(version.digest, version.snapshot_id, str(version))
 
 
 def reuse(home: Home, provenance: Provenance) -> Materialized | None:
@@ -277,21 +318,75 @@ def reuse(home: Home, provenance: Provenance) -> Materialized | None:
 
 
 def _reuse(home: Home, provenance: Provenance) -> Materialized | None:
+    repository = home.repository(provenance.kind, provenance.partition)
+    if repository is not None:
+        repository.prepare()
     found = home.find(provenance.kind, provenance.partition, provenance.digest)
     if found is None:
         return None
+    try:
+        check_readable(home, found)
+        metrics = home.metrics(found)
+    except (IntegrityError, MissingTargetError) as error:
+        logger.warning("%s: %s; it is set aside and built again", found, error.message)
+        give_up(home, found)
+        return None
     if found.form is StoreForm.FILES:
-        _replace_text(home._artifact_folder(found.kind, found.partition) / _CURRENT, found.digest)
+        write_durably(home._artifact_folder(found.kind, found.partition) / _CURRENT, found.digest.encode())
     else:
         _point_branch(home, found)
     if not catalog.is_listed(home.root, found.digest):  # its writer died between publishing and recording it
         catalog.record(home.root, home.catalog_entry(found))
-    return Materialized(found, True, home.metrics(found))
+    return Materialized(found, True, metrics)
 
 
-def rebuild_catalog(home: Home) -> int:
-    """Make the catalogue of a home again from its stores, and return the number of versions."""
-    return catalog.replace(home.root, (home.catalog_entry(version) for version in home.versions()))
+def check_readable(home: Home, version: StoreVersion) -> None:
+    """Check that a version is whole enough to be called there: no file or object of it is lost or cut.
+
+    Files are compared with their SHA-256. Chunks of arrays are not: their readers do that. A version of an earlier
+    schema is read whole once, and recorded. The caller holds the lock.
+
+    Raises:
+        IntegrityError: If anything is lost or damaged.
+        MissingTargetError: If nothing of it is left.
+    """
+    if version.form is StoreForm.FILES:
+        home.open_files(version, verify=True)
+        if home.provenance(version).digest != version.digest:
+            raise IntegrityError(ErrorKind.STORE_CORRUPT, str(version), "its provenance is another version's")
+        return
+    repository = home.repository_of(version)
+    if not repository.check_whole(version.digest, version.snapshot_id, str(version)):
+        repository.adopt(version.digest, version.snapshot_id, str(version))
+
+
+def give_up(home: Home, version: StoreVersion) -> None:
+    """Set a version aside that cannot be read, so that asking for it builds it again; nothing is deleted."""
+    if version.form is StoreForm.FILES:
+        with writing(str(version)):
+            set_aside(home.root, home._artifact_folder(version.kind, version.partition) / version.digest)
+    else:
+        home.repository_of(version).set_aside(version.digest, version.snapshot_id)
+
+
+def rebuild_catalog(home: Home, on_error: Callable[[PipelineError], None] | None = None) -> int:
+    """Make the catalogue of a home again from its stores, and return the number of versions.
+
+    Args:
+        home: Home of the versions; others may go on writing it.
+        on_error: Takes the error of a version that cannot be listed; without it, the first one is raised.
+    """
+
+    def entries() -> Iterator[catalog.Entry]:
+        for version in home.versions(on_error=on_error):
+            try:
+                yield home.catalog_entry(version)
+            except PipelineError as error:
+                if on_error is None:
+                    raise
+                on_error(error)
+
+    return catalog.replace(home.root, entries())
 
 
 def materialize_arrays(
@@ -313,34 +408,36 @@ def materialize_arrays(
         if existing is not None:
             return existing
         started = time.perf_counter()
-        repository = icechunk.Repository.open_or_create(home._arrays.storage(kind, partition))
-        with no_leftovers(repository, is_local=home._arrays.is_local):
-            session = repository.writable_session("main")
-            # Chunks that hold only the fill value are written too: a chunk that is not there is then always a loss.
-            with zarr.config.set({"array.write_empty_chunks": True}):
-                group = zarr.open_group(session.store, mode="w")
-                metrics = undefined_as_null(write(group))
-                stamped = provenance.finished(time.perf_counter() - started)
-                group.attrs.update(
-                    {
-                        "schema_version": SCHEMA_VERSION,
-                        "kind": kind,
-                        "provenance": json.loads(stamped.to_json()),
-                        "metrics": metrics,
-                    }
-                )
+        repository = ArrayRepository(home._arrays, kind, partition)
+        repository.prepare()
+        with repository.draft() as draft:
+            metrics = undefined_as_null(write(draft.group))
+            stamped = provenance.finished(time.perf_counter() - started)
+            draft.group.attrs.update(
+                {
+                    "schema_version": SCHEMA_VERSION,
+                    "kind": kind,
+                    "provenance": json.loads(stamped.to_json()),
+                    "metrics": metrics,
+                }
+            )
             if kind in KINDS:
-                check_target(group, kind)
-            check_complete(group, session, f"{kind}/{partition}")
-            snapshot_id = session.commit(
+                check_target(draft.group, kind)
+            snapshot_id = repository.publish(
+                draft,
+                digest,
                 f"{kind} {partition} {digest[:12]}",
-                metadata={"digest": digest, "provenance": stamped.to_json(), "metrics": canonical_json(metrics)},
+                {
+                    "schema_version": SCHEMA_VERSION,
+                    "provenance": stamped.to_json(),
+                    "metrics": canonical_json(metrics),
+                },
             )
         version = StoreVersion(kind, partition, digest, snapshot_id, StoreForm.ARRAYS)
         _point_branch(home, version)
-    catalog.record(
-        home.root, catalog.Entry(provenance=stamped, snapshot_id=snapshot_id, form=version.form, metrics=metrics)
-    )
+        catalog.record(
+            home.root, catalog.Entry(provenance=stamped, snapshot_id=snapshot_id, form=version.form, metrics=metrics)
+        )
     return Materialized(version, False, metrics)
 
 
@@ -359,8 +456,9 @@ def materialize_files(home: Home, provenance: Provenance, write: Callable[[Path]
         if existing is not None:
             return existing
         started = time.perf_counter()
-        aside = folder / f".partial-{uuid.uuid4().hex}"
-        aside.mkdir(parents=True)
+        make_folder(folder)
+        aside = folder / f"{PARTIAL}{uuid.uuid4().hex}"
+        aside.mkdir()
         try:
             metrics = undefined_as_null(write(aside))
             stamped = provenance.finished(time.perf_counter() - started)
@@ -372,39 +470,26 @@ def materialize_files(home: Home, provenance: Provenance, write: Callable[[Path]
                 if path.is_file()
             }
             (aside / _MANIFEST_FILE).write_text(canonical_json(manifest))
-            os.rename(aside, folder / digest)
+            sync_tree(aside)
+            if (folder / digest).exists():  # torn so that it is not found by its provenance
+                logger.warning("%s/%s@%s: is torn; it is set aside and built again", kind, partition, digest[:12])
+                set_aside(home.root, folder / digest)
+            move_durably(aside, folder / digest)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
-        _replace_text(folder / _CURRENT, digest)
-    version = StoreVersion(kind, partition, digest, digest, StoreForm.FILES)
-    catalog.record(home.root, catalog.Entry(provenance=stamped, snapshot_id=digest, form=version.form, metrics=metrics))
+        write_durably(folder / _CURRENT, digest.encode())
+        version = StoreVersion(kind, partition, digest, digest, StoreForm.FILES)
+        catalog.record(
+            home.root, catalog.Entry(provenance=stamped, snapshot_id=digest, form=version.form, metrics=metrics)
+        )
     return Materialized(version, False, metrics)
 
 
-def _array_version(repository: icechunk.Repository, kind: str, partition: str, snapshot_id: str) -> StoreVersion | None:
-    metadata = repository.lookup_snapshot(snapshot_id).metadata
-    if "digest" not in metadata:
-        return None
-    return StoreVersion(kind, partition, str(metadata["digest"]), snapshot_id, StoreForm.ARRAYS)
-
-
 def _point_branch(home: Home, version: StoreVersion) -> None:
-    repository = home.repository(version.kind, version.partition)
-    if repository is None:
-        raise MissingTargetError(ErrorKind.STORE_MISSING, str(version), "the repository vanished while it was written")
-    if _CURRENT not in repository.list_branches():
-        repository.create_branch(_CURRENT, version.snapshot_id)
-    elif repository.lookup_branch(_CURRENT) != version.snapshot_id:
-        repository.reset_branch(_CURRENT, version.snapshot_id)
-
-
-def _replace_text(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    aside.write_text(text)
-    os.replace(aside, path)
+    home.repository_of(version).point_current(version.snapshot_id)
 
 
 def _check_schema(key: str, seen: object) -> None:
-    if seen != SCHEMA_VERSION:
+    if seen not in (_UNRECORDED_SCHEMA, SCHEMA_VERSION):
         raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, key, f"schema version {seen!r}, want {SCHEMA_VERSION}")

@@ -1,0 +1,541 @@
+"""One Icechunk repository: all of Icechunk's calls are made here, and end in typed errors that name the store.
+
+A version is published in this order, each step on the disk before the next: its objects, committed to a branch of its
+own; the record of its content; the branch ``main``; the branch ``current``. What was not recorded is no version.
+Branches are only names that lead to versions, so a lost or torn one is mended from the versions by the next writer.
+Nothing is collected while a version, or one that was set aside, is reached by no branch.
+"""
+
+import json
+import logging
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import icechunk
+import zarr
+from zarr.core.sync import sync
+
+from storage.digests import bytes_digest
+from storage.errors import ErrorKind, IntegrityError
+from storage.stores.content_record import (
+    FOLDER,
+    ArraySeals,
+    CheckedStore,
+    ContentRecord,
+    RecordingStore,
+    arrays_of,
+    read_whole,
+    seals_of,
+)
+from storage.stores.durable import ASIDE, make_folder, write_durably
+from storage.stores.integrity import reading, writing
+from storage.stores.objects import LocalObjects
+from storage.stores.places import ArrayPlace
+
+# Icechunk warns at every open that local commits must not run side by side; ``Home.lock`` sees to that.
+icechunk.set_logs_filter("error")
+
+CURRENT = "current"
+RECORDED_SCHEMA = 2
+"""First schema version whose versions have a record of their content."""
+_MAIN = "main"
+_DRAFT = "draft-"
+_ROOT_SNAPSHOT = "1CECHNKREP0F1RSTCMT0"  # Icechunk gives the empty first snapshot of every repository this id
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A version that is being written.
+
+    Attributes:
+        group: Empty group to fill.
+        session: Session of its own branch.
+        store: Store below the group, which notes every chunk.
+        parent: Snapshot that it is written on top of.
+        branch: The branch.
+        chunks_before: Chunk objects that were there before.
+    """
+
+    group: zarr.Group
+    session: icechunk.Session
+    store: RecordingStore
+    parent: str
+    branch: str
+    chunks_before: Mapping[str, int]
+
+
+class ArrayRepository:
+    """The versions of one partition of arrays.
+
+    Args:
+        place: Place of array stores.
+        kind: Kind of the versions.
+        partition: Their partition.
+    """
+
+    def __init__(self, place: ArrayPlace, kind: str, partition: str) -> None:
+        self.kind, self.partition, self.key = kind, partition, f"{kind}/{partition}"
+        self.objects = place.objects(kind, partition)
+        self._place = place
+        self._opened: icechunk.Repository | None = None
+        self._may_collect = False
+
+    @classmethod
+    def find(cls, place: ArrayPlace, kind: str, partition: str) -> "ArrayRepository | None":
+        """Return the repository, or None if nothing is stored there."""
+        if not place.may_hold(kind, partition):
+            return None
+        with reading(f"{kind}/{partition}"):
+            found = cls(place, kind, partition)
+            return found if found._holds_anything() else None
+
+    def _holds_anything(self) -> bool:
+        return any(self.objects.sizes(folder) for folder in ("snapshots", FOLDER, "manifests", "chunks"))
+
+    def _repository(self) -> icechunk.Repository:
+        if self._opened is None:
+            if self._branch_is_lost():
+                message = "lost or damaged: its branch main is lost or torn; the next write mends it"
+                raise IntegrityError(ErrorKind.STORE_CORRUPT, self.key, message)
+            with reading(self.key):
+                self._opened = icechunk.Repository.open(self._place.storage(self.kind, self.partition))
+        return self._opened
+
+    # --- finding ---------------------------------------------------------------------------------------------------
+
+    def versions(self) -> dict[str, str]:
+        """Return the digest of each version, by snapshot; what cannot be read at all is left out.
+
+        A version of an earlier schema has no record, and is told by its snapshot alone.
+        """
+        with reading(self.key):
+            found = self._recorded()
+            known = {_ROOT_SNAPSHOT, *found, *self._set_aside_before()}
+            others = [name for name in self.objects.sizes("snapshots") if name not in known]
+        for snapshot_id in sorted(others):
+            metadata = self._readable_metadata(snapshot_id)
+            if metadata is not None and "digest" in metadata and not _has_record(metadata):
+                found[snapshot_id] = str(metadata["digest"])
+        return found
+
+    def find_version(self, digest: str) -> str | None:
+        """Return the snapshot of the version with this digest, or None."""
+        with reading(self.key):
+            recorded = {d: snapshot for snapshot, d in self._recorded().items()}
+        if digest in recorded:
+            return recorded[digest]
+        return next((snapshot for snapshot, d in self.versions().items() if d == digest), None)
+
+    def current(self) -> tuple[str, str] | None:
+        """Return digest and snapshot of the version that was asked for last, or None.
+
+        Raises:
+            IntegrityError: If the branch is torn.
+        """
+        snapshot_id = self._branch(CURRENT)
+        if snapshot_id is None:
+            return None
+        with reading(self.key):
+            digest = self._recorded().get(snapshot_id)
+        if digest is not None:
+            return digest, snapshot_id
+            if snapshot_id in self._set_aside_before():
+                return None
+        metadata = self._metadata(snapshot_id)
+        is_version = "digest" in metadata and not _has_record(metadata)
+        return (str(metadata["digest"]), snapshot_id) if is_version else None
+
+    def _recorded(self) -> dict[str, str]:
+        return _versions_by_name(self.objects.sizes(FOLDER))
+
+    def _set_aside_before(self) -> dict[str, str]:
+        return _versions_by_name(self.objects.sizes(ASIDE))
+
+    def _readable_metadata(self, snapshot_id: str) -> dict[str, Any] | None:
+        try:
+            return self._metadata(snapshot_id)
+        except IntegrityError:
+            return None
+
+    def _metadata(self, snapshot_id: str) -> dict[str, Any]:
+        repository = self._repository()
+        with reading(self.key):
+            return dict(repository.lookup_snapshot(snapshot_id).metadata)
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def record(self, digest: str, snapshot_id: str, key: str) -> ContentRecord | None:
+        """Return the record of a version's content, or None if there is none.
+
+        Raises:
+            IntegrityError: If it is damaged, or another version's.
+        """
+        with reading(key):
+            try:
+                stored = self.objects.read(_record_name(digest, snapshot_id))
+            except FileNotFoundError:
+                return None
+        record = ContentRecord.from_bytes(stored, key)
+        seen = (record.kind, record.partition, record.digest, record.snapshot_id)
+        if seen != (self.kind, self.partition, digest, snapshot_id):
+            raise IntegrityError(ErrorKind.STORE_CORRUPT, key, f"its record is that of {'/'.join(seen[:2])}")
+        return record
+
+    def has_record(self, snapshot_id: str) -> bool:
+        """Return whether there is a record of the content of this snapshot."""
+        with reading(self.key):
+            return snapshot_id in self._recorded()
+
+    def metadata(self, digest: str, snapshot_id: str, key: str) -> dict[str, Any]:
+        """Return what was stored with a version: its provenance and figures as JSON.
+
+        Raises:
+            IntegrityError: If its snapshot is lost or damaged.
+        """
+        record = self.record(digest, snapshot_id, key)
+        if record is not None:
+            self._check_objects(record, key, ("snapshots",))
+        with reading(key):
+            return self._metadata(snapshot_id)
+
+    def open(self, digest: str, snapshot_id: str, key: str) -> zarr.Group:
+        """Open a version for reading; every chunk that is read later must be the recorded one.
+
+        Raises:
+            IntegrityError: If the record, the snapshot or a manifest is lost or damaged.
+        """
+        record = self.record(digest, snapshot_id, key)
+        if record is not None:
+            self._check_objects(record, key, ("snapshots", "manifests"))
+        repository = self._repository()
+        with reading(key):
+            store = repository.readonly_session(snapshot_id=snapshot_id).store
+            group = zarr.open_group(store if record is None else CheckedStore(store, record, key), mode="r")
+        if record is None and _has_record(group.attrs):
+            raise IntegrityError(ErrorKind.STORE_CORRUPT, key, "lost or damaged: the record of its content is lost")
+        return group
+
+    def check_whole(self, digest: str, snapshot_id: str, key: str) -> bool:
+        """Check that no object of a version is lost, cut or, but for chunks, changed; return whether it has a record.
+
+        Raises:
+            IntegrityError: If one is.
+        """
+        record = self.record(digest, snapshot_id, key)
+        if record is None:
+            return False
+        self._check_objects(record, key, ("snapshots", "manifests"))
+        if record.chunk_objects is None:
+            return False
+        with reading(key):
+            seen = self.objects.sizes("chunks")
+        for name, size in record.chunk_objects.items():
+            if seen.get(name) != size:
+                message = f"lost or damaged: chunks/{name} has {seen.get(name)} bytes, want {size}"
+                raise IntegrityError(ErrorKind.STORE_CORRUPT, key, message)
+        return True
+
+    def _check_objects(self, record: ContentRecord, key: str, folders: tuple[str, ...]) -> None:
+        for name, (size, digest) in record.objects.items():
+            if not name.startswith(folders):
+                continue
+            with reading(key):
+                try:
+                    content = self.objects.read(name)
+                except FileNotFoundError:
+                    raise IntegrityError(ErrorKind.STORE_CORRUPT, key, f"lost or damaged: no object {name}") from None
+            if len(content) != size or bytes_digest(content) != digest:
+                message = f"lost or damaged: {name} is not what was written"
+                raise IntegrityError(ErrorKind.STORE_CORRUPT, key, message)
+
+    def faults(self) -> list[IntegrityError]:
+        """Return what is wrong with the repository itself: its branches, and snapshots that are no version's."""
+        found: list[IntegrityError] = []
+
+        def add(message: str) -> None:
+            found.append(IntegrityError(ErrorKind.STORE_CORRUPT, self.key, message))
+
+        main = None
+        try:
+            self._branch(CURRENT)
+            self._repository()
+            main = self._branch(_MAIN)
+        except IntegrityError as error:
+            hint = "; the next write mends it"
+            add(error.message.removesuffix(hint) + hint)
+        if main is not None:
+            reached, is_whole = self._chain(main)
+            if not is_whole:
+                add(f"lost or damaged: the history of main ends after {len(reached)} snapshots")
+            versions = self.versions()
+            unreached = sorted(digest[:12] for snapshot, digest in versions.items() if snapshot not in reached)
+            if unreached:
+                add(f"lost or damaged: main does not lead to {', '.join(unreached)}; the next write mends what it can")
+            for snapshot_id in set(reached) - versions.keys() - self._set_aside_before().keys():
+                metadata = self._readable_metadata(snapshot_id) or {}
+                if _has_record(metadata):
+                    add(f"lost or damaged: version {str(metadata.get('digest'))[:12]} has lost its record")
+        with reading(self.key):
+            known = {_ROOT_SNAPSHOT, *self._recorded(), *self._set_aside_before()}
+            others = [name for name in self.objects.sizes("snapshots") if name not in known]
+        if self._opened is not None:
+            for snapshot_id in others:
+                if self._readable_metadata(snapshot_id) is None:
+                    add(f"lost or damaged: snapshot {snapshot_id} cannot be read")
+        return found
+
+    # --- writing ---------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Create the repository if there is none, and mend its branches; the caller holds its lock.
+
+        In an object store nothing is mended: locks do not reach writers on other machines.
+        """
+        with writing(self.key):
+            if not self._holds_anything():
+                if isinstance(self.objects, LocalObjects) and any(p.is_file() for p in self.objects.path.rglob("*")):
+                    self._start_anew()  # only names are left
+                else:
+                    self._create()
+            elif isinstance(self.objects, LocalObjects):
+                self._mend(self.objects)
+
+    def _create(self) -> None:
+        self._opened = icechunk.Repository.create(self._place.storage(self.kind, self.partition))
+        self._may_collect = self._place.is_local
+        if isinstance(self.objects, LocalObjects):
+            self.objects.sync([f"snapshots/{_ROOT_SNAPSHOT}"])
+            self._point(_MAIN, _ROOT_SNAPSHOT)
+
+    def _mend(self, objects: LocalObjects) -> None:
+        for branch in (objects.path / "refs").glob(f"branch.{_DRAFT}*"):
+            shutil.rmtree(branch, ignore_errors=True)  # of a writer that was killed
+        main = self._whole_branch(_MAIN)
+        if main is None:
+            self._point(_MAIN, _ROOT_SNAPSHOT)
+        versions = self.versions()
+        reached, is_whole = self._chain(main) if main is not None else ([], False)
+        if not is_whole or not versions.keys() <= set(reached):
+            chains = {s: self._chain(s) for s in [*reached[:1], *versions, _ROOT_SNAPSHOT]}
+            best = max(chains, key=lambda s: (len(versions.keys() & set(chains[s][0])), chains[s][1], s == main))
+            reached, is_whole = chains[best]
+            if not reached:
+                self._start_anew()
+                return
+            if best != main:
+                logger.warning("%s: its branch main was lost or led elsewhere, and leads to %s again", self.key, best)
+                self._point(_MAIN, best)
+        self._may_collect = is_whole and {*versions, *self._set_aside_before()} <= set(reached)
+        if not self._may_collect:
+            logger.warning("%s: nothing is deleted here, because a version is out of reach", self.key)
+
+    def _start_anew(self) -> None:
+        place = self._place.set_aside(self.kind, self.partition)
+        logger.warning("%s: nothing of it can be read; it is set aside as %s and begun anew", self.key, place)
+        self._create()
+
+    @contextmanager
+    def draft(self) -> Iterator[Draft]:
+        """Begin a version on a branch of its own, which is dropped if the body fails; the caller holds the lock."""
+        self.collect()
+        repository, branch = self._repository(), f"{_DRAFT}{uuid.uuid4().hex[:12]}"
+        parent = repository.lookup_branch(_MAIN)
+        repository.create_branch(branch, parent)
+        try:
+            session = repository.writable_session(branch)
+            store = RecordingStore(session.store)
+            # Chunks that hold only the fill value are written too: a chunk that is not there is then always a loss.
+            with zarr.config.set({"array.write_empty_chunks": True}):
+                group = zarr.open_group(store, mode="w")
+                yield Draft(group, session, store, parent, branch, self.objects.sizes("chunks"))
+        except BaseException:
+            with suppress(Exception):
+                self._drop(branch)
+                self.collect()
+            raise
+
+    def publish(self, draft: Draft, digest: str, message: str, metadata: Mapping[str, Any]) -> str:
+        """Make a draft a version, and return its snapshot.
+
+        Raises:
+            IntegrityError: If a chunk was not written; nothing is published then.
+        """
+        arrays = arrays_of(draft.group, draft.store.seals, self.key)
+        snapshot_id = draft.session.commit(message, metadata={"digest": digest, **metadata})
+        if draft.store.has_rewritten:
+            self.collect()
+        chunks = {n: s for n, s in self.objects.sizes("chunks").items() if n not in draft.chunks_before}
+        self.objects.sync([*(f"chunks/{name}" for name in chunks), f"transactions/{snapshot_id}"])
+        are_known = self._may_collect or not draft.store.has_rewritten
+        self._record(digest, snapshot_id, arrays, chunks if are_known else None)
+        self._point(_MAIN, snapshot_id, draft.parent)
+        self._drop(draft.branch)
+        return snapshot_id
+
+    def _record(
+        self, digest: str, snapshot_id: str, arrays: Mapping[str, ArraySeals], chunks: Mapping[str, int] | None
+    ) -> None:
+        manifests = (item.id for item in self._repository().lookup_snapshot(snapshot_id).manifests)
+        names = [f"snapshots/{snapshot_id}", *(f"manifests/{name}" for name in manifests)]
+        self.objects.sync(names)
+        contents = {name: self.objects.read(name) for name in names}
+        record = ContentRecord(
+            kind=self.kind,
+            partition=self.partition,
+            digest=digest,
+            snapshot_id=snapshot_id,
+            objects={name: (len(content), bytes_digest(content)) for name, content in contents.items()},
+            chunk_objects=chunks,
+            arrays=arrays,
+        )
+        self.objects.write(_record_name(digest, snapshot_id), record.to_bytes())
+
+    def point_current(self, snapshot_id: str) -> None:
+        """Make a version the one that was asked for last."""
+        self._point(CURRENT, snapshot_id)
+
+    def set_aside(self, digest: str, snapshot_id: str) -> None:
+        """Give up a version that cannot be read, so that it is built again; its objects stay until ``gc`` is asked."""
+        name = _record_name(digest, snapshot_id)
+        aside = f"{ASIDE}/{name.removeprefix(f'{FOLDER}/')}"
+        with writing(self.key):
+            if snapshot_id in self._recorded():
+                self.objects.move(name, aside)
+            else:
+                self.objects.write(aside, b"")  # a version without a record is told by its snapshot
+
+    def forget_unreadable(self) -> None:
+        """Let go of versions that were set aside and that no branch reaches; the caller holds the lock."""
+        with writing(self.key):
+            reached, is_whole = self._chain(self._repository().lookup_branch(_MAIN))
+            for snapshot_id, digest in self._set_aside_before().items():
+                if snapshot_id not in reached and isinstance(self.objects, LocalObjects):
+                    (self.objects.path / ASIDE / f"{digest}.{snapshot_id}.json").unlink()
+            self._may_collect = is_whole and self.versions().keys() <= set(reached)
+
+    def unreached_bytes(self) -> int:
+        """Return the bytes of objects that ``collect`` would delete now; nothing is mended, so it may be more later."""
+        main = self._whole_branch(_MAIN)
+        if main is None or not isinstance(self.objects, LocalObjects):
+            return 0
+        reached, is_whole = self._chain(main)
+        self._may_collect = is_whole and {*self.versions(), *self._set_aside_before()} <= set(reached)
+        return self.collect(dry_run=True)
+
+    def adopt(self, digest: str, snapshot_id: str, key: str) -> None:
+        """Read a version of an earlier schema whole, and record its content as it is now.
+
+        Raises:
+            IntegrityError: If a chunk is lost or damaged.
+        """
+        repository = self._repository()
+        with reading(key):
+            session = repository.readonly_session(snapshot_id=snapshot_id)
+            group = zarr.open_group(session.store, mode="r")
+            seals = sync(seals_of(session.store))
+            arrays = arrays_of(group, seals, key)
+            for _, array in group.members(max_depth=None):
+                if isinstance(array, zarr.Array):
+                    read_whole(array)
+            self.collect()
+            is_only = self._may_collect and len(self.versions()) == 1
+            self._record(digest, snapshot_id, arrays, self.objects.sizes("chunks") if is_only else None)
+
+    def collect(self, *, dry_run: bool = False) -> int:
+        """Delete objects that no branch reaches, and return their bytes; 0 where that could hurt a version.
+
+        The caller holds the lock and has called ``prepare``, so nobody else is writing.
+        """
+        if not self._may_collect:
+            return 0
+        try:
+            with writing(self.key):
+                found = self._repository().garbage_collect(datetime.now(UTC), dry_run=dry_run)
+        except IntegrityError as error:  # an object of an old version is lost; that must not block a new one
+            logger.warning("%s: what is no longer needed stays, because of damage: %s", self.key, error.message)
+            self._may_collect = False
+            return 0
+        return int(found.bytes_deleted)
+
+    # --- branches --------------------------------------------------------------------------------------------------
+
+    def _branch(self, name: str) -> str | None:
+        """Return the snapshot that a branch names, or None if there is no such branch."""
+        with reading(self.key):
+            if not isinstance(self.objects, LocalObjects):
+                repository = self._repository()
+                return repository.lookup_branch(name) if name in repository.list_branches() else None
+            try:
+                stored = self.objects.read(_ref_name(name))
+            except FileNotFoundError:
+                return None
+            try:
+                return str(json.loads(stored)["snapshot"])
+            except (ValueError, KeyError, TypeError):
+                message = f"lost or damaged: the branch {name} cannot be read"
+                raise IntegrityError(ErrorKind.STORE_CORRUPT, self.key, message) from None
+
+    def _branch_is_lost(self) -> bool:
+        return isinstance(self.objects, LocalObjects) and self._whole_branch(_MAIN) is None
+
+    def _whole_branch(self, name: str) -> str | None:
+        try:
+            return self._branch(name)
+        except IntegrityError:
+            return None
+
+    def _point(self, name: str, snapshot_id: str, parent: str | None = None) -> None:
+        """Let a branch name a snapshot; in a bucket, ``main`` moves only if it still names ``parent``."""
+        if isinstance(self.objects, LocalObjects):
+            # Icechunk writes this file without syncing it: a loss of power would tear what leads to every version.
+            path = self.objects.path / _ref_name(name)
+            make_folder(path.parent)
+            write_durably(path, json.dumps({"snapshot": snapshot_id}).encode())
+            return
+        repository = self._repository()
+        if name not in repository.list_branches():
+            repository.create_branch(name, snapshot_id)
+        elif repository.lookup_branch(name) != snapshot_id:
+            repository.reset_branch(name, snapshot_id, from_snapshot_id=parent)
+
+    def _drop(self, branch: str) -> None:
+        if isinstance(self.objects, LocalObjects):
+            shutil.rmtree(self.objects.path / _ref_name(branch).rpartition("/")[0])
+        else:
+            self._repository().delete_branch(branch)
+
+    def _chain(self, snapshot_id: str) -> tuple[list[str], bool]:
+        """Return the snapshots from this one back to the first, and whether none of them is lost."""
+        repository, found = self._repository(), []
+        try:
+            with reading(self.key):
+                for info in repository.ancestry(snapshot_id=snapshot_id):
+                    found.append(info.id)
+        except IntegrityError:
+            return found, False
+        return found, True
+
+
+def _versions_by_name(names: Iterable[str]) -> dict[str, str]:
+    parts = (name.removesuffix(".json").split(".") for name in names if name.endswith(".json"))
+    return {of[1]: of[0] for of in parts if len(of) == 2}
+
+
+def _record_name(digest: str, snapshot_id: str) -> str:
+    return f"{FOLDER}/{digest}.{snapshot_id}.json"
+
+
+def _ref_name(branch: str) -> str:
+    return f"refs/branch.{branch}/ref.json"
+
+
+def _has_record(attributes: Mapping[str, Any]) -> bool:
+    version = attributes.get("schema_version")
+    return isinstance(version, int) and version >= RECORDED_SCHEMA
