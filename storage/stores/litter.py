@@ -93,11 +93,13 @@ def _unreachable(home: Home, kind: str, partition: str, *, dry_run: bool, aside:
             return 0
         if dry_run:
             return repository.unreached_bytes()
+        if repository.faults():
+            return 0
         repository.prepare()
         if aside:
             repository.forget_unreadable()
         return repository.collect()
-    except PipelineError:  # damage is for 'catalog verify' to name; what cannot be read is left alone
+    except PipelineError:  # damage is for 'catalog verify' to name, and for the next write to mend
         return 0
 
 

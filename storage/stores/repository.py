@@ -374,8 +374,11 @@ class ArrayRepository:
         chunks = {n: s for n, s in self.objects.sizes("chunks").items() if n not in draft.chunks_before}
         self.objects.sync([*(f"chunks/{name}" for name in chunks), f"transactions/{snapshot_id}"])
         are_known = self._may_collect or not draft.store.has_rewritten
+        # From here on it may be a version that no branch reaches yet: if a step fails, the next writer mends that.
+        may_collect, self._may_collect = self._may_collect, False
         self._record(digest, snapshot_id, arrays, chunks if are_known else None)
         self._point(_MAIN, snapshot_id, draft.parent)
+        self._may_collect = may_collect
         self._drop(draft.branch)
         return snapshot_id
 

@@ -127,4 +127,4 @@ def _arrays(group: zarr.Group) -> list[tuple[str, zarr.Array]]:
 def _read_array(array: zarr.Array, key: str) -> int:
     with reading(key):
         read_whole(array)
-    return array.nbytes
+    return int(array.nbytes)

@@ -1,4 +1,6 @@
 import shutil
+import threading
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -130,3 +132,61 @@ def test_an_empty_home_has_an_empty_catalogue(home):
     assert catalog.edges(home.root).num_rows == 0
     assert rebuild_catalog(home) == 0
     assert catalog.dependents(home.root, kind="drive", partition="tiny.a") == []
+
+
+def test_a_part_that_was_cut_is_named_and_set_aside_by_a_rebuild(home, caplog):
+    versions = [materialize_files(home, Provenance(kind="a", partition=p), lambda _: {}).version for p in "bc"]
+    parts = home.root / "catalog" / "versions"
+    cut = parts / f"{versions[0].digest}.parquet"
+    cut.write_bytes(cut.read_bytes()[:50])
+    assert catalog.versions(home.root)["digest"].to_pylist() == [versions[1].digest]
+    assert f"{cut}: cannot be read; 'distillnerf catalog rebuild'" in caplog.text
+    assert rebuild_catalog(home) == 2
+    caplog.clear()
+    assert set(catalog.versions(home.root)["digest"].to_pylist()) == {version.digest for version in versions}
+    assert caplog.text == ""
+    assert [path.stat().st_size for path in (home.root / "aside" / "catalog" / "versions").iterdir()] == [50]
+
+
+def test_a_rebuild_beside_writers_loses_nothing(home):
+    failures, stop = [], threading.Event()
+
+    def write(number: int) -> None:
+        try:
+            for index in range(4):
+                provenance = Provenance(kind="a", partition=f"{number}", config_digest=str(index))
+                materialize_files(home, provenance, lambda _: {})
+                catalog.versions(home.root)
+        except Exception as error:
+            failures.append(error)
+
+    def rebuild() -> None:
+        while not stop.is_set():
+            rebuild_catalog(home)
+
+    rebuilding = threading.Thread(target=rebuild)
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in (rebuilding, *writers):
+        thread.start()
+    for thread in writers:
+        thread.join()
+    stop.set()
+    rebuilding.join()
+    assert failures == []
+    assert catalog.versions(home.root).num_rows == len(home.versions()) == 16
+
+
+def test_a_rebuild_that_was_killed_lists_nothing_twice(home, monkeypatch):
+    version = materialize_files(home, Provenance(kind="a", partition="b", sources={"x": "y"}), lambda _: {}).version
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", fail)
+        with pytest.raises(RuntimeError):
+            rebuild_catalog(home)
+    assert catalog.versions(home.root)["digest"].to_pylist() == [version.digest]
+    assert catalog.edges(home.root).num_rows == 1
+    assert rebuild_catalog(home) == 1
+    assert len(list((home.root / "catalog" / "versions").iterdir())) == 1
+
+
+def fail(*_, **__):
+    raise RuntimeError

@@ -1,8 +1,11 @@
+import errno
+
 import icechunk
 import pytest
+from safetensors import SafetensorError
 
-from storage.errors import ErrorKind, IntegrityError, MissingTargetError
-from storage.stores.integrity import reading
+from storage.errors import ErrorKind, HomeUnavailableError, IntegrityError, MissingTargetError, OutOfCapacityError
+from storage.stores.integrity import reading, writing
 
 
 @pytest.mark.parametrize(
@@ -28,3 +31,48 @@ def test_what_is_no_damage_passes(error):
     with pytest.raises(type(error)) as caught, reading("a"):
         raise error
     assert caught.value is error
+
+
+class PanicException(BaseException):
+    """What Rust code that gives up is met as."""
+
+
+MACHINE = [
+    (OSError(errno.ENOSPC, "full"), OutOfCapacityError, ErrorKind.OUT_OF_CAPACITY),
+    (OSError(errno.EMFILE, "files"), OutOfCapacityError, ErrorKind.OUT_OF_CAPACITY),
+    (MemoryError(), OutOfCapacityError, ErrorKind.OUT_OF_CAPACITY),
+    (OSError(errno.EIO, "disk"), HomeUnavailableError, ErrorKind.IO_FAILED),
+    (OSError(errno.EROFS, "read-only"), HomeUnavailableError, ErrorKind.READ_ONLY),
+    (PermissionError(errno.EACCES, "no"), HomeUnavailableError, ErrorKind.PERMISSION_DENIED),
+    (
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+        OutOfCapacityError,
+        ErrorKind.OUT_OF_CAPACITY,
+    ),
+    (icechunk.IcechunkError("x\n| Too many open files (os error 24)"), OutOfCapacityError, ErrorKind.OUT_OF_CAPACITY),
+    (PanicException('Other("Input/output error (os error 5)")'), HomeUnavailableError, ErrorKind.IO_FAILED),
+]
+
+
+@pytest.mark.parametrize("context", [reading, writing])
+@pytest.mark.parametrize(("error", "wanted", "kind"), MACHINE, ids=lambda value: type(value).__name__)
+def test_a_fault_of_the_machine_is_told_from_damage(context, error, wanted, kind):
+    with pytest.raises(wanted) as caught, context("a"):
+        raise error
+    assert (caught.value.kind, caught.value.key, caught.value.__cause__) == (kind, "a", error)
+    with pytest.raises(wanted), context("a"):
+        raise RuntimeError("could not be saved") from error
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), FileNotFoundError(2, "gone"), KeyboardInterrupt()])
+def test_what_a_writer_did_wrong_passes(error):
+    with pytest.raises(type(error)) as caught, writing("a"):
+        raise error
+    assert caught.value is error
+
+
+@pytest.mark.parametrize("error", [icechunk.IcechunkError("lost"), PanicException("assertion failed")])
+def test_what_icechunk_refuses_is_ours(error):
+    with pytest.raises(IntegrityError, match=r"^a: cannot be written") as caught, writing("a"):
+        raise error
+    assert caught.value.__cause__ is error
