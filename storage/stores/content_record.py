@@ -246,11 +246,9 @@ class CheckedStore(WrapperStore[Store]):
         value = await self._store.get(key, prototype, byte_range)
         seal = self._record.seal_at(key)
         if seal is not None:
-            if value is None:
-                raise ChunkError(ErrorKind.STORE_CORRUPT, f"{self._key}/{key}", f"lost or damaged: no chunk at {key}")
             whole = value if byte_range is None else await self._store.get(key, prototype)
             if whole is None or not is_sealed(_bytes_of(whole), seal):
-                message = f"lost or damaged: the chunk at {key} is not the one that was written there"
+                message = f"lost or damaged: the chunk at {key} is {'lost' if whole is None else 'another one'}"
                 raise ChunkError(ErrorKind.STORE_CORRUPT, f"{self._key}/{key}", message)
         elif value is not None and _is_chunk(key):
             message = f"lost or damaged: a chunk at {key}, where none was written"

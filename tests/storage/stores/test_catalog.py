@@ -1,5 +1,6 @@
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -174,6 +175,25 @@ def test_a_rebuild_beside_writers_loses_nothing(home):
     rebuilding.join()
     assert failures == []
     assert catalog.versions(home.root).num_rows == len(home.versions()) == 16
+
+
+def test_what_is_recorded_while_a_rebuild_ends_stays(home, monkeypatch):
+    version = materialize_files(home, Provenance(kind="a", partition="b"), lambda _: {}).version
+    newer = replace(home.catalog_entry(version), snapshot_id="newer")
+    writer = threading.Thread(target=catalog.record, args=(home.root, newer))
+    read_part = catalog._read_part
+
+    def beside(path, schema):
+        if path.parent.name == "versions" and not writer.ident:
+            writer.start()
+            writer.join(timeout=0.5)
+        return read_part(path, schema)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(catalog, "_read_part", beside)
+        rebuild_catalog(home)
+        writer.join()
+    assert "newer" in catalog.versions(home.root)["snapshot_id"].to_pylist()
 
 
 def test_a_rebuild_that_was_killed_lists_nothing_twice(home, monkeypatch):
