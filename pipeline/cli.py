@@ -14,12 +14,13 @@ from rich.markup import escape
 
 from pipeline.commands.audit import Audit
 from pipeline.commands.catalog import CatalogCommand
-from pipeline.commands.evaluation import Evaluate, Finetune, Pack, Query, Train, View
+from pipeline.commands.evaluation import Evaluate, Finetune, Pack, Train, View
 from pipeline.commands.features import JudgeFeatures
 from pipeline.commands.gc import Gc
 from pipeline.commands.lineage import Lineage
 from pipeline.commands.machine import Bench, Doctor, Plan, Ui
 from pipeline.commands.options import Command, ConfiguredCommand, flags_to_overrides
+from pipeline.commands.query import Query
 from pipeline.commands.render import Render
 from pipeline.commands.runs import Demo, Ingest, Run
 from pipeline.commands.weights import Weights

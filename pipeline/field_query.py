@@ -8,7 +8,9 @@ from pipeline.presets import PipelineConfig
 from storage.errors import ErrorKind, MissingTargetError
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home
-from student.applications.field_query import FieldAnswer, query_field
+from student.applications.answers import QueryAnswer
+from student.applications.field_query import query_field
+from student.inference.class_list import ClassList
 from student.inference.vocabulary import clip_features_in, clip_space_of_features
 from teachers.nerf.feature_request import FeatureView
 
@@ -24,7 +26,8 @@ def ask_field(
     part: str = "",
     shift_m: tuple[float, float, float] = (0.0, 0.0, 0.0),
     negatives: Sequence[str] = (),
-) -> FieldAnswer:
+    classes: ClassList | None = None,
+) -> QueryAnswer:
     """Return what a scene's feature field says about a text: points of all frames, and heat maps of one.
 
     Args:
@@ -37,6 +40,7 @@ def ask_field(
         part: A part of what the text names; empty to look for the text itself.
         shift_m: Where the cameras of the heat maps stand, in their own axes.
         negatives: Words that compete with the text.
+        classes: Own classes, which compete in place of Occ3D's.
 
     Raises:
         MissingTargetError: If the scene has no feature field with CLIP in it.
@@ -60,6 +64,7 @@ def ask_field(
         out_dir,
         part=part,
         negatives=negatives,
+        classes=classes,
         template=config.evaluation.prompt_template,
         about={"scene": scene_key, "frame": frame, "shift_m": list(shift_m), "feature_field": field.digest},
     )

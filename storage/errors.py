@@ -42,6 +42,8 @@ class ErrorKind(StrEnum):
     PERMISSION_DENIED = "permission_denied"
     IO_FAILED = "io_failed"
     LOCKED = "locked"
+    CLASSES_INVALID = "classes_invalid"
+    VERDICTS_INVALID = "verdicts_invalid"
 
 
 class PipelineError(Exception):

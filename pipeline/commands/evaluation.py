@@ -1,4 +1,4 @@
-"""Commands about one student: train, evaluate, fine-tune, pack, query, view."""
+"""Commands about one student: train, evaluate, fine-tune, pack, view."""
 
 import webbrowser
 from collections.abc import Mapping
@@ -14,15 +14,10 @@ from rich.table import Table
 from pipeline.commands.options import ConfiguredCommand
 from pipeline.commands.runs import tell_failures
 from pipeline.display import Display
-from pipeline.file_names import slug
-from pipeline.presets import PipelineConfig
 from pipeline.run import run_tasks
 from pipeline.workflow import plan, prepare_home, publish_report
-from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home
 from student.config import FinetuneConfig, FinetunedPart, FinetuneTask
-
-_NUM_SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,84 +208,4 @@ class View(ConfiguredCommand):
             server.sleep_forever()
         except KeyboardInterrupt:
             server.stop()
-        return 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Query(ConfiguredCommand):
-    """Search a scene by words: a heat map per camera, and the places that match best.
-
-    A student answers from one frame, in voxels; the scene's own field (``--teacher``) from all frames, in points.
-
-    Attributes:
-        text: Text to look for, such as "a red car".
-        teacher: Ask the scene's feature field instead of a student.
-        part: Part of what the text names, looked for within it alone; only with --teacher.
-        shift: Where the heat maps' cameras stand beside the recorded ones, metres right, down, ahead; only with
-            --teacher.
-        scene: Key of the scene to search; by default the first held-out one.
-        frame: Index of the frame; by default the middle one.
-        out: Folder for the answer; by default below the home.
-        negatives: Texts that the text is compared with; by default the whole vocabulary.
-    """
-
-    text: Annotated[str, tyro.conf.Positional]
-    teacher: bool = False
-    part: str = ""
-    shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    scene: str | None = None
-    frame: int | None = None
-    out: Path | None = None
-    negatives: tuple[str, ...] = ()
-
-    def run(self, console: Console) -> int:
-        """Render the answer and print its folder."""
-        home = self.open_home(must_exist=True)
-        selection = self.selection(home)
-        scene = self.scene or next(iter((*selection.validation_scenes, *selection.train_scenes)), None)
-        if scene is None:
-            raise ValueError("no scene to look in: give --scene")
-        reader = SceneReader.open(home, scene)
-        frame = reader.num_frames // 2 if self.frame is None else self.frame
-        if not 0 <= frame < reader.num_frames:
-            raise ValueError(f"frame {frame}, want 0 to {reader.num_frames - 1}")
-        folder = self.out or home.root / "queries" / f"{scene}-{frame:04d}-{slug(self.text)}"
-        if self.teacher:
-            return self._ask_teacher(home, scene, frame, folder, selection.resolve(), console)
-        if self.part or any(self.shift):
-            raise ValueError("--part and --shift ask the scene's field: want --teacher with them")
-        home.require("student_checkpoint", selection.variant)
-        from student.applications.query import query_scene
-
-        evaluation = selection.resolve().evaluation
-        answer = query_scene(
-            home,
-            scene,
-            frame,
-            self.text,
-            selection.variant,
-            folder,
-            negatives=self.negatives,
-            template=evaluation.prompt_template,
-            text_encoder=evaluation.text_encoder,
-            device=evaluation.device,
-        )
-        for probability, position in list(zip(answer.probability, answer.positions, strict=True))[:_NUM_SHOWN]:
-            x, y, z = position
-            console.print(f"{probability:.3f}  x {x:+7.2f}  y {y:+7.2f}  z {z:+6.2f} m")
-        console.print(f"{len(answer.positions)} voxels, {len(answer.heat_maps)} heat maps in {escape(str(folder))}")
-        return 0
-
-    def _ask_teacher(
-        self, home: Home, scene: str, frame: int, folder: Path, config: PipelineConfig, console: Console
-    ) -> int:
-        from pipeline.field_query import ask_field
-
-        answer = ask_field(
-            home, scene, frame, self.text, folder, config, part=self.part, shift_m=self.shift, negatives=self.negatives
-        )
-        for probability, position in list(zip(answer.probability, answer.positions, strict=True))[:_NUM_SHOWN]:
-            x, y, z = position
-            console.print(f"{probability:.3f}  x {x:+7.2f}  y {y:+7.2f}  z {z:+6.2f} m, world")
-        console.print(f"{len(answer.positions)} points, {len(answer.heat_maps)} heat maps in {escape(str(folder))}")
         return 0

@@ -10,6 +10,9 @@ from storage.taxonomy import CLASSES, NUM_OCC3D_CLASSES, OCC3D_NAMES, SKY
 
 DEFAULT_TEMPLATE = "a photo of a {}"
 
+_ARTICLES = frozenset(("a", "an", "the"))
+_MARKUP = frozenset("<>[]{}\\")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptSet:
@@ -69,31 +72,65 @@ def occ3d_prompts(*, with_sky: bool, template: str = DEFAULT_TEMPLATE) -> Prompt
     return PromptSet(names=tuple(names), concepts=tuple(tuple(c) for c in concepts), template=template)
 
 
-def query_prompts(text: str, *, template: str = DEFAULT_TEMPLATE, negatives: Sequence[str] = ()) -> PromptSet:
+def query_prompts(
+    text: str, *, template: str = DEFAULT_TEMPLATE, negatives: Sequence[str] = (), also: Sequence[str] = ()
+) -> PromptSet:
     """Return a set whose first class is the queried text, followed by its negatives.
 
     By default, the negatives are the Occ3D classes and the sky, except those that the text itself names: "car" is no
-    negative of "automobile", and "fuel truck" none of "truck". A finer word such as "pole" competes with the rest of
-    its class.
+    negative of "automobile", of "a car" or of "red car", and "fuel truck" none of "truck". A finer word such as "pole"
+    competes with the rest of its class.
 
     Args:
-        text: The query, a word or a phrase.
+        text: The query, a word or a phrase; a leading article is left out.
         template: Sentence with one ``{}`` for the word.
-        negatives: Words that compete with the text.
+        negatives: Words that compete with the text in place of the classes.
+        also: Words that compete with it in addition.
 
     Raises:
-        ValueError: If the text is blank or is one of the negatives.
+        ValueError: If a text is blank or no plain words, or the query names the same as one of the given words.
     """
-    query = " ".join(text.split())
-    if not query:
-        raise ValueError("a query needs at least one word")
-    if query.lower() in {word.lower() for word in negatives}:
-        raise ValueError(f"the query {query!r} is among its own negatives")
-    others = {word: ((word,),) for word in negatives} or _classes_without(set(ids_of_word(query)))
+    query = plain_words(text)
+    given = {word: plain_words(word) for word in (*negatives, *also)}
+    for spelt, word in given.items():
+        if is_same(query, word):
+            raise ValueError(f"the query {query!r} is among its own negatives: {spelt!r} names the same")
+    others = {plain_words(word): ((plain_words(word),),) for word in negatives} or classes_without(_named_by(query))
+    others |= {plain_words(word): ((plain_words(word),),) for word in also}
     return PromptSet(names=(query, *others), concepts=(((query,),), *others.values()), template=template)
 
 
-def _classes_without(class_ids: set[int]) -> dict[str, tuple[tuple[str, ...], ...]]:
+def plain_words(text: str) -> str:
+    """Return a text with single spaces and without a leading article.
+
+    Raises:
+        ValueError: If no word is left, or it holds markup or something that cannot be printed.
+    """
+    words = text.split()
+    odd = next((c for c in " ".join(words) if c in _MARKUP or not c.isprintable()), None)
+    if odd is not None:
+        raise ValueError(f"the text {text!r} holds {odd!r}: want plain words, without markup")
+    if len(words) > 1 and words[0].lower() in _ARTICLES:
+        words = words[1:]
+    if not any(c.isalnum() for c in "".join(words)):
+        raise ValueError(f"the text {text!r} holds no word: a query needs at least one word")
+    return " ".join(words)
+
+
+def is_same(text: str, other: str) -> bool:
+    """Return whether two plain texts are equal, or name the same classes of the vocabulary."""
+    named = ids_of_word(text)
+    return text.lower() == other.lower() or (bool(named) and named == ids_of_word(other))
+
+
+def _named_by(query: str) -> set[int]:
+    """Return the classes that a query names by all of its words, or else by its last ones: "red car" is a car."""
+    words = query.split()
+    found = (set(ids_of_word(" ".join(words[start:]))) for start in range(len(words)))
+    return next((ids for ids in found if ids), set())
+
+
+def classes_without(class_ids: set[int]) -> dict[str, tuple[tuple[str, ...], ...]]:
     """Return the concepts of each Occ3D class and of the sky, except some; an empty class is left out."""
     concepts: dict[str, list[tuple[str, ...]]] = {}
     for entry in (*CLASSES, SKY):
@@ -104,11 +141,12 @@ def _classes_without(class_ids: set[int]) -> dict[str, tuple[tuple[str, ...], ..
 
 
 def ids_of_word(word: str) -> list[int]:
-    """Return the class ids that a word names; none for a word outside the vocabulary.
+    """Return the class ids that a word names, in the singular or the plural; none for a word outside the vocabulary.
 
     A word of an Occ3D class itself names its finer classes too. "others" does not, because its finer classes differ.
     """
     entries = (*CLASSES, SKY)
-    known = [entry for entry in entries if word.lower() in (entry.name, *entry.words)]
+    spellings = {word.lower(), *(word.lower().removesuffix(end) for end in ("s", "es"))}
+    known = [entry for entry in entries if spellings & {entry.name, *entry.words}]
     coarse = {e.occ3d_index for e in known if e.class_id == e.occ3d_index and e.occ3d_index != 0}
     return [entry.class_id for entry in entries if entry in known or entry.occ3d_index in coarse]

@@ -8,35 +8,13 @@ from PIL import Image
 
 from storage.kinds import StoreForm
 from storage.stores.versioned import StoreVersion
-from student.applications.field_query import RegionConfig, object_points, query_field, write_ply
+from student.applications.answers import RegionConfig
+from student.applications.field_query import query_field
 from student.inference.open_vocabulary import StoredFeatureBasis, TextEncoder
 from student.inference.vocabulary import ClipSpace
 
 SIZE = (8, 12)
 WORDS = ("building", "road", "car")
-
-
-def test_the_object_is_the_group_with_the_most_probability():
-    positions = np.array([[0.0, 0, 0], [0.5, 0, 0], [1.2, 0, 0], [9.0, 0, 0], [2.5, 0, 0]])
-    probability = np.array([0.6, 0.7, 0.5, 0.9, 0.1])
-    is_object = object_points(positions, probability, RegionConfig(min_share=0.5, reach_m=1.0))
-    assert is_object.tolist() == [True, True, True, False, False]
-    alone = object_points(positions, probability, RegionConfig(min_share=0.5, reach_m=0.1))
-    assert alone.tolist() == [False, False, False, True, False]
-    with pytest.raises(ValueError, match="min_share"):
-        RegionConfig(min_share=0.0)
-
-
-def test_a_ply_holds_what_was_written(tmp_path):
-    positions = np.array([[1.0, 2, 3], [4, 5, 6]])
-    write_ply(tmp_path / "p.ply", positions, np.array([[1, 2, 3], [4, 5, 6]], np.uint8), np.array([0.25, np.nan]))
-    header, _, body = (tmp_path / "p.ply").read_bytes().partition(b"end_header\n")
-    assert b"element vertex 2\n" in header
-    row = np.frombuffer(body, [("xyz", "<f4", 3), ("rgb", "u1", 3), ("p", "<f4")])
-    assert row["xyz"].tolist() == positions.tolist()
-    assert row["rgb"].tolist() == [[1, 2, 3], [4, 5, 6]]
-    assert row["p"][0] == 0.25
-    assert np.isnan(row["p"][1])
 
 
 class Words(TextEncoder):
@@ -90,9 +68,10 @@ def test_a_part_is_looked_for_within_its_object_alone(field, tmp_path):
     # The better car is on the road; that on the building is the one asked for.
     assert answer.positions[:4, 0].max() < 1.0
     assert answer.positions[:, 0].max() < 1.7  # nothing outside the object has a probability
-    assert answer.record["object_points"] == len(answer.positions) == 48
+    assert answer.record["within"][0]["num_cells"] == len(answer.positions) == 48
+    assert answer.objects[0].centre[0] < 1.0
     _, _, body = (tmp_path / "points.ply").read_bytes().partition(b"end_header\n")
-    assert len(body) == 19 * SIZE[0] * SIZE[1]
+    assert len(body) == 23 * SIZE[0] * SIZE[1]
 
 
 def test_views_without_a_surface_are_refused(field, tmp_path):

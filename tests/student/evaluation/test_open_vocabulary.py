@@ -97,8 +97,30 @@ def test_a_query_does_not_compete_with_its_own_synonyms():
     assert query_prompts("  red   door ", negatives=("wall", "sky")).names == ("red door", "wall", "sky")
     with pytest.raises(ValueError, match="at least one word"):
         query_prompts("  ")
-    with pytest.raises(ValueError, match="own negatives"):
-        query_prompts("Car", negatives=("car",))
+    for rival in ("car", "a car", "Cars", "an automobile"):
+        with pytest.raises(ValueError, match="own negatives"):
+            query_prompts("Car", negatives=(rival,))
+
+
+@pytest.mark.parametrize("text", ["a car", "The car", "cars", "red car", "a  red\n car"])
+def test_an_article_a_plural_or_an_adjective_does_not_make_the_class_a_rival(text):
+    prompts = query_prompts(text)
+    assert prompts.names[0] == " ".join(text.split()).lower().removeprefix("a ").removeprefix("the ")
+    assert prompts.names[1:] == query_prompts("car").names[1:]
+
+
+@pytest.mark.parametrize("text", ["[red]car[/red]", "<b>car</b>", "{car}", "car\x1b[31m", "car\u202e"])
+def test_markup_and_what_cannot_be_printed_are_refused(text):
+    with pytest.raises(ValueError, match="plain words"):
+        query_prompts(text)
+    with pytest.raises(ValueError, match="plain words"):
+        query_prompts("car", negatives=(text,))
+
+
+@pytest.mark.parametrize("text", ["", " ", "...", "?!"])
+def test_a_text_without_a_word_is_refused(text):
+    with pytest.raises(ValueError, match="at least one word"):
+        query_prompts(text)
 
 
 def test_prompt_sets_that_cannot_be_scored_are_refused():

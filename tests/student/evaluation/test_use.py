@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import trimesh
 from PIL import Image
 
 from storage.errors import MissingTargetError
@@ -14,6 +15,7 @@ from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.keys import SceneKey
 from storage.stores.arrays import read_target
 from storage.taxonomy import OCC3D_FREE, OCC3D_UNKNOWN, VOID_ID
+from student.applications.answers import HEAT_MAP_WIDTH
 from student.applications.deployment import DeployedStudent, observed_voxels
 from student.applications.query import query_scene
 from student.applications.weak_labels import export_weak_labels
@@ -23,12 +25,16 @@ from student.inference.prompts import PromptSet
 from student.inference.vocabulary import Vocabulary
 from tests.student.evaluation.conftest import (
     BOXES,
+    CAR,
     GRID,
     NUM_CAMERAS,
     NUM_FRAMES,
+    RIG,
     SKY_CLASS,
     SMALL_EVALUATION,
     Oracle,
+    look,
+    scaled_intrinsics,
     shift_of,
     voxel_labels,
 )
@@ -48,7 +54,14 @@ def test_an_oracle_finds_the_car_in_the_images_and_in_space(oracle, tmp_path):
     assert result.probability[0] > 0.9
     assert result.probability[-1] < 0.1
     heat = np.asarray(Image.open(result.heat_maps[0])).astype(int)
-    assert heat.shape == (2 * GRID[0], 2 * GRID[1], 3)
+    assert heat.shape[1] == HEAT_MAP_WIDTH
+    is_lit = np.ptp(heat, axis=-1) > 40
+    truth = look(scaled_intrinsics(*GRID), RIG[0], shift_of(1, 1), *GRID)[1] == CAR
+    assert abs(is_lit.mean() - truth.mean()) < 0.1 * truth.mean()  # the car is lit and nothing else is
+    best_object = result.objects[0]
+    assert np.all((np.array(best_object.centre) + shift >= low) & (np.array(best_object.centre) + shift <= high))
+    assert best_object.volume == pytest.approx(best_object.num_cells * 0.4**3)
+    assert best_object.mean_score > 0.9
     record = json.loads((result.folder / "query.json").read_text())
     assert record["temperature_source"] == "fitted on training frames"
     assert record["calibration"]["method"] == "isotonic"
@@ -66,11 +79,28 @@ def test_what_cannot_be_asked_is_refused(world, tmp_path):
         query_scene(world.home, SCENE, 7, "car", "clip", tmp_path)
     with pytest.raises(ValueError, match="at least one word"):
         query_scene(world.home, SCENE, 0, " ", "clip", tmp_path)
+    with pytest.raises(ValueError, match="own negatives"):
+        query_scene(world.home, SCENE, 0, "car", "clip", tmp_path, part="the car")
     with pytest.raises(MissingTargetError, match="no CLIP features"):
         query_scene(world.home, SCENE, 0, "car", "depth", tmp_path)
     with pytest.raises(MissingTargetError, match=r"scene/yard\.z"):
         query_scene(world.home, "yard.z", 0, "car", "clip", tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_part_is_looked_for_within_the_best_object_alone(oracle, tmp_path):
+    whole = query_scene(oracle.home, SCENE, 1, "car", "oracle", tmp_path)
+    cloud = trimesh.load(tmp_path / "points.ply")  # as another program reads it
+    np.testing.assert_allclose(cloud.vertices, whole.positions, atol=1e-5)
+    found = cloud.metadata["_ply_raw"]["vertex"]["data"]
+    np.testing.assert_allclose(found["probability"], whole.probability, atol=1e-6)
+    assert (found["object_rank"] == 1).sum() == whole.objects[0].num_cells
+    part = query_scene(oracle.home, SCENE, 1, "car", "oracle", tmp_path, part="road")
+    assert len(part.positions) == whole.objects[0].num_cells
+    assert {tuple(p) for p in part.positions} <= {tuple(p) for p in whole.positions}
+    assert part.probability.max() < 0.1  # no road in a car
+    assert part.record["within"] == whole.record["objects"][:1]
+    assert "car" in part.record["negatives"]
 
 
 def test_an_oracle_labels_a_scene_as_it_is(oracle):
