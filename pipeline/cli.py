@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from pipeline.commands.audit import Audit
 from pipeline.commands.catalog import CatalogCommand
+from pipeline.commands.classes import ClassesCommand
 from pipeline.commands.evaluation import Evaluate, Finetune, Pack, Train, View
 from pipeline.commands.features import JudgeFeatures
 from pipeline.commands.gc import Gc
@@ -47,6 +48,7 @@ _COMMANDS: Any = (
     | _named(Finetune, "finetune")
     | _named(Query, "query")
     | _named(Render, "render")
+    | _named(ClassesCommand, "classes")
     | _named(Pack, "pack")
     | _named(JudgeFeatures, "judge-features")
     | _named(Lineage, "lineage")

@@ -18,6 +18,7 @@ from pipeline.run import run_tasks
 from pipeline.workflow import plan, prepare_home, publish_report
 from storage.stores.versioned import Home
 from student.config import FinetuneConfig, FinetunedPart, FinetuneTask
+from student.inference.class_list import load_class_list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,11 +176,13 @@ class View(ConfiguredCommand):
         scene: Key of the scene to show: points, voxels by class or by a text, cameras. By default the report is shown.
         port: Port of the 3-D viewer, which only this machine can reach.
         browser: Open a browser; otherwise only print the address.
+        classes: Your own classes, a YAML file or the name of a shipped list, in place of Occ3D's.
     """
 
     scene: str | None = None
     port: int = 8080
     browser: bool = True
+    classes: str | None = None
 
     def run(self, console: Console) -> int:
         """Open the report, or serve the scene until interrupted."""
@@ -199,7 +202,8 @@ class View(ConfiguredCommand):
             home.require(kind, partition)
         from student.applications.viewer import serve_scene
 
-        server = serve_scene(home, scene, variant, port=self.port)
+        classes = None if self.classes is None else load_class_list(self.classes)
+        server = serve_scene(home, scene, variant, port=self.port, classes=classes)
         address = f"http://{server.get_host()}:{server.get_port()}"
         console.print(f"{address}  (interrupt to stop)", soft_wrap=True)
         if self.browser:

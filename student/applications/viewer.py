@@ -11,12 +11,15 @@ from storage.geometry.resize import resize_nearest
 from storage.geometry.transforms import rotation_to_quat_wxyz
 from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.keys import SceneKey
-from storage.previews.pictures import colour_map, label_image, resize_smoothly, to_uint8
+from storage.previews.pictures import UNDEFINED_COLOUR, colour_map, label_colour, resize_smoothly, to_uint8
 from storage.stores.versioned import Home
+from storage.taxonomy import SKY
 from student.applications.deployment import DeployedStudent, FrameReading, voxel_centres
+from student.applications.weak_labels import choose_labels
 from student.evaluation.frames import EvaluationFrames, view_images
-from student.inference.prompts import DEFAULT_TEMPLATE, query_prompts
-from student.inference.vocabulary import Vocabulary, best_voxel_class, occ3d_vocabulary
+from student.inference.class_list import ClassList, asked
+from student.inference.prompts import DEFAULT_TEMPLATE, occ3d_prompts
+from student.inference.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     import viser
@@ -28,17 +31,27 @@ _THUMBNAIL_WIDTH = 160
 
 
 class SceneView:
-    """Content of the view of one scene, computed without a server.
+    """Content of the view of one scene, computed without a server; ``colours`` holds that of each class, by name.
 
     Args:
         student: Student whose field is shown.
         frames: Frames of the scene.
-        template: Sentence with one ``{}`` for a word.
+        template: Sentence with one ``{}`` for a word; a list of classes has its own.
+        classes: Own classes in place of Occ3D's.
     """
 
-    def __init__(self, student: DeployedStudent, frames: EvaluationFrames, *, template: str = DEFAULT_TEMPLATE) -> None:
-        self.student, self.frames, self.template = student, frames, template
-        self._classes = occ3d_vocabulary(student.space, template)
+    def __init__(
+        self,
+        student: DeployedStudent,
+        frames: EvaluationFrames,
+        *,
+        template: str = DEFAULT_TEMPLATE,
+        classes: ClassList | None = None,
+    ) -> None:
+        self.student, self.frames, self.template, self.classes = student, frames, template, classes
+        prompts = occ3d_prompts(with_sky=False, template=template) if classes is None else classes.prompts
+        self._vocabulary = Vocabulary.of(student.space, prompts)
+        self.colours = _colours(prompts.names, classes)
         self._readings: dict[int, FrameReading] = {}
 
     def reading(self, frame: int) -> FrameReading:
@@ -76,9 +89,15 @@ class SceneView:
         held = np.flatnonzero(reading.is_observed & (reading.occupancy >= self.student.point.threshold))
         features = self.student.predictor.point_features(reading.field, "clip", reading.points[held])
         if mode == "classes":
-            colours = label_image(best_voxel_class(self._classes.cosine(features))[None])[0]
+            probability = self._vocabulary.probability(features, self.student.point.temperature)
+            solid = [i for i, name in enumerate(self._vocabulary.prompts.names) if name != SKY.name]
+            thresholds = [None] * len(solid) if self.classes is None else [self.classes.thresholds[i] for i in solid]
+            chosen, _ = choose_labels(np.nan_to_num(probability[:, solid]), solid, thresholds)
+            colours = np.array(list(self.colours.values()), np.uint8)[chosen]
+            colours[np.isnan(probability[:, 0])] = UNDEFINED_COLOUR
         elif mode == "query":
-            vocabulary = Vocabulary.of(self.student.space, query_prompts(text, template=self.template))
+            prompts, _ = asked(text, self.classes, template=self.template)
+            vocabulary = Vocabulary.of(self.student.space, prompts)
             probability = np.nan_to_num(vocabulary.probability(features, self.student.point.temperature)[:, 0])
             colours = colour_map("inferno")[np.round(255 * probability).astype(np.int64)]
         else:
@@ -94,6 +113,7 @@ def serve_scene(
     host: str = "127.0.0.1",
     port: int = 8080,
     text_encoder: str = "",
+    classes: ClassList | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> "viser.ViserServer":
     """Start a viewer of one scene and return its server; the caller keeps the process alive.
@@ -105,6 +125,7 @@ def serve_scene(
         host: Address to listen at; only this machine by default.
         port: Port to listen at.
         text_encoder: Folder or hub id of the CLIP checkpoint; empty for the one recorded with the features.
+        classes: Own classes in place of Occ3D's.
         device: Device of the student.
 
     Raises:
@@ -113,7 +134,7 @@ def serve_scene(
     import viser  # a web server: only who looks pays for it
 
     student = DeployedStudent.open(home, variant, device=device, text_encoder=text_encoder)
-    view = SceneView(student, student.frames(scene_key))
+    view = SceneView(student, student.frames(scene_key), classes=classes)
     server = viser.ViserServer(host=host, port=port, verbose=False)
     server.scene.set_up_direction("+z")
     frame = server.gui.add_slider("frame", min=0, max=view.frames.scene.frozen.num_frames - 1, step=1, initial_value=0)
@@ -125,6 +146,8 @@ def serve_scene(
         try:
             draw_frame(server, view, int(frame.value), mode.value, text.value)
             status.content = f"{scene_key}, student {variant}, occupied from {student.point.threshold:.3g}"
+            if mode.value == "classes":
+                status.content += "".join(f"\n\n{_swatch(colour)} {name}" for name, colour in view.colours.items())
         except ValueError as error:
             status.content = f"**{error}**"
 
@@ -132,6 +155,22 @@ def serve_scene(
         control.on_update(draw)
     draw()
     return server
+
+
+def _swatch(colour: tuple[int, int, int]) -> str:
+    return f'<span style="color: rgb{colour}">&#9632;</span>'
+
+
+def _colours(names: Sequence[str], classes: ClassList | None) -> dict[str, tuple[int, int, int]]:
+    """Return the colour of each class: Occ3D's own, and colours apart from each other for own classes."""
+    if classes is None:
+        return {name: label_colour(label) for label, name in enumerate(names)}
+    table = colour_map("tab20")
+    colours = {name: label_colour(label) for name, label in zip(names, classes.labels, strict=True)}
+    for index, entry in enumerate(classes.classes):
+        red, green, blue = table[256 * (index % 20) // 20 + 6].tolist()
+        colours[entry.name] = red, green, blue
+    return colours
 
 
 def draw_frame(server: "viser.ViserServer", view: SceneView, frame: int, mode: Mode, text: str) -> None:

@@ -3,7 +3,7 @@
 The training set refuses them as targets; they are a start for labelling data.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,10 @@ from storage.taxonomy import NUM_OCC3D_CLASSES, OCC3D_FREE, OCC3D_NAMES, OCC3D_U
 from student.applications.deployment import DeployedStudent, FrameReading
 from student.evaluation.config import WeakLabelConfig
 from student.evaluation.frames import EvaluationFrames
+from student.inference.class_list import ClassList, load_class_list
 from student.inference.open_vocabulary import class_probability
-from student.inference.vocabulary import Vocabulary, occ3d_vocabulary
+from student.inference.prompts import occ3d_prompts
+from student.inference.vocabulary import Vocabulary
 
 KIND = Kind.WEAK_LABELS
 
@@ -40,7 +42,7 @@ def export_weak_labels(
     Voxels have Occ3D labels (17 is free, 255 is not seen by any camera) and the probability that the label is right:
     that the voxel is occupied and of that class, or that it is free. It is NaN where not seen. Pixels have the most
     probable class (255 is sky; 254 is outside a fisheye's image circle, or the vehicle itself) and its probability, on
-    the student's render grid.
+    the student's render grid. Own classes have labels from 18 on; see :func:`choose_labels` for their thresholds.
 
     Args:
         home: Home of the student and the scene.
@@ -52,7 +54,9 @@ def export_weak_labels(
     Raises:
         MissingTargetError: If the student or a store of the scene is missing, or the student renders no CLIP features.
         ProvenanceMismatchError: If the scene's stores were made from different versions of it.
+        SourceDataError: If the list of classes is missing or damaged.
     """
+    classes = load_class_list(config.classes) if config.classes else None
     student = DeployedStudent.open(
         home,
         variant,
@@ -62,20 +66,49 @@ def export_weak_labels(
         default_threshold=config.default_threshold,
     )
     frames = student.frames(scene_key)
-    provenance = _provenance(home, student, frames, config)
+    provenance = _provenance(home, student, frames, config, classes)
 
     def write(group: zarr.Group) -> Mapping[str, Any]:
-        return _Labeller(group, student, frames, config).run(on_progress)
+        return _Labeller(group, student, frames, config, classes).run(on_progress)
 
     return materialize_arrays(home, provenance, write)
 
 
-def _provenance(home: Home, student: DeployedStudent, frames: EvaluationFrames, config: WeakLabelConfig) -> Provenance:
+def choose_labels(
+    probability: Float[np.ndarray, "*shape classes"], labels: Sequence[int], thresholds: Sequence[float | None]
+) -> tuple[UInt8[np.ndarray, "*shape"], Float[np.ndarray, "*shape"]]:
+    """Return the label of each row and its probability.
+
+    A class with a threshold is chosen where its probability reaches it; of several, that which exceeds its own the
+    most. Where none does, the most probable of the classes without a threshold is chosen.
+
+    Args:
+        probability: Probability of each class.
+        labels: Label of each class.
+        thresholds: Threshold of each class; None where none was chosen.
+    """
+    least = np.array([np.inf if threshold is None else threshold for threshold in thresholds])
+    excess = probability / least
+    others = np.where(np.isinf(least), probability, -1.0)
+    chosen = np.where(excess.max(axis=-1) >= 1.0, excess.argmax(axis=-1), others.argmax(axis=-1))
+    found = np.take_along_axis(probability, chosen[..., None], axis=-1)[..., 0]
+    return np.asarray(labels, np.uint8)[chosen], found
+
+
+def _provenance(
+    home: Home,
+    student: DeployedStudent,
+    frames: EvaluationFrames,
+    config: WeakLabelConfig,
+    classes: ClassList | None,
+) -> Provenance:
     stores = [frames.scene.frozen.stores[kind] for kind in student.input_kinds]
     evaluation = student.point.evaluation
     versions = [student.checkpoint, *stores, *([] if evaluation is None else [evaluation])]
     inputs = (*(v.as_input for v in versions), *student.space.inputs)
-    determining = config.determining()
+    determining: object = config.determining()
+    if classes is not None:
+        determining = {"labels": determining, "class_list": {"name": classes.name, "digest": classes.digest}}
     return Provenance(
         kind=KIND,
         partition=frames.key,
@@ -93,10 +126,30 @@ class _Labeller:
     """Labeller of one scene, frame by frame."""
 
     def __init__(
-        self, group: zarr.Group, student: DeployedStudent, frames: EvaluationFrames, config: WeakLabelConfig
+        self,
+        group: zarr.Group,
+        student: DeployedStudent,
+        frames: EvaluationFrames,
+        config: WeakLabelConfig,
+        classes: ClassList | None,
     ) -> None:
         self._student, self._frames, self._config = student, frames, config
-        self._vocabulary: Vocabulary = occ3d_vocabulary(student.space, config.prompt_template)
+        if classes is None:
+            prompts = occ3d_prompts(with_sky=True, template=config.prompt_template)
+            self._labels: tuple[int, ...] = (*range(NUM_OCC3D_CLASSES), SKY_ID)
+            self._thresholds: tuple[float | None, ...] = (None,) * len(self._labels)
+            self._names = [*OCC3D_NAMES, "free"]
+            own: dict[str, Any] = {}
+        else:
+            prompts, self._labels = classes.prompts, classes.labels
+            self._thresholds = classes.thresholds
+            self._names = list(classes.label_names.values())
+            own = {
+                "class_list": {"name": classes.name, "digest": classes.digest, "yaml": classes.to_yaml()},
+                "occ3d_labels": {str(label): index for label, index in classes.occ3d_labels.items()},
+                "thresholds": {entry.name: entry.threshold for entry in classes.classes},
+            }
+        self._vocabulary: Vocabulary = Vocabulary.of(student.space, prompts)
         self._voxel_counts = np.zeros(256, np.int64)
         num_frames, cameras = frames.scene.frozen.num_frames, frames.scene.frozen.num_cameras
         data = student.predictor.config.data
@@ -105,19 +158,19 @@ class _Labeller:
             size = (num_frames, cameras, data.render_height, data.render_width)
             shapes |= {"pixel_label": size, "pixel_probability": size}
         self._arrays = {name: create_target(group, KIND, name, shape) for name, shape in shapes.items()}
-        prompts = self._vocabulary.prompts
         group.attrs.update(
             {
-                "class_names": [*OCC3D_NAMES, "free"],
+                "class_names": self._names,
                 "unknown_voxel": OCC3D_UNKNOWN,
                 "sky_pixel": SKY_ID,
                 "void_pixel": VOID_ID,
                 "camera_names": list(frames.camera_names),
                 "prompts": dict(zip(prompts.names, _lists(prompts.concepts), strict=True)),
-                "template": config.prompt_template,
+                "template": prompts.template,
                 "checkpoint": {"variant": student.checkpoint.partition, "digest": student.checkpoint.digest},
                 "text_encoder_digest": student.space.encoder.digest,
                 **student.point.to_json(),
+                **own,
             }
         )
 
@@ -135,7 +188,7 @@ class _Labeller:
             if on_progress is not None:
                 on_progress("weak labels", (frame + 1) / num_frames, {"frame": frame})
         total = int(self._voxel_counts.sum())
-        counts = {name: int(self._voxel_counts[i]) for i, name in enumerate(OCC3D_NAMES)}
+        counts = {name: int(self._voxel_counts[i]) for i, name in enumerate(self._names) if i != OCC3D_FREE}
         return {
             "frames": num_frames,
             "observed_share": 1.0 - float(self._voxel_counts[OCC3D_UNKNOWN]) / total,
@@ -151,10 +204,12 @@ class _Labeller:
         probability = 1.0 - occupied
         held = np.flatnonzero(reading.is_observed & (reading.occupancy >= point.threshold))
         features = self._student.predictor.point_features(reading.field, "clip", reading.points[held])
-        cosine = self._vocabulary.cosine(features)[:, :NUM_OCC3D_CLASSES]  # a voxel is never sky
-        named = class_probability(cosine, point.temperature)
-        labels[held] = named.argmax(axis=1).astype(np.uint8)
-        probability[held] = occupied[held] * named.max(axis=1)
+        solid = [index for index, label in enumerate(self._labels) if label != SKY_ID]  # a voxel is never sky
+        named = class_probability(self._vocabulary.cosine(features)[:, solid], point.temperature)
+        labels[held], best = choose_labels(
+            named, [self._labels[i] for i in solid], [self._thresholds[i] for i in solid]
+        )
+        probability[held] = occupied[held] * best
         labels[~reading.is_observed] = OCC3D_UNKNOWN
         probability[~reading.is_observed] = np.nan
         return labels, probability.astype(np.float16)
@@ -165,10 +220,9 @@ class _Labeller:
         named: Float[np.ndarray, "cameras height width classes"] = self._vocabulary.probability(
             reading.views.features["clip"], self._student.point.temperature
         )
-        best = named.argmax(axis=-1)
-        labels = np.where(best == NUM_OCC3D_CLASSES, SKY_ID, best).astype(np.uint8)
+        labels, best = choose_labels(named, self._labels, self._thresholds)
         is_seen = reading.views.is_seen
-        probability = np.where(is_seen, named.max(axis=-1), np.nan)
+        probability = np.where(is_seen, best, np.nan)
         return np.where(is_seen, labels, np.uint8(VOID_ID)), probability.astype(np.float16)
 
 

@@ -93,6 +93,8 @@ class WeakLabelConfig:
             chose one. The labels are then marked as uncalibrated.
         voxel_samples_per_axis: Points per voxel and axis of the lattice on which density is read.
         pixel_labels: True to label every rendered pixel as well.
+        classes: Own classes, a YAML file or the name of a shipped list; empty for Occ3D's. The content counts for the
+            digest, and not its place.
         device: Device of the student; no part of the digest.
         checkpoint_digest: Digest of the checkpoint; empty for the variant's current one.
     """
@@ -102,6 +104,7 @@ class WeakLabelConfig:
     default_threshold: float = 0.5
     voxel_samples_per_axis: int = 2
     pixel_labels: bool = True
+    classes: str = ""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     checkpoint_digest: str = ""
 
@@ -115,5 +118,5 @@ class WeakLabelConfig:
             raise ValueError(f"prompt_template needs exactly one '{{}}', got {self.prompt_template!r}")
 
     def determining(self) -> "WeakLabelConfig":
-        """Return the part that determines the labels; the digests of the weights are recorded as inputs."""
-        return replace(self, device="auto", checkpoint_digest="", text_encoder="")
+        """Return the part that determines the labels; digests of weights and of the classes are recorded beside it."""
+        return replace(self, device="auto", checkpoint_digest="", text_encoder="", classes="")

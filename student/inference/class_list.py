@@ -26,6 +26,7 @@ from student.inference.prompts import (
 
 FIRST_OWN_LABEL = OCC3D_FREE + 1
 SHIPPED = Path(__file__).parent / "class_lists"
+DATA_FILES = ("class_lists/airside.yaml",)
 
 _MAX_BYTES, _MAX_CLASSES = 1 << 18, 200
 _TAKEN = ("others", "free", SKY.name)
@@ -130,6 +131,12 @@ class ClassList:
         ids = [background.index(name) for name in self.prompts.names[:num_background]]
         own = range(FIRST_OWN_LABEL, FIRST_OWN_LABEL + len(self.classes))
         return (*(SKY_ID if i == NUM_OCC3D_CLASSES else i for i in ids), *own)
+
+    @property
+    def thresholds(self) -> tuple[float | None, ...]:
+        """Return the threshold of each class of ``prompts``; None for the background."""
+        own = tuple(entry.threshold for entry in self.classes)
+        return (None,) * (len(self.prompts.names) - len(own)) + own
 
     def find(self, text: str) -> OwnClass | None:
         """Return the class that a plain text names; None if it names none."""

@@ -18,9 +18,10 @@ from storage.taxonomy import OCC3D_FREE, OCC3D_UNKNOWN, VOID_ID
 from student.applications.answers import HEAT_MAP_WIDTH
 from student.applications.deployment import DeployedStudent, observed_voxels
 from student.applications.query import query_scene
-from student.applications.weak_labels import export_weak_labels
+from student.applications.weak_labels import choose_labels, export_weak_labels
 from student.evaluation.config import WeakLabelConfig
 from student.evaluation.evaluate import evaluate_checkpoint
+from student.inference.class_list import load_class_list
 from student.inference.prompts import PromptSet
 from student.inference.vocabulary import Vocabulary
 from tests.student.evaluation.conftest import (
@@ -127,6 +128,45 @@ def test_an_oracle_labels_a_scene_as_it_is(oracle):
     assert attributes["prompts"]["car"] == [["car", "automobile", "sedan"]]
     assert made.metrics["is_calibrated"] is True
     assert export_weak_labels(oracle.home, SCENE, "oracle", WeakLabelConfig()).reused
+
+
+def test_own_classes_continue_the_labels_and_leave_their_digest(oracle, tmp_path):
+    path = tmp_path / "yard.yaml"
+    path.write_text("name: yard\nclasses:\n  automobile: {synonyms: [car, sedan], threshold: 0.5}\n  house:\n")
+    config = WeakLabelConfig(classes=str(path), pixel_labels=False)
+    made = export_weak_labels(oracle.home, SCENE, "oracle", config)
+    group = oracle.home.open_arrays(made.version)
+    labels = read_target(group, "weak_labels", "voxel_label")[1]
+    plain = read_target(
+        oracle.home.open_arrays(export_weak_labels(oracle.home, SCENE, "oracle", WeakLabelConfig()).version),
+        "weak_labels",
+        "voxel_label",
+    )[1]
+    np.testing.assert_array_equal(labels == 18, plain == CAR)
+    assert (labels == 18).sum() > 10
+    assert group.attrs["class_names"][18:] == ["automobile", "house"]
+    assert group.attrs["occ3d_labels"] == {"18": 4, "19": 15}
+    assert group.attrs["thresholds"] == {"automobile": 0.5, "house": None}
+    assert made.metrics["voxels"]["automobile"] > 10
+    provenance = oracle.home.provenance(made.version)
+    digest = load_class_list(str(path)).digest
+    assert provenance.config["class_list"] == {"name": "yard", "digest": digest}
+    moved = tmp_path / "moved.yaml"
+    moved.write_text("# the same\n" + path.read_text())
+    assert export_weak_labels(oracle.home, SCENE, "oracle", replace(config, classes=str(moved))).reused
+    moved.write_text(path.read_text().replace("0.5", "0.999999"))
+    other = export_weak_labels(oracle.home, SCENE, "oracle", replace(config, classes=str(moved)))
+    assert not other.reused
+    assert not (read_target(oracle.home.open_arrays(other.version), "weak_labels", "voxel_label") == 18).any()
+
+
+def test_a_threshold_decides_before_the_most_probable_class_does():
+    probability = np.array([[0.9, 0.04, 0.06], [0.9, 0.06, 0.04], [0.5, 0.2, 0.3], [0.2, 0.01, 0.79]])
+    labels, found = choose_labels(probability, [11, 18, 19], [None, 0.05, 0.1])
+    assert labels.tolist() == [11, 18, 18, 19]  # the third exceeds both thresholds, that of 18 the most
+    assert found.tolist() == [0.9, 0.06, 0.2, 0.79]
+    labels, _ = choose_labels(probability, [11, 18, 19], [None, None, None])
+    assert labels.tolist() == [11, 11, 11, 19]
 
 
 def test_labels_without_an_evaluation_say_that_they_are_uncalibrated(world):

@@ -8,6 +8,7 @@ from storage.keys import SceneKey
 from storage.previews.pictures import label_colour
 from student.applications.deployment import DeployedStudent
 from student.applications.viewer import SceneView, serve_scene
+from student.inference.class_list import load_class_list
 from student.evaluation.evaluate import evaluate_checkpoint
 from tests.student.evaluation.conftest import BOXES, CAR, SMALL_EVALUATION, shift_of
 
@@ -37,6 +38,20 @@ def test_points_lie_on_the_surfaces_and_voxels_carry_their_class(oracle):
         view.voxels(2, "points")
     with pytest.raises(ValueError, match="at least one word"):
         view.voxels(2, "query", " ")
+
+
+def test_own_classes_have_colours_of_their_own(oracle, tmp_path):
+    path = tmp_path / "yard.yaml"
+    path.write_text("name: yard\nclasses:\n  car: {threshold: 0.2}\n  tree:\n")
+    student = DeployedStudent.open(oracle.home, "oracle")
+    view = SceneView(student, student.frames(SCENE), classes=load_class_list(str(path)))
+    plain = SceneView(student, student.frames(SCENE))
+    positions, colours = view.voxels(2, "classes")
+    is_car = np.all(colours == view.colours["car"], axis=1)
+    np.testing.assert_array_equal(is_car, np.all(plain.voxels(2, "classes")[1] == label_colour(CAR), axis=1))
+    assert is_car.any()
+    assert view.colours["car"] != view.colours["tree"]
+    assert view.colours["driveable_surface"] == label_colour(11)
 
 
 def test_the_server_answers_on_this_machine(world):
