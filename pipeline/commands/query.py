@@ -10,10 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.commands.options import ConfiguredCommand
+from pipeline.file_names import question_name
 from pipeline.presets import PipelineConfig
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home
-from student.applications.answers import QueryAnswer, answer_name
+from student.applications.answers import QueryAnswer
 from student.inference.class_list import ClassList, asked, load_class_list, part_prompts
 
 _NUM_SHOWN = 5
@@ -94,7 +95,9 @@ class Query(ConfiguredCommand):
 
     def _folder(self, home: Home, scene: str, frame: int, text: str, variant: str, classes: ClassList | None) -> Path:
         asked_of = ["teacher", *self.shift] if self.teacher else [variant]
-        name = answer_name(text, self.part, list(self.negatives), None if classes is None else classes.digest, asked_of)
+        name = question_name(
+            text, self.part, list(self.negatives), None if classes is None else classes.digest, asked_of
+        )
         return home.root / "queries" / f"{scene}-{frame:04d}-{name}"
 
     def _ask_teacher(

@@ -13,7 +13,6 @@ from jaxtyping import Float, Int64, UInt8
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
-from storage.digests import digest_of
 from storage.geometry.resize import resize_nearest
 from storage.previews.pictures import encode_image, heat_overlay
 
@@ -23,7 +22,6 @@ NUM_OBJECTS = 20
 """Number of objects in ``query.json``."""
 
 _SHOWN_SHARE, _PEAK_QUANTILE = 0.5, 0.999
-_MAX_SLUG = 40
 _PLY_TYPES = {"<f4": "float", "u1": "uchar", "<i4": "int"}
 
 
@@ -218,15 +216,3 @@ def write_ply(
     declared = [f"property {_PLY_TYPES[kind]} {name}" for name, kind in columns]
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(vertices)}", *declared, "end_header"]
     path.write_bytes("\n".join([*header, ""]).encode() + vertices.tobytes())
-
-
-def answer_name(text: str, *asked: object) -> str:
-    """Return the name of a folder for an answer, which differs wherever the question does.
-
-    Args:
-        text: The text; its letters make the name readable, if there are any.
-        asked: Everything else that the question consists of, as JSON values.
-    """
-    slug = "".join(c if c.isascii() and c.isalnum() else "-" for c in text.lower())
-    slug = "-".join(part for part in slug.split("-") if part)[:_MAX_SLUG]
-    return f"{slug or 'query'}-{digest_of([text, *asked])[:8]}"

@@ -6,7 +6,6 @@ from PIL import Image
 
 from student.applications.answers import (
     RegionConfig,
-    answer_name,
     connected_objects,
     shown_from,
     write_heat_maps,
@@ -72,12 +71,3 @@ def test_a_ply_holds_what_was_written(tmp_path):
     assert row["label"].tolist() == [7, -1]
     assert row["p"][0] == 0.25
     assert np.isnan(row["p"][1])
-
-
-def test_different_questions_have_different_folders():
-    texts = ["car", "car!", "Car", "車", "自動車", "a" * 60, "a" * 61, "fuel truck", "fuel-truck"]
-    names = {answer_name(text, "", []) for text in texts}
-    assert len(names) == len(texts)
-    assert all(name.isascii() and "/" not in name and len(name) < 60 for name in names)
-    assert answer_name("car", "door", []) != answer_name("car", "", ["door"])
-    assert answer_name("car", "") == answer_name("car", "")

@@ -8,8 +8,8 @@ from storage.keys import SceneKey
 from storage.previews.pictures import label_colour
 from student.applications.deployment import DeployedStudent
 from student.applications.viewer import SceneView, serve_scene
-from student.inference.class_list import load_class_list
 from student.evaluation.evaluate import evaluate_checkpoint
+from student.inference.class_list import load_class_list
 from tests.student.evaluation.conftest import BOXES, CAR, SMALL_EVALUATION, shift_of
 
 SCENE = SceneKey.parse("yard.b")
@@ -46,7 +46,7 @@ def test_own_classes_have_colours_of_their_own(oracle, tmp_path):
     student = DeployedStudent.open(oracle.home, "oracle")
     view = SceneView(student, student.frames(SCENE), classes=load_class_list(str(path)))
     plain = SceneView(student, student.frames(SCENE))
-    positions, colours = view.voxels(2, "classes")
+    _, colours = view.voxels(2, "classes")
     is_car = np.all(colours == view.colours["car"], axis=1)
     np.testing.assert_array_equal(is_car, np.all(plain.voxels(2, "classes")[1] == label_colour(CAR), axis=1))
     assert is_car.any()
