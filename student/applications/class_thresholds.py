@@ -54,7 +54,7 @@ def best_f1_threshold(
     recall = hits / total
     f1 = np.where(precision >= min_precision, 2 * precision * recall / np.maximum(precision + recall, 1e-12), -1.0)
     best = int(f1.argmax())
-    return _chosen(ranked, precision, recall, best, total, is_found=f1[best] > 0)
+    return _chosen(ranked, precision, recall, best, total, is_found=bool(f1[best] > 0))
 
 
 def lowest_precise_threshold(
