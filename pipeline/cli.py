@@ -24,6 +24,7 @@ from pipeline.commands.options import Command, ConfiguredCommand, flags_to_overr
 from pipeline.commands.query import Query
 from pipeline.commands.render import Render
 from pipeline.commands.runs import Demo, Ingest, Run
+from pipeline.commands.validate import Validate
 from pipeline.commands.weights import Weights
 from pipeline.run import WorkerDiedError
 from storage.errors import PipelineError
@@ -42,6 +43,7 @@ _COMMANDS: Any = (
     _named(Demo, "demo")
     | _named(Run, "run")
     | _named(Ingest, "ingest")
+    | _named(Validate, "validate")
     | _named(Audit, "audit")
     | _named(Train, "train")
     | _named(Evaluate, "evaluate")

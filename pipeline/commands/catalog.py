@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import tyro
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -138,15 +139,22 @@ _OTHER_FINDINGS: tuple[Finding, ...] = ("store at fault", "not read", "lost", "n
 
 
 def _version_table(rows: list[dict[str, Any]]) -> Table:
-    table = Table("kind", "partition", "digest", "made", "seconds", "gate", "licence")
-    gates = {True: "passed", False: "[red]failed[/red]", None: ""}
+    """Return a table that fits 80 columns with names of usual length; ``--json`` has every field in full."""
+    table = Table("kind and partition", "digest", "made", "s", "gate", "licence", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for column in table.columns[:5]:
+        column.no_wrap = True
+    table.columns[0].min_width = 25
+    gates = {True: "✓", False: "[red]✗[/red]", None: ""}
+    of_kind = None
     for row in sorted(rows, key=lambda row: (row["kind"], row["partition"], row["created_at"])):
+        if row["kind"] != of_kind:
+            of_kind = row["kind"]
+            table.add_row(f"[bold]{of_kind}[/bold]")
         table.add_row(
-            row["kind"],
-            escape(row["partition"]),
-            row["digest"][:12],
-            row["created_at"],
-            f"{row['wall_time_s']:.1f}",
+            f"  {escape(row['partition'])}",
+            row["digest"][:8],
+            row["created_at"][2:16].replace("T", " "),
+            f"{row['wall_time_s']:.0f}",
             gates[row["gate_passed"]],
             escape(row["licence"]),
         )
@@ -154,7 +162,7 @@ def _version_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def _quarantine_table(rows: list[dict[str, Any]]) -> Table:
-    table = Table("partition", "error", "key", "message", "at")
+    table = Table("partition", "error", "key", "message", "at", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for row in sorted(rows, key=lambda row: row["at"]):
         table.add_row(*(escape(str(row[name])) for name in ("partition", "error_kind", "key", "message", "at")))
     return table

@@ -120,7 +120,7 @@ def flags_to_overrides(base: PipelineConfig, flags: list[str], program: str) -> 
     """
     parsed: Any = tyro.cli(
         type(base),
-        args=flags,
+        args=_with_values(base, flags),
         default=base,
         prog=program,
         description="Fields of the configuration.",
@@ -129,3 +129,20 @@ def flags_to_overrides(base: PipelineConfig, flags: list[str], program: str) -> 
     overrides = list(differences(base, parsed))
     apply_overrides(base, overrides)
     return overrides
+
+
+def _with_values(base: PipelineConfig, flags: list[str]) -> list[str]:
+    """Return the flags with ``True`` after each one that names a boolean field and has no value."""
+    complete: list[str] = []
+    for index, flag in enumerate(flags):
+        complete.append(flag)
+        is_last = index + 1 == len(flags) or flags[index + 1].startswith("--")
+        if flag.startswith("--") and is_last and isinstance(_field(base, flag), bool):
+            complete.append("True")
+    return complete
+
+
+def _field(config: Any, flag: str) -> Any:  # noqa: ANN401 - any value
+    for name in flag.removeprefix("--").replace("-", "_").split("."):
+        config = getattr(config, name, None)
+    return config

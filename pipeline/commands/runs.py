@@ -78,6 +78,7 @@ class _SourceCommand(ConfiguredCommand):
         scenes: Names of the scenes wanted, or of official splits such as mini_train; by default all.
         dataset: Name of the data set here; by default that of the format, or of the manifest.
         licence: Terms of use, recorded in the provenance of everything made from it; by default those of the manifest.
+        link_roots: Further folders that links inside the root may lead into, such as other disks.
     """
 
     format: Annotated[SourceFormat, tyro.conf.Positional]
@@ -86,6 +87,7 @@ class _SourceCommand(ConfiguredCommand):
     scenes: tuple[str, ...] = ()
     dataset: str | None = None
     licence: str | None = None
+    link_roots: tuple[Path, ...] = ()
 
     def source(self) -> SourceConfig:
         """Return the source that the flags describe.
@@ -95,7 +97,9 @@ class _SourceCommand(ConfiguredCommand):
         """
         given = {"version": self.version, "dataset": self.dataset, "licence": self.licence}
         return dataclasses.replace(
-            usual_source(self.format, self.root), **{k: v for k, v in given.items() if v is not None}
+            usual_source(self.format, self.root),
+            **{k: v for k, v in given.items() if v is not None},
+            link_roots=self.link_roots,
         )
 
     def register(self, home: Home) -> list[str]:

@@ -24,31 +24,12 @@ from storage.audits.calibration import (
     small_changes,
 )
 from storage.audits.calibration_evidence import Evidence
+from storage.audits.misplaced_cameras import MisplacedCameras
 from storage.kinds import Kind
-from storage.scenes.store import SceneReader
 from storage.stores.places import store_url_from_environment
 from storage.stores.versioned import Home
 
 logger = logging.getLogger(__name__)
-
-
-class MisplacedCameras(SceneReader):
-    """A scene whose stated camera poses are wrong by a known error.
-
-    Attributes:
-        error: Motion of all cameras in the ego frame, or of one camera in its own.
-        only_camera: Index of the one camera that is moved; None moves all.
-    """
-
-    error: Float[np.ndarray, "4 4"] = np.eye(4)
-    only_camera: int | None = None
-
-    def camera_to_ego(self, camera_index: int) -> Float[np.ndarray, "4 4"]:
-        """Return the camera's pose with the error applied."""
-        mounted = super().camera_to_ego(camera_index)
-        if self.only_camera is None:
-            return self.error @ mounted
-        return mounted @ self.error if camera_index == self.only_camera else mounted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

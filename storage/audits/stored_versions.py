@@ -4,16 +4,19 @@ An audit tells people where to look. It repairs nothing; training sets have thei
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import zarr
 from jaxtyping import Float
 
+from storage.audits.boxes import audit_boxes
 from storage.audits.calibration import MAX_AWAY_GAIN, CalibrationFit, calibration_frames, fit_rig
 from storage.audits.calibration_evidence import Evidence
 from storage.audits.finding import Finding, Shortfall
+from storage.audits.frames_and_axes import audit_axes
 from storage.audits.sweep_alignment import align_sweeps
+from storage.ingest.frame_checks import is_blank
 from storage.scenes.lidar import returns_in_image
 from storage.scenes.store import SceneReader
 from storage.stores.arrays import read_target
@@ -24,7 +27,9 @@ _MAX_FRAMES = 8  # an audit of a long scene looks at this many frames, evenly sp
 
 
 def audit_calibration(home: Home, version: StoreVersion) -> list[Finding]:
-    """Check that a scene's poses are rigid, its camera parameters plausible, and its LiDAR falls into its images.
+    """Check a scene's geometry: frames and axes first, then boxes, images, cameras against LiDAR, sweeps against poses.
+
+    Where nothing at all can be decided, the last finding fails: that is no pass.
 
     Args:
         home: Home that holds the scene.
@@ -43,7 +48,10 @@ def audit_calibration(home: Home, version: StoreVersion) -> list[Finding]:
     exposure = max(
         abs(reader.camera_timestamp_us(frame, camera) - reader.timestamp_us(frame)) * 1e-6 for camera in cameras
     )
-    return [
+    findings = [
+        *audit_axes(reader),
+        *audit_boxes(reader),
+        blank_images(reader),
         Finding(
             name="rotation_error",
             value=max(rotations),
@@ -70,6 +78,36 @@ def audit_calibration(home: Home, version: StoreVersion) -> list[Finding]:
         Finding(name="backward_time_steps", value=float((np.diff(steps) <= 0).sum()), threshold=0.0, wanted="at_most"),
         *audit_geometry(reader),
     ]
+    return [*findings, decided_evidence(findings)]
+
+
+_EVIDENCE = (
+    "ground_tilt_deg",
+    "returns_gained_by_other_boxes",
+    "gain_of_turning_rig_away",
+    "sweeps_closer_by_poses",
+)
+"""Findings that compare two sensors, or one with itself; the others only look at tables."""
+
+
+def decided_evidence(findings: Sequence[Finding]) -> Finding:
+    """Return how many independent comparisons were decided; a scene that none could be made of has not passed."""
+    undecided = [f.name for f in findings if f.name in _EVIDENCE and f.outcome == "undecided"]
+    number = sum(f.name in _EVIDENCE for f in findings) - len(undecided)
+    where = f"undecided: {', '.join(undecided)}" if undecided else ""
+    return Finding(name="decided_evidence", value=float(number), threshold=1.0, wanted="at_least", where=where)
+
+
+def blank_images(reader: SceneReader) -> Finding:
+    """Return the share of blank images of the camera that has the most: dead, covered, or a night that 8 bits lost."""
+    frames = _spread(reader.num_frames)
+    shares = [
+        sum(is_blank(reader.image_bytes(frame, camera)) for frame in frames) / len(frames)
+        for camera in range(reader.num_cameras)
+    ]
+    worst = int(np.argmax(shares))
+    where = f"camera {reader.camera_names[worst]}" if shares[worst] else ""
+    return Finding(name="blank_images_share", value=shares[worst], threshold=0.5, wanted="at_most", where=where)
 
 
 def audit_geometry(reader: SceneReader, evidence: Evidence | None = None) -> list[Finding]:

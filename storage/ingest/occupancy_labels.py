@@ -47,7 +47,7 @@ def ingest_occupancy_labels(
         None if token is None else labels_file(scene_key.scene_name, token) for token in _tokens(scene, source.format)
     ]
     found = [file if file is not None and (source.root / file).is_file() else None for file in files]
-    reader = SourceFiles(source.root)
+    reader = SourceFiles(source.root, source.link_roots)
     provenance = Provenance(
         kind=KIND,
         partition=str(scene_key),

@@ -1,6 +1,7 @@
 """Strict readers of raw files: a path may leave its root, an image may be cut short or be a decompression bomb."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,8 +18,13 @@ _EXIF_ORIENTATION = 0x0112
 _END_OF_IMAGE = b"\xff\xd9"
 
 
-def resolve_inside(root: Path, relative: str) -> Path:
+def resolve_inside(root: Path, relative: str, link_roots: Sequence[Path] = ()) -> Path:
     """Return the file that ``relative`` names, which must lie under ``root``.
+
+    Args:
+        root: Root of the source.
+        relative: Path below it.
+        link_roots: Further folders that links under the root may lead into.
 
     Raises:
         SourceDataError: If the path is absolute, leaves the root by ``..`` or a link, or names no file.
@@ -29,8 +35,9 @@ def resolve_inside(root: Path, relative: str) -> Path:
         raise SourceDataError(ErrorKind.FILE_UNSAFE, repr(relative), message)
     path = root / pure
     resolved = path.resolve()
-    if not resolved.is_relative_to(root.resolve()):
-        raise SourceDataError(ErrorKind.FILE_UNSAFE, relative, f"leads to {resolved}, outside the root {root}")
+    if not any(resolved.is_relative_to(folder.resolve()) for folder in (root, *link_roots)):
+        message = f"leads to {resolved}, outside the root {root}; --link-roots allows the folder that holds it"
+        raise SourceDataError(ErrorKind.FILE_UNSAFE, relative, message)
     if not resolved.is_file():
         raise SourceDataError(ErrorKind.FILE_MISSING, relative, f"is named by a table but is not a file under {root}")
     return path

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from storage.config_json import config_from_json
 from storage.errors import ErrorKind, IntegrityError, SourceDataError
@@ -68,7 +69,8 @@ def register_source(home: Home, source: SourceConfig) -> Path:
     path = _source_path(home, source.dataset)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(f".{os.getpid()}.tmp")
-    aside.write_text(json.dumps({**asdict(source), "root": str(source.root)}, indent=2, sort_keys=True) + "\n")
+    places = {"root": str(source.root), "link_roots": [str(folder) for folder in source.link_roots]}
+    aside.write_text(json.dumps({**asdict(source), **places}, indent=2, sort_keys=True) + "\n")
     aside.replace(path)
     return path
 
@@ -86,7 +88,7 @@ def load_source(home: Home, dataset: str) -> SourceConfig:
             ErrorKind.FILE_MISSING, str(path), f"no source {dataset!r} is registered; registered are {registered}"
         )
     try:
-        source = config_from_json(SourceConfig, json.loads(path.read_text()), str(path))
+        source = config_from_json(SourceConfig, _with_link_roots(json.loads(path.read_text())), str(path))
     except IntegrityError as error:
         raise SourceDataError(ErrorKind.TABLE_INVALID, error.key, f"is not a valid source: {error.message}") from error
     except ValueError as error:  # no JSON
@@ -151,6 +153,11 @@ def _scene_names(source: SourceConfig, on_rejected: Callable[[SourceDataError], 
     from storage.ingest.waymo.v1 import list_segments
 
     return [name for name, _ in list_segments(source.root, on_rejected=on_rejected)]
+
+
+def _with_link_roots(document: Any) -> Any:  # noqa: ANN401 - JSON
+    """Return a source's document; one that was registered before there were ``link_roots`` has none."""
+    return {"link_roots": [], **document} if isinstance(document, dict) else document
 
 
 def _source_path(home: Home, dataset: str) -> Path:

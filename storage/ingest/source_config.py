@@ -22,6 +22,7 @@ class SourceConfig:
         root: Folder that holds the data; made absolute, so that a source means the same from any working directory.
         version: Name of the release; for nuScenes it is the folder of the tables inside the root.
         licence: Terms of use, recorded in the provenance of everything made from it.
+        link_roots: Further folders that links below the root may lead into, such as other disks; made absolute.
     """
 
     dataset: str
@@ -29,6 +30,7 @@ class SourceConfig:
     root: Path
     version: str
     licence: str = "unspecified"
+    link_roots: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         SceneKey(self.dataset, "any")  # raises on a name that cannot stand in a key
@@ -39,3 +41,4 @@ class SourceConfig:
         if not self.licence:
             raise ValueError("licence is empty, want the terms of use or 'unspecified'")
         object.__setattr__(self, "root", Path(self.root).absolute())
+        object.__setattr__(self, "link_roots", tuple(Path(folder).absolute() for folder in self.link_roots))

@@ -1,6 +1,6 @@
 """The files of one scene: each is found and hashed once, and checked against that hash on every later read."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from storage.digests import bytes_digest
@@ -14,10 +14,11 @@ class SourceFiles:
 
     Args:
         root: Folder below which every file lies.
+        link_roots: Further folders that links below it may lead into.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: Path, link_roots: Sequence[Path] = ()) -> None:
+        self._root, self._link_roots = root, tuple(link_roots)
         self._paths: dict[str, Path] = {}
         self._digests: dict[str, str] = {}
 
@@ -27,7 +28,7 @@ class SourceFiles:
         Raises:
             SourceDataError: If the file is missing, outside the root or unreadable, or changed since it was first read.
         """
-        path = self._paths.get(file) or self._paths.setdefault(file, resolve_inside(self._root, file))
+        path = self._paths.get(file) or self._paths.setdefault(file, resolve_inside(self._root, file, self._link_roots))
         content = read_bytes(path, file)
         seen = bytes_digest(content)
         wanted = self._digests.setdefault(file, seen)

@@ -28,7 +28,7 @@ class SceneBoxes:
         quat_wxyz: Box-to-world rotation.
         category: Category name of the source.
         instance: Identity of the object through time.
-        num_lidar_points: LiDAR returns inside; -1 where unknown.
+        num_lidar_points: LiDAR returns inside; -1 where unknown, as everywhere if it is left out.
         attributes: Attributes that the source gives each box, such as ``vehicle.parked``; None where the source gives
             none.
     """
@@ -39,8 +39,12 @@ class SceneBoxes:
     quat_wxyz: Float[np.ndarray, "boxes 4"]
     category: tuple[str, ...]
     instance: tuple[str, ...]
-    num_lidar_points: Int64[np.ndarray, " boxes"]
+    num_lidar_points: Int64[np.ndarray, " counted"] = field(default_factory=lambda: np.zeros(0, np.int64))
     attributes: tuple[tuple[str, ...], ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.num_lidar_points):
+            object.__setattr__(self, "num_lidar_points", np.full(len(self.frame_index), -1, np.int64))
 
     @classmethod
     def none(cls) -> "SceneBoxes":
@@ -53,7 +57,6 @@ class SceneBoxes:
             quat_wxyz=np.zeros((0, 4)),
             category=(),
             instance=(),
-            num_lidar_points=empty,
         )
 
 

@@ -52,7 +52,7 @@ class RigManifestRecording:
         Raises:
             SourceDataError: If the manifest, a table or a mask is broken, or an image or a pose is missing.
         """
-        self._config, self._files = config, SourceFiles(source.root)
+        self._config, self._files = config, SourceFiles(source.root, source.link_roots)
         manifest = load_manifest(source.root)
         self._scene = find_scene(manifest, scene_name)
         self._rig = manifest.rigs[self._scene.rig]
@@ -253,7 +253,6 @@ class RigManifestRecording:
             quat_wxyz=rotation_to_quat_wxyz(box_to_world[:, :3, :3]),
             category=tuple(columns["category"][kept]),
             instance=tuple(columns["instance"][kept]),
-            num_lidar_points=np.full(int(kept.sum()), -1, np.int64),
         )
 
 

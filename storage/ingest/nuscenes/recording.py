@@ -34,7 +34,7 @@ class NuScenesRecording:
         Raises:
             SourceDataError: If the scene is unknown, or one of its rows is missing or holds a wrong value.
         """
-        self._config, self._files = config, SourceFiles(source.root)
+        self._config, self._files = config, SourceFiles(source.root, source.link_roots)
         self.raw: RawScene = read_raw_scene(load_tables(source.root, source.version), scene_name, config)
 
     def sources(self) -> Mapping[str, str]:

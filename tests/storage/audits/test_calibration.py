@@ -9,8 +9,8 @@ import pytest
 
 from storage.audits.calibration import CalibrationFit, calibration_frames, fit_together, look_at, small_changes
 from storage.audits.calibration_evidence import Evidence
-from storage.audits.calibration_power import MisplacedCameras
 from storage.audits.finding import Finding
+from storage.audits.misplaced_cameras import MisplacedCameras
 from storage.audits.stored_versions import audit_geometry
 from storage.geometry.transforms import apply_se3, compose
 from storage.ingest.run import ingest_scene

@@ -1,0 +1,144 @@
+"""Axes and boxes that are wrong are found; those that are right pass, and what shows nothing is undecided."""
+
+import math
+
+import numpy as np
+import pytest
+
+from storage.audits.boxes import audit_boxes
+from storage.audits.finding import Finding
+from storage.audits.frames_and_axes import audit_axes
+from storage.audits.stored_versions import decided_evidence
+from storage.geometry.transforms import apply_se3, rotation_to_quat_wxyz
+from storage.scenes.schema import SceneBoxes
+from storage.scenes.store import SceneReader
+
+NUM_FRAMES = 6
+
+
+def turned(yaw: float) -> np.ndarray:
+    pose = np.eye(4)
+    pose[:2, :2] = [[math.cos(yaw), -math.sin(yaw)], [math.sin(yaw), math.cos(yaw)]]
+    return pose
+
+
+class Drive(SceneReader):
+    """A vehicle that goes along a bend over flat ground, past parked cars.
+
+    The frame of the vehicle, in which points and poses are, may be turned by ``axes``.
+    """
+
+    def __init__(self, axes: np.ndarray | None = None, *, speed: float = 3.0, backwards: bool = False) -> None:
+        rng = np.random.default_rng(0)
+        axes = np.eye(4) if axes is None else axes
+        self.attributes = {}
+        poses = [turned(0.03 * i) for i in range(NUM_FRAMES)]
+        for i, pose in enumerate(poses):
+            pose[:2, 3] = [speed * i * (-1 if backwards else 1), 0.1 * speed * i * i / 10]
+        lidar = np.eye(4)
+        lidar[2, 3] = 1.8
+        self._arrays = {
+            "timestamp_us": 500_000 * np.arange(NUM_FRAMES),
+            "ego_to_world": np.stack([pose @ np.linalg.inv(axes) for pose in poses]),
+            "lidar_to_ego": axes @ lidar,
+        }
+        self.yaws = rng.uniform(-math.pi, math.pi, 12)
+        self.centres = np.c_[rng.uniform(-5, 25, 12), rng.choice([-9.0, -5, 5, 9], 12), np.full(12, 0.8)]
+        self._points = []
+        for pose in poses:
+            ground = np.c_[rng.uniform(-14, 14, (1500, 2)), rng.normal(0, 0.02, 1500)]
+            cars = []
+            for centre, yaw in zip(self.centres, self.yaws, strict=True):
+                side = rng.uniform(-1, 1, (60, 3)) * [2.1, 0.9, 0.75]
+                side[np.arange(60), rng.integers(0, 2, 60)] *= 1e9  # onto a side
+                side = np.clip(side, [-2.1, -0.9, -0.75], [2.1, 0.9, 0.75])
+                cars.append(apply_se3(np.linalg.inv(pose), centre + side @ turned(yaw)[:3, :3].T))
+            xyz = apply_se3(axes, np.concatenate([ground, *cars]))
+            self._points.append(np.pad(xyz, ((0, 0), (0, 1))).astype(np.float32))
+        self.stated = {"yaw": self.yaws, "size": np.tile([4.2, 1.8, 1.5], (12, 1))}
+
+    def lidar_points(self, frame_index: int) -> np.ndarray:
+        return self._points[frame_index]
+
+    def boxes(self) -> SceneBoxes:
+        rotations = np.stack([turned(yaw)[:3, :3] for yaw in self.stated["yaw"]])
+        return SceneBoxes(
+            frame_index=np.repeat(np.arange(NUM_FRAMES), 12),
+            centre=np.tile(self.centres, (NUM_FRAMES, 1)),
+            size=np.tile(self.stated["size"], (NUM_FRAMES, 1)),
+            quat_wxyz=np.tile(rotation_to_quat_wxyz(rotations), (NUM_FRAMES, 1)),
+            category=("car",) * 12 * NUM_FRAMES,
+            instance=tuple(f"car-{i}" for _ in range(NUM_FRAMES) for i in range(12)),
+        )
+
+
+def outcomes(drive: Drive) -> dict[str, Finding]:
+    return {finding.name: finding for finding in audit_axes(drive)}
+
+
+def test_a_sound_drive_passes():
+    found = outcomes(Drive())
+    assert {f.outcome for f in found.values()} == {"passed"}
+    assert found["driving_direction_off_x_deg"].value < 5
+
+
+def test_an_ego_frame_with_y_forward_fails():
+    found = outcomes(Drive(turned(math.pi / 2)))["driving_direction_off_x_deg"]
+    assert found.outcome == "failed"
+    assert found.value == pytest.approx(90, abs=5)
+
+
+@pytest.mark.parametrize("speed", [0.0, 0.05])
+def test_standing_still_is_undecided_and_named(speed):
+    found = outcomes(Drive(speed=speed))["driving_direction_off_x_deg"]
+    assert found.outcome == "undecided"
+    assert "stands still" in found.where
+
+
+def test_a_drive_all_backwards_is_undecided_and_named():
+    found = outcomes(Drive(backwards=True))["driving_direction_off_x_deg"]
+    assert found.outcome == "undecided"
+    assert "all of it backwards" in found.where
+
+
+@pytest.mark.parametrize("degrees", [90.0, 180.0])
+def test_an_ego_frame_whose_z_is_not_up_fails(degrees):
+    tilt, angle = np.eye(4), math.radians(degrees)
+    tilt[1:3, 1:3] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+    found = outcomes(Drive(tilt))["ground_tilt_deg"]
+    assert found.outcome == "failed"
+    assert found.value == pytest.approx(degrees, abs=2)
+
+
+def test_boxes_that_fit_pass():
+    (found,) = audit_boxes(Drive())
+    assert found.outcome == "passed"
+
+
+def test_boxes_with_the_other_sign_of_yaw_fail():
+    drive = Drive()
+    drive.stated["yaw"] = -drive.yaws
+    (found,) = audit_boxes(drive)
+    assert found.outcome == "failed"
+    assert found.where.startswith("yaw of the other sign;")
+
+
+def test_boxes_with_length_and_width_exchanged_fail():
+    drive = Drive()
+    drive.stated["size"] = drive.stated["size"][:, [1, 0, 2]]
+    (found,) = audit_boxes(drive)
+    assert found.outcome == "failed"
+    assert found.where.startswith("length and width exchanged")
+
+
+def test_boxes_without_returns_are_undecided():
+    drive = Drive()
+    drive._points = [np.zeros((0, 4), np.float32)] * NUM_FRAMES
+    (found,) = audit_boxes(drive)
+    assert found.outcome == "undecided"
+
+
+@pytest.mark.parametrize(("value", "outcome"), [(1.0, "passed"), (math.nan, "failed")])
+def test_a_scene_that_nothing_was_decided_of_has_not_passed(value, outcome):
+    finding = Finding(name="ground_tilt_deg", value=value, threshold=10.0, wanted="at_most", otherwise="undecided")
+    assert decided_evidence([finding]).outcome == outcome
