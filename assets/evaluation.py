@@ -15,7 +15,7 @@ from pipeline.progress import ProgressCallback, ProgressLog
 from pipeline.resources import HomeResource
 from pipeline.run_config import HomeSelection, WeakLabelSelector
 from storage.keys import SceneKey
-from storage.kinds import Kind
+from storage.kinds import FEATURE_SOURCES, FeatureSource, Kind, features_kind
 from storage.stores.versioned import Home, Materialized
 from student.config import Variant
 
@@ -101,6 +101,26 @@ def weak_labels(home: Home, key: str, selection: HomeSelection, tell: ProgressCa
     from student.applications.weak_labels import export_weak_labels
 
     return export_weak_labels(home, SceneKey.parse(key), selection.variant, selection.resolve().weak_labels, tell)
+
+
+@partitioned_asset(
+    **declare(
+        group="results",
+        kinds={"numpy", "zarr"},
+        makes=Kind.REGION_INDEX,
+        producer="student.applications.region_index",
+    ),
+    deps=["feature_basis", *(all_of(features_kind(source), reads="scenes") for source in FEATURE_SOURCES)],
+    description=(
+        "Every image of every scene of the home as regions of like features, by which `distillnerf find` finds things. "
+        "Scenes that did not change are taken from the previous version."
+    ),
+)
+def region_index(home: Home, key: str, selection: HomeSelection, tell: ProgressCallback) -> Materialized:
+    """Index all scenes of the home that have features of a source."""
+    from student.applications.region_index import build_region_index
+
+    return build_region_index(home, cast("FeatureSource", key), on_progress=tell)
 
 
 finetuned_head = dg.AssetSpec(

@@ -16,6 +16,7 @@ BENCHMARKS: dict[str, str] = {
     "render": "student.experiments.benchmarks.render:bench_render",
     "student": "student.experiments.benchmarks.student:bench_student",
     "teacher": "pipeline.teacher_benchmark:bench_teacher",
+    "find": "student.experiments.benchmarks.find:bench_find",
     "ingest": "storage.ingest.benchmark:bench_ingest",
     "raycast": "storage.procedural.benchmark:bench_raycast",
 }

@@ -17,6 +17,7 @@ from pipeline.commands.catalog import CatalogCommand
 from pipeline.commands.classes import ClassesCommand
 from pipeline.commands.evaluation import Evaluate, Finetune, Pack, Train, View
 from pipeline.commands.features import JudgeFeatures
+from pipeline.commands.find import Find
 from pipeline.commands.gc import Gc
 from pipeline.commands.lineage import Lineage
 from pipeline.commands.machine import Bench, Doctor, Plan, Ui
@@ -49,6 +50,7 @@ _COMMANDS: Any = (
     | _named(Evaluate, "evaluate")
     | _named(Finetune, "finetune")
     | _named(Query, "query")
+    | _named(Find, "find")
     | _named(Render, "render")
     | _named(ClassesCommand, "classes")
     | _named(Pack, "pack")

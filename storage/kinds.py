@@ -25,6 +25,7 @@ class Kind(StrEnum):
     FEATURE_BASIS = "feature_basis"
     DINOV2_FEATURES = "dinov2_features"
     CLIP_FEATURES = "clip_features"
+    REGION_INDEX = "region_index"
     NERF_TEACHER = "nerf_teacher"
     TEACHER_DEPTH = "teacher_depth"
     VIRTUAL_VIEWS = "virtual_views"
@@ -225,6 +226,15 @@ _KINDS = (
         is_gated=True,
         is_trainable=True,
         picture="features",
+    ),
+    KindSpec(
+        name=Kind.REGION_INDEX,
+        holds="Every image of every scene as regions of like features, by which things are found over a whole home.",
+        partitioned_by="feature_source",
+        arrays={
+            "features": _array("uint8", "regions channels"),
+            "place": _array("int32", "regions 3"),
+        },
     ),
     KindSpec(
         name=Kind.NERF_TEACHER,

@@ -35,7 +35,9 @@ class Bench(Command):
     """
 
     name: Annotated[
-        Literal["loader", "pooling", "sparse-conv", "spconv", "render", "student", "teacher", "ingest", "raycast"],
+        Literal[
+            "loader", "pooling", "sparse-conv", "spconv", "render", "student", "teacher", "find", "ingest", "raycast"
+        ],
         tyro.conf.Positional,
     ]
     json: bool = False

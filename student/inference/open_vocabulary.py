@@ -50,7 +50,7 @@ class StoredFeatureBasis:
 
     def reconstruct(self, reduced: Float[np.ndarray, "*batch channels"]) -> Float[np.ndarray, "*batch dimension"]:
         """Return the teacher's features that the reduced ones stand for."""
-        return self.mean + self._coordinates(reduced) @ self.components.T
+        return self.mean + self.coordinates(reduced) @ self.components.T
 
     def cosine(
         self, reduced: Float[np.ndarray, "n channels"], embeddings: Float[np.ndarray, "texts dimension"]
@@ -61,13 +61,18 @@ class StoredFeatureBasis:
             reduced: Stored or predicted features, about [0, 1]. A row with a NaN gives NaN.
             embeddings: Unit embeddings of texts.
         """
-        z = self._coordinates(reduced)
+        z = self.coordinates(reduced)
         dot = z @ (self.components.T @ embeddings.T) + self.mean @ embeddings.T
         gram = self.components.T @ self.components
         squared = np.sum((z @ gram) * z, axis=1) + 2.0 * z @ (self.components.T @ self.mean) + self.mean @ self.mean
         return dot / np.sqrt(np.maximum(squared, 1e-12))[:, None]
 
-    def _coordinates(self, reduced: Float[np.ndarray, "*batch channels"]) -> Float[np.ndarray, "*batch channels"]:
+    def coordinates(self, reduced: Float[np.ndarray, "*batch channels"]) -> Float[np.ndarray, "*batch channels"]:
+        """Return the coordinates along the components, from the mean, that reduced features stand for.
+
+        Raises:
+            ValueError: If they have another number of channels than the basis.
+        """
         if reduced.shape[-1] != self.minimum.shape[0]:
             raise ValueError(f"features have {reduced.shape[-1]} channels, the basis has {self.minimum.shape[0]}")
         return self.minimum + reduced.astype(np.float32) * (self.maximum - self.minimum)

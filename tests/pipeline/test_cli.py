@@ -20,7 +20,7 @@ from storage.targets.images import InputImagesConfig, resize_scene_images
 
 COMMANDS = (
     *("demo", "run", "ingest", "audit", "train", "evaluate", "query", "lineage", "catalog", "bench", "plan"),
-    *("ui", "view", "render", "doctor"),
+    *("ui", "view", "render", "find", "doctor"),
 )
 SCENE = "tiny.scene-0001"
 
@@ -98,6 +98,13 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         (("render", "clip", SCENE, "--cameras", "CAM_TOP", "--home", "{home}"), 2, "CAM_TOP"),
         (("render", "clip", SCENE, "--frames", "2", "1", "--home", "{home}"), 2, "frames 2 to 1"),
         (("render", "clip", SCENE, "--path", "orbit", "--turn", "3", "--home", "{home}"), 2, "--path recorded"),
+        (("find", "--home", "{home}"), 2, "want a text"),
+        (("find", "a car", "--like", "a.b:1:C:1,2", "--home", "{home}"), 2, "not both"),
+        (("find", " ", "--home", "{home}"), 2, "at least one word"),
+        (("find", "--like", "here", "--home", "{home}"), 2, "SCENE:FRAME:CAMERA:U,V"),
+        (("find", "a car", "--features", "dinov2", "--home", "{home}"), 2, "want --like"),
+        (("find", "a car", "--number", "0", "--home", "{home}"), 2, "want at least 1"),
+        (("find", "a car", "--home", "{home}"), 1, "feature_basis/clip"),
         (("plan", "--scenes", "0"), 2, "want at least 1"),
     ],
 )
