@@ -121,7 +121,7 @@ def build_region_index(
     previous = _usable(home, source, provenance)
 
     def write(group: zarr.Group) -> Mapping[str, Any]:
-        writer = _Writer(group, StoredFeatureBasis.read(home.open_arrays(basis)), config)
+        writer = _IndexWriter(group, StoredFeatureBasis.read(home.open_arrays(basis)), config)
         reused = 0
         for number, (key, version) in enumerate(chosen.items(), start=1):
             known = None if previous is None else previous.scene_of(key)
@@ -274,7 +274,7 @@ def region_means(
     return np.round(255 * np.clip(means, 0.0, 1.0)).astype(np.uint8)
 
 
-class _Writer:
+class _IndexWriter:
     """Writes the arrays of an index, scene by scene."""
 
     def __init__(self, group: zarr.Group, basis: StoredFeatureBasis, config: RegionIndexConfig) -> None:

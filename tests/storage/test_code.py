@@ -38,6 +38,7 @@ PRODUCERS: dict[str, tuple[str, ...]] = {
     "report": ("student.reporting.report",),
     "weak labels": ("student.applications.weak_labels",),
     "head": ("student.applications.finetune",),
+    "region index": ("student.applications.region_index",),
     "renders to learn from": ("teachers.demo_training.renders",),
 }
 """What is asked for the digest of each result."""
