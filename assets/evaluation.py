@@ -36,6 +36,7 @@ from student.config import Variant
         *TARGETS,
         all_of("scene_truth", reads="scenes"),
         all_of("occupancy_labels", reads="scenes"),
+        all_of("lidar_occupancy", reads="scenes"),
     ],
     description=(
         "Scores on held-out scenes, each kind apart: reconstruction, novel view, depth, occupancy, semantics, "

@@ -129,3 +129,25 @@ def occupancy_labels(home: Home, key: str, selection: HomeSelection, tell: Progr
     from storage.ingest.occupancy_labels import ingest_occupancy_labels
 
     return ingest_occupancy_labels(home, SceneKey.parse(key), on_progress=tell)
+
+
+@partitioned_asset(
+    **declare(
+        group="scenes",
+        kinds={"zarr", "icechunk"},
+        makes=Kind.LIDAR_OCCUPANCY,
+        producer="storage.references.lidar_occupancy",
+        backfill_policy=LIGHT_BACKFILL,
+        task="scene",
+    ),
+    deps=["scene"],
+    description=(
+        "Occupied, free and unknown voxels around each frame, by the beams of all sweeps around it: what a recording "
+        "with LiDAR tells about its own occupancy. Evaluation reads it; the training loader refuses it."
+    ),
+)
+def lidar_occupancy(home: Home, key: str, selection: HomeSelection, tell: ProgressCallback) -> Materialized:
+    """Let the beams of a scene vote about its voxels."""
+    from storage.references.lidar_occupancy import make_lidar_occupancy
+
+    return make_lidar_occupancy(home, SceneKey.parse(key), selection.resolve().lidar_occupancy, on_progress=tell)

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from storage.ingest.raw_scene import IngestConfig
 from storage.procedural.config import ProceduralConfig
+from storage.references.config import LidarOccupancyConfig
 from storage.targets.images import InputImagesConfig
 from student.config import OnFailedGate, StudentConfig, Variant
 from student.evaluation.config import EvaluationConfig, WeakLabelConfig
@@ -67,6 +68,7 @@ class PipelineConfig:
         procedural: Drives to generate if there is no recording.
         ingest: Parts to ingest from a recording.
         input_images: Size of the images that the student reads.
+        lidar_occupancy: How LiDAR beams become voxels, by which recordings are judged.
         image_teachers: Sky, monocular depth, DINOv2 and CLIP.
         nerf: The per-scene field.
         teacher_depth: Depth rendered from it.
@@ -82,6 +84,7 @@ class PipelineConfig:
     procedural: ProceduralConfig
     ingest: IngestConfig
     input_images: InputImagesConfig
+    lidar_occupancy: LidarOccupancyConfig
     image_teachers: ImageTeachersConfig
     nerf: NerfConfig
     teacher_depth: TeacherDepthConfig
@@ -224,6 +227,7 @@ def _assemble(student: StudentConfig, teachers: ImageTeachersConfig, nerf: NerfC
         procedural=ProceduralConfig(),
         ingest=IngestConfig(),
         input_images=InputImagesConfig(),
+        lidar_occupancy=LidarOccupancyConfig(),
         image_teachers=teachers,
         nerf=nerf,
         teacher_depth=TeacherDepthConfig(),

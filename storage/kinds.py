@@ -20,6 +20,7 @@ class Kind(StrEnum):
     INPUT_IMAGES = "input_images"
     SCENE_TRUTH = "scene_truth"
     OCCUPANCY_LABELS = "occupancy_labels"
+    LIDAR_OCCUPANCY = "lidar_occupancy"
     SKY_MASK = "sky_mask"
     DEPTH_ANYTHING_FEATURES = "depth_anything_features"
     FEATURE_BASIS = "feature_basis"
@@ -176,6 +177,17 @@ _KINDS = (
             "voxel_label": _array("uint8", _GRID_AXES, "", "255: the frame has no labels"),
             "is_visible": _array("bool", _GRID_AXES),
             "is_scanned": _array("bool", _GRID_AXES),
+        },
+        picture="voxels",
+    ),
+    KindSpec(
+        name=Kind.LIDAR_OCCUPANCY,
+        holds="Occupied, free and unknown voxels around each frame by the beams of many sweeps, for evaluation.",
+        arrays={
+            "voxel_label": _array("uint8", "frames x y z", "", "254: occupied, of no known class; 255: unknown"),
+            "num_beams": _array("uint16", "frames x y z"),
+            "is_visible": _array("bool", "frames x y z"),
+            "is_scanned": _array("bool", "frames x y z"),
         },
         picture="voxels",
     ),

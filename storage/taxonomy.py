@@ -19,6 +19,8 @@ OCC3D_FREE = NUM_OCC3D_CLASSES
 """Label of free space in Occ3D; lower labels are things and stuff."""
 OCC3D_UNKNOWN = 255
 """Label of a voxel about which nothing is said. Occ3D's own files have none."""
+OCC3D_UNNAMED = 254
+"""Label of a voxel that is occupied by something of no known class. Occ3D's own files have none."""
 
 CITYSCAPES_VOID = 255
 

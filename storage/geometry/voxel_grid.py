@@ -48,6 +48,13 @@ class VoxelGrid:
         is_inside = np.all((scaled >= 0) & (scaled < self.shape), axis=1)
         return np.floor(np.where(is_inside[:, None], scaled, 0.0)).astype(np.int64), is_inside
 
+    def finer(self, parts: int) -> "VoxelGrid":
+        """Return the grid over the same space whose voxels are that many times smaller."""
+        x, y, z = self.shape
+        return VoxelGrid(
+            minimum=self.minimum, voxel_size=self.voxel_size / parts, shape=(parts * x, parts * y, parts * z)
+        )
+
     def sample_points(
         self, index: Integer[np.ndarray, "n 3"], samples_per_axis: int
     ) -> Float[np.ndarray, "n samples 3"]:

@@ -20,7 +20,7 @@ from storage.scenes.lidar import returns_in_image
 from storage.scenes.store import SceneReader
 from storage.stores.arrays import read_target
 from storage.stores.versioned import Home, StoreVersion
-from storage.taxonomy import OCC3D_FREE
+from storage.taxonomy import OCC3D_FREE, OCC3D_UNKNOWN
 
 _TILE_WIDTH = 176
 _CALIBRATION_WIDTH, _MOST_CAMERAS = 320, 12
@@ -117,11 +117,12 @@ def _truth(group: zarr.Group, kind: str) -> list[np.ndarray]:
 
 
 def _voxel_labels(group: zarr.Group, kind: str) -> list[np.ndarray]:
-    """Look down on the grid: the label of the highest voxel that is not free."""
+    """Look down on the grid: the label of the highest voxel that is occupied."""
     labels = read_target(group, kind, "voxel_label", _middle(group, "voxel_label"))
-    height = labels.shape[2] - 1 - np.argmax((labels != OCC3D_FREE)[:, :, ::-1], axis=2)
+    is_occupied = (labels != OCC3D_FREE) & (labels != OCC3D_UNKNOWN)
+    height = labels.shape[2] - 1 - np.argmax(is_occupied[:, :, ::-1], axis=2)
     top = np.take_along_axis(labels, height[..., None], axis=2)[..., 0]
-    return [label_image(np.where(top == OCC3D_FREE, 255, top)[::-1, ::-1])]  # x forward is up, y left is left
+    return [label_image(np.where(is_occupied.any(axis=2), top, 255)[::-1, ::-1])]  # x forward is up, y left is left
 
 
 _DRAWERS: dict[Picture, Callable[[zarr.Group, str], list[np.ndarray]]] = {

@@ -25,6 +25,13 @@ class _Boxes:
     half_size: Float[np.ndarray, "boxes 3"]
 
 
+def instances_that_move(boxes: SceneBoxes) -> frozenset[str]:
+    """Return the objects whose annotated centre changes place over the scene."""
+    instance = np.asarray(boxes.instance)
+    places = {name: boxes.centre[instance == name] for name in set(boxes.instance)}
+    return frozenset(n for n, p in places.items() if np.linalg.norm(np.ptp(p, axis=0)) > _MIN_DISPLACEMENT_M)
+
+
 class MovingBoxes:
     """Boxes of the objects of a scene that change place.
 
@@ -33,11 +40,7 @@ class MovingBoxes:
     """
 
     def __init__(self, boxes: SceneBoxes) -> None:
-        instance = np.asarray(boxes.instance)
-        moves = np.zeros(len(instance), bool)
-        for name in np.unique(instance):
-            of_it = instance == name
-            moves[of_it] = np.linalg.norm(np.ptp(boxes.centre[of_it], axis=0)) > _MIN_DISPLACEMENT_M
+        moves = np.isin(np.asarray(boxes.instance), list(instances_that_move(boxes)))
         self._frames: dict[int, _Boxes] = {}
         for frame in np.unique(boxes.frame_index[moves]):
             chosen = moves & (boxes.frame_index == frame)

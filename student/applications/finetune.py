@@ -157,7 +157,7 @@ def _split(home: Home, training_set: TrainingSet, predictor: Predictor, config: 
                 continue
             learns = False
         check_consistent(home, (*frozen.stores.values(), labels))
-        scene = EvaluationScene(frozen=frozen, truth=None, labels=labels)
+        scene = EvaluationScene(frozen=frozen, truth=None, labels=labels, lidar=None)
         frames = EvaluationFrames(home, training_set, scene, predictor.config.data)
         versions += [labels, *frozen.stores.values()]
         scenes += [frozen.key] if learns else []

@@ -6,9 +6,10 @@ import numpy as np
 from jaxtyping import Float, Float32, Int64, UInt8
 
 from storage.geometry.voxel_grid import VoxelGrid
-from storage.taxonomy import OCC3D_FREE
+from storage.taxonomy import OCC3D_FREE, OCC3D_UNNAMED
 
-_NUM_LABELS = OCC3D_FREE + 1
+_NUM_LABELS = OCC3D_FREE + 2
+_UNNAMED_COLUMN = OCC3D_FREE + 1
 
 
 @dataclass(slots=True)
@@ -69,16 +70,17 @@ class VoxelPrior:
 
     def add(self, flat_index: Int64[np.ndarray, " n"], labels: UInt8[np.ndarray, " n"]) -> None:
         """Count the visible voxels of one training frame; each may occur only once."""
-        self._counts[flat_index, labels] += 1
+        self._counts[flat_index, np.where(labels == OCC3D_UNNAMED, _UNNAMED_COLUMN, labels)] += 1
 
     def label(self, flat_index: Int64[np.ndarray, " n"]) -> UInt8[np.ndarray, " n"]:
-        """Return each voxel's most frequent label; free where the voxel was never visible."""
+        """Return each voxel's most frequent label; free where the voxel was never visible, 254 for no named class."""
         counts = self._counts[flat_index]
-        return np.where(counts.any(axis=1), counts.argmax(axis=1), OCC3D_FREE).astype(np.uint8)
+        most = np.where(counts.any(axis=1), counts.argmax(axis=1), OCC3D_FREE).astype(np.uint8)
+        return np.where(most == _UNNAMED_COLUMN, np.uint8(OCC3D_UNNAMED), most)
 
     def occupied_share(self, flat_index: Int64[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Return the share of frames, of those that saw the voxel, in which it was occupied; 0 if none saw it."""
         counts = self._counts[flat_index]
         seen = counts.sum(axis=1, dtype=np.int64)
-        occupied = counts[:, :OCC3D_FREE].sum(axis=1, dtype=np.int64)
+        occupied = seen - counts[:, OCC3D_FREE]
         return np.where(seen > 0, occupied / np.maximum(seen, 1), 0.0)

@@ -20,7 +20,6 @@ from student.evaluation.evaluator import Evaluator
 from student.evaluation.frames import (
     EvaluationFrames,
     EvaluationScene,
-    VoxelReference,
     evaluation_scenes,
     evenly_spaced,
     paper_frame,
@@ -141,7 +140,8 @@ class _Evaluation:
             self.predictor,
             self.config,
             evidence,
-            voxel_references=self._voxel_references(),
+            voxel_references={found for f in self._frames if (found := f.scene.voxel_reference) is not None},
+            name_references={found for f in self._frames if (found := f.names_reference) is not None},
             clip_temperature=temperature,
         )
         painter = Painter(folder=folder, width=self.config.panel_width, words=self._words(evaluator))
@@ -189,9 +189,6 @@ class _Evaluation:
                 ]
             self._tell("held-out frames", {"scene": frames.key, "frame": frame})
         return panels
-
-    def _voxel_references(self) -> set[VoxelReference]:
-        return {found for frames in self._frames if (found := frames.scene.voxel_reference) is not None}
 
     def _words(self, evaluator: Evaluator) -> Words | None:
         if self.space is None or evaluator.vocabulary is None or evaluator.temperature is None:

@@ -8,32 +8,35 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Int64, UInt8
 
 from storage.geometry.resize import resize_nearest
 from storage.geometry.voxel_grid import OCC3D_GRID
-from storage.taxonomy import OCC3D_FREE, SKY_ID, VOID_ID, occ3d_table
+from storage.taxonomy import OCC3D_FREE, OCC3D_UNNAMED, SKY_ID, VOID_ID
 from student.data.sample import TrainingBatch
 from student.evaluation.config import EvaluationConfig
 from student.evaluation.frames import (
     EvaluationFrames,
     EvaluationTruth,
+    NameReference,
     VoxelReference,
     VoxelTruth,
     channels_last,
     select_views,
+    swept_voxels,
     valid_of,
     view_images,
 )
 from student.evaluation.lateral import LateralTruth
+from student.evaluation.recorded_truth import NamedPoints
 from student.evaluation.results import Section
 from student.evaluation.sections.all_sections import AllSections
 from student.evaluation.sections.images import ImageScores
-from student.evaluation.sections.occupancy import is_above_ground
+from student.evaluation.sections.occupancy import horizontal_range, is_above_ground
 from student.evaluation.training_evidence import TrainingEvidence, above_horizon
 from student.inference.occupancy import occupancy_probability
 from student.inference.predictor import Predictor, RenderedViews
-from student.inference.vocabulary import best_voxel_class, pixel_truth
+from student.inference.vocabulary import best_voxel_class
 from student.model.voxel_field import VoxelField
 
 
@@ -60,6 +63,7 @@ class Evaluator:
         config: Configuration of the evaluation.
         evidence: Evidence from training frames; it stays as it is.
         voxel_references: Origins of the true voxels of the scenes.
+        name_references: Origins of the true classes of pixels and points of the scenes.
         clip_temperature: Temperature that CLIP was trained with; used if no truth allows fitting one.
     """
 
@@ -70,6 +74,7 @@ class Evaluator:
         evidence: TrainingEvidence,
         *,
         voxel_references: Iterable[VoxelReference],
+        name_references: Iterable[NameReference],
         clip_temperature: float | None,
     ) -> None:
         self.predictor, self.config, self.evidence = predictor, config, evidence
@@ -82,7 +87,11 @@ class Evaluator:
         self.timings: dict[str, float] = {}
         names = () if self.vocabulary is None else self.vocabulary.prompts.names
         self.scores = AllSections(
-            config, class_names=names, occupancy_fit=self.occupancy_fit, voxel_references=voxel_references
+            config,
+            class_names=names,
+            occupancy_fit=self.occupancy_fit,
+            voxel_references=voxel_references,
+            name_references=name_references,
         )
         self._seconds_ahead: list[float] = []
 
@@ -111,14 +120,19 @@ class Evaluator:
             self._score_features(frames.key, views, batch)
         with self._timed("other poses"):
             self._score_other_poses(frames, frame, field, batch, is_paper_frame, lateral)
-        if truth is not None:
-            self._score_sky(frames, views, batch, truth)
+        self._score_sky(frames, frame, views, batch, truth)
+        labels = None if self.vocabulary is None else frames.pixel_labels(frame)
+        if labels is not None:
             with self._timed("words"):
-                self._score_queries(views, batch, truth)
+                self._score_queries(views, batch, labels)
+        named = None if self.vocabulary is None or truth is not None else frames.recorded.points(frame)
+        if named is not None:
+            with self._timed("words"):
+                self._score_points(field, named)
         voxels = frames.voxel_truth(frame)
         if voxels is not None:
             with self._timed("voxels"):
-                self._score_voxels(frames.key, field, voxels)
+                self._score_voxels(frames, frame, field, voxels)
         return ScoredFrame(batch=batch, views=views, truth=truth)
 
     def _score_images(
@@ -179,13 +193,25 @@ class Evaluator:
             )
 
     def _score_sky(
-        self, frames: EvaluationFrames, views: RenderedViews, batch: TrainingBatch, truth: EvaluationTruth
+        self,
+        frames: EvaluationFrames,
+        frame: int,
+        views: RenderedViews,
+        batch: TrainingBatch,
+        truth: EvaluationTruth | None,
     ) -> None:
         rivals = {"everything above the horizon": above_horizon(batch.cameras)}
         if frames.config.sky_masks:
             rivals["the sky teacher"] = batch.view_targets.is_sky[0].numpy()
-        is_sky, is_seen = truth.semantics == SKY_ID, truth.semantics != VOID_ID
-        self.scores.sky.add(frames.key, 1.0 - views.opacity, is_sky, is_seen=is_seen, rivals=rivals)
+        sky = 1.0 - views.opacity
+        if truth is None:
+            found = frames.recorded.sky(frame)
+            lidar = resize_nearest(batch.view_targets.lidar_depth[0].numpy(), *sky.shape[1:], axis=1)
+            self.scores.sky.add_returns(frames.key, sky, np.isfinite(lidar), rivals=rivals)
+        else:
+            found = truth.semantics == SKY_ID, truth.semantics != VOID_ID
+        if found is not None:
+            self.scores.sky.add(frames.key, sky, found[0], is_seen=found[1], rivals=rivals)
 
     def _score_features(self, scene: str, views: RenderedViews, batch: TrainingBatch) -> None:
         for source, rendered in views.features.items():
@@ -255,7 +281,7 @@ class Evaluator:
             is_paper_frame=is_paper_frame,
         )
 
-    def _score_voxels(self, scene: str, field: VoxelField, truth: VoxelTruth) -> None:
+    def _score_voxels(self, frames: EvaluationFrames, frame: int, field: VoxelField, truth: VoxelTruth) -> None:
         if self.scores.occupancy is None or self.occupancy_fit is None:
             return
         visible = np.flatnonzero(truth.is_visible)
@@ -263,17 +289,24 @@ class Evaluator:
         density, points = self._density(field, visible)
         probability = occupancy_probability(density, OCC3D_GRID.voxel_size)
         is_above = is_above_ground(visible)
-        baselines = {
-            "all occupied": np.ones(len(labels), dtype=bool),
-            "training prior per voxel": self.evidence.prior.occupied_share(visible) > 0.5,
-        }
+        swept = swept_voxels(frames, frame)
         self.scores.occupancy.add(
-            scene,
+            frames.key,
             probability,
             labels != OCC3D_FREE,
             is_above_ground=is_above,
-            baselines=baselines,
+            horizontal_range=horizontal_range(visible),
+            baselines=self._occupied_by_others(visible, swept),
         )
+        hidden = np.flatnonzero(truth.is_hidden)
+        if len(hidden):
+            generator = np.random.default_rng((self.config.seed, self.scores.occupancy.num_frames))
+            hidden = generator.permutation(hidden)[: self.config.max_voxels_per_frame]
+            self.scores.occupancy.add_hidden(
+                occupancy_probability(self._density(field, hidden)[0], OCC3D_GRID.voxel_size),
+                truth.labels.reshape(-1)[hidden] != OCC3D_FREE,
+                baselines=self._occupied_by_others(hidden, swept),
+            )
         if self.vocabulary is None:
             return
         words = np.full(len(labels), OCC3D_FREE, np.uint8)
@@ -281,14 +314,31 @@ class Evaluator:
         clip = self.predictor.point_features(field, "clip", points[held])
         words[held] = best_voxel_class(self.vocabulary.cosine(clip))
         predicted = np.where(self.occupancy_fit.is_occupied(probability, is_above), words, np.uint8(OCC3D_FREE))
+        scored = np.flatnonzero(truth.has_all_names | (labels != OCC3D_UNNAMED))
+        prior = self.evidence.prior.label(visible[scored])
         self.scores.semantics.add(
-            scene, predicted, words, labels, baselines={"training prior per voxel": self.evidence.prior.label(visible)}
+            frames.key,
+            predicted[scored],
+            words[scored],
+            labels[scored],
+            baselines={"training prior per voxel": prior},
         )
 
-    def _score_queries(self, views: RenderedViews, batch: TrainingBatch, truth: EvaluationTruth) -> None:
+    def _occupied_by_others(
+        self, voxels: Int64[np.ndarray, " n"], swept: Bool[np.ndarray, " voxels"] | None
+    ) -> dict[str, Bool[np.ndarray, " n"]]:
+        """Return the occupancy of voxels by predictors that are no student."""
+        found = {
+            "all occupied": np.ones(len(voxels), dtype=bool),
+            "training prior per voxel": self.evidence.prior.occupied_share(voxels) > 0.5,
+        }
+        return found if swept is None else {**found, "one LiDAR sweep": swept[voxels]}
+
+    def _score_queries(
+        self, views: RenderedViews, batch: TrainingBatch, labels: UInt8[np.ndarray, "views _ _"]
+    ) -> None:
         if self.vocabulary is None or self.temperature is None:
             return
-        labels = pixel_truth(truth.semantics, occ3d_table(), SKY_ID)
         teacher = batch.view_targets.features.get("clip")
         height, width = labels.shape[1:]
         student = self.vocabulary.probability(views.features["clip"], self.temperature)
@@ -300,6 +350,16 @@ class Evaluator:
         self.scores.queries.add(
             student.reshape(-1, student.shape[-1]), labels.reshape(-1), teacher=rival.reshape(-1, rival.shape[-1])
         )
+
+    def _score_points(self, field: VoxelField, named: NamedPoints) -> None:
+        """Score words at LiDAR returns in space, whether a camera sees them or not."""
+        if self.vocabulary is None or self.temperature is None:
+            return
+        generator = np.random.default_rng((self.config.seed, self.scores.queries.num_frames))
+        kept = generator.permutation(len(named.points))[: self.config.max_pixels_per_frame]
+        clip = self.predictor.point_features(field, "clip", named.points[kept])
+        probability = self.vocabulary.probability(clip, self.temperature)
+        self.scores.queries.add_points(probability, named.labels[kept], is_seen=named.is_seen[kept])
 
     def _density(
         self, field: VoxelField, flat_index: Int64[np.ndarray, " n"]

@@ -6,6 +6,7 @@ features, are read too, so that a figure does not depend on the losses.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -14,11 +15,14 @@ import zarr
 from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
+from storage.digests import config_json
 from storage.geometry.resize import resize_nearest
+from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.kinds import FEATURE_SOURCES, Kind, features_kind
 from storage.stores.arrays import read_target
 from storage.stores.provenance import InputVersion
 from storage.stores.versioned import Home, StoreVersion
+from storage.taxonomy import OCC3D_UNKNOWN, SKY_ID, occ3d_table
 from student.config import DataConfig
 from student.data.dataset import FrameDataset
 from student.data.frames import StoreFrames
@@ -26,11 +30,16 @@ from student.data.lineage import check_consistent
 from student.data.sample import TrainingBatch
 from student.data.training_set import FrozenScene, TrainingSet
 from student.data.views import TargetView, ViewChoice
+from student.evaluation.recorded_truth import RecordedTruth
+from student.inference.vocabulary import pixel_truth
 from student.model.types import TargetCameras
 
 TRUTH_KIND = Kind.SCENE_TRUTH
-VoxelReference = Literal["exact", "occ3d"]
-"""Origin of true voxels: the procedural world itself, or labels that came with a recording."""
+VoxelReference = Literal["exact", "occ3d", "lidar"]
+"""Origin of true voxels: the procedural world itself, labels that came with a recording, or the beams of its LiDAR."""
+
+NameReference = Literal["exact", "points", "boxes"]
+"""What names things: the procedural world, labels of LiDAR points, or the boxes around them."""
 
 _REFERENCE_KINDS = (Kind.TEACHER_DEPTH, Kind.VIRTUAL_VIEWS, Kind.SKY_MASK, *map(features_kind, FEATURE_SOURCES))
 
@@ -43,21 +52,27 @@ class EvaluationScene:
         frozen: The scene; its stores include references beyond those of the training set.
         truth: The procedural truth; None for a recording.
         labels: Occupancy labels that came with a recording; None without any, and where there is the truth itself.
+        lidar: Occupancy by the LiDAR's beams; None without any, and where there is something better.
     """
 
     frozen: FrozenScene
     truth: StoreVersion | None
     labels: StoreVersion | None
+    lidar: StoreVersion | None
 
     @property
     def voxel_reference(self) -> VoxelReference | None:
         """Return the origin of the scene's true voxels; None if it has none."""
-        return "exact" if self.truth is not None else None if self.labels is None else "occ3d"
+        if self.truth is not None:
+            return "exact"
+        if self.labels is not None:
+            return "occ3d"
+        return None if self.lidar is None else "lidar"
 
     @property
     def versions(self) -> tuple[InputVersion, ...]:
         """Return all versions that are read."""
-        judged_by = [version for version in (self.truth, self.labels) if version is not None]
+        judged_by = [version for version in (self.truth, self.labels, self.lidar) if version is not None]
         return tuple(v.as_input for v in (*self.frozen.stores.values(), *judged_by))
 
 
@@ -77,10 +92,18 @@ def evaluation_scenes(home: Home, training_set: TrainingSet) -> tuple[Evaluation
         check_consistent(home, stores.values())
         truth = home.latest(TRUTH_KIND, frozen.key)
         labels = None if truth is not None else occupancy_labels_of(home, frozen.key)
-        if labels is not None:
-            check_consistent(home, (*stores.values(), labels))
-        scenes.append(EvaluationScene(frozen=replace(frozen, stores=stores), truth=truth, labels=labels))
+        lidar = None if truth is not None or labels is not None else lidar_occupancy_of(home, frozen.key)
+        check_consistent(home, (*stores.values(), *(v for v in (labels, lidar) if v is not None)))
+        scenes.append(EvaluationScene(frozen=replace(frozen, stores=stores), truth=truth, labels=labels, lidar=lidar))
     return tuple(scenes)
+
+
+def lidar_occupancy_of(home: Home, key: str) -> StoreVersion | None:
+    """Return a scene's occupancy by its LiDAR; None if no beam told anything, or in another grid than Occ3D's."""
+    found = home.latest(Kind.LIDAR_OCCUPANCY, key)
+    if found is None or not home.metrics(found)["labelled_frames"]:
+        return None
+    return found if home.open_arrays(found).attrs["grid"] == config_json(OCC3D_GRID) else None
 
 
 def occupancy_labels_of(home: Home, key: str) -> StoreVersion | None:
@@ -107,12 +130,16 @@ class VoxelTruth:
     """True voxels of the Occ3D grid at one frame.
 
     Attributes:
-        labels: Occ3D classes; 17 for free.
-        is_visible: True for voxels that some camera can see.
+        labels: Occ3D classes; 17 for free, 254 for something without one.
+        has_all_names: Whether 254 tells that a voxel is of none of the named classes. Otherwise its class is unknown.
+        is_visible: True for voxels that some camera can see, and whose state is known.
+        is_hidden: True for voxels that no camera can see, but whose state is known.
     """
 
     labels: UInt8[np.ndarray, "200 200 16"]
+    has_all_names: bool
     is_visible: Bool[np.ndarray, "200 200 16"]
+    is_hidden: Bool[np.ndarray, "200 200 16"]
 
 
 class EvaluationFrames:
@@ -139,8 +166,9 @@ class EvaluationFrames:
         others = tuple(scene.frozen if s.key == scene.frozen.key else s for s in training_set.scenes)
         self._dataset = FrameDataset(home, replace(training_set, scenes=others), "validation", self.config)
         self.stores = StoreFrames(home, scene.frozen)
+        self._home = home
         self._truth: zarr.Group | None = None if scene.truth is None else home.open_arrays(scene.truth)
-        self._labels: zarr.Group | None = None if scene.labels is None else home.open_arrays(scene.labels)
+        self._voxel_group: zarr.Group | None = None
 
     @property
     def key(self) -> str:
@@ -186,21 +214,67 @@ class EvaluationFrames:
         )
 
     def voxel_truth(self, frame: int) -> VoxelTruth | None:
-        """Return the true voxels at a frame: the procedural world's, else labels of the recording, else None."""
-        if self._truth is not None:
-            names = ("occupancy", "occupancy_is_visible")
-            labels, is_visible = (read_target(self._truth, TRUTH_KIND, name, frame) for name in names)
-        elif self._labels is not None:
-            names = ("voxel_label", "is_visible")
-            labels, is_visible = (read_target(self._labels, Kind.OCCUPANCY_LABELS, name, frame) for name in names)
-        else:
+        """Return the true voxels at a frame by the scene's ``voxel_reference``; None if no camera sees any."""
+        version, names = self._voxels
+        if version is None:
             return None
-        # A frame without labels has no visible voxel.
-        return VoxelTruth(labels=labels, is_visible=is_visible) if is_visible.any() else None
+        group = self._opened(version)
+        labels, is_visible = (read_target(group, version.kind, name, frame) for name in names[:2])
+        if not is_visible.any():  # a frame without labels
+            return None
+        is_known = labels != OCC3D_UNKNOWN
+        if (
+            version.kind != Kind.LIDAR_OCCUPANCY
+        ):  # which knows what other sweeps saw; the others say something everywhere
+            scanned = (
+                read_target(group, version.kind, names[2], frame) if names[2] in group else np.zeros_like(is_known)
+            )
+            is_known &= scanned | is_visible
+        return VoxelTruth(
+            labels=labels,
+            has_all_names=group.attrs.get("names_from") == "boxes",
+            is_visible=is_visible,
+            is_hidden=is_known & ~is_visible,
+        )
+
+    @property
+    def names_reference(self) -> NameReference | None:
+        """Return what names the pixels and points of the scene; None if nothing does."""
+        if self._truth is not None:
+            return "exact"
+        return None if self.recorded.source == "none" else self.recorded.source
+
+    def pixel_labels(self, frame: int) -> UInt8[np.ndarray, "cameras height width"] | None:
+        """Return true classes on the render grid, as indices of ``occ3d_vocabulary``; None if nothing names any.
+
+        It is 255 where nothing is known, and 254 for something of another class than those that are named. On a
+        recording, only pixels with a LiDAR return or with a panoptic label of sky are known.
+        """
+        truth = self.truth(frame)
+        if truth is not None:
+            return pixel_truth(truth.semantics, occ3d_table(), SKY_ID)
+        return self.recorded.pixel_labels(frame)
 
     def seconds_between(self, frame: int, other: int) -> float:
         """Return the time from one frame's reference time to another's, seconds."""
         return (self.stores.reader.timestamp_us(other) - self.stores.reader.timestamp_us(frame)) * 1e-6
+
+    @cached_property
+    def recorded(self) -> RecordedTruth:
+        """What the recording says about its own classes and sky."""
+        return RecordedTruth(self.stores.reader, height=self.config.render_height, width=self.config.render_width)
+
+    @property
+    def _voxels(self) -> tuple[StoreVersion | None, tuple[str, str, str]]:
+        """Return the store of the true voxels, and its arrays of labels, of what cameras see, of what LiDAR sees."""
+        if self.scene.truth is not None:
+            return self.scene.truth, ("occupancy", "occupancy_is_visible", "occupancy_is_scanned")
+        return self.scene.labels or self.scene.lidar, ("voxel_label", "is_visible", "is_scanned")
+
+    def _opened(self, version: StoreVersion) -> zarr.Group:
+        if self._voxel_group is None:
+            self._voxel_group = self._home.open_arrays(version)
+        return self._voxel_group
 
     @property
     def _rig(self) -> range:
@@ -259,3 +333,14 @@ def channels_last(
 ) -> Float32[np.ndarray, "views height width channels"]:
     """Return a stack of images as numpy, channels last."""
     return np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
+
+
+def swept_voxels(frames: EvaluationFrames, frame: int) -> Bool[np.ndarray, " voxels"] | None:
+    """Return the voxels of the Occ3D grid in which a return of the frame's own sweep lies; None without a sweep."""
+    points = frames.stores.reader.lidar_points(frame)[:, :3]
+    if not len(points):
+        return None
+    voxel, is_inside = OCC3D_GRID.index_of(points)
+    swept = np.zeros(OCC3D_GRID.shape, bool)
+    swept[tuple(voxel[is_inside].T)] = True
+    return swept.reshape(-1)

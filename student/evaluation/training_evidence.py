@@ -6,20 +6,19 @@ Every tunable value is chosen here, before the first held-out frame is read.
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, UInt8
 
 from storage.geometry.rays import camera_rays
 from storage.geometry.voxel_grid import OCC3D_GRID
-from storage.taxonomy import OCC3D_FREE, SKY_ID, occ3d_table
+from storage.taxonomy import OCC3D_FREE
 from student.evaluation.baselines import RunningMean, VoxelPrior, ground_plane_depth
 from student.evaluation.config import EvaluationConfig
-from student.evaluation.frames import EvaluationFrames, EvaluationTruth, VoxelTruth, view_images
+from student.evaluation.frames import EvaluationFrames, VoxelTruth, view_images
 from student.evaluation.sections.occupancy import OccupancyFit, OccupancySample, is_above_ground
-from student.evaluation.sections.queries import UNKNOWN_CLASS
 from student.inference.occupancy import occupancy_probability
 from student.inference.open_vocabulary import fit_softmax_temperature
 from student.inference.predictor import Predictor
-from student.inference.vocabulary import Vocabulary, pixel_truth
+from student.inference.vocabulary import Vocabulary
 from student.model.types import TargetCameras
 from student.model.voxel_field import VoxelField
 
@@ -60,15 +59,16 @@ class TrainingEvidence:
             self._features.setdefault(source, RunningMean()).add(maps[0].mean(dim=(0, 2, 3)).numpy())
         lidar = batch.view_targets.lidar_depth.numpy()
         self._returns.append(lidar[np.isfinite(lidar)])
-        truth, voxels = frames.truth(frame), frames.voxel_truth(frame)
-        if truth is None and voxels is None:
+        voxels = frames.voxel_truth(frame)
+        labels = None if self.vocabulary is None else frames.pixel_labels(frame)
+        if labels is None and voxels is None:
             return
         field = self.predictor.encode(batch.inputs)
         if voxels is not None:
             self._add_voxels(field, voxels)
-        if self.vocabulary is not None and truth is not None:
+        if self.vocabulary is not None and labels is not None:
             views = self.predictor.render(field, batch.cameras)
-            self._add_cosines(self.vocabulary, views.features["clip"], truth)
+            self._add_cosines(self.vocabulary, views.features["clip"], labels)
 
     def _add_voxels(self, field: VoxelField, truth: VoxelTruth) -> None:
         visible = np.flatnonzero(truth.is_visible)
@@ -80,10 +80,13 @@ class TrainingEvidence:
         self._voxels.add(probability, labels != OCC3D_FREE, is_above_ground(visible))
 
     def _add_cosines(
-        self, vocabulary: Vocabulary, clip: Float32[np.ndarray, "views height width channels"], truth: EvaluationTruth
+        self,
+        vocabulary: Vocabulary,
+        clip: Float32[np.ndarray, "views height width channels"],
+        truth: UInt8[np.ndarray, "views height width"],
     ) -> None:
-        labels = pixel_truth(truth.semantics, occ3d_table(), SKY_ID).reshape(-1)
-        known = np.flatnonzero(labels != UNKNOWN_CLASS)
+        labels = truth.reshape(-1)
+        known = np.flatnonzero(labels < vocabulary.num_classes)
         kept = np.random.default_rng((self.config.seed, len(self._cosines))).permutation(known)[
             :_MAX_TEMPERATURE_PIXELS
         ]

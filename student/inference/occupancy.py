@@ -11,7 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
 
-from storage.taxonomy import OCC3D_FREE
+from storage.taxonomy import OCC3D_FREE, OCC3D_UNNAMED
+
+_OTHER = OCC3D_FREE + 1
+SEMANTIC_SIDE = _OTHER + 1
+"""Rows and columns of a confusion matrix: 17 classes, free space, and things of another class."""
 
 
 def occupancy_probability(density: Float[np.ndarray, "*shape"], voxel_size: float) -> Float[np.ndarray, "*shape"]:
@@ -83,34 +87,41 @@ class BinaryCounts:
         """Share of occupied voxels that are predicted; NaN when none is occupied."""
         return _ratio(self.true_positive, self.true_positive + self.false_negative)
 
+    @property
+    def false_free(self) -> float:
+        """Share of the voxels called free that are occupied; NaN when none is called free."""
+        return _ratio(self.false_negative, self.false_negative + self.true_negative)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SemanticCounts:
-    """A confusion matrix over the 17 classes and free space; adds up over frames.
+    """A confusion matrix over the 17 classes, free space, and what is none of the named classes; adds up over frames.
 
     Attributes:
-        matrix: Voxels by true label (rows) and predicted label (columns).
+        matrix: Voxels by true label (rows) and predicted label (columns). The last row and column are of things of
+            another class than those that the truth names: to call one of them a car is wrong.
     """
 
-    matrix: Integer[np.ndarray, "18 18"]
+    matrix: Integer[np.ndarray, "19 19"]
 
     @classmethod
     def empty(cls) -> "SemanticCounts":
         """Return a matrix of zeros."""
-        return cls(matrix=np.zeros((OCC3D_FREE + 1, OCC3D_FREE + 1), dtype=np.int64))
+        return cls(matrix=np.zeros((SEMANTIC_SIDE, SEMANTIC_SIDE), dtype=np.int64))
 
     @classmethod
     def of(cls, predicted: UInt8[np.ndarray, " n"], truth: UInt8[np.ndarray, " n"]) -> "SemanticCounts":
         """Count two flat label arrays, already restricted to the visible voxels.
 
         Raises:
-            ValueError: If a label is above 17.
+            ValueError: If a label is above 17, and not 254.
         """
-        if truth.size and max(int(predicted.max()), int(truth.max())) > OCC3D_FREE:
-            raise ValueError(f"labels must be 0 to {OCC3D_FREE}")
-        side = OCC3D_FREE + 1
-        flat = truth.astype(np.int64) * side + predicted
-        return cls(matrix=np.bincount(flat, minlength=side * side).reshape(side, side))
+        for labels in (truth, predicted):
+            if ((labels > OCC3D_FREE) & (labels != OCC3D_UNNAMED)).any():
+                raise ValueError(f"labels must be 0 to {OCC3D_FREE}, or {OCC3D_UNNAMED}")
+        rows, columns = (np.where(labels == OCC3D_UNNAMED, _OTHER, labels) for labels in (truth, predicted))
+        flat = rows.astype(np.int64) * SEMANTIC_SIDE + columns
+        return cls(matrix=np.bincount(flat, minlength=SEMANTIC_SIDE**2).reshape(SEMANTIC_SIDE, SEMANTIC_SIDE))
 
     def __add__(self, other: "SemanticCounts") -> "SemanticCounts":
         return SemanticCounts(matrix=self.matrix + other.matrix)

@@ -12,10 +12,10 @@ from jaxtyping import Bool, Float
 
 from storage.errors import ErrorKind, SourceDataError
 from storage.geometry.transforms import apply_se3, invert_se3, quat_wxyz_to_rotation
+from storage.scenes.free_space import find_moving_returns
 from storage.scenes.schema import SceneBoxes
 from storage.scenes.store import SceneReader
 from teachers.nerf.config import MovingSource
-from teachers.nerf.free_space import find_moving_returns
 from teachers.nerf.moving_points import MovingPoints
 from teachers.nerf.scene_rays import SceneBounds, frame_seconds, lidar_origin_world, lidar_points_world
 

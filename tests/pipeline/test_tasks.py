@@ -45,7 +45,7 @@ def test_every_asset_of_every_scene_is_planned_once() -> None:
     planned = [(asset, task.partition) for task in everything() for asset in task.assets]
     assert len(planned) == len(set(planned))
     of_scene = {asset for asset, partition in planned if partition == "d.a"}
-    assert of_scene == {*trainable_kinds(), "nerf_teacher", "feature_field", "occupancy_labels"}
+    assert of_scene == {*trainable_kinds(), "nerf_teacher", "feature_field", "occupancy_labels", "lidar_occupancy"}
 
 
 def test_all_tasks_run_each_after_its_predecessors() -> None:

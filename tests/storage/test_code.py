@@ -25,6 +25,7 @@ PRODUCERS: dict[str, tuple[str, ...]] = {
     **{f"scene, {name}": ("storage.ingest.scene_writer", f"storage.ingest.{name}") for name in READERS},
     "images": ("storage.targets.images",),
     "occupancy_labels": ("storage.ingest.occupancy_labels",),
+    "lidar_occupancy": ("storage.references.lidar_occupancy",),
     "sky": ("teachers.image.extract_sky", "teachers.image.sky"),
     "sky, pointrend": ("teachers.image.extract_sky", "teachers.image.pointrend"),
     "depth": ("teachers.image.extract_depth",),

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from student.evaluation.config import EvaluationConfig
-from student.evaluation.frames import VoxelReference
+from student.evaluation.frames import NameReference, VoxelReference
 from student.evaluation.results import NO_GROUND_TRUTH, Section
 from student.evaluation.sections.depth import DepthReference
 from student.evaluation.sections.images import FeatureScores, ImageScores
@@ -18,6 +18,12 @@ _NO_CLIP = "not available: this variant renders no CLIP features"
 _VOXELS: dict[VoxelReference, str] = {
     "exact": "the true voxels of the procedural world",
     "occ3d": "Occ3D labels that came with the recording",
+    "lidar": "the beams of the recording's own LiDAR, which know surfaces and the space before them alone",
+}
+_NAMES: dict[NameReference, str] = {
+    "exact": "the true semantics of the procedural world",
+    "points": "LiDAR returns with a label of their own",
+    "boxes": "LiDAR returns in the recording's boxes; those outside are of none of the boxed classes",
 }
 
 
@@ -29,6 +35,7 @@ class AllSections:
         class_names: Names of the pixel classes that words tell apart; empty for a student without CLIP features.
         occupancy_fit: Threshold and calibration from training frames; None without truth.
         voxel_references: Origins of the true voxels.
+        name_references: Origins of the true classes of pixels and points.
     """
 
     def __init__(
@@ -38,9 +45,12 @@ class AllSections:
         class_names: tuple[str, ...],
         occupancy_fit: OccupancyFit | None,
         voxel_references: Iterable[VoxelReference],
+        name_references: Iterable[NameReference],
     ) -> None:
         seed = config.seed
         self._voxel_reference = " and ".join(_VOXELS[name] for name in sorted(set(voxel_references))) or "true voxels"
+        names = set(name_references)
+        named_by = " and ".join(_NAMES[name] for name in sorted(names)) or "true classes"
         self._knows_words = bool(class_names)
         self.reconstruction = ImageScores(
             name="reconstruction",
@@ -95,10 +105,13 @@ class AllSections:
             unavailable="not available: no teacher depth of these scenes",
             seed=seed,
         )
-        self.sky = SkyScores(seed=seed)
+        sky = "the true sky of the procedural world" if "exact" in names else "panoptic labels of the recording"
+        self.sky = SkyScores(reference=sky, seed=seed)
         self.features = FeatureScores(seed=seed)
         self.semantics = SemanticScores(seed=seed)
-        self.queries = QueryScores(names=class_names, max_pixels_per_frame=config.max_pixels_per_frame, seed=seed)
+        self.queries = QueryScores(
+            names=class_names, max_pixels_per_frame=config.max_pixels_per_frame, reference=named_by, seed=seed
+        )
         self.occupancy: OccupancyScores | None = None
         if occupancy_fit is not None:
             # Another seed than the training sample's: the same share of another set of frames.

@@ -23,15 +23,29 @@ ABOVE_GROUND_M = 0.3
 _DEFINITIONS: dict[str, tuple[str, str]] = {
     "iou": ("IoU", "Occupied in both, over occupied in either."),
     "precision": ("precision", "Share of the voxels called occupied that are."),
-    "recall": ("recall", "Share of the occupied voxels that were found."),
+    "recall": ("recall", "Share of the occupied voxels that were found; one less this share was missed."),
+    "false_free": ("falsely free", "Share of the voxels called free that are occupied."),
 }
 _Counts = dict[str, list[BinaryCounts]]
+RANGE_BANDS_M = ((0.0, 10.0), (10.0, 20.0), (20.0, 40.0))
+"""Bands of horizontal distance from the ego frame's origin, metres."""
+
+PER_BAND = "IoU by range"
+_HIDDEN = "Voxels whose state is known, and which no input camera can see."
 
 
 def is_above_ground(flat_index: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
     """Return whether voxels of the Occ3D grid are out of reach of flat ground."""
-    centres = OCC3D_GRID.centres(np.stack(np.unravel_index(flat_index, OCC3D_GRID.shape), axis=1))
-    return centres[:, 2] > ABOVE_GROUND_M
+    return _centres(flat_index)[:, 2] > ABOVE_GROUND_M
+
+
+def horizontal_range(flat_index: Int64[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Return the horizontal distance of voxels of the Occ3D grid from the ego frame's origin, metres."""
+    return np.linalg.norm(_centres(flat_index)[:, :2], axis=1)
+
+
+def _centres(flat_index: Int64[np.ndarray, " n"]) -> Float[np.ndarray, "n 3"]:
+    return OCC3D_GRID.centres(np.stack(np.unravel_index(flat_index, OCC3D_GRID.shape), axis=1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +184,8 @@ class OccupancyScores:
     seed: int = 0
     _counts: _Counts = field(default_factory=dict)
     _counts_above: _Counts = field(default_factory=dict)
+    _counts_in_band: dict[int, _Counts] = field(default_factory=dict)
+    _counts_hidden: _Counts = field(default_factory=dict)
     _scenes: list[str] = field(default_factory=list)
 
     def add(
@@ -179,6 +195,7 @@ class OccupancyScores:
         is_occupied: Bool[np.ndarray, " n"],
         *,
         is_above_ground: Bool[np.ndarray, " n"],
+        horizontal_range: Float[np.ndarray, " n"],
         baselines: Mapping[str, Bool[np.ndarray, " n"]],
     ) -> None:
         """Score the visible voxels of one frame.
@@ -188,15 +205,33 @@ class OccupancyScores:
             probability: Raw probability of occupancy.
             is_occupied: Truth.
             is_above_ground: Whether the voxel's centre lies above ``ABOVE_GROUND_M``.
+            horizontal_range: Horizontal distance of the voxel, metres.
             baselines: Occupancy by trivial predictors, by label; every call has the same labels.
         """
         self._scenes.append(scene)
         for label, predicted in {"": probability >= self.fit.threshold, **baselines}.items():
             self._counts.setdefault(label, []).append(BinaryCounts.of(predicted, is_occupied))
+            for band, (low, high) in enumerate(RANGE_BANDS_M):
+                inside = (horizontal_range >= low) & (horizontal_range < high)
+                counts = BinaryCounts.of(predicted[inside], is_occupied[inside])
+                self._counts_in_band.setdefault(band, {}).setdefault(label, []).append(counts)
         for label, predicted in {"": probability >= self.fit.threshold_above_ground, **baselines}.items():
             above = BinaryCounts.of(predicted[is_above_ground], is_occupied[is_above_ground])
             self._counts_above.setdefault(label, []).append(above)
         self.sample.add(probability, is_occupied, is_above_ground)
+
+    def add_hidden(
+        self,
+        probability: Float[np.ndarray, " n"],
+        is_occupied: Bool[np.ndarray, " n"],
+        *,
+        baselines: Mapping[str, Bool[np.ndarray, " n"]],
+    ) -> None:
+        """Score voxels of the frame last added that no camera sees."""
+        for label, predicted in {"": probability >= self.fit.threshold, **baselines}.items():
+            counts = self._counts_hidden.setdefault(label, [])
+            counts += [BinaryCounts()] * (len(self._scenes) - 1 - len(counts))
+            counts.append(BinaryCounts.of(predicted, is_occupied))
 
     @property
     def num_frames(self) -> int:
@@ -214,7 +249,23 @@ class OccupancyScores:
             definition=f"{above.definition} Only those whose centre lies above {ABOVE_GROUND_M} m in the ego frame, "
             "with a threshold that was chosen for such voxels.",
         )
-        return (whole[0], above, *whole[1:])
+        bands = tuple(
+            replace(
+                self._figure("iou", counts),
+                name=f"iou_{low:.0f}_{high:.0f}_m",
+                label=f"{low:.0f} to {high:.0f} m",
+                group=PER_BAND,
+            )
+            for (low, high), counts in zip(RANGE_BANDS_M, self._counts_in_band.values(), strict=True)
+        )
+        return (whole[0], above, *whole[1:], *self._hidden_figure(), *bands)
+
+    def _hidden_figure(self) -> tuple[Figure, ...]:
+        if not self._counts_hidden:
+            return ()
+        missing = [BinaryCounts()] * (len(self._scenes) - len(self._counts_hidden[""]))
+        found = self._figure("iou", {label: [*of, *missing] for label, of in self._counts_hidden.items()}, of=_HIDDEN)
+        return (replace(found, name="iou_hidden", label="IoU of hidden voxels"),)
 
     def calibration_curve(self) -> dict[str, Any] | None:
         """Return the reliability diagram's bins, raw and calibrated; None without voxels."""
@@ -233,7 +284,7 @@ class OccupancyScores:
     def _calibrated(self) -> Float[np.ndarray, " n"]:
         return self.fit.calibration.apply(self.sample.probability)
 
-    def _figure(self, name: str, all_counts: _Counts) -> Figure:
+    def _figure(self, name: str, all_counts: _Counts, *, of: str = _INSIDE) -> Figure:
         label, definition = _DEFINITIONS[name]
         own = all_counts[""]
         interval = bootstrap_statistic(
@@ -248,12 +299,12 @@ class OccupancyScores:
             name,
             label,
             interval,
-            definition=f"{definition} Counts are summed over all held-out frames. {_INSIDE}",
-            better="higher",
+            definition=f"{definition} Counts are summed over all held-out frames. {of}",
+            better="lower" if name == "false_free" else "higher",
             counted="voxels",
             count=sum(counts.num_voxels for counts in own),
-            # Calling everything occupied finds everything: a trivial recall is no rival.
-            baselines=() if name == "recall" else rivals,
+            # Calling everything occupied finds everything and calls nothing free: no rival.
+            baselines=() if name in ("recall", "false_free") else rivals,
         )
 
     def calibration_figures(self) -> tuple[Figure, ...]:
@@ -322,9 +373,13 @@ def occupancy_sections(scores: OccupancyScores | None, *, reference: str) -> tup
 
 
 def _terms(counts: BinaryCounts) -> list[float]:
-    return [float(counts.true_positive), float(counts.false_positive), float(counts.false_negative)]
+    whole = (counts.true_positive, counts.false_positive, counts.false_negative, counts.true_negative)
+    return [float(term) for term in whole]
 
 
-def _score(terms: Float[np.ndarray, " 3"], name: str) -> float:
-    hit, false_positive, false_negative = (int(term) for term in terms)
-    return getattr(BinaryCounts(true_positive=hit, false_positive=false_positive, false_negative=false_negative), name)
+def _score(terms: Float[np.ndarray, " 4"], name: str) -> float:
+    hit, false_positive, false_negative, free = (int(term) for term in terms)
+    counts = BinaryCounts(
+        true_positive=hit, false_positive=false_positive, false_negative=false_negative, true_negative=free
+    )
+    return getattr(counts, name)

@@ -1,6 +1,7 @@
-"""Quality of text queries: heat maps of words against true classes.
+"""Quality of text queries: heat maps of words against true classes, in images and at points in space.
 
-The paper shows such maps (DistillNeRF Sec. 4.1) without a figure for them.
+The paper shows such maps (DistillNeRF Sec. 4.1) without a figure for them. Points are LiDAR returns of known class;
+those that a camera sees and those that none sees are scored apart.
 """
 
 from dataclasses import dataclass, field
@@ -13,9 +14,13 @@ from student.evaluation.results import Baseline, Figure, Section, finite_or_none
 from student.metrics import average_precision
 
 UNKNOWN_CLASS = 255
-"""Label of pixels of other classes than those asked for; they are left unscored."""
+"""Label of pixels of unknown class; they are left unscored."""
 
 AP_PER_CLASS, IOU_PER_CLASS = "AP per class", "IoU per class"
+_POINTS: dict[bool, tuple[str, str, str]] = {
+    True: ("seen", "AP per class, points that a camera sees", "LiDAR returns that some input camera sees"),
+    False: ("hidden", "AP per class, points that no camera sees", "LiDAR returns that no input camera sees"),
+}
 _TEACHER = "teacher's own features"
 
 
@@ -26,15 +31,18 @@ class QueryScores:
     Attributes:
         names: Names of the classes, in the order of the probabilities.
         max_pixels_per_frame: Largest number of pixels kept per frame, chosen at random.
+        reference: What names the pixels and points, in words.
         seed: Seed of that choice.
     """
 
     names: tuple[str, ...]
     max_pixels_per_frame: int
+    reference: str
     seed: int = 0
     _student: list[np.ndarray] = field(default_factory=list)
     _teacher: list[np.ndarray] = field(default_factory=list)
     _truth: list[np.ndarray] = field(default_factory=list)
+    _points: dict[bool, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
 
     def add(
         self,
@@ -47,7 +55,7 @@ class QueryScores:
 
         Args:
             probability: Probability of each class by the student's rendered features; NaN is scored as 0.
-            truth: True class index, 255 where it is none of them.
+            truth: True class index; 254 where it is none of them, 255 where it is unknown.
             teacher: Probability of each class by the features of the image teacher, which saw the image itself.
         """
         known = np.flatnonzero(truth != UNKNOWN_CLASS)
@@ -58,10 +66,63 @@ class QueryScores:
         self._teacher.append(np.nan_to_num(teacher[known]).astype(np.float32))
         self._truth.append(truth[known])
 
+    def add_points(
+        self,
+        probability: Float[np.ndarray, "points classes"],
+        truth: UInt8[np.ndarray, " points"],
+        *,
+        is_seen: Bool[np.ndarray, " points"],
+    ) -> None:
+        """Add LiDAR returns of one frame.
+
+        Args:
+            probability: Probability of each class by the student's features at the point; NaN, where the student holds
+                the place for empty, is scored as 0.
+            truth: True class index; 254 where it is none of them.
+            is_seen: Whether an input camera sees the point.
+        """
+        for seen in _POINTS:
+            of = is_seen == seen
+            kept = np.nan_to_num(probability[of]).astype(np.float32), truth[of]
+            self._points.setdefault(seen, []).append(kept)
+
+    @property
+    def num_frames(self) -> int:
+        """Return the number of frames whose pixels were added."""
+        return len(self._truth)
+
+    def _point_figures(self) -> tuple[list[Figure], list[Figure]]:
+        """Return the means over the classes, and the figures of the classes."""
+        means, of_classes = [], []
+        for seen, parts in self._points.items():
+            name, group, what = _POINTS[seen]
+            probability, truth = (np.concatenate(column) for column in zip(*parts, strict=True))
+            figures = []
+            for index, label in enumerate(self.names):
+                is_class = truth == index
+                figures.append(
+                    Figure(
+                        name=f"ap_points_{name}.{label}",
+                        label=label.replace("_", " "),
+                        value=finite_or_none(average_precision(probability[:, index], is_class)),
+                        definition=f"Area under the precision-recall curve of the class's probability over {what}. "
+                        "Undefined where the truth never holds the class.",
+                        better="higher",
+                        count=int(is_class.sum()),
+                        counted="true points",
+                        baselines=(Baseline(label="chance", value=float(is_class.mean()) if is_class.any() else None),),
+                        group=group,
+                    )
+                )
+            means.append(_mean(f"mean_ap_points_{name}", f"mean AP, {name} points", figures, "average precision"))
+            of_classes += figures
+        return means, of_classes
+
     def section(self, *, unavailable: str) -> Section:
         """Return the section; ``unavailable`` is the reason to give if there are no figures."""
         figures: tuple[Figure, ...] = ()
         if self._truth:
+            means, of_points = self._point_figures()
             student, teacher = np.concatenate(self._student), np.concatenate(self._teacher)
             truth = np.concatenate(self._truth)
             precisions = [self._precision(student, teacher, truth == c, c) for c in range(len(self.names))]
@@ -69,14 +130,16 @@ class QueryScores:
             figures = (
                 _mean("mean_average_precision", "mean AP", precisions, "average precision"),
                 _mean("mean_iou", "mean IoU", overlaps, "IoU"),
+                *means,
                 *precisions,
                 *overlaps,
+                *of_points,
             )
         return Section(
             name="text_query",
-            title="Text queries in the image",
+            title="Text queries",
             quality="query",
-            reference="the true semantics of the procedural world",
+            reference=self.reference,
             note="Each class is asked for by its words; the student answers with features rendered from its voxels.",
             unavailable="" if figures else unavailable,
             figures=figures,

@@ -12,10 +12,9 @@ from jaxtyping import Float, UInt8
 
 from storage.taxonomy import NUM_OCC3D_CLASSES, OCC3D_FOREGROUND, OCC3D_FREE, OCC3D_NAMES, OCC3D_WITHOUT_OTHERS
 from student.evaluation.results import Baseline, Figure, Section, figure_of, finite_or_none
-from student.inference.occupancy import SemanticCounts
+from student.inference.occupancy import SEMANTIC_SIDE, SemanticCounts
 from student.metrics import bootstrap_statistic
 
-_SIDE = OCC3D_FREE + 1
 _MEANS: dict[str, tuple[str, tuple[int, ...], str]] = {
     "miou_17": ("mIoU, 17 classes", tuple(range(NUM_OCC3D_CLASSES)), "all 17 classes"),
     "miou_15": ("mIoU, 15 classes", OCC3D_WITHOUT_OTHERS, "the 15 classes without 'others' and 'other flat'"),
@@ -48,13 +47,13 @@ class SemanticScores:
             scene: Scene key, for the bootstrap.
             predicted: Label of each voxel, 17 where the student calls it free.
             words: Best class of each voxel, occupied or free; 17 where the student has no feature.
-            truth: True label, 17 where free.
+            truth: True label, 17 where free, 254 for a class that is not among the named ones.
             baselines: Labels by trivial predictors; every call has the same names.
         """
         self._scenes.append(scene)
         for label, labels in {"": predicted, **baselines}.items():
             self._matrices.setdefault(label, []).append(SemanticCounts.of(labels, truth).matrix)
-        is_occupied = truth != OCC3D_FREE
+        is_occupied = truth < OCC3D_FREE
         for label, labels in {"": words, **baselines}.items():
             hits = float(np.sum(labels[is_occupied] == truth[is_occupied]))
             self._accuracy.setdefault(label, []).append((hits, float(is_occupied.sum())))
@@ -143,7 +142,7 @@ class SemanticScores:
 
 
 def _mean_iou(flat: Float[np.ndarray, " entries"], classes: tuple[int, ...]) -> float:
-    return SemanticCounts(matrix=flat.reshape(_SIDE, _SIDE).astype(np.int64)).mean_iou(classes)[0]
+    return SemanticCounts(matrix=flat.reshape(SEMANTIC_SIDE, SEMANTIC_SIDE).astype(np.int64)).mean_iou(classes)[0]
 
 
 def _share(pair: Float[np.ndarray, " 2"]) -> float:

@@ -1,4 +1,4 @@
-"""Quality of the sky: rendered opacity against the true sky."""
+"""Quality of the sky: rendered opacity against the true sky, or against LiDAR returns, which are no sky."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,14 +16,18 @@ class SkyScores:
     """Sky of held-out images. A ray counts as sky if its opacity is less than 0.5.
 
     Attributes:
+        reference: What says where the sky is, in words.
         seed: Seed of the bootstrap.
     """
 
+    reference: str
     seed: int = 0
     _counts: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     _precision: list[float] = field(default_factory=list)
     _scenes: list[str] = field(default_factory=list)
     _num_pixels: int = 0
+    _returns_called_sky: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    _scenes_of_returns: list[str] = field(default_factory=list)
 
     def add(
         self,
@@ -54,19 +58,69 @@ class SkyScores:
             union = counts.true_positive + counts.false_positive + counts.false_negative
             self._counts.setdefault(label, []).append((float(counts.true_positive), float(union)))
 
+    def add_returns(
+        self,
+        scene: str,
+        sky_probability: Float[np.ndarray, "views height width"],
+        is_return: Bool[np.ndarray, "views height width"],
+        *,
+        rivals: Mapping[str, Bool[np.ndarray, "views height width"]],
+    ) -> None:
+        """Score the pixels of one frame in which a LiDAR return falls: none of them is sky.
+
+        This is one-sided. It finds things that are taken for sky, and never sky that is taken for things.
+
+        Args:
+            scene: Scene key.
+            sky_probability: Probability of sky, 1 - opacity.
+            is_return: Pixels with a return.
+            rivals: Sky by other predictors, by label; every call has the same labels.
+        """
+        if not is_return.any():
+            return
+        self._scenes_of_returns.append(scene)
+        for label, predicted in {"": sky_probability > 0.5, **rivals}.items():
+            pair = float(predicted[is_return].sum()), float(is_return.sum())
+            self._returns_called_sky.setdefault(label, []).append(pair)
+
     def section(self) -> Section:
-        """Return the section; it is unavailable if no truth has sky."""
+        """Return the section; it is unavailable if no truth has sky, and no LiDAR return was scored."""
+        figures = (*self._figures(), *self._figure_of_returns())
         return Section(
             name="sky",
             title="Sky",
             quality="geometric",
-            reference="the true sky of the procedural world",
+            reference=self.reference if self._scenes else "LiDAR returns, which are no sky",
             note="A ray of which less than half ends on something is called sky.",
-            unavailable="" if self._scenes else NO_GROUND_TRUTH,
-            figures=self._figures() if self._scenes else (),
+            unavailable="" if figures else NO_GROUND_TRUTH,
+            figures=figures,
+        )
+
+    def _figure_of_returns(self) -> tuple[Figure, ...]:
+        if not self._scenes_of_returns:
+            return ()
+        own = np.array(self._returns_called_sky[""])
+        return (
+            figure_of(
+                "returns_called_sky",
+                "LiDAR returns called sky",
+                bootstrap_statistic(own, self._scenes_of_returns, _ratio, seed=self.seed),
+                definition="Share of the pixels with a LiDAR return that are called sky. It is one-sided: sky that is "
+                "taken for a thing goes unnoticed.",
+                better="lower",
+                counted="pixels",
+                count=int(own[:, 1].sum()),
+                baselines=[
+                    Baseline(label=label, value=finite_or_none(_ratio(np.sum(pairs, axis=0))))
+                    for label, pairs in self._returns_called_sky.items()
+                    if label
+                ],
+            ),
         )
 
     def _figures(self) -> tuple[Figure, ...]:
+        if not self._scenes:
+            return ()
         rivals = [
             Baseline(label=label, value=finite_or_none(_ratio(np.sum(pairs, axis=0))))
             for label, pairs in self._counts.items()

@@ -2,9 +2,6 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.procedural.appearance.lighting import make_lighting
@@ -12,7 +9,7 @@ from storage.procedural.sensing.occupancy import OccupancyBuilder, voxel_centres
 from storage.procedural.sensing.posed_camera import PosedCamera
 from storage.procedural.sensing.render import render_view
 from storage.procedural.sensing.sensors import lidar_to_ego, simulate_lidar
-from storage.procedural.sensing.visibility import camera_visibility, crossed_voxels, lidar_visibility
+from storage.procedural.sensing.visibility import camera_visibility, lidar_visibility
 from storage.procedural.world.mesh import Surface
 from storage.procedural.world.solids import panel
 from storage.procedural.world.traffic import AlongRoad, Road, constant_speed
@@ -37,24 +34,6 @@ def walled() -> World:
         actors=[],
         ego=AlongRoad(road=Road(curvature=0.0), start=0.0, offset=0.0, direction=1, profile=constant_speed(0.0, 2.0)),
     )
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    start=arrays(np.float64, 3, elements=st.floats(-5, 20)),
-    ends=arrays(np.float64, (4, 3), elements=st.floats(-10, 30)),
-)
-def test_crossed_voxels_are_those_that_dense_samples_fall_into(start, ends):
-    found = {tuple(v) for v in crossed_voxels(start, ends)}
-    samples = start + np.linspace(0, 1, 4001)[:, None, None] * (ends - start)
-    clear = np.all(np.abs(samples - np.round(samples)) > 1e-6, axis=-1)
-    dense = {tuple(v) for v in np.floor(samples[clear]).astype(int)}
-    assert dense <= found
-    # What samples miss is cut so shortly that a sample falls between: all crossed voxels lie within rounding of a ray.
-    for voxel in found - dense:
-        centre = np.array(voxel) + 0.5
-        outside = np.abs(samples - centre).max(axis=-1) - 0.5
-        assert outside.min() < 0.02
 
 
 @pytest.mark.parametrize("fisheye", [None, FISHEYE])

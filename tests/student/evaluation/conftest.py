@@ -16,7 +16,7 @@ from storage.digests import config_digest, config_json, file_digest
 from storage.geometry.rays import camera_rays
 from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.keys import SceneKey
-from storage.scenes.schema import SceneData
+from storage.scenes.schema import SceneBoxes, SceneData
 from storage.scenes.store import SceneReader, write_scene
 from storage.stores.arrays import read_target, write_target
 from storage.stores.provenance import InputVersion, Provenance
@@ -100,6 +100,22 @@ def shift_of(scene, frame):
     return 0.7 * frame + 1.3 * scene
 
 
+def boxes_of(first_shift):
+    """Return the cars' boxes at every frame; the building has none, as in a recording."""
+    cars = [(low, high) for low, high, label, _ in BOXES if label == CAR]
+    low, high = (np.array([car[i] for car in cars] * NUM_FRAMES, float) for i in range(2))
+    frame = np.repeat(np.arange(NUM_FRAMES), len(cars))
+    return SceneBoxes(
+        frame_index=frame,
+        centre=0.5 * (low + high) - [first_shift, 0, 0],
+        size=high - low,
+        quat_wxyz=np.tile([1.0, 0, 0, 0], (len(frame), 1)),
+        category=("vehicle.car",) * len(frame),
+        instance=tuple(f"car {i}" for i in range(len(cars))) * NUM_FRAMES,
+        num_lidar_points=np.full(len(frame), -1),
+    )
+
+
 def scene_data(scene):
     shifts = [shift_of(scene, frame) for frame in range(NUM_FRAMES)]
     poses = np.tile(np.eye(4), (NUM_FRAMES, 1, 1))
@@ -131,6 +147,7 @@ def scene_data(scene):
         jpegs=tuple(jpegs),
         lidar_points=tuple(lidar),
         lidar_to_ego=np.eye(4),
+        boxes=boxes_of(shifts[0]),
     )
 
 

@@ -5,9 +5,14 @@ import numpy as np
 import pytest
 
 from storage.errors import MissingTargetError
+from storage.geometry.voxel_grid import VoxelGrid
+from storage.keys import SceneKey
+from storage.references.config import LidarOccupancyConfig, VoteRules
+from storage.references.lidar_occupancy import make_lidar_occupancy
 from storage.stores.versioned import Home
 from student.evaluation.config import EvaluationConfig
 from student.evaluation.evaluate import evaluate_checkpoint
+from student.evaluation.frames import lidar_occupancy_of
 from student.evaluation.results import NO_GROUND_TRUTH, EvaluationResult
 from student.reporting.report import PAGE, ReportConfig, build_report
 
@@ -102,12 +107,52 @@ def test_a_recording_without_truth_has_no_such_figures(world, monkeypatch):
     result = EvaluationResult.from_json(
         evaluate_checkpoint(world.home, "clip", EvaluationConfig(panel_frames=0, num_training_frames=1)).metrics
     )
-    for name in ("depth_truth", "sky", "occupancy", "calibration", "semantic_occupancy", "text_query", "lateral_truth"):
+    for name in ("depth_truth", "occupancy", "calibration", "semantic_occupancy", "lateral_truth"):
         assert result.section(name).unavailable == NO_GROUND_TRUTH
         assert result.section(name).figures == ()
+    assert [figure.name for figure in result.section("sky").figures] == ["returns_called_sky"]
     assert result.section("depth_lidar").figures
-    assert result.settings["temperature_source"] == "CLIP checkpoint"
+    words = result.section("text_query")
+    assert "boxes" in words.reference
+    assert words.figure("ap.car").count > 0
+    assert words.figure("ap_points_seen.car").count > 0
+    assert words.figure("ap.manmade").value is None  # no box holds a building
+    assert result.settings["temperature_source"] == "fitted on training frames"
     assert not np.isnan(result.section("reconstruction").figure("psnr").value)
+
+
+def test_a_recording_without_labels_is_judged_by_its_own_lidar(world, tmp_path, monkeypatch):
+    home = Home(tmp_path / "home")
+    shutil.copytree(world.home.root, home.root)
+    for key in ("yard.a", "yard.b"):
+        make_lidar_occupancy(home, SceneKey.parse(key), LidarOccupancyConfig(rules=VoteRules(min_passes=1)))
+    monkeypatch.setattr("student.evaluation.frames.TRUTH_KIND", "no_such_truth")
+    config = EvaluationConfig(panel_frames=0, num_training_frames=2, max_lateral_frames=0)
+    made = evaluate_checkpoint(home, "clip", config)
+    result = EvaluationResult.from_json(made.metrics)
+    kinds = {one.kind for one in home.provenance(made.version).inputs}
+    assert "lidar_occupancy" in kinds
+    for name in ("occupancy", "calibration", "semantic_occupancy"):
+        assert "LiDAR" in result.section(name).reference
+        assert result.section(name).figures
+    sweep = {b.label: b.value for b in result.section("occupancy").figure("precision").baselines}["one LiDAR sweep"]
+    assert sweep == pytest.approx(1.0)  # every return makes its own voxel occupied
+    semantic = result.section("semantic_occupancy")
+    assert semantic.figure("iou.car").count > 0
+    assert semantic.figure("iou.manmade").value is None
+    # Labels that came with the recording go before the LiDAR's.
+    world.publish_labels(home)
+    judged = EvaluationResult.from_json(evaluate_checkpoint(home, "clip", config).metrics)
+    assert judged.section("occupancy").reference == "Occ3D labels that came with the recording"
+
+
+def test_lidar_occupancy_in_another_grid_is_not_taken_for_occ3ds(world, tmp_path, monkeypatch):
+    home = Home(tmp_path / "home")
+    shutil.copytree(world.home.root, home.root)
+    grid = VoxelGrid(minimum=(-8.0, -8.0, -1.0), voxel_size=0.4, shape=(40, 40, 8))
+    for key in ("yard.a", "yard.b"):
+        make_lidar_occupancy(home, SceneKey.parse(key), LidarOccupancyConfig(grid=grid))
+    assert lidar_occupancy_of(home, "yard.a") is None
 
 
 def test_a_recording_with_labels_is_judged_by_them(world, tmp_path, monkeypatch):

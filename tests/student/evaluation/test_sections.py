@@ -105,7 +105,7 @@ def test_sky_is_scored_where_a_camera_sees_anything():
     is_sky[0, 0], is_seen[0, 1, 2:] = True, False
     called_sky = np.where(is_sky | ~is_seen, 1.0, 0.0)  # outside a fisheye's circle nothing is rendered: opacity 0
     for seen, expected in ((is_seen, 1.0), (None, 4 / 6)):
-        scores = SkyScores()
+        scores = SkyScores(reference="r")
         scores.add("s", called_sky, is_sky, is_seen=seen, rivals={})
         assert scores.section().figure("iou").value == pytest.approx(expected)
 
@@ -166,12 +166,20 @@ def test_occupancy_threshold_and_calibration_come_from_training_voxels():
     for _ in range(6):
         probability, is_occupied = voxels(5000)
         everywhere = np.ones(5000, dtype=bool)
-        scores.add("s", probability, is_occupied, is_above_ground=everywhere, baselines={"all occupied": everywhere})
+        scores.add(
+            "s",
+            probability,
+            is_occupied,
+            is_above_ground=everywhere,
+            horizontal_range=np.linspace(0.0, 50.0, 5000),
+            baselines={"all occupied": everywhere},
+        )
     section, calibration = occupancy_sections(scores, reference="r")
     assert section.figure("iou").value == pytest.approx(fit.training_iou, abs=0.03)
     assert section.figure("iou").baselines[0].value == pytest.approx(0.3, abs=0.02)
     assert section.figure("iou").low <= section.figure("iou").value <= section.figure("iou").high
     assert section.figure("iou").count == 30_000
+    assert [section.figure(f"iou_{band}_m").count for band in ("0_10", "10_20", "20_40")] == [6000, 6000, 12_000]
     assert calibration.figure("ece").value < 0.02
     assert calibration.figure("ece").beats_baselines
     assert sum(scores.calibration_curve()["raw"]["count"]) == 24_000
@@ -186,12 +194,38 @@ def test_voxels_above_the_ground_are_scored_on_their_own_too():
     assert scores.fit.threshold == pytest.approx(0.3)
     probability = np.array([0.95, 0.95, 0.95, 0.95, 0.0, 0.4])  # four voxels of ground and two of a post; one is missed
     truth, is_post = np.ones(6, dtype=bool), np.arange(6) > 3
-    scores.add("s", probability, truth, is_above_ground=is_post, baselines={"ground alone": ~is_post})
+    scores.add(
+        "s",
+        probability,
+        truth,
+        is_above_ground=is_post,
+        horizontal_range=np.full(6, 5.0),
+        baselines={"ground alone": ~is_post},
+    )
     section, _ = occupancy_sections(scores, reference="r")
     assert section.figure("iou").value == pytest.approx(5 / 6)
     assert section.figure("iou_above_ground").value == pytest.approx(0.5)
     assert section.figure("iou_above_ground").count == 2
     assert section.figure("iou_above_ground").baselines[0].value == 0.0
+
+
+def test_falsely_free_and_hidden_voxels_are_counted_on_their_own():
+    training = OccupancySample(max_per_frame=10, seed=0)
+    training.add(np.array([0.1, 0.9]), np.array([False, True]), np.ones(2, bool))
+    scores = OccupancyScores(fit=training.fit("isotonic"), sample=training)
+    near = {"is_above_ground": np.ones(4, bool), "horizontal_range": np.full(4, 5.0), "baselines": {}}
+    truth = np.array([True, True, False, False])
+    scores.add("s", np.array([0.95, 0.0, 0.0, 0.0]), truth, **near)
+    section, _ = occupancy_sections(scores, reference="r")
+    assert section.figure("false_free").value == pytest.approx(1 / 3)
+    assert section.figure("false_free").better == "lower"
+    assert "iou_hidden" not in [figure.name for figure in section.figures]
+    scores.add("s", np.array([0.95, 0.95, 0.0, 0.0]), truth, **near)
+    scores.add_hidden(np.array([0.95, 0.95, 0.0]), np.array([True, False, True]), baselines={"all": np.ones(3, bool)})
+    section, _ = occupancy_sections(scores, reference="r")
+    assert section.figure("iou_hidden").value == pytest.approx(1 / 3)
+    assert section.figure("iou_hidden").baselines[0].value == pytest.approx(2 / 3)
+    assert section.figure("iou").value == pytest.approx(3 / 4)
 
 
 def test_a_world_without_both_outcomes_gives_no_threshold():
@@ -221,7 +255,7 @@ def test_semantics_and_geometry_are_scored_apart():
 
 
 def test_queries_are_scored_per_class_and_unknown_pixels_are_left_out():
-    scores = QueryScores(names=("car", "tree", "sky"), max_pixels_per_frame=100)
+    scores = QueryScores(names=("car", "tree", "sky"), max_pixels_per_frame=100, reference="r")
     truth = np.array([0, 0, 1, 1, 255], dtype=np.uint8)
     good = np.array([[0.9, 0.1, 0], [0.8, 0.2, 0], [0.1, 0.9, 0], [0.6, 0.4, 0], [0, 0, 1.0]])
     teacher = np.array([[0.9, 0.1, 0], [0.8, 0.2, 0], [0.1, 0.9, 0], [0.1, 0.9, 0], [np.nan] * 3])
@@ -233,4 +267,46 @@ def test_queries_are_scored_per_class_and_unknown_pixels_are_left_out():
     assert section.figure("iou.tree").baselines[0].value == pytest.approx(1.0)
     assert section.figure("ap.sky").value is None
     assert section.figure("mean_average_precision").count == 2
-    assert QueryScores(names=("car",), max_pixels_per_frame=1).section(unavailable="no clip").unavailable == "no clip"
+    nobody = QueryScores(names=("car",), max_pixels_per_frame=1, reference="r")
+    assert nobody.section(unavailable="no clip").unavailable == "no clip"
+
+
+def test_words_at_points_are_scored_apart_by_whether_a_camera_sees_them():
+    scores = QueryScores(names=("car", "tree"), max_pixels_per_frame=100, reference="r")
+    pixels = np.array([[0.9, 0.1], [0.1, 0.9]])
+    scores.add(pixels, np.array([0, 1], np.uint8), teacher=np.full((2, 2), np.nan))
+    probability = np.array([[0.9, 0.1], [0.2, 0.8], [np.nan, np.nan], [0.7, 0.3]])
+    truth = np.array([0, 254, 0, 254], np.uint8)  # 254: some class that nobody asked for, so no car and no tree
+    scores.add_points(probability, truth, is_seen=np.array([True, True, False, False]))
+    section = scores.section(unavailable="")
+    assert section.figure("ap_points_seen.car").value == pytest.approx(1.0)
+    assert section.figure("ap_points_hidden.car").value == pytest.approx(0.5)  # empty space ranks last
+    assert section.figure("ap_points_hidden.tree").value is None
+    assert section.figure("mean_ap_points_hidden").count == 1
+    assert section.figure("ap_points_seen.car").baselines[0].value == pytest.approx(0.5)
+
+
+def test_lidar_returns_are_no_sky():
+    scores = SkyScores(reference="r")
+    is_return = np.array([[[True, True, True, False]]])
+    called = np.array([[[0.9, 0.1, 0.2, 0.9]]])
+    scores.add_returns("s", called, is_return, rivals={"all": np.ones_like(is_return)})
+    section = scores.section()
+    assert "no sky" in section.reference
+    assert section.figure("returns_called_sky").value == pytest.approx(1 / 3)
+    assert section.figure("returns_called_sky").baselines[0].value == 1.0
+    assert [figure.name for figure in section.figures] == ["returns_called_sky"]
+    scores.add_returns("s", called, np.zeros_like(is_return), rivals={})
+    assert scores.section().figure("returns_called_sky").count == 3
+
+
+def test_things_of_another_class_count_against_the_words_for_them():
+    scores = SemanticScores()
+    truth = np.array([4, 4, 254, 254, 17], dtype=np.uint8)
+    words = np.array([4, 4, 4, 11, 17], dtype=np.uint8)
+    for _ in range(2):
+        scores.add("s", words, words, truth, baselines={})
+    section = scores.section(unavailable="", reference="r")
+    assert section.figure("iou.car").value == pytest.approx(2 / 3)
+    assert section.figure("miou_17").count == 1
+    assert section.figure("accuracy_where_occupied").count == 4  # only where the class is known

@@ -1,6 +1,6 @@
 import numpy as np
 
-from teachers.nerf.free_space import find_moving_returns
+from storage.scenes.free_space import find_moving_returns
 
 
 def cast(origin: np.ndarray, box_x: float) -> tuple[np.ndarray, np.ndarray]:

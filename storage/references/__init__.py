@@ -1,0 +1,1 @@
+"""References that a recording gives about itself, by which students are judged."""

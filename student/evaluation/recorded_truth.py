@@ -1,0 +1,120 @@
+"""What a recording says about its own classes and sky: labels of its LiDAR points, its boxes, its panoptic labels."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64, UInt8
+
+from storage.geometry.in_image import PointsInImage
+from storage.geometry.resize import resize_nearest
+from storage.references.point_classes import NameSource
+from storage.references.sweeps import NamedReturns
+from storage.scenes.lidar import returns_in_image
+from storage.scenes.store import SceneReader
+from storage.taxonomy import NUM_OCC3D_CLASSES, OCC3D_UNKNOWN
+
+_SKY_CLASS = "TYPE_SKY"
+_UNDEFINED_CLASS = "TYPE_UNDEFINED"
+_SIGHT_ROWS = 225
+"""Rows of the image in which nearer returns hide farther ones: about as fine as the rings of a LiDAR."""
+
+_BEHIND_SHARE, _BEHIND_M = 0.05, 0.5
+"""A return that is farther than the nearest one of its pixel by more than this is hidden."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedPoints:
+    """LiDAR returns of one frame whose class is known.
+
+    Attributes:
+        points: Positions in the ego frame of the frame's instant, metres.
+        labels: Occ3D class; 254 for another class than those that are named.
+        is_seen: Whether some camera sees the point: it lies in an image, and no nearer return hides it there.
+    """
+
+    points: Float[np.ndarray, "points 3"]
+    labels: UInt8[np.ndarray, " points"]
+    is_seen: Bool[np.ndarray, " points"]
+
+
+class RecordedTruth:
+    """Truth that a recording brings with it, partial but real.
+
+    Args:
+        reader: The scene.
+        height: Rows of the grid on which pixels are named.
+        width: Columns of it.
+    """
+
+    def __init__(self, reader: SceneReader, *, height: int, width: int) -> None:
+        self.reader, self.size = reader, (height, width)
+        self._returns = NamedReturns(reader)
+        categories = reader.attributes.get("panoptic_categories")
+        named = categories if isinstance(categories, Mapping) else {}
+        self._sky = [int(number) for number, name in named.items() if name == _SKY_CLASS]
+        self._undefined = [int(number) for number, name in named.items() if name == _UNDEFINED_CLASS]
+
+    @property
+    def source(self) -> NameSource:
+        """Return what names the returns."""
+        return self._returns.source
+
+    def points(self, frame: int) -> NamedPoints | None:
+        """Return the named returns of a frame; None if it has none."""
+        labels = self._returns.labels(frame)
+        if labels is None:
+            return None
+        points = self.reader.lidar_points(frame)[:, :3].astype(np.float64)
+        is_seen = np.zeros(len(points), bool)
+        for camera in range(self.reader.num_cameras):
+            height, width = self.reader.image_size(camera)
+            size = (_SIGHT_ROWS, max(1, round(width * _SIGHT_ROWS / height)))
+            shown = returns_in_image(self.reader, frame, camera, points, size=size)
+            nearest = _nearest(shown, size)
+            limit = nearest[shown.row, shown.column]
+            is_seen[shown.index[shown.termination_depth <= limit * (1 + _BEHIND_SHARE) + _BEHIND_M]] = True
+        known = labels != OCC3D_UNKNOWN
+        return NamedPoints(points=points[known], labels=labels[known], is_seen=is_seen[known])
+
+    def pixel_labels(self, frame: int) -> UInt8[np.ndarray, "cameras height width"] | None:
+        """Return the class of the nearest return in each pixel; 17 for sky, 255 where nothing is known.
+
+        It is None for a frame without a named return.
+        """
+        labels = self._returns.labels(frame)
+        if labels is None:
+            return None
+        cameras = range(self.reader.num_cameras)
+        found = np.full((len(cameras), *self.size), OCC3D_UNKNOWN, np.uint8)
+        sky = self.sky(frame)
+        if sky is not None:
+            found[sky[0]] = NUM_OCC3D_CLASSES
+        points = self.reader.lidar_points(frame)
+        for camera in cameras:
+            shown = returns_in_image(self.reader, frame, camera, points, size=self.size)
+            order = np.argsort(-shown.termination_depth)  # the nearest is written last
+            found[camera, shown.row[order], shown.column[order]] = labels[shown.index[order]]
+        return found
+
+    def sky(
+        self, frame: int
+    ) -> tuple[Bool[np.ndarray, "cameras height width"], Bool[np.ndarray, "cameras height width"]] | None:
+        """Return where the panoptic labels say sky, and where they say anything; None for a frame without labels."""
+        cameras = range(self.reader.num_cameras)
+        is_sky, is_known = (np.zeros((len(cameras), *self.size), bool) for _ in range(2))
+        for camera in cameras if self._sky else ():
+            panoptic = self.reader.panoptic(frame, camera)
+            if panoptic is not None:
+                classes = resize_nearest(panoptic[0], *self.size)
+                is_sky[camera] = np.isin(classes, self._sky)
+                is_known[camera] = ~np.isin(classes, self._undefined)
+        return (is_sky, is_known) if is_known.any() else None
+
+
+def _nearest(shown: PointsInImage, size: tuple[int, int]) -> Float[np.ndarray, "height width"]:
+    """Return the distance of the nearest return in each pixel; infinite where none fell."""
+    flat: Int64[np.ndarray, " seen"] = shown.row * size[1] + shown.column
+    nearest = np.full(size[0] * size[1], np.inf)
+    np.minimum.at(nearest, flat, shown.termination_depth)
+    return nearest.reshape(size)
