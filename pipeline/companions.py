@@ -11,6 +11,7 @@ import numpy as np
 from storage.config_json import config_from_json
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
 from storage.kinds import Kind
+from storage.plain_json import parse_json
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home, StoreVersion
 from student.data.training_set import TrainingSet
@@ -105,7 +106,7 @@ class Companions:
                 ErrorKind.WEIGHTS_MISSING, str(path), "no such file: pack the student with `distillnerf pack`"
             )
         try:
-            content = json.loads(path.read_text())
+            content = parse_json(path.read_text())
         except ValueError as error:
             raise IntegrityError(ErrorKind.STORE_CORRUPT, str(path), f"is not JSON: {error}") from error
         if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:

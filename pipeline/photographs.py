@@ -4,7 +4,6 @@ Only ``pipeline.teacher_benchmark`` reads them; ``distillnerf ingest manifest`` 
 """
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from PIL import Image
 
 from storage.errors import ErrorKind, SourceDataError
 from storage.keys import SceneKey
+from storage.plain_json import parse_json
 from storage.scenes.schema import SceneData
 from storage.scenes.store import write_scene
 from storage.stores.provenance import Provenance
@@ -40,7 +40,7 @@ def publish_photographs(home: Home, folder: Path, key: SceneKey, *, height: int,
     """
     path = folder / "transforms.json"
     try:
-        told: dict[str, Any] = json.loads(path.read_text())
+        told: dict[str, Any] = parse_json(path.read_text())
         frames = sorted(told["frames"], key=lambda frame: frame["file_path"])[::stride]
         full = np.array([[told["fl_x"], 0, told["cx"]], [0, told["fl_y"], told["cy"]], [0, 0, 1]])
         distortion = tuple(float(told.get(name, 0.0)) for name in ("k1", "k2", "p1", "p2"))

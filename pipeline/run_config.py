@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import dagster as dg
 from pydantic import Field, model_validator
@@ -19,8 +19,11 @@ from pydantic import Field, model_validator
 from pipeline.overrides import apply_overrides, check_overrides
 from pipeline.presets import PRESET_NAMES, PipelineConfig, PresetName, build_preset
 from pipeline.settled import settle
+from storage.config_json import config_from_json
 from storage.errors import ErrorKind, IntegrityError
+from storage.keys import SceneKey
 from storage.kinds import Kind
+from storage.plain_json import parse_json
 from student.config import TrainingSetConfig, Variant
 from student.presets.published import PUBLISHED_RUNS
 
@@ -55,6 +58,10 @@ class HomeSelection:
             raise ValueError(f"preset {self.preset!r}, want one of {', '.join(PRESET_NAMES)}")
         if self.published not in (None, *PUBLISHED_RUNS):
             raise ValueError(f"published run {self.published!r}, want one of {', '.join(PUBLISHED_RUNS)}")
+        if self.variant not in get_args(Variant):
+            raise ValueError(f"variant {self.variant!r}, want one of {', '.join(get_args(Variant))}")
+        for key in self.scenes:
+            SceneKey.parse(key)
 
     @classmethod
     def on_top_of(
@@ -192,10 +199,10 @@ class HomeSelection:
         if not path.is_file():
             return None
         try:
-            raw = json.loads(path.read_text())
-            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
-            return cls(**fields)
-        except (ValueError, TypeError, AttributeError) as error:
+            raw: dict[str, Any] = parse_json(path.read_text())
+            defaults = {f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING}
+            return config_from_json(cls, {**defaults, **raw}, str(path))
+        except (ValueError, TypeError, IntegrityError) as error:
             raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, str(path), f"is no selection of a run: {error}") from error
 
 

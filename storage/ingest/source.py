@@ -14,6 +14,7 @@ from storage.config_json import config_from_json
 from storage.errors import ErrorKind, IntegrityError, SourceDataError
 from storage.ingest.source_config import SourceConfig, SourceFormat
 from storage.keys import SceneKey
+from storage.plain_json import parse_json
 from storage.stores.versioned import Home
 
 _USUAL = {
@@ -88,7 +89,7 @@ def load_source(home: Home, dataset: str) -> SourceConfig:
             ErrorKind.FILE_MISSING, str(path), f"no source {dataset!r} is registered; registered are {registered}"
         )
     try:
-        source = config_from_json(SourceConfig, _with_link_roots(json.loads(path.read_text())), str(path))
+        source = config_from_json(SourceConfig, _with_link_roots(parse_json(path.read_text())), str(path))
     except IntegrityError as error:
         raise SourceDataError(ErrorKind.TABLE_INVALID, error.key, f"is not a valid source: {error.message}") from error
     except ValueError as error:  # no JSON

@@ -20,6 +20,7 @@ from storage.ingest.manifest.manifest import RigScene
 from storage.ingest.source import register_source
 from storage.ingest.source_config import SourceConfig
 from storage.keys import SceneKey
+from storage.plain_json import parse_json
 from storage.procedural.config import ProceduralConfig
 from storage.procedural.sensing.rigs import RIGS
 from storage.procedural.world.mesh import placement
@@ -100,7 +101,7 @@ def _is_current(root: Path, digest: str) -> bool:
         raise SourceDataError(
             ErrorKind.FILE_UNSAFE, str(root), f"holds files but no {MANIFEST}; want an empty or a generated folder"
         )
-    manifest = json.loads(path.read_text())
+    manifest = parse_json(path.read_text())
     if manifest["digest"] != digest:
         return False
     return all((root / name).is_file() for name in manifest["files"])

@@ -16,6 +16,10 @@ from storage.stores.integrity import reading
 # One frame of all cameras is one chunk: a training sample reads whole frames, and a lost object costs one frame.
 _FRAME_AXES = ("frames",)
 _CAMERA = "<camera>"
+MAX_ELEMENTS = 1 << 34
+"""Largest array that is opened; two hundred frames of five cameras of 2.5 megapixels have 8e9 elements."""
+MAX_CHUNKS = 1 << 20
+"""Largest number of chunks of an array."""
 
 
 def create_target(group: zarr.Group, kind: str, name: str, shape: tuple[int, ...]) -> zarr.Array:
@@ -49,7 +53,7 @@ def open_target(group: zarr.Group, kind: str, name: str) -> zarr.Array:
 
     Raises:
         MissingTargetError: If the store lacks the array.
-        IntegrityError: If it has another dtype or number of axes than declared.
+        IntegrityError: If it has another dtype or number of axes than declared, or claims to be larger than any.
     """
     spec = _find(kind, name)
     if name not in group:
@@ -57,6 +61,9 @@ def open_target(group: zarr.Group, kind: str, name: str) -> zarr.Array:
     array = group[name]
     if not isinstance(array, zarr.Array) or array.dtype != np.dtype(spec.dtype) or array.ndim != len(spec.axes):
         raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, f"{kind}/{name}", f"want {spec.dtype} over {spec.axes}")
+    if array.size > MAX_ELEMENTS or array.nchunks > MAX_CHUNKS:
+        message = f"claims {array.size} elements in {array.nchunks} chunks, want <= {MAX_ELEMENTS} in {MAX_CHUNKS}"
+        raise IntegrityError(ErrorKind.STORE_CORRUPT, f"{kind}/{name}", message)
     return array
 
 

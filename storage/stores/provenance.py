@@ -7,7 +7,6 @@ calibration and seed. Facts about the run (packages, device, times) are recorded
 import dataclasses
 import functools
 import importlib.metadata
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from typing import Any
 from storage.config_json import config_from_json
 from storage.digests import canonical_json, digest_of
 from storage.errors import ErrorKind, IntegrityError
+from storage.plain_json import parse_json
 
 _ALSO = " AND "
 
@@ -105,8 +105,8 @@ class Provenance:
             IntegrityError: If the text is not JSON, or a field is missing, unknown or of another type.
         """
         try:
-            raw = json.loads(text)
-        except json.JSONDecodeError as error:
+            raw = parse_json(text)
+        except ValueError as error:
             raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, "provenance", f"cannot be read: {error}") from error
         return config_from_json(cls, raw, "provenance")
 

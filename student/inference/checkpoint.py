@@ -12,6 +12,7 @@ from torch import Tensor
 from storage.config_json import config_from_json
 from storage.digests import config_json
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
+from storage.plain_json import parse_json
 from student.config import StudentConfig
 from student.model.distillnerf import DistillNeRF
 
@@ -59,18 +60,19 @@ def from_pretrained(folder: Path | str, *, device: torch.device | str = "cpu") -
             raise MissingTargetError(ErrorKind.WEIGHTS_MISSING, str(folder / name), "no such file")
     path = folder / CONFIG_FILE
     config = config_from_json(StudentConfig, read_record(path, _FORMAT).get("student"), f"{path}.student")
-    model = DistillNeRF(config.model)
     path = folder / MODEL_FILE
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(path), f"cannot be read: {error}") from error
-    wanted = model.state_dict()
+    with torch.device("meta"):  # sizes first: the configuration may ask for more than the file holds, or any machine
+        wanted = DistillNeRF(config.model).state_dict()
     wrong = set(tensors) ^ set(wanted) or {n for n in wanted if tensors[n].shape != wanted[n].shape}
     if wrong:
         raise IntegrityError(
             ErrorKind.WEIGHTS_INVALID, str(path), f"tensors {sorted(wrong)[:4]} are missing, unknown or misshapen"
         )
+    model = DistillNeRF(config.model)
     model.load_state_dict({name: value.to(wanted[name].dtype) for name, value in tensors.items()})
     return model.to(device).eval(), config
 
@@ -82,8 +84,8 @@ def read_record(path: Path, form: str) -> dict[str, Any]:
         IntegrityError: If the file is not JSON, or of another format.
     """
     try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        content = parse_json(path.read_text())
+    except ValueError as error:
         raise IntegrityError(ErrorKind.STORE_CORRUPT, str(path), f"is not JSON: {error}") from error
     if not isinstance(content, dict) or content.get("format") != form:
         raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, str(path), f"want format {form!r}")

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -93,7 +94,7 @@ class Lpips(PerceptualDistance):
 
     Raises:
         MissingTargetError: If there is no such file.
-        SourceDataError: If its tensors are not exactly those.
+        SourceDataError: If it is damaged, or its tensors are not exactly those.
     """
 
     shift: Tensor
@@ -112,7 +113,10 @@ class Lpips(PerceptualDistance):
         self.eval()
 
     def _load(self, weights: Path) -> None:
-        stored = load_file(weights)
+        try:
+            stored = load_file(weights)
+        except (SafetensorError, OSError) as error:
+            raise SourceDataError(ErrorKind.WEIGHTS_INVALID, str(weights), f"cannot be read: {error}") from error
         convolutions = [layer for block in self.blocks for layer in block.modules() if isinstance(layer, nn.Conv2d)]
         wanted: dict[str, Tensor] = {}
         for index, layer in zip(_vgg_layer_indices(), convolutions, strict=True):

@@ -5,8 +5,13 @@ colour, pooling and drawing fine samples. :func:`student.presets.models.paper_mo
 :func:`student.presets.published.paper_compatible` sets the rest.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Literal
+
+MAX_SIZE = 8192
+"""Largest width, number of bins or of samples. A configuration from elsewhere must not ask for terabytes."""
+MAX_LAYERS = 64
+"""Largest number of blocks in a row, or of parts of a tuple."""
 
 ImageEncoder = Literal["residual", "efficientnet-lite0"]
 
@@ -64,6 +69,7 @@ class DepthBinsConfig:
         _require(0 < self.near < self.far, f"need 0 < near < far, got {self.near} and {self.far}")
         _require(self.step > 0, f"step must be positive, got {self.step}")
         _require(self.num_bins >= 2, f"num_bins must be at least 2, got {self.num_bins}")
+        _require((self.far - self.near) / self.step <= MAX_SIZE, f"step {self.step}: want <= {MAX_SIZE} bins up to far")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,6 +321,21 @@ class ModelConfig:
         sources = [head.source for head in self.feature_heads]
         _require(len(set(sources)) == len(sources), f"feature sources must differ, got {sources}")
         _require(self.decoder is not None or bool(sources), "a model needs a decoder or a feature head")
+        _check_sizes(self, "")
+
+
+def _check_sizes(value: object, name: str) -> None:
+    """Reject whole numbers and tuples beyond what any student has, wherever they stand."""
+    if is_dataclass(value):
+        for part in fields(value):
+            _check_sizes(getattr(value, part.name), part.name)
+    elif isinstance(value, tuple):
+        _require(len(value) <= MAX_LAYERS, f"{name} has {len(value)} parts, want <= {MAX_LAYERS}")
+        for part in value:
+            _check_sizes(part, name)
+    elif isinstance(value, int):
+        most = MAX_LAYERS if name.endswith(("blocks", "frequencies")) else MAX_SIZE
+        _require(value <= most, f"{name} {value}: want <= {most}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -333,5 +354,5 @@ class OccupancyHeadConfig:
 
     def __post_init__(self) -> None:
         """Reject an empty head."""
-        for name in ("width", "column_width", "num_levels"):
-            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, most in (("width", MAX_SIZE), ("column_width", MAX_SIZE), ("num_levels", MAX_LAYERS)):
+            _require(1 <= getattr(self, name) <= most, f"{name} {getattr(self, name)}: want within [1, {most}]")

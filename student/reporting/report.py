@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from storage.code import code_digest
 from storage.digests import config_digest, config_json
 from storage.kinds import Kind
+from storage.plain_json import parse_json
 from storage.previews.pictures import data_uri, depth_bar, encode_image, label_colour, unit_bar
 from storage.stores.provenance import Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, StoreVersion, materialize_files
@@ -216,7 +217,7 @@ def _training(checkpoint: StoreVersion | None, home: Home) -> dict[str, Any]:
     path = None if checkpoint is None else home.open_files(checkpoint) / HISTORY_FILE
     if checkpoint is None or path is None or not path.is_file():
         return {"plot": "", "counts": [], "start": None}
-    history = json.loads(path.read_text())
+    history = parse_json(path.read_text())
     curves = training_series(history)
     last = history["history"][-1] if history["history"] else {}
     counts = [(name.removeprefix("count/"), value) for name, value in last.items() if name.startswith("count/")]

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from storage.config_json import config_from_json
 from storage.digests import file_digest
 from storage.errors import ErrorKind, IntegrityError
+from storage.plain_json import parse_json
 from student.config import FitConfig
 from student.training.optimization import WeightAverage
 
@@ -156,12 +157,12 @@ def _read(state: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         IntegrityError: If a file is not the one that was written for this step.
     """
-    manifest = json.loads((state / _MANIFEST).read_text())
+    manifest = parse_json((state / _MANIFEST).read_text())
     for name in (_CONTENT, _TENSORS):
         wanted, seen = manifest["sha256"][name], file_digest(state / name)
         if seen != wanted:
             raise IntegrityError(ErrorKind.DIGEST_MISMATCH, str(state / name), f"SHA-256 {seen}, want {wanted}")
-    content = json.loads((state / _CONTENT).read_text())
+    content = parse_json((state / _CONTENT).read_text())
     steps = {int(state.name.removeprefix("step-")), manifest["step"], content["progress"]["step"]}
     if len(steps) != 1:
         message = f"its name, manifest and progress are of different steps: {sorted(steps)}"

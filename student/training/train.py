@@ -17,6 +17,7 @@ import tyro
 
 from storage.config_json import config_from_json
 from storage.digests import config_json
+from storage.plain_json import parse_json
 from storage.stores.places import store_url_from_environment
 from storage.stores.versioned import Home
 from student.config import StudentConfig, TrackerName, Variant
@@ -98,7 +99,7 @@ class Arguments:
         if self.config is not None and self.published is not None:
             raise ValueError("config and published are two runs: give one")
         if self.config is not None:
-            return config_from_json(StudentConfig, json.loads(self.config.read_text()), str(self.config))
+            return config_from_json(StudentConfig, parse_json(self.config.read_text()), str(self.config))
         if self.published is not None:
             return published_variant(self.published, self.variant)
         return student_preset(self.preset, self.variant)

@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from storage.digests import file_digest
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
+from storage.plain_json import parse_json
 from teachers.config import WeightsConfig
 from teachers.image.detectron_config import read_detectron_config
 
@@ -29,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 DEMO_WEIGHTS = Path(__file__).resolve().parent / "demo_weights"
 _READ_PATTERNS = ("*.json", "*.yaml", "*.safetensors", "*.txt", "README.md")
+
+_LAYERS = re.compile(r"layers|blocks|depths")
+"""Names, in configurations of transformers, of numbers of layers."""
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
@@ -173,7 +178,6 @@ def _check_files(path: Path, model: TeacherModel) -> set[Path]:
         named = {Path(os.path.normpath(file)) for file in read_detectron_config(config_file).files}
     else:
         named = set[Path]()
-        _check_model_type(config_file, model)
     tensors = sorted(path.glob("*.safetensors"))
     if not tensors:
         raise MissingTargetError(
@@ -182,24 +186,35 @@ def _check_files(path: Path, model: TeacherModel) -> set[Path]:
             "holds no *.safetensors; pickled weights are never read. Of a model on the hub a conversion often waits on "
             "a pull request: name it as revision, such as refs/pr/2",
         )
+    num_tensors = 0
     for file in tensors:
         try:
             with safe_open(file, framework="numpy") as opened:
-                opened.keys()
+                num_tensors += len(opened.keys())
         except SafetensorError as error:
             raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(file), f"is no safetensors file: {error}") from error
+    if not is_pointrend:
+        _check_config(config_file, model, num_tensors)
     return named
 
 
-def _check_model_type(config_file: Path, model: TeacherModel) -> None:
+def _check_config(config_file: Path, model: TeacherModel, num_tensors: int) -> None:
+    """Check the architecture, and that it has no more layers than the weights have tensors: all are built first."""
     try:
-        model_type = json.loads(config_file.read_text()).get("model_type")
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        config = parse_json(config_file.read_text())
+        model_type = config.get("model_type")
+    except (ValueError, AttributeError) as error:
         raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(config_file), f"is no JSON object: {error}") from error
     if model_type != model.value:
         raise IntegrityError(
             ErrorKind.WEIGHTS_INVALID, str(config_file), f"model_type {model_type!r}, want {model.value!r}"
         )
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for name, value in part.items():
+            claimed = value if isinstance(value, list) else [value]
+            if _LAYERS.search(name) and sum(n for n in claimed if isinstance(n, int)) > num_tensors:
+                message = f"{name} {value}: want no more than the {num_tensors} tensors of its weights"
+                raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(config_file), message)
 
 
 def _licence(card: Path) -> str:

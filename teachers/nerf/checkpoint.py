@@ -20,6 +20,7 @@ from torch import Tensor
 from storage.config_json import config_from_json
 from storage.digests import config_json
 from storage.errors import ErrorKind, IntegrityError, OutOfCapacityError
+from storage.plain_json import parse_json
 from teachers.nerf.config import NerfConfig
 from teachers.nerf.scene_rays import SceneBounds
 
@@ -106,8 +107,8 @@ def load_description(path: Path) -> FieldDescription:
         IntegrityError: If the file is no JSON, of an unknown schema, or a field is missing, unknown or of another type.
     """
     try:
-        raw = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raw = parse_json(path.read_text())
+    except ValueError as error:
         raise IntegrityError(ErrorKind.STORE_CORRUPT, str(path), f"is not JSON: {error}") from error
     seen = raw.get("schema") if isinstance(raw, Mapping) else None
     if seen != FIELD_SCHEMA:
@@ -156,8 +157,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
         with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             metadata = file.metadata() or {}
-        description = json.loads(metadata["description"])
-    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
+        description = parse_json(metadata["description"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise IntegrityError(ErrorKind.STORE_CORRUPT, str(path), f"not a checkpoint of ours: {error}") from error
     if unknown := metadata.keys() - {"description", "sha256"}:
         raise IntegrityError(ErrorKind.STORE_CORRUPT, str(path), f"has metadata {min(unknown)!r}")

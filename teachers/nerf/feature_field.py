@@ -17,6 +17,7 @@ from storage.config_json import config_from_json
 from storage.digests import config_json
 from storage.errors import ErrorKind, IntegrityError
 from storage.kinds import FeatureSource
+from storage.plain_json import parse_json
 from teachers.nerf.checkpoint import load_tensors, save_tensors
 from teachers.nerf.config import FeatureFieldConfig
 from teachers.nerf.encoding import GridEncoding, geometric_resolutions
@@ -129,8 +130,8 @@ def load_feature_field(folder: Path) -> FeatureField:
     """
     written = folder / _DESCRIPTION_FILE
     try:
-        raw = json.loads(written.read_text())
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raw = parse_json(written.read_text())
+    except (OSError, ValueError) as error:
         raise IntegrityError(ErrorKind.STORE_CORRUPT, str(written), f"is not JSON: {error}") from error
     seen = raw.pop("schema", None) if isinstance(raw, dict) else None
     if seen != FEATURE_FIELD_SCHEMA:

@@ -4,7 +4,6 @@ Imports neither torch nor nerfstudio: the orchestrator writes tasks and reads re
 nerfstudio's environment reads and writes the same.
 """
 
-import json
 import os
 import uuid
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from storage.config_json import config_from_json
 from storage.digests import canonical_json, config_json
 from storage.errors import ErrorKind, PipelineError
 from storage.kinds import Kind
+from storage.plain_json import parse_json
 from storage.stores.versioned import Materialized
 from teachers.nerf.config import (
     FeatureFieldConfig,
@@ -163,7 +163,7 @@ def read_result(path: Path) -> dict[str, Materialized]:
         IntegrityError: If the file is not what ``write_result`` wrote.
         FileNotFoundError: If the worker ended without leaving a result.
     """
-    result = config_from_json(_WrittenResult, json.loads(path.read_text()), str(path))
+    result = config_from_json(_WrittenResult, parse_json(path.read_text()), str(path))
     if result.error is not None:
         known = getattr(errors, result.error.type, PipelineError)
         raise known(result.error.kind, result.error.key, result.error.message)

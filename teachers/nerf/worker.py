@@ -19,6 +19,7 @@ from dagster_pipes import PipesContext, PipesEnvVarParamsLoader, open_dagster_pi
 from storage.errors import IntegrityError, PipelineError
 from storage.freed_memory import reuse_freed_memory
 from storage.kinds import Kind
+from storage.plain_json import parse_json
 from storage.stores.versioned import Home, Materialized
 from teachers.nerf.progress import Progress
 from teachers.nerf.task import KIND_OF, NerfStep, NerfTask, write_result
@@ -128,8 +129,8 @@ def main(arguments: list[str] | None = None) -> int:
         with open_dagster_pipes() as context:
             return _run_guarded(context.extras, _pipes_reporter(context))
     try:
-        raw = json.loads(parsed.task_file.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        raw = parse_json(parsed.task_file.read_text())
+    except (OSError, ValueError) as error:
         logger.error("%s: not a JSON task: %s", parsed.task_file, error)  # noqa: TRY400 - one line for people
         return 2
     return _run_guarded(raw, _log_result)

@@ -1,6 +1,7 @@
 """What a run is told, and what a home remembers of it."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,37 @@ def test_a_single_scene_is_split_by_frames() -> None:
     assert frozen.held_out_stride == config.nerf.holdout_every >= 2
     two = dataclasses.replace(selection, train_scenes=("d.a",), validation_scenes=("d.b",))
     assert two.training_set("clip").held_out_stride == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"variant": "nonsense"},
+        {"variant": "../../x"},
+        {"train_scenes": ["../../x"]},
+        {"validation_scenes": ["d.../../x"]},
+        {"train_scenes": [3]},
+        {"seed": "3"},
+        {"preset": None},
+        {"overrides": "nerf.num_steps=3"},
+        {"newcomer": 1},
+    ],
+)
+def test_a_kept_selection_that_no_command_wrote_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    HomeSelection(preset="tiny", train_scenes=("d.a",)).save(tmp_path)
+    kept = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(kept | change))
+    with pytest.raises(IntegrityError, match="is no selection of a run"):
+        HomeSelection.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "3", "[]", "[" * 1_000_000])
+def test_what_is_no_selection_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(IntegrityError, match="is no selection of a run"):
+        HomeSelection.load(tmp_path)
+
+
+def test_a_selection_kept_before_a_field_existed_has_its_default(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"preset": "tiny", "train_scenes": ["d.a"]}')
+    assert HomeSelection.load(tmp_path) == HomeSelection(preset="tiny", train_scenes=("d.a",))

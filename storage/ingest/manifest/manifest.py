@@ -18,6 +18,7 @@ from storage.errors import ErrorKind, SourceDataError
 from storage.geometry.transforms import from_rotation_translation, quat_wxyz_to_rotation
 from storage.ingest.raw_files import read_bytes
 from storage.keys import check_name
+from storage.plain_json import parse_json
 
 RIG_MANIFEST_SCHEMA = "distillnerf.rig_manifest/1"
 RIG_MANIFEST_FILE = "rig_manifest.json"
@@ -212,7 +213,7 @@ def load_manifest(root: Path) -> RigManifest:
     if not path.is_file():
         raise SourceDataError(ErrorKind.FILE_MISSING, str(path), "is not there; it describes the recording")
     try:
-        document = json.loads(read_bytes(path, RIG_MANIFEST_FILE), parse_constant=_refuse_constant)
+        document = parse_json(read_bytes(path, RIG_MANIFEST_FILE), parse_constant=_refuse_constant)
     except ValueError as error:  # no JSON, no UTF-8, or a number that JSON does not know
         raise SourceDataError(ErrorKind.TABLE_INVALID, RIG_MANIFEST_FILE, f"is not JSON: {error}") from error
     return parse_manifest(document)

@@ -5,7 +5,6 @@ tables are searched for the reason only when it fails.
 """
 
 import difflib
-import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from PIL import Image
 
 from storage.errors import ErrorKind, SourceDataError
 from storage.keys import check_name
+from storage.plain_json import parse_json
 
 TABLES = (
     "attribute",
@@ -258,8 +258,8 @@ def _explain(root: Path, version: str, missing: tuple[str, ...]) -> None:
 def _read_table(root: Path, version: str, table: str) -> list[dict[str, Any]]:
     key = f"{version}/{table}.json"
     try:
-        rows = json.loads((root / key).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        rows = parse_json((root / key).read_text())
+    except ValueError as error:
         raise SourceDataError(ErrorKind.TABLE_INVALID, key, f"is not JSON: {error}") from error
     if not isinstance(rows, list):
         raise SourceDataError(ErrorKind.TABLE_INVALID, key, f"holds a {type(rows).__name__}, want a list of rows")

@@ -1,7 +1,10 @@
 """A single flipped bit of anything stored is noticed when it is read."""
 
+import resource
 from pathlib import Path
 
+import google_crc32c
+import numcodecs
 import numpy as np
 import pytest
 import zarr
@@ -66,3 +69,30 @@ def test_no_chunk_of_a_target_can_change_unnoticed(tmp_path: Path, trial: int) -
     with pytest.raises(IntegrityError) as caught:
         read_target(group, "teacher_depth", "termination_depth", 1)
     assert caught.value.kind is ErrorKind.STORE_CORRUPT
+
+
+@pytest.mark.parametrize("claimed", [0, 1 << 20, 1 << 30])
+def test_a_chunk_that_becomes_larger_than_its_array_declares_is_refused_undecoded(tmp_path: Path, claimed: int) -> None:
+    group = zarr.open_group(tmp_path, mode="w")
+    depth = np.zeros((1, 2, 8, 9), np.float16)
+    write_target(group, "teacher_depth", "termination_depth", depth)
+    (chunk,) = [path for path in (tmp_path / "termination_depth" / "c").rglob("*") if path.is_file()] or [
+        tmp_path / "termination_depth" / "c" / "0" / "0" / "0" / "0"
+    ]
+    small = numcodecs.Blosc(cname="zstd").encode(np.zeros(1 << 20, np.uint8))
+    bomb = small[:4] + claimed.to_bytes(4, "little") + small[8:]
+    chunk.parent.mkdir(parents=True, exist_ok=True)
+    chunk.write_bytes(bomb + google_crc32c.value(bomb).to_bytes(4, "little"))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(IntegrityError, match=f"a chunk claims {claimed} bytes, want 288"):
+        read_target(zarr.open_group(tmp_path, mode="r"), "teacher_depth", "termination_depth")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "kilobytes"
+
+
+@pytest.mark.parametrize("shape", [(1 << 40, 1, 1, 1), (1 << 21, 2, 8, 9), (1, 1 << 20, 1 << 20, 1)])
+def test_an_array_that_claims_to_be_larger_than_any_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    group = zarr.open_group(tmp_path, mode="w")
+    chunks = (1, *(min(n, 8) for n in shape[1:]))
+    group.create_array("termination_depth", shape=shape, chunks=chunks, dtype="f2")
+    with pytest.raises(IntegrityError, match=r"claims \d+ elements in \d+ chunks"):
+        read_target(zarr.open_group(tmp_path, mode="r"), "teacher_depth", "termination_depth")

@@ -81,4 +81,9 @@ def test_missing_or_other_weights_are_named(published, tmp_path: Path) -> None:
     narrow = published[1] | {"features.0.weight": torch.zeros(64, 1, 3, 3)}
     with pytest.raises(SourceDataError, match=r"features\.0\.weight"):
         Lpips(saved(narrow, tmp_path / "narrow.safetensors"))
+    broken = saved(published[1], tmp_path / "broken.safetensors")
+    for content in (b"", broken.read_bytes()[:1000], (1 << 40).to_bytes(8, "little") + b"{}", b"[" * 100_000):
+        broken.write_bytes(content)
+        with pytest.raises(SourceDataError, match=r"broken\.safetensors: cannot be read"):
+            perceptual_distance(broken)
     assert isinstance(perceptual_distance(None), MultiScaleDissimilarity)

@@ -98,6 +98,21 @@ def test_a_config_that_is_no_json_is_named(folder):
         resolve(folder)
 
 
+@pytest.mark.parametrize("name", ["num_hidden_layers", "hidden_size", "image_size"])
+def test_a_config_that_asks_for_a_million_is_refused_before_anything_is_built(folder, name):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {name: 10**6}))
+    message = "want no more than the" if name == "num_hidden_layers" else "cannot be loaded"
+    with pytest.raises(IntegrityError, match=message):
+        load_model(Dinov2Model, resolve(folder), device=torch.device("cpu"), dtype=torch.float32)
+
+
+def test_a_config_of_a_million_levels_is_named(folder):
+    (folder / "config.json").write_text("[" * 1_000_000)
+    with pytest.raises(IntegrityError, match=r"config\.json: is no JSON object: nested deeper"):
+        resolve(folder)
+
+
 def test_a_missing_parameter_is_an_error_and_not_a_random_number(folder):
     tensors = load_file(folder / "model.safetensors")
     dropped = next(name for name in tensors if name.endswith("fc1.weight"))
