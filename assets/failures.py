@@ -1,14 +1,15 @@
 """Turn the pipeline's errors into Dagster failures that say whether a retry can help.
 
 Dagster retries a step after any exception by default. Broken data, a failed gate or a bug fail the same way every time,
-so only faults of the machine (disk, network, a killed worker) are left to the retry policy.
+so only faults of the machine (disk, network, a killed worker) are left to the retry policy. It also applies a policy to
+interrupts: whoever ends a run would see its step begin again. They are therefore raised as ``InterruptedStepError``.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import dagster as dg
-from dagster._core.errors import DagsterPipesExecutionError
+from dagster._core.errors import DagsterExecutionInterruptedError, DagsterPipesExecutionError
 
 from storage.errors import (
     EnvironmentMissingError,
@@ -40,6 +41,14 @@ _ADVICE: dict[type[PipelineError], str] = {
 }
 
 
+class InterruptedStepError(dg.DagsterError, DagsterExecutionInterruptedError):  # type: ignore[misc]  # of two bases
+    """The run was cancelled, or its process told to end.
+
+    Dagster passes a ``DagsterError`` of a step on without asking for the retry policy, and then treats the run as
+    interrupted, which it is: cancelled if somebody asked for that.
+    """
+
+
 @contextmanager
 def stops_retries(home: Home, partition: str) -> Iterator[None]:
     """Turn errors that a retry cannot mend into a ``dagster.Failure`` without retries.
@@ -49,9 +58,12 @@ def stops_retries(home: Home, partition: str) -> Iterator[None]:
 
     Raises:
         dagster.Failure: For the pipeline's typed errors and for programming errors.
+        InterruptedStepError: If the run was cancelled or its process told to end.
     """
     try:
         yield
+    except (KeyboardInterrupt, DagsterExecutionInterruptedError) as error:
+        raise InterruptedStepError(f"{partition}: interrupted; what was finished is stored") from error
     except TeacherDivergedError as error:
         catalog.quarantine(home.root, partition, error)
         raise failure_of(error) from error

@@ -16,6 +16,7 @@ from assets.declarations import GPU_POOL, declare
 from assets.failures import INFRASTRUCTURE_RETRIES, stops_retries
 from assets.metadata import describe
 from pipeline.presets import PipelineConfig
+from pipeline.process_tree import ends_children
 from pipeline.progress import ProgressLog
 from pipeline.resources import HomeResource, NerfstudioEnvironment
 from pipeline.run_config import TrainingSetSelector
@@ -167,7 +168,10 @@ def run_worker(
         )
         progress.reporter(context.log, KIND_OF[steps[0].action], scene_key)("start", 0.0, {})
         try:
-            pipes.run(context=context, command=nerfstudio.command(), env=nerfstudio.variables(), extras=task.to_json())
+            with ends_children():
+                pipes.run(
+                    context=context, command=nerfstudio.command(), env=nerfstudio.variables(), extras=task.to_json()
+                )
         except DagsterPipesExecutionError as error:
             if result_file.is_file():
                 read_result(result_file)  # raises the worker's own error, where it left one

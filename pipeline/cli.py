@@ -1,10 +1,14 @@
 """``distillnerf``: the pipeline on the command line.
 
-Exit codes: 0 success; 1 the pipeline failed, and one line names the fault and its place; 2 a mistake in the command.
+Exit codes: 0 success; 1 the pipeline failed, and one line names the fault and its place; 2 a mistake in the command;
+128 and the signal's number if it was interrupted.
 """
 
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -73,6 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(highlight=False)
     errors = Console(stderr=True, highlight=False)
     debug = "--debug" in given
+    with _terminations_as_interrupts() as received:
+        return _run(given, console, errors, received, debug=debug)
+
+
+def _run(given: Sequence[str], console: Console, errors: Console, received: Sequence[int], *, debug: bool) -> int:
     try:
         command = parse(given)
         return command.run(console)
@@ -90,7 +99,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         errors.print("interrupted; the same command goes on from here", soft_wrap=True)
-        return 130
+        return 128 + (received[0] if received else signal.SIGINT)
+
+
+@contextmanager
+def _terminations_as_interrupts() -> Iterator[list[int]]:
+    """Let SIGTERM do what Ctrl-C does, so that a command ends what it has started; yield the signals received."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def interrupt(signum: int, _: object) -> None:
+        received.append(signum)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def parse(arguments: Sequence[str]) -> Command:

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from pipeline.progress import spell_figures
@@ -28,6 +29,7 @@ class Display:
         self._started = time.monotonic()
         self._last_line: dict[str, float] = {}
         self._bars: dict[str, TaskID] = {}
+        self._waits: dict[str, str] = {}
         self._progress = Progress(
             TextColumn("{task.description}", table_column=None),
             BarColumn(bar_width=24),
@@ -65,6 +67,12 @@ class Display:
         if not self._console.is_terminal and now - self._last_line[task] >= _SECONDS_BETWEEN_LINES:
             self._last_line[task] = now
             self._print(f"  … {description} {event['fraction']:.0%} {figures}")
+
+    def waiting(self, task: str, holder: str) -> None:
+        """Say what a task waits for, once for each that it waits for."""
+        if task in self._bars and self._waits.get(task) != holder:
+            self._waits[task] = holder
+            self._print(f"  … {task} waits for {escape(holder)}")
 
     def finish(self, task: str, *, succeeded: bool, note: str) -> None:
         """Show that a task has ended, and its outcome."""

@@ -4,6 +4,7 @@ The command line and the UI share this instance, so each shows the runs of the o
 """
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -14,6 +15,8 @@ import psutil
 
 DRIVER_TAG = "distillnerf/process"
 """Tag of runs that a command started; the value is process id and start time of the executing process."""
+TASK_NAME_TAG = "distillnerf/task"
+"""Tag of runs that a command started; the value is the task's name."""
 
 _UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 
@@ -61,6 +64,32 @@ def end_abandoned_runs(instance: dg.DagsterInstance) -> list[str]:
 def set_pool_limit(instance: dg.DagsterInstance, pool: str, limit: int) -> None:
     """Set the number of steps of a pool that may run at once."""
     instance.event_log_storage.set_concurrency_slots(pool, limit)
+
+
+def pool_waits(home: Path) -> dict[str, str]:
+    """Return the tasks of commands that wait for a place in a pool, each with those who hold its places."""
+    waits: dict[str, str] = {}
+    with open_instance(home) as instance:
+        for pool in instance.event_log_storage.get_pool_limits():
+            info = instance.event_log_storage.get_concurrency_info(pool.name)
+            holders = [_told(instance, slot.run_id) for slot in info.claimed_slots]
+            for run_id in info.pending_run_ids:
+                run = instance.get_run_by_id(run_id)
+                if run is not None and TASK_NAME_TAG in run.tags and holders:
+                    waits[run.tags[TASK_NAME_TAG]] = f"pool {pool.name!r}, held by {' and '.join(holders)}"
+    return waits
+
+
+def _told(instance: dg.DagsterInstance, run_id: str) -> str:
+    """Return who a run is, for people."""
+    record = instance.get_run_record_by_id(run_id)
+    if record is None:
+        return f"run {run_id[:8]}"
+    tags, started = record.dagster_run.tags, record.start_time
+    name = tags.get(TASK_NAME_TAG) or f"job {record.dagster_run.job_name}"
+    process = f", process {tags[DRIVER_TAG].partition('@')[0]}" if DRIVER_TAG in tags else ""
+    since = "" if started is None else f" since {time.strftime('%H:%M:%S', time.localtime(started))}"
+    return f"{name} (run {run_id[:8]}{process}{since})"
 
 
 def _identity(process: psutil.Process) -> str:

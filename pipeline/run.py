@@ -9,6 +9,7 @@ import dataclasses
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -19,14 +20,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.console import Console
 
 from assets.declarations import Work
 from pipeline.display import Display
+from pipeline.instance import pool_waits
+from pipeline.process_tree import end_trees
 from pipeline.resources import dagster_environment
 from pipeline.tasks import Task, blocked, ready
 
-_GRACE_S = 15.0
+_QUIET_S = 5.0
+"""Seconds without a word from any worker after which the display says what a task waits for."""
+_IDLE_GRACE_S = 15.0
+"""Seconds that an idle worker has to close what it has open."""
 _PREFERENCE: dict[int, tuple[Work, ...]] = {0: ("models", "student", "scene_teacher"), 1: ("scene_teacher", "models")}
 """Kinds of work of a worker, the preferred first. The first worker keeps torch; a student runs alone on all cores."""
 
@@ -78,6 +85,7 @@ class _Worker:
             text=True,
             bufsize=1,
             env=dagster_environment(home),
+            start_new_session=True,  # a Ctrl-C in the terminal reaches the command alone, which ends its workers
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -98,20 +106,23 @@ class _Worker:
             inbox.put((self.index, json.loads(line)))
         inbox.put((self.index, {"event": "died", "code": self._process.wait()}))
 
-    def stop(self) -> None:
-        """Ask the process to end: by a message when idle, by a signal when busy."""
+    def close(self) -> None:
+        """Tell the process that no more tasks come; an idle one ends."""
         with contextlib.suppress(BrokenPipeError):
             self._tasks.close()
-        if self.task is not None:
-            self._process.terminate()
 
-    def wait(self) -> None:
-        """Wait until the process has ended; kill it if it does not."""
+    def tree(self) -> list[psutil.Process]:
+        """Return the process if it still runs."""
         try:
-            self._process.wait(timeout=_GRACE_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            return [psutil.Process(self._process.pid)] if self._process.poll() is None else []
+        except psutil.NoSuchProcess:
+            return []
+
+    def join(self) -> None:
+        """End what a process that has ended left behind, and release what belongs to it."""
+        self._process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)  # a killed worker could not end what it had started
         self._listener.join()
         self._replies.close()
 
@@ -142,7 +153,12 @@ def run_tasks(tasks: Sequence[Task], home: Path, console: Console, *, num_worker
                 display.begin(task.name)
             if all(worker.task is None for worker in workers):
                 break
-            index, message = inbox.get()
+            try:
+                index, message = inbox.get(timeout=_QUIET_S)
+            except queue.Empty:
+                for name, holder in pool_waits(home).items():
+                    display.waiting(name, holder)
+                continue
             worker = workers[index]
             if message["event"] == "progress" and worker.task is not None:
                 display.advance(worker.task.name, message)
@@ -190,10 +206,16 @@ def _workers(count: int, home: Path, inbox: "queue.Queue[tuple[int, Mapping[str,
     try:
         yield workers
     finally:
-        for worker in workers:
-            worker.stop()
-        for worker in workers:
-            worker.wait()
+        try:
+            for worker in workers:
+                worker.close()
+            idle = [process for worker in workers if worker.task is None for process in worker.tree()]
+            end_trees([process for worker in workers if worker.task is not None for process in worker.tree()])
+            psutil.wait_procs(idle, timeout=_IDLE_GRACE_S)
+        finally:  # also where a second signal ended the waiting
+            end_trees([process for worker in workers for process in worker.tree()], grace_s=0.0)
+            for worker in workers:
+                worker.join()
 
 
 def _note(outcome: Mapping[str, Any]) -> str:

@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def _execute(dg: Any, job: Any, instance: Any, task: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - Dagster is imported late
-    from pipeline.instance import DRIVER_TAG, this_process
+    from pipeline.instance import DRIVER_TAG, TASK_NAME_TAG, this_process
     from pipeline.outcomes import read_outcome
 
     _limit_threads(int(task["threads"]))
@@ -57,7 +57,8 @@ def _execute(dg: Any, job: Any, instance: Any, task: Mapping[str, Any]) -> dict[
             run_config=task["config"],
             asset_selection=[dg.AssetKey(name) for name in task["assets"]],
             raise_on_error=False,
-            tags={DRIVER_TAG: this_process(), "distillnerf/task": task["name"]},
+            # A run that a command's end interrupted is gone on with by the next command, never by Dagster's daemon.
+            tags={DRIVER_TAG: this_process(), TASK_NAME_TAG: task["name"], "dagster/max_retries": "0"},
         )
     except dg.DagsterError as error:  # before any step: an unknown partition, a configuration that does not fit
         failure = {"asset": task["assets"][0], "error": type(error).__name__, "message": str(error)}

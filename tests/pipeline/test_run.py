@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -13,7 +14,16 @@ import psutil
 import pytest
 from rich.console import Console
 
-from pipeline.instance import DRIVER_TAG, end_abandoned_runs, open_instance, prepare_instance, set_pool_limit
+from pipeline.display import Display
+from pipeline.instance import (
+    DRIVER_TAG,
+    TASK_NAME_TAG,
+    end_abandoned_runs,
+    open_instance,
+    pool_waits,
+    prepare_instance,
+    set_pool_limit,
+)
 from pipeline.memory import PeakMemory
 from pipeline.resources import dagster_environment
 from pipeline.run import RunOutcome, run_tasks
@@ -106,23 +116,51 @@ def test_an_unknown_partition_is_a_failure_not_a_crash(prepared_home: Home) -> N
     assert "tiny.nowhere" in outcome.failures[0]["message"]
 
 
-def start_and_kill(home: Home, kill: Callable[[subprocess.Popen[str]], None]) -> None:
+def start_and_kill(home: Home, kill: Callable[[subprocess.Popen[str]], None]) -> subprocess.Popen[str]:
     """Start a run in a process of its own that never ends by itself, and kill it inside a step."""
     program = (
         "import sys, time; from pathlib import Path; from rich.console import Console;"
-        "from pipeline.run import run_tasks; from pipeline.tasks import Task;"
+        "from pipeline.run import run_tasks; from pipeline.tasks import Task; from pipeline import cli;"
         f"task = Task(name='t', assets=('scene',), partition={FIRST!r});"
-        f"run_tasks([task], Path({str(home.root)!r}), Console(), num_workers=1)"
+        f"cli.parse = lambda _: type('C', (), {{'run': lambda _, console: run_tasks([task], Path({str(home.root)!r}),"
+        " console, num_workers=1) and 0})();"
+        "sys.exit(cli.main([]))"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL, text=True)
     deadline = time.monotonic() + 120
     with open_instance(home.root) as instance:
-        while not instance.get_runs(filters=dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+        while not any(
+            instance.all_logs(started.run_id, of_type=dg.DagsterEventType.STEP_START) for started in instance.get_runs()
+        ):
             assert time.monotonic() < deadline, "the run never started"
             assert process.poll() is None, "the run ended too early"
             time.sleep(0.2)
     kill(process)
     process.wait(timeout=60)
+    return process
+
+
+def test_a_command_that_is_told_to_end_ends_with_its_workers_and_nothing_is_tried_again(prepared_home: Home) -> None:
+    home, workers = prepared_home, []
+
+    def kill(process: subprocess.Popen[str]) -> None:
+        workers.extend(psutil.Process(process.pid).children(recursive=True))
+        process.terminate()
+
+    with home.lock("scene", FIRST):
+        process = start_and_kill(home, kill)
+        _, alive = psutil.wait_procs(workers, timeout=0.5)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert workers
+    assert not alive
+    with open_instance(home.root) as instance:
+        end_abandoned_runs(instance)  # a machine under load may have no time to say so
+        (ended,) = instance.get_runs()
+        assert ended.status is dg.DagsterRunStatus.FAILURE
+        events = {event.dagster_event_type for event in instance.all_logs(ended.run_id) if event.is_dagster_event}
+        assert dg.DagsterEventType.STEP_UP_FOR_RETRY not in events
+    outcome, _ = run(home, scene_task(FIRST))
+    assert outcome.succeeded
 
 
 def test_workers_end_with_a_killed_command_and_say_so(prepared_home: Home) -> None:
@@ -190,6 +228,29 @@ def test_steps_of_a_run_can_have_processes_of_their_own(prepared_home: Home) -> 
         (executed,) = instance.get_runs()
         started = [e for e in instance.all_logs(executed.run_id, of_type=dg.DagsterEventType.STEP_WORKER_STARTED)]
     assert {event.step_key for event in started} >= {"scene", "input_images"}
+
+
+def test_a_task_that_waits_for_a_pool_knows_for_whom(tmp_path: Path) -> None:
+    with open_instance(tmp_path) as instance:
+        set_pool_limit(instance, "gpu", 1)
+        runs = [
+            instance.create_run_for_job(
+                dg.job(name="j")(lambda: None), tags={DRIVER_TAG: f"{pid}@1", TASK_NAME_TAG: name}
+            ).run_id
+            for pid, name in ((17, "student clip"), (18, "student dinov2"))
+        ]
+        assert pool_waits(tmp_path) == {}
+        for run_id in runs:
+            instance.event_log_storage.claim_concurrency_slot("gpu", run_id, "student_checkpoint")
+    held = f"pool 'gpu', held by student clip (run {runs[0][:8]}, process 17)"
+    assert pool_waits(tmp_path) == {"student dinov2": held}
+    said = io.StringIO()
+    with Display(Console(file=said, width=200), 1) as display:
+        display.begin("student dinov2")
+        for _ in range(3):
+            display.waiting("student dinov2", held)
+        display.waiting("a task of another command", held)
+    assert said.getvalue().splitlines() == [f"  … student dinov2 waits for {held}"]
 
 
 def test_an_instance_is_private_and_watches_its_runs(tmp_path: Path) -> None:
