@@ -24,6 +24,7 @@ from storage.previews.pictures import from_uint8, to_uint8
 from storage.scenes.store import SceneReader, shrink_valid
 from storage.stores.versioned import Home
 from student.applications.deployment import read_voxels
+from student.config import SHIPPED
 from student.inference.feature_bases import load_feature_bases, same_basis
 from student.inference.open_vocabulary import StoredFeatureBasis, TextEncoder
 from student.inference.predictor import Predictor, RenderedViews
@@ -31,6 +32,7 @@ from student.inference.prompts import query_prompts
 from student.inference.vocabulary import ClipSpace, Vocabulary
 from student.model.types import CameraInputs, TargetCameras
 from student.model.voxel_field import VoxelField
+from student.training.initial import initial_folder
 from teachers.config import DepthAnythingConfig, InferenceConfig, WeightsConfig
 from teachers.image.depth_anything import DepthAnything
 from teachers.image.image_batches import network_size, to_float16
@@ -194,7 +196,7 @@ class Student:
         """Open a packed student (``distillnerf pack``), a folder or a model on the hub; no home and no store is needed.
 
         Args:
-            folder_or_id: The folder, or the hub id.
+            folder_or_id: The folder, the hub id, or "shipped" for the student that comes with this package.
             revision: Commit, tag or branch on the hub.
             device: Device of the student and its depth model.
 
@@ -310,10 +312,12 @@ def _posed(
 def packed_folder(folder_or_id: str | Path, revision: str | None = None) -> Path:
     """Return the folder of a packed student, downloading it if it is a model on the hub.
 
+    "shipped" names the student that comes with this package.
+
     Raises:
         MissingTargetError: If there is no such folder, and the hub does not give such a model.
     """
-    folder = Path(folder_or_id).expanduser()
+    folder = initial_folder(SHIPPED) if str(folder_or_id) == SHIPPED else Path(folder_or_id).expanduser()
     if folder.is_dir():
         return folder
     from huggingface_hub import snapshot_download

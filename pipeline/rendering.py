@@ -30,6 +30,7 @@ from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home, StoreVersion
 from student.applications.camera_path import PathConfig, PathStep, camera_path
 from student.applications.render_pictures import Product, Row, ShownView, sheet, tiles_of, word_title
+from student.applications.rerun_log import RerunRecording, log_view
 from student.evaluation.frames import select_views, shift_views
 from student.inference.open_vocabulary import StoredFeatureBasis
 from student.inference.prompts import query_prompts
@@ -138,7 +139,7 @@ def render_scene(
         out_dir: Folder for the rendering; by default one of its own below the home.
         replace_existing: Throw away what the folder holds of another rendering.
         on_progress: Told after every step.
-        on_view: Given every view that is rendered, with its pose.
+        on_view: Given every view of every step, also of those that are there already: they are rendered again.
 
     Raises:
         ValueError: If the path does not fit the scene, the folder holds something else, or a text is blank.
@@ -153,7 +154,7 @@ def render_scene(
     folder = out_dir or home.root / "renders" / f"{scene_key}-{student.companions.variant}-{digest_of(asked)[:10]}"
     record = _begin(folder, asked, replace_existing=replace_existing)
     colours = _colours_of(record)
-    missing = [index for index in range(len(steps)) if not _sheet(folder, index).is_file()]
+    missing = [index for index in range(len(steps)) if on_view is not None or not _sheet(folder, index).is_file()]
     if missing and "features" in config.products and not colours:
         reference = source.features_of(steps[0])
         colours = {"student": FeatureColours.fit(reference)}
@@ -174,7 +175,7 @@ def render_scene(
             _write_step(folder, index, step, scene, config, shown, colours, _title(scene_key, student, step, config))
             if on_view is not None:
                 for name, views in shown.items():
-                    on_view(name, index, step, views)
+                    on_view(name, index, step, views, colours.get(name))
             if on_progress is not None:
                 on_progress("render", (done + 1) / len(missing), {"step": index + 1, "of": len(steps)})
     film = folder / FILM_FILE
@@ -186,8 +187,31 @@ def render_scene(
     return Rendered(folder=folder, film=film, num_steps=len(steps), num_made=len(missing), notes=notes)
 
 
-OnView = Callable[[str, int, PathStep, Sequence[ShownView]], None]
-"""Function that is given what a source shows at a step: name of the source, index of the step, the step, its views."""
+OnView = Callable[[str, int, PathStep, Sequence[ShownView], FeatureColours | None], None]
+"""Function that is given what a source shows: its name, the step's index, the step, its views, colours of features."""
+
+
+def into_rerun(recording: RerunRecording, scene: SceneReader, config: RenderConfig) -> OnView:
+    """Return a function that writes all views into a Rerun recording."""
+
+    def write(
+        source: str, index: int, step: PathStep, views: Sequence[ShownView], colours: FeatureColours | None
+    ) -> None:
+        recording.at(index, step.time_s)
+        for place, view in zip(step.views, views, strict=True):
+            lens = scene.fisheye(place.camera)
+            log_view(
+                recording,
+                f"world/{source}/{scene.camera_names[place.camera]}",
+                scene.camera_to_world(place.frame, place.camera) @ place.virtual_to_camera,
+                scene.intrinsics(place.camera, size=view.termination_depth.shape),
+                lens if np.isfinite(lens).all() else None,
+                view.termination_depth,
+                view.rgb,
+                tiles_of(view, config.products, colours),
+            )
+
+    return write
 
 
 class StudentSource:

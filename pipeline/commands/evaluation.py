@@ -177,12 +177,14 @@ class View(ConfiguredCommand):
         port: Port of the 3-D viewer, which only this machine can reach.
         browser: Open a browser; otherwise only print the address.
         classes: Your own classes, a YAML file or the name of a shipped list, in place of Occ3D's.
+        rerun: Write the scene into this file for Rerun's viewer instead; needs the package rerun-sdk.
     """
 
     scene: str | None = None
     port: int = 8080
     browser: bool = True
     classes: str | None = None
+    rerun: Path | None = None
 
     def run(self, console: Console) -> int:
         """Open the report, or serve the scene until interrupted."""
@@ -190,6 +192,8 @@ class View(ConfiguredCommand):
         variant = self.selection(home).variant
         if self.scene is not None:
             return self._serve(home, self.scene, variant, console)
+        if self.rerun is not None:
+            raise ValueError("--rerun writes a scene: want --scene with it")
         home.require("report", variant)
         page = publish_report(home, variant)
         console.print(str(page), soft_wrap=True)
@@ -200,6 +204,8 @@ class View(ConfiguredCommand):
     def _serve(self, home: Home, scene: str, variant: str, console: Console) -> int:
         for kind, partition in (("scene", scene), ("student_checkpoint", variant)):
             home.require(kind, partition)
+        if self.rerun is not None:
+            return self._record(home, scene, variant, self.rerun, console)
         from student.applications.viewer import serve_scene
 
         classes = None if self.classes is None else load_class_list(self.classes)
@@ -212,4 +218,19 @@ class View(ConfiguredCommand):
             server.sleep_forever()
         except KeyboardInterrupt:
             server.stop()
+        return 0
+
+    def _record(self, home: Home, scene: str, variant: str, path: Path, console: Console) -> int:
+        from student.applications.rerun_log import record_scene
+
+        classes = None if self.classes is None else load_class_list(self.classes)
+        with Display(console, total=1) as display:
+            display.begin(scene)
+
+            def tell(fraction: float) -> None:
+                display.advance(scene, {"asset": "record", "fraction": fraction, "figures": {}})
+
+            number = record_scene(home, scene, variant, path, classes=classes, on_frame=tell)
+            display.finish(scene, succeeded=True, note=f"{number} frames")
+        console.print(f"rerun  {escape(str(path))}", soft_wrap=True)
         return 0

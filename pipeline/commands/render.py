@@ -1,6 +1,7 @@
 """``distillnerf render``: a film of a scene as a student sees it, and its stills."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +15,7 @@ from pipeline.display import Display
 from storage.kinds import FeatureSource, Kind
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home
+from student.config import SHIPPED
 
 _EVERY_CAMERA = "all"
 
@@ -26,7 +28,7 @@ class Render(ConfiguredCommand):
 
     Attributes:
         checkpoint: Variant of the student, such as "clip", or clip@DIGEST for an exact version (its first letters are
-            enough); or the folder of a packed student.
+            enough); the folder of a packed student; or "shipped" for the one that comes with this package.
         scene: Key of the scene, which need not be one that the student learned from.
         path: Follow the vehicle, or orbit around a point of one frame.
         frames: First and last frame of the path; an orbit takes the first. By default all; for an orbit the middle one.
@@ -48,6 +50,7 @@ class Render(ConfiguredCommand):
         overwrite: Throw away another rendering in that folder.
         tile_width: Width of each picture in the film, pixels.
         fps: Pictures per second of the film; by default as the recording.
+        rerun: File to write all views into as well, for Rerun's viewer; needs the package rerun-sdk.
         device: Device of the student.
     """
 
@@ -72,6 +75,7 @@ class Render(ConfiguredCommand):
     overwrite: bool = False
     tile_width: int = 320
     fps: float = 0.0
+    rerun: Path | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def run(self, console: Console) -> int:
@@ -82,8 +86,9 @@ class Render(ConfiguredCommand):
         if self.path == "orbit" and (any(self.offset) or self.turn or self.steps != 1):
             raise ValueError("--offset, --turn and --steps belong to --path recorded; an orbit has --orbit-centre")
         from pipeline.live import Student
-        from pipeline.rendering import RenderConfig, render_scene
+        from pipeline.rendering import RenderConfig, into_rerun, render_scene
         from student.applications.camera_path import PathConfig
+        from student.applications.rerun_log import RerunRecording
 
         scene = SceneReader.open(home, self.scene)
         first, last = self.frames or self._all_frames(scene)
@@ -100,6 +105,7 @@ class Render(ConfiguredCommand):
             orbit_centre_m=self.orbit_centre,
         )
         cameras = self._cameras(scene)
+        recording = None if self.rerun is None else RerunRecording(self.rerun)
         student = self._open_student(home, Student)
         sources = student.predictor.feature_sources
         config = RenderConfig(
@@ -114,7 +120,7 @@ class Render(ConfiguredCommand):
             tile_width=self.tile_width,
             frames_per_second=self.fps,
         )
-        with Display(console, total=1) as display:
+        with recording or nullcontext(), Display(console, total=1) as display:
             task = f"render {self.scene}"
             display.begin(task)
 
@@ -130,12 +136,15 @@ class Render(ConfiguredCommand):
                 self.out,
                 replace_existing=self.overwrite,
                 on_progress=tell,
+                on_view=None if recording is None else into_rerun(recording, scene, config),
             )
             reused = made.num_steps - made.num_made
             display.finish(task, succeeded=True, note=f"{made.num_made} steps rendered, {reused} were there already")
         for note in made.notes:
             console.print(f"note  {escape(note)}", soft_wrap=True)
         console.print(f"film  {escape(str(made.film))}", soft_wrap=True)
+        if self.rerun is not None:
+            console.print(f"rerun  {escape(str(self.rerun))}", soft_wrap=True)
         console.print(f"stills and sheets  {escape(str(made.folder))}", soft_wrap=True)
         return 0
 
@@ -158,7 +167,7 @@ class Render(ConfiguredCommand):
         return tuple(scene.camera_names.index(name) for name in self.cameras)
 
     def _open_student(self, home: Home, students: Any) -> Any:  # noqa: ANN401 - the class is heavy to import
-        if Path(self.checkpoint).expanduser().is_dir():
+        if self.checkpoint == SHIPPED or Path(self.checkpoint).expanduser().is_dir():
             return students.from_pretrained(self.checkpoint, device=self.device)
         variant, _, start = self.checkpoint.partition("@")
         return students.open(home, variant, checkpoint_digest(home, variant, start), device=self.device)

@@ -1,17 +1,20 @@
-"""Put the student of the last round into the package: weights, bases, bill of materials, learning curve and card."""
+"""Put the student of the last round into the package: weights, bases, companions, bill of materials, curve and card."""
 
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.companions import companions_of
 from pipeline.pretraining.rounds import PARTITION, Round, completed_rounds
+from storage.digests import file_digest
 from storage.errors import ErrorKind, MissingTargetError
 from storage.kinds import Kind
 from storage.stores.versioned import Home
 from student.config import Variant
-from student.inference.checkpoint import from_pretrained, save_pretrained
+from student.inference.checkpoint import MODEL_FILE, from_pretrained, save_pretrained
 from student.inference.feature_bases import load_feature_bases, save_feature_bases
 from student.training.model_card import BILL_OF_MATERIALS_FILE, HISTORY_FILE
 from teachers.image.feature_basis import FeatureBasis
@@ -34,12 +37,16 @@ def ship(home: Home, folder: Path, variant: Variant) -> None:
     rounds = completed_rounds(home)
     if not rounds:
         raise MissingTargetError(ErrorKind.TARGET_MISSING, f"{Kind.STUDENT_CHECKPOINT}/{PARTITION}", "no round is done")
-    source = home.open_files(home.require(Kind.STUDENT_CHECKPOINT, PARTITION, rounds[-1].checkpoint), verify=True)
+    version = home.require(Kind.STUDENT_CHECKPOINT, PARTITION, rounds[-1].checkpoint)
+    source = home.open_files(version, verify=True)
     aside = folder.with_name(f".{folder.name}")
     shutil.rmtree(aside, ignore_errors=True)
     model, config = from_pretrained(source)
     save_pretrained(aside, model, config.determining(), variant=variant, precision="float16")
     save_feature_bases(aside, load_feature_bases(source))
+    # Its own file says which student it is: half precision is not what the home holds.
+    companions = replace(companions_of(home, version), variant=str(variant), checkpoint=file_digest(aside / MODEL_FILE))
+    companions.save(aside)
     bill = json.loads((source / BILL_OF_MATERIALS_FILE).read_text())
     (aside / BILL_OF_MATERIALS_FILE).write_text(json.dumps(bill, sort_keys=True, separators=(",", ":")) + "\n")
     curve = [*_earlier_curve(rounds), *_curve(home, rounds)]

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.companions import Companions
 from pipeline.overrides import apply_overrides
 from pipeline.presets import PRESET_NAMES, build_preset
 from pipeline.pretraining import rounds, scenes, ship
 from pipeline.pretraining.commands import pretraining_config
 from pipeline.pretraining.drives import drive, held_out_drive
+from storage.digests import file_digest
 from storage.errors import MissingTargetError
 from storage.kinds import Kind
 from storage.stores.arrays import read_target
@@ -131,6 +133,9 @@ class TestRounds:
         stored = StoredFeatureBasis.read(home.open_arrays(home.require(Kind.FEATURE_BASIS, "clip")))
         assert same_basis(load_feature_bases(tmp_path / "student")["clip"], stored)
         assert np.array_equal(basis.components, stored.components)
+        companions = Companions.load(tmp_path / "student")
+        assert companions.variant == "clip"
+        assert companions.checkpoint == file_digest(tmp_path / "student" / "model.safetensors")
         curve = json.loads((tmp_path / "student" / ship.CURVE_FILE).read_text())
         assert [(entry["steps"], entry["depth_steps"]) for entry in curve] == [(2, 1), (2, 0)]
         card = (tmp_path / "student" / "README.md").read_text()
