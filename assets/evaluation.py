@@ -136,3 +136,26 @@ finetuned_head = dg.AssetSpec(
         "`distillnerf finetune`."
     ),
 )
+
+label_sheet = dg.AssetSpec(
+    "label_sheet",
+    group_name="results",
+    kinds={"html"},
+    owners=[TEAM],
+    partitions_def=PARTITIONS["variant"],
+    deps=[all_of("weak_labels", reads="scenes")],
+    description="Random samples of weak labels and pages to judge them on. Written by `distillnerf labels sheet`.",
+)
+
+label_verdicts = dg.AssetSpec(
+    "label_verdicts",
+    group_name="results",
+    kinds={"csv"},
+    owners=[TEAM],
+    partitions_def=PARTITIONS["variant"],
+    deps=["label_sheet"],
+    description=(
+        "What people said of sampled weak labels, with precision and interval of each class. Written by "
+        "`distillnerf labels accept`."
+    ),
+)

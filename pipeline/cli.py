@@ -20,9 +20,11 @@ from pipeline.commands.audit import Audit
 from pipeline.commands.catalog import CatalogCommand
 from pipeline.commands.classes import ClassesCommand
 from pipeline.commands.evaluation import Evaluate, Finetune, Pack, Train, View
+from pipeline.commands.export import ExportCommand
 from pipeline.commands.features import JudgeFeatures
 from pipeline.commands.find import Find
 from pipeline.commands.gc import Gc
+from pipeline.commands.labels import LabelsCommand
 from pipeline.commands.lineage import Lineage
 from pipeline.commands.machine import Bench, Doctor, Plan, Ui
 from pipeline.commands.options import Command, ConfiguredCommand, flags_to_overrides
@@ -57,6 +59,8 @@ _COMMANDS: Any = (
     | _named(Find, "find")
     | _named(Render, "render")
     | _named(ClassesCommand, "classes")
+    | _named(ExportCommand, "export")
+    | _named(LabelsCommand, "labels")
     | _named(Pack, "pack")
     | _named(JudgeFeatures, "judge-features")
     | _named(Lineage, "lineage")

@@ -38,6 +38,8 @@ class Kind(StrEnum):
     REPORT = "report"
     WEAK_LABELS = "weak_labels"
     FINETUNED_HEAD = "finetuned_head"
+    LABEL_SHEET = "label_sheet"
+    LABEL_VERDICTS = "label_verdicts"
 
 
 class StoreForm(StrEnum):
@@ -341,6 +343,18 @@ _KINDS = (
     KindSpec(
         name=Kind.FINETUNED_HEAD,
         holds="A head that was trained on labelled voxels: weights, configuration, calibration, scores, card.",
+        form=StoreForm.FILES,
+        partitioned_by="variant",
+    ),
+    KindSpec(
+        name=Kind.LABEL_SHEET,
+        holds="A random sample of weak labels of each class, and a page on which a person judges them.",
+        form=StoreForm.FILES,
+        partitioned_by="variant",
+    ),
+    KindSpec(
+        name=Kind.LABEL_VERDICTS,
+        holds="What a person said of sampled weak labels, with precision and interval of each class.",
         form=StoreForm.FILES,
         partitioned_by="variant",
     ),
