@@ -65,6 +65,7 @@ def build_summary(
         "selection": config_json(selection),
         "left_out": _left_out(home, selection.variant),
         "metrics": figures.get("headline", {}),
+        "label_verdicts": _label_verdicts(home, selection.variant),
         "assets": _assets(home, outcome),
         "checks": [check for o in outcome.outcomes.values() for check in o["checks"]],
         "wall_time_s": round(wall_time_s, 2),
@@ -94,6 +95,12 @@ def _left_out(home: Home, variant: str) -> dict[str, str]:
     """Return the reasons for which scenes were left out of a variant's current training set, by scene key."""
     version = home.latest("training_set", variant)
     return {} if version is None else dict(home.metrics(version).get("left_out", {}))
+
+
+def _label_verdicts(home: Home, variant: str) -> dict[str, Any]:
+    """Return what people said of a student's labels, by class; nothing if nobody judged them."""
+    version = home.latest("label_verdicts", variant)
+    return {} if version is None else home.metrics(version)
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -12,7 +12,13 @@ from rich.table import Table
 
 from pipeline.commands.options import Command, ConfiguredCommand
 from pipeline.display import Display
-from student.inference.class_list import load_class_list
+from pipeline.run_config import HomeSelection
+from storage.stores.versioned import Home
+from student.inference.class_list import ClassList, load_class_list
+
+if TYPE_CHECKING:
+    from student.applications.class_thresholds import ThresholdChoice
+    from student.applications.deployment import DeployedStudent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,20 +58,22 @@ class ShowClasses(Command):
 class FitClasses(ConfiguredCommand):
     """Choose the thresholds of a list for a student, and write the list with them.
 
-    They are chosen on training frames with exact truth: the largest F1 with enough precision. Figures of held-out
-    frames stand beside them.
+    On truth, they are chosen on training frames with exact truth: the largest F1 with enough precision; figures of
+    held-out frames stand beside them. On verdicts of people (distillnerf labels accept): the lowest one with enough.
 
     Attributes:
         classes: YAML file, or the name of a shipped list.
         out: File to write.
         precision: Smallest precision that a threshold must reach; a class without one keeps none.
         frames: Training frames, and held-out frames, of each scene.
+        on: What thresholds are chosen on.
     """
 
     classes: Annotated[str, tyro.conf.Positional]
     out: Annotated[Path, tyro.conf.Positional]
     precision: float = 0.3
     frames: int = 4
+    on: Literal["truth", "verdicts"] = "truth"
 
     def run(self, console: Console) -> int:
         """Choose, print and write."""
@@ -77,6 +85,30 @@ class FitClasses(ConfiguredCommand):
         home = self.open_home(must_exist=True)
         selection = self.selection(home)
         home.require("student_checkpoint", selection.variant)
+        chosen_on = {"min_precision": f"{self.precision:g}"}
+        if self.on == "verdicts":
+            from student.applications.class_thresholds import choose_on_verdicts
+
+            choices, verdicts = choose_on_verdicts(home, selection.variant, classes, min_precision=self.precision)
+            metrics = home.metrics(verdicts)
+            chosen_on |= {
+                "chosen_on": f"verdicts of {metrics['person']}",
+                "verdicts": verdicts.digest,
+                "checkpoint": ", ".join(metrics["checkpoints"]),
+            }
+        else:
+            choices, student = self._on_truth(home, selection, classes, console)
+            chosen_on |= {
+                "chosen_on": "exact truth of training frames",
+                "checkpoint": student.checkpoint.digest,
+                "temperature": f"{student.point.temperature:.6g}",
+            }
+        self._write(classes, choices, chosen_on, console)
+        return 0
+
+    def _on_truth(
+        self, home: Home, selection: HomeSelection, classes: ClassList, console: Console
+    ) -> "tuple[dict[str, ThresholdChoice], DeployedStudent]":
         from student.applications.class_thresholds import choose_on_truth
 
         with Display(console, total=1) as display:
@@ -85,7 +117,7 @@ class FitClasses(ConfiguredCommand):
             def tell(stage: str, fraction: float, figures: Mapping[str, Any]) -> None:
                 display.advance("thresholds", {"asset": stage, "fraction": fraction, "figures": figures})
 
-            choices, student = choose_on_truth(
+            chosen = choose_on_truth(
                 home,
                 selection.variant,
                 classes,
@@ -95,6 +127,16 @@ class FitClasses(ConfiguredCommand):
                 on_progress=tell,
             )
             display.finish("thresholds", succeeded=True, note="chosen")
+        return chosen
+
+    def _write(
+        self,
+        classes: ClassList,
+        choices: "Mapping[str, ThresholdChoice]",
+        chosen_on: Mapping[str, str],
+        console: Console,
+    ) -> None:
+        """Print the thresholds and write the list with them."""
         table = Table("class", "threshold", "precision", "recall", "held out: AP", "chance", "precision", "recall")
         for name, choice in choices.items():
             held_out = choice.held_out or {}
@@ -105,19 +147,15 @@ class FitClasses(ConfiguredCommand):
         console.print(table)
         chosen = classes.with_thresholds(
             {name: choice.threshold for name, choice in choices.items()},
-            {
-                "checkpoint": student.checkpoint.digest,
-                "temperature": f"{student.point.temperature:.6g}",
-                "chosen_on": "exact truth of training frames",
-                "min_precision": f"{self.precision:g}",
-            },
+            chosen_on,
         )
         self.out.write_text(chosen.to_yaml(), encoding="utf-8")
         without = [name for name, choice in choices.items() if choice.threshold is None]
         console.print(f"{escape(str(self.out))}, digest {chosen.digest[:12]}", soft_wrap=True)
         if without:
-            console.print(f"no threshold is precise enough, or no truth: {escape(', '.join(without))}", soft_wrap=True)
-        return 0
+            console.print(
+                f"no threshold is precise enough, or none known: {escape(', '.join(without))}", soft_wrap=True
+            )
 
 
 def _figure(value: float | None) -> str:

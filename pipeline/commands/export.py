@@ -92,7 +92,8 @@ class ExportOccupancy(ConfiguredCommand):
             made = export_occupancy(home, version, self.out, on_progress=tell)
         console.print(
             f"{made.num_frames} frames in {escape(str(made.folder))}, {made.unlabelled_frames} without labels, "
-            f"{made.unnamed_frames} without a token; {made.unknown_voxels} unknown voxels are outside both masks",
+            f"{made.unnamed_frames} without a token; {made.unknown_voxels} unknown voxels are outside both masks, "
+            f"{made.unnamed_voxels} are of no known class and written as others",
             soft_wrap=True,
         )
         return 0

@@ -12,9 +12,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from storage.errors import ErrorKind, MissingTargetError
-from storage.stores.versioned import Home
+from storage.kinds import Kind
+from storage.stores.versioned import Home, StoreVersion
 from storage.taxonomy import VOID_ID, class_named
 from student.applications.deployment import DeployedStudent
+from student.applications.label_sheet import read_verdicts
 from student.evaluation.frames import EvaluationFrames, evaluation_scenes, evenly_spaced
 from student.inference.class_list import ClassList
 from student.inference.vocabulary import Vocabulary
@@ -176,6 +178,26 @@ def choose_on_truth(
             held_out=scored,
         )
     return choices, student
+
+
+def choose_on_verdicts(
+    home: Home, variant: str, classes: ClassList, *, min_precision: float
+) -> tuple[dict[str, ThresholdChoice], StoreVersion]:
+    """Choose thresholds on what people said of the student's labels: the lowest one that is precise enough.
+
+    Labels are judged that were given with some threshold; a lower one cannot be chosen on them.
+
+    Raises:
+        MissingTargetError: If nobody judged labels of the student.
+    """
+    verdicts = home.require(Kind.LABEL_VERDICTS, variant)
+    judged = [(name, p, said == "right") for name, p, said in read_verdicts(home, verdicts) if said != "unsure"]
+    choices = {}
+    for entry in classes.classes:
+        own = [(p, is_right) for name, p, is_right in judged if name == entry.name]
+        probability, right = np.array([p for p, _ in own]), np.array([is_right for _, is_right in own], bool)
+        choices[entry.name] = lowest_precise_threshold(probability, right, min_precision=min_precision)
+    return choices, verdicts
 
 
 def _read(

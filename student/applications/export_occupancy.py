@@ -1,18 +1,20 @@
 """Write occupancy in Occ3D's layout: ``gts/<scene>/<token>/labels.npz``, as other projects train and score on it.
 
 What is stored has an answer for "unknown"; Occ3D's files have none. Such a voxel is written as free and outside both
-masks, so that whoever respects the masks never learns or scores it.
+masks, so that whoever respects the masks never learns or scores it. What is occupied by something of no known class is
+one of Occ3D's "others".
 """
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 
+from storage.digests import config_json
 from storage.errors import ErrorKind, SourceDataError
 from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.ingest.nuscenes.occ3d import Occ3dLabels, labels_path, write_labels
@@ -21,10 +23,13 @@ from storage.kinds import Kind
 from storage.scenes.store import SceneReader
 from storage.stores.arrays import read_target
 from storage.stores.versioned import Home, StoreVersion
-from storage.taxonomy import OCC3D_FREE, OCC3D_UNKNOWN
+from storage.taxonomy import OCC3D_FREE, OCC3D_NAMES, OCC3D_UNKNOWN, OCC3D_UNNAMED
 from student.inference.class_list import FIRST_OWN_LABEL
 
 RECORD_FILE = "export.json"
+
+_NO_LABEL = 256
+_GRID = config_json(OCC3D_GRID)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +42,7 @@ class ExportedOccupancy:
         unlabelled_frames: Frames about which the store says nothing; they have no file.
         unnamed_frames: Frames that have no token, such as those between keyframes; they have no file.
         unknown_voxels: Voxels written as free and outside both masks.
+        unnamed_voxels: Occupied voxels of no known class, written as "others".
     """
 
     folder: Path
@@ -44,6 +50,7 @@ class ExportedOccupancy:
     unlabelled_frames: int
     unnamed_frames: int
     unknown_voxels: int
+    unnamed_voxels: int
 
 
 def export_occupancy(
@@ -70,11 +77,15 @@ def export_occupancy(
     group = home.open_arrays(version)
     key = SceneKey.parse(version.partition)
     tokens = frame_tokens(SceneReader.open(home, key))
-    table = _occ3d_table(group, str(version))
+    table = _occ3d_table(group, version.kind, str(version))
+    if group.attrs.get("grid", _GRID) != _GRID:
+        raise SourceDataError(
+            ErrorKind.LABELS_INVALID, str(version), f"has the grid {group.attrs['grid']}, want {_GRID}"
+        )
     folder = out_dir / "gts" / key.scene_name
-    counts = {"num_frames": 0, "unlabelled_frames": 0, "unnamed_frames": 0, "unknown_voxels": 0}
+    counts = dict.fromkeys((f.name for f in fields(ExportedOccupancy) if f.name != "folder"), 0)
     for frame, token in enumerate(tokens):
-        labels = _frame(group, version, frame, table)
+        labels, num_unnamed = _frame(group, version, frame, table)
         is_unknown = labels.semantics == OCC3D_UNKNOWN
         if is_unknown.all():
             counts["unlabelled_frames"] += 1
@@ -83,6 +94,7 @@ def export_occupancy(
         else:
             counts["num_frames"] += 1
             counts["unknown_voxels"] += int(is_unknown.sum())
+            counts["unnamed_voxels"] += num_unnamed
             known = Occ3dLabels(
                 semantics=np.where(is_unknown, np.uint8(OCC3D_FREE), labels.semantics),
                 mask_lidar=labels.mask_lidar & ~is_unknown,
@@ -122,35 +134,31 @@ def label_attributes(group: zarr.Group) -> dict[str, Any]:
     return {name: group.attrs[name] for name in names if name in group.attrs}
 
 
-def _frame(group: zarr.Group, version: StoreVersion, frame: int, table: np.ndarray) -> Occ3dLabels:
+def _frame(group: zarr.Group, version: StoreVersion, frame: int, table: np.ndarray) -> tuple[Occ3dLabels, int]:
     found = read_target(group, version.kind, "voxel_label", frame)
     if found.shape != OCC3D_GRID.shape:
         message = f"has a grid of {found.shape} voxels, want Occ3D's {OCC3D_GRID.shape}"
         raise SourceDataError(ErrorKind.LABELS_INVALID, str(version), message)
+    num_unnamed = int((found == OCC3D_UNNAMED).sum())
     labels = table[found]
     if (labels == _NO_LABEL).any():
         unknown = sorted(set(np.unique(found[labels == _NO_LABEL]).tolist()))
         raise SourceDataError(ErrorKind.LABELS_INVALID, str(version), f"holds the labels {unknown}, none of Occ3D's")
     labels = labels.astype(np.uint8)
     if version.kind == Kind.WEAK_LABELS:
-        return Occ3dLabels(
-            semantics=labels, mask_lidar=np.zeros(labels.shape, bool), mask_camera=labels != OCC3D_UNKNOWN
-        )
-    return Occ3dLabels(
-        semantics=labels,
-        mask_lidar=read_target(group, version.kind, "is_scanned", frame),
-        mask_camera=read_target(group, version.kind, "is_visible", frame),
-    )
+        scanned, visible = np.zeros(labels.shape, bool), labels != OCC3D_UNKNOWN
+    else:
+        scanned, visible = (read_target(group, version.kind, name, frame) for name in ("is_scanned", "is_visible"))
+    return Occ3dLabels(semantics=labels, mask_lidar=scanned, mask_camera=visible), num_unnamed
 
 
-_NO_LABEL = 256
-
-
-def _occ3d_table(group: zarr.Group, key: str) -> np.ndarray:
+def _occ3d_table(group: zarr.Group, kind: str, key: str) -> np.ndarray:
     """Return the Occ3D label of every stored label."""
     table = np.full(256, _NO_LABEL, np.int64)
     table[: OCC3D_FREE + 1] = np.arange(OCC3D_FREE + 1)
     table[OCC3D_UNKNOWN] = OCC3D_UNKNOWN
+    if kind == Kind.LIDAR_OCCUPANCY:
+        table[OCC3D_UNNAMED] = OCC3D_NAMES.index("others")
     own: Any = group.attrs.get("occ3d_labels", {})
     for label, index in own.items():
         if int(label) < FIRST_OWN_LABEL or not 0 <= int(index) < OCC3D_FREE:

@@ -26,7 +26,7 @@ from storage.kinds import Kind
 from storage.previews.pictures import data_uri, encode_image
 from storage.scenes.store import SceneReader
 from storage.stores.arrays import open_target, read_target
-from storage.stores.provenance import Provenance, package_versions
+from storage.stores.provenance import InputVersion, Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, StoreVersion, materialize_files
 from storage.taxonomy import VOID_ID
 from student.applications.export_labels import LabelNames
@@ -191,6 +191,7 @@ def accept_verdicts(home: Home, variant: str, tables: Sequence[Path], person: st
         names = sorted({samples[identity].name for identity in given})
         return {
             "person": person,
+            "checkpoints": _checkpoints(home, labels),
             "judged": len(judged),
             "not_judged": len(given) - len(judged),
             "classes": {name: _score([v for i, v in judged.items() if samples[i].name == name]) for name in names},
@@ -232,6 +233,13 @@ def _score(verdicts: Sequence[str]) -> dict[str, Any]:
     low, high = wilson_interval(right, right + wrong)
     precision = right / (right + wrong) if right + wrong else None
     return {"right": right, "wrong": wrong, "unsure": unsure, "precision": precision, "low": low, "high": high}
+
+
+def _checkpoints(home: Home, labels: set[InputVersion]) -> list[str]:
+    """Return the digests of the students that gave some labels."""
+    found = (home.open_arrays(home.require(item.kind, item.partition, item.digest)).attrs for item in labels)
+    made_by: list[Any] = [attributes["checkpoint"] for attributes in found]
+    return sorted({checkpoint["digest"] for checkpoint in made_by})
 
 
 def _labels_of(home: Home, scene: str, variant: str) -> StoreVersion:

@@ -85,10 +85,11 @@ def build_report(
         IntegrityError: If the evaluation has another schema.
     """
     evaluation = home.require(Kind.STUDENT_EVALUATION, variant, config.evaluation_digest or None)
+    verdicts = verdicts_of(home, evaluation)
     provenance = Provenance(
         kind=Kind.REPORT,
         partition=variant,
-        inputs=(evaluation.as_input,),
+        inputs=tuple(version.as_input for version in (evaluation, verdicts) if version is not None),
         config_digest=config_digest(config),
         code_digest=code_digest(__name__, kind=Kind.REPORT),
         licence=home.provenance(evaluation).licence,
@@ -105,6 +106,13 @@ def build_report(
         return {"page": PAGE, "bytes": len(page.encode()), "headline": headline}
 
     return materialize_files(home, provenance, write)
+
+
+def verdicts_of(home: Home, evaluation: StoreVersion) -> StoreVersion | None:
+    """Return what people said of the labels of an evaluation's checkpoint; None if nobody judged them."""
+    version = home.latest(Kind.LABEL_VERDICTS, evaluation.partition)
+    checkpoint = EvaluationResult.from_json(home.metrics(evaluation)).checkpoint_digest
+    return version if version is not None and checkpoint in home.metrics(version)["checkpoints"] else None
 
 
 def render_report(home: Home, evaluation: StoreVersion, config: ReportConfig) -> str:
@@ -138,6 +146,7 @@ def render_report(home: Home, evaluation: StoreVersion, config: ReportConfig) ->
         },
         heat_scale=data_uri(encode_image(unit_bar(name="inferno"), quality=None), "image/png"),
         legend=_legend(result),
+        verdicts=None if (verdicts := verdicts_of(home, evaluation)) is None else home.metrics(verdicts),
         plots={section.name: _plots(section, result) for section in result.sections},
         training=_training(_ancestor(home, lineage, Kind.STUDENT_CHECKPOINT), home),
         settings=[(name, _setting(value)) for name, value in sorted(result.settings.items())],

@@ -131,6 +131,7 @@ def test_an_oracle_labels_a_scene_as_it_is(oracle):
 
 
 def test_own_classes_continue_the_labels_and_leave_their_digest(oracle, tmp_path):
+    evaluate_checkpoint(oracle.home, "oracle", SMALL_EVALUATION)
     path = tmp_path / "yard.yaml"
     path.write_text("name: yard\nclasses:\n  automobile: {synonyms: [car, sedan], threshold: 0.5}\n  house:\n")
     config = WeakLabelConfig(classes=str(path), pixel_labels=False)

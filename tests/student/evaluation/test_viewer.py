@@ -41,6 +41,7 @@ def test_points_lie_on_the_surfaces_and_voxels_carry_their_class(oracle):
 
 
 def test_own_classes_have_colours_of_their_own(oracle, tmp_path):
+    evaluate_checkpoint(oracle.home, "oracle", SMALL_EVALUATION)
     path = tmp_path / "yard.yaml"
     path.write_text("name: yard\nclasses:\n  car: {threshold: 0.2}\n  tree:\n")
     student = DeployedStudent.open(oracle.home, "oracle")
