@@ -137,10 +137,14 @@ class FitClasses(ConfiguredCommand):
         console: Console,
     ) -> None:
         """Print the thresholds and write the list with them."""
-        table = Table("class", "threshold", "precision", "recall", "held out: AP", "chance", "precision", "recall")
+        on_held_out = ("held out: AP", "chance", "precision", "recall")
+        columns = on_held_out if any(choice.held_out for choice in choices.values()) else ()
+        table = Table("class", "threshold", "precision", "recall", *columns)
         for name, choice in choices.items():
             held_out = choice.held_out or {}
-            shown = [held_out.get(key) for key in ("average_precision", "chance", "precision", "recall")]
+            shown = [held_out.get(key) for key in ("average_precision", "chance", "precision", "recall")][
+                : len(columns)
+            ]
             table.add_row(
                 escape(name), *(_figure(v) for v in (choice.threshold, choice.precision, choice.recall, *shown))
             )

@@ -38,6 +38,7 @@ PRODUCERS: dict[str, tuple[str, ...]] = {
     "evaluation": ("student.evaluation.evaluate",),
     "report": ("student.reporting.report",),
     "weak labels": ("student.applications.weak_labels",),
+    "sheets and verdicts": ("student.applications.label_sheet",),
     "head": ("student.applications.finetune",),
     "region index": ("student.applications.region_index",),
     "renders to learn from": ("teachers.demo_training.renders",),
