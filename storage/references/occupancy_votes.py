@@ -176,7 +176,7 @@ def _blocks(fine: Int32[np.ndarray, "_ _ _"]) -> Int32[np.ndarray, "voxels parts
 
 def _flat(grid: VoxelGrid, points: Float[np.ndarray, "n 3"]) -> Int64[np.ndarray, " inside"]:
     voxel, is_inside = grid.index_of(points)
-    return np.ravel_multi_index(tuple(voxel[is_inside].T), grid.shape)
+    return np.asarray(np.ravel_multi_index(tuple(voxel[is_inside].T), grid.shape))
 
 
 def _majority(

@@ -86,7 +86,7 @@ class NamedReturns:
 
     def __init__(self, scene: SceneReader) -> None:
         self.scene = scene
-        self.source = names_of(scene)[0]
+        self.source: NameSource = names_of(scene)[0]
         self._boxes = scene.boxes() if self.source == "boxes" else SceneBoxes.none()
         self._categories = _point_categories(scene)
 

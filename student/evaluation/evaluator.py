@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 
 from storage.geometry.resize import resize_nearest
 from storage.geometry.voxel_grid import OCC3D_GRID
-from storage.taxonomy import OCC3D_FREE, OCC3D_UNNAMED, SKY_ID, VOID_ID
+from storage.taxonomy import OCC3D_FREE, OCC3D_UNKNOWN, OCC3D_UNNAMED, SKY_ID, VOID_ID
 from student.data.sample import TrainingBatch
 from student.evaluation.config import EvaluationConfig
 from student.evaluation.frames import (
@@ -22,12 +22,14 @@ from student.evaluation.frames import (
     VoxelReference,
     VoxelTruth,
     channels_last,
+    lidar_place,
     select_views,
     swept_voxels,
     valid_of,
     view_images,
 )
 from student.evaluation.lateral import LateralTruth
+from student.evaluation.occupancy_rays import OccupancyRays, RayCounts, RayHits
 from student.evaluation.recorded_truth import NamedPoints
 from student.evaluation.results import Section
 from student.evaluation.sections.all_sections import AllSections
@@ -307,12 +309,10 @@ class Evaluator:
                 truth.labels.reshape(-1)[hidden] != OCC3D_FREE,
                 baselines=self._occupied_by_others(hidden, swept),
             )
+        self._score_rays(frames, field, truth, swept)
         if self.vocabulary is None:
             return
-        words = np.full(len(labels), OCC3D_FREE, np.uint8)
-        held = np.flatnonzero(density > 0)
-        clip = self.predictor.point_features(field, "clip", points[held])
-        words[held] = best_voxel_class(self.vocabulary.cosine(clip))
+        words = self._words(field, density, points)
         predicted = np.where(self.occupancy_fit.is_occupied(probability, is_above), words, np.uint8(OCC3D_FREE))
         scored = np.flatnonzero(truth.has_all_names | (labels != OCC3D_UNNAMED))
         prior = self.evidence.prior.label(visible[scored])
@@ -323,6 +323,53 @@ class Evaluator:
             labels[scored],
             baselines={"training prior per voxel": prior},
         )
+
+    def _score_rays(
+        self, frames: EvaluationFrames, field: VoxelField, truth: VoxelTruth, swept: Bool[np.ndarray, " voxels"] | None
+    ) -> None:
+        """Cast rays through the reference and through what the student and trivial predictors say."""
+        occupancy, fit = self.scores.occupancy, self.occupancy_fit
+        if occupancy is None or fit is None:
+            return
+        rays = OccupancyRays(OCC3D_GRID, lidar_place(frames))
+        known = (truth.is_visible | truth.is_hidden).reshape(-1)
+        reference = np.where(known, truth.labels.reshape(-1), np.uint8(OCC3D_UNKNOWN))
+        density, points = self._density(field, rays.voxels)
+        probability = occupancy_probability(density, OCC3D_GRID.voxel_size)
+        is_occupied = fit.is_occupied(probability, is_above_ground(rays.voxels))
+        met = rays.cast(reference)
+
+        def hits(labels: UInt8[np.ndarray, " n"]) -> RayHits:
+            grid = np.full(len(known), OCC3D_FREE, np.uint8)
+            grid[rays.voxels] = labels
+            return rays.cast(grid)
+
+        others = self._occupied_by_others(rays.voxels, swept)
+        del others["all occupied"]  # whose rays all end where they begin
+        occupied = {"": is_occupied, **others}
+        something = {of: np.where(yes, np.uint8(OCC3D_UNNAMED), np.uint8(OCC3D_FREE)) for of, yes in occupied.items()}
+        occupancy.add_rays({of: RayCounts.of(hits(grid), met, num_classes=1) for of, grid in something.items()})
+        if self.vocabulary is None:
+            return
+        if not truth.has_all_names:
+            met = replace(met, is_known=met.is_known & (met.label != OCC3D_UNNAMED))
+        named = np.full(len(density), OCC3D_FREE, np.uint8)
+        named[is_occupied] = self._words(field, density[is_occupied], points[is_occupied])
+        by_class = {"": named, "training prior per voxel": self.evidence.prior.label(rays.voxels)}
+        self.scores.semantics.add_rays(
+            {of: RayCounts.of(hits(grid), met, num_classes=OCC3D_FREE) for of, grid in by_class.items()}
+        )
+
+    def _words(
+        self, field: VoxelField, density: Float32[np.ndarray, " n"], points: Float32[np.ndarray, "n 3"]
+    ) -> UInt8[np.ndarray, " n"]:
+        """Return the nearest class at each point, whatever its density; 17 in empty space."""
+        words = np.full(len(density), OCC3D_FREE, np.uint8)
+        if self.vocabulary is not None:
+            held = np.flatnonzero(density > 0)
+            clip = self.predictor.point_features(field, "clip", points[held])
+            words[held] = best_voxel_class(self.vocabulary.cosine(clip))
+        return words
 
     def _occupied_by_others(
         self, voxels: Int64[np.ndarray, " n"], swept: Bool[np.ndarray, " voxels"] | None

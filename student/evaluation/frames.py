@@ -41,6 +41,8 @@ VoxelReference = Literal["exact", "occ3d", "lidar"]
 NameReference = Literal["exact", "points", "boxes"]
 """What names things: the procedural world, labels of LiDAR points, or the boxes around them."""
 
+_USUAL_HEIGHT_M = 1.8  # of a LiDAR on a roof
+
 _REFERENCE_KINDS = (Kind.TEACHER_DEPTH, Kind.VIRTUAL_VIEWS, Kind.SKY_MASK, *map(features_kind, FEATURE_SOURCES))
 
 
@@ -344,3 +346,9 @@ def swept_voxels(frames: EvaluationFrames, frame: int) -> Bool[np.ndarray, " vox
     swept = np.zeros(OCC3D_GRID.shape, bool)
     swept[tuple(voxel[is_inside].T)] = True
     return swept.reshape(-1)
+
+
+def lidar_place(frames: EvaluationFrames) -> Float[np.ndarray, "3"]:
+    """Return the LiDAR's place in the ego frame, metres; a usual one above the origin for a rig without a LiDAR."""
+    place = frames.stores.reader.lidar_to_ego[:3, 3]
+    return place if place.any() else np.array([0.0, 0.0, _USUAL_HEIGHT_M])

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from storage.errors import ErrorKind, IntegrityError
 from storage.geometry.voxel_grid import OCC3D_GRID
 from student.evaluation.calibration import CalibrationMap, calibration_from_json, fit_calibration, reliability
+from student.evaluation.occupancy_rays import RAY_THRESHOLDS_M, RayCounts, ray_figure
 from student.evaluation.results import NO_GROUND_TRUTH, Baseline, Figure, Section, figure_of, finite_or_none
 from student.inference.occupancy import BinaryCounts, best_iou_threshold
 from student.metrics import bootstrap_statistic
@@ -30,7 +31,7 @@ _Counts = dict[str, list[BinaryCounts]]
 RANGE_BANDS_M = ((0.0, 10.0), (10.0, 20.0), (20.0, 40.0))
 """Bands of horizontal distance from the ego frame's origin, metres."""
 
-PER_BAND = "IoU by range"
+PER_BAND, PER_LIMIT = "IoU by range", "RayIoU by error of distance"
 _HIDDEN = "Voxels whose state is known, and which no input camera can see."
 
 
@@ -186,6 +187,7 @@ class OccupancyScores:
     _counts_above: _Counts = field(default_factory=dict)
     _counts_in_band: dict[int, _Counts] = field(default_factory=dict)
     _counts_hidden: _Counts = field(default_factory=dict)
+    _rays: dict[str, list[RayCounts]] = field(default_factory=dict)
     _scenes: list[str] = field(default_factory=list)
 
     def add(
@@ -233,6 +235,11 @@ class OccupancyScores:
             counts += [BinaryCounts()] * (len(self._scenes) - 1 - len(counts))
             counts.append(BinaryCounts.of(predicted, is_occupied))
 
+    def add_rays(self, counts: Mapping[str, RayCounts]) -> None:
+        """Score the rays of the frame last added, by predictor; "" is the student."""
+        for label, found in counts.items():
+            self._rays.setdefault(label, []).append(found)
+
     @property
     def num_frames(self) -> int:
         """Return the number of frames scored."""
@@ -258,7 +265,20 @@ class OccupancyScores:
             )
             for (low, high), counts in zip(RANGE_BANDS_M, self._counts_in_band.values(), strict=True)
         )
-        return (whole[0], above, *whole[1:], *self._hidden_figure(), *bands)
+        return (whole[0], above, *whole[1:], *self._hidden_figure(), *self._ray_figures(), *bands)
+
+    def _ray_figures(self) -> tuple[Figure, ...]:
+        if not self._rays:
+            return ()
+        near = "Rays whose first occupied voxel stands right within {}, over those that meet something in either."
+        limits = [f"{limit:.0f} m" for limit in RAY_THRESHOLDS_M]
+        shared = {"counts": self._rays, "scenes": self._scenes, "seed": self.seed}
+        mean = ray_figure("ray_iou", "RayIoU", near.format(f"{', '.join(limits)}, on average"), **shared)
+        of_limits = [
+            ray_figure(f"ray_iou_{limit[:-2]}_m", limit, near.format(limit), threshold=index, group=PER_LIMIT, **shared)
+            for index, limit in enumerate(limits)
+        ]
+        return (mean, *of_limits)
 
     def _hidden_figure(self) -> tuple[Figure, ...]:
         if not self._counts_hidden:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from storage.taxonomy import NUM_OCC3D_CLASSES, OCC3D_FOREGROUND, OCC3D_FREE, OCC3D_NAMES, OCC3D_WITHOUT_OTHERS
+from student.evaluation.occupancy_rays import RAY_THRESHOLDS_M, RayCounts, ray_figure
 from student.evaluation.results import Baseline, Figure, Section, figure_of, finite_or_none
 from student.inference.occupancy import SEMANTIC_SIDE, SemanticCounts
 from student.metrics import bootstrap_statistic
@@ -31,6 +32,7 @@ class SemanticScores:
     _matrices: dict[str, list[np.ndarray]] = field(default_factory=dict)
     _scenes: list[str] = field(default_factory=list)
     _accuracy: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    _rays: dict[str, list[RayCounts]] = field(default_factory=dict)
 
     def add(
         self,
@@ -58,6 +60,11 @@ class SemanticScores:
             hits = float(np.sum(labels[is_occupied] == truth[is_occupied]))
             self._accuracy.setdefault(label, []).append((hits, float(is_occupied.sum())))
 
+    def add_rays(self, counts: Mapping[str, RayCounts]) -> None:
+        """Score the rays of the frame last added, by predictor; "" is the student."""
+        for label, found in counts.items():
+            self._rays.setdefault(label, []).append(found)
+
     def section(self, *, unavailable: str, reference: str) -> Section:
         """Return the section.
 
@@ -68,7 +75,8 @@ class SemanticScores:
         figures: tuple[Figure, ...] = ()
         if self._scenes:
             classes = tuple(self._class_figure(index) for index in range(NUM_OCC3D_CLASSES))
-            figures = (*(self._mean_figure(name) for name in _MEANS), self._accuracy_figure(), *classes)
+            means = tuple(self._mean_figure(name) for name in _MEANS)
+            figures = (*means, *self._ray_figure(), self._accuracy_figure(), *classes)
         return Section(
             name="semantic_occupancy",
             title="Semantic occupancy by words",
@@ -78,6 +86,17 @@ class SemanticScores:
             unavailable="" if figures else unavailable,
             figures=figures,
         )
+
+    def _ray_figure(self) -> tuple[Figure, ...]:
+        if not self._rays:
+            return ()
+        limits = ", ".join(f"{limit:.0f}" for limit in RAY_THRESHOLDS_M)
+        definition = (
+            "Rays whose first occupied voxel has the right class and stands right within a limit, over those that give "
+            f"or have the class: mean over the classes that occur and over limits of {limits} m."
+        )
+        found = ray_figure("ray_miou", "RayIoU", definition, self._rays, self._scenes, seed=self.seed)
+        return (found,)
 
     def _total(self, label: str) -> SemanticCounts:
         return SemanticCounts(matrix=np.sum(self._matrices[label], axis=0))

@@ -137,7 +137,11 @@ def test_a_recording_without_labels_is_judged_by_its_own_lidar(world, tmp_path, 
         assert result.section(name).figures
     sweep = {b.label: b.value for b in result.section("occupancy").figure("precision").baselines}["one LiDAR sweep"]
     assert sweep == pytest.approx(1.0)  # every return makes its own voxel occupied
+    rays = result.section("occupancy").figure("ray_iou")
+    assert rays.count > 100
+    assert {b.label: b.value for b in rays.baselines}["one LiDAR sweep"] > 0.5
     semantic = result.section("semantic_occupancy")
+    assert semantic.figure("ray_miou").count > 0
     assert semantic.figure("iou.car").count > 0
     assert semantic.figure("iou.manmade").value is None
     # Labels that came with the recording go before the LiDAR's.

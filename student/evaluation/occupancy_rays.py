@@ -1,0 +1,190 @@
+"""Rays through occupancy grids, as a LiDAR would cast them.
+
+Voxel IoU rewards surfaces that are too thick. A ray asks where the first occupied voxel stands, and what it is: the
+RayIoU of SparseOcc (arXiv 2312.17118). Its rays leave several places of the drive. Here all leave the LiDAR's own
+place, from which a reference made by beams knows most.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64, UInt8
+
+from storage.geometry.voxel_grid import VoxelGrid
+from storage.taxonomy import OCC3D_FREE, OCC3D_UNKNOWN
+from student.evaluation.results import Baseline, Figure, figure_of, finite_or_none
+from student.metrics import bootstrap_statistic
+
+RAY_THRESHOLDS_M = (1.0, 2.0, 4.0)
+"""Errors of distance up to which a ray is right, metres."""
+
+_ELEVATION_DEG = np.linspace(-30.0, 10.0, 24)
+_AZIMUTHS = 180
+_STEP = 0.5  # voxels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RayHits:
+    """What each ray meets first.
+
+    Attributes:
+        distance: Distance to the first occupied voxel, metres; infinite if the ray leaves the grid before.
+        label: Label of that voxel; 17 if there is none.
+        is_known: Whether no unknown voxel lies before it.
+    """
+
+    distance: Float[np.ndarray, " rays"]
+    label: UInt8[np.ndarray, " rays"]
+    is_known: Bool[np.ndarray, " rays"]
+
+
+class OccupancyRays:
+    """Rays from one place through a grid.
+
+    Args:
+        grid: The grid.
+        origin: Where they start, in the grid's frame, metres.
+    """
+
+    def __init__(self, grid: VoxelGrid, origin: Float[np.ndarray, "3"]) -> None:
+        turn, tilt = np.meshgrid(
+            np.arange(_AZIMUTHS) * (2 * np.pi / _AZIMUTHS), np.radians(_ELEVATION_DEG), indexing="ij"
+        )
+        directions = np.stack([np.cos(turn) * np.cos(tilt), np.sin(turn) * np.cos(tilt), np.sin(tilt)], axis=-1)
+        reach = np.linalg.norm(np.array(grid.maximum) - grid.minimum)
+        self._step = _STEP * grid.voxel_size
+        along = (np.arange(int(reach / self._step)) + 0.5) * self._step
+        points = origin + directions.reshape(-1, 1, 3) * along[:, None]
+        voxel, is_inside = grid.index_of(points.reshape(-1, 3))
+        outside = int(np.prod(grid.shape))
+        flat = np.full(len(voxel), outside)
+        flat[is_inside] = np.ravel_multi_index(tuple(voxel[is_inside].T), grid.shape)
+        self._voxels: Int64[np.ndarray, "rays steps"] = flat.reshape(points.shape[:2])
+        # Past the last ray's way out nothing is left to look at.
+        self._voxels = self._voxels[:, : 1 + int(np.flatnonzero((self._voxels != outside).any(axis=0)).max(initial=0))]
+        self._outside = outside
+
+    @property
+    def voxels(self) -> Int64[np.ndarray, " n"]:
+        """Return the flat index of every voxel on the way of a ray, ascending."""
+        found = np.unique(self._voxels)
+        return found[found != self._outside]
+
+    def cast(self, labels: UInt8[np.ndarray, " voxels"]) -> RayHits:
+        """Return what the rays meet in a grid of labels: 17 is free, 255 unknown, anything else occupied."""
+        met = np.append(labels, np.uint8(OCC3D_FREE))[self._voxels]
+        is_unknown = met == OCC3D_UNKNOWN
+        is_occupied = (met != OCC3D_FREE) & ~is_unknown
+        hits = is_occupied.any(axis=1)
+        first = np.where(hits, is_occupied.argmax(axis=1), met.shape[1])
+        first_unknown = np.where(is_unknown.any(axis=1), is_unknown.argmax(axis=1), met.shape[1])
+        label = met[np.arange(len(met)), np.minimum(first, met.shape[1] - 1)]
+        return RayHits(
+            distance=np.where(hits, (first + 0.5) * self._step, np.inf),
+            label=np.where(hits, label, np.uint8(OCC3D_FREE)),
+            is_known=first_unknown >= first,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RayCounts:
+    """Rays by class: right, said, and true, which add up over frames.
+
+    Attributes:
+        right: Rays of each class at each threshold whose class and distance are right.
+        said: Rays that the prediction gives each class.
+        true: Rays that the reference gives each class.
+    """
+
+    right: Int64[np.ndarray, "thresholds classes"]
+    said: Int64[np.ndarray, " classes"]
+    true: Int64[np.ndarray, " classes"]
+
+    @classmethod
+    def of(cls, predicted: RayHits, reference: RayHits, *, num_classes: int) -> "RayCounts":
+        """Count the rays that meet something in the reference past nothing unknown.
+
+        Args:
+            predicted: What the rays meet in the prediction.
+            reference: What they meet in the reference.
+            num_classes: Labels below it are classes; with 1, whatever is occupied is of the one class.
+        """
+        scored = reference.is_known & np.isfinite(reference.distance)
+        said, true = (
+            np.where(np.isfinite(hits.distance), 0 if num_classes == 1 else hits.label, num_classes)[scored].astype(int)
+            for hits in (predicted, reference)
+        )
+        near = np.abs(predicted.distance[scored] - reference.distance[scored])
+        right = [
+            np.bincount(true[(said == true) & (near < limit)], minlength=256)[:num_classes]
+            for limit in RAY_THRESHOLDS_M
+        ]
+        return cls(
+            right=np.stack(right),
+            said=np.bincount(said, minlength=256)[:num_classes],
+            true=np.bincount(true, minlength=256)[:num_classes],
+        )
+
+    @property
+    def flat(self) -> Float[np.ndarray, " terms"]:
+        """Return all counts in one row."""
+        return np.concatenate([self.right.ravel(), self.said, self.true]).astype(np.float64)
+
+
+def ray_iou(flat: Float[np.ndarray, " terms"], threshold: int | None = None) -> float:
+    """Return the RayIoU of summed ``RayCounts.flat``: the mean over the classes that occur, and over the thresholds.
+
+    Args:
+        flat: Sum of the rows of all frames.
+        threshold: Place of the one threshold to look at; None for the mean over all.
+    """
+    columns = len(RAY_THRESHOLDS_M) + 2
+    *right, said, true = flat.reshape(columns, -1)
+    occurs = true > 0
+    if not occurs.any():
+        return float("nan")
+    union = (said + true)[occurs]
+    values = [np.mean(hit[occurs] / (union - hit[occurs])) for hit in right]
+    return float(np.mean(values) if threshold is None else values[threshold])
+
+
+def ray_figure(
+    name: str,
+    label: str,
+    definition: str,
+    counts: Mapping[str, Sequence[RayCounts]],
+    scenes: Sequence[str],
+    *,
+    threshold: int | None = None,
+    group: str = "",
+    seed: int,
+) -> Figure:
+    """Return a RayIoU with interval and rivals.
+
+    Args:
+        name: Name of the figure.
+        label: Label for people.
+        definition: What it says.
+        counts: Counts of each frame by predictor; "" is the student.
+        scenes: Scene of each frame, for the bootstrap.
+        threshold: Place of the one threshold to look at; None for the mean over all.
+        group: Table in which it stands.
+        seed: Seed of the bootstrap.
+    """
+    rows = {of: np.array([one.flat for one in frames]) for of, frames in counts.items()}
+    found = figure_of(
+        name,
+        label,
+        bootstrap_statistic(rows[""], list(scenes), lambda flat: ray_iou(flat, threshold), seed=seed),
+        definition=f"{definition} Rays leave the LiDAR's place and meet something past nothing unknown.",
+        better="higher",
+        counted="rays",
+        count=sum(int(one.true.sum()) for one in counts[""]),
+        baselines=[
+            Baseline(label=of, value=finite_or_none(ray_iou(flat.sum(axis=0), threshold)))
+            for of, flat in rows.items()
+            if of
+        ],
+    )
+    return replace(found, group=group)
