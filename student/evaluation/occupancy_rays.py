@@ -22,6 +22,8 @@ RAY_THRESHOLDS_M = (1.0, 2.0, 4.0)
 _ELEVATION_DEG = np.linspace(-30.0, 10.0, 24)
 _AZIMUTHS = 180
 _STEP = 0.5  # voxels
+_NEAR_M = 3.0
+"""Unknown voxels this near to the rays' place hide nothing: the vehicle is there, and no recording says anything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +33,7 @@ class RayHits:
     Attributes:
         distance: Distance to the first occupied voxel, metres; infinite if the ray leaves the grid before.
         label: Label of that voxel; 17 if there is none.
-        is_known: Whether no unknown voxel lies before it.
+        is_known: Whether no unknown voxel lies before it, but for those next to where the rays start.
     """
 
     distance: Float[np.ndarray, " rays"]
@@ -75,7 +77,8 @@ class OccupancyRays:
         """Return what the rays meet in a grid of labels: 17 is free, 255 unknown, anything else occupied."""
         met = np.append(labels, np.uint8(OCC3D_FREE))[self._voxels]
         is_unknown = met == OCC3D_UNKNOWN
-        is_occupied = (met != OCC3D_FREE) & ~is_unknown
+        is_unknown[:, : int(_NEAR_M / self._step)] = False
+        is_occupied = (met != OCC3D_FREE) & (met != OCC3D_UNKNOWN)
         hits = is_occupied.any(axis=1)
         first = np.where(hits, is_occupied.argmax(axis=1), met.shape[1])
         first_unknown = np.where(is_unknown.any(axis=1), is_unknown.argmax(axis=1), met.shape[1])

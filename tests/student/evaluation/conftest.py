@@ -96,6 +96,10 @@ def camera_to_ego(yaw):
 RIG = np.stack([camera_to_ego(np.pi * c) for c in range(NUM_CAMERAS)])
 
 
+LIDAR_TO_EGO = np.eye(4)
+LIDAR_TO_EGO[2, 3] = 1.5  # between the cameras
+
+
 def shift_of(scene, frame):
     return 0.7 * frame + 1.3 * scene
 
@@ -146,7 +150,7 @@ def scene_data(scene):
         camera_ego_to_world=np.stack([poses] * NUM_CAMERAS, axis=1),
         jpegs=tuple(jpegs),
         lidar_points=tuple(lidar),
-        lidar_to_ego=np.eye(4),
+        lidar_to_ego=LIDAR_TO_EGO,
         boxes=boxes_of(shifts[0]),
     )
 

@@ -61,6 +61,12 @@ def test_rays_through_the_unknown_are_left_out():
     assert ray_iou(part) == pytest.approx(1.0)
 
 
+def test_the_unknown_next_to_the_rays_own_place_hides_nothing():
+    labels = room(6.0).reshape(GRID.shape)
+    labels[26:34, 26:34] = OCC3D_UNKNOWN  # where the vehicle stands
+    assert RAYS.cast(labels.reshape(-1)).is_known.all()
+
+
 def test_an_empty_prediction_has_no_ray_right():
     empty = np.full(len(room(6.0)), OCC3D_FREE, np.uint8)
     assert ray_iou(counts(empty, room(6.0))) == 0.0
