@@ -1,13 +1,14 @@
 """Spot checks: a random sample that people judge, and what becomes of their verdicts."""
 
 import csv
-import json
 
 import numpy as np
 import pytest
 
 from pipeline.cli import main
+from pipeline.run import RunOutcome
 from pipeline.run_config import HomeSelection
+from pipeline.summary import build_summary
 from storage.digests import file_digest
 from storage.errors import ErrorKind, MissingTargetError, SourceDataError
 from storage.keys import SceneKey
@@ -24,7 +25,10 @@ from student.applications.label_sheet import (
 )
 from student.applications.weak_labels import export_weak_labels
 from student.evaluation.config import WeakLabelConfig
+from student.evaluation.evaluate import evaluate_checkpoint
 from student.inference.class_list import load_class_list
+from student.reporting.report import ReportConfig, render_report, verdicts_of
+from tests.student.evaluation.conftest import SMALL_EVALUATION
 
 SCENES = ("yard.a", "yard.b")
 NAMES = {"sky": SKY_ID, "others": 0} | {entry.name: entry.class_id for entry in CLASSES[1:17]}
@@ -161,5 +165,19 @@ def test_an_oracle_is_always_right(oracle, sheet, tmp_path):
 
     made = accept_verdicts(home, "oracle", [judged(home, sheet, tmp_path / "back.csv", verdict)], "truth")
     assert all(score["precision"] == 1.0 for score in made.metrics["classes"].values())
-    assert json.dumps(made.metrics)
+    evaluation = evaluate_checkpoint(home, "oracle", SMALL_EVALUATION).version
+    assert verdicts_of(home, evaluation) == made.version
+    assert "truth judged 20 labels" in render_report(home, evaluation, ReportConfig())
+    selection = HomeSelection(preset="tiny", variant="clip")
+    object.__setattr__(selection, "variant", "oracle")  # no variant that a user can choose
+    summary = build_summary(
+        home,
+        selection,
+        RunOutcome(outcomes={}, blocked=[]),
+        command="",
+        wall_time_s=0.0,
+        peak_memory_bytes=0,
+        nerfstudio_version=None,
+    )
+    assert summary["label_verdicts"] == made.metrics
     assert np.isfinite([score["low"] for score in made.metrics["classes"].values()]).all()
