@@ -35,6 +35,7 @@ from pipeline.commands.validate import Validate
 from pipeline.commands.weights import Weights
 from pipeline.run import WorkerDiedError
 from storage.errors import PipelineError
+from storage.stores.integrity import machine_fault
 
 _PROGRAM = "distillnerf"
 _DESCRIPTION = (
@@ -95,6 +96,12 @@ def _run(given: Sequence[str], console: Console, errors: Console, received: Sequ
         if debug:
             raise
         errors.print(f"[red]error:[/red] {escape(_one_line(error))}", soft_wrap=True)
+        return 1
+    except (OSError, MemoryError) as error:
+        fault = machine_fault(_PROGRAM, error)
+        if debug or fault is None:
+            raise
+        errors.print(f"[red]error:[/red] {escape(_one_line(fault))}", soft_wrap=True)
         return 1
     except ValueError as error:
         if debug:

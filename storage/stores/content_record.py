@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import google_crc32c
 import numpy as np
 import zarr
+from jaxtyping import UInt8
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.storage import WrapperStore
@@ -116,24 +117,24 @@ class ContentRecord:
         return int(array.seals["bytes"][index]), int(array.seals["checksum"][index])
 
 
-def seal_of(stored: bytes | memoryview) -> tuple[int, int]:
+def seal_of(stored: UInt8[np.ndarray, " bytes"]) -> tuple[int, int]:
     """Return size and checksum of a stored chunk.
 
     A chunk that ends with the checksum of its own content keeps that one: comparing it costs nothing, and the codec
     compares it with the content at each read. Any other chunk gets the checksum of all its bytes.
     """
-    body, tail = stored[:-_CHECKSUM_BYTES], int.from_bytes(stored[-_CHECKSUM_BYTES:], "little")
-    own = len(stored) >= _CHECKSUM_BYTES and google_crc32c.value(bytes(body)) == tail
-    return len(stored), tail if own else google_crc32c.value(bytes(stored))
+    own = len(stored) >= _CHECKSUM_BYTES and google_crc32c.value(stored[:-_CHECKSUM_BYTES]) == _tail(stored)
+    return len(stored), _tail(stored) if own else google_crc32c.value(stored)
 
 
-def is_sealed(stored: bytes | memoryview, seal: tuple[int, int]) -> bool:
+def is_sealed(stored: UInt8[np.ndarray, " bytes"], seal: tuple[int, int]) -> bool:
     """Return whether a stored chunk is the one with this seal, as far as its codec does not tell by itself."""
     size, checksum = seal
-    if len(stored) != size:
-        return False
-    tail = int.from_bytes(stored[-_CHECKSUM_BYTES:], "little")
-    return tail == checksum or google_crc32c.value(bytes(stored)) == checksum
+    return len(stored) == size and (_tail(stored) == checksum or google_crc32c.value(stored) == checksum)
+
+
+def _tail(stored: UInt8[np.ndarray, " bytes"]) -> int:
+    return int.from_bytes(stored[-_CHECKSUM_BYTES:].tobytes(), "little")
 
 
 def arrays_of(group: zarr.Group, seals: Mapping[str, tuple[int, int]], key: str) -> dict[str, ArraySeals]:
@@ -268,5 +269,5 @@ def _is_chunk(key: str) -> bool:
     return not key.endswith("zarr.json") and (_CHUNK in key or key.endswith(_CHUNK[:-1]))
 
 
-def _bytes_of(value: Buffer) -> memoryview:
-    return memoryview(np.ascontiguousarray(value.as_numpy_array()).data).cast("B")
+def _bytes_of(value: Buffer) -> UInt8[np.ndarray, " bytes"]:
+    return np.ascontiguousarray(value.as_numpy_array()).view(np.uint8)

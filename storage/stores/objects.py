@@ -1,12 +1,12 @@
 """The objects of one Icechunk repository as plain bytes, in a folder or below a prefix of a bucket."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pyarrow import fs
 
-from storage.stores.durable import make_folder, sync_all, write_durably
+from storage.stores.durable import SyncAhead, make_folder, sync_all, write_durably
 
 
 class ObjectFolder(ABC):
@@ -36,6 +36,14 @@ class ObjectFolder(ABC):
     def sync(self, names: Iterable[str]) -> None:
         """Wait until these objects, and their names, are on the disk; a bucket has answered only then anyway."""
 
+    @abstractmethod
+    def sync_ahead(self, folder: str) -> Callable[[], set[str]]:
+        """Begin to sync what is written into a folder; the result ends that, and returns what needs no sync any more.
+
+        Raises:
+            OSError: From the result, if an object could not be synced.
+        """
+
 
 class LocalObjects(ObjectFolder):
     """Objects that are files.
@@ -56,7 +64,7 @@ class LocalObjects(ObjectFolder):
         below = self.path / folder
         if not below.is_dir():
             return {}
-        found = (path for path in below.iterdir() if not path.name.startswith(".") and "#" not in path.name)
+        found = (path for path in below.iterdir() if _is_whole(path.name))
         return {path.name: path.stat().st_size for path in found if path.is_file()}
 
     def write(self, name: str, content: bytes) -> None:
@@ -76,6 +84,10 @@ class LocalObjects(ObjectFolder):
         paths = [self.path / name for name in names]
         sync_all(paths)
         sync_all({*(path.parent for path in paths), self.path, *self.path.parents[:3]})
+
+    def sync_ahead(self, folder: str) -> Callable[[], set[str]]:
+        """Sync files in a thread."""
+        return SyncAhead(self.path / folder, _is_whole).stop
 
 
 class BucketObjects(ObjectFolder):
@@ -110,3 +122,11 @@ class BucketObjects(ObjectFolder):
 
     def sync(self, names: Iterable[str]) -> None:
         """Do nothing: what a bucket took, it keeps."""
+
+    def sync_ahead(self, folder: str) -> Callable[[], set[str]]:
+        """Do nothing."""
+        return set
+
+
+def _is_whole(name: str) -> bool:
+    return not name.startswith(".") and "#" not in name

@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -61,6 +61,7 @@ class Draft:
         parent: Snapshot that it is written on top of.
         branch: The branch.
         chunks_before: Chunk objects that were there before.
+        stop_syncing: Ends the syncing of chunk objects while they are written, and returns those that are synced.
     """
 
     group: zarr.Group
@@ -69,6 +70,7 @@ class Draft:
     parent: str
     branch: str
     chunks_before: Mapping[str, int]
+    stop_syncing: Callable[[], set[str]]
 
 
 class ArrayRepository:
@@ -348,14 +350,17 @@ class ArrayRepository:
         repository, branch = self._repository(), f"{_DRAFT}{uuid.uuid4().hex[:12]}"
         parent = repository.lookup_branch(_MAIN)
         repository.create_branch(branch, parent)
+        before, stop_syncing = self.objects.sizes("chunks"), self.objects.sync_ahead("chunks")
         try:
             session = repository.writable_session(branch)
             store = RecordingStore(session.store)
             # Chunks that hold only the fill value are written too: a chunk that is not there is then always a loss.
             with zarr.config.set({"array.write_empty_chunks": True}):
                 group = zarr.open_group(store, mode="w")
-                yield Draft(group, session, store, parent, branch, self.objects.sizes("chunks"))
+                yield Draft(group, session, store, parent, branch, before, stop_syncing)
         except BaseException:
+            with suppress(OSError):
+                stop_syncing()
             with suppress(Exception):
                 self._drop(branch)
                 self.collect()
@@ -368,11 +373,13 @@ class ArrayRepository:
             IntegrityError: If a chunk was not written; nothing is published then.
         """
         arrays = arrays_of(draft.group, draft.store.seals, self.key)
+        synced = draft.stop_syncing()
         snapshot_id = draft.session.commit(message, metadata={"digest": digest, **metadata})
         if draft.store.has_rewritten:
             self.collect()
         chunks = {n: s for n, s in self.objects.sizes("chunks").items() if n not in draft.chunks_before}
-        self.objects.sync([*(f"chunks/{name}" for name in chunks), f"transactions/{snapshot_id}"])
+        waiting = [*(f"chunks/{name}" for name in chunks.keys() - synced), *(["chunks"] if chunks else [])]
+        self.objects.sync([*waiting, f"transactions/{snapshot_id}"])
         are_known = self._may_collect or not draft.store.has_rewritten
         # From here on it may be a version that no branch reaches yet: if a step fails, the next writer mends that.
         may_collect, self._may_collect = self._may_collect, False

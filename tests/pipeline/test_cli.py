@@ -1,6 +1,8 @@
 """The command line: what it says, what it refuses, and with which exit code."""
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from storage.targets.images import InputImagesConfig, resize_scene_images
 
 COMMANDS = (
     *("demo", "run", "ingest", "audit", "train", "evaluate", "query", "lineage", "catalog", "bench", "plan"),
-    *("ui", "view", "render", "find", "doctor"),
+    *("ui", "view", "render", "find", "doctor", "gc"),
 )
 SCENE = "tiny.scene-0001"
 
@@ -231,6 +233,34 @@ def test_catalog_verify_finds_damage(filled_home: Home, capsys: pytest.CaptureFi
     assert "3 versions, 2 damaged" in out
     assert f"input_images/{SCENE}" in out
     assert "SHA-256" in out
+
+
+def test_catalog_verify_sets_damage_aside_to_be_built_again(
+    filled_home: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = ("--home", str(filled_home.root))
+    chunks = filled_home.root / "stores" / "input_images" / SCENE / "chunks"
+    chunk = next(chunks.iterdir())
+    chunk.write_bytes(bytes([chunk.read_bytes()[0] ^ 1]) + chunk.read_bytes()[1:])
+    code, out, _ = call(capsys, "catalog", "verify", "--set-aside", *at)
+    assert code == 1
+    assert f"damaged input_images/{SCENE}@" in out
+    assert "is set aside; asking for it builds it again" in out
+    assert call(capsys, "catalog", "verify", *at)[1].endswith("2 versions, 0 damaged, 1 lost\n")
+    made = resize_scene_images(filled_home, SceneKey.parse(SCENE), InputImagesConfig(height=8, width=16))
+    assert not made.reused
+    assert call(capsys, "catalog", "verify", *at) == (0, "3 versions, 0 damaged\n", "")
+
+
+def test_a_full_disk_is_one_line(
+    filled_home: Home, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/home/run.json")
+
+    monkeypatch.setattr(catalog, "versions", fail)
+    code, _, err = call(capsys, "catalog", "list", "--home", str(filled_home.root))
+    assert (code, err) == (1, "error: distillnerf: No space left on device: /home/run.json [out_of_capacity]\n")
 
 
 def test_plan_prices_a_run(filled_home: Home, capsys: pytest.CaptureFixture[str]) -> None:

@@ -180,15 +180,17 @@ def test_a_record_survives_being_written(home: Home) -> None:
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 5, 600])
 @pytest.mark.parametrize("with_checksum", [True, False])
 def test_a_seal_fits_its_chunk_alone(size: int, with_checksum: bool) -> None:
-    def chunk() -> bytes:
+    def chunk() -> np.ndarray:
         body = RANDOM.bytes(size)
-        return body + (google_crc32c.value(body).to_bytes(4, "little") if with_checksum else b"")
+        return np.frombuffer(
+            body + (google_crc32c.value(body).to_bytes(4, "little") if with_checksum else b""), np.uint8
+        )
 
     stored, other = chunk(), chunk()
     assert is_sealed(stored, seal_of(stored))
-    if stored != other:
+    if stored.tobytes() != other.tobytes():
         assert not is_sealed(other, seal_of(stored))
-    assert not is_sealed(stored + b"x", seal_of(stored))
+    assert not is_sealed(np.append(stored, np.uint8(1)), seal_of(stored))
 
 
 def test_seals_follow_what_is_rewritten_and_deleted() -> None:

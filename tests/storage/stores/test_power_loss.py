@@ -1,15 +1,19 @@
 """A loss of power at any moment of a publication: what was not synced by then is empty afterwards."""
 
+import errno
 import os
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from storage.errors import HomeUnavailableError
 from storage.kinds import StoreForm
-from storage.stores import catalog
+from storage.stores import catalog, durable
 from storage.stores.provenance import Provenance
 from storage.stores.verification import verify_version
 from storage.stores.versioned import Home, Materialized, materialize_arrays, materialize_files
@@ -21,7 +25,10 @@ def publish(home: Home, kind: str, config: str) -> Materialized:
     data = np.random.default_rng(ord(config)).integers(0, 255, (4, 3000), np.uint8)
 
     def write_arrays(group) -> dict:
-        group.create_array("numbers", data=data, chunks=(1, 3000))
+        array = group.create_array("numbers", shape=data.shape, dtype=data.dtype, chunks=(1, 3000))
+        for index, row in enumerate(data):
+            array[index] = row
+            time.sleep(0.03 if kind == "slow_arrays" else 0.0)
         return {"config": config}
 
     def write_files(folder: Path) -> dict:
@@ -89,8 +96,11 @@ def record_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[
     return record
 
 
-@pytest.mark.parametrize("kind", ["arrays", "files"])
-def test_no_version_is_lost_and_none_is_found_torn(kind: str, home: Home, record_states) -> None:
+@pytest.mark.parametrize("kind", ["arrays", "slow_arrays", "files"])
+def test_no_version_is_lost_and_none_is_found_torn(
+    kind: str, home: Home, record_states, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durable, "_AHEAD_S", 0.01)  # slow arrays are synced while they are written
     old = publish(home, kind, "1").version
     states = list(record_states(home, lambda: publish(home, kind, "2")))
     assert len(states) >= 5
@@ -129,3 +139,23 @@ def test_torn_files_are_set_aside_and_built_again(
     (aside,) = (home.root / "aside" / "artifacts" / "files" / PARTITION).iterdir()
     assert (aside / name).read_bytes() == content
     assert publish(home, "files", "1").reused
+
+
+def test_a_file_that_cannot_be_synced_ahead_stops_the_version(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system reports such an error once: who syncs again is told that all is well."""
+    publish(home, "slow_arrays", "1")
+    real, failed = os.fsync, []
+
+    def fail_once(descriptor: int) -> None:
+        if not failed and threading.current_thread() is not threading.main_thread():
+            failed.append(descriptor)
+            raise OSError(errno.EIO, "Input/output error")
+        real(descriptor)
+
+    monkeypatch.setattr(durable, "_AHEAD_S", 0.01)
+    monkeypatch.setattr(os, "fsync", fail_once)
+    with pytest.raises(HomeUnavailableError):
+        publish(home, "slow_arrays", "2")
+    assert failed
+    assert len(home.versions()) == 1
+    assert not publish(home, "slow_arrays", "2").reused
