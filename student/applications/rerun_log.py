@@ -3,6 +3,7 @@
 The SDK ``rerun-sdk`` comes with the project's extra ``rerun``.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -158,7 +159,8 @@ def log_view(
     surface = points_on_rays(origins, directions, termination_depth.astype(np.float64))
     recording.points(f"{entity}_points", surface[is_hit], colours[is_hit])
     for title, picture in tiles.items():
-        recording.picture(f"pictures/{entity.removeprefix('world/')}/{title.replace(':', '')}", picture)
+        name = re.sub(r"\W+", "_", title)  # a path of Rerun has no spaces
+        recording.picture(f"pictures/{entity.removeprefix('world/')}/{name}", picture)
 
 
 def record_scene(

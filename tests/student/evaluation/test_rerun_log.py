@@ -93,7 +93,7 @@ def test_a_view_is_points_in_the_world(sdk, tmp_path):
     ((at, points),) = sdk.of("world/student/CAM_points", "Points3D")
     assert at == {"step": 4, "time": 2.0}
     np.testing.assert_allclose(points.values[0], [[8.0, 2.0, 1.0]], atol=1e-6)
-    assert len(sdk.of("pictures/student/CAM/words car", "EncodedImage")) == 1
+    assert len(sdk.of("pictures/student/CAM/words_car", "EncodedImage")) == 1
     with RerunRecording(tmp_path / "fisheye.rrd") as recording:
         log_view(recording, "world/f/CAM", pose, intrinsics, np.zeros(4), depth, None, {})
     assert not sdk.of("world/f/CAM", "Pinhole")
