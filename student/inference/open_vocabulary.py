@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 import zarr
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int
 from scipy.optimize import minimize_scalar
+from torch import Tensor
 
 from storage.digests import digest_of, file_digest
 from storage.errors import ErrorKind, MissingTargetError, ProvenanceMismatchError
@@ -125,13 +126,35 @@ class TextEncoder:
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> Float32[np.ndarray, "texts dimension"]:
-        """Return the unit embedding of each text."""
-        tokens = self._tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+        """Return the unit embedding of each text.
+
+        Raises:
+            ValueError: If a text has more tokens than the encoder reads.
+        """
+        tokens = self._tokenizer(list(texts), padding=True, return_tensors="pt")
+        text_config: Any = self._model.config.text_config
+        check_tokens(texts, tokens["attention_mask"], text_config.max_position_embeddings)
         pooled = self._model.text_model(
             input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], return_dict=True
         ).pooler_output
         embeddings = self._model.text_projection(pooled)
         return torch.nn.functional.normalize(embeddings.float(), dim=-1).numpy()
+
+
+def check_tokens(texts: Sequence[str], attention_mask: Int[Tensor, "texts tokens"], most: int) -> None:
+    """Refuse texts that do not fit: cut short, two that differ at the end would be one.
+
+    Args:
+        texts: The texts.
+        attention_mask: 1 for each token of a text, as its tokenizer gives it.
+        most: Number of tokens that the encoder reads, begin and end among them.
+
+    Raises:
+        ValueError: If a text is longer.
+    """
+    for text, count in zip(texts, attention_mask.sum(dim=1).tolist(), strict=True):
+        if count > most:
+            raise ValueError(f"a text of {count} tokens, want <= {most}: {text[:60]!r}")
 
 
 def class_cosine(

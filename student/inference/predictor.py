@@ -15,6 +15,7 @@ from storage.kinds import Kind
 from storage.stores.versioned import Home, StoreVersion
 from student.config import StudentConfig
 from student.inference.checkpoint import from_pretrained
+from student.inference.input_checks import check_inputs, check_target_cameras
 from student.model.distillnerf import DistillNeRF
 from student.model.types import CameraInputs, TargetCameras, to_device
 from student.model.voxel_field import VoxelField
@@ -101,12 +102,22 @@ class Predictor:
 
     @torch.inference_mode()
     def encode(self, inputs: CameraInputs) -> VoxelField:
-        """Return the field of one frame (a batch of one) in the ego frame of its reference time."""
+        """Return the field of one frame (a batch of one) in the ego frame of its reference time.
+
+        Raises:
+            ValueError: If the inputs are not what the student was configured for; see ``check_inputs``.
+        """
+        check_inputs(inputs, self.config)
         return self.model.encode(to_device(inputs, self._device))
 
     @torch.inference_mode()
     def render(self, field: VoxelField, cameras: TargetCameras) -> RenderedViews:
-        """Render the present views of a field of one frame."""
+        """Render the present views of a field of one frame.
+
+        Raises:
+            ValueError: If intrinsics or a pose cannot be those of a camera.
+        """
+        check_target_cameras(cameras)
         rendered = self.model.render(field, to_device(cameras, self._device))
         is_present = cameras.target_is_present[0]
 

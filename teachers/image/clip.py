@@ -78,8 +78,16 @@ class ClipFeatures(PatchFeatureModel):
 
     @torch.inference_mode()
     def text_embeddings(self, texts: list[str]) -> Float[Tensor, "texts features"]:
-        """Return the unit embedding of each text, float32 on the CPU."""
-        tokens = self._tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(self._device)
+        """Return the unit embedding of each text, float32 on the CPU.
+
+        Raises:
+            ValueError: If a text has more tokens than the model reads.
+        """
+        tokens = self._tokenizer(texts, padding=True, return_tensors="pt").to(self._device)
+        text_config: Any = self._model.config.text_config
+        most = text_config.max_position_embeddings
+        if (longest := tokens.input_ids.shape[1]) > most:
+            raise ValueError(f"a text of {longest} tokens, want <= {most}")
         embeddings = text_embeddings(self._model, tokens.input_ids, tokens.attention_mask)
         return functional.normalize(embeddings.float(), dim=-1).cpu()
 

@@ -20,9 +20,20 @@ class _Series:
     values: list[float] = field(default_factory=list)
     scenes: list[str] = field(default_factory=list)
 
+    undefined: int = 0
+    infinite: int = 0
+
     def add(self, scene: str, value: float) -> None:
         self.values.append(value)
         self.scenes.append(scene)
+        self.undefined += np.isnan(value)
+        self.infinite += np.isinf(value)
+
+    def left_out(self) -> str:
+        """Say of how many frames the mean is without, for a definition; nothing where it is of all."""
+        parts = ((self.undefined, "without a pixel to score"), (self.infinite, "equal to the reference"))
+        told = " and ".join(f"{count} {what}" for count, what in parts if count)
+        return f" The mean leaves out {told}, of {len(self.values)} frames." if told else ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -118,7 +129,7 @@ class ImageScores:
             name,
             label,
             bootstrap_mean(series.values, series.scenes, seed=self.seed),
-            definition=definition,
+            definition=definition + series.left_out(),
             better="higher",
             unit=unit,
             baselines=baselines,
@@ -185,7 +196,8 @@ class FeatureScores:
             f"psnr_{source}",
             f"{source.upper() if source == 'clip' else 'DINOv2'} feature PSNR",
             bootstrap_mean(series.values, series.scenes, seed=self.seed),
-            definition="PSNR of the reduced features, one error pooled over the cameras of a frame.",
+            definition="PSNR of the reduced features, one error pooled over the cameras of a frame."
+            + series.left_out(),
             better="higher",
             unit="dB",
             baselines=rivals,
