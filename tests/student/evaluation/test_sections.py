@@ -32,6 +32,29 @@ def test_image_scores_name_both_protocols_and_tell_them_apart():
     assert section.figure("psnr").baselines[0].label == "black"
 
 
+def test_frames_that_leave_a_mean_are_named_in_it():
+    scores = ImageScores(name="reconstruction", title="t", reference="r", note="n", unavailable="u")
+    reference = np.full((1, 12, 14, 3), 0.5)
+    seen, unseen = np.ones((1, 12, 14), bool), np.zeros((1, 12, 14), bool)
+    for predicted, is_valid in (
+        (reference + 0.1, seen),
+        (reference, seen),
+        (reference, seen),
+        (reference + 0.2, unseen),
+    ):
+        scores.add("s", predicted, reference, baselines={}, is_paper_frame=True, is_valid=is_valid)
+    figure = scores.section().figure("psnr")
+    assert (figure.value, figure.count) == (pytest.approx(20.0), 1)
+    told = "The mean leaves out 1 without a pixel to score and 2 equal to the reference, of 4 frames."
+    assert figure.definition.endswith(told)
+    assert "leaves out 1 without a pixel to score, of 4" in scores.section().figure("ssim").definition
+
+    features = FeatureScores()
+    features.add("s", "clip", reference, reference, mean_feature=None)
+    features.add("s", "clip", reference + 0.1, reference, mean_feature=None)
+    assert "leaves out 1 equal" in features.section(unavailable="").figure("psnr_clip").definition
+
+
 def test_a_section_nothing_was_fed_to_says_why():
     images = ImageScores(name="x", title="t", reference="r", note="n", unavailable="no truth").section()
     assert (images.unavailable, images.figures) == ("no truth", ())
