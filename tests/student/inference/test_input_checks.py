@@ -1,4 +1,4 @@
-"""What a student would answer with something that looks like an answer is refused, and the message says what to give."""
+"""What a student would answer with something that looks like an answer is refused, and the message says why."""
 
 import copy
 from dataclasses import replace
