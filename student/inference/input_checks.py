@@ -66,7 +66,7 @@ def _sizes(value: Tensor, name: str, wanted: Mapping[int, int]) -> tuple[int, in
     return seen[0], seen[1]
 
 
-def _check_count(batch: int, count: int, is_present: Bool[Tensor, "_ _"], name: str) -> None:
+def _check_count(batch: int, count: int, is_present: Bool[Tensor, "*sizes"], name: str) -> None:
     if batch != 1:
         raise ValueError(f"a batch of {batch} frames, want one")
     if tuple(is_present.shape) != (1, count) or not bool(is_present.any()):
@@ -74,9 +74,9 @@ def _check_count(batch: int, count: int, is_present: Bool[Tensor, "_ _"], name: 
 
 
 def _check_cameras(
-    intrinsics: Float[Tensor, "batch n rows columns"],
-    poses: Float[Tensor, "batch n rows2 columns2"],
-    is_present: Bool[Tensor, " n"],
+    intrinsics: Float[Tensor, "*sizes"],
+    poses: Float[Tensor, "*other_sizes"],
+    is_present: Bool[Tensor, " cameras"],
     count: int,
 ) -> None:
     _sizes(intrinsics, "intrinsics", {0: 1, 1: count, 2: 3, 3: 3})
