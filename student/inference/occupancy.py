@@ -127,10 +127,15 @@ class SemanticCounts:
         return SemanticCounts(matrix=self.matrix + other.matrix)
 
     def iou_per_class(self) -> Float[np.ndarray, " 17"]:
-        """Return each class's IoU: 0 where it is predicted and never true, NaN where it is neither."""
+        """Return each class's IoU: 0 where it is predicted and never true, NaN where it is neither.
+
+        A class that is never true may be what things without a named class are: there it is not counted as predicted.
+        """
         hit = np.diag(self.matrix)[:OCC3D_FREE].astype(np.float64)
-        union = self.matrix.sum(axis=1)[:OCC3D_FREE] + self.matrix.sum(axis=0)[:OCC3D_FREE] - hit
-        return np.where(union > 0, hit / np.maximum(union, 1), np.nan)
+        in_truth = self.matrix.sum(axis=1)[:OCC3D_FREE]
+        union = in_truth + self.matrix.sum(axis=0)[:OCC3D_FREE] - hit
+        is_wrong = self.matrix[:_OTHER].sum(axis=0)[:OCC3D_FREE] > 0
+        return np.where((in_truth > 0) | is_wrong, hit / np.maximum(union, 1), np.nan)
 
     def mean_iou(self, classes: Sequence[int]) -> tuple[float, int]:
         """Return the mean IoU over those of ``classes`` that are true or predicted somewhere, and how many are.
