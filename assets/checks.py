@@ -29,6 +29,18 @@ class Verdict(NamedTuple):
     hint: str = ""
 
 
+FAILED = "failed"
+"""Metadata of a check that failed: each failure with its partition, value, what was wanted, and where."""
+
+
+class Judged(NamedTuple):
+    """Outcome of a check of one partition: whether it passed, its table for people, its failures for programs."""
+
+    passed: bool
+    table: dg.MetadataValue
+    failed: list[dict[str, str]]
+
+
 Judge = Callable[[Home, StoreVersion], Sequence[Verdict] | None]
 """Function that judges one version; it returns None if there is nothing to judge."""
 
@@ -117,7 +129,7 @@ def define_check(asset: str, name: str, judge: Judge, partitions: dg.PartitionsD
     @dg.asset_check(asset=str(asset), name=name, partitions_def=partitions, description=description)
     def check(context: dg.AssetCheckExecutionContext, home: HomeResource) -> dg.AssetCheckResult:
         opened, of_run = home.open(), context.op_execution_context
-        judged = {
+        judged: dict[str, Judged] = {
             key: _judge_partition(opened, asset, key, judge, PICTURES.get((asset, name)))
             for key in of_run.partition_keys
             if opened.latest(asset, key) is not None  # a partition that failed has its own error
@@ -125,41 +137,51 @@ def define_check(asset: str, name: str, judge: Judge, partitions: dg.PartitionsD
         if of_run.has_partition_key_range:
             for event in _one_event_each(asset, name, judged):
                 of_run.log_event(event)  # type: ignore[arg-type]  # taken, but not declared by Dagster
-        passed = all(ok for ok, _ in judged.values())
-        metadata = {key: table for key, (_, table) in judged.items()} or {"note": "nothing was materialised"}
+        passed = all(one.passed for one in judged.values())
+        metadata = {key: one.table for key, one in judged.items()} or {"note": "nothing was materialised"}
+        failed = [failure for one in judged.values() for failure in one.failed]
+        metadata |= {FAILED: dg.MetadataValue.json(failed)} if failed else {}
         return dg.AssetCheckResult(passed=passed, severity=dg.AssetCheckSeverity.WARN, metadata=metadata)
 
     return check
 
 
-def _judge_partition(
-    home: Home, kind: str, partition: str, judge: Judge, draw: Draw | None
-) -> tuple[bool, dg.MetadataValue]:
+def _judge_partition(home: Home, kind: str, partition: str, judge: Judge, draw: Draw | None) -> Judged:
     try:
         version = home.require(kind, partition)
         verdicts = judge(home, version)
         picture = "" if draw is None else "\n\n" + embed(draw(home, version), f"{kind} {partition}")
     except PipelineError as error:  # lost or damaged: that is the outcome of the check, not trouble of the check
-        return False, dg.MetadataValue.text(str(error))
+        failure = {
+            "partition": partition,
+            "name": str(error.kind),
+            "value": error.message,
+            "wanted": "",
+            "where": error.key,
+        }
+        return Judged(False, dg.MetadataValue.text(str(error)), [failure])
     if verdicts is None:
-        return True, dg.MetadataValue.text("no gate was measured")
+        return Judged(True, dg.MetadataValue.text("no gate was measured"), [])
     rows = [f"| {v.name} | {v.value} | {v.wanted} | {v.where} | {_MARKS[v.outcome]} | {v.hint} |" for v in verdicts]
     table = "\n".join(
         ["| figure | value | wanted | where | outcome | what to do |", "|---|---|---|---|---|---|", *rows]
     )
-    return all(v.outcome != "failed" for v in verdicts), dg.MetadataValue.md(table + picture)
+    failed = [
+        {"partition": partition, "name": v.name, "value": v.value, "wanted": v.wanted, "where": v.where}
+        for v in verdicts
+        if v.outcome == "failed"
+    ]
+    return Judged(not failed, dg.MetadataValue.md(table + picture), failed)
 
 
-def _one_event_each(
-    asset: str, name: str, judged: dict[str, tuple[bool, dg.MetadataValue]]
-) -> Iterator[dg.AssetCheckEvaluation]:
+def _one_event_each(asset: str, name: str, judged: dict[str, Judged]) -> Iterator[dg.AssetCheckEvaluation]:
     """Yield one outcome per partition of a run over several, since the check's own result covers them all at once."""
-    for key, (passed, table) in judged.items():
+    for key, one in judged.items():
         yield dg.AssetCheckEvaluation(
             asset_key=dg.AssetKey(str(asset)),
             check_name=name,
-            passed=passed,
-            metadata={key: table},
+            passed=one.passed,
+            metadata={key: one.table} | ({FAILED: dg.MetadataValue.json(one.failed)} if one.failed else {}),
             severity=dg.AssetCheckSeverity.WARN,
             partition=key,
         )

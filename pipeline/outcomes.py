@@ -34,6 +34,7 @@ def read_outcome(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
                     "check": evaluated.check_name,
                     "partition": evaluated.partition,
                     "passed": evaluated.passed,
+                    "failed": _failures_of(evaluated),
                 }
             )
         elif event.event_type == dg.DagsterEventType.STEP_FAILURE:
@@ -60,6 +61,12 @@ def _materialization(found: dg.AssetMaterialization) -> dict[str, Any]:
         "store": value("store"),
         "gate_passed": value("gate_passed"),
     }
+
+
+def _failures_of(evaluated: Any) -> list[dict[str, str]]:  # noqa: ANN401 - a check's evaluation
+    """Return what failed in a check, with value and reason: see ``assets.checks.FAILED``."""
+    entry = evaluated.metadata.get("failed")
+    return [] if entry is None else list(entry.value)
 
 
 def _failure(event: dg.DagsterEvent) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def audit_boxes(reader: SceneReader) -> list[Finding]:
     boxes = reader.boxes()
     if not len(boxes.frame_index):
         return []
-    shares = shares_by_convention(reader, boxes)
+    shares = dict(shares_by_convention(reader, boxes))
     stated, others = shares.pop("as stated"), shares
     gains = {name: _gain(share - stated) for name, share in others.items()}
     best = max(gains, key=lambda name: gains[name]) if gains else ""

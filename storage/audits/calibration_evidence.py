@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 from scipy.ndimage import distance_transform_edt, gaussian_filter, uniform_filter
 from scipy.spatial import KDTree
+from scipy.spatial.transform import Rotation
 
 from storage.geometry.cameras import project_camera
 from storage.geometry.transforms import apply_se3, invert_se3
@@ -20,7 +21,7 @@ _NEAR_M, _FAR_M = 2.0, 40.0
 _OFF_GROUND_M = 0.4  # circles on the ground are not edges
 _JUMP_SHARE, _JUMP_M = 0.1, 0.5  # ranges that grow by less are slanted surfaces
 _NUM_NEIGHBOURS, _MAX_STEP_RAD = 24, np.deg2rad(1.6)  # beams farther apart leave too much between them
-_PLACE_M = 2.0  # what is seen within one square of this size is one thing that may be misjudged as a whole
+_PLACE_M = 3.0  # what is seen within one square of this size is one thing that may be misjudged as a whole
 
 # Edges that a beam beside the thing finds run up and down in the image, those that a beam above it finds run across.
 _UPRIGHT, _LEVEL = 0, 1
@@ -66,7 +67,9 @@ class JumpView:
     """Range jumps of one frame in one camera, with the nearness of each pixel to image edges.
 
     Attributes:
+        frame: Index of the frame.
         camera: Index of the camera.
+        speed_mps: Speed of the camera at its exposure.
         num_jumps: Jumps that fall into the image, away from its border and from the vehicle itself.
         weight: Certainty of each jump's place in the image, (0, 1]; it falls with the distance between the two beams.
         world_place: Square of the world that each jump lies in.
@@ -75,7 +78,9 @@ class JumpView:
 
     def __init__(self, reader: SceneReader, frame: int, camera: int, evidence: Evidence) -> None:
         size = _looked_at_size(reader, camera)
-        self.camera = camera
+        self.frame, self.camera = frame, camera
+        self._step, self._step_s = _step(reader, frame, camera)
+        self.speed_mps = float(np.linalg.norm(self._step[:3, 3])) / self._step_s
         self._nearness = evidence.edges[frame, camera]
         self._intrinsics, self._fisheye = reader.intrinsics(camera, size=size), reader.fisheye(camera)
         self._ego_to_camera = invert_se3(reader.camera_to_reference_ego(frame, camera))
@@ -97,6 +102,15 @@ class JumpView:
         self.ego_place = _squares(self._between)
         self.world_place = _squares(apply_se3(reader.ego_to_world(frame), self._between))
 
+    def after(self, seconds: float) -> Float[np.ndarray, "4 4"]:
+        """Return the motion, in the camera's frame, of what stands still, if the image was exposed so much later."""
+        share = seconds / self._step_s
+        turn = Rotation.from_matrix(self._step[:3, :3]).as_rotvec()
+        moved = np.eye(4)
+        moved[:3, :3] = Rotation.from_rotvec(share * turn).as_matrix()
+        moved[:3, 3] = share * self._step[:3, 3]
+        return invert_se3(moved)
+
     def nearness(
         self, *, in_ego: Float[np.ndarray, "4 4"] | None = None, in_camera: Float[np.ndarray, "4 4"] | None = None
     ) -> Float32[np.ndarray, " jumps"]:
@@ -117,6 +131,15 @@ class JumpView:
         self, points: Float[np.ndarray, "points 3"], ego_to_camera: Float[np.ndarray, "4 4"]
     ) -> Float[np.ndarray, "points 2"]:
         return project_camera(apply_se3(ego_to_camera, points), self._intrinsics, self._fisheye)[0]
+
+
+def _step(reader: SceneReader, frame: int, camera: int) -> tuple[Float[np.ndarray, "4 4"], float]:
+    """Return the camera's motion to the next frame, or from the one before, in its own frame, and its seconds."""
+    first = min(frame, reader.num_frames - 2)
+    if first < 0:
+        return np.eye(4), 1.0
+    step = invert_se3(reader.camera_to_world(first, camera)) @ reader.camera_to_world(first + 1, camera)
+    return step, 1e-6 * (reader.camera_timestamp_us(first + 1, camera) - reader.camera_timestamp_us(first, camera))
 
 
 def find_range_jumps(reader: SceneReader, frame: int) -> RangeJumps:

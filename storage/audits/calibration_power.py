@@ -56,7 +56,7 @@ def measure_power(reader: MisplacedCameras, *, scale: float = 1.0) -> Iterator[P
 
     Args:
         reader: A calibrated scene.
-        scale: Size of the errors, in degrees and decimetres.
+        scale: Size of the errors, in half degrees and decimetres.
     """
     evidence, errors = Evidence(), small_changes(scale)
     for camera in (None, *range(reader.num_cameras)):
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument(
         "--store-url", default=store_url_from_environment(), help="s3://bucket/prefix, if stores are not in the home"
     )
-    parser.add_argument("--scale", type=float, default=1.0, help="size of the errors, in degrees and decimetres")
+    parser.add_argument("--scale", type=float, default=1.0, help="size of the errors: of half degrees and decimetres")
     arguments = parser.parse_args()
     home = Home(arguments.home, store_url=arguments.store_url)
     for scene in arguments.scenes:

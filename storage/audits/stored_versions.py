@@ -15,14 +15,13 @@ from storage.audits.calibration import MAX_AWAY_GAIN, CalibrationFit, calibratio
 from storage.audits.calibration_evidence import Evidence
 from storage.audits.finding import Finding, Shortfall
 from storage.audits.frames_and_axes import audit_axes
-from storage.audits.sweep_alignment import align_sweeps
+from storage.audits.sweep_alignment import SweepFit, align_sweeps
 from storage.ingest.frame_checks import is_blank
 from storage.scenes.lidar import returns_in_image
 from storage.scenes.store import SceneReader
 from storage.stores.arrays import read_target
 from storage.stores.versioned import Home, StoreVersion
 
-_MIN_CLOSER = 2.0  # seen with exact poses: 2.3 to 21; with poses half as far or half again as far apart: 0.3 to 1.9
 _MAX_FRAMES = 8  # an audit of a long scene looks at this many frames, evenly spaced
 
 
@@ -121,24 +120,10 @@ def audit_geometry(reader: SceneReader, evidence: Evidence | None = None) -> lis
         evidence: See ``fit_rig``.
     """
     fit = fit_rig(reader, calibration_frames(reader), evidence)
-    closer = align_sweeps(reader, _spread(reader.num_frames))
     findings = [
         *_judge_fits("rig", {"": fit.rig}),
-        Finding(
-            name="lidar_edge_offset_px",
-            value=fit.offset_px,
-            threshold=5.0,
-            wanted="at_most",
-            otherwise=_if_measured(fit.offset_px),
-        ),
         *_judge_fits("one_camera", fit.cameras),
-        Finding(
-            name="sweeps_closer_by_poses",
-            value=closer,
-            threshold=_MIN_CLOSER,
-            wanted="at_least",
-            otherwise=_if_measured(closer),
-        ),
+        *_judge_sweeps(align_sweeps(reader, _spread(reader.num_frames))),
     ]
     iou = reader.attributes.get("projected_label_iou")
     if isinstance(iou, float):
@@ -149,14 +134,17 @@ def audit_geometry(reader: SceneReader, evidence: Evidence | None = None) -> lis
 def _judge_fits(subject: str, fits: Mapping[str, CalibrationFit]) -> list[Finding]:
     """Return the largest gains beyond chance, and the share of small errors that would be noticed."""
     best = {name: fit.best_change for name, fit in fits.items()}
-    changed = {f"{name}: {change}": gain.at_least for name, (change, gain) in best.items()}
+    changed = {
+        f"{name}: {change}" + (f", or {fits[name].as_if_late}" if fits[name].as_if_late else ""): gain.at_least
+        for name, (change, gain) in best.items()
+    }
     away = {name: fit.away.at_least for name, fit in fits.items()}
     untold = {name: fit.untold for name, fit in fits.items()}
     told = {name: len(fit.gains) - len(untold[name]) for name, fit in fits.items()}
     number = sum(len(fit.gains) for fit in fits.values())
     if len(fits) == 1:
         (missed,) = untold.values()
-        where = "not " + ", ".join(missed) if missed else ""
+        where = f"{len(missed)} of {number} not" if missed else ""
     else:
         where = f"of {number // len(fits)} each: " + ", ".join(f"{name} {count}" for name, count in told.items())
     return [
@@ -170,6 +158,21 @@ def _judge_fits(subject: str, fits: Mapping[str, CalibrationFit]) -> list[Findin
             where=where,
             otherwise="undecided",
         ),
+    ]
+
+
+def _judge_sweeps(fit: SweepFit) -> list[Finding]:
+    """Return how much farther apart sweeps are with other poses than with those stated, beyond chance."""
+    where = f"{fit.other}, {fit.num_pairs} pairs of sweeps" if fit.num_pairs else "no travel, or nothing faces it"
+    return [
+        Finding(
+            name="sweeps_closer_by_poses",
+            value=fit.at_most if fit.is_wrong else fit.at_least,
+            threshold=1.0,
+            wanted="at_least",
+            where=where,
+            otherwise="failed" if fit.is_wrong else "undecided",
+        )
     ]
 
 
