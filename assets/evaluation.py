@@ -13,7 +13,7 @@ from assets.training_set import ONE_VARIANT_A_RUN, TARGETS
 from pipeline.partitions import PARTITIONS
 from pipeline.progress import ProgressCallback, ProgressLog
 from pipeline.resources import HomeResource
-from pipeline.run_config import HomeSelection, WeakLabelSelector
+from pipeline.run_config import HomeSelection, TransferSelector, WeakLabelSelector
 from storage.keys import SceneKey
 from storage.kinds import FEATURE_SOURCES, FeatureSource, Kind, features_kind
 from storage.stores.versioned import Home, Materialized
@@ -48,6 +48,44 @@ def student_evaluation(home: Home, key: str, selection: HomeSelection, tell: Pro
     from student.evaluation.evaluate import evaluate_checkpoint
 
     return evaluate_checkpoint(home, key, selection.resolve(cast("Variant", key)).evaluation, tell)
+
+
+@partitioned_asset(
+    **declare(
+        group="results",
+        kinds={"pytorch", "json"},
+        makes=Kind.TRANSFER_EVALUATION,
+        producer="student.evaluation.transfer",
+        backfill_policy=ONE_VARIANT_A_RUN,
+        work="student",
+    ),
+    deps=[
+        "student_evaluation",  # chose threshold, calibration and temperature
+        all_of("input_images", reads="evaluated_scenes"),
+        all_of("depth_anything_features", reads="evaluated_scenes"),
+    ],
+    description=(
+        "Scores of a student on scenes outside its training set: new drives of this home, another rig, another data "
+        "set. Thresholds, calibration and trivial predictors are those of its own training."
+    ),
+    selector=TransferSelector,
+)
+def transfer_evaluation(home: Home, key: str, selection: HomeSelection, tell: ProgressCallback) -> Materialized:
+    """Score a student on scenes that it never saw."""
+    from student.evaluation.subject import open_subject
+    from student.evaluation.transfer import evaluate_elsewhere, unseen_scenes
+    from teachers.image.weights import clip_folder
+
+    config = selection.resolve(cast("Variant", key)).evaluation
+    subject = open_subject(
+        home,
+        selection.checkpoint,
+        key,
+        encoder_folder=clip_folder,
+        text_encoder=config.text_encoder,
+        device=config.device,
+    )
+    return evaluate_elsewhere(home, subject, selection.evaluated_scenes or unseen_scenes(home, subject), config, tell)
 
 
 @dg.asset(

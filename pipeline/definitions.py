@@ -10,7 +10,7 @@ from assets.checks import ALL_CHECKS
 from pipeline.jobs import ALL_JOBS
 from pipeline.progress import ProgressLog
 from pipeline.resources import default_resources, executor_from_environment
-from pipeline.schedules import nightly_evaluation
+from pipeline.schedules import nightly_evaluation, nightly_new_scenes
 from pipeline.sensors import registered_scenes
 
 # Dagster notes that "everything" holds light and heavy assets and takes the smaller batch of both: what is wanted.
@@ -38,7 +38,7 @@ def build_definitions(progress: ProgressLog | None = None, **resources: object) 
         assets=_ASSETS,
         asset_checks=ALL_CHECKS,
         jobs=ALL_JOBS,
-        schedules=[nightly_evaluation],
+        schedules=[nightly_evaluation, nightly_new_scenes],
         sensors=[registered_scenes],
         resources=default_resources(progress) | resources,
         executor=executor_from_environment(),

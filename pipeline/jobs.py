@@ -15,7 +15,8 @@ INGEST = _of_group("scenes", "scene")
 IMAGE_TEACHERS = _of_group("image_teachers", "scene")
 SCENE_TEACHER = _of_group("scene_teacher", "scene")
 STUDENT = _of_group("student", "variant")
-RESULTS = _of_group("results", "variant")
+NEW_SCENES = dg.AssetSelection.assets("transfer_evaluation")
+RESULTS = _of_group("results", "variant") - NEW_SCENES
 
 ingest = dg.define_asset_job("ingest", selection=INGEST, description="Recordings to scene stores and resized images.")
 image_teachers = dg.define_asset_job(
@@ -29,6 +30,9 @@ teach = dg.define_asset_job(
 )
 distil = dg.define_asset_job("distil", selection=STUDENT, description="Freeze a training set and fit a student on it.")
 evaluate = dg.define_asset_job("evaluate", selection=RESULTS, description="Score a student and write its report.")
+evaluate_new_scenes = dg.define_asset_job(
+    "evaluate_new_scenes", selection=NEW_SCENES, description="Score a student on scenes outside its training set."
+)
 everything = dg.define_asset_job(
     "everything",
     selection=INGEST | IMAGE_TEACHERS | SCENE_TEACHER,
@@ -40,4 +44,4 @@ everything_of_a_student = dg.define_asset_job(
     description="A student from its training set to its report; needs all targets of its scenes.",
 )
 
-ALL_JOBS = [ingest, image_teachers, teach, distil, evaluate, everything, everything_of_a_student]
+ALL_JOBS = [ingest, image_teachers, teach, distil, evaluate, evaluate_new_scenes, everything, everything_of_a_student]

@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from pipeline.companions import Companions, ModelRecord, companions_of
 from storage.config_json import config_from_json
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
 from storage.geometry.cameras import scale_intrinsics
@@ -25,18 +24,19 @@ from storage.scenes.store import SceneReader, shrink_valid
 from storage.stores.versioned import Home
 from student.applications.deployment import read_voxels
 from student.config import SHIPPED
+from student.evaluation.companions import Companions, ModelRecord, companions_of, words_of
 from student.inference.feature_bases import load_feature_bases, same_basis
-from student.inference.open_vocabulary import StoredFeatureBasis, TextEncoder
+from student.inference.open_vocabulary import StoredFeatureBasis
 from student.inference.predictor import Predictor, RenderedViews
 from student.inference.prompts import query_prompts
 from student.inference.vocabulary import ClipSpace, Vocabulary
 from student.model.types import CameraInputs, TargetCameras
 from student.model.voxel_field import VoxelField
 from student.training.initial import initial_folder
-from teachers.config import DepthAnythingConfig, InferenceConfig, WeightsConfig
+from teachers.config import DepthAnythingConfig, InferenceConfig
 from teachers.image.depth_anything import DepthAnything
 from teachers.image.image_batches import network_size, to_float16
-from teachers.image.weights import TeacherModel, resolve_weights
+from teachers.image.weights import TeacherModel, clip_folder, resolve_weights
 
 PACKED_PATTERNS = ("*.json", "*.safetensors", "README.md")
 """Files of a packed student."""
@@ -254,14 +254,7 @@ class Student:
             MissingTargetError: If the student renders no CLIP features, or the encoder is not to be had.
             ProvenanceMismatchError: If the encoder differs from the one that made the features.
         """
-        record = self.companions.clip
-        if record is None or "clip" not in self._bases:
-            raise MissingTargetError(
-                ErrorKind.TARGET_MISSING, self.companions.variant, "renders no CLIP features: words need variant clip"
-            )
-        folder = resolve_weights(WeightsConfig(source=record.source, revision=record.revision), TeacherModel.CLIP)
-        digests = {name.partition("/")[2]: digest for name, digest in record.digests.items()}
-        return ClipSpace(encoder=TextEncoder(str(folder.path), expected_digests=digests), basis=self._bases["clip"])
+        return words_of(self.companions, self._bases, clip_folder)
 
     def inputs(self, images: Sequence[np.ndarray], rig: Sequence[CalibratedCamera]) -> CameraInputs:
         """Return what the network reads of one moment, as the stores would hold it."""

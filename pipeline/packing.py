@@ -4,13 +4,14 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
-from pipeline.companions import Companions, companions_of
 from storage.kinds import Kind
 from storage.stores.versioned import Home, StoreVersion
+from student.evaluation.companions import Companions, companions_of
+from student.evaluation.evidence import EVIDENCE_FILE
 from student.evaluation.results import EvaluationResult
-from student.inference.checkpoint import from_pretrained, save_pretrained
+from student.inference.checkpoint import BILL_OF_MATERIALS_FILE, from_pretrained, save_pretrained
 from student.inference.feature_bases import load_feature_bases, save_feature_bases
-from student.training.model_card import BILL_OF_MATERIALS_FILE, HISTORY_FILE
+from student.training.model_card import HISTORY_FILE
 
 _HEADLINES = (
     "reconstruction.psnr",
@@ -62,11 +63,21 @@ def pack_student(
     companions.save(aside)
     for name in (BILL_OF_MATERIALS_FILE, HISTORY_FILE):
         shutil.copyfile(source / name, aside / name)
+    _copy_evidence(home, variant, companions, aside)
     (aside / "README.md").write_text(_card(home, version, source, companions))
     if folder.exists():
         folder.rmdir()
     aside.rename(folder)
     return companions
+
+
+def _copy_evidence(home: Home, variant: str, companions: Companions, folder: Path) -> None:
+    """Let what the student's own training frames say travel with it, if it was evaluated on its own split."""
+    found = companions.operating_point["evaluation_digest"]
+    if found is not None:
+        evidence = home.open_files(home.require(Kind.STUDENT_EVALUATION, variant, found)) / EVIDENCE_FILE
+        if evidence.is_file():  # evaluations from before evidence was kept lack it
+            shutil.copyfile(evidence, folder / EVIDENCE_FILE)
 
 
 def _card(home: Home, version: StoreVersion, source: Path, companions: Companions) -> str:

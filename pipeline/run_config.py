@@ -43,6 +43,9 @@ class HomeSelection:
         train_scenes: Scenes to learn from.
         validation_scenes: Scenes held out.
         published: Published run whose student takes the place of the preset's; None keeps the preset's.
+        checkpoint: Student that is judged on scenes outside its training set, see ``pipeline.subjects.open_subject``;
+            empty for the home's own.
+        evaluated_scenes: Those scenes; empty for all that it can read and did not learn from.
     """
 
     preset: PresetName
@@ -52,6 +55,8 @@ class HomeSelection:
     train_scenes: tuple[str, ...] = ()
     validation_scenes: tuple[str, ...] = ()
     published: str | None = None
+    checkpoint: str = ""
+    evaluated_scenes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.preset not in PRESET_NAMES:
@@ -299,6 +304,32 @@ class TrainingSetSelector(TrainingSceneSelector):
             ValueError: If neither this selector nor the home names a preset.
         """
         return RunSelector.selection(self, home).with_scenes(self.train_scenes, self.validation_scenes)
+
+
+class TransferSelector(RunSelector):
+    """Choice of a student and of scenes outside its training set, in addition to the configuration."""
+
+    checkpoint: str = Field(
+        default="",
+        description=(
+            "The student: student_checkpoint/<variant>@<digest>, the folder of a checkpoint in another home, or a "
+            "packed student's folder or hub id. Empty is the current one of the partition."
+        ),
+    )
+    evaluated_scenes: list[str] = Field(
+        default_factory=list,
+        description="Scenes to score; empty takes all of the home that it can read and did not learn from.",
+    )
+
+    def selection(self, home: Path) -> HomeSelection:
+        """Return the selection with this student and these scenes.
+
+        Raises:
+            ValueError: If neither this selector nor the home names a preset.
+        """
+        return dataclasses.replace(
+            super().selection(home), checkpoint=self.checkpoint, evaluated_scenes=tuple(self.evaluated_scenes)
+        )
 
 
 class WeakLabelSelector(RunSelector):

@@ -23,7 +23,7 @@ from storage.errors import ErrorKind, SourceDataError
 from storage.ingest.source import expand_splits, list_scenes, register_source
 from storage.ingest.source_config import SourceConfig
 from storage.keys import SceneKey
-from storage.stores.versioned import Home
+from storage.stores.versioned import Home, StoreVersion
 
 _NUM_WORKERS = 2
 _GPU_POOL = "gpu"
@@ -134,6 +134,17 @@ def run_everything(
     )
     write_summary(home.root / "summary.json", summary)
     return outcome, summary
+
+
+def write_transfer_report(home: Home, evaluation: StoreVersion) -> Path:
+    """Write the page of an evaluation on other scenes to ``<home>/report/``, and return its path."""
+    from student.reporting.report import ReportConfig, render_report
+
+    page = home.root / "report" / f"transfer-{evaluation.digest[:12]}.html"
+    page.parent.mkdir(exist_ok=True)
+    title = f"Student {evaluation.partition} on scenes outside its training"
+    page.write_text(render_report(home, evaluation, ReportConfig(title=title)), encoding="utf-8")
+    return page
 
 
 def publish_report(home: Home, variant: str) -> Path | None:

@@ -35,6 +35,7 @@ class Kind(StrEnum):
     TRAINING_SET = "training_set"
     STUDENT_CHECKPOINT = "student_checkpoint"
     STUDENT_EVALUATION = "student_evaluation"
+    TRANSFER_EVALUATION = "transfer_evaluation"
     REPORT = "report"
     WEAK_LABELS = "weak_labels"
     FINETUNED_HEAD = "finetuned_head"
@@ -318,6 +319,13 @@ _KINDS = (
     KindSpec(
         name=Kind.STUDENT_EVALUATION,
         holds="Scores on held-out frames with definitions, intervals and baselines, and the pictures behind them.",
+        form=StoreForm.FILES,
+        partitioned_by="variant",
+        picture="file",
+    ),
+    KindSpec(
+        name=Kind.TRANSFER_EVALUATION,
+        holds="Scores of a student on scenes outside its training set, of this home or of another rig and data set.",
         form=StoreForm.FILES,
         partitioned_by="variant",
         picture="file",

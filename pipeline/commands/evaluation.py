@@ -1,23 +1,25 @@
 """Commands about one student: train, evaluate, fine-tune, pack, view."""
 
+import dataclasses
 import webbrowser
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from pipeline.commands.options import ConfiguredCommand
+from pipeline.commands.references import find_version
 from pipeline.commands.runs import tell_failures
 from pipeline.display import Display
 from pipeline.run import run_tasks
-from pipeline.workflow import plan, prepare_home, publish_report
-from storage.stores.versioned import Home
-from student.config import FinetuneConfig, FinetunedPart, FinetuneTask
+from pipeline.run_config import HomeSelection
+from pipeline.workflow import add_partitions, plan, prepare_home, publish_report, write_transfer_report
+from storage.stores.versioned import Home, StoreVersion
+from student.config import FinetuneConfig, FinetunedPart, FinetuneTask, Variant
 from student.inference.class_list import load_class_list
 
 
@@ -52,12 +54,28 @@ class Train(ConfiguredCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(ConfiguredCommand):
-    """Score a student on held-out frames and write its report."""
+    """Score a student on held-out frames, or on any scenes that it never saw, and write its report.
+
+    Attributes:
+        checkpoint: Student to score on --scenes: a variant or student_checkpoint/<variant>@<digest> of this home, the
+            folder of a checkpoint in another home, or a packed student's folder or hub id. By default the home's own.
+        scenes: Scenes outside the student's training set, by key. By default the frames that its training held out.
+    """
+
+    checkpoint: Annotated[str | None, tyro.conf.Positional] = None
+    scenes: tuple[str, ...] = ()
 
     def run(self, console: Console) -> int:
         """Evaluate through Dagster."""
         home = self.open_home(must_exist=True)
         selection = self.selection(home)
+        if self.scenes:
+            return self._elsewhere(home, selection, console)
+        if self.checkpoint:
+            raise ValueError(
+                f"checkpoint {self.checkpoint!r} is scored on scenes outside its training: want --scenes with it; "
+                "--variant names the student whose held-out frames are scored"
+            )
         home.require("student_checkpoint", selection.variant)
         selection.save(home.root)
         prepare_home(home)
@@ -67,11 +85,62 @@ class Evaluate(ConfiguredCommand):
         tell_failures(outcome, console)
         page = publish_report(home, selection.variant) if outcome.succeeded else None
         if page is not None:
-            metrics = home.metrics(home.require("student_evaluation", selection.variant))
-            for name, value in metrics.get("headline", {}).items():
-                console.print(f"{name:<40} {value:.4g}")
+            _tell(home, home.require("student_evaluation", variant), f"student {variant} on held-out frames", console)
             console.print(f"report  {escape(str(page))}", soft_wrap=True)
         return 0 if outcome.succeeded else 1
+
+    def _elsewhere(self, home: Home, selection: HomeSelection, console: Console) -> int:
+        """Make what the student reads of the scenes, at its own sizes, and score it on them."""
+        folder = self._folder(home, selection.variant)
+        from student.evaluation.evidence import EVIDENCE_FILE
+        from student.evaluation.operating_point import evaluation_of
+        from student.inference.checkpoint import student_of
+
+        variant, data = student_of(folder)
+        for scene in self.scenes:
+            home.require("scene", scene)
+        sizes = (f"input_images.height={data.image_height}", f"input_images.width={data.image_width}")
+        here = dataclasses.replace(
+            selection,
+            variant=variant,
+            overrides=(*selection.overrides, *sizes),
+            checkpoint=str(folder),
+            evaluated_scenes=self.scenes,
+        )
+        goals: dict[str, list[str | None]] = {"input_images": [*self.scenes], "transfer_evaluation": [variant]}
+        if data.depth_anything:
+            goals["depth_anything_features"] = [*self.scenes]
+        own = home.latest("student_checkpoint", variant)
+        if own is not None and own.digest == folder.name and evaluation_of(home, own, holding=EVIDENCE_FILE) is None:
+            goals["student_evaluation"] = [variant]  # it chooses threshold and calibration
+        prepare_home(home)
+        add_partitions(home, self.scenes)
+        outcome = run_tasks(plan(goals, here), home.root, console, num_workers=1)
+        tell_failures(outcome, console)
+        if not outcome.succeeded:
+            return 1
+        version = home.require("transfer_evaluation", variant)
+        _tell(home, version, f"student {variant} on scenes outside its training", console)
+        console.print(f"report  {escape(str(write_transfer_report(home, version)))}", soft_wrap=True)
+        return 0
+
+    def _folder(self, home: Home, variant: str) -> Path:
+        """Return the folder of the student."""
+        if self.checkpoint and Path(self.checkpoint).expanduser().is_dir():
+            return Path(self.checkpoint).expanduser().resolve()
+        named = self.checkpoint or variant
+        if named in get_args(Variant) or named.startswith("student_checkpoint/"):
+            return home.open_files(find_version(home, named))
+        from pipeline.live import packed_folder
+
+        return packed_folder(named)
+
+
+def _tell(home: Home, evaluation: StoreVersion, title: str, console: Console) -> None:
+    from pipeline.figures import tell_figures
+    from student.evaluation.results import EvaluationResult
+
+    tell_figures(EvaluationResult.from_json(home.metrics(evaluation)), console, title=title)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,12 +194,15 @@ class Finetune(ConfiguredCommand):
 
     def _tell(self, metrics: Mapping[str, Any], console: Console) -> None:
         """Print the scores beside what they should beat."""
+        from pipeline.figures import tell_figures
         from student.evaluation.results import EvaluationResult
 
-        table = Table("figure", "value", "beside it", title=f"{self.task} on held-out frames")
-        for name, value, figure in EvaluationResult.from_json(metrics["evaluation"]).main_figures():
-            table.add_row(name, f"{value:.4g}", figure.spelt_baselines())
-        console.print(table)
+        tell_figures(
+            EvaluationResult.from_json(metrics["evaluation"]),
+            console,
+            title=f"{self.task} on held-out frames",
+            only=None,
+        )
         scenes = len(metrics["train_scenes"])
         console.print(
             f"learned from {metrics['train_frames']} frames of {scenes} scenes, calibrated on "

@@ -8,7 +8,6 @@ from typing import Annotated, ClassVar
 import tyro
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from pipeline.commands.options import ConfiguredCommand
 from pipeline.memory import PeakMemory
@@ -28,20 +27,6 @@ from storage.ingest.source import expand_splits, usual_source
 from storage.ingest.source_config import SourceConfig, SourceFormat
 from storage.keys import SceneKey
 from storage.stores.versioned import Home
-
-_CHIEF_FIGURES = (
-    "reconstruction.psnr",
-    "reconstruction.ssim",
-    "next_frame.psnr",
-    "lateral_truth.psnr",
-    "depth_lidar.abs_rel",
-    "depth_truth.abs_rel",
-    "occupancy.iou",
-    "semantic_occupancy.miou_17",
-    "calibration.ece",
-    "text_query.mean_average_precision",
-)
-"""Figures that are printed when a run ends, the chief one of each quality."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,13 +150,13 @@ def run_and_tell(
     tell_failures(outcome, console)
     for key, reason in summary["left_out"].items():
         console.print(f"[yellow]not learned from[/yellow] {escape(key)}: {escape(reason)}", soft_wrap=True)
-    shown = {name: summary["metrics"][name] for name in _CHIEF_FIGURES if name in summary["metrics"]}
-    if shown:
-        table = Table("figure", "value", title=f"student {selection.variant} on held-out frames", title_justify="left")
-        for name, value in shown.items():
-            table.add_row(name, f"{value:.4g}")
-        console.print(table)
-        console.print(f"{len(summary['metrics']) - len(shown)} more figures in the summary and the report")
+    evaluation = home.latest("student_evaluation", selection.variant)
+    if evaluation is not None:
+        from pipeline.figures import tell_figures
+        from student.evaluation.results import EvaluationResult
+
+        result = EvaluationResult.from_json(home.metrics(evaluation))
+        tell_figures(result, console, title=f"student {selection.variant} on held-out frames")
     peak = summary["peak_memory_bytes"] / 2**30
     console.print(f"{summary['wall_time_s']:.0f} s, peak memory {peak:.1f} GiB over all processes")
     console.print(f"summary  {escape(str(home.root / 'summary.json'))}", soft_wrap=True)

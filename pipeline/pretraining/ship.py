@@ -14,9 +14,9 @@ from storage.errors import ErrorKind, MissingTargetError
 from storage.kinds import Kind
 from storage.stores.versioned import Home
 from student.config import Variant
-from student.inference.checkpoint import MODEL_FILE, from_pretrained, save_pretrained
+from student.inference.checkpoint import BILL_OF_MATERIALS_FILE, MODEL_FILE, from_pretrained, save_pretrained
 from student.inference.feature_bases import load_feature_bases, save_feature_bases
-from student.training.model_card import BILL_OF_MATERIALS_FILE, HISTORY_FILE
+from student.training.model_card import HISTORY_FILE
 from teachers.image.feature_basis import FeatureBasis
 from teachers.image.weights import DEMO_WEIGHTS
 

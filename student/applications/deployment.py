@@ -1,6 +1,6 @@
 """Use of a student on a scene: it is opened with its words and thresholds, and reads frame by frame."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -11,11 +11,10 @@ from storage.geometry.in_image import points_in_image
 from storage.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
 from storage.keys import SceneKey
 from storage.kinds import Kind
-from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home, StoreVersion
 from student.data.sample import TrainingBatch
-from student.data.training_set import FrozenScene, TrainingSet
-from student.evaluation.frames import EvaluationFrames, evaluation_scenes
+from student.data.training_set import FrozenScenes, TrainingSet
+from student.evaluation.frames import EvaluationFrames, evaluation_scenes, whole_scene
 from student.evaluation.operating_point import OperatingPoint, operating_point_of
 from student.inference.occupancy import occupancy_probability
 from student.inference.predictor import Predictor, RenderedViews
@@ -112,17 +111,7 @@ class DeployedStudent:
             MissingTargetError: If a store that the student reads was never materialised for it.
             ProvenanceMismatchError: If its stores were made from different versions of the scene.
         """
-        stores = {kind: self.home.require(kind, str(scene_key)) for kind in self.input_kinds}
-        reader = SceneReader(self.home.open_arrays(stores[Kind.SCENE]), stores[Kind.SCENE])
-        frozen = FrozenScene(
-            key=str(scene_key),
-            num_frames=reader.num_frames,
-            num_cameras=reader.num_cameras,
-            train_frames=(),
-            validation_frames=tuple(range(reader.num_frames)),
-            stores=stores,
-        )
-        alone = replace(self.training_set, scenes=(frozen,))
+        alone = FrozenScenes(scenes=(whole_scene(self.home, str(scene_key), self.input_kinds),))
         return EvaluationFrames(self.home, alone, evaluation_scenes(self.home, alone)[0], self.predictor.config.data)
 
     def read(self, frames: EvaluationFrames, frame: int, *, samples_per_axis: int = 2) -> FrameReading:

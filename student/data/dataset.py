@@ -19,7 +19,7 @@ from student.config import DataConfig
 from student.data.frames import Frames, StoreFrames
 from student.data.lidar import rasterise_lidar
 from student.data.sample import InputTargets, TrainingBatch, ViewTargets
-from student.data.training_set import FrozenScene, TrainingSet
+from student.data.training_set import FrozenScene, FrozenScenes
 from student.data.views import TargetView, ViewChoice, all_views, draw_views
 from student.model.types import CameraInputs, TargetCameras
 
@@ -44,7 +44,7 @@ class FrameDataset(Dataset[TrainingBatch]):
 
     Args:
         home: Home of the stores.
-        training_set: Training set to read.
+        training_set: Training set, or other frozen scenes, to read.
         split: "train" draws views anew in each epoch; "validation" takes every camera of the input frame.
         config: Contents and sizes of a sample.
         seed: Seed of the drawn views.
@@ -54,7 +54,7 @@ class FrameDataset(Dataset[TrainingBatch]):
     def __init__(
         self,
         home: Home,
-        training_set: TrainingSet,
+        training_set: FrozenScenes,
         split: Literal["train", "validation"],
         config: DataConfig,
         *,

@@ -48,23 +48,32 @@ class FrozenScene:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingSet:
-    """A frozen training set.
+class FrozenScenes:
+    """Scenes that are read together, each with the exact version of every store.
 
     Attributes:
-        version: The store it was read from.
-        scenes: Its scenes, train scenes first.
-        left_out: Reason why a requested scene was left out, by key.
+        scenes: The scenes.
     """
 
-    version: StoreVersion
     scenes: tuple[FrozenScene, ...]
-    left_out: Mapping[str, str]
 
     @property
     def num_cameras(self) -> int:
         """Return the number of cameras of the largest rig."""
         return max(scene.num_cameras for scene in self.scenes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSet(FrozenScenes):
+    """A frozen training set; its train scenes come first.
+
+    Attributes:
+        version: The store it was read from.
+        left_out: Reason why a requested scene was left out, by key.
+    """
+
+    version: StoreVersion
+    left_out: Mapping[str, str]
 
     @property
     def num_train_samples(self) -> int:

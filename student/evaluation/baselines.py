@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Float, Float32, Int32, Int64, UInt8, UInt16
 
 from storage.geometry.voxel_grid import VoxelGrid
 from storage.taxonomy import OCC3D_FREE, OCC3D_UNNAMED
@@ -71,6 +71,26 @@ class VoxelPrior:
     def add(self, flat_index: Int64[np.ndarray, " n"], labels: UInt8[np.ndarray, " n"]) -> None:
         """Count the visible voxels of one training frame; each may occur only once."""
         self._counts[flat_index, np.where(labels == OCC3D_UNNAMED, _UNNAMED_COLUMN, labels)] += 1
+
+    def sparse(
+        self,
+    ) -> tuple[Int32[np.ndarray, " entries"], UInt8[np.ndarray, " entries"], UInt16[np.ndarray, " entries"]]:
+        """Return voxel, label and count of everything that was counted; :meth:`from_sparse` is the inverse."""
+        voxels, labels = np.nonzero(self._counts)
+        return voxels.astype(np.int32), labels.astype(np.uint8), self._counts[voxels, labels]
+
+    @classmethod
+    def from_sparse(
+        cls,
+        grid: VoxelGrid,
+        voxels: Int32[np.ndarray, " entries"],
+        labels: UInt8[np.ndarray, " entries"],
+        counts: UInt16[np.ndarray, " entries"],
+    ) -> "VoxelPrior":
+        """Return the prior with these counts."""
+        prior = cls(grid=grid)
+        prior._counts[voxels, labels] = counts
+        return prior
 
     def label(self, flat_index: Int64[np.ndarray, " n"]) -> UInt8[np.ndarray, " n"]:
         """Return each voxel's most frequent label; free where the voxel was never visible, 254 for no named class."""

@@ -5,7 +5,7 @@ in its definition. A section without ground truth says so.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +14,15 @@ from storage.digests import config_digest, config_json
 from storage.kinds import Kind
 from storage.stores.provenance import Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, materialize_files
-from student.data.training_set import TrainingSet
+from student.evaluation.caveats import caveats, sources_of_features
 from student.evaluation.config import EvaluationConfig
-from student.evaluation.evaluator import Evaluator
-from student.evaluation.frames import (
-    EvaluationFrames,
-    EvaluationScene,
-    evaluation_scenes,
-    evenly_spaced,
-    paper_frame,
-)
-from student.evaluation.lateral import LateralTruth
-from student.evaluation.panels import Painter, Words
-from student.evaluation.results import EvaluationResult, Panel
+from student.evaluation.frames import EvaluationFrames, evaluation_scenes, evenly_spaced
+from student.evaluation.scoring import ProgressCallback, Scoring, frames_to_score
 from student.evaluation.training_evidence import TrainingEvidence
 from student.inference.predictor import Predictor
-from student.inference.prompts import query_prompts
-from student.inference.vocabulary import ClipSpace, Vocabulary, clip_space_of, occ3d_vocabulary, training_set_of
+from student.inference.vocabulary import clip_space_of, occ3d_vocabulary, training_set_of
 
 KIND = Kind.STUDENT_EVALUATION
-
-ProgressCallback = Callable[[str, float, Mapping[str, Any]], None]
-"""Function called with a stage, the share done in [0, 1], and running figures."""
 
 
 def evaluate_checkpoint(
@@ -89,118 +76,60 @@ def evaluate_checkpoint(
     )
 
     def write(folder: Path) -> Mapping[str, Any]:
-        run = _Evaluation(home, training_set, scenes, predictor, space, config, on_progress)
-        return run.result(folder, variant, checkpoint.digest).to_json()
+        started = time.perf_counter()
+        frames = [EvaluationFrames(home, training_set, scene, predictor.config.data) for scene in scenes]
+        vocabulary = None if space is None else occ3d_vocabulary(space, config.prompt_template)
+        learned = [(of, frame) for of in frames for frame in _training_frames(of, config)]
+        gathered = TrainingEvidence(predictor=predictor, config=config, vocabulary=vocabulary)
+        total = len(learned) + sum(len(frames_to_score(of, config)) for of in frames)
+        for number, (of, frame) in enumerate(learned, start=1):
+            gathered.add(of, frame)
+            if on_progress is not None:
+                on_progress("training frames", number / total, {"scene": of.key, "frame": frame})
+        evidence = gathered.settle()
+        evidence.save(folder)
+        scoring = Scoring(
+            home,
+            frames,
+            predictor,
+            space,
+            config,
+            vocabulary=vocabulary,
+            evidence=evidence,
+            on_progress=on_progress,
+            share_before=len(learned) / total,
+        )
+        return scoring.result(
+            folder,
+            variant=variant,
+            checkpoint_digest=checkpoint.digest,
+            scored_on=_scored_on(frames, config),
+            notes=caveats(sources_of_features(home, training_set.scenes[0]), evidence),
+            timings={"training frames": time.perf_counter() - started},
+        ).to_json()
 
     return materialize_files(home, provenance, write)
 
 
-class _Evaluation:
-    """One evaluation in this process."""
+def _training_frames(frames: EvaluationFrames, config: EvaluationConfig) -> tuple[int, ...]:
+    return evenly_spaced(frames.scene.frozen.train_frames, config.num_training_frames)
 
-    def __init__(
-        self,
-        home: Home,
-        training_set: TrainingSet,
-        scenes: tuple[EvaluationScene, ...],
-        predictor: Predictor,
-        space: ClipSpace | None,
-        config: EvaluationConfig,
-        on_progress: ProgressCallback | None,
-    ) -> None:
-        self.home, self.config, self.predictor, self.space = home, config, predictor, space
-        self._frames = [EvaluationFrames(home, training_set, scene, predictor.config.data) for scene in scenes]
-        self._on_progress = on_progress
-        self._plan = [(frames, frame) for frames in self._frames for frame in self._held_out(frames)]
-        self._training = [
-            (frames, frame)
-            for frames in self._frames
-            for frame in evenly_spaced(frames.scene.frozen.train_frames, config.num_training_frames)
-        ]
-        self._done = 0
 
-    def _held_out(self, frames: EvaluationFrames) -> list[int]:
-        held_out = frames.scene.frozen.validation_frames
-        if not held_out:
-            return []
-        chosen = set(evenly_spaced(held_out, self.config.max_frames_per_scene))
-        return sorted(chosen | {paper_frame(frames.scene.frozen)})
-
-    def result(self, folder: Path, variant: str, checkpoint_digest: str) -> EvaluationResult:
-        """Score everything, write the pictures to ``folder`` and return the result."""
-        started = time.perf_counter()
-        vocabulary = None if self.space is None else occ3d_vocabulary(self.space, self.config.prompt_template)
-        evidence = TrainingEvidence(predictor=self.predictor, config=self.config, vocabulary=vocabulary)
-        for frames, frame in self._training:
-            evidence.add(frames, frame)
-            self._tell("training frames", {"scene": frames.key, "frame": frame})
-        learned = time.perf_counter()
-        temperature = None if self.space is None else self.space.encoder.temperature
-        evaluator = Evaluator(
-            self.predictor,
-            self.config,
-            evidence,
-            voxel_references={found for f in self._frames if (found := f.scene.voxel_reference) is not None},
-            name_references={found for f in self._frames if (found := f.names_reference) is not None},
-            clip_temperature=temperature,
-        )
-        painter = Painter(folder=folder, width=self.config.panel_width, words=self._words(evaluator))
-        panels: list[Panel] = []
-        for frames in self._frames:
-            panels += self._score_scene(frames, evaluator, painter)
-        sections = evaluator.sections()
-        return EvaluationResult(
-            variant=variant,
-            checkpoint_digest=checkpoint_digest,
-            scenes=tuple(dict.fromkeys(frames.key for frames, _ in self._plan)),
-            num_frames=len(self._plan),
-            sections=sections,
-            panels=tuple(panels),
-            curves=evaluator.scores.curves(),
-            settings=evaluator.settings(),
-            masked=evaluator.masked,
-            timings={
-                "training frames": learned - started,
-                **evaluator.timings,
-                "total": time.perf_counter() - started,
-            },
-        )
-
-    def _score_scene(self, frames: EvaluationFrames, evaluator: Evaluator, painter: Painter) -> list[Panel]:
-        scene = frames.scene.frozen
-        chosen = [frame for of, frame in self._plan if of is frames]
-        with_pictures = set(evenly_spaced(chosen, self.config.panel_frames))
-        moved = set(evenly_spaced(chosen, self.config.max_lateral_frames))
-        lateral = None
-        if frames.scene.truth is not None and moved:
-            lateral = LateralTruth.open(self.home, frames.stores.reader, frames.key)
-        panels = []
-        for frame in chosen:
-            scored = evaluator.score(
-                frames,
-                frame,
-                is_paper_frame=frame == paper_frame(scene),
-                lateral=lateral if frame in moved else None,
+def _scored_on(frames: Sequence[EvaluationFrames], config: EvaluationConfig) -> str:
+    """Say what is scored, and whether the student learned from other frames of the same scenes."""
+    said = []
+    for learned in (False, True):
+        of = [f for f in frames if bool(f.scene.frozen.train_frames) == learned]
+        keys = [f.key for f in of if f.scene.frozen.validation_frames]
+        if not keys:
+            continue
+        count = sum(len(frames_to_score(f, config)) for f in of)
+        scenes = f"{len(keys)} scene{'s' if len(keys) != 1 else ''}"
+        if learned:
+            said.append(
+                f"{count} held-out frames of {scenes} whose other frames it learned from ({', '.join(keys)}), "
+                "which says nothing of a scene that it never saw"
             )
-            if frame in with_pictures:
-                panels += [
-                    painter.paint(frames, frame, camera, batch=scored.batch, views=scored.views, truth=scored.truth)
-                    for camera in evenly_spaced(range(scene.num_cameras), self.config.panel_cameras)
-                ]
-            self._tell("held-out frames", {"scene": frames.key, "frame": frame})
-        return panels
-
-    def _words(self, evaluator: Evaluator) -> Words | None:
-        if self.space is None or evaluator.vocabulary is None or evaluator.temperature is None:
-            return None
-        prompts = query_prompts(self.config.query, template=self.config.prompt_template)
-        return Words(
-            classes=evaluator.vocabulary,
-            query=Vocabulary.of(self.space, prompts),
-            temperature=evaluator.temperature,
-        )
-
-    def _tell(self, stage: str, details: Mapping[str, Any]) -> None:
-        self._done += 1
-        if self._on_progress is not None:
-            self._on_progress(stage, self._done / (len(self._training) + len(self._plan)), details)
+        else:
+            said.append(f"{count} frames of {scenes} held out whole ({', '.join(keys)})")
+    return "; ".join(said) + "."

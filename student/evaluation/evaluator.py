@@ -15,6 +15,7 @@ from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.taxonomy import OCC3D_FREE, OCC3D_UNKNOWN, OCC3D_UNNAMED, SKY_ID, VOID_ID
 from student.data.sample import TrainingBatch
 from student.evaluation.config import EvaluationConfig
+from student.evaluation.evidence import StudentEvidence, above_horizon
 from student.evaluation.frames import (
     EvaluationFrames,
     EvaluationTruth,
@@ -35,10 +36,9 @@ from student.evaluation.results import Section
 from student.evaluation.sections.all_sections import AllSections
 from student.evaluation.sections.images import ImageScores
 from student.evaluation.sections.occupancy import horizontal_range, is_above_ground
-from student.evaluation.training_evidence import TrainingEvidence, above_horizon
 from student.inference.occupancy import occupancy_probability
 from student.inference.predictor import Predictor, RenderedViews
-from student.inference.vocabulary import best_voxel_class
+from student.inference.vocabulary import Vocabulary, best_voxel_class
 from student.model.voxel_field import VoxelField
 
 
@@ -63,7 +63,8 @@ class Evaluator:
     Args:
         predictor: The student.
         config: Configuration of the evaluation.
-        evidence: Evidence from training frames; it stays as it is.
+        vocabulary: Occ3D classes and sky; None for a student without CLIP features.
+        evidence: Evidence from the student's own training frames.
         voxel_references: Origins of the true voxels of the scenes.
         name_references: Origins of the true classes of pixels and points of the scenes.
         clip_temperature: Temperature that CLIP was trained with; used if no truth allows fitting one.
@@ -73,16 +74,17 @@ class Evaluator:
         self,
         predictor: Predictor,
         config: EvaluationConfig,
-        evidence: TrainingEvidence,
+        vocabulary: Vocabulary | None,
+        evidence: StudentEvidence,
         *,
         voxel_references: Iterable[VoxelReference],
         name_references: Iterable[NameReference],
         clip_temperature: float | None,
     ) -> None:
         self.predictor, self.config, self.evidence = predictor, config, evidence
-        self.vocabulary = evidence.vocabulary
-        self.occupancy_fit = evidence.fit_occupancy()
-        fitted = evidence.fit_temperature()
+        self.vocabulary = vocabulary
+        self.occupancy_fit = evidence.occupancy
+        fitted = evidence.temperature
         self.temperature = clip_temperature if fitted is None else fitted
         self.temperature_source = "CLIP checkpoint" if fitted is None else "fitted on training frames"
         self.masked: dict[str, int] = {}
@@ -118,7 +120,7 @@ class Evaluator:
             self._score_images(
                 self.scores.reconstruction, frames.key, views, view_images(batch), None, is_paper_frame, valid_of(batch)
             )
-            self._score_depth(frames.key, views, batch, truth, is_paper_frame)
+            self._score_depth(frames, frame, views, batch, truth, is_paper_frame)
             self._score_features(frames.key, views, batch)
         with self._timed("other poses"):
             self._score_other_poses(frames, frame, field, batch, is_paper_frame, lateral)
@@ -170,7 +172,8 @@ class Evaluator:
 
     def _score_depth(
         self,
-        scene: str,
+        frames: EvaluationFrames,
+        frame: int,
         views: RenderedViews,
         batch: TrainingBatch,
         truth: EvaluationTruth | None,
@@ -178,15 +181,18 @@ class Evaluator:
     ) -> None:
         lidar, teacher = (getattr(batch.view_targets, name)[0].numpy() for name in ("lidar_depth", "teacher_depth"))
         trivial = self.evidence.depths(batch.cameras)
-        rival = {"the scene teacher": teacher}
-        references = [(self.scores.depth_lidar, lidar, rival), (self.scores.depth_teacher, teacher, {})]
+        rival, of_lidar = {"the scene teacher": teacher}, "the scene teacher"
+        if frames.fitted_by_teacher is not None:
+            # It has seen the very returns that it is measured with.
+            of_lidar += ", fitted to these returns" if frame in frames.fitted_by_teacher else ", not fitted to these"
+        references = [(self.scores.depth_lidar, lidar, {of_lidar: teacher}), (self.scores.depth_teacher, teacher, {})]
         if truth is not None:
             references.append((self.scores.depth_truth, truth.termination_depth, rival))
         for scores, reference, partial in references:
             reason = f"{scores.name}: pixels without a reference"
             self.masked[reason] = self.masked.get(reason, 0) + int(np.sum(~np.isfinite(reference)))
             scores.add(
-                scene,
+                frames.key,
                 views.termination_depth,
                 reference,
                 baselines=trivial,

@@ -4,7 +4,7 @@ The student's inputs are assembled exactly as in training. References that the v
 features, are read too, so that a figure does not depend on the losses.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from storage.digests import config_json
 from storage.geometry.resize import resize_nearest
 from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.kinds import FEATURE_SOURCES, Kind, features_kind
+from storage.scenes.store import SceneReader
 from storage.stores.arrays import read_target
 from storage.stores.provenance import InputVersion
 from storage.stores.versioned import Home, StoreVersion
@@ -28,7 +29,7 @@ from student.data.dataset import FrameDataset
 from student.data.frames import StoreFrames
 from student.data.lineage import check_consistent
 from student.data.sample import TrainingBatch
-from student.data.training_set import FrozenScene, TrainingSet
+from student.data.training_set import FrozenScene, FrozenScenes
 from student.data.views import TargetView, ViewChoice
 from student.evaluation.recorded_truth import RecordedTruth
 from student.inference.vocabulary import pixel_truth
@@ -78,14 +79,37 @@ class EvaluationScene:
         return tuple(v.as_input for v in (*self.frozen.stores.values(), *judged_by))
 
 
-def evaluation_scenes(home: Home, training_set: TrainingSet) -> tuple[EvaluationScene, ...]:
-    """Return the scenes of a training set with the references that exist now.
+def whole_scene(home: Home, key: str, kinds: Iterable[str]) -> FrozenScene:
+    """Return an ingested scene in its current version, all of it held out.
+
+    Args:
+        home: Home of the scene.
+        key: The scene.
+        kinds: Kinds to read beside the scene itself.
+
+    Raises:
+        MissingTargetError: If one of them was never materialised.
+    """
+    stores = {kind: home.require(kind, key) for kind in dict.fromkeys((Kind.SCENE, *kinds))}
+    reader = SceneReader(home.open_arrays(stores[Kind.SCENE]), stores[Kind.SCENE])
+    return FrozenScene(
+        key=key,
+        num_frames=reader.num_frames,
+        num_cameras=reader.num_cameras,
+        train_frames=(),
+        validation_frames=tuple(range(reader.num_frames)),
+        stores=stores,
+    )
+
+
+def evaluation_scenes(home: Home, scenes_read: FrozenScenes) -> tuple[EvaluationScene, ...]:
+    """Return frozen scenes with the references that exist now.
 
     Raises:
         ProvenanceMismatchError: If a reference was made from another version of the scene.
     """
     scenes = []
-    for frozen in training_set.scenes:
+    for frozen in scenes_read.scenes:
         stores = dict(frozen.stores)
         for kind in _REFERENCE_KINDS:
             found = home.latest(kind, frozen.key)
@@ -149,12 +173,12 @@ class EvaluationFrames:
 
     Args:
         home: Home of the stores.
-        training_set: Training set whose largest rig decides the padding.
+        together: Scenes that are read together; their largest rig decides the padding.
         scene: Scene to read.
         config: Sizes at which the student was trained.
     """
 
-    def __init__(self, home: Home, training_set: TrainingSet, scene: EvaluationScene, config: DataConfig) -> None:
+    def __init__(self, home: Home, together: FrozenScenes, scene: EvaluationScene, config: DataConfig) -> None:
         self.scene = scene
         stores = scene.frozen.stores
         self.config = replace(
@@ -165,8 +189,8 @@ class EvaluationFrames:
             features_from="images",  # whatever a run learned from, all are held against the same features
             dynamic_masks="none",  # whatever a run left out, all are judged on the same pixels
         )
-        others = tuple(scene.frozen if s.key == scene.frozen.key else s for s in training_set.scenes)
-        self._dataset = FrameDataset(home, replace(training_set, scenes=others), "validation", self.config)
+        others = tuple(scene.frozen if s.key == scene.frozen.key else s for s in together.scenes)
+        self._dataset = FrameDataset(home, FrozenScenes(scenes=others), "validation", self.config)
         self.stores = StoreFrames(home, scene.frozen)
         self._home = home
         self._truth: zarr.Group | None = None if scene.truth is None else home.open_arrays(scene.truth)
@@ -181,6 +205,18 @@ class EvaluationFrames:
     def camera_names(self) -> tuple[str, ...]:
         """Return the names of the cameras."""
         return self.stores.reader.camera_names
+
+    @cached_property
+    def fitted_by_teacher(self) -> frozenset[int] | None:
+        """Return the frames that the scene teacher was fitted to; None without one, or where it does not say."""
+        depth = self.scene.frozen.stores.get(Kind.TEACHER_DEPTH)
+        inputs = () if depth is None else self._home.provenance(depth).inputs
+        for item in inputs:
+            field = self._home.find(item.kind, item.partition, item.digest)
+            if item.kind == Kind.NERF_TEACHER and field is not None:
+                fitted = self._home.metrics(field).get("fitted_frames")
+                return None if fitted is None else frozenset(fitted)
+        return None
 
     @property
     def has_virtual_views(self) -> bool:

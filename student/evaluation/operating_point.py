@@ -73,7 +73,7 @@ def operating_point_of(
         clip_temperature: Temperature that CLIP was trained with; used if no evaluation fitted another.
         default_threshold: Threshold if no evaluation chose one.
     """
-    evaluation = _evaluation_of(home, checkpoint)
+    evaluation = evaluation_of(home, checkpoint)
     settings = {} if evaluation is None else dict(EvaluationResult.from_json(home.metrics(evaluation)).settings)
     occupancy: Mapping[str, Any] | None = settings.get("occupancy")
     temperature = settings.get("temperature")
@@ -86,14 +86,21 @@ def operating_point_of(
     )
 
 
-def _evaluation_of(home: Home, checkpoint: StoreVersion) -> StoreVersion | None:
-    """Return an evaluation of this checkpoint, preferably the variant's current one; None if there is none."""
+def evaluation_of(home: Home, checkpoint: StoreVersion, *, holding: str = "") -> StoreVersion | None:
+    """Return an evaluation of this checkpoint on its own split, preferably the variant's current one; None without any.
+
+    Args:
+        home: Home of the evaluations.
+        checkpoint: The student.
+        holding: Name of a file that the evaluation must hold; empty for none.
+    """
     current = home.latest(Kind.STUDENT_EVALUATION, checkpoint.partition)
     candidates = [
         *([] if current is None else [current]),
         *home.versions(Kind.STUDENT_EVALUATION, checkpoint.partition),
     ]
     for version in candidates:
-        if EvaluationResult.from_json(home.metrics(version)).checkpoint_digest == checkpoint.digest:
+        is_of_it = EvaluationResult.from_json(home.metrics(version)).checkpoint_digest == checkpoint.digest
+        if is_of_it and (not holding or (home.open_files(version) / holding).is_file()):
             return version
     return None

@@ -14,15 +14,20 @@ from storage.digests import undefined_as_null
 from storage.errors import ErrorKind, IntegrityError
 from student.metrics import Interval
 
-SCHEMA = "distillnerf.evaluation/1"
+SCHEMA = "distillnerf.evaluation/2"
+_SCHEMA_1 = "distillnerf.evaluation/1"
 NO_GROUND_TRUTH = "not available: no ground truth"
+TOO_NARROW = "by frame, too narrow"
+"""Warning beside an interval of resampled frames: frames of one scene resemble each other."""
 
 Quality = Literal["image", "geometric", "occupancy", "semantic", "calibration", "query"]
+Protocol = Literal["full", "paper"]
+"""Definition that a figure follows: all held-out frames as a user would save them, or the published evaluation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """Figure of a predictor that ignores the input, on the same data.
+    """Figure of another predictor on the same data.
 
     Attributes:
         label: Name of the predictor.
@@ -31,6 +36,14 @@ class Baseline:
 
     label: str
     value: float | None
+
+    @property
+    def is_trivial(self) -> bool:
+        """Return whether it ignores the frame, so that a student has to beat it.
+
+        A label that names a teacher, or a sweep, is of a predictor that saw the frame itself and only stands beside it.
+        """
+        return not any(word in self.label for word in ("teacher", "sweep"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +64,7 @@ class Figure:
         counted: Name of those things: pixels, frames, voxels.
         baselines: Trivial predictors on the same data.
         group: Table within the section; empty for the main one.
+        protocol: Protocol that the definition belongs to.
     """
 
     name: str
@@ -66,18 +80,29 @@ class Figure:
     counted: str = "frames"
     baselines: tuple[Baseline, ...] = ()
     group: str = ""
+    protocol: Protocol = "full"
 
     def spelt_baselines(self) -> str:
         """Return the labels and values of the trivial predictors, those that are defined, for people."""
         return ", ".join(f"{b.label} {b.value:.4g}" for b in self.baselines if b.value is not None)
 
     @property
+    def best_baseline(self) -> "Baseline | None":
+        """Return the trivial predictor that is hardest to beat, of those that are defined; None without any.
+
+        A teacher is none: it saw the very frame.
+        """
+        rivals = [b for b in self.baselines if b.value is not None and b.is_trivial]
+        best = max if self.better == "higher" else min
+        return best(rivals, key=lambda b: b.value or 0.0) if rivals else None
+
+    @property
     def beats_baselines(self) -> bool | None:
-        """Return whether it is better than every defined baseline; None without any."""
-        rivals = [b.value for b in self.baselines if b.value is not None]
-        if self.value is None or not rivals:
+        """Return whether it is better than every trivial predictor; None without any."""
+        best = self.best_baseline
+        if self.value is None or best is None or best.value is None:
             return None
-        return self.value > max(rivals) if self.better == "higher" else self.value < min(rivals)
+        return self.value > best.value if self.better == "higher" else self.value < best.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,20 +176,40 @@ class Panel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FrameRecord:
+    """Chief figures of one scored frame.
+
+    Attributes:
+        scene: Scene key.
+        frame: Frame index.
+        figures: Figures of this frame alone, by ``section.figure``; None when undefined.
+        picture: Path of its picture, relative to the evaluation's folder; empty for all but the worst frames.
+    """
+
+    scene: str
+    frame: int
+    figures: Mapping[str, float | None]
+    picture: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationResult:
     """Everything that one evaluation found.
 
     Attributes:
         variant: The student's variant.
         checkpoint_digest: Digest of the scored checkpoint.
-        scenes: Held-out scenes.
+        scenes: Scenes with scored frames.
         num_frames: Number of frames scored.
+        scored_on: What was scored and how it was held out, a sentence.
+        notes: What a reader must know before believing a figure, a sentence each.
         sections: Sections, in reading order.
         panels: Pictures.
         curves: Series for plots, by plot name.
         settings: Values chosen on training scenes: threshold, temperature, calibration map.
         masked: Number of masked targets, by reason.
         timings: Seconds of each stage.
+        worst: The frames with the worst figures, worst first.
     """
 
     variant: str
@@ -172,11 +217,14 @@ class EvaluationResult:
     scenes: tuple[str, ...]
     num_frames: int
     sections: tuple[Section, ...]
+    scored_on: str = ""
+    notes: tuple[str, ...] = ()
     panels: tuple[Panel, ...] = ()
     curves: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     masked: Mapping[str, int] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
+    worst: tuple[FrameRecord, ...] = ()
 
     def section(self, name: str) -> Section:
         """Return the section called ``name``; raise KeyError when there is none."""
@@ -207,6 +255,8 @@ class EvaluationResult:
         Raises:
             IntegrityError: If it was written by another schema, or a field is missing, unknown or of another type.
         """
+        if record.get("schema") == _SCHEMA_1:
+            record = _upgraded(record)
         if record.get("schema") != SCHEMA:
             raise IntegrityError(
                 ErrorKind.SCHEMA_UNKNOWN, "evaluation", f"schema {record.get('schema')!r}, want {SCHEMA!r}"
@@ -226,6 +276,7 @@ def figure_of(
     counted: str = "frames",
     count: int | None = None,
     baselines: Sequence[Baseline] = (),
+    protocol: Protocol = "full",
 ) -> Figure:
     """Return the figure of a bootstrapped mean.
 
@@ -239,6 +290,7 @@ def figure_of(
         counted: Name of the things that ``count`` counts.
         count: Number of things that it was measured on; by default the number of averaged values.
         baselines: Trivial predictors on the same data.
+        protocol: Protocol that the definition belongs to.
     """
     return Figure(
         name=name,
@@ -253,7 +305,18 @@ def figure_of(
         count=interval.num_values if count is None else count,
         counted=counted,
         baselines=tuple(baselines),
+        protocol=protocol,
     )
+
+
+def _upgraded(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record of the first schema in the present one; what it did not say stays unsaid."""
+
+    def figure(old: Mapping[str, Any]) -> dict[str, Any]:
+        return {**old, "protocol": "paper" if str(old["name"]).startswith("paper_") else "full"}
+
+    sections = [{**section, "figures": [figure(f) for f in section["figures"]]} for section in record["sections"]]
+    return {**record, "schema": SCHEMA, "sections": sections, "scored_on": "", "notes": [], "worst": []}
 
 
 def finite_or_none(value: float) -> float | None:

@@ -1,4 +1,4 @@
-"""Evidence that an evaluation takes from training frames: baselines, threshold, calibration and temperature.
+"""Gather evidence from training frames: baselines, threshold, calibration and temperature.
 
 Every tunable value is chosen here, before the first held-out frame is read.
 """
@@ -6,20 +6,19 @@ Every tunable value is chosen here, before the first held-out frame is read.
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Float32, UInt8
 
-from storage.geometry.rays import camera_rays
 from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.taxonomy import OCC3D_FREE
-from student.evaluation.baselines import RunningMean, VoxelPrior, ground_plane_depth
+from student.evaluation.baselines import RunningMean, VoxelPrior
 from student.evaluation.config import EvaluationConfig
+from student.evaluation.evidence import StudentEvidence
 from student.evaluation.frames import EvaluationFrames, VoxelTruth, view_images
-from student.evaluation.sections.occupancy import OccupancyFit, OccupancySample, is_above_ground
+from student.evaluation.sections.occupancy import OccupancySample, is_above_ground
 from student.inference.occupancy import occupancy_probability
 from student.inference.open_vocabulary import fit_softmax_temperature
 from student.inference.predictor import Predictor
 from student.inference.vocabulary import Vocabulary
-from student.model.types import TargetCameras
 from student.model.voxel_field import VoxelField
 
 _MAX_TEMPERATURE_PIXELS = 20_000
@@ -27,7 +26,7 @@ _MAX_TEMPERATURE_PIXELS = 20_000
 
 @dataclass(slots=True, kw_only=True)
 class TrainingEvidence:
-    """Statistics of training frames, which give baselines and tuned values.
+    """Statistics of training frames, which settle into :class:`~student.evaluation.evidence.StudentEvidence`.
 
     Attributes:
         predictor: The student.
@@ -44,6 +43,7 @@ class TrainingEvidence:
     _features: dict[str, RunningMean] = field(default_factory=dict)
     _returns: list[np.ndarray] = field(default_factory=list)
     _cosines: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    _frames: dict[str, list[int]] = field(default_factory=dict)
     _voxels: OccupancySample = field(init=False)
 
     def __post_init__(self) -> None:
@@ -51,7 +51,14 @@ class TrainingEvidence:
         self._voxels = OccupancySample(max_per_frame=self.config.max_voxels_per_frame, seed=self.config.seed)
 
     def add(self, frames: EvaluationFrames, frame: int) -> None:
-        """Add one training frame."""
+        """Add one training frame.
+
+        Raises:
+            ValueError: If the frame is held out: nothing may be chosen on what is scored.
+        """
+        if frame not in frames.scene.frozen.train_frames:
+            raise ValueError(f"frame {frame} of {frames.key} is held out, want one that the student learned from")
+        self._frames.setdefault(frames.key, []).append(frame)
         batch = frames.camera_views(frame)
         images = view_images(batch)
         self._images.setdefault(images.shape, RunningMean()).add(images)
@@ -92,53 +99,24 @@ class TrainingEvidence:
         ]
         self._cosines.append((vocabulary.cosine(clip.reshape(-1, clip.shape[-1])[kept]), labels[kept]))
 
-    def fit_occupancy(self) -> OccupancyFit | None:
-        """Choose threshold and calibration map; None unless the truth has both occupied and free voxels."""
-        return self._voxels.fit(self.config.calibration)
+    def settle(self) -> StudentEvidence:
+        """Choose every tunable value, and return it with the trivial predictors."""
+        returns = np.concatenate([np.zeros(0, np.float32), *self._returns])
+        images = (mean.value for mean in self._images.values())
+        features = ((source, mean.value) for source, mean in self._features.items())
+        return StudentEvidence(
+            occupancy=self._voxels.fit(self.config.calibration),
+            temperature=self._temperature(),
+            median_return=float(np.median(returns)) if returns.size else None,
+            mean_images=tuple(image for image in images if image is not None),
+            mean_features={source: mean for source, mean in features if mean is not None},
+            prior=self.prior,
+            frames={scene: tuple(frames) for scene, frames in self._frames.items()},
+        )
 
-    def fit_temperature(self) -> float | None:
+    def _temperature(self) -> float | None:
         """Choose the softmax temperature of words; None if truth or CLIP features are missing."""
         if not self._cosines:
             return None
         cosines, labels = (np.concatenate(parts) for parts in zip(*self._cosines, strict=True))
         return fit_softmax_temperature(cosines, labels)
-
-    def mean_image(self, shape: tuple[int, ...]) -> Float32[np.ndarray, "views height width 3"] | None:
-        """Return each camera's mean training image; None if no training frame had this shape."""
-        found = self._images.get(shape)
-        return None if found is None else found.value
-
-    def mean_feature(self, source: str) -> Float32[np.ndarray, " channels"] | None:
-        """Return the mean training feature of a source; None if no training frame had one."""
-        found = self._features.get(source)
-        return None if found is None else found.value
-
-    def depths(self, cameras: TargetCameras) -> dict[str, Float32[np.ndarray, "views height width"]]:
-        """Return the depth of two baselines in these cameras, metres: flat ground, and the median training return.
-
-        The result is empty if no training frame had a LiDAR return.
-        """
-        returns = np.concatenate([np.zeros(0, np.float32), *self._returns])
-        if returns.size == 0:
-            return {}
-        median = float(np.median(returns))
-        plane = np.stack([ground_plane_depth(*rays, elsewhere=median) for rays in _rays(cameras)]).astype(np.float32)
-        return {"flat ground, else the median": plane, "median training return": np.full_like(plane, median)}
-
-
-def above_horizon(cameras: TargetCameras) -> Bool[np.ndarray, "views height width"]:
-    """Return True for rays that point upwards, which see the sky if the ground is flat."""
-    return np.stack([directions[..., 2] > 0 for _, directions in _rays(cameras)])
-
-
-def _rays(
-    cameras: TargetCameras,
-) -> list[tuple[Float[np.ndarray, "height width 3"], Float[np.ndarray, "height width 3"]]]:
-    """Return origins and unit directions of every view's rays in the ego frame."""
-    intrinsics, poses = cameras.intrinsics[0].double().numpy(), cameras.camera_to_reference_ego[0].double().numpy()
-    fisheye = [None] * len(poses) if cameras.fisheye is None else cameras.fisheye[0].double().numpy()
-    height, width = cameras.render_height, cameras.render_width
-    return [
-        camera_rays(matrix, pose, height=height, width=width, fisheye=lens)
-        for matrix, pose, lens in zip(intrinsics, poses, fisheye, strict=True)
-    ]

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -13,11 +13,12 @@ from storage.config_json import config_from_json
 from storage.digests import config_json
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
 from storage.plain_json import parse_json
-from student.config import StudentConfig
+from student.config import DataConfig, StudentConfig, Variant
 from student.model.distillnerf import DistillNeRF
 
 MODEL_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+BILL_OF_MATERIALS_FILE = "bill_of_materials.json"
 _FORMAT = "distillnerf.student/1"
 
 
@@ -75,6 +76,24 @@ def from_pretrained(folder: Path | str, *, device: torch.device | str = "cpu") -
     model = DistillNeRF(config.model)
     model.load_state_dict({name: value.to(wanted[name].dtype) for name, value in tensors.items()})
     return model.to(device).eval(), config
+
+
+def student_of(folder: Path | str) -> tuple[Variant, DataConfig]:
+    """Return the variant of a stored student and what its samples hold, without its weights.
+
+    Raises:
+        MissingTargetError: If the folder holds no student.
+        IntegrityError: If its configuration is damaged, or names no variant.
+    """
+    path = Path(folder) / CONFIG_FILE
+    if not path.is_file():
+        raise MissingTargetError(ErrorKind.WEIGHTS_MISSING, str(path), "no such file")
+    record = read_record(path, _FORMAT)
+    variant = record.get("variant")
+    if variant not in get_args(Variant):
+        message = f"is {variant!r}, want one of {', '.join(get_args(Variant))}"
+        raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, f"{path}.variant", message)
+    return cast("Variant", variant), config_from_json(StudentConfig, record.get("student"), f"{path}.student").data
 
 
 def read_record(path: Path, form: str) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from storage.keys import sample_key
 from storage.stores.provenance import Provenance
 from storage.stores.versioned import Home
 from student.data.training_set import TrainingSet
+from student.inference.checkpoint import BILL_OF_MATERIALS_FILE
 from student.training.state import FitProgress
 
-BILL_OF_MATERIALS_FILE = "bill_of_materials.json"
 HISTORY_FILE = "history.json"
 
 

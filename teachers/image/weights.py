@@ -98,6 +98,11 @@ def resolve_weights(config: WeightsConfig, model: TeacherModel) -> WeightsFolder
     )
 
 
+def clip_folder(source: str, revision: str | None) -> Path:
+    """Return the folder of a CLIP checkpoint on this machine, see :func:`resolve_weights`."""
+    return resolve_weights(WeightsConfig(source=source, revision=revision), TeacherModel.CLIP).path
+
+
 def load_model(model_class: type[Model], weights: WeightsFolder, *, device: torch.device, dtype: torch.dtype) -> Model:
     """Load a model for inference with ``from_pretrained``.
 

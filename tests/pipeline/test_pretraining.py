@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from pipeline.companions import Companions
+
 from pipeline.overrides import apply_overrides
 from pipeline.presets import PRESET_NAMES, build_preset
 from pipeline.pretraining import rounds, scenes, ship

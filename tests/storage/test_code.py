@@ -36,6 +36,7 @@ PRODUCERS: dict[str, tuple[str, ...]] = {
     "training set": ("student.data.training_set",),
     "student": ("student.training.fit",),
     "evaluation": ("student.evaluation.evaluate",),
+    "evaluation on other scenes": ("student.evaluation.transfer",),
     "report": ("student.reporting.report",),
     "weak labels": ("student.applications.weak_labels",),
     "sheets and verdicts": ("student.applications.label_sheet",),

@@ -22,6 +22,7 @@ _MEANS: dict[str, tuple[str, tuple[int, ...], str]] = {
     "fmiou_12": ("F-mIoU, 12 classes", OCC3D_FOREGROUND, "the 12 foreground classes"),
 }
 PER_CLASS = "IoU per class"
+WITHOUT_LABELS = "No label was trained on."
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,7 +83,7 @@ class SemanticScores:
             title="Semantic occupancy by words",
             quality="semantic",
             reference=reference,
-            note="No label was trained on: a voxel takes the class whose words are nearest to its CLIP feature.",
+            note=f"{WITHOUT_LABELS} A voxel takes the class whose words are nearest to its CLIP feature.",
             unavailable="" if figures else unavailable,
             figures=figures,
         )

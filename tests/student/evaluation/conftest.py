@@ -269,7 +269,7 @@ class World:
 
     def _add_scene(self, key, index):
         provenance = Provenance(
-            kind="scene", partition=key, code_digest=str(index), licence="CC0-1.0", sources={"a.jpg": "f" * 64}
+            kind="scene", partition=key, code_digest=str(index), licence="CC0-1.0", sources={"a.jpg": str(index) * 64}
         )
         materialize_arrays(self.home, provenance, lambda group: write_scene(group, scene_data(index)) or {})
         resize_scene_images(self.home, SceneKey.parse(key), InputImagesConfig(height=2 * GRID[0], width=2 * GRID[1]))

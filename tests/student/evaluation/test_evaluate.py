@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from storage.references.lidar_occupancy import make_lidar_occupancy
 from storage.stores.versioned import Home
 from student.evaluation.config import EvaluationConfig
 from student.evaluation.evaluate import evaluate_checkpoint
+from student.evaluation.evidence import StudentEvidence
 from student.evaluation.frames import lidar_occupancy_of
 from student.evaluation.results import NO_GROUND_TRUTH, EvaluationResult
 from student.reporting.report import PAGE, ReportConfig, build_report
+from tests.student.evaluation.conftest import Oracle
 
 CONFIG = EvaluationConfig(max_lateral_frames=0, num_training_frames=2, panel_cameras=1, panel_frames=1, panel_width=64)
 
@@ -94,10 +97,30 @@ def test_a_student_without_clip_says_that_words_mean_nothing_to_it(world):
     assert result.section("occupancy").figures
 
 
+def test_geometry_is_the_students_own_and_not_the_truths(oracle, monkeypatch):
+    """A student that sees nothing gets what nothing deserves, however right its words are."""
+
+    def blind(self, field, grid, flat_index, *, samples_per_axis=2):
+        index = np.stack(np.unravel_index(flat_index, grid.shape), axis=1)
+        return np.zeros(len(flat_index), np.float32), grid.centres(index).astype(np.float32)
+
+    monkeypatch.setattr(Oracle, "voxel_density", blind)
+    config = replace(CONFIG, num_training_frames=1, max_frames_per_scene=1, panel_frames=0, seed=5)
+    result = EvaluationResult.from_json(evaluate_checkpoint(oracle.home, "oracle", config).metrics)
+    everything = result.section("occupancy").figure("iou").baselines[0]
+    assert everything.label == "all occupied"
+    assert result.section("occupancy").figure("iou").value == pytest.approx(everything.value)
+    assert everything.value < 0.2
+    assert result.section("semantic_occupancy").figure("accuracy_where_occupied").value == 0.0
+
+
 def test_what_was_trained_on_is_never_scored(world):
     """Threshold, calibration and baselines read training frames only; figures held-out frames only."""
-    result = EvaluationResult.from_json(evaluate_checkpoint(world.home, "depth", CONFIG).metrics)
+    made = evaluate_checkpoint(world.home, "depth", CONFIG)
+    result = EvaluationResult.from_json(made.metrics)
     assert "yard.a" not in result.scenes
+    assert dict(StudentEvidence.load(world.home.open_files(made.version)).frames) == {"yard.a": (0, 2)}
+    assert "3 frames of 1 scene held out whole (yard.b)" in result.scored_on
     visible = 140 * 120 * 15
     assert result.section("occupancy").figure("iou").count == visible * result.num_frames
 

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 import pipeline.rendering
-from pipeline.companions import Companions
 from pipeline.live import Student
 from pipeline.presets import build_preset
 from pipeline.rendering import RenderConfig, render_scene
@@ -17,6 +16,7 @@ from storage.errors import IntegrityError, MissingTargetError
 from storage.previews.pictures import UNDEFINED_COLOUR
 from storage.stores.versioned import Home, StoreForm, StoreVersion
 from student.applications.camera_path import PathConfig
+from student.evaluation.companions import Companions
 from student.inference.open_vocabulary import StoredFeatureBasis, TextEncoder
 from student.inference.predictor import Predictor
 from student.inference.vocabulary import ClipSpace

@@ -1,25 +1,26 @@
 """What a student needs beside its weights, as one record: its depth model, its words, its thresholds, its rigs."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from storage.config_json import config_from_json
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
 from storage.kinds import Kind
 from storage.plain_json import parse_json
-from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home, StoreVersion
 from student.data.training_set import TrainingSet
 from student.evaluation.operating_point import OperatingPoint, operating_point_of
-from student.inference.vocabulary import clip_features_in, clip_space_of, training_set_of
+from student.inference.open_vocabulary import StoredFeatureBasis, TextEncoder
+from student.inference.rigs import Rig, rigs_learned_from
+from student.inference.vocabulary import ClipSpace, clip_features_in, clip_space_of, training_set_of
 
 COMPANIONS_FILE = "companions.json"
-_FORMAT = "distillnerf.companions/1"
+EncoderFinder = Callable[[str, str | None], Path]
+"""Function that finds the CLIP checkpoint of a source and a revision on this machine."""
+_FORMAT, _FORMAT_1 = "distillnerf.companions/2", "distillnerf.companions/1"
 _WORDLESS = 1.0
 """Temperature of a student without words, which nothing reads."""
 
@@ -39,23 +40,6 @@ class ModelRecord:
     source: str
     revision: str | None
     digests: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CameraRecord:
-    """A camera that the student learned from.
-
-    Attributes:
-        name: Its name.
-        height_m: Height of its centre above the ego origin, metres.
-        horizontal_field_deg: Angle between its leftmost and rightmost ray; None for a fisheye.
-        is_fisheye: Whether it has a fisheye lens.
-    """
-
-    name: str
-    height_m: float
-    horizontal_field_deg: float | None
-    is_fisheye: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +64,7 @@ class Companions:
     depth_anything: ModelRecord | None
     clip: ModelRecord | None
     operating_point: dict[str, Any]
-    rigs: tuple[tuple[CameraRecord, ...], ...]
+    rigs: tuple[Rig, ...]
 
     @property
     def point(self) -> OperatingPoint:
@@ -109,9 +93,41 @@ class Companions:
             content = parse_json(path.read_text())
         except ValueError as error:
             raise IntegrityError(ErrorKind.STORE_CORRUPT, str(path), f"is not JSON: {error}") from error
+        if isinstance(content, dict) and content.get("format") == _FORMAT_1:
+            content = _upgraded(content)
         if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
             raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, str(path), f"want format {_FORMAT!r}")
         return config_from_json(cls, content, str(path))
+
+
+def words_of(
+    companions: Companions, bases: Mapping[str, StoredFeatureBasis], encoder_folder: EncoderFinder
+) -> ClipSpace:
+    """Open the text encoder and the basis of a student that travels.
+
+    Args:
+        companions: Companions of the student.
+        bases: Basis of each of its features.
+        encoder_folder: Function that finds the recorded CLIP checkpoint on this machine.
+
+    Raises:
+        MissingTargetError: If the student renders no CLIP features, or the encoder is not to be had.
+        ProvenanceMismatchError: If the encoder differs from the one that made the features.
+    """
+    record = companions.clip
+    if record is None or "clip" not in bases:
+        raise MissingTargetError(
+            ErrorKind.TARGET_MISSING, companions.variant, "renders no CLIP features: words need variant clip"
+        )
+    digests = {name.partition("/")[2]: digest for name, digest in record.digests.items()}
+    encoder = TextEncoder(str(encoder_folder(record.source, record.revision)), expected_digests=digests)
+    return ClipSpace(encoder=encoder, basis=bases["clip"])
+
+
+def _upgraded(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record of the first format in the present one; it did not say how large the images were."""
+    rigs = [[{**camera, "image_size": None} for camera in rig] for rig in content["rigs"]]
+    return {**content, "format": _FORMAT, "rigs": rigs}
 
 
 def companions_of(home: Home, checkpoint: StoreVersion) -> Companions:
@@ -136,7 +152,7 @@ def companions_of(home: Home, checkpoint: StoreVersion) -> Companions:
         depth_anything=None if depth is None else _record(home, depth),
         clip=clip,
         operating_point=operating_point_of(home, checkpoint, clip_temperature=temperature).to_json(),
-        rigs=_rigs(home, frozen),
+        rigs=rigs_learned_from(home, frozen),
     )
 
 
@@ -158,33 +174,3 @@ def _record(home: Home, features: StoreVersion) -> ModelRecord:
         revision=weights.get("revision"),
         digests=dict(provenance.weights_digests),
     )
-
-
-def _rigs(home: Home, frozen: TrainingSet) -> tuple[tuple[CameraRecord, ...], ...]:
-    """Return the cameras of each distinct rig, in order of the scenes."""
-    found: dict[str, tuple[CameraRecord, ...]] = {}
-    for scene in frozen.scenes:
-        version = scene.stores[Kind.SCENE]
-        calibration = home.provenance(version).calibration_digest
-        if scene.train_frames and calibration not in found:
-            found[calibration] = _cameras(SceneReader(home.open_arrays(version), version))
-    return tuple(found.values())
-
-
-def _cameras(scene: SceneReader) -> tuple[CameraRecord, ...]:
-    cameras = []
-    for index, name in enumerate(scene.camera_names):
-        is_fisheye = bool(np.isfinite(scene.fisheye(index)).all())
-        intrinsics, (_, width) = scene.intrinsics(index), scene.image_size(index)
-        ends = (np.array([0.0, width]) - intrinsics[0, 2]) / intrinsics[0, 0]
-        field = float(np.degrees(np.diff(np.arctan(ends))[0]))
-        height = float(scene.camera_to_ego(index)[2, 3])
-        cameras.append(
-            CameraRecord(
-                name=name,
-                height_m=height,
-                horizontal_field_deg=None if is_fisheye else field,
-                is_fisheye=is_fisheye,
-            )
-        )
-    return tuple(cameras)

@@ -1,0 +1,180 @@
+"""Score frames with settled evidence, paint some of them, and keep the worst: what every evaluation has in common."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from storage.stores.versioned import Home
+from student.evaluation.caveats import CLOSED_VOCABULARY
+from student.evaluation.config import EvaluationConfig
+from student.evaluation.evaluator import Evaluator
+from student.evaluation.evidence import StudentEvidence
+from student.evaluation.frames import EvaluationFrames, evenly_spaced, paper_frame
+from student.evaluation.lateral import LateralTruth
+from student.evaluation.panels import Painter, Words
+from student.evaluation.results import EvaluationResult, Panel, Section
+from student.evaluation.sections.semantics import WITHOUT_LABELS
+from student.inference.predictor import Predictor
+from student.inference.prompts import query_prompts
+from student.inference.vocabulary import ClipSpace, Vocabulary
+
+ProgressCallback = Callable[[str, float, Mapping[str, Any]], None]
+"""Function called with a stage, the share done in [0, 1], and running figures."""
+
+
+_OF_WORDS = ("semantic_occupancy", "text_query")
+
+
+class Scoring:
+    """One pass over the frames that are scored.
+
+    Args:
+        home: Home of the scenes.
+        frames: Scenes to score; each gives the frames that it holds out.
+        predictor: The student.
+        space: CLIP space of its features; None for a student without them.
+        config: Configuration of the evaluation.
+        vocabulary: Occ3D classes and sky in that space.
+        evidence: What its own training frames say.
+        on_progress: Function called after every frame.
+        share_before: Share of the whole work that was done before, in [0, 1].
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        frames: Sequence[EvaluationFrames],
+        predictor: Predictor,
+        space: ClipSpace | None,
+        config: EvaluationConfig,
+        *,
+        vocabulary: Vocabulary | None,
+        evidence: StudentEvidence,
+        on_progress: ProgressCallback | None,
+        share_before: float = 0.0,
+    ) -> None:
+        self.home, self.config, self.space = home, config, space
+        self._frames, self._on_progress, self._share_before = frames, on_progress, share_before
+        self._plan = [(of, frame) for of in frames for frame in frames_to_score(of, config)]
+        self._evaluator = Evaluator(
+            predictor,
+            config,
+            vocabulary,
+            evidence,
+            voxel_references={found for of in frames if (found := of.scene.voxel_reference) is not None},
+            name_references={found for of in frames if (found := of.names_reference) is not None},
+            clip_temperature=None if space is None else space.encoder.temperature,
+        )
+        self._done = 0
+
+    @property
+    def num_frames(self) -> int:
+        """Return the number of frames to score."""
+        return len(self._plan)
+
+    def result(
+        self,
+        folder: Path,
+        *,
+        variant: str,
+        checkpoint_digest: str,
+        scored_on: str,
+        notes: Sequence[str] = (),
+        timings: Mapping[str, float] | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> EvaluationResult:
+        """Score everything, write the pictures to ``folder`` and return the result.
+
+        Args:
+            folder: Folder of the evaluation.
+            variant: The student's variant.
+            checkpoint_digest: Digest of the student.
+            scored_on: What is scored and how it was held out.
+            notes: What a reader must know before believing a figure.
+            timings: Seconds of earlier stages.
+            settings: Further settings to record.
+        """
+        started = time.perf_counter()
+        evaluator = self._evaluator
+        painter = Painter(folder=folder, width=self.config.panel_width, words=self._words())
+        panels: list[Panel] = []
+        for frames in self._frames:
+            panels += self._score_scene(frames, painter)
+        sections = evaluator.sections()
+        if CLOSED_VOCABULARY in notes:
+            sections = tuple(replace(s, note=_closed(s)) if s.name in _OF_WORDS else s for s in sections)
+        before = dict(timings or {})
+        return EvaluationResult(
+            variant=variant,
+            checkpoint_digest=checkpoint_digest,
+            scenes=tuple(dict.fromkeys(frames.key for frames, _ in self._plan)),
+            num_frames=len(self._plan),
+            scored_on=scored_on,
+            notes=tuple(notes),
+            sections=sections,
+            panels=tuple(panels),
+            curves=evaluator.scores.curves(),
+            settings={**evaluator.settings(), **(settings or {})},
+            masked=evaluator.masked,
+            timings={
+                **before,
+                **evaluator.timings,
+                "total": sum(before.values()) + time.perf_counter() - started,
+            },
+        )
+
+    def _score_scene(self, frames: EvaluationFrames, painter: Painter) -> list[Panel]:
+        scene = frames.scene.frozen
+        chosen = [frame for of, frame in self._plan if of is frames]
+        with_pictures = set(evenly_spaced(chosen, self.config.panel_frames))
+        moved = set(evenly_spaced(chosen, self.config.max_lateral_frames))
+        lateral = None
+        if frames.scene.truth is not None and moved:
+            lateral = LateralTruth.open(self.home, frames.stores.reader, frames.key)
+        panels = []
+        for frame in chosen:
+            scored = self._evaluator.score(
+                frames,
+                frame,
+                is_paper_frame=frame == paper_frame(scene),
+                lateral=lateral if frame in moved else None,
+            )
+            if frame in with_pictures:
+                panels += [
+                    painter.paint(frames, frame, camera, batch=scored.batch, views=scored.views, truth=scored.truth)
+                    for camera in evenly_spaced(range(scene.num_cameras), self.config.panel_cameras)
+                ]
+            self._tell({"scene": frames.key, "frame": frame})
+        return panels
+
+    def _words(self) -> Words | None:
+        evaluator = self._evaluator
+        if self.space is None or evaluator.vocabulary is None or evaluator.temperature is None:
+            return None
+        prompts = query_prompts(self.config.query, template=self.config.prompt_template)
+        return Words(
+            classes=evaluator.vocabulary,
+            query=Vocabulary.of(self.space, prompts),
+            temperature=evaluator.temperature,
+        )
+
+    def _tell(self, details: Mapping[str, Any]) -> None:
+        self._done += 1
+        if self._on_progress is not None:
+            share = self._share_before + (1 - self._share_before) * self._done / len(self._plan)
+            self._on_progress("held-out frames", share, details)
+
+
+def _closed(section: Section) -> str:
+    return f"{section.note.removeprefix(WITHOUT_LABELS).strip()} {CLOSED_VOCABULARY}".strip()
+
+
+def frames_to_score(frames: EvaluationFrames, config: EvaluationConfig) -> list[int]:
+    """Return the frames of a scene that are scored: some of those held out, and the paper's one."""
+    held_out = frames.scene.frozen.validation_frames
+    if not held_out:
+        return []
+    chosen = set(evenly_spaced(held_out, config.max_frames_per_scene))
+    return sorted(chosen | {paper_frame(frames.scene.frozen)})
