@@ -5,10 +5,10 @@ The page embeds every image and forbids loading anything else, so it opens offli
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -29,17 +29,6 @@ from student.training.model_card import HISTORY_FILE
 PAGE = "index.html"
 DATA_FILES = ("templates/report.html.j2",)
 
-_HEADLINE = (
-    ("reconstruction", "psnr"),
-    ("next_frame", "psnr"),
-    ("lateral_truth", "psnr"),
-    ("depth_lidar", "abs_rel"),
-    ("depth_truth", "abs_rel"),
-    ("occupancy", "iou"),
-    ("semantic_occupancy", "miou_17"),
-    ("calibration", "ece"),
-    ("text_query", "mean_average_precision"),
-)
 _MEDIA_TYPES = {".jpg": "image/jpeg", ".png": "image/png"}
 
 
@@ -120,6 +109,7 @@ def render_report(home: Home, evaluation: StoreVersion, config: ReportConfig) ->
     result = EvaluationResult.from_json(home.metrics(evaluation))
     folder = home.open_files(evaluation)
     lineage = trace_lineage(home, evaluation.as_input)
+    answers = _answers(result)
     environment = Environment(
         loader=PackageLoader("student.reporting"),
         autoescape=True,
@@ -132,7 +122,8 @@ def render_report(home: Home, evaluation: StoreVersion, config: ReportConfig) ->
         title=config.title,
         result=result,
         evaluation_digest=evaluation.digest,
-        headline=_headline(result),
+        answers=answers,
+        summary=_summary(answers),
         absent=[
             f"{s.title.lower()} ({s.unavailable.removeprefix('not available: ')})"
             for s in result.sections
@@ -158,15 +149,44 @@ def render_report(home: Home, evaluation: StoreVersion, config: ReportConfig) ->
     )
 
 
-def _headline(result: EvaluationResult) -> list[dict[str, Figure | Section]]:
-    sections = {section.name: section for section in result.sections}
+def _answers(result: EvaluationResult) -> list[dict[str, Any]]:
+    """Return, for each section with figures, its first figure, the trivial predictor to beat, and the verdict."""
     found = []
-    for section_name, figure_name in _HEADLINE:
-        section = sections.get(section_name)
-        figures = [] if section is None else [f for f in section.figures if f.name == figure_name]
-        if section is not None and figures:
-            found.append({"section": section, "figure": figures[0]})
+    for section in result.sections:
+        if section.figures:
+            figure = section.figures[0]
+            found.append(
+                {"section": section, "figure": figure, "rival": figure.best_baseline, "outcome": outcome(figure)}
+            )
     return found
+
+
+def outcome(figure: Figure) -> Literal["better", "worse", "not told apart", "no rival"]:
+    """Return how a figure stands to the trivial predictor that is hardest to beat.
+
+    The two are not told apart if the interval, where there is one, holds both.
+    """
+    best = figure.best_baseline
+    if best is None or best.value is None or figure.value is None:
+        return "no rival"
+    if figure.low is not None and figure.high is not None and figure.low <= best.value <= figure.high:
+        return "not told apart"
+    return "better" if figure.beats_baselines else "worse"
+
+
+def _summary(answers: Sequence[Mapping[str, Any]]) -> str:
+    """Return the sentence that answers whether the student is any good."""
+    by_outcome: dict[str, list[str]] = {}
+    for answer in answers:
+        by_outcome.setdefault(answer["outcome"], []).append(answer["section"].title.lower())
+    judged = sum(len(titles) for name, titles in by_outcome.items() if name != "no rival")
+    if not judged:
+        return "Nothing here stands beside a predictor that ignores the input."
+    better = by_outcome.get("better", [])
+    parts = [f"Better than every predictor that ignores the input in {len(better)} of {judged} sections"]
+    parts += [f"worse in {', '.join(by_outcome['worse'])}"] if "worse" in by_outcome else []
+    parts += [f"not told apart in {', '.join(by_outcome['not told apart'])}"] if "not told apart" in by_outcome else []
+    return "; ".join(parts) + "."
 
 
 def _panel_view(folder: Path, panel: Panel) -> dict[str, Any]:
