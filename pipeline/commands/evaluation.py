@@ -60,15 +60,19 @@ class Evaluate(ConfiguredCommand):
         checkpoint: Student to score on --scenes: a variant or student_checkpoint/<variant>@<digest> of this home, the
             folder of a checkpoint in another home, or a packed student's folder or hub id. By default the home's own.
         scenes: Scenes outside the student's training set, by key. By default the frames that its training held out.
+        protocol: full scores all held-out frames; paper one frame per scene, against images resized as published, and
+            shows the figures that the paper defines.
     """
 
     checkpoint: Annotated[str | None, tyro.conf.Positional] = None
     scenes: tuple[str, ...] = ()
+    protocol: Literal["full", "paper"] = "full"
 
     def run(self, console: Console) -> int:
         """Evaluate through Dagster."""
         home = self.open_home(must_exist=True)
-        selection = self.selection(home)
+        kept = self.selection(home)
+        selection = dataclasses.replace(kept, overrides=(*kept.overrides, f"evaluation.protocol={self.protocol}"))
         if self.scenes:
             return self._elsewhere(home, selection, console)
         if self.checkpoint:
@@ -77,7 +81,7 @@ class Evaluate(ConfiguredCommand):
                 "--variant names the student whose held-out frames are scored"
             )
         home.require("student_checkpoint", selection.variant)
-        selection.save(home.root)
+        kept.save(home.root)
         prepare_home(home)
         variant = selection.variant
         tasks = plan({"student_evaluation": [variant], "report": [variant]}, selection)
@@ -85,7 +89,8 @@ class Evaluate(ConfiguredCommand):
         tell_failures(outcome, console)
         page = publish_report(home, selection.variant) if outcome.succeeded else None
         if page is not None:
-            _tell(home, home.require("student_evaluation", variant), f"student {variant} on held-out frames", console)
+            title = f"student {variant} on held-out frames, protocol {self.protocol}"
+            _tell(home, home.require("student_evaluation", variant), title, console)
             console.print(f"report  {escape(str(page))}", soft_wrap=True)
         return 0 if outcome.succeeded else 1
 

@@ -14,6 +14,8 @@ class EvaluationConfig:
     """Configuration of an evaluation.
 
     Attributes:
+        protocol: ``full`` scores all held-out frames. ``paper`` scores one frame per scene, against images that were
+            resized as published, and keeps the figures that the paper defines.
         max_frames_per_scene: Held-out frames scored per scene, evenly spaced, in addition to the one that the paper's
             protocol scores.
         num_training_frames: Training frames per scene that give baselines, occupancy threshold, calibration and softmax
@@ -31,11 +33,13 @@ class EvaluationConfig:
         panel_frames: Held-out frames per scene with pictures.
         panel_cameras: Cameras with pictures per such frame.
         panel_width: Width of each picture, pixels.
+        lpips_weights: Safetensors file with the weights of LPIPS; empty for the declared substitute, which needs none.
         seed: Seed of every random choice.
         device: Device of the student; no part of the digest.
         checkpoint_digest: Digest of the checkpoint; empty for the variant's current one.
     """
 
+    protocol: Literal["full", "paper"] = "full"
     max_frames_per_scene: int = 1000
     num_training_frames: int = 4
     calibration: Literal["temperature", "isotonic"] = "isotonic"
@@ -50,6 +54,7 @@ class EvaluationConfig:
     panel_frames: int = 2
     panel_cameras: int = 3
     panel_width: int = 320
+    lpips_weights: str = ""
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     checkpoint_digest: str = ""
@@ -69,7 +74,7 @@ class EvaluationConfig:
 
     def determining(self) -> "EvaluationConfig":
         """Return the part that determines the figures; the digests of the weights are recorded as inputs."""
-        return replace(self, device="auto", checkpoint_digest="", text_encoder="")
+        return replace(self, device="auto", checkpoint_digest="", text_encoder="", lpips_weights="")
 
     @property
     def lateral_shifts(self) -> tuple[Float[np.ndarray, "4 4"], ...]:

@@ -17,6 +17,7 @@ from storage.stores.versioned import Home, Materialized, materialize_files
 from student.evaluation.caveats import caveats, sources_of_features
 from student.evaluation.config import EvaluationConfig
 from student.evaluation.frames import EvaluationFrames, evaluation_scenes, evenly_spaced
+from student.evaluation.protocol import frames_class, notes_of, perceptual_digests
 from student.evaluation.scoring import ProgressCallback, Scoring, frames_to_score
 from student.evaluation.training_evidence import TrainingEvidence
 from student.inference.predictor import Predictor
@@ -69,7 +70,10 @@ def evaluate_checkpoint(
         config_digest=config_digest(determining),
         code_digest=code_digest(__name__, kind=KIND),
         seed=config.seed,
-        weights_digests={} if space is None else {"text_encoder": space.encoder.digest},
+        weights_digests={
+            **({} if space is None else {"text_encoder": space.encoder.digest}),
+            **perceptual_digests(config.lpips_weights),
+        },
         licence=home.licence_of(inputs),
         config=config_json(determining),
         packages=package_versions("numpy", "scipy", "torch", "transformers", "matplotlib"),
@@ -77,7 +81,10 @@ def evaluate_checkpoint(
 
     def write(folder: Path) -> Mapping[str, Any]:
         started = time.perf_counter()
-        frames = [EvaluationFrames(home, training_set, scene, predictor.config.data) for scene in scenes]
+        frames = [
+            EvaluationFrames(home, training_set, scene, predictor.config.data, frames_class(config.protocol))
+            for scene in scenes
+        ]
         vocabulary = None if space is None else occ3d_vocabulary(space, config.prompt_template)
         learned = [(of, frame) for of in frames for frame in _training_frames(of, config)]
         gathered = TrainingEvidence(predictor=predictor, config=config, vocabulary=vocabulary)
@@ -104,7 +111,10 @@ def evaluate_checkpoint(
             variant=variant,
             checkpoint_digest=checkpoint.digest,
             scored_on=_scored_on(frames, config),
-            notes=caveats(sources_of_features(home, training_set.scenes[0]), evidence),
+            notes=(
+                *notes_of(config.protocol),
+                *caveats(sources_of_features(home, training_set.scenes[0]), evidence),
+            ),
             timings={"training frames": time.perf_counter() - started},
         ).to_json()
 

@@ -34,7 +34,7 @@ from student.evaluation.occupancy_rays import OccupancyRays, RayCounts, RayHits
 from student.evaluation.recorded_truth import NamedPoints
 from student.evaluation.results import Section
 from student.evaluation.sections.all_sections import AllSections
-from student.evaluation.sections.images import ImageScores
+from student.evaluation.sections.images import ImageScores, Perceptual
 from student.evaluation.sections.occupancy import horizontal_range, is_above_ground
 from student.inference.occupancy import occupancy_probability
 from student.inference.predictor import Predictor, RenderedViews
@@ -68,6 +68,7 @@ class Evaluator:
         voxel_references: Origins of the true voxels of the scenes.
         name_references: Origins of the true classes of pixels and points of the scenes.
         clip_temperature: Temperature that CLIP was trained with; used if no truth allows fitting one.
+        perceptual: Perceptual distance of images; None to leave it out.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Evaluator:
         voxel_references: Iterable[VoxelReference],
         name_references: Iterable[NameReference],
         clip_temperature: float | None,
+        perceptual: Perceptual | None = None,
     ) -> None:
         self.predictor, self.config, self.evidence = predictor, config, evidence
         self.vocabulary = vocabulary
@@ -96,6 +98,7 @@ class Evaluator:
             occupancy_fit=self.occupancy_fit,
             voxel_references=voxel_references,
             name_references=name_references,
+            perceptual=perceptual,
         )
         self._seconds_ahead: list[float] = []
 
@@ -121,7 +124,7 @@ class Evaluator:
                 self.scores.reconstruction, frames.key, views, view_images(batch), None, is_paper_frame, valid_of(batch)
             )
             self._score_depth(frames, frame, views, batch, truth, is_paper_frame)
-            self._score_features(frames.key, views, batch)
+            self._score_features(frames.key, views, batch, is_paper_frame)
         with self._timed("other poses"):
             self._score_other_poses(frames, frame, field, batch, is_paper_frame, lateral)
         self._score_sky(frames, frame, views, batch, truth)
@@ -221,7 +224,7 @@ class Evaluator:
         if found is not None:
             self.scores.sky.add(frames.key, sky, found[0], is_seen=found[1], rivals=rivals)
 
-    def _score_features(self, scene: str, views: RenderedViews, batch: TrainingBatch) -> None:
+    def _score_features(self, scene: str, views: RenderedViews, batch: TrainingBatch, is_paper_frame: bool) -> None:
         for source, rendered in views.features.items():
             if source not in batch.view_targets.features:
                 continue
@@ -230,7 +233,15 @@ class Evaluator:
             predicted = resize_nearest(rendered, height, width, axis=1)
             mean = self.evidence.mean_feature(source)
             shown = _on_grid(valid_of(batch), height, width)
-            self.scores.features.add(scene, source, predicted, reference, mean_feature=mean, is_valid=shown)
+            self.scores.features.add(
+                scene,
+                source,
+                predicted,
+                reference,
+                mean_feature=mean,
+                is_valid=shown,
+                is_paper_frame=is_paper_frame,
+            )
 
     def _score_other_poses(
         self,

@@ -176,9 +176,17 @@ class EvaluationFrames:
         together: Scenes that are read together; their largest rig decides the padding.
         scene: Scene to read.
         config: Sizes at which the student was trained.
+        frames_class: How frames are read from the stores; a protocol may resize images otherwise.
     """
 
-    def __init__(self, home: Home, together: FrozenScenes, scene: EvaluationScene, config: DataConfig) -> None:
+    def __init__(
+        self,
+        home: Home,
+        together: FrozenScenes,
+        scene: EvaluationScene,
+        config: DataConfig,
+        frames_class: type[StoreFrames] = StoreFrames,
+    ) -> None:
         self.scene = scene
         stores = scene.frozen.stores
         self.config = replace(
@@ -190,7 +198,8 @@ class EvaluationFrames:
             dynamic_masks="none",  # whatever a run left out, all are judged on the same pixels
         )
         others = tuple(scene.frozen if s.key == scene.frozen.key else s for s in together.scenes)
-        self._dataset = FrameDataset(home, FrozenScenes(scenes=others), "validation", self.config)
+        together = FrozenScenes(scenes=others)
+        self._dataset = FrameDataset(home, together, "validation", self.config, open_frames=frames_class)
         self.stores = StoreFrames(home, scene.frozen)
         self._home = home
         self._truth: zarr.Group | None = None if scene.truth is None else home.open_arrays(scene.truth)

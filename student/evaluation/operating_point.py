@@ -95,12 +95,14 @@ def evaluation_of(home: Home, checkpoint: StoreVersion, *, holding: str = "") ->
         holding: Name of a file that the evaluation must hold; empty for none.
     """
     current = home.latest(Kind.STUDENT_EVALUATION, checkpoint.partition)
-    candidates = [
+    found = []
+    for version in [
         *([] if current is None else [current]),
         *home.versions(Kind.STUDENT_EVALUATION, checkpoint.partition),
-    ]
-    for version in candidates:
-        is_of_it = EvaluationResult.from_json(home.metrics(version)).checkpoint_digest == checkpoint.digest
-        if is_of_it and (not holding or (home.open_files(version) / holding).is_file()):
-            return version
-    return None
+    ]:
+        result = EvaluationResult.from_json(home.metrics(version))
+        holds = not holding or (home.open_files(version) / holding).is_file()
+        if result.checkpoint_digest == checkpoint.digest and holds:
+            found.append((result.settings.get("protocol") == "paper", version))
+    # The full protocol reads images as the student learned from them, so what it chose is preferred.
+    return min(found, key=lambda one: one[0], default=(False, None))[1]

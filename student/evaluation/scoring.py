@@ -14,6 +14,7 @@ from student.evaluation.evidence import StudentEvidence
 from student.evaluation.frames import EvaluationFrames, evenly_spaced, paper_frame
 from student.evaluation.lateral import LateralTruth
 from student.evaluation.panels import Painter, Words
+from student.evaluation.protocol import of_the_paper, perceptual_of
 from student.evaluation.results import EvaluationResult, Panel, Section
 from student.evaluation.sections.semantics import WITHOUT_LABELS
 from student.inference.predictor import Predictor
@@ -66,6 +67,7 @@ class Scoring:
             voxel_references={found for of in frames if (found := of.scene.voxel_reference) is not None},
             name_references={found for of in frames if (found := of.names_reference) is not None},
             clip_temperature=None if space is None else space.encoder.temperature,
+            perceptual=perceptual_of(config.lpips_weights),
         )
         self._done = 0
 
@@ -105,6 +107,8 @@ class Scoring:
         sections = evaluator.sections()
         if CLOSED_VOCABULARY in notes:
             sections = tuple(replace(s, note=_closed(s)) if s.name in _OF_WORDS else s for s in sections)
+        if self.config.protocol == "paper":
+            sections = tuple(of_the_paper(section) for section in sections)
         before = dict(timings or {})
         return EvaluationResult(
             variant=variant,
@@ -116,7 +120,7 @@ class Scoring:
             sections=sections,
             panels=tuple(panels),
             curves=evaluator.scores.curves(),
-            settings={**evaluator.settings(), **(settings or {})},
+            settings={"protocol": self.config.protocol, **evaluator.settings(), **(settings or {})},
             masked=evaluator.masked,
             timings={
                 **before,
@@ -176,5 +180,7 @@ def frames_to_score(frames: EvaluationFrames, config: EvaluationConfig) -> list[
     held_out = frames.scene.frozen.validation_frames
     if not held_out:
         return []
+    if config.protocol == "paper":
+        return [paper_frame(frames.scene.frozen)]
     chosen = set(evenly_spaced(held_out, config.max_frames_per_scene))
     return sorted(chosen | {paper_frame(frames.scene.frozen)})

@@ -20,6 +20,7 @@ from student.data.training_set import FrozenScene, FrozenScenes
 from student.evaluation.caveats import caveats
 from student.evaluation.config import EvaluationConfig
 from student.evaluation.frames import EvaluationFrames, EvaluationScene, evaluation_scenes, whole_scene
+from student.evaluation.protocol import frames_class, notes_of, perceptual_digests
 from student.evaluation.results import EvaluationResult
 from student.evaluation.scoring import ProgressCallback, Scoring
 from student.evaluation.subject import Subject
@@ -83,6 +84,7 @@ def evaluate_elsewhere(
         weights_digests={
             "student": subject.weights_digest,
             "evidence": subject.evidence_digest,
+            **perceptual_digests(config.lpips_weights),
             **({} if space is None else {"text_encoder": space.encoder.digest}),
         },
         licence=joined_licences((subject.licence, home.licence_of(read))),
@@ -95,11 +97,15 @@ def evaluate_elsewhere(
         "nothing was fitted to the scenes scored here.",
         *dict.fromkeys(change for change in changes if change),
         *dict.fromkeys(note for one in judged for note in one.notes),
+        *notes_of(config.protocol),
         *caveats(subject.feature_weights, subject.evidence),
     )
 
     def write(folder: Path) -> Mapping[str, Any]:
-        frames = [EvaluationFrames(home, together, scene, subject.predictor.config.data) for scene in scenes]
+        frames = [
+            EvaluationFrames(home, together, scene, subject.predictor.config.data, frames_class(config.protocol))
+            for scene in scenes
+        ]
         scoring = Scoring(
             home,
             frames,

@@ -7,7 +7,7 @@ from student.evaluation.config import EvaluationConfig
 from student.evaluation.frames import NameReference, VoxelReference
 from student.evaluation.results import NO_GROUND_TRUTH, Section
 from student.evaluation.sections.depth import DepthReference
-from student.evaluation.sections.images import FeatureScores, ImageScores
+from student.evaluation.sections.images import FeatureScores, ImageScores, Perceptual
 from student.evaluation.sections.occupancy import OccupancyFit, OccupancySample, OccupancyScores, occupancy_sections
 from student.evaluation.sections.queries import QueryScores
 from student.evaluation.sections.semantics import SemanticScores
@@ -36,6 +36,7 @@ class AllSections:
         occupancy_fit: Threshold and calibration from training frames; None without truth.
         voxel_references: Origins of the true voxels.
         name_references: Origins of the true classes of pixels and points.
+        perceptual: Perceptual distance of images; None to leave it out.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class AllSections:
         occupancy_fit: OccupancyFit | None,
         voxel_references: Iterable[VoxelReference],
         name_references: Iterable[NameReference],
+        perceptual: Perceptual | None = None,
     ) -> None:
         seed = config.seed
         self._voxel_reference = " and ".join(_VOXELS[name] for name in sorted(set(voxel_references))) or "true voxels"
@@ -59,6 +61,7 @@ class AllSections:
             note="The cameras of frame t rendered from the field that frame t was lifted into.",
             unavailable=_NO_IMAGES,
             seed=seed,
+            perceptual=perceptual,
         )
         self.next_frame = ImageScores(
             name="next_frame",
@@ -67,6 +70,7 @@ class AllSections:
             note="Frame t is lifted, the cameras of frame t+1 are rendered; what moved in between counts as error.",
             unavailable=_NO_IMAGES,
             seed=seed,
+            perceptual=perceptual,
         )
         self.lateral_truth = ImageScores(
             name="lateral_truth",

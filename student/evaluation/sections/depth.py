@@ -146,6 +146,7 @@ class DepthReference:
             counted="pixels",
             count=sum(scores.num_pixels for _, scores in own),
             baselines=rivals,
+            protocol="paper" if protocol == "paper" else "full",
         )
 
 

@@ -1,7 +1,8 @@
 """Image quality: rendered views against the images of a camera, of a teacher or of the true world."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -36,6 +37,25 @@ class _Series:
         return f" The mean leaves out {told}, of {len(self.values)} frames." if told else ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Perceptual:
+    """A perceptual distance between images.
+
+    Attributes:
+        name: Name of the figure.
+        label: Label of the figure.
+        definition: What it computes, one sentence.
+        distance: Function of rendered views and reference, both in [0, 1], that returns the mean over views.
+    """
+
+    name: str
+    label: str
+    definition: str
+    distance: Callable[
+        [Float[np.ndarray, "views height width channels"], Float[np.ndarray, "views height width channels"]], float
+    ]
+
+
 @dataclass(slots=True, kw_only=True)
 class ImageScores:
     """PSNR and SSIM of one kind of view, under both protocols (DistillNeRF Tab. 1).
@@ -49,6 +69,7 @@ class ImageScores:
         note: Description of the views, one sentence.
         unavailable: Reason to give if there are no figures.
         seed: Seed of the bootstrap.
+        perceptual: Perceptual distance; None to leave it out.
     """
 
     name: str
@@ -57,6 +78,7 @@ class ImageScores:
     note: str
     unavailable: str
     seed: int = 0
+    perceptual: Perceptual | None = None
     _series: dict[tuple[str, str], _Series] = field(default_factory=dict)
 
     def add(
@@ -86,6 +108,10 @@ class ImageScores:
             each = [peak_signal_to_noise(*view) for view in zip(clamped, reference, is_valid, strict=True)]
             self._add("psnr", label, scene, _mean_of_defined(each))
             self._add("ssim", label, scene, _mean_ssim(clamped, reference, is_valid))
+            if self.perceptual is not None:
+                # What is not scored must not be seen either: there both images are the same.
+                shown = np.where(is_valid[..., None], clamped, reference)
+                self._add(self.perceptual.name, label, scene, self.perceptual.distance(shown, reference))
             if is_paper_frame:
                 self._add("paper_psnr", label, scene, peak_signal_to_noise(images, reference, is_valid))
                 self._add("paper_ssim", label, scene, _mean_ssim(images, reference, is_valid))
@@ -101,6 +127,10 @@ class ImageScores:
                 self._figure("psnr", "PSNR", "dB", f"Peak signal-to-noise ratio. {_UNTOUCHED}"),
                 self._figure("ssim", "SSIM", "", f"Structural similarity, 7 x 7 uniform window. {_UNTOUCHED}"),
             ]
+            if self.perceptual is not None:
+                of = self.perceptual
+                definition = f"{of.definition} {_UNTOUCHED}"
+                figures.append(self._figure(of.name, of.label, "", definition, better="lower"))
         if ("paper_psnr", "") in self._series:
             pooled = _PAPER.format(pooling="one error pooled over the cameras of a frame")
             each = _PAPER.format(pooling="one value per image")
@@ -118,7 +148,15 @@ class ImageScores:
             figures=tuple(figures),
         )
 
-    def _figure(self, name: str, label: str, unit: str, definition: str) -> Figure:
+    def _figure(
+        self,
+        name: str,
+        label: str,
+        unit: str,
+        definition: str,
+        *,
+        better: Literal["higher", "lower"] = "higher",
+    ) -> Figure:
         series = self._series[name, ""]
         baselines = [
             Baseline(label=rival, value=finite_or_none(bootstrap_mean(s.values, s.scenes).mean))
@@ -130,9 +168,10 @@ class ImageScores:
             label,
             bootstrap_mean(series.values, series.scenes, seed=self.seed),
             definition=definition + series.left_out(),
-            better="higher",
+            better=better,
             unit=unit,
             baselines=baselines,
+            protocol="paper" if name.startswith("paper_") else "full",
         )
 
 
@@ -152,6 +191,7 @@ class FeatureScores:
         *,
         mean_feature: Float[np.ndarray, " channels"] | None,
         is_valid: Bool[np.ndarray, "views height width"] | None = None,
+        is_paper_frame: bool = False,
     ) -> None:
         """Score one frame's feature maps, both on one grid, in the reduced space of [0, 1].
 
@@ -162,18 +202,20 @@ class FeatureScores:
             reference: Stored target.
             mean_feature: Mean training feature, a trivial prediction; None if no training frame was read.
             is_valid: True for pixels that show the world; None if all do.
+            is_paper_frame: True if the paper's protocol scores the frame too.
         """
-        self._series.setdefault((source, ""), _Series()).add(
-            scene, peak_signal_to_noise(predicted, reference, is_valid)
-        )
+        values = {"": peak_signal_to_noise(predicted, reference, is_valid)}
         if mean_feature is not None:
             constant = np.broadcast_to(mean_feature, reference.shape).astype(reference.dtype)
-            rival = self._series.setdefault((source, "mean training feature"), _Series())
-            rival.add(scene, peak_signal_to_noise(constant, reference, is_valid))
+            values["mean training feature"] = peak_signal_to_noise(constant, reference, is_valid)
+        for label, value in values.items():
+            self._series.setdefault((source, label), _Series()).add(scene, value)
+            if is_paper_frame:
+                self._series.setdefault((f"paper_{source}", label), _Series()).add(scene, value)
 
     def section(self, *, unavailable: str) -> Section:
         """Return the section; ``unavailable`` is the reason to give if there are no figures."""
-        sources = sorted({source for source, _ in self._series})
+        sources = sorted({source for source, _ in self._series}, key=lambda name: (name.startswith("paper_"), name))
         figures = tuple(self._figure(source) for source in sources)
         return Section(
             name="features",
@@ -192,15 +234,19 @@ class FeatureScores:
             for (of, label), s in self._series.items()
             if of == source and label
         ]
+        model, is_paper = source.removeprefix("paper_"), source.startswith("paper_")
+        label = f"{'CLIP' if model == 'clip' else 'DINOv2'} feature PSNR"
+        frames = "One frame per scene (the second, or the first held out); grid and range are ours." if is_paper else ""
         return figure_of(
-            f"psnr_{source}",
-            f"{source.upper() if source == 'clip' else 'DINOv2'} feature PSNR",
+            f"{'paper_' if is_paper else ''}psnr_{model}",
+            f"{label}, paper's protocol" if is_paper else label,
             bootstrap_mean(series.values, series.scenes, seed=self.seed),
-            definition="PSNR of the reduced features, one error pooled over the cameras of a frame."
+            definition=f"PSNR of the reduced features, one error pooled over the cameras of a frame. {frames}".strip()
             + series.left_out(),
             better="higher",
             unit="dB",
             baselines=rivals,
+            protocol="paper" if is_paper else "full",
         )
 
 
