@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.companions import companions_of
 from pipeline.pretraining.rounds import PARTITION, Round, completed_rounds
 from storage.digests import file_digest
 from storage.errors import ErrorKind, MissingTargetError
 from storage.kinds import Kind
 from storage.stores.versioned import Home
 from student.config import Variant
+from student.evaluation.companions import companions_of
 from student.inference.checkpoint import BILL_OF_MATERIALS_FILE, MODEL_FILE, from_pretrained, save_pretrained
 from student.inference.feature_bases import load_feature_bases, save_feature_bases
 from student.training.model_card import HISTORY_FILE

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pipeline.companions import Companions
 
 from pipeline.overrides import apply_overrides
 from pipeline.presets import PRESET_NAMES, build_preset
@@ -20,6 +19,7 @@ from storage.kinds import Kind
 from storage.stores.arrays import read_target
 from storage.stores.versioned import Home
 from student.data.training_set import load_training_set
+from student.evaluation.companions import Companions
 from student.inference.checkpoint import from_pretrained
 from student.inference.feature_bases import load_feature_bases, same_basis
 from student.inference.open_vocabulary import StoredFeatureBasis
