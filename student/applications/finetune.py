@@ -35,6 +35,7 @@ from student.evaluation.sections.occupancy import (
     OccupancyFit,
     OccupancySample,
     OccupancyScores,
+    horizontal_range,
     is_above_ground,
     occupancy_sections,
 )
@@ -263,6 +264,7 @@ class _Finetuning:
                 probability,
                 labels != OCC3D_FREE,
                 is_above_ground=is_above,
+                horizontal_range=horizontal_range(visible),
                 baselines=baselines,
             )
             if reading.best_class is not None:
