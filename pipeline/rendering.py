@@ -200,11 +200,12 @@ def into_rerun(recording: RerunRecording, scene: SceneReader, config: RenderConf
         recording.at(index, step.time_s)
         for place, view in zip(step.views, views, strict=True):
             lens = scene.fisheye(place.camera)
+            height, width = view.termination_depth.shape
             log_view(
                 recording,
                 f"world/{source}/{scene.camera_names[place.camera]}",
                 scene.camera_to_world(place.frame, place.camera) @ place.virtual_to_camera,
-                scene.intrinsics(place.camera, size=view.termination_depth.shape),
+                scene.intrinsics(place.camera, size=(height, width)),
                 lens if np.isfinite(lens).all() else None,
                 view.termination_depth,
                 view.rgb,
