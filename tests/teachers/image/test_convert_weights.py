@@ -57,7 +57,9 @@ class _Runs:
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
-@pytest.mark.parametrize("function", [os.system, eval, exec, getattr, np.fromfile, torch.load, open], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "function", [os.system, eval, exec, getattr, np.fromfile, torch.load, open], ids=lambda f: f.__name__
+)
 def test_a_pickle_that_names_a_function_is_refused(tmp_path, function, protocol):
     canary = tmp_path / "canary"
     argument = f"touch {canary}" if function is os.system else f"open({str(canary)!r}, 'w')"
