@@ -80,4 +80,6 @@ def test_the_papers_protocol_scores_one_frame_and_labels_every_figure(world):
     # The images are others: neither the reference nor what the student read was averaged.
     mine, theirs = (of.section("reconstruction").figure("paper_psnr").value for of in (result, whole))
     assert mine != theirs
-    assert evaluation_of(world.home, world.home.require("student_checkpoint", "depth")) == full.version
+    found = evaluation_of(world.home, world.home.require("student_checkpoint", "depth"))
+    assert found is not None  # other tests evaluate this student too, but none by the paper's protocol
+    assert found != made.version

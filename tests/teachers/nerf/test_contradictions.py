@@ -23,6 +23,12 @@ def test_a_return_speaks_for_its_surroundings_up_to_the_next_return() -> None:
     assert not untrusted[0, 5]
 
 
+def test_a_return_says_nothing_beyond_its_reach() -> None:
+    untrusted = untrusted_pixels(np.full((5, 12), 20.0), np.array([2 * 12 + 6]), np.array([1.5]), ratio=1.3, reach=1.0)
+    assert untrusted.sum() == 5  # the pixel and its four neighbours
+    assert untrusted[2, 5:8].all()
+
+
 @pytest.mark.parametrize("reach", [0.0, 2.0])
 def test_without_returns_everything_is_trusted(reach: float) -> None:
     nothing = np.zeros(0, np.int64)
