@@ -56,7 +56,6 @@ def caveats(learned_from: Mapping[str, str], evidence: StudentEvidence) -> tuple
         if most < _UNCERTAIN_BELOW:
             notes.append(
                 f"The calibrated probability of occupancy never exceeds {most:.2f}: of the training voxels where the "
-                f"student's density was highest, {most:.0%} were occupied. Its surfaces lie a voxel off in the others, "
-                "so no higher figure would be honest."
+                f"student's density was highest, {most:.0%} were occupied, so no higher figure would be honest."
             )
     return tuple(notes)
