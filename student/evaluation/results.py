@@ -182,12 +182,14 @@ class FrameRecord:
     Attributes:
         scene: Scene key.
         frame: Frame index.
+        camera: Name of its worst camera, which the picture shows.
         figures: Figures of this frame alone, by ``section.figure``; None when undefined.
-        picture: Path of its picture, relative to the evaluation's folder; empty for all but the worst frames.
+        picture: Path of its picture, relative to the evaluation's folder; empty before it is written.
     """
 
     scene: str
     frame: int
+    camera: str
     figures: Mapping[str, float | None]
     picture: str = ""
 

@@ -17,6 +17,7 @@ from student.evaluation.panels import Painter, Words
 from student.evaluation.protocol import of_the_paper, perceptual_of
 from student.evaluation.results import EvaluationResult, Panel, Section
 from student.evaluation.sections.semantics import WITHOUT_LABELS
+from student.evaluation.worst import WorstFrames
 from student.inference.predictor import Predictor
 from student.inference.prompts import query_prompts
 from student.inference.vocabulary import ClipSpace, Vocabulary
@@ -102,8 +103,9 @@ class Scoring:
         evaluator = self._evaluator
         painter = Painter(folder=folder, width=self.config.panel_width, words=self._words())
         panels: list[Panel] = []
+        worst = WorstFrames(width=2 * self.config.panel_width)
         for frames in self._frames:
-            panels += self._score_scene(frames, painter)
+            panels += self._score_scene(frames, painter, worst)
         sections = evaluator.sections()
         if CLOSED_VOCABULARY in notes:
             sections = tuple(replace(s, note=_closed(s)) if s.name in _OF_WORDS else s for s in sections)
@@ -119,6 +121,7 @@ class Scoring:
             notes=tuple(notes),
             sections=sections,
             panels=tuple(panels),
+            worst=worst.write(folder),
             curves=evaluator.scores.curves(),
             settings={"protocol": self.config.protocol, **evaluator.settings(), **(settings or {})},
             masked=evaluator.masked,
@@ -129,7 +132,7 @@ class Scoring:
             },
         )
 
-    def _score_scene(self, frames: EvaluationFrames, painter: Painter) -> list[Panel]:
+    def _score_scene(self, frames: EvaluationFrames, painter: Painter, worst: WorstFrames) -> list[Panel]:
         scene = frames.scene.frozen
         chosen = [frame for of, frame in self._plan if of is frames]
         with_pictures = set(evenly_spaced(chosen, self.config.panel_frames))
@@ -145,6 +148,7 @@ class Scoring:
                 is_paper_frame=frame == paper_frame(scene),
                 lateral=lateral if frame in moved else None,
             )
+            worst.offer(frames.key, frame, frames.camera_names, scored)
             if frame in with_pictures:
                 panels += [
                     painter.paint(frames, frame, camera, batch=scored.batch, views=scored.views, truth=scored.truth)

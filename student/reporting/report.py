@@ -21,7 +21,8 @@ from storage.stores.provenance import Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, StoreVersion, materialize_files
 from storage.taxonomy import CLASSES, SKY
 from student.data.training_set import KIND as TRAINING_SET
-from student.evaluation.results import Baseline, EvaluationResult, Figure, Panel, Section
+from student.evaluation.results import Baseline, EvaluationResult, Figure, FrameRecord, Panel, Section
+from student.evaluation.worst import ABS_REL, PSNR
 from student.reporting import plots
 from student.reporting.lineage import Ancestry, trace_lineage
 from student.training.model_card import HISTORY_FILE
@@ -130,6 +131,7 @@ def render_report(home: Home, evaluation: StoreVersion, config: ReportConfig) ->
             if s.unavailable
         ],
         panels=[_panel_view(folder, panel) for panel in result.panels[: config.maximum_panels]],
+        worst=[_worst_view(folder, record) for record in result.worst],
         depth_scale={
             "minimum": 2,
             "maximum": 80,
@@ -208,6 +210,17 @@ def _panel_view(folder: Path, panel: Panel) -> dict[str, Any]:
     ]
     columns = [tile.column for tile in panel.rows[0][1]] if panel.rows else []
     return {"scene": panel.scene, "frame": panel.frame, "camera": panel.camera, "columns": columns, "rows": rows}
+
+
+def _worst_view(folder: Path, record: FrameRecord) -> dict[str, Any]:
+    told = [
+        text.format(value)
+        for name, text in ((PSNR, "PSNR {:.1f} dB"), (ABS_REL, "AbsRel {:.3f}"))
+        if (value := record.figures.get(name)) is not None
+    ]
+    picture = (folder / record.picture).read_bytes()
+    image = data_uri(picture, _MEDIA_TYPES[Path(record.picture).suffix])
+    return {"record": record, "told": ", ".join(told), "image": image}
 
 
 def _plots(section: Section, result: EvaluationResult) -> list[dict[str, str]]:
