@@ -50,3 +50,21 @@ def test_poses_that_wander_do_not_set_a_parked_van_in_motion():
     # One metre of drift over the recording, a few centimetres from frame to frame.
     points = [cast(o, box_x=3.0)[0] + np.array([0.0, 0.06 * f, 0.0]) for f, o in enumerate(origins)]
     assert np.concatenate(find_moving_returns(origins, points)).mean() < 0.01
+
+
+def test_what_is_as_often_solid_as_seen_through_does_not_move():
+    """A hedge lets other beams through at every frame."""
+    origins = [np.array([0.5 * f, 0.0, 1.8]) for f in range(8)]
+    clouds, on_hedge = [], []
+    for frame, origin in enumerate(origins):
+        points, _ = cast(origin, box_x=1000.0)
+        share = (4.0 - origin[1]) / (points[:, 1] - origin[1])
+        at = origin + (points - origin) * share[:, None]
+        stops = (
+            (at[:, 2] > 0) & (at[:, 2] < 2.5) & (np.floor(at[:, 0] / 0.8).astype(int) % 2 == frame % 2) & (share < 1)
+        )
+        clouds.append(np.where(stops[:, None], at, points))
+        on_hedge.append(stops)
+    moving = find_moving_returns(origins, clouds)
+    assert sum(int(stops.sum()) for stops in on_hedge) > 1000
+    assert np.concatenate(moving).mean() < 0.005
