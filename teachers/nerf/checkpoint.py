@@ -26,6 +26,9 @@ from teachers.nerf.scene_rays import SceneBounds
 
 logger = logging.getLogger(__name__)
 
+_SEALED, _UNSEALED = "sealed_description", "description"
+"""Entry of the description with the SHA-256 of the content before it; in files of before, without one."""
+
 FIELD_SCHEMA = "distillnerf.driving-field/1"
 
 
@@ -117,8 +120,16 @@ def load_description(path: Path) -> FieldDescription:
     return config_from_json(FieldDescription, {n: v for n, v in raw.items() if n in names}, str(path))
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, object]) -> None:
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, object], *, before: Path | None = None
+) -> None:
     """Write tensors, a JSON description and the SHA-256 of both into one safetensors file, atomically.
+
+    Args:
+        path: The file.
+        tensors: What to write.
+        description: JSON values to write with it.
+        before: Place to which a file that is there already is moved; None replaces it.
 
     Raises:
         OutOfCapacityError: If the disk is full or the file larger than allowed; what was at ``path`` stays.
@@ -127,7 +138,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mapping
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     written = json.dumps(description, sort_keys=True)
     try:
-        save_file(plain, aside, metadata={"description": written, "sha256": _content_digest(plain, written)})
+        # One entry, because the order of several is not the same in every process: equal fields are equal bytes.
+        save_file(plain, aside, metadata={_SEALED: f"{_content_digest(plain, written)} {written}"})
+        if before is not None and path.is_file():
+            os.replace(path, before)
         os.replace(aside, path)
     except (SafetensorError, OSError) as error:
         if not _means_disk_full(error):
@@ -157,13 +171,15 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
         with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             metadata = file.metadata() or {}
-        description = parse_json(metadata["description"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        (name, sealed), *others = metadata.items()
+        wanted, _, written = sealed.partition(" ") if name == _SEALED else ("", "", sealed)
+        description = parse_json(written)
+    except (SafetensorError, OSError, ValueError) as error:
         raise IntegrityError(ErrorKind.STORE_CORRUPT, str(path), f"not a checkpoint of ours: {error}") from error
-    if unknown := metadata.keys() - {"description", "sha256"}:
-        raise IntegrityError(ErrorKind.STORE_CORRUPT, str(path), f"has metadata {min(unknown)!r}")
-    seen = _content_digest(tensors, metadata["description"])
-    if seen != (wanted := metadata.get("sha256", seen)):  # none in fields of before: ``files.json`` has theirs
+    if others or name not in (_SEALED, _UNSEALED):
+        raise IntegrityError(ErrorKind.STORE_CORRUPT, str(path), f"has metadata {sorted(metadata)}, want {_SEALED!r}")
+    seen = _content_digest(tensors, written)
+    if name == _SEALED and seen != wanted:
         raise IntegrityError(ErrorKind.DIGEST_MISMATCH, str(path), f"its content has SHA-256 {seen}, want {wanted}")
     return tensors, description
 
@@ -187,11 +203,7 @@ def save_training_state(path: Path, state: TrainingState) -> None:
     tensors |= {f"random/{name}": t for name, t in state.random_states.items()}
     tensors |= {f"data/{name}": t for name, t in state.data.items()}
     place = _Place(step=state.step, counters=state.counters, history=tuple(state.history), judgement=state.judgement)
-    newest = path.with_name(f".{path.name}-newest")
-    save_tensors(newest, tensors, config_json(place))
-    if path.is_file():
-        os.replace(path, _before(path))
-    os.replace(newest, path)
+    save_tensors(path, tensors, config_json(place), before=_before(path))
 
 
 def load_training_state(path: Path) -> TrainingState | None:

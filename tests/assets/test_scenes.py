@@ -101,7 +101,7 @@ def test_the_calibration_check_judges_the_partition_of_the_run(make_home, instan
     assert check.severity is dg.AssetCheckSeverity.WARN
     table = str(check.metadata[FIRST].value)
     assert "| lidar_seen_by_cameras | 0.02 | ≥ 0.1 | frame 1 | ✗ |" in table
-    assert table.count("✓") == 4
+    assert table.count("✓") == 5
     assert f"![scene {FIRST}](data:image/jpeg;base64," in table
 
 

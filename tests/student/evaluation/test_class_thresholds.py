@@ -53,7 +53,9 @@ def test_an_oracle_needs_a_threshold_that_finds_every_car_and_nothing_else(oracl
     assert main(["classes", "fit", str(path), str(out), "--home", str(oracle.home.root)]) == 0
     assert "tree" in capsys.readouterr().out
     chosen = load_class_list(str(out))
-    assert chosen.classes[0].threshold == pytest.approx(car.threshold, rel=1e-3)
+    # Of another student, whose evaluation may have chosen another temperature.
+    of_clip = choose_on_truth(oracle.home, "clip", classes)[0]["car"].threshold
+    assert chosen.classes[0].threshold == pytest.approx(of_clip, rel=1e-3)
     assert chosen.classes[1].threshold is None
     assert yaml.safe_load(out.read_text())["thresholds_from"]["chosen_on"] == "exact truth of training frames"
 

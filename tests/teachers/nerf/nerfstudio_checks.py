@@ -17,6 +17,7 @@ declare_missing_operators()
 
 from nerfstudio.utils.external import TCNN_EXISTS  # noqa: E402
 
+from storage.digests import file_digest  # noqa: E402
 from storage.errors import (  # noqa: E402
     EnvironmentMissingError,
     IntegrityError,
@@ -244,7 +245,8 @@ def check_broken(home: Home) -> dict[str, str]:
     folder = home.open_files(version)
 
     def load() -> str:
-        manifest = {p.name: {"bytes": p.stat().st_size} for p in folder.iterdir() if p.name != "files.json"}
+        files = [path for path in folder.iterdir() if path.name != "files.json"]
+        manifest = {p.name: {"bytes": p.stat().st_size, "sha256": file_digest(p)} for p in files}
         (folder / "files.json").write_text(json.dumps(manifest))
         try:
             NerfTeacher.load(home, SCENE_KEY, TINY.execution)
