@@ -8,6 +8,9 @@ import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
+import psutil
+
+from pipeline.process_tree import end_trees
 from pipeline.resources import nerfstudio_from_environment
 from storage.digests import config_json
 from storage.errors import EnvironmentMissingError, ErrorKind
@@ -95,7 +98,9 @@ def iterate_views(
                 yield FeatureReading.load(path)
                 path.unlink()
         finally:
-            process.terminate()
+            # Asked before it has begun, it may not hear: it is killed then.
+            if process.poll() is None:
+                end_trees([psutil.Process(process.pid)])
             process.wait()
 
 

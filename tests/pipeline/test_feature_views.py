@@ -1,11 +1,13 @@
 """Views asked of another environment: whole files one by one, its typed error, and its last words if it dies."""
 
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import pipeline.feature_views
+import pipeline.process_tree
 from pipeline.feature_views import iterate_views
 from storage.errors import EnvironmentMissingError, ErrorKind, MissingTargetError
 from storage.stores.versioned import Home
@@ -73,7 +75,8 @@ def test_the_last_words_of_a_process_that_died_are_told(ask, tmp_path):
         list(ask(tmp_path / "prepared", 'echo "first" >&2; echo "out of luck" >&2; exit 9'))
 
 
-def test_who_stops_looking_ends_the_process(ask, tmp_path, monkeypatch):
+@pytest.mark.parametrize("deaf", ["exec sleep 60", "trap '' TERM; sleep 60"])
+def test_who_stops_looking_ends_the_process(ask, tmp_path, monkeypatch, deaf):
     prepared = tmp_path / "prepared"
     prepared.mkdir()
     reading(0).save(answer_file(prepared, 0))
@@ -82,7 +85,9 @@ def test_who_stops_looking_ends_the_process(ask, tmp_path, monkeypatch):
     monkeypatch.setattr(
         pipeline.feature_views.subprocess, "Popen", lambda *a, **k: started.append(original(*a, **k)) or started[-1]
     )
-    views = ask(prepared, "exec sleep 60")
+    monkeypatch.setattr(pipeline.process_tree, "GRACE_S", 0.5)
+    views = ask(prepared, deaf)
     next(views)
+    time.sleep(0.2)
     views.close()
     assert started[0].returncode is not None
