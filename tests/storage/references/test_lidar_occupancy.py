@@ -21,6 +21,8 @@ from storage.stores.arrays import check_target, read_target
 from storage.stores.versioned import Home
 from storage.taxonomy import OCC3D_FREE, OCC3D_UNKNOWN, OCC3D_UNNAMED
 
+pytestmark = pytest.mark.slow
+
 SMALL = ProceduralConfig(
     dataset="beams", num_scenes=1, frames_per_scene=3, image_height=18, image_width=32, antialias=False, seed=5,
 )  # fmt: skip
