@@ -13,6 +13,7 @@ import yaml
 
 from storage.digests import digest_of
 from storage.errors import ErrorKind, SourceDataError
+from storage.plain_yaml import PlainYamlLoader, parse_yaml
 from storage.taxonomy import CLASSES, NUM_OCC3D_CLASSES, OCC3D_FREE, OCC3D_NAMES, SKY, SKY_ID
 from student.inference.prompts import (
     DEFAULT_TEMPLATE,
@@ -245,20 +246,14 @@ def load_class_list(source: str) -> ClassList:
     if path.stat().st_size > _MAX_BYTES:
         raise SourceDataError(ErrorKind.FILE_UNSAFE, source, f"has {path.stat().st_size} bytes, want {_MAX_BYTES}")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        content = parse_yaml(path.read_text(encoding="utf-8"), _ClassListLoader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise SourceDataError(ErrorKind.CLASSES_INVALID, source, f"is no plain YAML: {error}") from error
     return _ClassFile(source).read(content)
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads plain values alone, refuses a key that stands twice, and aliases, with which small files grow huge."""
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:  # noqa: ANN401 - any key
-        """Refuse an alias."""
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(problem="aliases are not read", problem_mark=self.peek_event().start_mark)
-        return super().compose_node(parent, index)
+class _ClassListLoader(PlainYamlLoader):
+    """Refuses a key that stands twice, too."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Refuse a key that stands twice."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from yaml.composer import ComposerError
 
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
+from storage.plain_yaml import parse_yaml
 
 MAX_BYTES = 32 * 1024
 """Largest file that is parsed; published ones have 1 kB, a complete one that detectron2 wrote about 9 kB."""
@@ -32,15 +32,6 @@ class DetectronConfig(NamedTuple):
 
     values: dict[str, Any]
     files: tuple[Path, ...]
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Safe loader without aliases, of which a few lines could stand for gigabytes."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401 - PyYAML has no types
-        if self.check_event(yaml.AliasEvent):
-            raise ComposerError(None, None, "aliases are not read", self.peek_event().start_mark)
-        return super().compose_node(parent, index)
 
 
 def read_detectron_config(path: Path, *, root: Path | None = None) -> DetectronConfig:
@@ -91,7 +82,7 @@ def _parse(path: Path) -> dict[str, Any]:
     if (size := path.stat().st_size) > MAX_BYTES:
         raise _invalid(path, f"has {size} bytes, want <= {MAX_BYTES}")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise _invalid(path, f"is no plain YAML: {' '.join(str(error).split())}") from error
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
