@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Integer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VoxelGrid:
-    """An axis-aligned voxel grid in the ego frame.
+    """An axis-aligned voxel grid in some frame, mostly the ego's.
 
     Attributes:
         minimum: Lower corner x, y, z, metres.
@@ -30,6 +30,32 @@ class VoxelGrid:
         """Return the upper corner x, y, z, metres."""
         x, y, z = (low + n * self.voxel_size for low, n in zip(self.minimum, self.shape, strict=True))
         return x, y, z
+
+    @classmethod
+    def around(cls, low: Float[np.ndarray, "3"], high: Float[np.ndarray, "3"], voxel_size: float) -> "VoxelGrid":
+        """Return the smallest grid of such voxels from one corner to the other, metres."""
+        nx, ny, nz = (max(int(n), 1) for n in np.ceil((high - low) / voxel_size))
+        x, y, z = low.tolist()
+        return cls(minimum=(x, y, z), voxel_size=voxel_size, shape=(nx, ny, nz))
+
+    @property
+    def num_voxels(self) -> int:
+        """Return the number of voxels."""
+        return int(np.prod(self.shape))
+
+    def in_voxels(self, points: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3"]:
+        """Return positions in voxels from the lower corner, from positions in metres."""
+        return (points - np.asarray(self.minimum)) / self.voxel_size
+
+    def flat_inside(self, index: Integer[np.ndarray, "n 3"]) -> Integer[np.ndarray, " inside"]:
+        """Return the flat indices of those voxels that lie in the grid."""
+        x, y, z = index[np.all((index >= 0) & (index < self.shape), axis=1)].T
+        return (x * self.shape[1] + y) * self.shape[2] + z
+
+    def flat_of(self, points: Float[np.ndarray, "n 3"]) -> Integer[np.ndarray, " inside"]:
+        """Return the flat index of the voxel of each point that lies in the grid."""
+        index, is_inside = self.index_of(points)
+        return self.flat_inside(index[is_inside])
 
     def centres(self, index: Integer[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3"]:
         """Return the centres of the voxels with the given x, y, z indices, metres."""

@@ -13,59 +13,6 @@ _BEAMS_AT_ONCE = 4096  # what fits into a processor's cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CellGrid:
-    """An axis-aligned grid of cubic cells in the world frame.
-
-    Attributes:
-        minimum: Lower corner, metres.
-        cell_size: Side of a cell, metres.
-        shape: Cells along x, y, z.
-    """
-
-    minimum: Float[np.ndarray, "3"]
-    cell_size: float
-    shape: tuple[int, int, int]
-
-    @classmethod
-    def around(cls, low: Float[np.ndarray, "3"], high: Float[np.ndarray, "3"], cell_size: float) -> "CellGrid":
-        """Return the smallest grid of such cells from one corner to the other, metres."""
-        x, y, z = (max(int(n), 1) for n in np.ceil((high - low) / cell_size))
-        return cls(minimum=low, cell_size=cell_size, shape=(x, y, z))
-
-    @property
-    def num_cells(self) -> int:
-        """Return the number of cells."""
-        return int(np.prod(self.shape))
-
-    def scaled(self, points: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3"]:
-        """Return positions in cells, from positions in the world in metres."""
-        return (points - self.minimum) / self.cell_size
-
-    def flat_inside(self, cells: Int64[np.ndarray, "n 3"]) -> Int64[np.ndarray, " inside"]:
-        """Return the flat indices of the cells that lie in the grid."""
-        inside = np.all((cells >= 0) & (cells < self.shape), axis=1)
-        x, y, z = cells[inside].T
-        return (x * self.shape[1] + y) * self.shape[2] + z
-
-    def flat_of_lattice(self, grid: VoxelGrid, grid_to_world: Float[np.ndarray, "4 4"]) -> Int64[np.ndarray, "x y z"]:
-        """Return the flat index of the cell in which each voxel's centre lies; outside, the number of cells."""
-        to_cells = grid_to_world[:3].copy()
-        to_cells[:, 3] -= self.minimum
-        to_cells /= self.cell_size
-        x, y, z = (
-            low + (np.arange(n) + 0.5) * grid.voxel_size for low, n in zip(grid.minimum, grid.shape, strict=True)
-        )
-        flat, inside = np.zeros(grid.shape, np.int64), np.ones(grid.shape, bool)
-        for row, length in zip(to_cells, self.shape, strict=True):
-            # A position is a sum of one term for each axis, which is all that the lattice needs.
-            along = (row[0] * x)[:, None, None] + (row[1] * y)[:, None] + (row[2] * z + row[3])
-            cell = np.floor(along).astype(np.int64)
-            inside &= (cell >= 0) & (cell < length)
-            flat = flat * length + cell
-        return np.where(inside, flat, self.num_cells)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Beams:
     """Beams of one sweep in the world frame.
 
@@ -88,14 +35,14 @@ class BeamPasses:
         clearance_m: A beam testifies no nearer than this to its return: ranges and poses are not exact.
     """
 
-    grid: CellGrid
+    grid: VoxelGrid
     reach_m: float
     clearance_m: float
     _count: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
         """Start with no beam; the last entry stands for every place outside and stays zero."""
-        self._count = np.zeros(self.grid.num_cells + 1, np.int32)
+        self._count = np.zeros(self.grid.num_voxels + 1, np.int32)
 
     def add(self, beams: Beams, *, sign: int = 1) -> None:
         """Add the beams of a sweep, or with sign -1 take them away."""
@@ -104,7 +51,7 @@ class BeamPasses:
 
     def at_centres(self, grid: VoxelGrid, grid_to_world: Float[np.ndarray, "4 4"]) -> Int32[np.ndarray, "x y z"]:
         """Return the number of beams through the cell of each voxel's centre; zero outside."""
-        return self._count[self.grid.flat_of_lattice(grid, grid_to_world)]
+        return self._count[flat_of_lattice(self.grid, grid, grid_to_world)]
 
     def _crossed(self, beams: Beams) -> Iterator[Int64[np.ndarray, " cells"]]:
         offset = beams.ends - beams.origin
@@ -112,6 +59,24 @@ class BeamPasses:
         length = np.minimum(distance - self.clearance_m, self.reach_m)
         kept = length > 0
         ends = beams.origin + offset[kept] * (length[kept] / distance[kept])[:, None]
-        start, stops = self.grid.scaled(beams.origin), self.grid.scaled(ends)
+        start, stops = self.grid.in_voxels(beams.origin), self.grid.in_voxels(ends)
         for first in range(0, len(stops), _BEAMS_AT_ONCE):
             yield self.grid.flat_inside(crossed_voxels(start, stops[first : first + _BEAMS_AT_ONCE]))
+
+
+def flat_of_lattice(
+    cells: VoxelGrid, grid: VoxelGrid, grid_to_world: Float[np.ndarray, "4 4"]
+) -> Int64[np.ndarray, "x y z"]:
+    """Return the flat index of the cell in which each voxel's centre lies; outside, the number of cells."""
+    to_cells = grid_to_world[:3].copy()
+    to_cells[:, 3] -= np.asarray(cells.minimum)
+    to_cells /= cells.voxel_size
+    x, y, z = (low + (np.arange(n) + 0.5) * grid.voxel_size for low, n in zip(grid.minimum, grid.shape, strict=True))
+    flat, inside = np.zeros(grid.shape, np.int64), np.ones(grid.shape, bool)
+    for row, length in zip(to_cells, cells.shape, strict=True):
+        # A position is a sum of one term for each axis, which is all that the lattice needs.
+        along = (row[0] * x)[:, None, None] + (row[1] * y)[:, None] + (row[2] * z + row[3])
+        cell = np.floor(along).astype(np.int64)
+        inside &= (cell >= 0) & (cell < length)
+        flat = flat * length + cell
+    return np.where(inside, flat, cells.num_voxels)

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from storage.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
 
 _MAX_VOXELS = 4_000_000
@@ -52,8 +50,8 @@ class LidarOccupancyConfig:
 
     def __post_init__(self) -> None:
         """Reject what no vote can be taken with."""
-        if np.prod(self.grid.shape) > _MAX_VOXELS:
-            raise ValueError(f"lidar_occupancy.grid has {np.prod(self.grid.shape)} voxels, want at most {_MAX_VOXELS}")
+        if self.grid.num_voxels > _MAX_VOXELS:
+            raise ValueError(f"lidar_occupancy.grid has {self.grid.num_voxels} voxels, want at most {_MAX_VOXELS}")
         for name, low in (("window_s", 0.0), ("sweep_interval_s", 0.0), ("max_beams", 1), ("own_vehicle_m", 0.0)):
             if not getattr(self, name) >= low:
                 raise ValueError(f"lidar_occupancy.{name} is {getattr(self, name)}, want at least {low}")

@@ -16,9 +16,10 @@ from jaxtyping import Bool, Float
 from storage.code import code_digest
 from storage.digests import config_digest, config_json
 from storage.geometry.transforms import apply_se3
+from storage.geometry.voxel_grid import VoxelGrid
 from storage.keys import SceneKey
 from storage.kinds import KINDS, Kind
-from storage.references.beams import BeamPasses, CellGrid
+from storage.references.beams import BeamPasses
 from storage.references.camera_visibility import seen_by_cameras
 from storage.references.config import LidarOccupancyConfig
 from storage.references.occupancy_votes import PARTS_PER_AXIS, FrameVotes, vote
@@ -148,7 +149,7 @@ def _apart(seconds: Float[np.ndarray, " frames"], interval: float) -> Bool[np.nd
     return chosen
 
 
-def _stretches(scene: SceneReader, config: LidarOccupancyConfig) -> Iterator[tuple[range, CellGrid]]:
+def _stretches(scene: SceneReader, config: LidarOccupancyConfig) -> Iterator[tuple[range, VoxelGrid]]:
     """Yield runs of consecutive frames, each with cells that cover the grids of all of them."""
     corners = np.array(list(itertools.product(*zip(config.grid.minimum, config.grid.maximum, strict=True))))
     size = config.grid.voxel_size / PARTS_PER_AXIS
@@ -156,11 +157,11 @@ def _stretches(scene: SceneReader, config: LidarOccupancyConfig) -> Iterator[tup
     for frame in range(scene.num_frames):
         there = apply_se3(scene.ego_to_world(frame), corners)
         wider_low, wider_high = np.minimum(low, there.min(axis=0)), np.maximum(high, there.max(axis=0))
-        wider = CellGrid.around(wider_low, wider_high, size)
-        if cells is not None and (wider.num_cells > _MAX_CELLS or frame - first >= _MAX_FRAMES):
+        wider = VoxelGrid.around(wider_low, wider_high, size)
+        if cells is not None and (wider.num_voxels > _MAX_CELLS or frame - first >= _MAX_FRAMES):
             yield range(first, frame), cells
             first, wider_low, wider_high = frame, there.min(axis=0), there.max(axis=0)
-            wider = CellGrid.around(wider_low, wider_high, size)
+            wider = VoxelGrid.around(wider_low, wider_high, size)
         cells, low, high = wider, wider_low, wider_high
     if cells is not None:
         yield range(first, scene.num_frames), cells

@@ -19,7 +19,7 @@ from scipy.ndimage import binary_dilation
 from storage.geometry.transforms import apply_se3, invert_se3
 from storage.geometry.voxel_grid import VoxelGrid
 from storage.geometry.voxel_rays import crossed_voxels
-from storage.references.beams import BeamPasses, Beams, CellGrid
+from storage.references.beams import BeamPasses, Beams
 from storage.references.config import VoteRules
 from storage.taxonomy import OCC3D_FREE, OCC3D_UNKNOWN, OCC3D_UNNAMED
 
@@ -89,7 +89,7 @@ def vote(sweeps: Sequence[Sweep], frame: int, passes: BeamPasses, grid: VoxelGri
     """
     own = sweeps[frame]
     flat, labels = _returns(sweeps, frame, grid)
-    size = int(np.prod(grid.shape))
+    size = grid.num_voxels
     num_returns = np.bincount(flat, minlength=size)
     is_occupied = num_returns >= rules.min_returns
     crossed, ended = _own_beams(own, grid)
@@ -128,17 +128,16 @@ def _returns(
                     moved.append((apply_se3(to_then, sweep.points[inside]), sweep.labels[inside]))
         for points, of in moved:
             voxel, is_inside = grid.index_of(points)
-            flats.append(np.ravel_multi_index(tuple(voxel[is_inside].T), grid.shape))
+            flats.append(grid.flat_inside(voxel[is_inside]))
             labels.append(of[is_inside])
     return np.concatenate(flats), np.concatenate(labels)
 
 
 def _own_beams(sweep: Sweep, grid: VoxelGrid) -> tuple[Bool[np.ndarray, " voxels"], Bool[np.ndarray, " voxels"]]:
     """Return the voxels that a sweep's own beams cross and those that they end in; no voxel is both."""
-    cells = CellGrid(minimum=np.array(grid.minimum), cell_size=grid.voxel_size, shape=grid.shape)
-    crossed, ended = np.zeros(cells.num_cells, bool), np.zeros(cells.num_cells, bool)
-    crossed[cells.flat_inside(crossed_voxels(cells.scaled(sweep.origin), cells.scaled(sweep.points)))] = True
-    ended[_flat(grid, sweep.points)] = True
+    crossed, ended = np.zeros(grid.num_voxels, bool), np.zeros(grid.num_voxels, bool)
+    crossed[grid.flat_inside(crossed_voxels(grid.in_voxels(sweep.origin), grid.in_voxels(sweep.points)))] = True
+    ended[grid.flat_of(sweep.points)] = True
     return crossed & ~ended, ended
 
 
@@ -172,11 +171,6 @@ def _blocks(fine: Int32[np.ndarray, "_ _ _"]) -> Int32[np.ndarray, "voxels parts
     x, y, z = (n // PARTS_PER_AXIS for n in fine.shape)
     split = fine.reshape(x, PARTS_PER_AXIS, y, PARTS_PER_AXIS, z, PARTS_PER_AXIS)
     return split.transpose(0, 2, 4, 1, 3, 5).reshape(x * y * z, PARTS_PER_AXIS**3)
-
-
-def _flat(grid: VoxelGrid, points: Float[np.ndarray, "n 3"]) -> Int64[np.ndarray, " inside"]:
-    voxel, is_inside = grid.index_of(points)
-    return np.asarray(np.ravel_multi_index(tuple(voxel[is_inside].T), grid.shape))
 
 
 def _majority(

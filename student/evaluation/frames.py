@@ -387,10 +387,9 @@ def swept_voxels(frames: EvaluationFrames, frame: int) -> Bool[np.ndarray, " vox
     points = frames.stores.reader.lidar_points(frame)[:, :3]
     if not len(points):
         return None
-    voxel, is_inside = OCC3D_GRID.index_of(points)
-    swept = np.zeros(OCC3D_GRID.shape, bool)
-    swept[tuple(voxel[is_inside].T)] = True
-    return swept.reshape(-1)
+    swept = np.zeros(OCC3D_GRID.num_voxels, bool)
+    swept[OCC3D_GRID.flat_of(points)] = True
+    return swept
 
 
 def lidar_place(frames: EvaluationFrames) -> Float[np.ndarray, "3"]:

@@ -59,9 +59,9 @@ class OccupancyRays:
         along = (np.arange(int(reach / self._step)) + 0.5) * self._step
         points = origin + directions.reshape(-1, 1, 3) * along[:, None]
         voxel, is_inside = grid.index_of(points.reshape(-1, 3))
-        outside = int(np.prod(grid.shape))
+        outside = grid.num_voxels
         flat = np.full(len(voxel), outside)
-        flat[is_inside] = np.ravel_multi_index(tuple(voxel[is_inside].T), grid.shape)
+        flat[is_inside] = grid.flat_inside(voxel[is_inside])
         self._voxels: Int64[np.ndarray, "rays steps"] = flat.reshape(points.shape[:2])
         # Past the last ray's way out nothing is left to look at.
         self._voxels = self._voxels[:, : 1 + int(np.flatnonzero((self._voxels != outside).any(axis=0)).max(initial=0))]

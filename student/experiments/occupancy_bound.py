@@ -111,8 +111,7 @@ def _held(scene: SceneReader, truth: Any, frame: int, rows: int, fill: int) -> B
         intrinsics = scene.intrinsics(camera, size=size)
         pose = scene.camera_to_reference_ego(frame, camera)
         points = surface_points(resize_nearest(depth[order.index(name)], *size, axis=0), intrinsics, pose, fill=fill)
-        index, is_inside = OCC3D_GRID.index_of(points)
-        held[np.ravel_multi_index(tuple(index[is_inside].T), OCC3D_GRID.shape)] = True
+        held[OCC3D_GRID.flat_of(points)] = True
     return held
 
 

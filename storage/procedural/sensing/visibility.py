@@ -6,7 +6,7 @@ with surfaces in place of occupied voxels.
 """
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Bool, Float, Float32
 
 from storage.geometry.transforms import apply_se3, invert_se3
 from storage.geometry.voxel_grid import OCC3D_GRID
@@ -49,7 +49,11 @@ def camera_visibility(
     depth = termination_depth.reshape(-1)
     hit = np.flatnonzero(np.isfinite(depth))
     ends = camera.origin + camera.rays(camera.pixel_centres()[hit]).astype(np.float64) * depth[hit, None]
-    seen[_flat(np.floor(_in_voxels(apply_se3(invert_se3(grid_to_world), ends))).astype(np.int64))] = True
+    seen[
+        OCC3D_GRID.flat_inside(
+            np.floor(OCC3D_GRID.in_voxels(apply_se3(invert_se3(grid_to_world), ends))).astype(np.int64)
+        )
+    ] = True
     return seen.reshape(OCC3D_GRID.shape)
 
 
@@ -75,16 +79,6 @@ def lidar_visibility(
     met = hits.face >= 0  # rounding can send a beam past the edge that it met
     ends = lidar_to_world[:3, 3] + directions[met].astype(np.float64) * hits.distance[met, None]
     world_to_grid = invert_se3(grid_to_world)
-    start = _in_voxels(apply_se3(world_to_grid, lidar_to_world[None, :3, 3]))[0]
-    seen[_flat(crossed_voxels(start, _in_voxels(apply_se3(world_to_grid, ends))))] = True
+    start = OCC3D_GRID.in_voxels(apply_se3(world_to_grid, lidar_to_world[None, :3, 3]))[0]
+    seen[OCC3D_GRID.flat_inside(crossed_voxels(start, OCC3D_GRID.in_voxels(apply_se3(world_to_grid, ends))))] = True
     return seen.reshape(OCC3D_GRID.shape)
-
-
-def _in_voxels(points: Float[np.ndarray, "points 3"]) -> Float[np.ndarray, "points 3"]:
-    return (points - np.array(OCC3D_GRID.minimum)) / OCC3D_GRID.voxel_size
-
-
-def _flat(index: Int[np.ndarray, "voxels 3"]) -> Int[np.ndarray, " inside"]:
-    """Return the flat indices of the voxels that lie in the grid."""
-    x, y, z = index[np.all((index >= 0) & (index < OCC3D_GRID.shape), axis=1)].T
-    return (x * OCC3D_GRID.shape[1] + y) * OCC3D_GRID.shape[2] + z

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from storage.geometry.voxel_grid import VoxelGrid
-from storage.references.beams import BeamPasses, CellGrid
+from storage.references.beams import BeamPasses
 from storage.references.config import VoteRules
 from storage.references.occupancy_votes import NO_OBJECT, PARTS_PER_AXIS, FrameVotes, Sweep, vote
 from storage.taxonomy import OCC3D_FREE, OCC3D_UNKNOWN, OCC3D_UNNAMED
@@ -39,7 +39,7 @@ def sweep(points: np.ndarray, *, labels: int | np.ndarray = OCC3D_UNKNOWN, moves
 
 
 def voted(sweeps: list[Sweep], frame: int = 0, rules: VoteRules = RULES) -> FrameVotes:
-    cells = CellGrid.around(np.full(3, -8.0), np.full(3, 8.0), GRID.voxel_size / PARTS_PER_AXIS)
+    cells = VoxelGrid.around(np.full(3, -8.0), np.full(3, 8.0), GRID.voxel_size / PARTS_PER_AXIS)
     passes = BeamPasses(grid=cells, reach_m=rules.reach_m, clearance_m=rules.clearance_m)
     for one in sweeps:
         passes.add(one.beams)
