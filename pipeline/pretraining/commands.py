@@ -1,7 +1,9 @@
 """What ``python -m pipeline.pretraining`` does: make scenes, fit in rounds, ship."""
 
+import json
 import logging
-from dataclasses import dataclass, field, replace
+import sys
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -59,6 +61,7 @@ class Fit:
         home: Folder of the scenes.
         rounds: Number of rounds to add to those that are complete.
         steps: Optimisation steps of each.
+        seconds: Most seconds of each; a round that this ends is not reproducible to the bit.
         depth_steps: Those of them, the first ones, that fit depth alone and are four times as fast.
         initial: Checkpoint that the first round starts from, a folder; by default from nothing.
         threads: Number of CPU threads.
@@ -67,16 +70,18 @@ class Fit:
     home: Annotated[Path, tyro.conf.Positional]
     rounds: int = 1
     steps: int = 1000
+    seconds: float | None = None
     depth_steps: int = 0
     initial: Path | None = None
     threads: int = 1
 
     def run(self) -> None:
-        """Fit."""
+        """Fit, and print the last round as JSON."""
         torch.set_num_threads(self.threads)
         config = pretraining_config().student
-        fit = pretraining_fit(self.steps, self.depth_steps)
-        fit_rounds(Home(self.home), replace(config, fit=fit), rounds=self.rounds, initial=self.initial)
+        fit = replace(pretraining_fit(self.steps, self.depth_steps), max_seconds=self.seconds)
+        done = fit_rounds(Home(self.home), replace(config, fit=fit), rounds=self.rounds, initial=self.initial)
+        sys.stdout.write(json.dumps(asdict(done[-1]), indent=1) + "\n")
 
 
 @dataclass(frozen=True, kw_only=True)

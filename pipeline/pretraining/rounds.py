@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ class Round:
     Attributes:
         number: Its number, from 1.
         steps: Optimisation steps.
+        seconds: Time that they took; NaN for a round of before it was kept.
         depth_steps: Those of them that fitted depth alone.
         scenes: Scenes learned from.
         checkpoint: Digest of its checkpoint.
@@ -41,10 +43,11 @@ class Round:
     checkpoint: str
     initial: str
     validation: Mapping[str, Any]
+    seconds: float = math.nan
 
 
-def fit_rounds(home: Home, config: StudentConfig, *, rounds: int, initial: Path | None = None) -> None:
-    """Fit some rounds after those that are complete.
+def fit_rounds(home: Home, config: StudentConfig, *, rounds: int, initial: Path | None = None) -> list[Round]:
+    """Fit some rounds after those that are complete, and return all that are complete then.
 
     Args:
         home: Home of the scenes.
@@ -67,7 +70,8 @@ def fit_rounds(home: Home, config: StudentConfig, *, rounds: int, initial: Path 
         frozen = load_training_set(home, name)
         entry = Round(
             number=number,
-            steps=config.fit.max_steps,
+            steps=checkpoint.metrics["steps"],
+            seconds=checkpoint.metrics["fit_seconds"],
             depth_steps=config.fit.depth_steps,
             scenes=sum(bool(scene.train_frames) for scene in frozen.scenes),
             checkpoint=checkpoint.version.digest,
@@ -76,6 +80,7 @@ def fit_rounds(home: Home, config: StudentConfig, *, rounds: int, initial: Path 
         )
         _write(home, [*done, entry])
         logger.info("round %d: %s", number, entry.validation)
+    return completed_rounds(home)
 
 
 def completed_rounds(home: Home) -> list[Round]:

@@ -6,7 +6,7 @@ convolution, and ``python -m student.experiments.benchmarks.memory --device cuda
 """
 
 import json
-import logging
+import sys
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Literal
@@ -21,8 +21,6 @@ from student.experiments.benchmarks.timing import device_name, seconds
 from student.model.distillnerf import DistillNeRF
 from student.model.types import StudentOutput, to_device
 from student.presets.students import student_preset
-
-logger = logging.getLogger("student.experiments.benchmarks.accelerator")
 
 PAPER_SECONDS = {"encoder": 0.3594, "renderer": 0.1273}
 """Published time for six images of 128x228 on an RTX 4090, seconds (DistillNeRF Tab. 7)."""
@@ -113,6 +111,5 @@ def _differences(exact: StudentOutput, rounded: StudentOutput) -> dict[str, floa
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     reuse_freed_memory()
-    logger.info("%s", json.dumps(tyro.cli(Glance).run(), indent=1))
+    sys.stdout.write(json.dumps(tyro.cli(Glance).run(), indent=1) + "\n")

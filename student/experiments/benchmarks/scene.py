@@ -4,6 +4,7 @@ Random points would fall one to a cell, without neighbours, and would make a mea
 """
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -74,6 +75,16 @@ def street_rig(height: int, width: int, *, depth_feature_channels: int) -> tuple
         render_width=width // 2,
     )
     return inputs, targets
+
+
+def repeated_views(cameras: TargetCameras, times: int) -> TargetCameras:
+    """Return every target view so many times, as a run has that renders more views than its rig has cameras."""
+    return replace(
+        cameras,
+        intrinsics=cameras.intrinsics.repeat(1, times, 1, 1),
+        camera_to_reference_ego=cameras.camera_to_reference_ego.repeat(1, times, 1, 1),
+        target_is_present=cameras.target_is_present.repeat(1, times),
+    )
 
 
 def candidates_around(

@@ -35,6 +35,12 @@ def test_it_measures_a_scene(nerfstudio_python: Path, repository_root: Path, wal
     assert told["peak_device_memory_bytes"] is None
 
 
+def test_its_environment_can_ingest_and_generate(nerfstudio_python: Path, repository_root: Path) -> None:
+    needs = "import storage.ingest.nuscenes.recording, storage.ingest.scene_writer, storage.procedural.run"
+    environment = {**os.environ, "PYTHONPATH": str(repository_root)}
+    subprocess.run([str(nerfstudio_python), "-W", "ignore", "-c", needs], env=environment, check=True, timeout=100)
+
+
 def test_what_is_missing_is_named_and_looked_for_in_the_wheels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     real, asked = importlib.util.find_spec, []
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "nerfstudio" else real(name))

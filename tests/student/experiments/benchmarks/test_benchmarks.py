@@ -57,7 +57,7 @@ def test_a_student_without_fast_paths_draws_the_same_pictures():
 
 
 def test_a_training_step_takes_memory():
-    record = TrainingMemory(preset="demo", height=32, width=40).run()
+    record = TrainingMemory(preset="demo", height=32, width=40, target_views=12, steps=2).run()
     assert record["fine_voxels"] > 0
     assert record["peak_memory_bytes"] >= record["before_bytes"] > 0
 
