@@ -407,12 +407,18 @@ FinetunedPart = Literal["frozen", "voxels", "from_nothing"]
 """Part of a student that learns with a head: none, the voxel network, or all of a new one with random weights."""
 
 
+FinetuneLabels = Literal["occ3d", "lidar"]
+"""Labels of a head: Occ3D's, which lie beside a recording, or what the recording's own LiDAR beams tell."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneConfig:
     """Training of a head on labelled voxels.
 
     Attributes:
         head: Widths of the head.
+        labels: What it learns from and is scored by: "occ3d" is the kind ``occupancy_labels``, "lidar" the kind
+            ``lidar_occupancy``, for which nobody labels anything.
         student: Part of the student that learns too. "frozen" is none of it, so that every frame is read once;
             "voxels" is the voxel network; "from_nothing" is all of a new student with random weights, which tells what
             pretraining is worth.
@@ -427,6 +433,7 @@ class FinetuneConfig:
     """
 
     head: OccupancyHeadConfig = field(default_factory=OccupancyHeadConfig)
+    labels: FinetuneLabels = "occ3d"
     student: FinetunedPart = "frozen"
     max_scenes: int | None = None
     calibration_share: float = 0.25

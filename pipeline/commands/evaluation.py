@@ -19,7 +19,7 @@ from pipeline.run import run_tasks
 from pipeline.run_config import HomeSelection
 from pipeline.workflow import add_partitions, plan, prepare_home, publish_report, write_transfer_report
 from storage.stores.versioned import Home, StoreVersion
-from student.config import FinetuneConfig, FinetunedPart, FinetuneTask, Variant
+from student.config import FinetuneConfig, FinetunedPart, FinetuneLabels, FinetuneTask, Variant
 from student.inference.class_list import load_class_list
 
 
@@ -152,10 +152,12 @@ def _tell(home: Home, evaluation: StoreVersion, title: str, console: Console) ->
 class Finetune(ConfiguredCommand):
     """Train a head on labelled voxels of a student's scenes, calibrate it, and score it on held-out scenes.
 
-    Labels are Occ3D's, beside a recording. The student's own weights stay as they are unless --student says otherwise.
+    The student's own weights stay as they are unless --student says otherwise.
 
     Attributes:
         task: What the head tells of a voxel: whether something is there, or its class too.
+        labels: What it learns from: occ3d, Occ3D's labels beside a recording; or lidar, what the recording's own LiDAR
+            beams tell (lidar_occupancy), for which nobody labels anything.
         max_scenes: Number of labelled scenes to learn from; by default all.
         steps: Optimisation steps.
         student: Part of the student that learns too: none of it, its voxel network, or all of a new one with random
@@ -164,6 +166,7 @@ class Finetune(ConfiguredCommand):
     """
 
     task: Annotated[FinetuneTask, tyro.conf.Positional]
+    labels: FinetuneLabels = "occ3d"
     max_scenes: int | None = None
     steps: int = field(default_factory=lambda: FinetuneConfig().steps)
     student: FinetunedPart = "frozen"
@@ -178,6 +181,7 @@ class Finetune(ConfiguredCommand):
         from student.applications.finetune import finetune_head
 
         config = FinetuneConfig(
+            labels=self.labels,
             student=self.student,
             max_scenes=self.max_scenes,
             steps=self.steps,

@@ -1,6 +1,7 @@
 """Fine-tune: train a head on labelled voxels of a student's field, calibrate it, and score it on held-out scenes.
 
-The student itself never learns from labels; a head that reads it may. Its labels are those of ``occupancy_labels``.
+The student itself never learns from labels; a head that reads it may. Its labels are those of ``occupancy_labels``,
+or what the recording's own LiDAR tells, ``lidar_occupancy``.
 """
 
 import copy
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from storage.code import code_digest
 from storage.digests import config_digest, config_json
@@ -23,14 +24,21 @@ from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.kinds import Kind
 from storage.stores.provenance import Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, StoreVersion, materialize_files
-from storage.taxonomy import OCC3D_FREE
+from storage.taxonomy import OCC3D_FREE, OCC3D_UNNAMED
 from student.applications.finetuned_head import FinetunedHead, HeadReading, new_head, read_head
-from student.config import FinetuneConfig, FinetuneTask
+from student.config import FinetuneConfig, FinetuneLabels, FinetuneTask
 from student.data.lineage import check_consistent
 from student.data.training_set import TrainingSet
 from student.evaluation.baselines import VoxelPrior
-from student.evaluation.frames import EvaluationFrames, EvaluationScene, occupancy_labels_of
+from student.evaluation.frames import (
+    EvaluationFrames,
+    EvaluationScene,
+    VoxelTruth,
+    lidar_occupancy_of,
+    occupancy_labels_of,
+)
 from student.evaluation.results import EvaluationResult, Section
+from student.evaluation.sections.all_sections import VOXEL_REFERENCES
 from student.evaluation.sections.occupancy import (
     OccupancyFit,
     OccupancySample,
@@ -49,11 +57,15 @@ from student.model.occupancy_head import GridReading, OccupancyHead, read_grid
 from student.model.types import to_device
 
 KIND = Kind.FINETUNED_HEAD
-_REFERENCE = "labels that came with the recordings"
 _ZERO_SHOT = "the student without labels"
 _MAX_VOXELS_PER_FRAME = 50_000
 _MAX_CLASS_WEIGHT = 10.0
 _LOG_EVERY = 10
+_UNNAMED = OCC3D_FREE + 1
+_WITHOUT_LABELS = {
+    "occ3d": "labels lie beside a recording as gts/<scene>/<token>/labels.npz",
+    "lidar": "materialise lidar_occupancy of the student's scenes, in Occ3D's grid",
+}
 _MAX_KEPT_BYTES = 2_000_000_000
 """Memory for fields that were read once; beyond it, frames are encoded again each time."""
 
@@ -68,12 +80,17 @@ class _Labelled(NamedTuple):
     frame: int
 
     def read(self) -> tuple[Int64[np.ndarray, " visible"], UInt8[np.ndarray, " visible"]]:
-        """Return the flat indices of the voxels that some camera sees, and their labels."""
+        """Return the flat indices of the voxels that some camera sees, and their labels; 254 for an unknown class."""
+        truth = self.truth()
+        visible = np.flatnonzero(truth.is_visible)
+        return visible, truth.labels.reshape(-1)[visible]
+
+    def truth(self) -> VoxelTruth:
+        """Return the labelled voxels of the frame."""
         truth = self.frames.voxel_truth(self.frame)
         if truth is None:
             raise MissingTargetError(ErrorKind.TARGET_MISSING, f"{self.frames.key}:{self.frame}", "has no labels")
-        visible = np.flatnonzero(truth.is_visible)
-        return visible, truth.labels.reshape(-1)[visible]
+        return truth
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +103,12 @@ class _Split:
     versions: tuple[StoreVersion, ...]
     scenes: tuple[str, ...]
     unlabelled_frames: int
+
+
+_LABELS_OF: Mapping[FinetuneLabels, Callable[[Home, str], StoreVersion | None]] = {
+    "occ3d": occupancy_labels_of,
+    "lidar": lidar_occupancy_of,
+}
 
 
 def finetune_head(
@@ -148,7 +171,7 @@ def _split(home: Home, training_set: TrainingSet, predictor: Predictor, config: 
     scenes: list[str] = []
     unlabelled = 0
     for frozen in training_set.scenes:
-        labels = occupancy_labels_of(home, frozen.key)
+        labels = _LABELS_OF[config.labels](home, frozen.key)
         if labels is None:
             unlabelled += frozen.num_frames
             continue
@@ -158,7 +181,10 @@ def _split(home: Home, training_set: TrainingSet, predictor: Predictor, config: 
                 continue
             learns = False
         check_consistent(home, (*frozen.stores.values(), labels))
-        scene = EvaluationScene(frozen=frozen, truth=None, labels=labels, lidar=None)
+        by_lidar = config.labels == "lidar"
+        scene = EvaluationScene(
+            frozen=frozen, truth=None, labels=None if by_lidar else labels, lidar=labels if by_lidar else None
+        )
         frames = EvaluationFrames(home, training_set, scene, predictor.config.data)
         versions += [labels, *frozen.stores.values()]
         scenes += [frozen.key] if learns else []
@@ -173,7 +199,7 @@ def _split(home: Home, training_set: TrainingSet, predictor: Predictor, config: 
             ErrorKind.TARGET_MISSING,
             str(training_set.version),
             f"{len(train)} labelled frames to learn from and {len(held_out)} held out, want at least 2 and 1: "
-            "labels lie beside a recording as gts/<scene>/<token>/labels.npz",
+            f"{_WITHOUT_LABELS[config.labels]}",
         )
     every = max(2, round(1 / config.calibration_share))
     is_calibration = [index % every == every - 1 or (len(train) < every and index == 1) for index in range(len(train))]
@@ -270,12 +296,14 @@ class _Finetuning:
             if reading.best_class is not None:
                 classes = reading.best_class[visible]
                 predicted = np.where(fit.is_occupied(probability, is_above), classes, np.uint8(OCC3D_FREE))
-                rivals = {"training prior per voxel": self._prior.label(visible)}
-                semantics.add(key, predicted, classes, labels, baselines=rivals)
+                named = np.flatnonzero(labelled.truth().has_all_names | (labels != OCC3D_UNNAMED))
+                rivals = {"training prior per voxel": self._prior.label(visible[named])}
+                semantics.add(key, predicted[named], classes[named], labels[named], baselines=rivals)
             self._tell("held-out frames", 0.8 + 0.2 * (number + 1) / len(self.split.held_out), {"scene": key})
-        sections: list[Section] = list(occupancy_sections(occupancy, reference=_REFERENCE))
+        reference = VOXEL_REFERENCES[self.config.labels]
+        sections: list[Section] = list(occupancy_sections(occupancy, reference=reference))
         if self.task == "segmentation":
-            found = semantics.section(unavailable="", reference=_REFERENCE)
+            found = semantics.section(unavailable="", reference=reference)
             note = "A head was trained on labels: no words are involved."
             sections.append(replace(found, title="Semantic occupancy by a fine-tuned head", note=note))
         return EvaluationResult(
@@ -300,6 +328,7 @@ class _Finetuning:
             "unlabelled_frames": split.unlabelled_frames,
             "final_loss": self._final_loss,
             "student": self.config.student,
+            "labels": self.config.labels,
         }
 
     # --- training -----------------------------------------------------------------------------------------------------
@@ -316,31 +345,37 @@ class _Finetuning:
             yield self.split.train[order.pop()]
 
     def _class_weights(self) -> Tensor:
-        """Return the weight of each label: rare ones count more, up to a limit.
+        """Return the weight of each label, the last one for unnamed things: rare ones count more, up to a limit.
 
         Raises:
-            IntegrityError: If only occupied, or only free voxels are labelled.
+            IntegrityError: If only occupied, or only free voxels are labelled, or a class is asked for and none named.
         """
-        count = np.zeros(OCC3D_FREE + 1, np.int64)
+        count = np.zeros(_UNNAMED + 1, np.int64)
         for labelled in self.split.train:
             visible, labels = labelled.read()
-            count += np.bincount(labels, minlength=OCC3D_FREE + 1)
+            count += np.bincount(_indices(labels), minlength=len(count))
             self._prior.add(visible, labels)
+        keys = ", ".join(self.split.scenes)
         if count[OCC3D_FREE] in {0, count.sum()}:
-            keys = ", ".join(self.split.scenes)
             what = "occupied" if count[OCC3D_FREE] == 0 else "free"
             raise IntegrityError(ErrorKind.LABELS_INVALID, keys, f"all {count.sum()} labelled voxels are {what}")
+        if self.task == "segmentation" and not count[:OCC3D_FREE].any():
+            message = (
+                f"none of {count[_UNNAMED]} occupied voxels has a class: want task occupancy, or labels with classes"
+            )
+            raise IntegrityError(ErrorKind.LABELS_INVALID, keys, message)
         share = np.where(count > 0, count, np.inf) / count.sum()
         weight = np.where(count > 0, np.minimum(np.sqrt(share[OCC3D_FREE] / share), _MAX_CLASS_WEIGHT), 0.0)
         return torch.tensor(weight, dtype=torch.float32, device=self._device)
 
     def _loss(self, logits: Tensor, labelled: _Labelled, weight: Tensor) -> Tensor:
-        visible, labels = (torch.from_numpy(found.astype(np.int64)).to(self._device) for found in labelled.read())
-        seen = logits.flatten(0, 2).index_select(0, visible)
+        visible, found = labelled.read()
+        labels = torch.from_numpy(_indices(found)).to(self._device)
+        seen = logits.flatten(0, 2).index_select(0, torch.from_numpy(visible).to(self._device))
         if self.task == "occupancy":
             is_occupied = (labels != OCC3D_FREE).float()
             return binary_cross_entropy_with_logits(seen[:, 0], is_occupied, weight=weight[labels])
-        return cross_entropy(seen, labels, weight=weight)
+        return label_error(seen, labels, weight)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -382,6 +417,27 @@ class _Finetuning:
         return occupancy_probability(density, OCC3D_GRID.voxel_size)
 
 
+def label_error(
+    logits: Float[Tensor, "n labels"], labels: Int64[Tensor, " n"], weight: Float[Tensor, " labels_and_unnamed"]
+) -> Float[Tensor, ""]:
+    """Return the weighted mean cross-entropy of voxels; one without a known class may be of any, but is not free.
+
+    Args:
+        logits: Of classes 0 to 16 and of free.
+        labels: Class, 17 for free, 18 for something without a known class.
+        weight: Weight of each label.
+    """
+    log_probability = logits.log_softmax(dim=1)
+    log_occupied = log_probability[:, :OCC3D_FREE].logsumexp(dim=1, keepdim=True)
+    error = -torch.cat([log_probability, log_occupied], dim=1).gather(1, labels[:, None])[:, 0]
+    return (weight[labels] * error).sum() / weight[labels].sum()
+
+
+def _indices(labels: UInt8[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """Return labels as consecutive numbers, those of something without a known class last."""
+    return np.where(labels == OCC3D_UNNAMED, _UNNAMED, labels).astype(np.int64)
+
+
 def _card(result: EvaluationResult, task: str, config: FinetuneConfig, split: _Split, licence: str) -> str:
     rows: Sequence[str] = [
         f"| {name} | {value:.4g} | {figure.spelt_baselines()} |" for name, value, figure in result.main_figures()
@@ -391,7 +447,8 @@ def _card(result: EvaluationResult, task: str, config: FinetuneConfig, split: _S
             f"# Head for {task}",
             "",
             f"It reads the fields of student `{result.variant}` (`{result.checkpoint_digest[:12]}`; {config.student}).",
-            f"It learned from labels of {len(split.train)} frames of {', '.join(split.scenes)}.",
+            f"It learned from {len(split.train)} frames of {', '.join(split.scenes)}, labelled by "
+            f"{VOXEL_REFERENCES[config.labels]}.",
             f"Threshold and calibration were chosen on {len(split.calibration)} other frames of these scenes.",
             "",
             f"Scores on {result.num_frames} held-out frames of {', '.join(result.scenes)}:",

@@ -15,7 +15,7 @@ from student.evaluation.sections.sky import SkyScores
 
 _NO_IMAGES = "not available: this variant renders no images"
 _NO_CLIP = "not available: this variant renders no CLIP features"
-_VOXELS: dict[VoxelReference, str] = {
+VOXEL_REFERENCES: dict[VoxelReference, str] = {
     "exact": "the true voxels of the procedural world",
     "occ3d": "Occ3D labels that came with the recording",
     "lidar": "the beams of the recording's own LiDAR, which know surfaces and the space before them alone",
@@ -50,7 +50,9 @@ class AllSections:
         perceptual: Perceptual | None = None,
     ) -> None:
         seed = config.seed
-        self._voxel_reference = " and ".join(_VOXELS[name] for name in sorted(set(voxel_references))) or "true voxels"
+        self._voxel_reference = (
+            " and ".join(VOXEL_REFERENCES[name] for name in sorted(set(voxel_references))) or "true voxels"
+        )
         names = set(name_references)
         named_by = " and ".join(_NAMES[name] for name in sorted(names)) or "true classes"
         self._knows_words = bool(class_names)

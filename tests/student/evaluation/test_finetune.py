@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy
 
 from pipeline.cli import main
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError, ProvenanceMismatchError
 from storage.geometry.voxel_grid import OCC3D_GRID
+from storage.keys import SceneKey
+from storage.references.config import LidarOccupancyConfig, VoteRules
+from storage.references.lidar_occupancy import make_lidar_occupancy
 from storage.stores.versioned import Home
-from storage.taxonomy import OCC3D_FREE
-from student.applications.finetune import finetune_head
+from storage.taxonomy import OCC3D_FREE, OCC3D_UNNAMED
+from student.applications.finetune import finetune_head, label_error
 from student.applications.finetuned_head import HEAD_CONFIG_FILE, HEAD_FILE, FinetunedHead, open_finetuned
 from student.config import FinetuneConfig
 from student.data.dataset import FrameDataset
@@ -75,6 +79,48 @@ def test_a_head_learns_what_the_student_was_never_told(home):
     assert np.mean(road[:, :, 1]) > 0.5
     assert head.task == "segmentation"
     assert (head.label(field_of(home, student)) == labels).all()
+
+
+def test_a_head_learns_from_the_recordings_own_lidar(world, tmp_path):
+    home = Home(tmp_path / "home")
+    shutil.copytree(world.home.root, home.root)  # it has no labels
+    by_lidar = replace(SMALL, labels="lidar")
+    with pytest.raises(MissingTargetError, match="materialise lidar_occupancy"):
+        finetune_head(home, "clip", "occupancy", by_lidar)
+    for key in ("yard.a", "yard.b"):
+        make_lidar_occupancy(home, SceneKey.parse(key), LidarOccupancyConfig(rules=VoteRules(min_passes=1)))
+    made = finetune_head(home, "clip", "occupancy", by_lidar)
+    kinds = {item.kind for item in home.provenance(made.version).inputs}
+    assert "lidar_occupancy" in kinds
+    assert not kinds & {"occupancy_labels", "scene_truth"}
+    section = made.metrics["evaluation"]["sections"][0]
+    assert section["reference"].startswith("the beams of the recording's own LiDAR")
+    iou = next(figure for figure in section["figures"] if figure["name"] == "iou")
+    beside = {baseline["label"]: baseline["value"] for baseline in iou["baselines"]}
+    assert iou["value"] > beside["the student without labels"]
+    card = (home.open_files(made.version) / "README.md").read_text()
+    assert "labelled by the beams of the recording's own LiDAR" in card
+
+
+def test_things_without_a_class_teach_no_classes(world, tmp_path):
+    home = Home(tmp_path / "home")
+    shutil.copytree(world.home.root, home.root)
+    labels = np.full(OCC3D_GRID.shape, OCC3D_FREE, np.uint8)
+    labels[..., :2] = OCC3D_UNNAMED
+    world.publish_labels(home, everything=labels)
+    with pytest.raises(IntegrityError, match="want task occupancy, or labels with classes"):
+        finetune_head(home, "clip", "segmentation", SMALL)
+
+
+def test_a_thing_without_a_class_may_be_of_any_but_is_not_free():
+    logits = torch.randn(3, OCC3D_FREE + 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    labels, weight = torch.tensor([4, OCC3D_FREE, OCC3D_FREE + 1]), torch.arange(1.0, OCC3D_FREE + 3).double()
+    probability = logits.softmax(dim=1)
+    chance = torch.stack([probability[0, 4], probability[1, OCC3D_FREE], 1 - probability[2, OCC3D_FREE]])
+    share = weight[labels] / weight[labels].sum()
+    assert float(label_error(logits, labels, weight)) == pytest.approx(float(-(share * chance.log()).sum()))
+    named = label_error(logits[:2], labels[:2], weight)
+    assert float(named) == pytest.approx(float(cross_entropy(logits[:2], labels[:2], weight=weight[:-1])))
 
 
 def test_a_head_of_two_outcomes_names_no_class(home):
