@@ -22,8 +22,10 @@ from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.previews.pictures import from_uint8, to_uint8
 from storage.scenes.store import SceneReader, shrink_valid
 from storage.stores.versioned import Home
+from storage.taxonomy import OCC3D_FREE, OCC3D_UNKNOWN
 from student.applications.deployment import read_voxels
-from student.config import SHIPPED
+from student.applications.finetuned_head import FinetunedHead, heads_of, packed_heads
+from student.config import SHIPPED, FinetuneTask
 from student.evaluation.companions import Companions, ModelRecord, companions_of, words_of
 from student.inference.feature_bases import load_feature_bases, same_basis
 from student.inference.open_vocabulary import StoredFeatureBasis
@@ -127,9 +129,24 @@ class LiveFrame:
         heat = vocabulary.probability(self.views.features["clip"], temperature)[..., 0]
         return np.where(self.views.is_seen, heat, np.nan)
 
-    def occupancy(self) -> Occupancy:
-        """Return which voxels of the Occ3D grid are occupied."""
+    def occupancy(self, *, head: FinetuneTask | None = None) -> Occupancy:
+        """Return which voxels of the Occ3D grid are occupied.
+
+        Args:
+            head: Head that tells, with its own thresholds and calibration; None for the density of the field itself.
+
+        Raises:
+            MissingTargetError: If the student has no such head.
+        """
         voxels = read_voxels(self.student.predictor, self.field, self.cameras, self.views)
+        if head is not None:
+            own = self.student.head(head)
+            raw = own.read(self.field).occupancy
+            return Occupancy(
+                is_observed=voxels.is_observed.reshape(OCC3D_GRID.shape),
+                probability=np.where(voxels.is_observed, own.fit.calibration.apply(raw), 0.0).reshape(OCC3D_GRID.shape),
+                is_occupied=voxels.is_observed.reshape(OCC3D_GRID.shape) & (own.label(self.field) != OCC3D_FREE),
+            )
         point = self.student.companions.point
         probability = np.where(voxels.is_observed, point.occupied(voxels.occupancy), 0.0)
         is_occupied = voxels.is_observed & (voxels.occupancy >= point.threshold)
@@ -139,6 +156,16 @@ class LiveFrame:
             is_occupied=is_occupied.reshape(OCC3D_GRID.shape),
         )
 
+    def label(self) -> UInt8[np.ndarray, "200 200 16"]:
+        """Return the Occ3D class of each voxel, by the head that was fine-tuned for it; 17 where free, 255 unseen.
+
+        Raises:
+            MissingTargetError: If the student has no head for segmentation.
+        """
+        labels = self.student.head("segmentation").label(self.field)
+        is_observed = read_voxels(self.student.predictor, self.field, self.cameras, self.views).is_observed
+        return np.where(is_observed.reshape(OCC3D_GRID.shape), labels, np.uint8(OCC3D_UNKNOWN))
+
 
 class Student:
     """A student ready for images of any calibrated rig, with its words and its thresholds.
@@ -147,6 +174,7 @@ class Student:
         predictor: The student.
         companions: What belongs to it beside its weights.
         bases: Basis of each of its foundation features.
+        heads: Folder of each head that was fine-tuned on its fields.
         device: Device of its depth model.
 
     Raises:
@@ -160,9 +188,13 @@ class Student:
         companions: Companions,
         bases: Mapping[str, StoredFeatureBasis],
         *,
+        heads: Mapping[FinetuneTask, Path] | None = None,
         device: Literal["auto", "cpu", "cuda"] = "auto",
     ) -> None:
         self.predictor, self.companions, self._bases = predictor, companions, bases
+        self._heads: dict[FinetuneTask, FinetunedHead] = {
+            task: FinetunedHead.load(folder) for task, folder in (heads or {}).items()
+        }
         self._depth_anything = None
         if predictor.config.data.depth_anything:
             self._depth_anything = _depth_anything(companions.depth_anything, device)
@@ -187,7 +219,7 @@ class Student:
         assert predictor.version is not None
         companions = companions_of(home, predictor.version)
         bases = load_feature_bases(home.open_files(predictor.version))
-        return cls(predictor, companions, bases, device=device)
+        return cls(predictor, companions, bases, heads=heads_of(home, predictor.version), device=device)
 
     @classmethod
     def from_pretrained(
@@ -207,7 +239,8 @@ class Student:
         """
         folder = packed_folder(folder_or_id, revision)
         companions = Companions.load(folder)
-        return cls(Predictor.from_folder(folder, device=device), companions, load_feature_bases(folder), device=device)
+        predictor, bases = Predictor.from_folder(folder, device=device), load_feature_bases(folder)
+        return cls(predictor, companions, bases, heads=packed_heads(folder), device=device)
 
     def __call__(
         self,
@@ -241,6 +274,17 @@ class Student:
         data = self.predictor.config.data
         cameras = _target_cameras(posed, height=data.render_height, width=data.render_width)
         return self.predictor.encode(self._inputs(posed)), cameras
+
+    def head(self, task: FinetuneTask) -> FinetunedHead:
+        """Return the head that was fine-tuned for a task.
+
+        Raises:
+            MissingTargetError: If there is none.
+        """
+        if task not in self._heads:
+            message = f"has no head for {task}: distillnerf finetune {task} trains one"
+            raise MissingTargetError(ErrorKind.TARGET_MISSING, "student", message)
+        return self._heads[task]
 
     def has_basis(self, source: str, basis: StoredFeatureBasis) -> bool:
         """Return whether its features of a source mean the same as others that this basis reduced, to the bit."""

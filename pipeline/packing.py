@@ -1,11 +1,14 @@
 """Pack a student so that it travels: one folder, laid out for the model hub, that needs no home."""
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from storage.kinds import Kind
 from storage.stores.versioned import Home, StoreVersion
+from student.applications.finetuned_head import HEADS_FOLDER, heads_of, pack_heads
+from student.config import FinetuneTask
 from student.evaluation.companions import Companions, companions_of
 from student.evaluation.evidence import EVIDENCE_FILE
 from student.evaluation.results import EvaluationResult
@@ -37,7 +40,8 @@ def pack_student(
 ) -> Companions:
     """Write a student and everything that belongs to it into a folder, which must be new or empty.
 
-    The foundation models that it was trained beside do not come along: they are named, with the digests of their files.
+    Heads that were fine-tuned on its fields come along. The foundation models that it was trained beside do not: they
+    are named, with the digests of their files.
 
     Args:
         home: Home of the student.
@@ -64,7 +68,9 @@ def pack_student(
     for name in (BILL_OF_MATERIALS_FILE, HISTORY_FILE):
         shutil.copyfile(source / name, aside / name)
     _copy_evidence(home, variant, companions, aside)
-    (aside / "README.md").write_text(_card(home, version, source, companions))
+    heads = heads_of(home, version)
+    pack_heads(heads, aside)
+    (aside / "README.md").write_text(_card(home, version, source, companions, tuple(heads)))
     if folder.exists():
         folder.rmdir()
     aside.rename(folder)
@@ -80,7 +86,9 @@ def _copy_evidence(home: Home, variant: str, companions: Companions, folder: Pat
             shutil.copyfile(evidence, folder / EVIDENCE_FILE)
 
 
-def _card(home: Home, version: StoreVersion, source: Path, companions: Companions) -> str:
+def _card(
+    home: Home, version: StoreVersion, source: Path, companions: Companions, heads: Sequence[FinetuneTask]
+) -> str:
     """Return the checkpoint's own card, with what the hub reads above it and an evaluation's figures below."""
     found = companions.operating_point["evaluation_digest"]
     lines = ["---", f"license: {_hub_licence(companions.licence)}", "pipeline_tag: depth-estimation", "---", ""]
@@ -90,7 +98,10 @@ def _card(home: Home, version: StoreVersion, source: Path, companions: Companion
         headline = EvaluationResult.from_json(home.metrics(evaluation)).headline()
         rows = [f"| {name} | {headline[name]:.4g} |" for name in _HEADLINES if headline.get(name) is not None]
         lines += ["## Evaluation", "", f"Version `{found}`, held-out scenes.", ""]
-        lines += ["| figure | value |", "|---|---|", *rows]
+        lines += ["| figure | value |", "|---|---|", *rows, ""]
+    if heads:
+        lines += ["## Heads", "", "Fine-tuned on the fields of this student, each with its card:", ""]
+        lines += [f"- `{HEADS_FOLDER}/{task}`: {_USE_OF_HEAD[task]}" for task in heads]
     return "\n".join(lines) + "\n"
 
 
@@ -104,6 +115,12 @@ student = Student.from_pretrained("<this folder>")
 frame = student(images, [CalibratedCamera(intrinsics=k, camera_to_ego=pose) for k, pose in rig])
 frame.views.termination_depth, frame.find("a car"), frame.occupancy()
 """
+
+
+_USE_OF_HEAD: Mapping[FinetuneTask, str] = {
+    "occupancy": '`frame.occupancy(head="occupancy")`',
+    "segmentation": '`frame.label()`, `frame.occupancy(head="segmentation")`',
+}
 
 
 def _hub_licence(licence: str) -> str:

@@ -1,6 +1,7 @@
 """A head that labels the voxels of a student's field, as files and in use."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from storage.digests import config_json
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
 from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.kinds import Kind
-from storage.stores.versioned import Home
+from storage.stores.versioned import Home, StoreVersion
 from storage.taxonomy import OCC3D_FREE
 from student.config import FinetuneTask
 from student.evaluation.sections.occupancy import OccupancyFit, is_above_ground
@@ -30,6 +31,10 @@ from student.model.voxel_field import VoxelField
 
 HEAD_FILE = "head.safetensors"
 HEAD_CONFIG_FILE = "head.json"
+HEADS_FOLDER = "heads"
+"""Folder of a packed student that holds a folder for each of its heads."""
+
+TASKS: tuple[FinetuneTask, ...] = get_args(FinetuneTask)
 _FORMAT = "distillnerf.head/1"
 
 
@@ -68,7 +73,8 @@ class FinetunedHead:
     def read(self, field: VoxelField) -> HeadReading:
         """Label the voxels of one frame's field."""
         with torch.inference_mode():
-            return read_head(self.head, read_grid(field, OCC3D_GRID))
+            reading = read_grid(field, OCC3D_GRID)
+            return read_head(self.head.to(reading.values.device), reading)
 
     def label(self, field: VoxelField) -> UInt8[np.ndarray, "200 200 16"]:
         """Return the class of each voxel, 17 where free; a head that tells no classes calls all things 0, "others"."""
@@ -136,6 +142,39 @@ def open_finetuned(home: Home, variant: str, task: FinetuneTask, digest: str | N
     return OpenedHead(Predictor.open(home, variant, head.checkpoint_digest), head)
 
 
+def heads_of(home: Home, checkpoint: StoreVersion) -> dict[FinetuneTask, Path]:
+    """Return the folders of the current heads that read exactly this student's fields, by task.
+
+    A head that brings a student of its own is none of them.
+
+    Raises:
+        IntegrityError: If a file of such a head is damaged.
+    """
+    found: dict[FinetuneTask, Path] = {}
+    for task in TASKS:
+        version = home.latest(Kind.FINETUNED_HEAD, f"{checkpoint.partition}-{task}")
+        if version is None or checkpoint.as_input not in home.provenance(version).inputs:
+            continue
+        folder = home.open_files(version, verify=True)
+        if not (folder / MODEL_FILE).is_file():
+            found[task] = folder
+    return found
+
+
+def pack_heads(heads: Mapping[FinetuneTask, Path], folder: Path) -> None:
+    """Copy heads into the folder of the student that they read; :func:`packed_heads` finds them there."""
+    for task, source in heads.items():
+        target = folder / HEADS_FOLDER / task
+        target.mkdir(parents=True)
+        for name in (HEAD_FILE, HEAD_CONFIG_FILE, "README.md"):
+            shutil.copyfile(source / name, target / name)
+
+
+def packed_heads(folder: Path) -> dict[FinetuneTask, Path]:
+    """Return the folders of the heads that were packed with a student, by task."""
+    return {task: folder / HEADS_FOLDER / task for task in TASKS if (folder / HEADS_FOLDER / task).is_dir()}
+
+
 class OpenedHead(NamedTuple):
     """A head and the student whose fields it reads."""
 
@@ -166,6 +205,6 @@ def _read_record(path: Path) -> Mapping[str, Any]:
         if not isinstance(record.get(name), wanted):
             message = f"{name} is {record.get(name)!r}, want {wanted.__name__}"
             raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, str(path), message)
-    if record["task"] not in get_args(FinetuneTask):
+    if record["task"] not in TASKS:
         raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, str(path), f"task is {record['task']!r}")
     return record

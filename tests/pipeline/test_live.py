@@ -17,14 +17,20 @@ from storage.errors import ErrorKind, IntegrityError, MissingTargetError, Proven
 from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.run import ingest_scene
 from storage.keys import SceneKey
+from storage.kinds import Kind
 from storage.scenes.store import SceneReader
-from storage.stores.versioned import Home
+from storage.stores.provenance import Provenance
+from storage.stores.versioned import Home, StoreVersion, materialize_files
 from storage.targets.images import InputImagesConfig, resize_scene_images
-from student.config import TrainingSetConfig
+from storage.taxonomy import OCC3D_FREE, OCC3D_UNKNOWN
+from student.applications.finetuned_head import FinetunedHead, new_head
+from student.config import FinetuneTask, TrainingSetConfig
 from student.data.dataset import FrameDataset
 from student.data.training_set import freeze_training_set, load_training_set
 from student.data.views import all_views
+from student.evaluation.sections.occupancy import OccupancySample
 from student.inference.predictor import Predictor
+from student.model.config import OccupancyHeadConfig
 from student.presets.students import demo_student
 from student.training.fit import fit_student
 from teachers.config import DepthAnythingConfig, FeatureBasisConfig, PatchFeatureConfig, WeightsConfig
@@ -155,6 +161,57 @@ def test_a_packed_student_needs_no_home(home: Home, weights: Path, tmp_path: Pat
     with pytest.raises(IntegrityError, match="other files") as raised:
         Student.from_pretrained(tmp_path / "packed", device="cpu")
     assert raised.value.kind is ErrorKind.DIGEST_MISMATCH
+
+
+def publish_head(home: Home, task: FinetuneTask, checkpoint: StoreVersion) -> FinetunedHead:
+    torch.manual_seed(3)
+    config, width = (
+        OccupancyHeadConfig(width=4, column_width=8, num_levels=2),
+        2 * demo_student(VARIANT).model.voxels.feature_width,
+    )
+    probability = np.array([0.1, 0.2, 0.6, 0.9])
+    sample = OccupancySample(max_per_frame=4, seed=0)
+    sample.add(probability, probability > 0.5, np.array([True, False, True, False]))
+    fit = sample.fit("isotonic")
+    assert fit is not None
+    head = FinetunedHead(
+        head=new_head(config, task, width).eval(),
+        config=config,
+        task=task,
+        feature_width=width,
+        fit=fit,
+        checkpoint_digest=checkpoint.digest,
+    )
+
+    def write(folder: Path) -> dict[str, str]:
+        head.save(folder)
+        (folder / "README.md").write_text("# Head")
+        return {}
+
+    provenance = Provenance(kind=Kind.FINETUNED_HEAD, partition=f"{VARIANT}-{task}", inputs=(checkpoint.as_input,))
+    materialize_files(home, provenance, write)
+    return head
+
+
+def test_heads_travel_with_the_student_that_they_read(home: Home, tmp_path: Path) -> None:
+    images, rig = moment(SceneReader.open(home, KEY), 0)
+    checkpoint = home.require(Kind.STUDENT_CHECKPOINT, VARIANT)
+    head = publish_head(home, "segmentation", checkpoint)
+    publish_head(home, "occupancy", replace(checkpoint, digest="0" * 64))  # of another student: it stays
+    at_home = Student.open(home, VARIANT, device="cpu")(images, rig)
+    pack_student(home, VARIANT, tmp_path / "packed", precision="float32")
+    assert "`heads/segmentation`: `frame.label()`" in (tmp_path / "packed" / "README.md").read_text()
+    away = Student.from_pretrained(tmp_path / "packed", device="cpu")(images, rig)
+    for frame in (at_home, away):
+        labels, occupancy = frame.label(), frame.occupancy(head="segmentation")
+        is_seen = occupancy.is_observed
+        np.testing.assert_array_equal(labels[is_seen], head.label(frame.field)[is_seen])
+        assert (labels[~is_seen] == OCC3D_UNKNOWN).all()
+        np.testing.assert_array_equal(occupancy.is_occupied, is_seen & (labels != OCC3D_FREE))
+        raw = head.read(frame.field).occupancy.reshape(is_seen.shape)[is_seen]
+        np.testing.assert_array_equal(occupancy.probability[is_seen], head.fit.calibration.apply(raw))
+        with pytest.raises(MissingTargetError, match="has no head for occupancy: distillnerf finetune occupancy"):
+            frame.occupancy(head="occupancy")
 
 
 def test_half_precision_is_half_the_size_and_sees_the_same(home: Home, tmp_path: Path) -> None:
