@@ -120,7 +120,7 @@ def _shows_world(scene: SceneReader, reading: FeatureReading) -> Bool[np.ndarray
 
 
 def _is_static(scene: SceneReader, reading: FeatureReading) -> Bool[np.ndarray, "views height width"]:
-    moving, size = MovingBoxes(scene.boxes()), reading.termination_depth.shape[1:]
+    moving, size = MovingBoxes.of(scene), reading.termination_depth.shape[1:]
     is_static = []
     for frame, pose, points in zip(reading.frame_index, reading.camera_to_world, reading.points_world, strict=True):
         directions = (points - pose[:3, 3]).reshape(-1, 3)

@@ -75,7 +75,7 @@ def _lidar_facts(reader: SceneReader) -> list[Finding]:
 
 def _box_fact(reader: SceneReader) -> Finding:
     boxes = reader.boxes()
-    objects, moving = len(set(boxes.instance)), MovingBoxes(boxes)
+    objects, moving = len(set(boxes.instance)), MovingBoxes.of(reader)
     moves = sum(moving.count(frame) for frame in range(reader.num_frames))
     where = (
         f"of {objects} objects; {moves} of things that move" if objects else "without boxes nothing counts as moving"

@@ -32,7 +32,7 @@ def read_sweeps(scene: SceneReader, frames: Sequence[int], *, own_vehicle_m: flo
     """
     boxes, origin, named = scene.boxes(), scene.lidar_to_ego[:3, 3], NamedReturns(scene)
     numbers = {name: number for number, name in enumerate(sorted(set(boxes.instance)))}
-    moving = instances_that_move(boxes)
+    moving = instances_that_move(boxes, scene.frame_seconds())
     kept, clouds = [], []
     for frame in frames:
         points = scene.lidar_points(frame)[:, :3].astype(np.float64)

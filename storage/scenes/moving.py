@@ -5,6 +5,7 @@ judged twice, over everything and over the static part; the fits themselves use 
 moving objects out of the neighbouring frames that it renders, if its configuration says so.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +13,16 @@ from jaxtyping import Bool, Float
 
 from storage.geometry.transforms import quat_wxyz_to_rotation
 from storage.scenes.schema import SceneBoxes
+from storage.scenes.store import SceneReader
 
-_MIN_DISPLACEMENT_M = 0.5
+MIN_SPEED_M_S = 0.5
+"""An object that never gets faster than this stands. Where it is at the end says less: annotated centres of parked cars
+wander by one or two metres over a scene, as its poses do."""
+
+_SPEED_SPAN_S = 1.1
+"""Speed is measured over so many seconds on either side of each annotation, two intervals at 2 Hz, and at least to the
+next one."""
+
 _MARGIN_M = 0.3
 """Margin by which boxes are widened, metres: images are taken some milliseconds off the annotated instant."""
 
@@ -25,22 +34,44 @@ class _Boxes:
     half_size: Float[np.ndarray, "boxes 3"]
 
 
-def instances_that_move(boxes: SceneBoxes) -> frozenset[str]:
-    """Return the objects whose annotated centre changes place over the scene."""
-    instance = np.asarray(boxes.instance)
-    places = {name: boxes.centre[instance == name] for name in set(boxes.instance)}
-    return frozenset(n for n, p in places.items() if np.linalg.norm(np.ptp(p, axis=0)) > _MIN_DISPLACEMENT_M)
+def instances_that_move(boxes: SceneBoxes, seconds: Sequence[float]) -> frozenset[str]:
+    """Return the objects that are faster than ``MIN_SPEED_M_S`` at some time, by their annotated centres.
+
+    Args:
+        boxes: The scene's annotations.
+        seconds: Time of each frame of the scene.
+    """
+    instance, time = np.asarray(boxes.instance), np.asarray(seconds)[boxes.frame_index]
+    return frozenset(
+        name
+        for name in set(boxes.instance)
+        if _top_speed(time[instance == name], boxes.centre[instance == name]) > MIN_SPEED_M_S
+    )
+
+
+def _top_speed(seconds: Float[np.ndarray, " n"], places: Float[np.ndarray, "n 3"]) -> float:
+    """Return the highest mean speed over the span around any annotation, metres per second; 0 for one alone."""
+    order = np.argsort(seconds)
+    seconds, places = seconds[order], places[order]
+    own = np.arange(len(seconds))
+    first = np.minimum(np.searchsorted(seconds, seconds - _SPEED_SPAN_S, side="left"), np.maximum(own - 1, 0))
+    last = np.searchsorted(seconds, seconds + _SPEED_SPAN_S, side="right") - 1
+    last = np.maximum(last, np.minimum(own + 1, len(own) - 1))
+    elapsed = seconds[last] - seconds[first]
+    moved = np.linalg.norm(places[last] - places[first], axis=1)
+    return float(np.divide(moved, elapsed, out=np.zeros(len(moved)), where=elapsed > 0).max(initial=0.0))
 
 
 class MovingBoxes:
-    """Boxes of the objects of a scene that change place.
+    """Boxes of the objects of a scene that move at some time.
 
     Args:
         boxes: The scene's annotations; without any, everything counts as static.
+        seconds: Time of each frame of the scene.
     """
 
-    def __init__(self, boxes: SceneBoxes) -> None:
-        moves = np.isin(np.asarray(boxes.instance), list(instances_that_move(boxes)))
+    def __init__(self, boxes: SceneBoxes, seconds: Sequence[float]) -> None:
+        moves = np.isin(np.asarray(boxes.instance), list(instances_that_move(boxes, seconds)))
         self._frames: dict[int, _Boxes] = {}
         for frame in np.unique(boxes.frame_index[moves]):
             chosen = moves & (boxes.frame_index == frame)
@@ -49,6 +80,11 @@ class MovingBoxes:
                 box_to_world=np.asarray(quat_wxyz_to_rotation(boxes.quat_wxyz[chosen])),
                 half_size=0.5 * boxes.size[chosen] + _MARGIN_M,
             )
+
+    @classmethod
+    def of(cls, scene: SceneReader) -> "MovingBoxes":
+        """Return those of a scene."""
+        return cls(scene.boxes(), scene.frame_seconds())
 
     def count(self, frame: int) -> int:
         """Return the number of moving objects of a frame."""

@@ -277,6 +277,11 @@ class SceneReader:
         """Return the frame's reference instant, microseconds."""
         return int(self._arrays["timestamp_us"][frame_index])
 
+    def frame_seconds(self) -> tuple[float, ...]:
+        """Return the time of each frame since the first, seconds."""
+        timestamps = np.array([self.timestamp_us(frame) for frame in range(self.num_frames)])
+        return tuple(((timestamps - timestamps[0]) / 1e6).tolist())
+
     def camera_timestamp_us(self, frame_index: int, camera_index: int) -> int:
         """Return the instant of an exposure, microseconds."""
         return int(self._arrays["camera_timestamp_us"][frame_index, camera_index])

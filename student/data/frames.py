@@ -186,14 +186,13 @@ class StoreFrames:
 
     @cached_property
     def _moving(self) -> MovingBoxes:
-        boxes = self.reader.boxes()
-        if not len(boxes.instance):
+        if not len(self.reader.boxes().instance):
             raise MissingTargetError(
                 ErrorKind.TARGET_MISSING,
                 f"scene/{self.scene.key}/boxes",
                 "dynamic_masks is 'boxes', but the scene has no annotations: want some, or dynamic_masks 'none'",
             )
-        return MovingBoxes(boxes)
+        return MovingBoxes.of(self.reader)
 
     def is_still(
         self, frame_index: int, reference_frame_index: int, height: int, width: int

@@ -141,7 +141,7 @@ def _judge(trainer: DrivingFieldTrainer) -> dict[str, Any]:
     """Return what the field is on frames held out, and what it is, before it sees them, on all frames of phase two."""
     data, teacher = trainer.datamanager, _teacher(trainer)
     started = time.perf_counter()
-    moving = MovingBoxes(data.scene.boxes())
+    moving = MovingBoxes.of(data.scene)
     held_out = data.rays_of(data.split.held_out, scene=teacher.as_fitted(data.scene), moving=moving)
     metrics = judge_fit(teacher.render, held_out, data.nerf)
     was_fitted = torch.isin(data.rays.image_frame, torch.tensor(data.split.train))

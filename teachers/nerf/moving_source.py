@@ -13,14 +13,12 @@ from jaxtyping import Bool, Float
 from storage.errors import ErrorKind, SourceDataError
 from storage.geometry.transforms import apply_se3, invert_se3, quat_wxyz_to_rotation
 from storage.scenes.free_space import find_moving_returns
+from storage.scenes.moving import MIN_SPEED_M_S
 from storage.scenes.schema import SceneBoxes
 from storage.scenes.store import SceneReader
 from teachers.nerf.config import MovingSource
 from teachers.nerf.moving_points import MovingPoints
-from teachers.nerf.scene_rays import SceneBounds, frame_seconds, lidar_origin_world, lidar_points_world
-
-_MIN_SPEED_M_S = 0.5
-"""An object slower than this stands: annotated centres of parked cars wander by one or two metres over a scene."""
+from teachers.nerf.scene_rays import SceneBounds, lidar_origin_world, lidar_points_world
 
 _SPEED_FRAMES = 2
 """Fitted frames on either side over which speed is measured."""
@@ -67,7 +65,7 @@ def find_moving(scene: SceneReader, frames: Sequence[int], bounds: SceneBounds, 
             "boxes",
             "the recording has none to say what moves; set nerf.moving_source to 'lidar' or 'none'",
         )
-    return BoxMotion(boxes, frames, np.array(frame_seconds(scene))).find(returns, bounds)
+    return BoxMotion(boxes, frames, np.array(scene.frame_seconds())).find(returns, bounds)
 
 
 class BoxMotion:
@@ -123,7 +121,7 @@ class BoxMotion:
             return False
         moved = self._pose(last, name)[:3, 3] - self._pose(first, name)[:3, 3]
         elapsed = self.seconds[self.frames[last]] - self.seconds[self.frames[first]]
-        return bool(np.linalg.norm(moved) > _MIN_SPEED_M_S * elapsed)
+        return bool(np.linalg.norm(moved) > MIN_SPEED_M_S * elapsed)
 
     def _pose(self, index: int, name: str) -> Float[np.ndarray, "4 4"]:
         return self.box_to_world[self.rows[index][name]]

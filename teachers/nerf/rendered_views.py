@@ -105,7 +105,7 @@ class RecordedViews:
     ) -> None:
         self.scene, self.fitted_frames, self.config = scene, fitted_frames, config
         self.map_size, self.image_size = map_size, image_size
-        self.moving = MovingBoxes(scene.boxes())
+        self.moving = MovingBoxes.of(scene)
         self._render_camera, self._max_lidar_m = render, max_lidar_m
         self._is_sky = None if is_sky is None else resize_nearest(is_sky, *map_size, axis=2)
         kept = lru_cache(maxsize=2 * config.neighbour_frames + 1)

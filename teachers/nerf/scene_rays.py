@@ -455,9 +455,3 @@ def lidar_points_world(scene: SceneReader, frame: int) -> Float[np.ndarray, "poi
 def lidar_origin_world(scene: SceneReader, frame: int) -> Float[np.ndarray, "3"]:
     """Return where the LiDAR was in world, metres."""
     return (scene.ego_to_world(frame) @ scene.lidar_to_ego)[:3, 3]
-
-
-def frame_seconds(scene: SceneReader) -> tuple[float, ...]:
-    """Return the time of each frame since the first, seconds."""
-    timestamps = np.array([scene.timestamp_us(frame) for frame in range(scene.num_frames)])
-    return tuple(((timestamps - timestamps[0]) / 1e6).tolist())

@@ -390,7 +390,7 @@ def test_what_moved_is_left_out_of_neighbouring_frames(dataset: FrameDataset) ->
         instance=("van",) * 2,
         num_lidar_points=np.full(2, 9),
     )
-    frames.__dict__["_moving"] = MovingBoxes(van)
+    frames.__dict__["_moving"] = MovingBoxes(van, reader.frame_seconds())
     choice = ViewChoice(
         real=(TargetView(frame_index=frame, camera_index=0), TargetView(frame_index=frame + 1, camera_index=0))
     )
