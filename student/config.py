@@ -71,8 +71,8 @@ class DataConfig:
         features_from: Where those come from: each image by itself, or the scene's field, which holds what all its
             images agree on.
         dynamic_masks: Pixels to leave out of neighbouring frames' views because something moved. "boxes" leaves out
-            every annotated object that moves at some time, where it is and where it was. "none", the published way, keeps
-            all pixels and reads no annotations.
+            every annotated object that moves at some time, where it is and where it was. "none", the published way,
+            keeps all pixels and reads no annotations.
         min_camera_depth: LiDAR returns nearer to a camera plane than this are dropped, metres, because they show the
             car.
         max_lidar_range: LiDAR returns farther from a camera than this are dropped, metres.
