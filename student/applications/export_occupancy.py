@@ -73,6 +73,7 @@ def export_occupancy(
 
     Raises:
         SourceDataError: If the store has another grid than Occ3D's, or labels that are none of its.
+        ValueError: If the scene's folder there holds something that no export wrote, such as a recording's own labels.
     """
     group = home.open_arrays(version)
     key = SceneKey.parse(version.partition)
@@ -83,6 +84,10 @@ def export_occupancy(
             ErrorKind.LABELS_INVALID, str(version), f"has the grid {group.attrs['grid']}, want {_GRID}"
         )
     folder = out_dir / "gts" / key.scene_name
+    if folder.exists() and any(folder.iterdir()) and not (folder / RECORD_FILE).is_file():
+        raise ValueError(f"{folder} holds labels that no export wrote: want another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_record(folder / RECORD_FILE, home, version, {})  # first, so that an interrupted export can be repeated
     counts = dict.fromkeys((f.name for f in fields(ExportedOccupancy) if f.name != "folder"), 0)
     for frame, token in enumerate(tokens):
         labels, num_unnamed = _frame(group, version, frame, table)
@@ -103,7 +108,6 @@ def export_occupancy(
             write_labels(labels_path(out_dir, key.scene_name, token), known)
         if on_progress is not None:
             on_progress("frames", (frame + 1) / len(tokens), {"frame": frame})
-    folder.mkdir(parents=True, exist_ok=True)
     write_record(folder / RECORD_FILE, home, version, counts)
     return ExportedOccupancy(folder=folder, **counts)
 

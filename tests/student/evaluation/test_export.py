@@ -85,6 +85,14 @@ def test_occupancy_labels_go_out_as_they_came_in(world, tmp_path, monkeypatch, c
             "is_scanned": read.mask_lidar,
         }.items():
             np.testing.assert_array_equal(found, read_target(group, "occupancy_labels", name, frame))
+    assert main(arguments) == 0  # again, over its own files
+    (files[0].parents[1] / "export.json").unlink()
+    before = files[0].read_bytes()
+    capsys.readouterr()
+    assert main(arguments) == 1  # labels that came with a recording are never written over
+    assert "holds labels that no export wrote" in capsys.readouterr().err
+    assert files[0].read_bytes() == before
+    shutil.rmtree(files[0].parents[1])
     assert main([*arguments, "--from", "lidar_occupancy"]) == 1
     assert "lidar_occupancy/yard.b" in capsys.readouterr().err
 
