@@ -89,7 +89,7 @@ def test_occupancy_labels_go_out_as_they_came_in(world, tmp_path, monkeypatch, c
     (files[0].parents[1] / "export.json").unlink()
     before = files[0].read_bytes()
     capsys.readouterr()
-    assert main(arguments) == 1  # labels that came with a recording are never written over
+    assert main(arguments) == 2  # labels that came with a recording are never written over
     assert "holds labels that no export wrote" in capsys.readouterr().err
     assert files[0].read_bytes() == before
     shutil.rmtree(files[0].parents[1])
