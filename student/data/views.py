@@ -1,5 +1,6 @@
 """Views that a sample renders: cameras, neighbouring frames and virtual views (DistillNeRF Sec. 3.2)."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,7 +54,8 @@ def draw_views(
 ) -> ViewChoice:
     """Draw the views of a training sample without repetition, padded to the same numbers for every sample.
 
-    The paper draws one virtual view per camera beside the camera's own (DistillNeRF Sec. A.7).
+    The paper draws one virtual view per camera beside the camera's own (DistillNeRF Sec. A.7). Here too, no camera gets
+    a second neighbouring or virtual view before each has had one.
 
     Args:
         scene: The sample's scene.
@@ -85,5 +87,12 @@ def draw_views(
 def _draw(
     candidates: Sequence[TargetView], number: int, generator: np.random.Generator
 ) -> tuple[TargetView | None, ...]:
-    chosen = generator.permutation(len(candidates))[:number]
-    return tuple(candidates[index] for index in chosen) + (None,) * (number - len(chosen))
+    """Draw some of the candidates, of as many different cameras as there are."""
+    shuffled = [candidates[index] for index in generator.permutation(len(candidates))]
+    had: Counter[int] = Counter()
+    rounds: dict[int, list[TargetView]] = {}
+    for view in shuffled:
+        rounds.setdefault(had[view.camera_index], []).append(view)
+        had[view.camera_index] += 1
+    chosen = [view for number_had in sorted(rounds) for view in rounds[number_had]][:number]
+    return tuple(chosen) + (None,) * (number - len(chosen))

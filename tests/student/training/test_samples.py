@@ -240,6 +240,20 @@ def test_views_are_drawn_without_repetition_and_never_from_held_out_frames(
         assert len(set(choice.virtual)) == 4
 
 
+def test_no_camera_has_a_second_view_before_each_has_one(shared_world: Any, student_config: StudentConfig) -> None:
+    shared_world.freeze("strata", student_config, validation_scenes=())
+    (scene,) = load_training_set(shared_world.home, "strata").scenes
+    views = replace(student_config.data.views, same_frame=3, neighbour=3, virtual=4)
+    drawn = set()
+    for seed in range(20):
+        choice = draw_views(scene, 2, views, num_cameras=3, num_virtual_views=3, generator=np.random.default_rng(seed))
+        assert sorted(view.camera_index for view in choice.real[3:] if view) == [0, 1, 2]
+        cameras = [view.camera_index for view in choice.virtual if view]
+        assert sorted(cameras[:3]) == [0, 1, 2]
+        drawn |= {(view.camera_index, view.virtual_index) for view in choice.virtual[:3] if view}
+    assert len(drawn) == 9  # chance still gives every view its turn
+
+
 def test_views_change_with_the_epoch_and_repeat_with_the_seed(shared_world: Any, student_config: StudentConfig) -> None:
     shared_world.freeze("epochs", student_config)
     frozen = load_training_set(shared_world.home, "epochs")
