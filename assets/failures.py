@@ -20,7 +20,9 @@ from storage.errors import (
     OutOfCapacityError,
     PipelineError,
     SourceDataError,
+    SourceMovedError,
     StoreLockedError,
+    StoreUnreachableError,
     TeacherDivergedError,
 )
 from storage.stores import catalog
@@ -31,14 +33,20 @@ INFRASTRUCTURE_RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backo
 
 _ADVICE: dict[type[PipelineError], str] = {
     SourceDataError: "The scene is quarantined. Repair or remove the file named here, then materialise again.",
+    SourceMovedError: "Name the data's new place with 'distillnerf home reroot OLD NEW', or mount it.",
     MissingTargetError: "Materialise the upstream asset named here first.",
     IntegrityError: "Set it aside with 'distillnerf catalog verify --set-aside' and materialise it again.",
     TeacherDivergedError: "Every seed diverged and the scene is quarantined. Change the teacher's configuration.",
     OutOfCapacityError: "Free some of what ran out, or run this step on a machine with more.",
+    StoreUnreachableError: "Nothing is known to be damaged: materialise again once the object store answers.",
     HomeUnavailableError: "Mend the disk, the mount or the permission named here, then materialise again.",
     StoreLockedError: "Wait for the process named here, or end it, then materialise again.",
     EnvironmentMissingError: "Install what is named here: 'make environments' builds both environments.",
 }
+
+
+_MAY_BE_BACK = (ErrorKind.IO_FAILED, ErrorKind.STORE_UNREACHABLE)
+"""Faults of a disk or a network, which may be gone in a moment."""
 
 
 class InterruptedStepError(dg.DagsterError, DagsterExecutionInterruptedError):  # type: ignore[misc]  # of two bases
@@ -65,7 +73,7 @@ def stops_retries(home: Home, partition: str) -> Iterator[None]:
     except (KeyboardInterrupt, DagsterExecutionInterruptedError) as error:
         raise InterruptedStepError(f"{partition}: interrupted; what was finished is stored") from error
     except TeacherDivergedError as error:
-        catalog.quarantine(home.root, partition, error)
+        catalog.quarantine(home.objects, partition, error)
         raise failure_of(error) from error
     except PipelineError as error:
         raise failure_of(error) from error
@@ -79,7 +87,7 @@ def stops_retries(home: Home, partition: str) -> Iterator[None]:
 def failure_of(error: PipelineError) -> dg.Failure:
     """Return the failure that shows a typed error in the UI: its kind, its key and the remedy.
 
-    Only a failing disk is left to the retry policy.
+    Only a failing disk and a store that does not answer are left to the retry policy.
     """
     advice = next((text for kind, text in _ADVICE.items() if isinstance(error, kind)), "")
     return dg.Failure(
@@ -91,5 +99,5 @@ def failure_of(error: PipelineError) -> dg.Failure:
             "message": error.message,
             "advice": advice,
         },
-        allow_retries=error.kind is ErrorKind.IO_FAILED,  # a disk or a network may be back in a moment
+        allow_retries=error.kind in _MAY_BE_BACK,
     )

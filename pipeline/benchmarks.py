@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, str] = {
     "teacher": "pipeline.teacher_benchmark:bench_teacher",
     "find": "student.experiments.benchmarks.find:bench_find",
     "ingest": "storage.ingest.benchmark:bench_ingest",
+    "catalog": "storage.stores.benchmark:bench_catalog",
     "raycast": "storage.procedural.benchmark:bench_raycast",
 }
 """Function that runs each benchmark, as ``module:function``."""

@@ -24,6 +24,7 @@ from pipeline.commands.export import ExportCommand
 from pipeline.commands.features import JudgeFeatures
 from pipeline.commands.find import Find
 from pipeline.commands.gc import Gc
+from pipeline.commands.home import HomeSourcesCommand
 from pipeline.commands.labels import LabelsCommand
 from pipeline.commands.lineage import Lineage
 from pipeline.commands.machine import Bench, Doctor, Plan, Ui
@@ -66,6 +67,7 @@ _COMMANDS: Any = (
     | _named(JudgeFeatures, "judge-features")
     | _named(Lineage, "lineage")
     | _named(CatalogCommand, "catalog")
+    | _named(HomeSourcesCommand, "home")
     | _named(Gc, "gc")
     | _named(Weights, "weights")
     | _named(Bench, "bench")

@@ -118,7 +118,7 @@ def measured_rates(home: Home) -> dict[str, tuple[float, int]]:
     frames_of: dict[str, int] = {}
     seconds: dict[str, float] = {}
     frames: dict[str, int] = {}
-    rows = catalog.versions(home.root).to_pylist()
+    rows = catalog.versions(home.objects).to_pylist()
     for row in rows:
         if row["kind"] == "scene":
             frames_of[row["partition"]] = int(home.metrics(home.require("scene", row["partition"]))["frames"])

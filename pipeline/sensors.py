@@ -4,8 +4,8 @@ import dagster as dg
 
 from pipeline.partitions import SCENES, scenes
 from pipeline.resources import HomeResource
-from storage.errors import SourceDataError
-from storage.ingest.source import list_scenes, load_source
+from storage.errors import SourceDataError, SourceMovedError
+from storage.ingest.source import list_scenes, load_source, registered_datasets
 
 
 @dg.sensor(
@@ -17,11 +17,12 @@ def registered_scenes(context: dg.SensorEvaluationContext, home: HomeResource) -
     """Add partitions for scenes of registered sources that lack one."""
     known = set(context.instance.get_dynamic_partitions(SCENES))
     found, rejected = [], []
-    for path in sorted((home.open().root / "sources").glob("*.json")):
+    opened = home.open()
+    for dataset in registered_datasets(opened):
         try:
-            source = load_source(home.open(), path.stem)
+            source = load_source(opened, dataset)
             found += [str(key) for key in list_scenes(source, on_rejected=rejected.append)]
-        except SourceDataError as error:
+        except (SourceDataError, SourceMovedError) as error:
             rejected.append(error)
     for error in rejected:  # one broken source must not hide the scenes of the others
         context.log.warning(str(error))

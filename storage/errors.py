@@ -44,6 +44,8 @@ class ErrorKind(StrEnum):
     LOCKED = "locked"
     CLASSES_INVALID = "classes_invalid"
     VERDICTS_INVALID = "verdicts_invalid"
+    STORE_UNREACHABLE = "store_unreachable"
+    SOURCE_MOVED = "source_moved"
 
 
 class PipelineError(Exception):
@@ -69,6 +71,10 @@ class SourceDataError(PipelineError, ValueError):
     """Raw data is missing, broken or inconsistent: quarantine the scene, do not retry."""
 
 
+class SourceMovedError(PipelineError):
+    """Raw data is not where its source says: name its new place, or mount it; what is stored of it stays in use."""
+
+
 class MissingTargetError(PipelineError, KeyError):
     """An upstream version is missing or failed its quality gate: materialise it first."""
 
@@ -76,7 +82,7 @@ class MissingTargetError(PipelineError, KeyError):
 
 
 class IntegrityError(PipelineError):
-    """Stored data is damaged or of an unknown form: delete it and build it again."""
+    """Stored data was read and is damaged, or is of an unknown form: set it aside and build it again."""
 
 
 class ProvenanceMismatchError(IntegrityError):
@@ -97,6 +103,10 @@ class OutOfCapacityError(PipelineError):
 
 class HomeUnavailableError(PipelineError):
     """A home's disk failed or may not be used; nothing is known of what it holds: mend that, then ask again."""
+
+
+class StoreUnreachableError(HomeUnavailableError):
+    """An object store did not answer, retries included: nothing is to be mended, ask again later."""
 
 
 class StoreLockedError(PipelineError):

@@ -42,7 +42,7 @@ class Lineage(HomeCommand):
             self._tell_dependents(home, console)
             return 0
         found = find_version(home, self.version)
-        root = catalog.lineage(home.root, found.as_input)
+        root = catalog.lineage(home.objects, found.as_input)
         if self.json:
             console.print_json(json.dumps(lineage_json(root)))
             return 0
@@ -57,7 +57,7 @@ class Lineage(HomeCommand):
 
     def _tell_dependents(self, home: Home, console: Console) -> None:
         kind, partition, digest = _source(home, self.version)
-        found = catalog.dependents(home.root, kind=kind, partition=partition, digest=digest)
+        found = catalog.dependents(home.objects, kind=kind, partition=partition, digest=digest)
         if not found and not _is_known(home, kind, partition):
             raise MissingTargetError(ErrorKind.STORE_MISSING, self.version, "the catalogue knows nothing of this name")
         if self.json:
@@ -108,7 +108,7 @@ def _source(home: Home, text: str) -> tuple[str, str, str | None]:
 def _is_known(home: Home, kind: str, partition: str) -> bool:
     if kind in (RAW_FILE, WEIGHTS_FILE):
         return False
-    rows = catalog.versions(home.root).select(["kind", "partition"]).to_pylist()
+    rows = catalog.versions(home.objects).select(["kind", "partition"]).to_pylist()
     return {"kind": kind, "partition": partition} in rows
 
 

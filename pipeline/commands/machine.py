@@ -36,7 +36,17 @@ class Bench(Command):
 
     name: Annotated[
         Literal[
-            "loader", "pooling", "sparse-conv", "spconv", "render", "student", "teacher", "find", "ingest", "raycast"
+            "loader",
+            "pooling",
+            "sparse-conv",
+            "spconv",
+            "render",
+            "student",
+            "teacher",
+            "find",
+            "ingest",
+            "catalog",
+            "raycast",
         ],
         tyro.conf.Positional,
     ]

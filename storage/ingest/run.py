@@ -6,7 +6,7 @@ Nothing is guessed or repaired. A scene that breaks a rule is quarantined with t
 from collections.abc import Callable
 from typing import NamedTuple
 
-from storage.errors import SourceDataError
+from storage.errors import ErrorKind, SourceDataError, SourceMovedError
 from storage.ingest.manifest.recording import RigManifestRecording
 from storage.ingest.nuscenes.recording import NuScenesRecording
 from storage.ingest.raw_scene import IngestConfig
@@ -17,6 +17,7 @@ from storage.ingest.source_config import SourceConfig
 from storage.ingest.waymo.v1 import open_waymo_v1
 from storage.ingest.waymo.v2 import open_waymo_v2
 from storage.keys import SceneKey
+from storage.kinds import Kind
 from storage.stores import catalog
 from storage.stores.versioned import Home, Materialized
 
@@ -50,12 +51,18 @@ def ingest_scene(
     Raises:
         SourceDataError: If the source or anything in the scene is missing, broken or inconsistent. Nothing is
             published, and the catalogue's quarantine records the reason.
+        SourceMovedError: If the source's folder, or a raw file of a scene that is stored already, is not there. The
+            scene is not at fault: it is not quarantined, and what is stored stays in use.
     """
     config = config or IngestConfig()
     try:
         return _ingest(home, scene_key, config, on_progress or (lambda *_: None))
     except SourceDataError as error:
-        catalog.quarantine(home.root, str(scene_key), error)
+        stored = home.latest(Kind.SCENE, str(scene_key)) if error.kind is ErrorKind.FILE_MISSING else None
+        if stored is not None:
+            message = f"{error.message}; {stored} stays in use, 'distillnerf home reroot OLD NEW' names a new place"
+            raise SourceMovedError(ErrorKind.SOURCE_MOVED, error.key, message) from error
+        catalog.quarantine(home.objects, str(scene_key), error)
         raise
 
 

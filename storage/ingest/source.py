@@ -1,22 +1,23 @@
 """Sources: the folder, format, version and licence of each raw data set.
 
 A source is registered once per home, as ``<home>/sources/<dataset>.json``; every later stage names only the data set.
+Folders inside the home are kept relative to it, so that a home may be moved or copied whole.
 """
 
 import json
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from storage.config_json import config_from_json
-from storage.errors import ErrorKind, IntegrityError, SourceDataError
+from storage.errors import ErrorKind, IntegrityError, SourceDataError, SourceMovedError
 from storage.ingest.source_config import SourceConfig, SourceFormat
 from storage.keys import SceneKey
 from storage.plain_json import parse_json
 from storage.stores.versioned import Home
 
+_FOLDER = "sources"
 _USUAL = {
     "nuscenes": ("nuscenes", "v1.0-mini"),
     "waymo_v1": ("waymo", "v1"),
@@ -59,21 +60,15 @@ def usual_source(source_format: SourceFormat, root: Path) -> SourceConfig:
     return SourceConfig(dataset=dataset, format=source_format, root=root, version=version)
 
 
-def register_source(home: Home, source: SourceConfig) -> Path:
-    """Write a source under the home, replacing one of the same name, and return the file.
+def register_source(home: Home, source: SourceConfig) -> None:
+    """Write a source under the home, replacing one of the same name.
 
     Raises:
         SourceDataError: If the source's root is not a folder.
     """
     if not source.root.is_dir():
         raise SourceDataError(ErrorKind.FILE_MISSING, str(source.root), "is no folder; want the root of the data set")
-    path = _source_path(home, source.dataset)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(f".{os.getpid()}.tmp")
-    places = {"root": str(source.root), "link_roots": [str(folder) for folder in source.link_roots]}
-    aside.write_text(json.dumps({**asdict(source), **places}, indent=2, sort_keys=True) + "\n")
-    aside.replace(path)
-    return path
+    _write_source(home, source)
 
 
 def load_source(home: Home, dataset: str) -> SourceConfig:
@@ -81,21 +76,94 @@ def load_source(home: Home, dataset: str) -> SourceConfig:
 
     Raises:
         SourceDataError: If there is no such source, or its file is invalid.
+        SourceMovedError: If its folder is not there, or is that of the home that this one was copied from.
     """
-    path = _source_path(home, dataset)
-    if not path.is_file():
-        registered = sorted(p.stem for p in path.parent.glob("*.json"))
-        raise SourceDataError(
-            ErrorKind.FILE_MISSING, str(path), f"no source {dataset!r} is registered; registered are {registered}"
+    source = _read_source(home, dataset)
+    own = _own_recordings(home, source.root)
+    if own is not None:  # registered before roots inside a home were kept relative to it
+        other = source.root.parent.parent
+        message = f"lies in another home, as {own} does in this one; 'distillnerf home reroot {other} {home.root}'"
+        raise SourceMovedError(ErrorKind.SOURCE_MOVED, str(source.root), message)
+    if not source.root.is_dir():
+        message = (
+            f"the folder of source {dataset!r} is not there; 'distillnerf home reroot OLD NEW' names its new place"
         )
+        raise SourceMovedError(ErrorKind.SOURCE_MOVED, str(source.root), message)
+    return source
+
+
+def registered_datasets(home: Home) -> list[str]:
+    """Return the names of all registered sources, sorted."""
+    names = home.objects.sizes(_FOLDER)
+    return sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
+
+
+def reroot_sources(home: Home, old: Path, new: Path) -> dict[str, SourceConfig]:
+    """Let all sources whose folders lie in one place look for them in another, and return those by data set.
+
+    Args:
+        home: Home of the sources.
+        old: Folder that was moved, or a folder above it; it need not be there.
+        new: Its new place.
+
+    Raises:
+        SourceDataError: If a folder of a source is not below ``new``, or a source's file is invalid; nothing is
+            changed then.
+    """
+    old, new = old.expanduser().absolute(), new.expanduser().absolute()
+    changed = {}
+    for dataset in registered_datasets(home):
+        source = _read_source(home, dataset)
+        folders = {folder: _moved(folder, old, new) for folder in (source.root, *source.link_roots)}
+        if all(folder == moved for folder, moved in folders.items()):
+            continue
+        missing = next((moved for folder, moved in folders.items() if moved != folder and not moved.is_dir()), None)
+        if missing is not None:
+            raise SourceDataError(ErrorKind.FILE_MISSING, str(missing), f"is no folder; want one of source {dataset!r}")
+        links = tuple(folders[folder] for folder in source.link_roots)
+        changed[dataset] = replace(source, root=folders[source.root], link_roots=links)
+    for source in changed.values():
+        _write_source(home, source)
+    return changed
+
+
+def _moved(folder: Path, old: Path, new: Path) -> Path:
+    return new / folder.relative_to(old) if folder.is_relative_to(old) else folder
+
+
+def _own_recordings(home: Home, root: Path) -> Path | None:
+    """Return the folder of this home that stands where ``root`` stands in another home, if there is one."""
+    if root.is_relative_to(home.root) or root.parent.name != "recordings":
+        return None
+    own = home.root / "recordings" / root.name
+    return own if own.is_dir() and not (root.exists() and own.samefile(root)) else None
+
+
+def _write_source(home: Home, source: SourceConfig) -> None:
+    def place(folder: Path) -> str:  # inside the home it is kept relative, so that the home may be moved
+        return str(folder.relative_to(home.root) if folder.is_relative_to(home.root) else folder)
+
+    places = {"root": place(source.root), "link_roots": [place(folder) for folder in source.link_roots]}
+    document = json.dumps({**asdict(source), **places}, indent=2, sort_keys=True) + "\n"
+    home.objects.write(_source_name(source.dataset), document.encode())
+
+
+def _read_source(home: Home, dataset: str) -> SourceConfig:
+    name = _source_name(dataset)
+    key = f"{home.objects.url}/{name}"
     try:
-        source = config_from_json(SourceConfig, _with_link_roots(parse_json(path.read_text())), str(path))
+        stored = home.objects.read(name)
+    except FileNotFoundError:
+        message = f"no source {dataset!r} is registered; registered are {registered_datasets(home)}"
+        raise SourceDataError(ErrorKind.FILE_MISSING, key, message) from None
+    try:
+        source = config_from_json(SourceConfig, _with_places(home, parse_json(stored.decode())), key)
     except IntegrityError as error:
         raise SourceDataError(ErrorKind.TABLE_INVALID, error.key, f"is not a valid source: {error.message}") from error
     except ValueError as error:  # no JSON
-        raise SourceDataError(ErrorKind.TABLE_INVALID, str(path), f"is not a valid source: {error}") from error
+        raise SourceDataError(ErrorKind.TABLE_INVALID, key, f"is not a valid source: {error}") from error
     if source.dataset != dataset:
-        raise SourceDataError(ErrorKind.TABLE_INVALID, str(path), f"describes {source.dataset!r}, want {dataset!r}")
+        raise SourceDataError(ErrorKind.TABLE_INVALID, key, f"describes {source.dataset!r}, want {dataset!r}")
     return source
 
 
@@ -156,10 +224,17 @@ def _scene_names(source: SourceConfig, on_rejected: Callable[[SourceDataError], 
     return [name for name, _ in list_segments(source.root, on_rejected=on_rejected)]
 
 
-def _with_link_roots(document: Any) -> Any:  # noqa: ANN401 - JSON
-    """Return a source's document; one that was registered before there were ``link_roots`` has none."""
-    return {"link_roots": [], **document} if isinstance(document, dict) else document
+def _with_places(home: Home, document: Any) -> Any:  # noqa: ANN401 - JSON
+    """Return a source's document with absolute folders; one of before there were ``link_roots`` has none."""
+    if not isinstance(document, dict):
+        return document
+    document = {"link_roots": [], **document}
+    if isinstance(document.get("root"), str):
+        document["root"] = str(home.root / document["root"])
+    if isinstance(document["link_roots"], list):
+        document["link_roots"] = [str(home.root / f) if isinstance(f, str) else f for f in document["link_roots"]]
+    return document
 
 
-def _source_path(home: Home, dataset: str) -> Path:
-    return home.root / "sources" / f"{SceneKey(dataset, 'any').dataset}.json"
+def _source_name(dataset: str) -> str:
+    return f"{_FOLDER}/{SceneKey(dataset, 'any').dataset}.json"

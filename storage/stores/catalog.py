@@ -1,30 +1,33 @@
 """The Parquet index of versions and of their inputs.
 
 It lists versions, their inputs and their dependents without opening a store. It is only an index:
-``storage.stores.versioned.rebuild_catalog`` makes it again from the stores. One small file per version keeps writers
-out of each other's way.
+``storage.stores.versioned.rebuild_catalog`` makes it again from the stores. Each version is recorded as a part of its
+own, which keeps writers out of each other's way, and small parts are merged into larger ones. A part goes only after
+its rows stand in another, so a reader, or a merge that was killed, sees rows twice at worst; rows count once.
 """
 
-import dataclasses
 import io
 import logging
+import math
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage.digests import canonical_json
+from storage.digests import bytes_digest, canonical_json
 from storage.errors import ErrorKind, MissingTargetError, PipelineError
-from storage.stores.durable import make_folder, set_aside, write_durably
+from storage.stores.durable import aside_name
 from storage.stores.integrity import machine_fault, reading, writing
-from storage.stores.lineage import LineageNode, tree, walk
+from storage.stores.lineage import EdgeGraph, LineageNode
 from storage.stores.locks import held, lock_timeout_from_environment
+from storage.stores.objects import LocalObjects, ObjectFolder
 from storage.stores.provenance import InputVersion, Provenance
 
 logger = logging.getLogger(__name__)
@@ -32,42 +35,75 @@ logger = logging.getLogger(__name__)
 RAW_FILE = "raw_file"
 WEIGHTS_FILE = "weights_file"
 
-_VERSIONS = pa.schema(
-    [
-        ("kind", pa.string()),
-        ("partition", pa.string()),
-        ("digest", pa.string()),
-        ("snapshot_id", pa.string()),
-        ("form", pa.string()),
-        ("created_at", pa.string()),
-        ("wall_time_s", pa.float64()),
-        ("device", pa.string()),
-        ("licence", pa.string()),
-        ("config_digest", pa.string()),
-        ("code_digest", pa.string()),
-        ("seed", pa.int64()),
-        ("gate_passed", pa.bool_()),
-        ("metrics", pa.string()),
-    ]
+_FOLDER = "catalog"
+_MERGED = "merged"
+_SMALL_PARTS = 64
+"""Number of parts of one version each that are merged."""
+_MERGED_PARTS = 16
+"""Number of parts of one size that are merged into one of the next; 10^5 versions are at most 108 parts."""
+_READ_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """One table of the catalogue: the folder of its parts, and its columns."""
+
+    name: str
+    schema: pa.Schema
+
+    @property
+    def folder(self) -> str:
+        return f"{_FOLDER}/{self.name}"
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+
+_VERSIONS = _Index(
+    "versions",
+    pa.schema(
+        [
+            ("kind", pa.string()),
+            ("partition", pa.string()),
+            ("digest", pa.string()),
+            ("snapshot_id", pa.string()),
+            ("form", pa.string()),
+            ("created_at", pa.string()),
+            ("wall_time_s", pa.float64()),
+            ("device", pa.string()),
+            ("licence", pa.string()),
+            ("config_digest", pa.string()),
+            ("code_digest", pa.string()),
+            ("seed", pa.int64()),
+            ("gate_passed", pa.bool_()),
+            ("metrics", pa.string()),
+        ]
+    ),
 )
-_EDGES = pa.schema(
-    [
-        ("kind", pa.string()),
-        ("partition", pa.string()),
-        ("digest", pa.string()),
-        ("input_kind", pa.string()),
-        ("input_partition", pa.string()),
-        ("input_digest", pa.string()),
-    ]
+_EDGES = _Index(
+    "edges",
+    pa.schema(
+        [
+            ("kind", pa.string()),
+            ("partition", pa.string()),
+            ("digest", pa.string()),
+            ("input_kind", pa.string()),
+            ("input_partition", pa.string()),
+            ("input_digest", pa.string()),
+        ]
+    ),
 )
-_QUARANTINE = pa.schema(
-    [
-        ("partition", pa.string()),
-        ("error_kind", pa.string()),
-        ("key", pa.string()),
-        ("message", pa.string()),
-        ("at", pa.string()),
-    ]
+_QUARANTINE = _Index(
+    "quarantine",
+    pa.schema(
+        [
+            ("partition", pa.string()),
+            ("error_kind", pa.string()),
+            ("key", pa.string()),
+            ("message", pa.string()),
+            ("at", pa.string()),
+        ]
+    ),
 )
 
 
@@ -88,34 +124,42 @@ class Entry:
     metrics: Mapping[str, Any]
 
 
-def record(root: Path, entry: Entry) -> None:
+def record(objects: ObjectFolder, entry: Entry) -> None:
     """Add one version and its inputs; writing the same version twice changes nothing."""
-    with _alone(root):
-        _write_part(root / "catalog", entry.provenance.digest, [_version_row(entry)], _edge_rows(entry.provenance))
+    with _alone(objects):
+        write_part(objects, entry)
+        for index in (_EDGES, _VERSIONS):
+            _merge(objects, index)
 
 
-def is_listed(root: Path, digest: str) -> bool:
+def write_part(objects: ObjectFolder, entry: Entry) -> None:
+    """Add one version without merging what is there; ``record`` is for everybody else."""
+    _write_part(objects, entry.provenance.digest, [_version_row(entry)], _edge_rows(entry.provenance))
+
+
+def is_listed(objects: ObjectFolder, digest: str) -> bool:
     """Tell whether the version with this digest was recorded."""
-    part = root / "catalog" / "versions" / f"{digest}.parquet"
-    return part.is_file() or digest in versions(root)["digest"].to_pylist()
+    if f"{digest}.parquet" in _parts(objects, _VERSIONS):
+        return True
+    return digest in _read(objects, _VERSIONS, ["digest"])["digest"].to_pylist()
 
 
-def versions(root: Path) -> pa.Table:
+def versions(objects: ObjectFolder) -> pa.Table:
     """Return one row for each version."""
-    return _read(root / "catalog" / "versions", _VERSIONS)
+    return _once(_read(objects, _VERSIONS))
 
 
-def edges(root: Path) -> pa.Table:
+def edges(objects: ObjectFolder) -> pa.Table:
     """Return one row for each pair of version and input, raw and weights files included."""
-    return _read(root / "catalog" / "edges", _EDGES)
+    return _once(_read(objects, _EDGES))
 
 
-def quarantined(root: Path) -> pa.Table:
+def quarantined(objects: ObjectFolder) -> pa.Table:
     """Return one row for each time a partition was refused."""
-    return _read(root / "catalog" / "quarantine", _QUARANTINE)
+    return _once(_read(objects, _QUARANTINE))
 
 
-def quarantine(root: Path, partition: str, error: PipelineError) -> None:
+def quarantine(objects: ObjectFolder, partition: str, error: PipelineError) -> None:
     """Record that a partition was refused, with the error."""
     row = {
         "partition": partition,
@@ -124,75 +168,68 @@ def quarantine(root: Path, partition: str, error: PipelineError) -> None:
         "message": error.message,
         "at": datetime.now(UTC).isoformat(timespec="microseconds"),
     }
-    _write(root / "catalog" / "quarantine" / f"{uuid.uuid4().hex}.parquet", [row], _QUARANTINE)
+    _write(objects, _QUARANTINE, uuid.uuid4().hex, pa.Table.from_pylist([row], _QUARANTINE.schema))
 
 
-def replace(root: Path, entries: Iterable[Entry]) -> int:
+def replace(objects: ObjectFolder, entries: Iterable[Entry]) -> int:
     """Replace the list of versions by these, and return their number; the quarantine stays as it is.
 
     Others may go on recording: what they add meanwhile stays. A part that cannot be read is set aside.
     """
-    base = root / "catalog"
-    before = {path: path.stat().st_ino for name in ("versions", "edges") for path in _parts(base / name)}
+    before = {index: _read_parts(objects, index) for index in (_VERSIONS, _EDGES)}
     rows, edge_rows = [], []
     for entry in entries:
         rows.append(_version_row(entry))
         edge_rows += _edge_rows(entry.provenance)
-    with _alone(root):
-        _write_part(base, f"rebuilt-{uuid.uuid4().hex}", rows, edge_rows)
-        for path, inode in before.items():
-            if not path.is_file() or path.stat().st_ino != inode:
-                continue
-            if _read_part(path, _EDGES if path.parent.name == "edges" else _VERSIONS) is None:
-                set_aside(root, path)
-            else:
-                path.unlink()
+    with _alone(objects):
+        name = _write_part(objects, _merged_name(_level_of(len(rows))), rows, edge_rows)
+        for index, old in before.items():
+            now = _read_parts(objects, index)
+            now.pop(name)
+            for part, (digest, table) in now.items():
+                if part in old and old[part][0] == digest:
+                    _retire(objects, index, part, is_readable=table is not None)
+                elif table is not None and _level(part) > 0:  # others have merged old parts with new ones
+                    _drop(objects, index, part, table, [of[1] for of in old.values() if of[1] is not None])
     return len(rows)
 
 
-def lineage(root: Path, version: InputVersion) -> LineageNode:
+def lineage(objects: ObjectFolder, version: InputVersion) -> LineageNode:
     """Return all direct and indirect inputs of a version, down to the raw and weights files.
 
     Raises:
         MissingTargetError: If the catalogue does not list the version.
     """
-    rows = versions(root).select(["kind", "partition", "digest"]).to_pylist()  # once: others write meanwhile
-    if dataclasses.asdict(version) not in rows:
+    listed = _read(objects, _VERSIONS, ["kind", "partition", "digest"])  # before its edges, which are written first
+    if (version.kind, version.partition, version.digest) not in set(_rows(listed)):
         raise MissingTargetError(
             ErrorKind.STORE_MISSING,
             f"{version.kind}/{version.partition}@{version.digest[:12]}",
             "the catalogue does not list it; 'distillnerf catalog rebuild' makes it again from the stores",
         )
-    inputs_of = _neighbours(root, "", "input_")
-    return tree(version, lambda item: inputs_of.get(item, []))
+    graph = _graph(objects, "", "input_")
+    found = graph.find(version.kind, version.partition, version.digest)
+    return graph.tree(int(found[0])) if len(found) else LineageNode(version, ())
 
 
-def dependents(root: Path, *, kind: str, partition: str, digest: str | None = None) -> list[InputVersion]:
+def dependents(objects: ObjectFolder, *, kind: str, partition: str, digest: str | None = None) -> list[InputVersion]:
     """Return every version made, directly or indirectly, from a version or a file, nearest first.
 
     Args:
-        root: The home's root folder.
+        objects: Objects of the home.
         kind: Kind of the input; ``raw_file`` or ``weights_file`` for files.
         partition: Its partition, or the file's path.
         digest: Its exact digest, or None for all versions of the partition.
     """
-    users_of = _neighbours(root, "input_", "")
-    starts = [
-        used for used in users_of if used.kind == kind and used.partition == partition and digest in (None, used.digest)
-    ]
-    reached = sorted(walk(starts, lambda used: users_of.get(used, [])))
-    return [version for distance, version in reached if distance > 0]
+    graph = _graph(objects, "input_", "")
+    steps = graph.walk(graph.find(kind, partition, digest))[1:]
+    return [version for step in steps for version in graph.versions(step)]
 
 
-def _neighbours(root: Path, of: str, to: str) -> dict[InputVersion, list[InputVersion]]:
-    """Return the ends of all edges by their starts; ``of`` and ``to`` are the column prefixes of start and end."""
-    found: dict[InputVersion, list[InputVersion]] = {}
-    for row in edges(root).to_pylist():
-        begin, end = (
-            InputVersion(row[f"{prefix}kind"], row[f"{prefix}partition"], row[f"{prefix}digest"]) for prefix in (of, to)
-        )
-        found.setdefault(begin, []).append(end)
-    return found
+def _graph(objects: ObjectFolder, of: str, to: str) -> EdgeGraph:
+    """Return the graph of all edges; ``of`` and ``to`` are the column prefixes of start and end."""
+    names, rows = ["kind", "partition", "digest"], _read(objects, _EDGES)
+    return EdgeGraph(*(rows.select([f"{end}{name}" for name in names]).rename_columns(names) for end in (of, to)))
 
 
 def _version_row(entry: Entry) -> dict[str, Any]:
@@ -234,50 +271,145 @@ def _edge_rows(provenance: Provenance) -> list[dict[str, str]]:
     ]
 
 
-def _write_part(base: Path, name: str, rows: list[dict[str, Any]], edge_rows: list[dict[str, str]]) -> None:
-    _write(base / "edges" / f"{name}.parquet", edge_rows, _EDGES)
-    _write(base / "versions" / f"{name}.parquet", rows, _VERSIONS)  # last: who finds it listed finds its edges too
+def _write_part(objects: ObjectFolder, name: str, rows: list[dict[str, Any]], edge_rows: list[dict[str, str]]) -> str:
+    _write(objects, _EDGES, name, pa.Table.from_pylist(edge_rows, _EDGES.schema))
+    # Last: who finds it listed finds its edges too.
+    return _write(objects, _VERSIONS, name, pa.Table.from_pylist(rows, _VERSIONS.schema))
 
 
-def _write(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> None:
+def _write(objects: ObjectFolder, index: _Index, name: str, table: pa.Table) -> str:
     content = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([dict(r) for r in rows], schema=schema), content)
-    make_folder(path.parent)
-    write_durably(path, content.getvalue())
+    pq.write_table(table, content, compression="zstd")
+    objects.write(f"{index.folder}/{name}.parquet", content.getvalue())
+    return f"{name}.parquet"
 
 
-def _read(folder: Path, schema: pa.Schema) -> pa.Table:
-    """Return the rows of all parts, each once: a rebuild that was killed leaves some twice."""
-    with reading(str(folder)):
-        parts = [part for path in _parts(folder) if (part := _read_part(path, schema)) is not None]
-    if not parts:
-        return schema.empty_table()
-    table = pa.concat_tables(parts)
-    return table.group_by(schema.names).aggregate([]).select(schema.names).cast(schema)
+# --- parts and their merging ------------------------------------------------------------------------------------------
 
 
-def _read_part(path: Path, schema: pa.Schema) -> pa.Table | None:
-    """Return one part, or None, and say so, if it cannot be read."""
+def _merge(objects: ObjectFolder, index: _Index) -> None:
+    """Merge parts of one size into one of the next, where there are many."""
+    of_level: dict[int, list[str]] = {}
+    for name in _parts(objects, index):
+        of_level.setdefault(_level(name), []).append(name)
+    level = 0
+    while len(of_level.get(level, ())) >= (_MERGED_PARTS if level else _SMALL_PARTS):
+        tables = _read_parts(objects, index, of_level[level])
+        whole = {name: table for name, (_, table) in tables.items() if table is not None}
+        if len(whole) < 2:
+            return
+        merged = _write(objects, index, _merged_name(level + 1), _once(pa.concat_tables(whole.values())))
+        for name in whole:
+            objects.delete(f"{index.folder}/{name}")
+        level += 1
+        of_level.setdefault(level, []).append(merged)
+
+
+def _merged_name(level: int) -> str:
+    return f"{_MERGED}-{level}-{uuid.uuid4().hex}"
+
+
+def _level(name: str) -> int:
+    """Return 0 for a part of one version, and how often the rows of another were merged."""
+    first, _, rest = name.partition("-")
+    return int(rest.partition("-")[0]) if first == _MERGED else 0
+
+
+def _level_of(num_versions: int) -> int:
+    return 1 + max(0, math.ceil(math.log(max(1, num_versions) / _SMALL_PARTS, _MERGED_PARTS)))
+
+
+def _retire(objects: ObjectFolder, index: _Index, part: str, *, is_readable: bool) -> None:
+    name = f"{index.folder}/{part}"
+    if is_readable:
+        objects.delete(name)
+    else:
+        objects.move(name, aside_name(name))
+
+
+def _drop(objects: ObjectFolder, index: _Index, part: str, table: pa.Table, old: list[pa.Table]) -> None:
+    """Take rows of old tables out of a part."""
+    gone = {row for of in old for row in _rows(of)}
+    kept = np.array([row not in gone for row in _rows(table)], bool)
+    if kept.all():
+        return
+    if kept.any():
+        _write(objects, index, _merged_name(_level(part)), table.filter(pa.array(kept)))
+    objects.delete(f"{index.folder}/{part}")
+
+
+def _rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
+    return zip(*(column.to_pylist() for column in table.columns), strict=True)
+
+
+def _read(objects: ObjectFolder, index: _Index, columns: list[str] | None = None) -> pa.Table:
+    """Return the rows of all parts, some perhaps twice."""
+    tables = [table for _, table in _read_parts(objects, index, columns=columns).values() if table is not None]
+    schema = index.schema if columns is None else pa.schema([index.schema.field(name) for name in columns])
+    return pa.concat_tables(tables) if tables else schema.empty_table()
+
+
+def _once(table: pa.Table) -> pa.Table:
+    return table.group_by(table.column_names).aggregate([]).select(table.column_names).cast(table.schema)
+
+
+def _read_parts(
+    objects: ObjectFolder, index: _Index, wanted: list[str] | None = None, *, columns: list[str] | None = None
+) -> dict[str, tuple[str, pa.Table | None]]:
+    """Return SHA-256 and rows of parts, by name; None in the place of rows that cannot be read.
+
+    A part that goes while it is looked for was merged or replaced: its rows are found in another, so all are listed
+    again until none is missing. Rows of a part that went after it was read are still good.
+    """
+    found: dict[str, tuple[str, pa.Table | None]] = {}
+    with reading(f"{objects.url}/{index.folder}"):
+        while True:
+            names = [name for name in (wanted or _parts(objects, index)) if name not in found]
+            with ThreadPoolExecutor(_READ_AT_ONCE) as pool:
+                read = list(pool.map(lambda name: _read_part(objects, index, name, columns), names))
+            found |= {name: part for name, part in zip(names, read, strict=True) if part is not None}
+            if wanted is not None or all(part is not None for part in read):
+                return found
+
+
+def _read_part(
+    objects: ObjectFolder, index: _Index, name: str, columns: list[str] | None
+) -> tuple[str, pa.Table | None] | None:
+    """Return SHA-256 and rows of one part, or None if it has gone; what cannot be read has no rows, and is named."""
+    path = f"{index.folder}/{name}"
     try:
-        return pq.read_table(path, schema=schema)
-    except FileNotFoundError:  # a rebuild has just replaced it by another part
+        content = objects.read(path)
+    except FileNotFoundError:
         return None
-    except (pa.ArrowException, OSError) as error:
-        fault = machine_fault(str(path), error)
+    try:
+        names = columns or index.schema.names
+        table = pq.ParquetFile(pa.BufferReader(content)).read(columns=names).select(names)
+        table = table.cast(pa.schema([index.schema.field(name) for name in names]))
+    except (pa.ArrowException, KeyError, OSError) as error:
+        fault = machine_fault(path, error)
         if fault is not None:
             raise fault from error
-        logger.warning("%s: cannot be read; 'distillnerf catalog rebuild' sets it aside and lists its versions", path)
-        return None
+        message = "%s/%s: cannot be read; 'distillnerf catalog rebuild' sets it aside and lists its versions"
+        logger.warning(message, objects.url, path)
+        table = None
+    return bytes_digest(content), table
 
 
-def _parts(folder: Path) -> list[Path]:
-    return sorted(folder.glob("[!.]*.parquet"))
+def _parts(objects: ObjectFolder, index: _Index) -> list[str]:
+    return sorted(name for name in objects.sizes(index.folder) if name.endswith(".parquet"))
 
 
 @contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Keep other writers of the index out, for the time of one or two small files."""
-    path = root / "locks" / "catalog.lock"
+def _alone(objects: ObjectFolder) -> Iterator[None]:
+    """Keep other writers of a local index out, for the time of a few small files.
+
+    Nobody is kept out of a bucket, and nothing is lost by that: merging twice leaves rows twice. What a rebuild takes
+    out may come back if somebody merges in that moment; the next rebuild takes it out again.
+    """
+    if not isinstance(objects, LocalObjects):
+        yield
+        return
+    path = objects.path / "locks" / "catalog.lock"
     with writing("catalog"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with held(path, "catalog", lock_timeout_from_environment()):

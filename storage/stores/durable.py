@@ -123,7 +123,11 @@ def move_durably(source: Path, target: Path) -> None:
 
 def set_aside(root: Path, path: Path) -> Path:
     """Move what cannot be read out of the way, below the folder ``aside`` of a home, and return where it lies now."""
-    target = root / ASIDE / path.relative_to(root)
-    target = target.with_name(f"{target.name}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}")
+    target = root / aside_name(str(path.relative_to(root)))
     move_durably(path, target)
     return target
+
+
+def aside_name(name: str) -> str:
+    """Return a new name below the folder ``aside`` for what has this name in its home."""
+    return f"{ASIDE}/{name}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"

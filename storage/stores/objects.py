@@ -1,16 +1,34 @@
-"""The objects of one Icechunk repository as plain bytes, in a folder or below a prefix of a bucket."""
+"""Objects as plain bytes by name, in a folder or below a prefix of a bucket: what a home and its stores are made of.
+
+Both answer alike. A folder keeps the discipline of ``storage.stores.durable``: what was written is on the disk on
+return. A bucket keeps what it took, and tells by conditional writes who came first.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
-
-from pyarrow import fs
+from typing import ClassVar
 
 from storage.stores.durable import SyncAhead, make_folder, sync_all, write_durably
 
 
 class ObjectFolder(ABC):
-    """Objects by name, such as ``snapshots/ZYDW2SXQD5G08JD9DM60``, relative to their repository."""
+    """Objects by name, such as ``snapshots/ZYDW2SXQD5G08JD9DM60``, relative to one place.
+
+    Attributes:
+        is_local: Whether the place is a folder, in which locks keep writers apart.
+    """
+
+    is_local: ClassVar[bool]
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """Return the path or URL of the place, for people and metadata."""
+
+    @abstractmethod
+    def below(self, *names: str) -> "ObjectFolder":
+        """Return the place below this one."""
 
     @abstractmethod
     def read(self, name: str) -> bytes:
@@ -25,12 +43,24 @@ class ObjectFolder(ABC):
         """Return the size in bytes of each object directly in a folder, by the last part of its name."""
 
     @abstractmethod
+    def folders(self, folder: str = "") -> list[str]:
+        """Return the names of the folders directly in a folder, sorted."""
+
+    @abstractmethod
     def write(self, name: str, content: bytes) -> None:
         """Write or replace an object in one step, durably."""
 
     @abstractmethod
+    def delete(self, name: str) -> None:
+        """Delete an object, if it is there."""
+
+    @abstractmethod
     def move(self, name: str, target: str) -> None:
-        """Give an object another name."""
+        """Give an object another name.
+
+        Raises:
+            FileNotFoundError: If it is not there.
+        """
 
     @abstractmethod
     def sync(self, names: Iterable[str]) -> None:
@@ -49,11 +79,22 @@ class LocalObjects(ObjectFolder):
     """Objects that are files.
 
     Args:
-        path: Folder of the repository.
+        path: The folder.
     """
+
+    is_local: ClassVar[bool] = True
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    @property
+    def url(self) -> str:
+        """Return the path."""
+        return str(self.path)
+
+    def below(self, *names: str) -> "LocalObjects":
+        """Return a folder below this one; nothing is created."""
+        return LocalObjects(self.path.joinpath(*names))
 
     def read(self, name: str) -> bytes:
         """Return a file's content."""
@@ -67,11 +108,20 @@ class LocalObjects(ObjectFolder):
         found = (path for path in below.iterdir() if _is_whole(path.name))
         return {path.name: path.stat().st_size for path in found if path.is_file()}
 
+    def folders(self, folder: str = "") -> list[str]:
+        """Return names of folders."""
+        below = self.path / folder
+        return sorted(path.name for path in below.iterdir() if path.is_dir()) if below.is_dir() else []
+
     def write(self, name: str, content: bytes) -> None:
         """Write or replace a file."""
         path = self.path / name
         make_folder(path.parent)
         write_durably(path, content)
+
+    def delete(self, name: str) -> None:
+        """Unlink a file."""
+        (self.path / name).unlink(missing_ok=True)
 
     def move(self, name: str, target: str) -> None:
         """Rename a file."""
@@ -88,44 +138,6 @@ class LocalObjects(ObjectFolder):
     def sync_ahead(self, folder: str) -> Callable[[], set[str]]:
         """Sync files in a thread."""
         return SyncAhead(self.path / folder, _is_whole).stop
-
-
-class BucketObjects(ObjectFolder):
-    """Objects of a bucket.
-
-    Args:
-        filesystem: Arrow's view of the bucket.
-        base: Bucket and prefix of the repository.
-    """
-
-    def __init__(self, filesystem: fs.FileSystem, base: str) -> None:
-        self.filesystem, self.base = filesystem, base
-
-    def read(self, name: str) -> bytes:
-        """Return an object's content."""
-        with self.filesystem.open_input_stream(f"{self.base}/{name}") as stream:
-            return stream.read()
-
-    def sizes(self, folder: str) -> dict[str, int]:
-        """Return sizes of the objects below a prefix."""
-        found = self.filesystem.get_file_info(fs.FileSelector(f"{self.base}/{folder}", allow_not_found=True))
-        return {info.base_name: info.size for info in found if info.type is fs.FileType.File}
-
-    def write(self, name: str, content: bytes) -> None:
-        """Put an object."""
-        with self.filesystem.open_output_stream(f"{self.base}/{name}") as stream:
-            stream.write(content)
-
-    def move(self, name: str, target: str) -> None:
-        """Copy an object, then delete it."""
-        self.filesystem.move(f"{self.base}/{name}", f"{self.base}/{target}")
-
-    def sync(self, names: Iterable[str]) -> None:
-        """Do nothing: what a bucket took, it keeps."""
-
-    def sync_ahead(self, folder: str) -> Callable[[], set[str]]:
-        """Do nothing."""
-        return set
 
 
 def _is_whole(name: str) -> bool:

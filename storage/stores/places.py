@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import ClassVar
 
 import icechunk
-from pyarrow import fs
 
-from storage.errors import ErrorKind, IntegrityError, MissingTargetError
+from storage.errors import ErrorKind, IntegrityError
 from storage.keys import check_name, is_name
+from storage.stores.bucket import SCHEME, BucketObjects, split_url
 from storage.stores.durable import set_aside
 from storage.stores.integrity import reading
-from storage.stores.objects import BucketObjects, LocalObjects, ObjectFolder
+from storage.stores.objects import LocalObjects, ObjectFolder
 
 STORE_URL_VARIABLE = "DISTILLNERF_STORE_URL"
-_SCHEME = "s3://"
 
 
 def store_url_from_environment() -> str | None:
@@ -100,10 +99,7 @@ def array_place(root: Path, store_url: str | None) -> ArrayPlace:
     """
     if store_url is None:
         return _Folder(root / "stores")
-    bucket, _, prefix = store_url.removeprefix(_SCHEME).partition("/")
-    if not store_url.startswith(_SCHEME) or not bucket:
-        raise ValueError(f"store_url {store_url!r}: want s3://bucket/prefix")
-    return _Bucket(bucket, prefix.strip("/"))
+    return _Bucket(*split_url(store_url))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,16 +144,14 @@ class _Bucket(ArrayPlace):
         return "/".join(name for name in (self.prefix, *names) if name)
 
     def url(self, kind: str, partition: str) -> str:
-        return f"{_SCHEME}{self.bucket}/{self._key(kind, partition)}"
+        return f"{SCHEME}{self.bucket}/{self._key(kind, partition)}"
 
     def storage(self, kind: str, partition: str) -> icechunk.Storage:
         key = self._key(check_name(kind), check_name(partition))
         return icechunk.s3_storage(bucket=self.bucket, prefix=key, from_env=True, force_path_style=True)
 
     def objects(self, kind: str, partition: str) -> ObjectFolder:
-        # Only a file system that is made from a URL minds AWS_ENDPOINT_URL.
-        filesystem, bucket = fs.FileSystem.from_uri(f"{_SCHEME}{self.bucket}")
-        return BucketObjects(filesystem, f"{bucket}/{self._key(check_name(kind), check_name(partition))}")
+        return BucketObjects(self.bucket, self._key(check_name(kind), check_name(partition)))
 
     def may_hold(self, kind: str, partition: str) -> bool:
         return True
@@ -167,14 +161,5 @@ class _Bucket(ArrayPlace):
         raise IntegrityError(ErrorKind.STORE_CORRUPT, self.url(kind, partition), message)
 
     def names(self, *above: str) -> list[str]:
-        url = f"{_SCHEME}{self.bucket}"
-        with reading(url):
-            # Only a file system that is made from a URL minds AWS_ENDPOINT_URL.
-            filesystem, bucket = fs.FileSystem.from_uri(url)
-            if filesystem.get_file_info(bucket).type is fs.FileType.NotFound:
-                raise MissingTargetError(ErrorKind.STORE_MISSING, url, "no such bucket")
-            found = filesystem.get_file_info(
-                fs.FileSelector("/".join(n for n in (bucket, self._key(*above)) if n), allow_not_found=True)
-            )
-        folders = (info.base_name for info in found if info.type is fs.FileType.Directory)
-        return sorted(name for name in folders if is_name(name))
+        found = BucketObjects(self.bucket, self._key(*above)).folders()
+        return [name for name in found if is_name(name)]

@@ -62,7 +62,7 @@ def verify_home(home: Home, kind: str | None = None, partition: str | None = Non
         yield Verified("damaged", str(folder), "lost or damaged: it has no provenance")
     listed = {
         (row["kind"], row["partition"], row["digest"])
-        for row in catalog.versions(home.root).to_pylist()
+        for row in catalog.versions(home.objects).to_pylist()
         if kind in (None, row["kind"]) and partition in (None, row["partition"])
     }
     stored = {(version.kind, version.partition, version.digest) for version in versions}

@@ -29,6 +29,7 @@ from storage.stores.arrays import check_target
 from storage.stores.durable import make_folder, move_durably, set_aside, sync_tree, write_durably
 from storage.stores.integrity import reading, writing
 from storage.stores.locks import held, lock_timeout_from_environment
+from storage.stores.objects import LocalObjects
 from storage.stores.places import array_place
 from storage.stores.provenance import InputVersion, Provenance, joined_licences
 from storage.stores.repository import ArrayRepository
@@ -105,6 +106,7 @@ class Home:
         self.lock_timeout_s = lock_timeout_from_environment() if lock_timeout_s is None else lock_timeout_s
         self.root = Path(root).expanduser().absolute()
         self.store_url = store_url
+        self.objects = LocalObjects(self.root)
         self._arrays = array_place(self.root, store_url)
 
     def __repr__(self) -> str:
@@ -335,8 +337,8 @@ def _reuse(home: Home, provenance: Provenance) -> Materialized | None:
         write_durably(home._artifact_folder(found.kind, found.partition) / _CURRENT, found.digest.encode())
     else:
         _point_branch(home, found)
-    if not catalog.is_listed(home.root, found.digest):  # its writer died between publishing and recording it
-        catalog.record(home.root, home.catalog_entry(found))
+    if not catalog.is_listed(home.objects, found.digest):  # its writer died between publishing and recording it
+        catalog.record(home.objects, home.catalog_entry(found))
     return Materialized(found, True, metrics)
 
 
@@ -386,7 +388,7 @@ def rebuild_catalog(home: Home, on_error: Callable[[PipelineError], None] | None
                     raise
                 on_error(error)
 
-    return catalog.replace(home.root, entries())
+    return catalog.replace(home.objects, entries())
 
 
 def materialize_arrays(
@@ -436,7 +438,7 @@ def materialize_arrays(
         version = StoreVersion(kind, partition, digest, snapshot_id, StoreForm.ARRAYS)
         _point_branch(home, version)
         catalog.record(
-            home.root, catalog.Entry(provenance=stamped, snapshot_id=snapshot_id, form=version.form, metrics=metrics)
+            home.objects, catalog.Entry(provenance=stamped, snapshot_id=snapshot_id, form=version.form, metrics=metrics)
         )
     return Materialized(version, False, metrics)
 
@@ -481,7 +483,7 @@ def materialize_files(home: Home, provenance: Provenance, write: Callable[[Path]
         write_durably(folder / _CURRENT, digest.encode())
         version = StoreVersion(kind, partition, digest, digest, StoreForm.FILES)
         catalog.record(
-            home.root, catalog.Entry(provenance=stamped, snapshot_id=digest, form=version.form, metrics=metrics)
+            home.objects, catalog.Entry(provenance=stamped, snapshot_id=digest, form=version.form, metrics=metrics)
         )
     return Materialized(version, False, metrics)
 

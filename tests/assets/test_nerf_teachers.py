@@ -130,7 +130,7 @@ def test_a_diverged_teacher_is_quarantined_and_not_retried(make_home, environmen
     home = make_home()
     result = materialise(home, environment, ["nerf_teacher"])
     assert told(result)["error"] == "TeacherDivergedError"
-    assert [row["partition"] for row in catalog.quarantined(home.root).to_pylist()] == [SCENE]
+    assert [row["partition"] for row in catalog.quarantined(home.objects).to_pylist()] == [SCENE]
 
 
 def test_a_crash_of_the_worker_is_a_failure_without_retry(make_home, environment, monkeypatch) -> None:

@@ -121,7 +121,7 @@ def test_a_broken_scene_fails_with_its_file_and_harms_no_other(broken_home: Home
     assert "1 of 2 partitions failed" in description
     assert home.latest("scene", SECOND) is None
     assert latest(instance, "scene", FIRST).tags["dagster/data_version"] == home.require("scene", FIRST).digest
-    quarantined = catalog.quarantined(home.root).to_pylist()
+    quarantined = catalog.quarantined(home.objects).to_pylist()
     assert [row["partition"] for row in quarantined] == [SECOND]
 
 

@@ -13,6 +13,7 @@ from pipeline.commands.options import ConfiguredCommand
 from pipeline.commands.runs import Run
 from pipeline.run_config import HomeSelection
 from storage.ingest.run import ingest_scene
+from storage.ingest.source import load_source
 from storage.keys import SceneKey
 from storage.kinds import KINDS
 from storage.stores import catalog
@@ -22,7 +23,7 @@ from storage.targets.images import InputImagesConfig, resize_scene_images
 
 COMMANDS = (
     *("demo", "run", "ingest", "audit", "train", "evaluate", "query", "lineage", "catalog", "bench", "plan"),
-    *("ui", "view", "render", "find", "doctor", "gc"),
+    *("ui", "view", "render", "find", "doctor", "gc", "home"),
 )
 SCENE = "tiny.scene-0001"
 
@@ -61,6 +62,18 @@ def test_help_of_every_command_reads_well(command: str, capsys: pytest.CaptureFi
     assert f"usage: distillnerf {command}" in out
     first = out.split("\n\n")[1].strip()
     assert first.endswith("."), first
+
+
+def test_a_home_is_told_where_its_recording_lies_now(filled_home, tmp_path, capsys):
+    old, new = load_source(filled_home, "tiny").root, tmp_path / "disk"
+    old.rename(new)
+    asked = ["home", "reroot", str(old), str(new), "--home", str(filled_home.root)]
+    code, out, _ = call(capsys, "home", "sources", "--home", str(filled_home.root))
+    assert code == 1
+    assert f"tiny: {old}: the folder" in out
+    assert call(capsys, *asked) == (0, f"tiny is read from {new}\n", "")
+    assert load_source(filled_home, "tiny").root == new
+    assert call(capsys, *asked)[0] == 1
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -212,10 +225,10 @@ def test_catalog_lists_shows_and_rebuilds(filled_home: Home, capsys: pytest.Capt
     assert "CC0-1.0" in out
     _, out, _ = call(capsys, "catalog", "show", f"scene/{SCENE}", "--home", home)
     assert json.loads(out)["provenance"]["licence"] == "CC0-1.0"
-    before = catalog.versions(filled_home.root).to_pylist()
+    before = catalog.versions(filled_home.objects).to_pylist()
     code, out, _ = call(capsys, "catalog", "rebuild", "--home", home)
     assert (code, out.strip()) == (0, "3 versions")
-    after = catalog.versions(filled_home.root).to_pylist()
+    after = catalog.versions(filled_home.objects).to_pylist()
     assert sorted(map(str, before)) == sorted(map(str, after))
 
 

@@ -267,8 +267,8 @@ def test_a_broken_scene_is_refused_and_the_others_go_on(fault, tiny_home, tiny):
     assert fault.message in caught.value.message
     assert tiny_home.versions() == []
     assert not list((tiny_home.root / "stores").glob("*/*/chunks/*"))
-    assert catalog.versions(tiny_home.root).num_rows == 0
-    (row,) = catalog.quarantined(tiny_home.root).to_pylist()
+    assert catalog.versions(tiny_home.objects).num_rows == 0
+    (row,) = catalog.quarantined(tiny_home.objects).to_pylist()
     assert (row["partition"], row["error_kind"]) == (str(KEY), fault.kind)
     assert (row["key"], row["message"]) == (caught.value.key, caught.value.message)
 

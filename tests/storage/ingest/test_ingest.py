@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from storage.digests import file_digest
-from storage.errors import ErrorKind, SourceDataError
+from storage.errors import ErrorKind, SourceDataError, SourceMovedError
 from storage.geometry.transforms import apply_se3, invert_se3, quat_wxyz_to_rotation
 from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.run import _READERS, ingest_scene, open_recording
@@ -111,7 +111,7 @@ def test_provenance_reaches_the_raw_files(tiny_home, tiny):
     assert provenance.licence == "CC0-1.0"
     assert provenance.calibration_digest
     used_by = catalog.dependents(
-        tiny_home.root, kind=catalog.RAW_FILE, partition=tiny.file("scene-0001", "CAM_FRONT", 0)
+        tiny_home.objects, kind=catalog.RAW_FILE, partition=tiny.file("scene-0001", "CAM_FRONT", 0)
     )
     assert [v.digest for v in used_by] == [version.digest]
 
@@ -122,6 +122,18 @@ def test_second_ingest_is_a_look_up(tiny_home):
     assert (first.reused, second.reused) == (False, True)
     assert second.version == first.version
     assert second.metrics == first.metrics
+
+
+def test_missing_raw_files_do_not_quarantine_a_scene_that_is_stored(tiny_home, tiny):
+    stored = ingest_scene(tiny_home, KEY).version
+    next((tiny.root / "samples").rglob("*.jpg")).unlink()
+    with pytest.raises(SourceMovedError, match=f"{stored} stays in use"):
+        ingest_scene(tiny_home, KEY)
+    tiny.root.rename(tiny.root.with_name("unmounted"))
+    with pytest.raises(SourceMovedError, match="reroot OLD NEW"):
+        ingest_scene(tiny_home, KEY)
+    assert catalog.quarantined(tiny_home.objects).num_rows == 0
+    assert tiny_home.latest("scene", str(KEY)) == stored
 
 
 def test_same_data_in_another_place_has_the_same_digest(tiny_home, tiny, tmp_path):

@@ -50,7 +50,7 @@ def test_a_version_is_reused_and_becomes_current_again(any_home, published):
 
 def test_rebuilding_the_catalogue_keeps_its_rows(any_home, published):
     def rows():
-        return sorted(map(repr, catalog.versions(any_home.root).to_pylist()))
+        return sorted(map(repr, catalog.versions(any_home.objects).to_pylist()))
 
     before = rows()
     assert rebuild_catalog(any_home) == len(before) == 5

@@ -14,6 +14,7 @@ import pytest
 from storage.errors import HomeUnavailableError
 from storage.kinds import StoreForm
 from storage.stores import catalog, durable
+from storage.stores.objects import LocalObjects
 from storage.stores.provenance import Provenance
 from storage.stores.verification import verify_version
 from storage.stores.versioned import Home, Materialized, materialize_arrays, materialize_files
@@ -112,12 +113,14 @@ def test_no_version_is_lost_and_none_is_found_torn(
             verify_version(state, version)
         current = state.require(kind, PARTITION)
         assert current in versions.values()
-        assert set(catalog.versions(state.root)["digest"].to_pylist()) <= {v.digest for v in versions.values()}
+        assert set(catalog.versions(LocalObjects(state.root))["digest"].to_pylist()) <= {
+            v.digest for v in versions.values()
+        }
         again = publish(state, kind, "2")
         assert again.reused == ("2" in versions)
         verify_version(state, again.version)
         verify_version(state, state.require(kind, PARTITION, old.digest))
-        assert len(catalog.versions(state.root)) == 2
+        assert len(catalog.versions(LocalObjects(state.root))) == 2
         seen.append(again.reused)
     assert seen == sorted(seen)
     assert seen[-1]

@@ -119,7 +119,9 @@ class HomeMachine(RuleBasedStateMachine):
     def nothing_else_is_there(self):
         seen = {(v.kind, v.partition, v.digest) for v in self.home.versions()}
         assert seen == {(*place, provenance(place, c).digest) for place, configs in self.made.items() for c in configs}
-        assert {(r["kind"], r["partition"], r["digest"]) for r in catalog.versions(self.home.root).to_pylist()} == seen
+        assert {
+            (r["kind"], r["partition"], r["digest"]) for r in catalog.versions(self.home.objects).to_pylist()
+        } == seen
 
     @invariant()
     def current_is_what_was_asked_for_last(self):
@@ -146,7 +148,7 @@ def content(place: tuple[str, str], config: int) -> np.ndarray:
 
 
 def _rows(home: Home) -> list:
-    tables = (catalog.versions(home.root), catalog.edges(home.root))
+    tables = (catalog.versions(home.objects), catalog.edges(home.objects))
     return [sorted(map(repr, table.to_pylist())) for table in tables]
 
 

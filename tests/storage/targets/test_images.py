@@ -51,7 +51,7 @@ def test_licence_and_calibration_come_along(tiny_home):
 def test_a_scene_never_ingested_is_missing(tiny_home):
     with pytest.raises(MissingTargetError, match=r"scene/tiny\.scene-0001"):
         resize_scene_images(tiny_home, KEY, CONFIG)
-    assert catalog.versions(tiny_home.root).num_rows == 0
+    assert catalog.versions(tiny_home.objects).num_rows == 0
 
 
 @pytest.mark.parametrize("size", [(0, 4), (4, 0), (-1, 4)])

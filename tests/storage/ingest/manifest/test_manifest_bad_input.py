@@ -386,7 +386,7 @@ def test_a_broken_scene_is_quarantined_with_its_reason(recording, recording_home
     assert message in str(caught.value)
     assert recording_home.versions() == []
     assert not list((recording_home.root / "stores").glob("*/*/chunks/*"))
-    (row,) = catalog.quarantined(recording_home.root).to_pylist()
+    (row,) = catalog.quarantined(recording_home.objects).to_pylist()
     assert (row["partition"], row["error_kind"]) == (str(KEY), kind)
     assert (row["key"], row["message"]) == (caught.value.key, caught.value.message)
 

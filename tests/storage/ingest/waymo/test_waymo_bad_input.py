@@ -66,7 +66,7 @@ def _refuse(set_: SimpleNamespace, fault: Fault, config: IngestConfig | None = N
     assert fault.message in caught.value.message, caught.value
     assert not set_.home.versions()
     assert not list((set_.home.root / "stores").glob("*/*/chunks/*"))
-    (row,) = catalog.quarantined(set_.home.root).to_pylist()
+    (row,) = catalog.quarantined(set_.home.objects).to_pylist()
     assert (row["partition"], row["error_kind"]) == (str(KEY), fault.kind)
     assert (row["key"], row["message"]) == (caught.value.key, caught.value.message)
     return caught.value
