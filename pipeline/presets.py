@@ -115,8 +115,16 @@ def build_preset(
         raise ValueError(f"preset {name!r}, want one of {', '.join(_PRESETS)}")
     config = _PRESETS[name](variant)
     if published is not None:
-        config = dataclasses.replace(config, student=published_variant(published, variant))
+        student = with_depth_channels(published_variant(published, variant), like=config.student)
+        config = dataclasses.replace(config, student=student)
     return config if seed is None else reseed(config, seed)
+
+
+def with_depth_channels(student: StudentConfig, *, like: StudentConfig) -> StudentConfig:
+    """Return a student that reads as many channels of Depth Anything as another one, beside the same image teachers."""
+    channels = like.model.coarse_depth.depth_feature_channels
+    coarse = dataclasses.replace(student.model.coarse_depth, depth_feature_channels=channels)
+    return dataclasses.replace(student, model=dataclasses.replace(student.model, coarse_depth=coarse))
 
 
 def demo(variant: Variant) -> PipelineConfig:
