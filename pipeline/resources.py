@@ -34,12 +34,12 @@ independent steps run side by side.
 class HomeResource(dg.ConfigurableResource):
     """Home of everything that a run writes."""
 
-    root: str = Field(description="Local folder of the home: stores, artifacts, catalogue, locks.")
+    root: str = Field(description="Folder of the home, or s3://bucket/prefix.")
     store_url: str = Field(default="", description="Where array stores live instead, as s3://bucket/prefix.")
 
     def open(self) -> Home:
         """Return the home."""
-        return Home(Path(self.root), store_url=self.store_url or None)
+        return Home(self.root, store_url=self.store_url or None)
 
 
 class NerfstudioEnvironment(dg.ConfigurableResource):
@@ -100,24 +100,24 @@ def executor_from_environment() -> dg.ExecutorDefinition:
     return EXECUTORS[name]
 
 
-def home_from_environment(home: Path | None) -> Path:
-    """Return the home that a command was given, or the one that the environment names.
+def home_from_environment(home: str | None) -> str:
+    """Return the home that a command was given, or the one that the environment names: a folder or a URL.
 
     Raises:
         ValueError: If neither names a home.
     """
     if not is_home_named(home):
         raise ValueError(f"no home: give --home DIR or set {HOME_VARIABLE}")
-    return (home or Path(os.environ[HOME_VARIABLE])).expanduser().absolute()
+    return home or os.environ[HOME_VARIABLE]
 
 
-def is_home_named(home: Path | None) -> bool:
+def is_home_named(home: str | None) -> bool:
     """Return whether a command was given a home, or the environment names one."""
     return home is not None or bool(os.environ.get(HOME_VARIABLE))
 
 
 def dagster_environment(home: Path) -> dict[str, str]:
-    """Return the environment of a Dagster process that works on one home."""
+    """Return the environment of a Dagster process that works on one home, named by its folder on this machine."""
     own: Mapping[str, str] = {
         "DAGSTER_HOME": str(home / "dagster"),
         HOME_VARIABLE: str(home),

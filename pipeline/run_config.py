@@ -7,7 +7,6 @@ home cannot mix. The last command also saves its selection in the home. Runs wit
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from storage.errors import ErrorKind, IntegrityError
 from storage.keys import SceneKey
 from storage.kinds import Kind
 from storage.plain_json import parse_json
+from storage.stores.versioned import Home
 from student.config import TrainingSetConfig, Variant
 from student.presets.published import PUBLISHED_RUNS
 
@@ -188,10 +188,7 @@ class HomeSelection:
 
     def save(self, home: Path) -> None:
         """Write the selection into a home, atomically."""
-        home.mkdir(parents=True, exist_ok=True)
-        aside = home / f".{_FILE}.{os.getpid()}"
-        aside.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n")
-        aside.replace(home / _FILE)
+        Home(home).objects.write(_FILE, (json.dumps(dataclasses.asdict(self), indent=2) + "\n").encode())
 
     @classmethod
     def load(cls, home: Path) -> Self | None:
@@ -200,15 +197,18 @@ class HomeSelection:
         Raises:
             IntegrityError: If the file was not written by ``save``.
         """
-        path = home / _FILE
-        if not path.is_file():
+        objects = Home(home).objects
+        key = f"{objects.url}/{_FILE}"
+        try:
+            stored = objects.read(_FILE)
+        except FileNotFoundError:
             return None
         try:
-            raw: dict[str, Any] = parse_json(path.read_text())
+            raw: dict[str, Any] = parse_json(stored.decode())
             defaults = {f.name: f.default for f in dataclasses.fields(cls) if f.default is not dataclasses.MISSING}
-            return config_from_json(cls, {**defaults, **raw}, str(path))
+            return config_from_json(cls, {**defaults, **raw}, key)
         except (ValueError, TypeError, IntegrityError) as error:
-            raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, str(path), f"is no selection of a run: {error}") from error
+            raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, key, f"is no selection of a run: {error}") from error
 
 
 def _without_repetition(overrides: Sequence[str]) -> tuple[str, ...]:

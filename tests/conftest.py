@@ -48,8 +48,8 @@ def s3_endpoint() -> Iterator[str]:
 
 
 @pytest.fixture
-def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """An empty bucket, which the AWS_* environment variables lead to."""
+def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """An empty bucket, which the AWS_* environment variables lead to; this machine's folders are below ``tmp_path``."""
     import boto3
 
     for name, value in {
@@ -58,6 +58,7 @@ def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Any:
         "AWS_SECRET_ACCESS_KEY": "nothing",
         "AWS_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
+        "DISTILLNERF_CACHE": str(tmp_path / "cache"),
     }.items():
         monkeypatch.setenv(name, value)
     found = boto3.resource("s3", endpoint_url=s3_endpoint, region_name="us-east-1").Bucket(f"stores-{uuid.uuid4().hex}")
@@ -67,7 +68,7 @@ def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture(params=["folder", "bucket"])
 def any_home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
-    """A home whose array stores live in its folder, or in a bucket."""
+    """A home in a folder, or in a bucket."""
     if request.param == "folder":
         return Home(tmp_path / "home")
-    return Home(tmp_path / "home", store_url=f"s3://{request.getfixturevalue('bucket').name}/runs/one")
+    return Home(f"s3://{request.getfixturevalue('bucket').name}/runs/one")

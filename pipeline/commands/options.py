@@ -1,7 +1,6 @@
 """Base classes of the commands, and the flags that they share."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
@@ -37,10 +36,10 @@ class HomeCommand(Command):
     """Base of commands that work on a home.
 
     Attributes:
-        home: Folder of everything that runs write; by default DISTILLNERF_HOME.
+        home: Folder of everything that runs write, or s3://bucket/prefix; by default DISTILLNERF_HOME.
     """
 
-    home: Path | None = None
+    home: str | None = None
 
     def open_home(self, *, must_exist: bool = False) -> Home:
         """Return the home.
@@ -48,10 +47,10 @@ class HomeCommand(Command):
         Raises:
             ValueError: If no home is named, or it must exist and is missing.
         """
-        root = home_from_environment(self.home)
-        if must_exist and not root.is_dir():
-            raise ValueError(f"no home at {root}: 'distillnerf run' or 'distillnerf demo' makes one")
-        return Home(root, store_url=store_url_from_environment())
+        home = Home(home_from_environment(self.home), store_url=store_url_from_environment())
+        if must_exist and not home.exists():
+            raise ValueError(f"no home at {home.address}: 'distillnerf run' or 'distillnerf demo' makes one")
+        return home
 
     def named_home(self, *, must_exist: bool = False) -> Home | None:
         """Return the home that the command or the environment names, or None."""

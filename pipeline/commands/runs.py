@@ -38,14 +38,14 @@ class Demo(ConfiguredCommand):
     """
 
     default_preset: ClassVar[PresetName | None] = "demo"
-    home: Path | None = Path("demo")
+    home: str | None = "demo"
 
     def run(self, console: Console) -> int:
         """Generate drives, then run everything on them."""
         home = self.open_home()
         selection = self.selection(home)
         prepare_home(home)
-        console.print(f"[bold]demo[/bold] in {escape(str(home.root))}")
+        console.print(f"[bold]demo[/bold] in {escape(home.address)}", soft_wrap=True)
         with PeakMemory() as memory:
             unsplit = dataclasses.replace(selection, train_scenes=(), validation_scenes=())
             keys, generated = generate_recordings(home, unsplit, console)
@@ -113,7 +113,7 @@ class Run(_SourceCommand):
         keys = self.register(home)
         source = self.source()
         held_out = [str(SceneKey(source.dataset, name)) for name in expand_splits(source, self.held_out)]
-        console.print(f"[bold]{len(keys)} scenes[/bold] of {escape(str(self.root))} in {escape(str(home.root))}")
+        console.print(f"[bold]{len(keys)} scenes[/bold] of {escape(str(self.root))} in {escape(home.address)}")
         with PeakMemory() as memory:
             return run_and_tell(home, with_split(selection, keys, held_out), keys, console, memory)
 
@@ -162,7 +162,7 @@ def run_and_tell(
     console.print(f"summary  {escape(str(home.root / 'summary.json'))}", soft_wrap=True)
     if summary["report"] is not None:
         console.print(f"report   {escape(str(home.root / 'report' / 'index.html'))}", soft_wrap=True)
-    console.print(f"Dagster  distillnerf ui --home {escape(str(home.root))}", soft_wrap=True)
+    console.print(f"Dagster  distillnerf ui --home {escape(home.address)}", soft_wrap=True)
     return 0 if outcome.succeeded else 1
 
 

@@ -6,6 +6,7 @@ call is retried with backoff while the server refuses, is slow or overloaded, or
 """
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,7 +17,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedEr
 from obstore.store import S3Store
 
 from storage.errors import ErrorKind, HomeUnavailableError, MissingTargetError, StoreUnreachableError
-from storage.stores.integrity import first_line
+from storage.stores.integrity import unreachable
 from storage.stores.objects import ObjectFolder
 
 SCHEME = "s3://"
@@ -76,7 +77,8 @@ class BucketObjects(ObjectFolder):
 
     def __init__(self, bucket: str, prefix: str) -> None:
         self.bucket, self.prefix = bucket, prefix
-        patience = timedelta(seconds=patience_from_environment())
+        self._patience_s = patience_from_environment()
+        patience = timedelta(seconds=self._patience_s)
         self._store = S3Store(
             bucket,
             prefix=prefix or None,
@@ -84,8 +86,8 @@ class BucketObjects(ObjectFolder):
             client_options={
                 "allow_http": os.environ.get(ENDPOINT_VARIABLE, "").startswith("http://"),
                 "timeout": timedelta(hours=1),
-                "read_timeout": min(patience, timedelta(seconds=60)),
-                "connect_timeout": min(patience, timedelta(seconds=5)),
+                "read_timeout": patience / 4,  # of one read: a request that is not answered is sent again
+                "connect_timeout": patience / 4,
             },
             retry_config={
                 "max_retries": tries_within(patience.total_seconds()),
@@ -159,12 +161,18 @@ class BucketObjects(ObjectFolder):
         Of many writers, one gets True, or all whose content is the same. A repeated request whose first answer was
         lost finds its own object, and gets True too.
         """
-        try:
-            with self._asking(name):
-                self._store.put(name, content, mode="create")
-        except FileExistsError:
-            return self.read(name) == content
-        return True
+        begun = time.monotonic()
+        while True:
+            try:
+                with self._asking(name):
+                    self._store.put(name, content, mode="create")
+            except FileExistsError:
+                return self.read(name) == content
+            except StoreUnreachableError:  # the client itself does not repeat this request when its answer is late
+                if time.monotonic() - begun >= self._patience_s:
+                    raise
+            else:
+                return True
 
     def delete(self, name: str) -> None:
         """Delete an object."""
@@ -200,9 +208,3 @@ class BucketObjects(ObjectFolder):
             if isinstance(error, FileNotFoundError):
                 raise FileNotFoundError(key) from error
             raise unreachable(key, error) from error
-
-
-def unreachable(key: str, error: BaseException) -> StoreUnreachableError:
-    """Return the error of a store that does not answer, with the reason that the client gives in one line."""
-    message = f"the store does not answer, and nothing is known of what it holds; ask again later ({first_line(error)})"
-    return StoreUnreachableError(ErrorKind.STORE_UNREACHABLE, key, message)

@@ -7,10 +7,11 @@ manifests of the version. It is itself checked by its first line.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import google_crc32c
+import icechunk
 import numpy as np
 import zarr
 from jaxtyping import UInt8
@@ -232,11 +233,18 @@ class CheckedStore(WrapperStore[Store]):
         store: Store of the version's snapshot.
         record: Record of the version's content.
         key: Name of the version, for errors.
+        on_failure: Called with the error of a chunk that could not be read; raises if that says nothing about it.
     """
 
-    def __init__(self, store: Store, record: ContentRecord, key: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        record: ContentRecord,
+        key: str,
+        on_failure: Callable[[BaseException], None] | None = None,
+    ) -> None:
         super().__init__(store)
-        self._record, self._key = record, key
+        self._record, self._key, self._on_failure = record, key, on_failure
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Return a value.
@@ -244,7 +252,12 @@ class CheckedStore(WrapperStore[Store]):
         Raises:
             ChunkError: If a chunk is lost or is another one.
         """
-        value = await self._store.get(key, prototype, byte_range)
+        try:
+            value = await self._store.get(key, prototype, byte_range)
+        except icechunk.IcechunkError as error:
+            if self._on_failure is not None:
+                self._on_failure(error)
+            raise
         seal = self._record.seal_at(key)
         if seal is not None:
             whole = value if byte_range is None else await self._store.get(key, prototype)

@@ -13,7 +13,14 @@ from contextlib import contextmanager
 
 import icechunk
 
-from storage.errors import ErrorKind, HomeUnavailableError, IntegrityError, OutOfCapacityError, PipelineError
+from storage.errors import (
+    ErrorKind,
+    HomeUnavailableError,
+    IntegrityError,
+    OutOfCapacityError,
+    PipelineError,
+    StoreUnreachableError,
+)
 
 # What a lost object (Icechunk), a shortened chunk (ValueError) and a damaged one (RuntimeError, OSError) are met as.
 _CORRUPTION = (icechunk.IcechunkError, ValueError, RuntimeError, OSError)
@@ -29,6 +36,13 @@ _UNAVAILABLE = {
     errno.ETIMEDOUT: ErrorKind.IO_FAILED,
 }
 _OS_ERROR = re.compile(r"os error (\d+)")  # how Rust, and so Icechunk and safetensors, spells a number of the system
+
+
+_OUTAGE = re.compile(
+    "dispatch failure|timed? ?out|connection (refused|reset|closed)|SlowDown|ServiceUnavailable|InternalError|throttl",
+    re.IGNORECASE,
+)
+"""How Icechunk tells that an object store did not answer."""
 
 
 class ChunkError(IntegrityError):
@@ -48,6 +62,8 @@ def machine_fault(key: str, error: BaseException) -> PipelineError | None:
             return OutOfCapacityError(ErrorKind.OUT_OF_CAPACITY, key, _of_system(seen, number))
         if number in _UNAVAILABLE:
             return HomeUnavailableError(_UNAVAILABLE[number], key, _of_system(seen, number))
+        if isinstance(seen, icechunk.IcechunkError) and _OUTAGE.search(str(seen)):
+            return unreachable(key, seen)
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return None
 
@@ -59,7 +75,7 @@ def reading(key: str) -> Iterator[None]:
     Raises:
         IntegrityError: If the body failed to read; a lost chunk is an error, not its fill value.
         OutOfCapacityError: If memory or file descriptors ran out.
-        HomeUnavailableError: If the disk failed, or may not be read.
+        HomeUnavailableError: If the disk failed, or may not be read, or an object store does not answer.
     """
     try:
         yield
@@ -101,6 +117,12 @@ def writing(key: str) -> Iterator[None]:
 def is_panic(error: BaseException) -> bool:
     """Return whether Rust code behind Python gave up; its exception is no ``Exception`` and has no importable class."""
     return type(error).__name__ == "PanicException"
+
+
+def unreachable(key: str, error: BaseException) -> StoreUnreachableError:
+    """Return the error of a store that does not answer, with the reason that the client gives in one line."""
+    message = f"the store does not answer, and nothing is known of what it holds; ask again later ({first_line(error)})"
+    return StoreUnreachableError(ErrorKind.STORE_UNREACHABLE, key, message)
 
 
 def first_line(error: BaseException) -> str:

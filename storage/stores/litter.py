@@ -15,9 +15,10 @@ from typing import Literal
 
 from storage.errors import PipelineError, StoreLockedError
 from storage.stores.durable import ASIDE
+from storage.stores.file_versions import PARTIAL
 from storage.stores.integrity import writing
 from storage.stores.locks import held, is_held
-from storage.stores.versioned import PARTIAL, Home
+from storage.stores.versioned import Home
 
 _BEING_WRITTEN = re.compile(r"\..+-[0-9a-f]{32}|[^#]+#\d+")
 """Names under which ``durable`` and Icechunk write a file before its real name."""

@@ -1,6 +1,8 @@
-"""Places of array stores: a local folder or a prefix of a bucket, with one Icechunk repository for each store.
+"""Where a home lives, and its array stores: a folder, or a prefix of a bucket.
 
-Both hold a repository at ``<kind>/<partition>``.
+A home in a bucket has a folder on each machine that works on it, for what only that machine needs: locks, logs,
+Dagster's instance, work under way and copies of files. The folder names its bucket (``address``), so that whoever opens
+the folder opens the home. Array stores are one Icechunk repository for each kind and partition, ``<kind>/<partition>``.
 """
 
 import os
@@ -11,14 +13,19 @@ from typing import ClassVar
 
 import icechunk
 
+from storage.digests import bytes_digest
 from storage.errors import ErrorKind, IntegrityError
 from storage.keys import check_name, is_name
-from storage.stores.bucket import SCHEME, BucketObjects, split_url
-from storage.stores.durable import set_aside
+from storage.stores.durable import make_folder, set_aside, write_durably
 from storage.stores.integrity import reading
 from storage.stores.objects import LocalObjects, ObjectFolder
 
 STORE_URL_VARIABLE = "DISTILLNERF_STORE_URL"
+CACHE_VARIABLE = "DISTILLNERF_CACHE"
+"""Folder of this machine's folders for homes in buckets; ``~/.cache/distillnerf`` by default."""
+
+_ADDRESS = "address"
+_SCHEME = "s3://"
 
 
 def store_url_from_environment() -> str | None:
@@ -87,19 +94,57 @@ class ArrayPlace(ABC):
         ]
 
 
-def array_place(root: Path, store_url: str | None) -> ArrayPlace:
-    """Return the place of a home's array stores.
+def home_place(place: Path | str) -> tuple[Path, ObjectFolder]:
+    """Return a home's folder on this machine, and its objects.
 
     Args:
-        root: Folder of the home.
-        store_url: ``s3://bucket/prefix``, or None for ``<root>/stores``.
+        place: ``s3://bucket/prefix``, a folder, or the folder that a machine has for a home in a bucket.
 
     Raises:
         ValueError: If the URL has another form.
     """
-    if store_url is None:
-        return _Folder(root / "stores")
-    return _Bucket(*split_url(store_url))
+    text = str(place)
+    if isinstance(place, str) and text.startswith(_SCHEME):
+        from storage.stores.bucket import BucketObjects, split_url
+
+        objects = BucketObjects(*split_url(text))
+        name = f"{objects.bucket}-{bytes_digest(objects.url.encode())[:12]}"
+        root = Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/distillnerf").expanduser().absolute() / name
+        _claim(root, objects.url)
+        return root, objects
+    if text.startswith(f"{_SCHEME[:-1]}"):
+        raise ValueError(f"{text!r} is a path; a home in a bucket is named by a text s3://bucket/prefix")
+    root = Path(place).expanduser().absolute()
+    address = root / _ADDRESS
+    if address.is_file():
+        from storage.stores.bucket import BucketObjects, split_url
+
+        return root, BucketObjects(*split_url(address.read_text().strip()))
+    return root, LocalObjects(root)
+
+
+def _claim(root: Path, url: str) -> None:
+    address = root / _ADDRESS
+    if not address.is_file():
+        make_folder(root)
+        write_durably(address, f"{url}\n".encode())
+
+
+def array_place(objects: ObjectFolder, store_url: str | None) -> ArrayPlace:
+    """Return the place of a home's array stores.
+
+    Args:
+        objects: Objects of the home.
+        store_url: ``s3://bucket/prefix``, or None for ``stores`` in the home.
+
+    Raises:
+        ValueError: If the URL has another form.
+    """
+    if store_url is None and isinstance(objects, LocalObjects):
+        return _Folder(objects.path / "stores")
+    from storage.stores.bucket import split_url
+
+    return _Bucket(*split_url(store_url if store_url is not None else objects.below("stores").url))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +177,8 @@ class _Folder(ArrayPlace):
 class _Bucket(ArrayPlace):
     """A prefix of an S3 bucket.
 
-    Credentials, region and endpoint come from the AWS_* environment variables and files, which Icechunk and Arrow read
-    alike. Buckets are addressed by path, which servers other than Amazon's need.
+    Credentials, region and endpoint come from the AWS_* environment variables. Buckets are addressed by path, which
+    servers other than Amazon's need.
     """
 
     bucket: str
@@ -144,13 +189,15 @@ class _Bucket(ArrayPlace):
         return "/".join(name for name in (self.prefix, *names) if name)
 
     def url(self, kind: str, partition: str) -> str:
-        return f"{SCHEME}{self.bucket}/{self._key(kind, partition)}"
+        return f"{_SCHEME}{self.bucket}/{self._key(kind, partition)}"
 
     def storage(self, kind: str, partition: str) -> icechunk.Storage:
         key = self._key(check_name(kind), check_name(partition))
         return icechunk.s3_storage(bucket=self.bucket, prefix=key, from_env=True, force_path_style=True)
 
     def objects(self, kind: str, partition: str) -> ObjectFolder:
+        from storage.stores.bucket import BucketObjects
+
         return BucketObjects(self.bucket, self._key(check_name(kind), check_name(partition)))
 
     def may_hold(self, kind: str, partition: str) -> bool:
@@ -161,5 +208,7 @@ class _Bucket(ArrayPlace):
         raise IntegrityError(ErrorKind.STORE_CORRUPT, self.url(kind, partition), message)
 
     def names(self, *above: str) -> list[str]:
+        from storage.stores.bucket import BucketObjects
+
         found = BucketObjects(self.bucket, self._key(*above)).folders()
         return [name for name in found if is_name(name)]

@@ -4,12 +4,17 @@ A version is published in this order, each step on the disk before the next: its
 own; the record of its content; the branch ``main``; the branch ``current``. What was not recorded is no version.
 Branches are only names that lead to versions, so a lost or torn one is mended from the versions by the next writer.
 Nothing is collected while a version, or one that was set aside, is reached by no branch.
+
+In a bucket no lock keeps writers of two machines apart. There a version is made by its *commit*, a small object named
+by the digest, which only the first of them can create; it names the snapshot, and comes after the record. Whoever comes
+later drops what it built. Nothing is collected in a bucket.
 """
 
 import json
 import logging
 import shutil
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -32,8 +37,8 @@ from storage.stores.content_record import (
     read_whole,
     seals_of,
 )
-from storage.stores.durable import ASIDE, make_folder, write_durably
-from storage.stores.integrity import reading, writing
+from storage.stores.durable import ASIDE
+from storage.stores.integrity import reading, unreachable, writing
 from storage.stores.objects import LocalObjects
 from storage.stores.places import ArrayPlace
 
@@ -41,6 +46,8 @@ from storage.stores.places import ArrayPlace
 icechunk.set_logs_filter("error")
 
 CURRENT = "current"
+COMMITS = "commits"
+"""Folder of the commits of a repository in a bucket."""
 RECORDED_SCHEMA = 2
 """First schema version whose versions have a record of their content."""
 _MAIN = "main"
@@ -101,12 +108,37 @@ class ArrayRepository:
     def _holds_anything(self) -> bool:
         return any(self.objects.sizes(folder) for folder in ("snapshots", FOLDER, "manifests", "chunks"))
 
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
+        """Read by Icechunk; in a bucket, what it calls lost is damage only if it is lost indeed."""
+        try:
+            with reading(key):
+                yield
+        except IntegrityError as error:
+            if not self.objects.is_local and isinstance(error.__cause__, icechunk.IcechunkError):
+                self._doubt(key, error.__cause__)
+            raise
+
+    def _doubt(self, key: str, error: BaseException, record: ContentRecord | None = None) -> None:
+        """Raise unless a bucket answers and lacks an object: Icechunk calls a snapshot missing whose server is down.
+
+        Raises:
+            StoreUnreachableError: If the bucket does not answer, or everything of the version is there.
+        """
+        try:
+            is_there = record is not None and self.check_whole(record.digest, record.snapshot_id, key)
+        except IntegrityError:
+            return
+        folder = "snapshots" if record is None else "chunks"
+        if is_there or any(name in str(error) for name in self.objects.sizes(folder) if name != _ROOT_SNAPSHOT):
+            raise unreachable(key, error) from error
+
     def _repository(self) -> icechunk.Repository:
         if self._opened is None:
             if self._branch_is_lost():
                 message = "lost or damaged: its branch main is lost or torn; the next write mends it"
                 raise IntegrityError(ErrorKind.STORE_CORRUPT, self.key, message)
-            with reading(self.key):
+            with self._reading(self.key):
                 self._opened = icechunk.Repository.open(self._place.storage(self.kind, self.partition))
         return self._opened
 
@@ -131,8 +163,8 @@ class ArrayRepository:
         """Return the snapshot of the version with this digest, or None."""
         with reading(self.key):
             recorded = {d: snapshot for snapshot, d in self._recorded().items()}
-        if digest in recorded:
-            return recorded[digest]
+        if digest in recorded or not self.objects.is_local:
+            return recorded.get(digest)
         return next((snapshot for snapshot, d in self.versions().items() if d == digest), None)
 
     def current(self) -> tuple[str, str] | None:
@@ -148,14 +180,28 @@ class ArrayRepository:
             digest = self._recorded().get(snapshot_id)
         if digest is not None:
             return digest, snapshot_id
-            if snapshot_id in self._set_aside_before():
-                return None
         metadata = self._metadata(snapshot_id)
         is_version = "digest" in metadata and not _has_record(metadata)
         return (str(metadata["digest"]), snapshot_id) if is_version else None
 
     def _recorded(self) -> dict[str, str]:
-        return _versions_by_name(self.objects.sizes(FOLDER))
+        recorded = _versions_by_name(self.objects.sizes(FOLDER))
+        if self.objects.is_local:
+            return recorded
+        counts = Counter(recorded.values())
+        committed = self.objects.sizes(COMMITS)
+        return {
+            snapshot: digest
+            for snapshot, digest in recorded.items()
+            if digest in committed and (counts[digest] == 1 or self._committed(digest) == snapshot)
+        }
+
+    def _committed(self, digest: str) -> str | None:
+        """Return the snapshot of the version that was committed to a bucket under a digest, or None."""
+        try:
+            return self.objects.read(f"{COMMITS}/{digest}").decode()
+        except FileNotFoundError:
+            return None
 
     def _set_aside_before(self) -> dict[str, str]:
         return _versions_by_name(self.objects.sizes(ASIDE))
@@ -168,7 +214,7 @@ class ArrayRepository:
 
     def _metadata(self, snapshot_id: str) -> dict[str, Any]:
         repository = self._repository()
-        with reading(self.key):
+        with self._reading(self.key):
             return dict(repository.lookup_snapshot(snapshot_id).metadata)
 
     # --- reading ---------------------------------------------------------------------------------------------------
@@ -204,7 +250,7 @@ class ArrayRepository:
         record = self.record(digest, snapshot_id, key)
         if record is not None:
             self._check_objects(record, key, ("snapshots",))
-        with reading(key):
+        with self._reading(key):
             return self._metadata(snapshot_id)
 
     def open(self, digest: str, snapshot_id: str, key: str) -> zarr.Group:
@@ -217,12 +263,16 @@ class ArrayRepository:
         if record is not None:
             self._check_objects(record, key, ("snapshots", "manifests"))
         repository = self._repository()
-        with reading(key):
+        with self._reading(key):
             store = repository.readonly_session(snapshot_id=snapshot_id).store
-            group = zarr.open_group(store if record is None else CheckedStore(store, record, key), mode="r")
+            checked = store if record is None else CheckedStore(store, record, key, self._on_failure(record, key))
+            group = zarr.open_group(checked, mode="r")
         if record is None and _has_record(group.attrs):
             raise IntegrityError(ErrorKind.STORE_CORRUPT, key, "lost or damaged: the record of its content is lost")
         return group
+
+    def _on_failure(self, record: ContentRecord, key: str) -> Callable[[BaseException], None] | None:
+        return None if self.objects.is_local else lambda error: self._doubt(key, error, record)
 
     def check_whole(self, digest: str, snapshot_id: str, key: str) -> bool:
         """Check that no object of a version is lost, cut or, but for chunks, changed; return whether it has a record.
@@ -274,10 +324,13 @@ class ArrayRepository:
             add(error.message.removesuffix(hint) + hint)
         if main is not None:
             reached, is_whole = self._chain(main)
+            others = {name for branch in self._other_branches() for name in self._chain(branch)[0]}
             if not is_whole:
                 add(f"lost or damaged: the history of main ends after {len(reached)} snapshots")
             versions = self.versions()
-            unreached = sorted(digest[:12] for snapshot, digest in versions.items() if snapshot not in reached)
+            unreached = sorted(
+                digest[:12] for snapshot, digest in versions.items() if snapshot not in {*reached, *others}
+            )
             if unreached:
                 add(f"lost or damaged: main does not lead to {', '.join(unreached)}; the next write mends what it can")
             for snapshot_id in set(reached) - versions.keys() - self._set_aside_before().keys():
@@ -308,9 +361,16 @@ class ArrayRepository:
                     self._create()
             elif isinstance(self.objects, LocalObjects):
                 self._mend(self.objects)
+            else:
+                self._commit_recorded()
 
     def _create(self) -> None:
-        self._opened = icechunk.Repository.create(self._place.storage(self.kind, self.partition))
+        try:
+            self._opened = icechunk.Repository.create(self._place.storage(self.kind, self.partition))
+        except icechunk.IcechunkError:
+            if self.objects.is_local:
+                raise
+            self._repository()  # another machine has created it at the same time, or this says what is wrong
         self._may_collect = self._place.is_local
         if isinstance(self.objects, LocalObjects):
             self.objects.sync([f"snapshots/{_ROOT_SNAPSHOT}"])
@@ -337,6 +397,17 @@ class ArrayRepository:
         self._may_collect = is_whole and {*versions, *self._set_aside_before()} <= set(reached)
         if not self._may_collect:
             logger.warning("%s: nothing is deleted here, because a version is out of reach", self.key)
+
+    def _commit_recorded(self) -> None:
+        """Commit versions of earlier releases, which are recorded, are led to by ``main``, and have no commit."""
+        recorded = _versions_by_name(self.objects.sizes(FOLDER))
+        committed = self.objects.sizes(COMMITS)
+        waiting = {snapshot: digest for snapshot, digest in recorded.items() if digest not in committed}
+        if waiting:
+            main = self._branch(_MAIN)
+            reached = self._chain(main)[0] if main is not None else []
+            for snapshot_id in waiting.keys() & set(reached):
+                self._committed_first(waiting[snapshot_id], snapshot_id)
 
     def _start_anew(self) -> None:
         place = self._place.set_aside(self.kind, self.partition)
@@ -366,15 +437,17 @@ class ArrayRepository:
                 self.collect()
             raise
 
-    def publish(self, draft: Draft, digest: str, message: str, metadata: Mapping[str, Any]) -> str:
-        """Make a draft a version, and return its snapshot.
+    def publish(self, draft: Draft, digest: str, message: str, metadata: Mapping[str, Any]) -> tuple[str, bool]:
+        """Make a draft a version, and return the version's snapshot, and whether it is the draft's.
+
+        In a bucket it is not, if another machine came first.
 
         Raises:
             IntegrityError: If a chunk was not written; nothing is published then.
         """
         arrays = arrays_of(draft.group, draft.store.seals, self.key)
         synced = draft.stop_syncing()
-        snapshot_id = draft.session.commit(message, metadata={"digest": digest, **metadata})
+        snapshot_id = self._commit(draft, message, {"digest": digest, **metadata})
         if draft.store.has_rewritten:
             self.collect()
         chunks = {n: s for n, s in self.objects.sizes("chunks").items() if n not in draft.chunks_before}
@@ -384,10 +457,45 @@ class ArrayRepository:
         # From here on it may be a version that no branch reaches yet: if a step fails, the next writer mends that.
         may_collect, self._may_collect = self._may_collect, False
         self._record(digest, snapshot_id, arrays, chunks if are_known else None)
-        self._point(_MAIN, snapshot_id, draft.parent)
-        self._may_collect = may_collect
-        self._drop(draft.branch)
-        return snapshot_id
+        if isinstance(self.objects, LocalObjects):
+            self._point(_MAIN, snapshot_id)
+            self._may_collect = may_collect
+            self._drop(draft.branch)
+            return snapshot_id, True
+        committed = self._committed_first(digest, snapshot_id)
+        if committed != snapshot_id:
+            self.objects.delete(_record_name(digest, snapshot_id))
+            self._drop(draft.branch)
+            return committed, False
+        try:
+            self._repository().reset_branch(_MAIN, snapshot_id, from_snapshot_id=draft.parent)
+            self._drop(draft.branch)
+        except icechunk.IcechunkError as error:
+            if not _is_conflict(error):
+                raise
+            # Another machine moved main; the draft's branch stays then, so that something leads to every version.
+        return snapshot_id, True
+
+    def _commit(self, draft: Draft, message: str, metadata: Mapping[str, Any]) -> str:
+        try:
+            return draft.session.commit(message, metadata=dict(metadata))
+        except icechunk.IcechunkError as error:
+            if not _is_conflict(error):
+                raise
+            # Nobody else writes to the branch of a draft: it is our own commit, whose answer was lost.
+            tip = self._repository().lookup_branch(draft.branch)
+            if tip == draft.parent or self._metadata(tip).get("digest") != metadata["digest"]:
+                raise
+            return tip
+
+    def _committed_first(self, digest: str, snapshot_id: str) -> str:
+        from storage.stores.bucket import BucketObjects
+
+        if not isinstance(self.objects, BucketObjects):
+            raise TypeError(f"objects is {type(self.objects).__name__}, want those of a bucket")
+        if self.objects.create(f"{COMMITS}/{digest}", snapshot_id.encode()):
+            return snapshot_id
+        return self._committed(digest) or snapshot_id
 
     def _record(
         self, digest: str, snapshot_id: str, arrays: Mapping[str, ArraySeals], chunks: Mapping[str, int] | None
@@ -409,7 +517,10 @@ class ArrayRepository:
 
     def point_current(self, snapshot_id: str) -> None:
         """Make a version the one that was asked for last."""
-        self._point(CURRENT, snapshot_id)
+        if isinstance(self.objects, LocalObjects):
+            self._point(CURRENT, snapshot_id)
+        else:  # of writers at the same time, the last one counts
+            self.objects.write(CURRENT, snapshot_id.encode())
 
     def set_aside(self, digest: str, snapshot_id: str) -> None:
         """Give up a version that cannot be read, so that it is built again; its objects stay until ``gc`` is asked."""
@@ -418,6 +529,8 @@ class ArrayRepository:
         with writing(self.key):
             if snapshot_id in self._recorded():
                 self.objects.move(name, aside)
+                if not self.objects.is_local:
+                    self.objects.delete(f"{COMMITS}/{digest}")
             else:
                 self.objects.write(aside, b"")  # a version without a record is told by its snapshot
 
@@ -480,8 +593,7 @@ class ArrayRepository:
         """Return the snapshot that a branch names, or None if there is no such branch."""
         with reading(self.key):
             if not isinstance(self.objects, LocalObjects):
-                repository = self._repository()
-                return repository.lookup_branch(name) if name in repository.list_branches() else None
+                return self._bucket_branch(name)
             try:
                 stored = self.objects.read(_ref_name(name))
             except FileNotFoundError:
@@ -492,6 +604,22 @@ class ArrayRepository:
                 message = f"lost or damaged: the branch {name} cannot be read"
                 raise IntegrityError(ErrorKind.STORE_CORRUPT, self.key, message) from None
 
+    def _bucket_branch(self, name: str) -> str | None:
+        if name == CURRENT:
+            with suppress(FileNotFoundError):
+                return self.objects.read(CURRENT).decode()
+        repository = self._repository()
+        with self._reading(self.key):
+            return repository.lookup_branch(name) if name in repository.list_branches() else None
+
+    def _other_branches(self) -> list[str]:
+        """Return the snapshots of branches of a bucket but ``main``: versions that were published beside another."""
+        if self.objects.is_local:
+            return []
+        repository = self._repository()
+        with self._reading(self.key):
+            return [repository.lookup_branch(name) for name in repository.list_branches() if name != _MAIN]
+
     def _branch_is_lost(self) -> bool:
         return isinstance(self.objects, LocalObjects) and self._whole_branch(_MAIN) is None
 
@@ -501,19 +629,10 @@ class ArrayRepository:
         except IntegrityError:
             return None
 
-    def _point(self, name: str, snapshot_id: str, parent: str | None = None) -> None:
-        """Let a branch name a snapshot; in a bucket, ``main`` moves only if it still names ``parent``."""
-        if isinstance(self.objects, LocalObjects):
-            # Icechunk writes this file without syncing it: a loss of power would tear what leads to every version.
-            path = self.objects.path / _ref_name(name)
-            make_folder(path.parent)
-            write_durably(path, json.dumps({"snapshot": snapshot_id}).encode())
-            return
-        repository = self._repository()
-        if name not in repository.list_branches():
-            repository.create_branch(name, snapshot_id)
-        elif repository.lookup_branch(name) != snapshot_id:
-            repository.reset_branch(name, snapshot_id, from_snapshot_id=parent)
+    def _point(self, name: str, snapshot_id: str) -> None:
+        """Let a branch of a folder name a snapshot."""
+        # Icechunk writes this file without syncing it: a loss of power would tear what leads to every version.
+        self.objects.write(_ref_name(name), json.dumps({"snapshot": snapshot_id}).encode())
 
     def _drop(self, branch: str) -> None:
         if isinstance(self.objects, LocalObjects):
@@ -531,6 +650,10 @@ class ArrayRepository:
         except IntegrityError:
             return found, False
         return found, True
+
+
+def _is_conflict(error: icechunk.IcechunkError) -> bool:
+    return isinstance(error, icechunk.ConflictError) or "branch update conflict" in str(error)
 
 
 def _versions_by_name(names: Iterable[str]) -> dict[str, str]:

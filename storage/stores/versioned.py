@@ -11,7 +11,6 @@ import json
 import logging
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,17 +19,23 @@ from typing import Any
 
 import zarr
 
-from storage.digests import canonical_json, file_digest, undefined_as_null
+from storage.digests import canonical_json, undefined_as_null
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError, PipelineError
 from storage.keys import check_name
 from storage.kinds import KINDS, StoreForm
 from storage.stores import catalog
 from storage.stores.arrays import check_target
-from storage.stores.durable import make_folder, move_durably, set_aside, sync_tree, write_durably
+from storage.stores.file_versions import (
+    METRICS_FILE,
+    PROVENANCE_FILE,
+    FileVersions,
+    file_partitions,
+    file_versions,
+)
 from storage.stores.integrity import reading, writing
 from storage.stores.locks import held, lock_timeout_from_environment
 from storage.stores.objects import LocalObjects
-from storage.stores.places import array_place
+from storage.stores.places import array_place, home_place
 from storage.stores.provenance import InputVersion, Provenance, joined_licences
 from storage.stores.repository import ArrayRepository
 
@@ -38,13 +43,6 @@ logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 2
 _UNRECORDED_SCHEMA = 1  # without a record of its content
-PARTIAL = ".partial-"
-"""Beginning of the name of a folder that is being written."""
-
-_CURRENT = "current"
-_PROVENANCE_FILE = "provenance.json"
-_METRICS_FILE = "metrics.json"
-_MANIFEST_FILE = "files.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,31 +91,45 @@ class Home:
     """Root of everything that a run writes.
 
     Args:
-        root: Local folder for artifacts, the catalogue, locks and working state.
-        store_url: Place of array stores: ``s3://bucket/prefix``, or None for ``<root>/stores``. Credentials, region and
-            endpoint of S3 come from the AWS_* environment variables.
+        place: Folder, ``s3://bucket/prefix``, or the folder that this machine has for a home in a bucket. Credentials,
+            region and endpoint of S3 come from the AWS_* environment variables.
+        store_url: Place of array stores if they live elsewhere: ``s3://bucket/prefix``.
         lock_timeout_s: Longest wait for another writer, seconds; by default what the environment says, or no limit.
 
     Raises:
-        ValueError: If ``store_url`` has another form.
+        ValueError: If a URL has another form.
+
+    Attributes:
+        root: Folder of the home. Of a home in a bucket, this machine's: ``Home(root)`` opens the same home.
+        objects: Everything that the home is made of, by name.
     """
 
-    def __init__(self, root: Path | str, *, store_url: str | None = None, lock_timeout_s: float | None = None) -> None:
+    def __init__(self, place: Path | str, *, store_url: str | None = None, lock_timeout_s: float | None = None) -> None:
         self.lock_timeout_s = lock_timeout_from_environment() if lock_timeout_s is None else lock_timeout_s
-        self.root = Path(root).expanduser().absolute()
+        self.root, self.objects = home_place(place)
         self.store_url = store_url
-        self.objects = LocalObjects(self.root)
-        self._arrays = array_place(self.root, store_url)
+        self._arrays = array_place(self.objects, store_url)
 
     def __repr__(self) -> str:
-        return f"Home({str(self.root)!r}, store_url={self.store_url!r})"
+        return f"Home({self.address!r}, store_url={self.store_url!r})"
+
+    @property
+    def address(self) -> str:
+        """Return what opens the same home on any machine: its folder or URL."""
+        return self.objects.url
+
+    def exists(self) -> bool:
+        """Return whether anything was ever written there."""
+        if isinstance(self.objects, LocalObjects):
+            return self.root.is_dir()
+        return bool(self.objects.folders() or self.objects.sizes(""))
 
     # --- where things are ------------------------------------------------------------------------------------------
 
     def url(self, version: StoreVersion) -> str:
         """Return the URL or path of a version, for people and metadata."""
         if version.form is StoreForm.FILES:
-            return str(self._artifact_folder(version.kind, version.partition) / version.digest)
+            return self.files(version.kind, version.partition).url(version.digest)
         return self._arrays.url(version.kind, version.partition)
 
     def work_folder(self, kind: str, partition: str) -> Path:
@@ -126,8 +138,9 @@ class Home:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def _artifact_folder(self, kind: str, partition: str) -> Path:
-        return self.root / "artifacts" / check_name(kind) / check_name(partition)
+    def files(self, kind: str, partition: str) -> FileVersions:
+        """Return the file versions of a partition."""
+        return file_versions(self.objects, self.root, kind, partition)
 
     def repository(self, kind: str, partition: str) -> ArrayRepository | None:
         """Return the repository of a partition; None if nothing is stored there."""
@@ -154,8 +167,7 @@ class Home:
 
     def find(self, kind: str, partition: str, digest: str) -> StoreVersion | None:
         """Return the version with this digest, or None."""
-        folder = self._artifact_folder(kind, partition) / check_name(digest)
-        if (folder / _PROVENANCE_FILE).is_file():
+        if self.files(kind, partition).holds(digest):
             return StoreVersion(kind, partition, digest, digest, StoreForm.FILES)
         repository = self.repository(kind, partition)
         snapshot_id = None if repository is None else repository.find_version(digest)
@@ -163,10 +175,9 @@ class Home:
 
     def latest(self, kind: str, partition: str) -> StoreVersion | None:
         """Return the version that the last materialisation asked for, or None."""
-        pointer = self._artifact_folder(kind, partition) / _CURRENT
         with reading(f"{kind}/{partition}"):
-            digest = pointer.read_text().strip() if pointer.is_file() else ""
-            if digest:
+            digest = self.files(kind, partition).current()
+            if digest is not None:
                 return self.find(kind, partition, digest)
         repository = self.repository(kind, partition)
         current = None if repository is None else repository.current()
@@ -182,7 +193,7 @@ class Home:
         if found is None:
             wanted = "a version" if digest is None else f"version {digest[:12]}"
             raise MissingTargetError(
-                ErrorKind.TARGET_MISSING, f"{kind}/{partition}", f"{wanted} was never materialised under {self.root}"
+                ErrorKind.TARGET_MISSING, f"{kind}/{partition}", f"{wanted} was never materialised under {self.address}"
             )
         return found
 
@@ -211,24 +222,26 @@ class Home:
                 on_error(error)
                 continue
             found += [StoreVersion(*owner, digest, snapshot, StoreForm.ARRAYS) for snapshot, digest in listed.items()]
-        for folder in self._file_folders(kind, partition):
-            if (folder / _PROVENANCE_FILE).is_file():
-                owner = folder.parent.parent.name, folder.parent.name
-                found.append(StoreVersion(*owner, folder.name, folder.name, StoreForm.FILES))
+        for owner in file_partitions(self.objects, kind, partition):
+            digests = self.files(*owner).digests()
+            found += [StoreVersion(*owner, digest, digest, StoreForm.FILES) for digest in digests]
         return found
 
     def torn_folders(self, kind: str | None = None, partition: str | None = None) -> list[Path]:
         """Return folders of files that stand in the place of a version, and are none."""
-        return [path for path in self._file_folders(kind, partition) if not (path / _PROVENANCE_FILE).is_file()]
-
-    def _file_folders(self, kind: str | None, partition: str | None) -> list[Path]:
-        with reading(str(self.root)):
-            found = (self.root / "artifacts").glob(f"{kind or '*'}/{partition or '*'}/*")
-            return sorted(path for path in found if path.is_dir() and not path.name.startswith("."))
+        owners = file_partitions(self.objects, kind, partition)
+        return [path for owner in owners for path in self.files(*owner).torn()]
 
     def array_partitions(self, kind: str | None = None, partition: str | None = None) -> list[tuple[str, str]]:
         """Return kind and partition of each repository that may be there."""
         return self._arrays.partitions(kind, partition)
+
+    def point_current(self, version: StoreVersion) -> None:
+        """Make a version the one that was asked for last; the caller holds the lock."""
+        if version.form is StoreForm.FILES:
+            self.files(version.kind, version.partition).point_current(version.digest)
+        else:
+            self.repository_of(version).point_current(version.snapshot_id)
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -257,38 +270,26 @@ class Home:
     def open_files(self, version: StoreVersion, *, verify: bool = False) -> Path:
         """Return the folder of a version after checking that each file has its recorded size (and SHA-256 if asked).
 
+        Files of a bucket are brought to a folder of this machine, each compared with its SHA-256.
+
         Raises:
             MissingTargetError: If the folder is gone.
             IntegrityError: If a file is missing or changed.
         """
-        folder = self._artifact_folder(version.kind, version.partition) / version.digest
-        if not (folder / _MANIFEST_FILE).is_file():
-            raise MissingTargetError(ErrorKind.STORE_MISSING, str(version), f"no artifact at {folder}")
-        with reading(str(version)):
-            manifest = json.loads((folder / _MANIFEST_FILE).read_text())
-            for name, recorded in manifest.items():
-                path = folder / name
-                seen = path.stat().st_size if path.is_file() else None
-                if seen != recorded["bytes"]:
-                    message = f"has {seen} bytes, want {recorded['bytes']}"
-                    raise IntegrityError(ErrorKind.STORE_CORRUPT, str(path), message)
-                if verify and (digest := file_digest(path)) != recorded["sha256"]:
-                    message = f"SHA-256 {digest}, want {recorded['sha256']}"
-                    raise IntegrityError(ErrorKind.DIGEST_MISMATCH, str(path), message)
-        return folder
+        return self.files(version.kind, version.partition).open(version.digest, verify=verify)
 
     def provenance(self, version: StoreVersion) -> Provenance:
         """Return the provenance of a version."""
         if version.form is StoreForm.FILES:
             with reading(str(version)):
-                return Provenance.from_json((self.open_files(version) / _PROVENANCE_FILE).read_text())
+                return Provenance.from_json(self._text(version, PROVENANCE_FILE))
         return Provenance.from_json(str(self._commit(version)["provenance"]))
 
     def metrics(self, version: StoreVersion) -> dict[str, Any]:
         """Return the JSON values stored with a version."""
         if version.form is StoreForm.FILES:
             with reading(str(version)):
-                return json.loads((self.open_files(version) / _METRICS_FILE).read_text())
+                return json.loads(self._text(version, METRICS_FILE))
         return json.loads(str(self._commit(version)["metrics"]))
 
     def licence_of(self, inputs: Iterable[InputVersion]) -> str:
@@ -308,6 +309,9 @@ class Home:
             form=version.form,
             metrics=self.metrics(version),
         )
+
+    def _text(self, version: StoreVersion, name: str) -> str:
+        return self.files(version.kind, version.partition).read(version.digest, name)
 
     def _commit(self, version: StoreVersion) -> dict[str, Any]:
         return self.repository_of(version).metadata(version.digest, version.snapshot_id, str(version))
@@ -333,10 +337,7 @@ def _reuse(home: Home, provenance: Provenance) -> Materialized | None:
         logger.warning("%s: %s; it is set aside and built again", found, error.message)
         give_up(home, found)
         return None
-    if found.form is StoreForm.FILES:
-        write_durably(home._artifact_folder(found.kind, found.partition) / _CURRENT, found.digest.encode())
-    else:
-        _point_branch(home, found)
+    home.point_current(found)
     if not catalog.is_listed(home.objects, found.digest):  # its writer died between publishing and recording it
         catalog.record(home.objects, home.catalog_entry(found))
     return Materialized(found, True, metrics)
@@ -353,7 +354,7 @@ def check_readable(home: Home, version: StoreVersion) -> None:
         MissingTargetError: If nothing of it is left.
     """
     if version.form is StoreForm.FILES:
-        home.open_files(version, verify=True)
+        home.files(version.kind, version.partition).check_whole(version.digest)
         if home.provenance(version).digest != version.digest:
             raise IntegrityError(ErrorKind.STORE_CORRUPT, str(version), "its provenance is another version's")
         return
@@ -366,7 +367,7 @@ def give_up(home: Home, version: StoreVersion) -> None:
     """Set a version aside that cannot be read, so that asking for it builds it again; nothing is deleted."""
     if version.form is StoreForm.FILES:
         with writing(str(version)):
-            set_aside(home.root, home._artifact_folder(version.kind, version.partition) / version.digest)
+            home.files(version.kind, version.partition).set_aside(version.digest)
     else:
         home.repository_of(version).set_aside(version.digest, version.snapshot_id)
 
@@ -425,7 +426,7 @@ def materialize_arrays(
             )
             if kind in KINDS:
                 check_target(draft.group, kind)
-            snapshot_id = repository.publish(
+            snapshot_id, is_ours = repository.publish(
                 draft,
                 digest,
                 f"{kind} {partition} {digest[:12]}",
@@ -436,7 +437,9 @@ def materialize_arrays(
                 },
             )
         version = StoreVersion(kind, partition, digest, snapshot_id, StoreForm.ARRAYS)
-        _point_branch(home, version)
+        if not is_ours:
+            return _of_another_writer(home, version)
+        home.point_current(version)
         catalog.record(
             home.objects, catalog.Entry(provenance=stamped, snapshot_id=snapshot_id, form=version.form, metrics=metrics)
         )
@@ -452,44 +455,38 @@ def materialize_files(home: Home, provenance: Provenance, write: Callable[[Path]
         write: Fills an empty folder and returns JSON metrics to be stored with it.
     """
     kind, partition, digest = provenance.kind, provenance.partition, provenance.digest
-    folder = home._artifact_folder(kind, partition)
+    files = home.files(kind, partition)
     with home.lock(kind, partition):
         existing = _reuse(home, provenance)
         if existing is not None:
             return existing
         started = time.perf_counter()
-        make_folder(folder)
-        aside = folder / f"{PARTIAL}{uuid.uuid4().hex}"
-        aside.mkdir()
+        aside = files.begin()
         try:
             metrics = undefined_as_null(write(aside))
             stamped = provenance.finished(time.perf_counter() - started)
-            (aside / _PROVENANCE_FILE).write_text(stamped.to_json())
-            (aside / _METRICS_FILE).write_text(canonical_json(metrics))
-            manifest = {
-                str(path.relative_to(aside)): {"bytes": path.stat().st_size, "sha256": file_digest(path)}
-                for path in sorted(aside.rglob("*"))
-                if path.is_file()
-            }
-            (aside / _MANIFEST_FILE).write_text(canonical_json(manifest))
-            sync_tree(aside)
-            if (folder / digest).exists():  # torn so that it is not found by its provenance
-                logger.warning("%s/%s@%s: is torn; it is set aside and built again", kind, partition, digest[:12])
-                set_aside(home.root, folder / digest)
-            move_durably(aside, folder / digest)
-        except BaseException:
+            (aside / PROVENANCE_FILE).write_text(stamped.to_json())
+            (aside / METRICS_FILE).write_text(canonical_json(metrics))
+            is_ours = files.publish(aside, digest)
+        finally:
             shutil.rmtree(aside, ignore_errors=True)
-            raise
-        write_durably(folder / _CURRENT, digest.encode())
         version = StoreVersion(kind, partition, digest, digest, StoreForm.FILES)
+        if not is_ours:
+            return _of_another_writer(home, version)
+        files.point_current(digest)
         catalog.record(
             home.objects, catalog.Entry(provenance=stamped, snapshot_id=digest, form=version.form, metrics=metrics)
         )
     return Materialized(version, False, metrics)
 
 
-def _point_branch(home: Home, version: StoreVersion) -> None:
-    home.repository_of(version).point_current(version.snapshot_id)
+def _of_another_writer(home: Home, version: StoreVersion) -> Materialized:
+    """Return a version that somebody on another machine published while it was built here."""
+    logger.warning("%s: another machine published it first; what was built here is dropped", version)
+    home.point_current(version)
+    entry = home.catalog_entry(version)
+    catalog.record(home.objects, entry)
+    return Materialized(version, True, dict(entry.metrics))
 
 
 def _check_schema(key: str, seen: object) -> None:

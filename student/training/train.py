@@ -33,7 +33,7 @@ class Arguments:
     """Fit a student from a frozen training set.
 
     Attributes:
-        home: Folder that holds the artifacts and the stores; all processes must see it.
+        home: Folder of the home, or s3://bucket/prefix; all processes must see it.
         variant: Name of what the student is taught, and of its training set.
         store_url: Location of array stores, as s3://bucket/prefix. The default is DISTILLNERF_STORE_URL, or else the
             home.
@@ -54,7 +54,7 @@ class Arguments:
         write_config: Write the run as JSON to this file and stop. The file can be edited and given as ``config``.
     """
 
-    home: Annotated[Path, tyro.conf.Positional]
+    home: Annotated[str, tyro.conf.Positional]
     variant: Annotated[Variant, tyro.conf.Positional]
     store_url: str | None = field(default_factory=store_url_from_environment)
     preset: Literal["demo", "tiny", "small", "paper"] = "paper"

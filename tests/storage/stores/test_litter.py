@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from pipeline import cli
+from storage.stores.file_versions import PARTIAL
 from storage.stores.litter import sweep
 from storage.stores.provenance import Provenance
 from storage.stores.verification import verify_home
-from storage.stores.versioned import PARTIAL, Home, materialize_arrays, materialize_files
+from storage.stores.versioned import Home, materialize_arrays, materialize_files
 
 
 def publish(home: Home, *, partition: str = "tiny.a") -> None:

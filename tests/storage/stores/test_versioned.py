@@ -165,7 +165,7 @@ def test_a_crash_before_the_pointer_moved_is_mended_by_asking_again(home, monkey
     def crash(*_):
         raise Killed
 
-    monkeypatch.setattr(versioned, "_point_branch", crash)
+    monkeypatch.setattr(Home, "point_current", crash)
     with pytest.raises(Killed):
         materialize_arrays(home, provenance(), write_numbers(1.0))
     monkeypatch.undo()
