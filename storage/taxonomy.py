@@ -7,7 +7,7 @@ fisheye's lens leaves black shows nothing at all: its id is 254.
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 import numpy as np
 from jaxtyping import UInt8
@@ -30,6 +30,19 @@ class Theme(StrEnum):
 
     STREET = "street"
     AIRSIDE = "airside"
+
+
+class SurfaceKind(IntEnum):
+    """What makes a surface hard to measure, whatever its class."""
+
+    OTHER = 0
+    GLASS = 1
+    FUSELAGE = 2
+    WET_GROUND = 3
+
+
+NO_SURFACE = 255
+"""Value of a pixel that shows no surface, where surfaces are told apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

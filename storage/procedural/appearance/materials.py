@@ -11,6 +11,7 @@ from storage.procedural.appearance import texture_facades as facades
 from storage.procedural.appearance import texture_objects as objects
 from storage.procedural.appearance import texture_surfaces as surfaces
 from storage.procedural.appearance.painting import SIZE, Canvas
+from storage.taxonomy import SurfaceKind
 
 Real = float | int
 
@@ -25,16 +26,25 @@ class Material:
         tile: Width and height of one texture tile, metres; (1, 1) for textures of a unit square, whose meshes give u
             and v in [0, 1] themselves.
         reflectivity: Share of LiDAR light returned at normal incidence, [0, 1].
+        surface: What makes it hard to measure.
     """
 
     name: str
     paint: Callable[[], Canvas]
     tile: tuple[Real, Real]
     reflectivity: float
+    surface: SurfaceKind = SurfaceKind.OTHER
 
 
-def _material(painter: Callable[[], Canvas], width: Real, height: Real, reflectivity: float) -> Material:
-    return Material(name=painter.__name__, paint=painter, tile=(width, height), reflectivity=reflectivity)
+def _material(
+    painter: Callable[[], Canvas],
+    width: Real,
+    height: Real,
+    reflectivity: float,
+    surface: SurfaceKind = SurfaceKind.OTHER,
+) -> Material:
+    tile = (width, height)
+    return Material(name=painter.__name__, paint=painter, tile=tile, reflectivity=reflectivity, surface=surface)
 
 
 MATERIALS: tuple[Material, ...] = (
@@ -56,7 +66,7 @@ MATERIALS: tuple[Material, ...] = (
     _material(surfaces.bark, 1.5, 1.5, 0.25),
     _material(surfaces.foliage, 2.5, 2.5, 0.35),
     _material(surfaces.car_paint, 4, 4, 0.4),
-    _material(surfaces.vehicle_glass, 2, 2, 0.06),
+    _material(surfaces.vehicle_glass, 2, 2, 0.06, SurfaceKind.GLASS),
     _material(surfaces.rubber, 0.8, 0.8, 0.05),
     _material(surfaces.dark_metal, 1, 1, 0.3),
     _material(surfaces.plain, 1, 1, 0.4),
@@ -68,8 +78,8 @@ MATERIALS: tuple[Material, ...] = (
     _material(facades.plaster_facade, 12, 12, 0.4),
     _material(facades.shutter_facade, 12, 12, 0.4),
     _material(facades.office_facade, 14, 14, 0.3),
-    _material(facades.glass_facade, 12, 14, 0.15),
-    _material(facades.terminal_facade, 16, 16, 0.15),
+    _material(facades.glass_facade, 12, 14, 0.15, SurfaceKind.GLASS),
+    _material(facades.terminal_facade, 16, 16, 0.15, SurfaceKind.GLASS),
     _material(facades.shop_front, 16, 4, 0.25),
     _material(facades.house_door, 12, 3, 0.35),
     _material(objects.wheel, 1, 1, 0.1),
@@ -83,7 +93,7 @@ MATERIALS: tuple[Material, ...] = (
     _material(objects.sign_direction, 1, 1, 0.95),
     _material(objects.stand_number, 1, 1, 0.9),
     _material(objects.traffic_light, 1, 1, 0.2),
-    _material(objects.fuselage, 1, 1, 0.5),
+    _material(objects.fuselage, 1, 1, 0.5, SurfaceKind.FUSELAGE),
     _material(objects.livery, 1, 1, 0.5),
     _material(objects.bus_side, 3, 1, 0.35),
     _material(objects.truck_box, 6, 3, 0.45),

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, Int16, Int32, UInt8
+from jaxtyping import Bool, Float, Int16, Int32, Integer, UInt8
 
 from storage.procedural.appearance.lighting import Lighting
-from storage.procedural.appearance.materials import texture_atlas
+from storage.procedural.appearance.materials import MATERIALS, texture_atlas
 from storage.procedural.appearance.painting import SIZE
 from storage.procedural.appearance.wet_ground import WetPatch, wet_patch
 from storage.procedural.world.mesh import Mesh
 from storage.procedural.world.raycast import Hits
-from storage.taxonomy import occ3d_table
+from storage.taxonomy import SurfaceKind, occ3d_table
 
 _LOG_SIZE = SIZE.bit_length() - 1
 _NORMAL, _UV, _TINT, _DENSITY = slice(0, 9), slice(9, 15), slice(15, 18), 18
@@ -25,6 +25,7 @@ _HARD_GROUND = (11, 12, 13)  # driveable surface, other flat ground, sidewalk
 _LEVEL = 0.95
 _UP = np.array([[0.0], [0.0], [1.0]], np.float32)
 _NOWHERE = np.zeros(0, np.int64)
+_KIND_OF_MATERIAL = np.array([material.surface for material in MATERIALS], np.uint8)
 
 
 @runtime_checkable
@@ -84,6 +85,20 @@ def face_table(mesh: Mesh) -> FaceTable:
     return FaceTable(
         rows=rows, material=mesh.material, class_id=mesh.class_id, instance=mesh.instance, is_ground=is_ground
     )
+
+
+def surface_kinds(table: FaceTable, face: Integer[np.ndarray, "*rays"], wetness: float) -> UInt8[np.ndarray, "*rays"]:
+    """Return the ``SurfaceKind`` of faces.
+
+    Args:
+        table: Attributes of all faces.
+        face: Faces to look at.
+        wetness: Wetness of the scene, [0, 1].
+    """
+    kinds = _KIND_OF_MATERIAL[table.material[face]]
+    if wetness > 0:
+        kinds = np.where(table.is_ground[face], np.uint8(SurfaceKind.WET_GROUND), kinds)
+    return kinds
 
 
 def joined(first: FaceTable, second: FaceTable) -> FaceTable:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8, UInt16
 
-from storage.procedural.appearance.shading import shade, to_display
+from storage.procedural.appearance.shading import shade, surface_kinds, to_display
 from storage.procedural.sensing.posed_camera import PosedCamera
 from storage.procedural.world.raycast import Hits
 from storage.procedural.world.world import Snapshot, World
-from storage.taxonomy import SKY_ID, VOID_ID
+from storage.taxonomy import NO_SURFACE, SKY_ID, VOID_ID
 
 _CHUNK = 16384
 _UP = (0.0, 0.0, 1.0)
@@ -27,12 +27,14 @@ class RenderedView:
         termination_depth: Metres along the unit ray through the pixel's centre; NaN where nothing was hit.
         semantics: Class ids of ``storage.taxonomy``; 255 = sky, 254 = outside a fisheye's image circle.
         instance: Actor number, 0 for surroundings and sky.
+        surface: Members of ``SurfaceKind``; 255 where nothing was hit.
     """
 
     image: UInt8[np.ndarray, "height width 3"]
     termination_depth: Float32[np.ndarray, "height width"]
     semantics: UInt8[np.ndarray, "height width"]
     instance: UInt16[np.ndarray, "height width"]
+    surface: UInt8[np.ndarray, "height width"]
 
 
 def render_camera(
@@ -81,6 +83,7 @@ def render_view(world: World, camera: PosedCamera, *, antialias: bool = True) ->
     semantics[is_void] = VOID_ID
     semantics = semantics.reshape(height, width)
     instance = np.where(solid, table.instance[face], 0).astype(np.uint16).reshape(height, width)
+    surface = np.where(solid, surface_kinds(table, face, world.lighting.wetness), np.uint8(NO_SURFACE))
     depth = np.where(solid, hits.distance, np.float32(np.nan)).reshape(height, width)
     if antialias:
         key = np.where(solid, table.material[face].astype(np.int32), -1).reshape(height, width)
@@ -96,6 +99,7 @@ def render_view(world: World, camera: PosedCamera, *, antialias: bool = True) ->
         termination_depth=depth,
         semantics=semantics,
         instance=instance,
+        surface=surface.reshape(height, width),
     )
 
 

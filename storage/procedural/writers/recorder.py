@@ -190,6 +190,7 @@ def truth_of(frame: RecordedFrame) -> FrameTruth:
         termination_depth=np.stack([v.termination_depth for v in views]),
         semantics=np.stack([v.semantics for v in views]),
         instance=np.stack([v.instance for v in views]),
+        surface=np.stack([v.surface for v in views]),
         occupancy=frame.occupancy,
         occupancy_is_visible=frame.is_visible,
         occupancy_is_scanned=frame.is_scanned,

@@ -15,7 +15,7 @@ from storage.procedural.conditions import DEFAULT_CONDITIONS, Conditions
 from storage.procedural.world.world import World, build_world
 from storage.stores.arrays import create_target
 from storage.stores.versioned import Home
-from storage.taxonomy import CLASSES, OCC3D_FREE, SKY, Theme
+from storage.taxonomy import CLASSES, OCC3D_FREE, SKY, SurfaceKind, Theme
 
 KIND = Kind.SCENE_TRUTH
 
@@ -51,6 +51,7 @@ class FrameTruth:
         termination_depth: Metres along the unit ray through each pixel's centre; NaN where nothing was hit.
         semantics: Class ids of ``storage.taxonomy``; 255 = sky, 254 = outside a fisheye's image circle.
         instance: Actor number, 0 for surroundings and sky.
+        surface: Members of ``SurfaceKind``; 255 where nothing was hit.
         occupancy: Occ3D classes in the ego frame of the keyframe's LiDAR sweep; 17 = free.
         occupancy_is_visible: Whether some camera sees each voxel.
         occupancy_is_scanned: Whether the LiDAR's beams cross or end in each voxel.
@@ -59,6 +60,7 @@ class FrameTruth:
     termination_depth: Float32[np.ndarray, "cameras height width"]
     semantics: UInt8[np.ndarray, "cameras height width"]
     instance: UInt16[np.ndarray, "cameras height width"]
+    surface: UInt8[np.ndarray, "cameras height width"]
     occupancy: UInt8[np.ndarray, "200 200 16"]
     occupancy_is_visible: Bool[np.ndarray, "200 200 16"]
     occupancy_is_scanned: Bool[np.ndarray, "200 200 16"]
@@ -79,6 +81,7 @@ def write_truth(
             "classes": [
                 {"class_id": c.class_id, "name": c.name, "occ3d_index": c.occ3d_index} for c in (*CLASSES, SKY)
             ],
+            "surfaces": {str(kind.value): kind.name.lower() for kind in SurfaceKind},
             "grid": {"shape": OCC3D_GRID.shape, "origin": OCC3D_GRID.minimum, "voxel_size": OCC3D_GRID.voxel_size},
             "world": asdict(recipe),
             "use": "evaluation only",

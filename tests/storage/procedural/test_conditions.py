@@ -17,7 +17,7 @@ from storage.procedural.world.mesh import Mesh, Surface
 from storage.procedural.world.solids import box, panel
 from storage.procedural.world.traffic import AlongRoad, Road, constant_speed
 from storage.procedural.world.world import World, build_world
-from storage.taxonomy import Theme, class_named, occ3d_table
+from storage.taxonomy import NO_SURFACE, SurfaceKind, Theme, class_named, occ3d_table
 
 HARD_GROUND = (11, 12, 13)
 LEVEL = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 1.5], [0, 0, 0, 1]])
@@ -63,6 +63,20 @@ def test_rain_changes_the_colour_of_hard_ground_and_nothing_else(street):
     is_ground = np.isin(occ3d_table()[dry.semantics], HARD_GROUND)
     assert not changed[~is_ground].any()
     assert changed[is_ground].mean() > 0.9
+    np.testing.assert_array_equal(wet.surface == SurfaceKind.WET_GROUND, is_ground)
+    assert not (dry.surface == SurfaceKind.WET_GROUND).any()
+    np.testing.assert_array_equal(dry.surface == NO_SURFACE, np.isnan(dry.termination_depth))
+
+
+@pytest.mark.parametrize(
+    ("material", "kind"),
+    [("glass_facade", "GLASS"), ("vehicle_glass", "GLASS"), ("fuselage", "FUSELAGE"), ("brick", "OTHER")],
+)
+def test_surfaces_say_what_they_are_made_of(material, kind):
+    seen = look(world_of([box((14.0, 0.0, 0.0), (1.0, 12.0, 5.0), Surface(material, "manmade"))], 1.0))
+    stands = seen.semantics == class_named("manmade").class_id
+    assert stands.sum() > 500
+    assert (seen.surface[stands] == SurfaceKind[kind]).all()
 
 
 def test_wet_ground_mirrors_what_stands_on_it_and_dry_ground_does_not():
