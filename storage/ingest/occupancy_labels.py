@@ -1,8 +1,8 @@
-"""Occupancy labels that lie beside a recording, in Occ3D's layout, as a versioned store.
+"""Occupancy labels that lie beside a recording, in Occ3D's layouts, as a versioned store.
 
 nuScenes has one file for each annotated sample, a rig manifest one for each frame: ``gts/<scene>/<token>/labels.npz``,
-where the token of a manifest's frame is its index in six digits. Frames without a file are left without labels, and
-counted.
+where the token of a manifest's frame is its index in six digits. Waymo has one for each frame in folders without names,
+see :mod:`storage.ingest.waymo.occ3d`. Frames without a file are left without labels, and counted.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +15,7 @@ from storage.code import code_digest
 from storage.ingest.nuscenes.occ3d import Occ3dLabels, labels_file, parse_labels
 from storage.ingest.source import load_source
 from storage.ingest.source_files import SourceFiles
+from storage.ingest.waymo.occ3d import parse_waymo_labels, waymo_label_files
 from storage.keys import SceneKey
 from storage.kinds import KINDS, Kind
 from storage.scenes.store import SceneReader
@@ -24,6 +25,7 @@ from storage.stores.versioned import Home, Materialized, materialize_arrays
 from storage.taxonomy import OCC3D_FREE, OCC3D_UNKNOWN
 
 KIND = Kind.OCCUPANCY_LABELS
+_WAYMO_FORMATS = ("waymo_v1", "waymo_v2")
 
 
 def ingest_occupancy_labels(
@@ -43,11 +45,21 @@ def ingest_occupancy_labels(
     version = home.require(Kind.SCENE, str(scene_key))
     scene = SceneReader(home.open_arrays(version), version)
     source = load_source(home, scene_key.dataset)
-    files = [
-        None if token is None else labels_file(scene_key.scene_name, token) for token in _tokens(scene, source.format)
-    ]
-    found = [file if file is not None and (source.root / file).is_file() else None for file in files]
     reader = SourceFiles(source.root, source.link_roots)
+    is_waymo = source.format in _WAYMO_FORMATS
+    if is_waymo:
+        found = waymo_label_files(source.root, reader.read, scene)
+    else:
+        tokens = _tokens(scene, source.format)
+        files = [None if token is None else labels_file(scene_key.scene_name, token) for token in tokens]
+        found = [file if file is not None and (source.root / file).is_file() else None for file in files]
+
+    def parse(content: bytes, file: str, frame: int) -> Occ3dLabels:
+        if not is_waymo:
+            return parse_labels(content, file)
+        to_global = np.asarray(scene.attributes["world_to_global"], np.float64)
+        return parse_waymo_labels(content, file, to_global @ scene.ego_to_world(frame))
+
     provenance = Provenance(
         kind=KIND,
         partition=str(scene_key),
@@ -68,7 +80,7 @@ def ingest_occupancy_labels(
             mask_camera=np.zeros(shape[1:], bool),
         )
         for frame, file in enumerate(found):
-            labels = nothing if file is None else parse_labels(reader.read(file), file)
+            labels = nothing if file is None else parse(reader.read(file), file, frame)
             arrays["voxel_label"][frame] = labels.semantics
             arrays["is_visible"][frame] = labels.mask_camera
             arrays["is_scanned"][frame] = labels.mask_lidar
@@ -76,7 +88,7 @@ def ingest_occupancy_labels(
                 shares.append((np.mean(labels.semantics != OCC3D_FREE), np.mean(labels.mask_camera)))
             if on_progress is not None:
                 on_progress("labels", (frame + 1) / len(found), {"frame": frame})
-        group.attrs["layout"] = "occ3d"
+        group.attrs["layout"] = "occ3d-waymo" if is_waymo else "occ3d"
         occupied, visible = np.mean(shares, axis=0).tolist() if shares else (None, None)
         return {
             "frames": scene.num_frames,

@@ -13,7 +13,7 @@ from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.taxonomy import OCC3D_FREE
 
 _NAMES = ("semantics", "mask_lidar", "mask_camera")
-_MAX_BYTES = int(np.prod(OCC3D_GRID.shape)) + 4096  # one array and its header
+_MAX_BYTES = 8 * OCC3D_GRID.num_voxels + 4096  # one array of the widest numbers, and its header
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +63,27 @@ def parse_labels(content: bytes, file: str) -> Occ3dLabels:
         SourceDataError: If the file is damaged, lacks an array, or an array has another type or shape or unknown
             values.
     """
+    arrays = read_arrays(content, file, _NAMES)
+    for name in _NAMES:
+        _check(file, name, arrays)
+    return Occ3dLabels(
+        semantics=arrays["semantics"],
+        mask_lidar=arrays["mask_lidar"].astype(bool),
+        mask_camera=arrays["mask_camera"].astype(bool),
+    )
+
+
+def read_arrays(content: bytes, file: str, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Return those of some arrays that an archive holds.
+
+    Args:
+        content: Content of an ``.npz`` file.
+        file: Name of the file, for errors.
+        names: The arrays.
+
+    Raises:
+        SourceDataError: If the file is damaged, or an array unpacks to more than one of the grid can have.
+    """
     try:
         with zipfile.ZipFile(BytesIO(content)) as archive:
             # Checked before anything is unpacked: a small file can hold a very large array.
@@ -71,18 +92,12 @@ def parse_labels(content: bytes, file: str) -> Occ3dLabels:
             message = f"{large[0].filename} unpacks to {large[0].file_size} bytes, want at most {_MAX_BYTES}"
             raise SourceDataError(ErrorKind.FILE_UNSAFE, file, message)
         with np.load(BytesIO(content), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in _NAMES if name in archive}
+            arrays = {name: archive[name] for name in names if name in archive}
     except (zipfile.BadZipFile, OSError, ValueError, EOFError) as error:
         if isinstance(error, SourceDataError):
             raise
         raise SourceDataError(ErrorKind.FILE_CORRUPT, file, f"is no readable archive of arrays: {error}") from error
-    for name in _NAMES:
-        _check(file, name, arrays)
-    return Occ3dLabels(
-        semantics=arrays["semantics"],
-        mask_lidar=arrays["mask_lidar"].astype(bool),
-        mask_camera=arrays["mask_camera"].astype(bool),
-    )
+    return arrays
 
 
 def write_labels(path: Path, labels: Occ3dLabels) -> None:
