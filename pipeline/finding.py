@@ -12,7 +12,8 @@ from storage.stores.versioned import Home
 from student.applications.contact_sheet import Asked, write_answers
 from student.applications.find import ExampleQuestion, Hit, Question, Spot, TextQuestion, feature_at, find
 from student.applications.region_index import RegionIndex
-from student.inference.prompts import PromptSet, query_prompts
+from student.inference.class_list import ClassList, asked
+from student.inference.prompts import PromptSet
 from student.inference.vocabulary import Vocabulary, clip_space_of_features
 
 _FAINT = 0.5
@@ -63,14 +64,19 @@ def ask(
     number: int,
     per_scene: int,
     scenes: Sequence[str],
+    classes: ClassList | None = None,
 ) -> Request:
     """Return the request for a text, or for the like of some pixels.
 
+    A text that names one of the own classes is looked for by all of its prompts, and competes with the whole list. The
+    threshold of the class plays no part: it was chosen for what a student renders.
+
     Raises:
-        ValueError: If the text is blank or one of its negatives, or a pixel is not written as one.
+        ValueError: If the text is blank or one of its negatives, a pixel is not written as one, or negatives are given
+            in addition to own classes.
     """
     return Request(
-        prompts=None if like else query_prompts(text, template=template, negatives=negatives),
+        prompts=None if like else asked(text, classes, template=template, negatives=tuple(negatives))[0],
         examples=tuple(map(Spot.parse, like)),
         number=number,
         per_scene=per_scene,

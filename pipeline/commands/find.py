@@ -16,6 +16,7 @@ from pipeline.file_names import slug
 from storage.digests import digest_of
 from storage.kinds import FeatureSource
 from storage.stores.versioned import Home
+from student.inference.class_list import load_class_list
 
 _NUM_SHOWN = 5
 
@@ -35,6 +36,8 @@ class Find(ConfiguredCommand):
         scenes: Keys of the scenes to look in; by default all.
         features: Foundation model whose features are compared; a text needs clip.
         negatives: Texts that the text is compared with; by default the whole vocabulary.
+        classes: Your own classes, a YAML file or the name of a shipped list, which compete with the text in place of
+            Occ3D's; a text that names one stands for all of its prompts.
         out: New folder for the answer; by default one of its own below the home.
         overwrite: Write into that folder even if it holds another answer.
     """
@@ -46,6 +49,7 @@ class Find(ConfiguredCommand):
     scenes: tuple[str, ...] = ()
     features: FeatureSource = "clip"
     negatives: tuple[str, ...] = ()
+    classes: str | None = None
     out: Path | None = None
     overwrite: bool = False
 
@@ -57,8 +61,8 @@ class Find(ConfiguredCommand):
             raise ValueError(
                 f"a text is compared with features of clip, not of {self.features}: want --like with those"
             )
-        if self.like and self.negatives:
-            raise ValueError("--negatives compete with a text: want one, not --like")
+        if self.like and (self.negatives or self.classes):
+            raise ValueError("--negatives and --classes compete with a text: want one, not --like")
         if self.number < 1 or self.per_scene < 1:
             raise ValueError(f"--number {self.number}, --per-scene {self.per_scene}: want at least 1")
         home = self.open_home(must_exist=True)
@@ -73,6 +77,7 @@ class Find(ConfiguredCommand):
             number=self.number,
             per_scene=self.per_scene,
             scenes=self.scenes,
+            classes=None if self.classes is None else load_class_list(self.classes),
         )
         index = self._index(home, console)
         folder = (

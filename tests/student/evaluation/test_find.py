@@ -28,6 +28,7 @@ from student.applications.region_index import (
     is_current,
     region_means,
 )
+from student.inference.class_list import load_class_list
 from student.inference.open_vocabulary import StoredFeatureBasis, class_probability
 from student.inference.prompts import query_prompts
 from student.inference.vocabulary import Vocabulary, clip_space_of_features
@@ -53,6 +54,18 @@ def own_home(world, tmp_path):
 def request(text="", like=(), **settings):
     usual = {"negatives": (), "template": "a photo of a {}", "number": 24, "per_scene": 24, "scenes": ()}
     return ask(text=text, like=like, **{**usual, **settings})
+
+
+def test_own_classes_compete_with_the_text_and_speak_for_it(tmp_path):
+    path = tmp_path / "apron.yaml"
+    path.write_text("{name: apron, classes: {tow bar: {synonyms: [towbar]}, support: {prompts: [belt loader, tug]}}}")
+    classes = load_class_list(str(path))
+    asked = request("support", classes=classes).prompts
+    assert asked.concepts[0] == (("belt loader",), ("tug",))
+    assert "tow bar" in asked.names
+    assert request("a red car", classes=classes).prompts.names[0] == "red car"
+    with pytest.raises(ValueError, match="negatives"):
+        request("support", classes=classes, negatives=("car",))
 
 
 def truth(home, spot):
