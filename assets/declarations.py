@@ -27,7 +27,15 @@ READS = "distillnerf/reads"
 """Metadata of a dependency on all partitions: the field of a run's configuration that names those that are read."""
 
 
-Reads = Literal["scenes", "train_scenes", "variants", "scenes_with_field_features", "evaluated_scenes"]
+Reads = Literal[
+    "scenes",
+    "recorded_scenes",
+    "judged_scenes",
+    "train_scenes",
+    "variants",
+    "scenes_with_field_features",
+    "evaluated_scenes",
+]
 """Fields of ``pipeline.run_config.HomeSelection`` that name partitions."""
 
 

@@ -66,6 +66,15 @@ def _declare(action: Action, kinds: set[str], *, task: str = "scene_teacher") ->
             description="Images and depth at poses the car never had: 1 m to the left, to the right and above.",
             **_declare("render_virtual_views", {"nerfstudio", "zarr"}),
         ),
+        dg.AssetSpec(
+            "teacher_occupancy",
+            deps=["nerf_teacher"],
+            description=(
+                "The field's opacity of voxels around held-out frames: what the student's own teacher reaches where "
+                "its occupancy is judged. Evaluation reads it; the training loader refuses it."
+            ),
+            **_declare("read_occupancy", {"nerfstudio", "zarr"}),
+        ),
     ],
     name="scene_teacher",
     can_subset=True,
@@ -82,7 +91,7 @@ def scene_teacher(
     pipes: dg.PipesSubprocessClient,
 ) -> Iterator[dg.MaterializeResult]:
     """Fit the field of a scene and render depth and virtual views from it, those that are selected."""
-    actions: list[Action] = ["fit", "render_depth", "render_virtual_views"]
+    actions: list[Action] = ["fit", "render_depth", "render_virtual_views", "read_occupancy"]
     yield from _do_selected(actions, context, config, home, progress, nerfstudio, pipes)
 
 
@@ -192,6 +201,7 @@ def _step(action: Action, settings: PipelineConfig) -> NerfStep:
         "fit": settings.nerf,
         "render_depth": settings.teacher_depth,
         "render_virtual_views": settings.virtual_views,
+        "read_occupancy": settings.teacher_occupancy,
         "distil_features": settings.feature_field,
         "render_features": settings.teacher_features,
     }

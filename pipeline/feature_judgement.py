@@ -13,10 +13,10 @@ from storage.scenes.moving import MovingBoxes
 from storage.scenes.store import SceneReader
 from storage.stores.arrays import read_target
 from storage.stores.versioned import Home, StoreVersion
-from storage.taxonomy import SKY_ID, occ3d_table
 from student.evaluation.field_features import agreement, find_same_points, nearby_views, word_precision
+from student.evaluation.word_sets import occ3d_names
 from student.inference.open_vocabulary import StoredFeatureBasis
-from student.inference.vocabulary import clip_space_of_features, occ3d_vocabulary, pixel_truth
+from student.inference.vocabulary import clip_space_of_features, occ3d_vocabulary
 from teachers.nerf.feature_request import FeatureReading, FeatureView
 
 _UNKNOWN = 255
@@ -93,7 +93,7 @@ def _words(
 ) -> dict[str, Any]:
     space = clip_space_of_features(home, features, text_encoder=config.evaluation.text_encoder)
     vocabulary = occ3d_vocabulary(space, config.evaluation.prompt_template)
-    labels = pixel_truth(_semantics(home, truth, scene, reading), occ3d_table(), SKY_ID)
+    labels = occ3d_names().of_semantics[_semantics(home, truth, scene, reading)]
     scored: dict[str, Any] = {}
     for name, values in of_source.items():
         probability = vocabulary.probability(values.astype(np.float32), space.encoder.temperature)

@@ -29,6 +29,7 @@ from teachers.nerf.config import (
     SamplingConfig,
     TeacherDepthConfig,
     TeacherFeaturesConfig,
+    TeacherOccupancyConfig,
     VirtualViewsConfig,
 )
 
@@ -72,6 +73,7 @@ class PipelineConfig:
         image_teachers: Sky, monocular depth, DINOv2 and CLIP.
         nerf: The per-scene field.
         teacher_depth: Depth rendered from it.
+        teacher_occupancy: Its density in the grid in which occupancy is judged.
         virtual_views: Views rendered from it at other poses than the recorded ones.
         feature_field: Features distilled into it.
         teacher_features: The same rendered back.
@@ -88,6 +90,7 @@ class PipelineConfig:
     image_teachers: ImageTeachersConfig
     nerf: NerfConfig
     teacher_depth: TeacherDepthConfig
+    teacher_occupancy: TeacherOccupancyConfig
     virtual_views: VirtualViewsConfig
     feature_field: FeatureFieldConfig
     teacher_features: TeacherFeaturesConfig
@@ -239,6 +242,7 @@ def _assemble(student: StudentConfig, teachers: ImageTeachersConfig, nerf: NerfC
         image_teachers=teachers,
         nerf=nerf,
         teacher_depth=TeacherDepthConfig(),
+        teacher_occupancy=TeacherOccupancyConfig(),
         virtual_views=VirtualViewsConfig(),
         feature_field=FeatureFieldConfig(),
         teacher_features=TeacherFeaturesConfig(),

@@ -142,6 +142,17 @@ class HomeSelection:
         return (*self.train_scenes, *self.validation_scenes)
 
     @property
+    def recorded_scenes(self) -> tuple[str, ...]:
+        """Return the scenes that were not generated: those of another data set than the procedural one."""
+        generated = self.choices().procedural.dataset
+        return tuple(key for key in self.scenes if SceneKey.parse(key).dataset != generated)
+
+    @property
+    def judged_scenes(self) -> tuple[str, ...]:
+        """Return the scenes with frames that a student is judged on."""
+        return self.validation_scenes or self.train_scenes
+
+    @property
     def scenes_with_field_features(self) -> tuple[str, ...]:
         """Return the scenes whose field's features the student learns from: all, or none."""
         learns = Kind.TEACHER_FEATURES in self.resolve().student.data.kinds

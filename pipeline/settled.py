@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any, TypeVar
 
 from pipeline.presets import PipelineConfig
+from teachers.nerf.config import TeacherOccupancyConfig
 
 C = TypeVar("C")
 
@@ -23,6 +24,7 @@ def settle(config: PipelineConfig, *, holds_out_frames: bool | None) -> Pipeline
     - images of ``virtual_views`` are compared with decoded images, twice the render grid;
     - ``teacher_features`` are compared on the render grid;
     - the field reads images as fine as the virtual views that are rendered from it, and its own least size or finer;
+    - ``teacher_occupancy`` is read at the frames that the student is judged on;
     - ``sky_mask`` is read on the field's images and on the student's depth grid and render grid.
 
     Args:
@@ -52,9 +54,18 @@ def settle(config: PipelineConfig, *, holds_out_frames: bool | None) -> Pipeline
         image_teachers=dataclasses.replace(config.image_teachers, sky=sky),
         nerf=nerf,
         teacher_depth=_open_size(config.teacher_depth, depth),
+        teacher_occupancy=_judged_frames(config, holds_out_frames=holds_out_frames),
         virtual_views=views,
         teacher_features=_open_size(config.teacher_features, render),
     )
+
+
+def _judged_frames(config: PipelineConfig, *, holds_out_frames: bool | None) -> TeacherOccupancyConfig:
+    """Return a configuration that reads the frames that a student is judged on."""
+    asked = config.teacher_occupancy
+    if asked.stride is not None:
+        return asked
+    return dataclasses.replace(asked, stride=config.nerf.holdout_every if holds_out_frames else 1)
 
 
 def _finest(*sizes: tuple[int, int]) -> tuple[int, int]:

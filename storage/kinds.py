@@ -30,6 +30,7 @@ class Kind(StrEnum):
     NERF_TEACHER = "nerf_teacher"
     TEACHER_DEPTH = "teacher_depth"
     VIRTUAL_VIEWS = "virtual_views"
+    TEACHER_OCCUPANCY = "teacher_occupancy"
     FEATURE_FIELD = "feature_field"
     TEACHER_FEATURES = "teacher_features"
     TRAINING_SET = "training_set"
@@ -167,6 +168,7 @@ _KINDS = (
             "termination_depth": _array("float32", _IMAGE_AXES, "m", _NO_SURFACE),
             "semantics": _array("uint8", _IMAGE_AXES, "", "255: sky; 254: outside the lens"),
             "instance": _array("uint16", _IMAGE_AXES, "", "0: surroundings and sky"),
+            "surface": _array("uint8", _IMAGE_AXES, "", "255: no surface", optional=True),  # older truth lacks it
             "occupancy": _array("uint8", _GRID_AXES),
             "occupancy_is_visible": _array("bool", _GRID_AXES),
             "occupancy_is_scanned": _array("bool", _GRID_AXES, optional=True),
@@ -285,6 +287,11 @@ _KINDS = (
         is_gated=True,
         is_trainable=True,
         picture="images",
+    ),
+    KindSpec(
+        name=Kind.TEACHER_OCCUPANCY,
+        holds="How opaque the field holds the voxels around some frames for: a rival of the student in its evaluation.",
+        arrays={"opacity": _array("float16", _GRID_AXES, "", "NaN: the frame was not asked")},
     ),
     KindSpec(
         name=Kind.FEATURE_FIELD,

@@ -1,6 +1,6 @@
 """Occ3D classes for the class names that recordings give to LiDAR points and boxes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -89,15 +89,16 @@ def occ3d_class(name: str) -> int:
     return _BY_NAME.get(_plain(name), OCC3D_UNKNOWN)
 
 
-def occ3d_classes(numbered: Mapping[str, str]) -> UInt8[np.ndarray, " 256"]:
-    """Return a look-up from the numbers of a recording's point labels to Occ3D classes.
+def numbered_classes(numbered: Mapping[str, str], class_of: Callable[[str], int]) -> UInt8[np.ndarray, " 256"]:
+    """Return a look-up from the numbers of a recording's point labels to classes; 255 for other numbers.
 
     Args:
         numbered: Names by number, as a scene's ``lidarseg_categories``.
+        class_of: Returns the class of a name.
     """
     table = np.full(256, OCC3D_UNKNOWN, np.uint8)
     for number, name in numbered.items():
-        table[int(number)] = occ3d_class(name)
+        table[int(number)] = class_of(name)
     return table
 
 

@@ -1,13 +1,13 @@
 """A scene's sweeps: what each return belongs to, and what it is called."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8
 
 from storage.geometry.transforms import apply_se3, invert_se3, quat_wxyz_to_rotation
 from storage.references.occupancy_votes import NO_OBJECT, Sweep
-from storage.references.point_classes import NameSource, occ3d_class, occ3d_classes
+from storage.references.point_classes import NameSource, numbered_classes, occ3d_class
 from storage.scenes.free_space import find_moving_returns
 from storage.scenes.moving import instances_that_move
 from storage.scenes.schema import SceneBoxes
@@ -33,9 +33,10 @@ def read_sweeps(scene: SceneReader, frames: Sequence[int], *, own_vehicle_m: flo
     boxes, origin, named = scene.boxes(), scene.lidar_to_ego[:3, 3], NamedReturns(scene)
     numbers = {name: number for number, name in enumerate(sorted(set(boxes.instance)))}
     moving = instances_that_move(boxes, scene.frame_seconds())
-    kept, clouds = [], []
+    kept, clouds, names = [], [], []
     for frame in frames:
         points = scene.lidar_points(frame)[:, :3].astype(np.float64)
+        names.append(named.labels(frame, points))
         far = np.flatnonzero(np.linalg.norm(points - origin, axis=1) > own_vehicle_m)
         if len(far) > max_beams:
             far = far[np.linspace(0, len(far) - 1, max_beams).round().astype(np.int64)]
@@ -51,7 +52,7 @@ def read_sweeps(scene: SceneReader, frames: Sequence[int], *, own_vehicle_m: flo
     for index, frame in enumerate(frames):
         points, pose = clouds[index], scene.ego_to_world(frame)
         instance = _objects_of(boxes, frame, apply_se3(pose, points), numbers, moving)
-        labels = named.labels(frame)
+        labels = names[index]
         objects = {numbers[boxes.instance[row]]: row for row in _rows(boxes, frame) if boxes.instance[row] in moving}
         sweeps.append(
             Sweep(
@@ -82,30 +83,36 @@ class NamedReturns:
 
     Args:
         scene: The scene.
+        class_of: Returns the class of a category's name, 0 to 253, 254 for none of the named classes, 255 if it tells
+            none.
     """
 
-    def __init__(self, scene: SceneReader) -> None:
-        self.scene = scene
+    def __init__(self, scene: SceneReader, class_of: Callable[[str], int] = occ3d_class) -> None:
+        self.scene, self._class_of = scene, class_of
         self.source: NameSource = names_of(scene)[0]
         self._boxes = scene.boxes() if self.source == "boxes" else SceneBoxes.none()
         self._categories = _point_categories(scene)
 
-    def labels(self, frame: int) -> UInt8[np.ndarray, " points"] | None:
-        """Return the Occ3D class of each of a frame's returns; None for a frame that nobody labelled.
+    def labels(self, frame: int, points: Float[np.ndarray, "points 3"]) -> UInt8[np.ndarray, " points"] | None:
+        """Return the class of each of a frame's returns; None for a frame that nobody labelled.
 
         It is 255 for a return of unknown class, such as one at the bottom or the rim of a box. Where boxes name the
         classes, it is 254 for a return outside every box: that one is of none of the classes that boxes have.
+
+        Args:
+            frame: Frame index.
+            points: The frame's returns in its ego frame, metres.
         """
         if self.source == "points":
             numbers = self.scene.lidar_labels(frame)
-            labels = None if numbers is None else occ3d_classes(self._categories)[numbers]
+            labels = None if numbers is None else numbered_classes(self._categories, self._class_of)[numbers]
         elif self.source == "boxes" and (self._boxes.frame_index == frame).any():
-            points = apply_se3(self.scene.ego_to_world(frame), self.scene.lidar_points(frame)[:, :3].astype(np.float64))
+            in_world = apply_se3(self.scene.ego_to_world(frame), points)
             labels, in_box = np.full(len(points), OCC3D_UNKNOWN, np.uint8), np.zeros(len(points), bool)
             for row in _rows(self._boxes, frame):
-                in_box |= _inside(self._boxes, row, points, margin=_BOX_MARGIN_M)
-                named = _inside(self._boxes, row, points, margin=0.0, above=_GROUND_M)
-                labels[named] = occ3d_class(self._boxes.category[row])
+                in_box |= _inside(self._boxes, row, in_world, margin=_BOX_MARGIN_M)
+                named = _inside(self._boxes, row, in_world, margin=0.0, above=_GROUND_M)
+                labels[named] = self._class_of(self._boxes.category[row])
             labels[~in_box] = OCC3D_UNNAMED
         else:
             labels = None

@@ -43,11 +43,11 @@ from student.evaluation.sections.occupancy import (
     OccupancyFit,
     OccupancySample,
     OccupancyScores,
-    horizontal_range,
     is_above_ground,
     occupancy_sections,
 )
 from student.evaluation.sections.semantics import SemanticScores
+from student.evaluation.sections.voxels import score_classes, score_occupancy
 from student.inference.checkpoint import save_pretrained
 from student.inference.occupancy import occupancy_probability
 from student.inference.predictor import Predictor
@@ -280,25 +280,22 @@ class _Finetuning:
             key, (visible, labels) = labelled.frames.key, labelled.read()
             reading = self._read(head.head, labelled)
             probability, is_above = reading.occupancy[visible], is_above_ground(visible)
-            baselines = {
+            others = {
                 _ZERO_SHOT: zero_shot.is_occupied(self._density_probability(labelled, visible), is_above),
                 "all occupied": np.ones(len(visible), dtype=bool),
                 "training prior per voxel": self._prior.occupied_share(visible) > 0.5,
             }
-            occupancy.add(
-                key,
-                probability,
-                labels != OCC3D_FREE,
-                is_above_ground=is_above,
-                horizontal_range=horizontal_range(visible),
-                baselines=baselines,
-            )
+            score_occupancy(occupancy, key, visible, labels, probability, others=others)
             if reading.best_class is not None:
-                classes = reading.best_class[visible]
-                predicted = np.where(fit.is_occupied(probability, is_above), classes, np.uint8(OCC3D_FREE))
-                named = np.flatnonzero(labelled.truth().has_all_names | (labels != OCC3D_UNNAMED))
-                rivals = {"training prior per voxel": self._prior.label(visible[named])}
-                semantics.add(key, predicted[named], classes[named], labels[named], baselines=rivals)
+                score_classes(
+                    semantics,
+                    key,
+                    labels,
+                    reading.best_class[visible],
+                    is_occupied=fit.is_occupied(probability, is_above),
+                    has_all_names=labelled.truth().has_all_names,
+                    others={"training prior per voxel": self._prior.label(visible)},
+                )
             self._tell("held-out frames", 0.8 + 0.2 * (number + 1) / len(self.split.held_out), {"scene": key})
         reference = VOXEL_REFERENCES[self.config.labels]
         sections: list[Section] = list(occupancy_sections(occupancy, reference=reference))

@@ -14,8 +14,8 @@ DEMO_SOURCE = "demo"
 """Source of the shipped image teachers, which were trained on rendered worlds with known classes."""
 
 CLOSED_VOCABULARY = (
-    "The demo CLIP was trained on captions that name these very classes: the vocabulary is closed, no prompt is new to "
-    "it, and what it tells is learned from labels, not zero-shot."
+    "The demo CLIP was trained on captions that name these very classes: the vocabulary is closed, and what it "
+    "tells is learned from labels, not zero-shot. Words that are new to it are scored apart, as unseen_words."
 )
 _LABELLED_DINOV2 = (
     "The demo DINOv2 was trained with class labels of rendered worlds: features that imitate it are not free of labels."

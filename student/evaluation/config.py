@@ -30,6 +30,8 @@ class EvaluationConfig:
         prompt_template: Sentence with one ``{}`` for a class's word.
         text_encoder: Folder or hub id of the CLIP checkpoint; empty for the one recorded with the features.
         query: Text of the heat maps in the pictures.
+        classes: Own classes that are asked for in addition, a YAML file or the name of a shipped list; empty for none.
+            The content counts for the digest, and not its place.
         panel_frames: Held-out frames per scene with pictures.
         panel_cameras: Cameras with pictures per such frame.
         panel_width: Width of each picture, pixels.
@@ -51,6 +53,7 @@ class EvaluationConfig:
     prompt_template: str = DEFAULT_TEMPLATE
     text_encoder: str = ""
     query: str = "car"
+    classes: str = ""
     panel_frames: int = 2
     panel_cameras: int = 3
     panel_width: int = 320
@@ -73,8 +76,8 @@ class EvaluationConfig:
             raise ValueError(f"prompt_template needs exactly one '{{}}', got {self.prompt_template!r}")
 
     def determining(self) -> "EvaluationConfig":
-        """Return the part that determines the figures; the digests of the weights are recorded as inputs."""
-        return replace(self, device="auto", checkpoint_digest="", text_encoder="", lpips_weights="")
+        """Return the part that determines the figures; digests of weights and of the classes are recorded beside it."""
+        return replace(self, device="auto", checkpoint_digest="", text_encoder="", lpips_weights="", classes="")
 
     @property
     def lateral_shifts(self) -> tuple[Float[np.ndarray, "4 4"], ...]:

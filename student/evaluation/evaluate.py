@@ -18,7 +18,7 @@ from student.evaluation.caveats import caveats, sources_of_features
 from student.evaluation.config import EvaluationConfig
 from student.evaluation.frames import EvaluationFrames, evaluation_scenes, evenly_spaced
 from student.evaluation.protocol import frames_class, notes_of, perceptual_digests
-from student.evaluation.scoring import ProgressCallback, Scoring, frames_to_score
+from student.evaluation.scoring import ProgressCallback, Scoring, frames_to_score, with_class_list
 from student.evaluation.training_evidence import TrainingEvidence
 from student.inference.predictor import Predictor
 from student.inference.vocabulary import clip_space_of, occ3d_vocabulary, training_set_of
@@ -67,7 +67,7 @@ def evaluate_checkpoint(
         kind=KIND,
         partition=variant,
         inputs=inputs,
-        config_digest=config_digest(determining),
+        config_digest=config_digest(with_class_list(determining, config.classes)),
         code_digest=code_digest(__name__, kind=KIND),
         seed=config.seed,
         weights_digests={
@@ -104,6 +104,7 @@ def evaluate_checkpoint(
             vocabulary=vocabulary,
             evidence=evidence,
             on_progress=on_progress,
+            learned_from=sources_of_features(home, training_set.scenes[0]),
             share_before=len(learned) / total,
         )
         return scoring.result(

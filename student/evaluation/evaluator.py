@@ -1,7 +1,7 @@
 """Score a student on held-out frames, one by one, against every available reference."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,19 +23,23 @@ from student.evaluation.frames import (
     VoxelReference,
     VoxelTruth,
     channels_last,
-    lidar_place,
+    lidar_places,
     select_views,
     swept_voxels,
     valid_of,
     view_images,
 )
 from student.evaluation.lateral import LateralTruth
-from student.evaluation.occupancy_rays import OccupancyRays, RayCounts, RayHits
+from student.evaluation.occupancy_rays import OWN_PLACE, OccupancyRays, RayCounts, RayHits, places_along
 from student.evaluation.recorded_truth import NamedPoints
 from student.evaluation.results import Section
 from student.evaluation.sections.all_sections import AllSections
 from student.evaluation.sections.images import ImageScores, Perceptual
-from student.evaluation.sections.occupancy import horizontal_range, is_above_ground
+from student.evaluation.sections.occupancy import is_above_ground
+from student.evaluation.sections.queries import QueryScores
+from student.evaluation.sections.voxels import score_classes, score_occupancy
+from student.evaluation.surfaces import Surfaces, by_material, by_reflectance, by_texture, intensity_in_images
+from student.evaluation.word_sets import TrueNames, WordSet, occ3d_names
 from student.inference.occupancy import occupancy_probability
 from student.inference.predictor import Predictor, RenderedViews
 from student.inference.vocabulary import Vocabulary, best_voxel_class
@@ -57,6 +61,21 @@ class ScoredFrame:
     truth: EvaluationTruth | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _VoxelReading:
+    """What the student says of the voxels of the Occ3D grid.
+
+    Attributes:
+        probability: Raw probability of occupancy; NaN where it was not asked.
+        is_occupied: Voxels that it calls occupied, of those that it was asked about.
+        words: Nearest class of voxels that it or the truth calls occupied; 17 elsewhere.
+    """
+
+    probability: Float32[np.ndarray, " voxels"]
+    is_occupied: Bool[np.ndarray, " voxels"]
+    words: UInt8[np.ndarray, " voxels"]
+
+
 class Evaluator:
     """Scores the held-out frames of one evaluation in every section.
 
@@ -69,6 +88,8 @@ class Evaluator:
         name_references: Origins of the true classes of pixels and points of the scenes.
         clip_temperature: Temperature that CLIP was trained with; used if no truth allows fitting one.
         perceptual: Perceptual distance of images; None to leave it out.
+        word_sets: Further words by which pixels and points are asked for.
+        has_teacher_voxels: Whether the fields of all scenes were asked for the voxels of all frames that are scored.
     """
 
     def __init__(
@@ -82,6 +103,8 @@ class Evaluator:
         name_references: Iterable[NameReference],
         clip_temperature: float | None,
         perceptual: Perceptual | None = None,
+        word_sets: Sequence[WordSet] = (),
+        has_teacher_voxels: bool = False,
     ) -> None:
         self.predictor, self.config, self.evidence = predictor, config, evidence
         self.vocabulary = vocabulary
@@ -89,6 +112,7 @@ class Evaluator:
         fitted = evidence.temperature
         self.temperature = clip_temperature if fitted is None else fitted
         self.temperature_source = "CLIP checkpoint" if fitted is None else "fitted on training frames"
+        self._has_teacher_voxels = has_teacher_voxels
         self.masked: dict[str, int] = {}
         self.timings: dict[str, float] = {}
         names = () if self.vocabulary is None else self.vocabulary.prompts.names
@@ -99,7 +123,15 @@ class Evaluator:
             voxel_references=voxel_references,
             name_references=name_references,
             perceptual=perceptual,
+            word_sets=word_sets,
         )
+        self._asked: tuple[tuple[Vocabulary, TrueNames, QueryScores], ...] = ()
+        if vocabulary is not None:
+            further = zip(word_sets, self.scores.of_word_sets, strict=True)
+            self._asked = (
+                (vocabulary, occ3d_names(), self.scores.queries),
+                *((words.vocabulary, words.truth, scores) for words, scores in further),
+            )
         self._seconds_ahead: list[float] = []
 
     def score(
@@ -128,14 +160,14 @@ class Evaluator:
         with self._timed("other poses"):
             self._score_other_poses(frames, frame, field, batch, is_paper_frame, lateral)
         self._score_sky(frames, frame, views, batch, truth)
-        labels = None if self.vocabulary is None else frames.pixel_labels(frame)
-        if labels is not None:
-            with self._timed("words"):
-                self._score_queries(views, batch, labels)
-        named = None if self.vocabulary is None or truth is not None else frames.recorded.points(frame)
-        if named is not None:
-            with self._timed("words"):
-                self._score_points(field, named)
+        with self._timed("words"):
+            for vocabulary, names, scores in self._asked:
+                labels = frames.pixel_labels(frame, names)
+                if labels is not None:
+                    self._score_queries(scores, vocabulary, views, batch, labels)
+                named = None if truth is not None else frames.recorded.points(frame, names.of_category)
+                if named is not None:
+                    self._score_points(scores, vocabulary, field, named)
         voxels = frames.voxel_truth(frame)
         if voxels is not None:
             with self._timed("voxels"):
@@ -188,10 +220,20 @@ class Evaluator:
         if frames.fitted_by_teacher is not None:
             # It has seen the very returns that it is measured with.
             of_lidar += ", fitted to these returns" if frame in frames.fitted_by_teacher else ", not fitted to these"
-        references = [(self.scores.depth_lidar, lidar, {of_lidar: teacher}), (self.scores.depth_teacher, teacher, {})]
+        size = (lidar.shape[1], lidar.shape[2])
+        looks = by_texture(view_images(batch), size)
+        lit: Surfaces = {}
+        if np.isfinite(lidar).any():
+            reader, sweep = frames.stores.reader, frames.recorded.sweep(frame)
+            lit = by_reflectance(intensity_in_images(reader, frame, sweep, size=size))
+        made_of = {} if truth is None or truth.surface is None else by_material(truth.surface)
+        references = [
+            (self.scores.depth_lidar, lidar, {of_lidar: teacher}, {**made_of, **looks, **lit}),
+            (self.scores.depth_teacher, teacher, {}, {}),
+        ]
         if truth is not None:
-            references.append((self.scores.depth_truth, truth.termination_depth, rival))
-        for scores, reference, partial in references:
+            references.append((self.scores.depth_truth, truth.termination_depth, rival, {**made_of, **looks}))
+        for scores, reference, partial, surfaces in references:
             reason = f"{scores.name}: pixels without a reference"
             self.masked[reason] = self.masked.get(reason, 0) + int(np.sum(~np.isfinite(reference)))
             scores.add(
@@ -201,6 +243,7 @@ class Evaluator:
                 baselines=trivial,
                 partial=partial,
                 is_paper_frame=is_paper_frame,
+                surfaces=surfaces,
             )
 
     def _score_sky(
@@ -303,134 +346,155 @@ class Evaluator:
     def _score_voxels(self, frames: EvaluationFrames, frame: int, field: VoxelField, truth: VoxelTruth) -> None:
         if self.scores.occupancy is None or self.occupancy_fit is None:
             return
-        visible = np.flatnonzero(truth.is_visible)
-        labels = truth.labels.reshape(-1)[visible]
-        density, points = self._density(field, visible)
-        probability = occupancy_probability(density, OCC3D_GRID.voxel_size)
-        is_above = is_above_ground(visible)
-        swept = swept_voxels(frames, frame)
-        self.scores.occupancy.add(
+        labels = truth.labels.reshape(-1)
+        visible, hidden = np.flatnonzero(truth.is_visible), np.flatnonzero(truth.is_hidden)
+        generator = np.random.default_rng((self.config.seed, self.scores.occupancy.num_frames + 1))
+        hidden = generator.permutation(hidden)[: self.config.max_voxels_per_frame]
+        rays = OccupancyRays(OCC3D_GRID, places_along(lidar_places(frames, frame), frame, OCC3D_GRID))
+        said = self._read_voxels(field, (visible, hidden, rays.voxels), labels)
+        seen = self._seen_otherwise(frames, frame)
+        score_occupancy(
+            self.scores.occupancy,
             frames.key,
-            probability,
-            labels != OCC3D_FREE,
-            is_above_ground=is_above,
-            horizontal_range=horizontal_range(visible),
-            baselines=self._occupied_by_others(visible, swept),
+            visible,
+            labels[visible],
+            said.probability[visible],
+            others=self._occupied_by_others(visible, seen),
         )
-        hidden = np.flatnonzero(truth.is_hidden)
         if len(hidden):
-            generator = np.random.default_rng((self.config.seed, self.scores.occupancy.num_frames))
-            hidden = generator.permutation(hidden)[: self.config.max_voxels_per_frame]
             self.scores.occupancy.add_hidden(
-                occupancy_probability(self._density(field, hidden)[0], OCC3D_GRID.voxel_size),
-                truth.labels.reshape(-1)[hidden] != OCC3D_FREE,
-                baselines=self._occupied_by_others(hidden, swept),
+                said.probability[hidden],
+                labels[hidden] != OCC3D_FREE,
+                baselines=self._occupied_by_others(hidden, seen),
             )
-        self._score_rays(frames, field, truth, swept)
-        if self.vocabulary is None:
-            return
-        words = self._words(field, density, points)
-        predicted = np.where(self.occupancy_fit.is_occupied(probability, is_above), words, np.uint8(OCC3D_FREE))
-        scored = np.flatnonzero(truth.has_all_names | (labels != OCC3D_UNNAMED))
-        prior = self.evidence.prior.label(visible[scored])
-        self.scores.semantics.add(
-            frames.key,
-            predicted[scored],
-            words[scored],
-            labels[scored],
-            baselines={"training prior per voxel": prior},
+        self._score_rays(rays, said, truth, seen)
+        if self.vocabulary is not None:
+            score_classes(
+                self.scores.semantics,
+                frames.key,
+                labels[visible],
+                said.words[visible],
+                is_occupied=said.is_occupied[visible],
+                has_all_names=truth.has_all_names,
+                others={"training prior per voxel": self.evidence.prior.label(visible)},
+            )
+
+    def _read_voxels(
+        self, field: VoxelField, wanted: tuple[Int64[np.ndarray, " _"], ...], truth: UInt8[np.ndarray, " voxels"]
+    ) -> "_VoxelReading":
+        """Read the student's voxels once, whatever they are scored for."""
+        assert self.occupancy_fit is not None
+        is_wanted = np.zeros(OCC3D_GRID.num_voxels, bool)
+        for voxels in wanted:
+            is_wanted[voxels] = True
+        read = np.flatnonzero(is_wanted)
+        density, points = self.predictor.voxel_density(
+            field, OCC3D_GRID, read, samples_per_axis=self.config.voxel_samples_per_axis
         )
+        probability = np.full(OCC3D_GRID.num_voxels, np.nan, np.float32)
+        probability[read] = occupancy_probability(density, OCC3D_GRID.voxel_size)
+        is_occupied = np.zeros(OCC3D_GRID.num_voxels, bool)
+        is_occupied[read] = self.occupancy_fit.is_occupied(probability[read], is_above_ground(read))
+        words = np.full(OCC3D_GRID.num_voxels, OCC3D_FREE, np.uint8)
+        if self.vocabulary is not None:
+            # No score asks for the name of what is free in both.
+            named = np.flatnonzero((density > 0) & (is_occupied[read] | (truth[read] < OCC3D_FREE)))
+            clip = self.predictor.point_features(field, "clip", points[named])
+            words[read[named]] = best_voxel_class(self.vocabulary.cosine(clip))
+        return _VoxelReading(probability=probability, is_occupied=is_occupied, words=words)
+
+    def _seen_otherwise(self, frames: EvaluationFrames, frame: int) -> dict[str, Bool[np.ndarray, " voxels"]]:
+        """Return the voxels that others than a student hold for occupied at a frame, who saw the frame itself."""
+        found = {}
+        swept = swept_voxels(frames, frame)
+        if swept is not None:
+            found["one LiDAR sweep"] = swept
+        if self._has_teacher_voxels:
+            found["teacher's own density"] = frames.held_opaque(frame)
+        return found
 
     def _score_rays(
-        self, frames: EvaluationFrames, field: VoxelField, truth: VoxelTruth, swept: Bool[np.ndarray, " voxels"] | None
+        self,
+        rays: OccupancyRays,
+        said: "_VoxelReading",
+        truth: VoxelTruth,
+        seen: Mapping[str, Bool[np.ndarray, " voxels"]],
     ) -> None:
         """Cast rays through the reference and through what the student and trivial predictors say."""
-        occupancy, fit = self.scores.occupancy, self.occupancy_fit
-        if occupancy is None or fit is None:
+        occupancy = self.scores.occupancy
+        if occupancy is None:
             return
-        rays = OccupancyRays(OCC3D_GRID, lidar_place(frames))
         known = (truth.is_visible | truth.is_hidden).reshape(-1)
-        reference = np.where(known, truth.labels.reshape(-1), np.uint8(OCC3D_UNKNOWN))
-        density, points = self._density(field, rays.voxels)
-        probability = occupancy_probability(density, OCC3D_GRID.voxel_size)
-        is_occupied = fit.is_occupied(probability, is_above_ground(rays.voxels))
-        met = rays.cast(reference)
+        met = rays.cast(np.where(known, truth.labels.reshape(-1), np.uint8(OCC3D_UNKNOWN)))
+        voxels = rays.voxels
 
         def hits(labels: UInt8[np.ndarray, " n"]) -> RayHits:
             grid = np.full(len(known), OCC3D_FREE, np.uint8)
-            grid[rays.voxels] = labels
+            grid[voxels] = labels
             return rays.cast(grid)
 
-        others = self._occupied_by_others(rays.voxels, swept)
+        others = self._occupied_by_others(voxels, seen)
         del others["all occupied"]  # whose rays all end where they begin
-        occupied = {"": is_occupied, **others}
+        occupied = {"": said.is_occupied[voxels], **others}
         something = {of: np.where(yes, np.uint8(OCC3D_UNNAMED), np.uint8(OCC3D_FREE)) for of, yes in occupied.items()}
-        occupancy.add_rays({of: RayCounts.of(hits(grid), met, num_classes=1) for of, grid in something.items()})
+        ended = {of: hits(grid) for of, grid in something.items()}
+        occupancy.add_rays(
+            {of: RayCounts.of(found, met, num_classes=1) for of, found in ended.items()},
+            own_place={
+                of: RayCounts.of(found[OWN_PLACE], met[OWN_PLACE], num_classes=1) for of, found in ended.items()
+            },
+        )
         if self.vocabulary is None:
             return
         if not truth.has_all_names:
             met = replace(met, is_known=met.is_known & (met.label != OCC3D_UNNAMED))
-        named = np.full(len(density), OCC3D_FREE, np.uint8)
-        named[is_occupied] = self._words(field, density[is_occupied], points[is_occupied])
-        by_class = {"": named, "training prior per voxel": self.evidence.prior.label(rays.voxels)}
+        named = np.where(said.is_occupied[voxels], said.words[voxels], np.uint8(OCC3D_FREE))
+        by_class = {"": named, "training prior per voxel": self.evidence.prior.label(voxels)}
         self.scores.semantics.add_rays(
             {of: RayCounts.of(hits(grid), met, num_classes=OCC3D_FREE) for of, grid in by_class.items()}
         )
 
-    def _words(
-        self, field: VoxelField, density: Float32[np.ndarray, " n"], points: Float32[np.ndarray, "n 3"]
-    ) -> UInt8[np.ndarray, " n"]:
-        """Return the nearest class at each point, whatever its density; 17 in empty space."""
-        words = np.full(len(density), OCC3D_FREE, np.uint8)
-        if self.vocabulary is not None:
-            held = np.flatnonzero(density > 0)
-            clip = self.predictor.point_features(field, "clip", points[held])
-            words[held] = best_voxel_class(self.vocabulary.cosine(clip))
-        return words
-
     def _occupied_by_others(
-        self, voxels: Int64[np.ndarray, " n"], swept: Bool[np.ndarray, " voxels"] | None
+        self, voxels: Int64[np.ndarray, " n"], seen: Mapping[str, Bool[np.ndarray, " voxels"]]
     ) -> dict[str, Bool[np.ndarray, " n"]]:
         """Return the occupancy of voxels by predictors that are no student."""
-        found = {
+        return {
             "all occupied": np.ones(len(voxels), dtype=bool),
             "training prior per voxel": self.evidence.prior.occupied_share(voxels) > 0.5,
+            **{of: everywhere[voxels] for of, everywhere in seen.items()},
         }
-        return found if swept is None else {**found, "one LiDAR sweep": swept[voxels]}
 
     def _score_queries(
-        self, views: RenderedViews, batch: TrainingBatch, labels: UInt8[np.ndarray, "views _ _"]
+        self,
+        scores: QueryScores,
+        vocabulary: Vocabulary,
+        views: RenderedViews,
+        batch: TrainingBatch,
+        labels: UInt8[np.ndarray, "views _ _"],
     ) -> None:
-        if self.vocabulary is None or self.temperature is None:
+        if self.temperature is None:
             return
         teacher = batch.view_targets.features.get("clip")
         height, width = labels.shape[1:]
-        student = self.vocabulary.probability(views.features["clip"], self.temperature)
+        student = vocabulary.probability(views.features["clip"], self.temperature)
         if teacher is None:
             rival = np.full_like(student, np.nan)
         else:
             maps = teacher[0].permute(0, 2, 3, 1).numpy()
-            rival = self.vocabulary.probability(resize_nearest(maps, height, width, axis=1), self.temperature)
-        self.scores.queries.add(
+            rival = vocabulary.probability(resize_nearest(maps, height, width, axis=1), self.temperature)
+        scores.add(
             student.reshape(-1, student.shape[-1]), labels.reshape(-1), teacher=rival.reshape(-1, rival.shape[-1])
         )
 
-    def _score_points(self, field: VoxelField, named: NamedPoints) -> None:
+    def _score_points(self, scores: QueryScores, vocabulary: Vocabulary, field: VoxelField, named: NamedPoints) -> None:
         """Score words at LiDAR returns in space, whether a camera sees them or not."""
-        if self.vocabulary is None or self.temperature is None:
+        if self.temperature is None:
             return
-        generator = np.random.default_rng((self.config.seed, self.scores.queries.num_frames))
+        generator = np.random.default_rng((self.config.seed, scores.num_frames))
         kept = generator.permutation(len(named.points))[: self.config.max_pixels_per_frame]
         clip = self.predictor.point_features(field, "clip", named.points[kept])
-        probability = self.vocabulary.probability(clip, self.temperature)
-        self.scores.queries.add_points(probability, named.labels[kept], is_seen=named.is_seen[kept])
-
-    def _density(
-        self, field: VoxelField, flat_index: Int64[np.ndarray, " n"]
-    ) -> tuple[Float32[np.ndarray, " n"], Float32[np.ndarray, "n 3"]]:
-        return self.predictor.voxel_density(
-            field, OCC3D_GRID, flat_index, samples_per_axis=self.config.voxel_samples_per_axis
-        )
+        probability = vocabulary.probability(clip, self.temperature)
+        scores.add_points(probability, named.labels[kept], is_seen=named.is_seen[kept])
 
     def sections(self) -> tuple[Section, ...]:
         """Return every section in reading order; call this after the last frame."""

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from storage.digests import config_json
 from storage.geometry.resize import resize_nearest
+from storage.geometry.transforms import apply_se3, invert_se3
 from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.kinds import FEATURE_SOURCES, Kind, features_kind
 from storage.scenes.store import SceneReader
 from storage.stores.arrays import read_target
 from storage.stores.provenance import InputVersion
 from storage.stores.versioned import Home, StoreVersion
-from storage.taxonomy import OCC3D_UNKNOWN, SKY_ID, occ3d_table
+from storage.taxonomy import OCC3D_UNKNOWN
 from student.config import DataConfig
 from student.data.dataset import FrameDataset
 from student.data.frames import StoreFrames
@@ -32,7 +33,7 @@ from student.data.sample import TrainingBatch
 from student.data.training_set import FrozenScene, FrozenScenes
 from student.data.views import TargetView, ViewChoice
 from student.evaluation.recorded_truth import RecordedTruth
-from student.inference.vocabulary import pixel_truth
+from student.evaluation.word_sets import TrueNames, occ3d_names
 from student.model.types import TargetCameras
 
 TRUTH_KIND = Kind.SCENE_TRUTH
@@ -43,6 +44,7 @@ NameReference = Literal["exact", "points", "boxes"]
 """What names things: the procedural world, labels of LiDAR points, or the boxes around them."""
 
 _USUAL_HEIGHT_M = 1.8  # of a LiDAR on a roof
+_OPAQUE = 0.5
 
 _REFERENCE_KINDS = (Kind.TEACHER_DEPTH, Kind.VIRTUAL_VIEWS, Kind.SKY_MASK, *map(features_kind, FEATURE_SOURCES))
 
@@ -56,12 +58,14 @@ class EvaluationScene:
         truth: The procedural truth; None for a recording.
         labels: Occupancy labels that came with a recording; None without any, and where there is the truth itself.
         lidar: Occupancy by the LiDAR's beams; None without any, and where there is something better.
+        teacher: How opaque the scene's own field holds each voxel for; None if it was not asked.
     """
 
     frozen: FrozenScene
     truth: StoreVersion | None
     labels: StoreVersion | None
     lidar: StoreVersion | None
+    teacher: StoreVersion | None = None
 
     @property
     def voxel_reference(self) -> VoxelReference | None:
@@ -75,8 +79,8 @@ class EvaluationScene:
     @property
     def versions(self) -> tuple[InputVersion, ...]:
         """Return all versions that are read."""
-        judged_by = [version for version in (self.truth, self.labels, self.lidar) if version is not None]
-        return tuple(v.as_input for v in (*self.frozen.stores.values(), *judged_by))
+        beside = (self.truth, self.labels, self.lidar, self.teacher)
+        return tuple(v.as_input for v in (*self.frozen.stores.values(), *beside) if v is not None)
 
 
 def whole_scene(home: Home, key: str, kinds: Iterable[str]) -> FrozenScene:
@@ -119,8 +123,13 @@ def evaluation_scenes(home: Home, scenes_read: FrozenScenes) -> tuple[Evaluation
         truth = home.latest(TRUTH_KIND, frozen.key)
         labels = None if truth is not None else occupancy_labels_of(home, frozen.key)
         lidar = None if truth is not None or labels is not None else lidar_occupancy_of(home, frozen.key)
-        check_consistent(home, (*stores.values(), *(v for v in (labels, lidar) if v is not None)))
-        scenes.append(EvaluationScene(frozen=replace(frozen, stores=stores), truth=truth, labels=labels, lidar=lidar))
+        teacher = home.latest(Kind.TEACHER_OCCUPANCY, frozen.key)
+        check_consistent(home, (*stores.values(), *(v for v in (labels, lidar, teacher) if v is not None)))
+        scenes.append(
+            EvaluationScene(
+                frozen=replace(frozen, stores=stores), truth=truth, labels=labels, lidar=lidar, teacher=teacher
+            )
+        )
     return tuple(scenes)
 
 
@@ -145,10 +154,12 @@ class EvaluationTruth:
     Attributes:
         termination_depth: Distance along unit rays, metres; NaN for the sky.
         semantics: Class ids of the procedural world; 255 for the sky.
+        surface: Members of ``SurfaceKind``, 255 for the sky; None of older truth, which does not say.
     """
 
     termination_depth: Float32[np.ndarray, "cameras height width"]
     semantics: UInt8[np.ndarray, "cameras height width"]
+    surface: UInt8[np.ndarray, "cameras height width"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,15 +261,13 @@ class EvaluationFrames:
         """Return the true world at a frame; None for a recording."""
         if self._truth is None:
             return None
-        read = {name: read_target(self._truth, TRUTH_KIND, name, frame) for name in ("termination_depth", "semantics")}
+        names = ("termination_depth", "semantics", *(("surface",) if "surface" in self._truth else ()))
+        read = {name: read_target(self._truth, TRUTH_KIND, name, frame) for name in names}
         size = (self.config.render_height, self.config.render_width)
         attributes: dict[str, Any] = self._truth.attrs.asdict()
         # The writer's order of cameras need not be the recording's.
         order = [attributes["camera_names"].index(name) for name in self.camera_names]
-        return EvaluationTruth(
-            termination_depth=resize_nearest(read["termination_depth"][order], *size, axis=1),
-            semantics=resize_nearest(read["semantics"][order], *size, axis=1),
-        )
+        return EvaluationTruth(**{name: resize_nearest(of[order], *size, axis=1) for name, of in read.items()})
 
     def voxel_truth(self, frame: int) -> VoxelTruth | None:
         """Return the true voxels at a frame by the scene's ``voxel_reference``; None if no camera sees any."""
@@ -285,22 +294,47 @@ class EvaluationFrames:
         )
 
     @property
+    def frames_of_teacher(self) -> frozenset[int]:
+        """Return the frames whose voxels the scene's own field was asked for."""
+        return frozenset() if self._teacher_voxels is None else frozenset(self._teacher_voxels.attrs["frames"])
+
+    def held_opaque(self, frame: int) -> Bool[np.ndarray, " voxels"]:
+        """Return the voxels of the Occ3D grid that the scene's own field holds for opaque at a frame.
+
+        Nothing is chosen here: a voxel is opaque if half of the light is stopped on the length of its side.
+        """
+        assert self._teacher_voxels is not None
+        opacity = read_target(self._teacher_voxels, Kind.TEACHER_OCCUPANCY, "opacity", frame)
+        return opacity.reshape(-1) >= _OPAQUE
+
+    @cached_property
+    def _teacher_voxels(self) -> zarr.Group | None:
+        version = self.scene.teacher
+        return None if version is None else self._home.open_arrays(version)
+
+    @property
     def names_reference(self) -> NameReference | None:
         """Return what names the pixels and points of the scene; None if nothing does."""
         if self._truth is not None:
             return "exact"
         return None if self.recorded.source == "none" else self.recorded.source
 
-    def pixel_labels(self, frame: int) -> UInt8[np.ndarray, "cameras height width"] | None:
-        """Return true classes on the render grid, as indices of ``occ3d_vocabulary``; None if nothing names any.
+    def pixel_labels(
+        self, frame: int, names: TrueNames | None = None
+    ) -> UInt8[np.ndarray, "cameras height width"] | None:
+        """Return true classes on the render grid, as indices of a set of names; None if nothing names any.
 
         It is 255 where nothing is known, and 254 for something of another class than those that are named. On a
         recording, only pixels with a LiDAR return or with a panoptic label of sky are known.
+
+        Args:
+            frame: Frame index.
+            names: The names; those of ``occ3d_vocabulary`` by default.
         """
-        truth = self.truth(frame)
+        names, truth = names or occ3d_names(), self.truth(frame)
         if truth is not None:
-            return pixel_truth(truth.semantics, occ3d_table(), SKY_ID)
-        return self.recorded.pixel_labels(frame)
+            return names.of_semantics[truth.semantics]
+        return self.recorded.pixel_labels(frame, names.of_category, names.sky)
 
     def seconds_between(self, frame: int, other: int) -> float:
         """Return the time from one frame's reference time to another's, seconds."""
@@ -384,7 +418,7 @@ def channels_last(
 
 def swept_voxels(frames: EvaluationFrames, frame: int) -> Bool[np.ndarray, " voxels"] | None:
     """Return the voxels of the Occ3D grid in which a return of the frame's own sweep lies; None without a sweep."""
-    points = frames.stores.reader.lidar_points(frame)[:, :3]
+    points = frames.recorded.sweep(frame)[:, :3]
     if not len(points):
         return None
     swept = np.zeros(OCC3D_GRID.num_voxels, bool)
@@ -392,7 +426,13 @@ def swept_voxels(frames: EvaluationFrames, frame: int) -> Bool[np.ndarray, " vox
     return swept
 
 
-def lidar_place(frames: EvaluationFrames) -> Float[np.ndarray, "3"]:
-    """Return the LiDAR's place in the ego frame, metres; a usual one above the origin for a rig without a LiDAR."""
-    place = frames.stores.reader.lidar_to_ego[:3, 3]
-    return place if place.any() else np.array([0.0, 0.0, _USUAL_HEIGHT_M])
+def lidar_places(frames: EvaluationFrames, frame: int) -> Float[np.ndarray, "frames 3"]:
+    """Return the LiDAR's place at every frame of the scene, in the ego frame of one of them, metres.
+
+    For a rig without a LiDAR it is a usual place above the origin.
+    """
+    reader = frames.stores.reader
+    place = reader.lidar_to_ego[:3, 3]
+    place = place if place.any() else np.array([0.0, 0.0, _USUAL_HEIGHT_M])
+    in_world = np.concatenate([apply_se3(reader.ego_to_world(f), place[None]) for f in range(reader.num_frames)])
+    return apply_se3(invert_se3(reader.ego_to_world(frame)), in_world)

@@ -1,15 +1,16 @@
 """Rays through occupancy grids, as a LiDAR would cast them.
 
 Voxel IoU rewards surfaces that are too thick. A ray asks where the first occupied voxel stands, and what it is: the
-RayIoU of SparseOcc (arXiv 2312.17118). Its rays leave several places of the drive. Here all leave the LiDAR's own
-place, from which a reference made by beams knows most.
+RayIoU of SparseOcc (arXiv 2312.17118). As there, rays leave up to eight places of the drive, so that what stands behind
+something is asked for too. The LiDAR's own place is the first of them and is scored apart as well: from it a reference
+made by beams knows most.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int32, Int64, UInt8
 
 from storage.geometry.voxel_grid import VoxelGrid
 from storage.taxonomy import OCC3D_FREE, OCC3D_UNKNOWN
@@ -19,8 +20,15 @@ from student.metrics import bootstrap_statistic
 RAY_THRESHOLDS_M = (1.0, 2.0, 4.0)
 """Errors of distance up to which a ray is right, metres."""
 
+SEVERAL_PLACES = "up to eight places of the LiDAR along the drive"
+ONE_PLACE = "the LiDAR's own place alone"
 _ELEVATION_DEG = np.linspace(-30.0, 10.0, 24)
 _AZIMUTHS = 180
+MAX_PLACES = 8
+"""Places that the rays of one frame leave; in both this and the reach of the grid, SparseOcc does the same."""
+
+_RIM_M = 1.0
+"""A place this near to the rim of the grid is left out: most of its rays leave the grid at once."""
 _STEP = 0.5  # voxels
 _NEAR_M = 3.0
 """Unknown voxels this near to the rays' place hide nothing: the vehicle is there, and no recording says anything."""
@@ -40,16 +48,40 @@ class RayHits:
     label: UInt8[np.ndarray, " rays"]
     is_known: Bool[np.ndarray, " rays"]
 
+    def __getitem__(self, rays: slice) -> "RayHits":
+        """Return some of the rays."""
+        return RayHits(distance=self.distance[rays], label=self.label[rays], is_known=self.is_known[rays])
+
+
+OWN_PLACE = slice(0, len(_ELEVATION_DEG) * _AZIMUTHS)
+"""The rays that leave the first place."""
+
+
+def places_along(places: Float[np.ndarray, "places 3"], own: int, grid: VoxelGrid) -> Float[np.ndarray, "chosen 3"]:
+    """Return the places that the rays of a frame leave: its own, then others inside the grid, evenly chosen.
+
+    Args:
+        places: Places along the drive in the grid's frame, metres, in their order.
+        own: Which of them is the frame's.
+        grid: The grid.
+    """
+    low, high = np.array(grid.minimum) + _RIM_M, np.array(grid.maximum) - _RIM_M
+    is_inside = np.all((places > low) & (places < high), axis=1)
+    others = np.flatnonzero(is_inside & (np.arange(len(places)) != own))
+    if len(others) > MAX_PLACES - 1:
+        others = others[np.linspace(0, len(others) - 1, MAX_PLACES - 1).round().astype(np.int64)]
+    return places[[own, *others]]
+
 
 class OccupancyRays:
-    """Rays from one place through a grid.
+    """Rays from some places through a grid.
 
     Args:
         grid: The grid.
-        origin: Where they start, in the grid's frame, metres.
+        origins: Where they start, in the grid's frame, metres; the frame's own place first.
     """
 
-    def __init__(self, grid: VoxelGrid, origin: Float[np.ndarray, "3"]) -> None:
+    def __init__(self, grid: VoxelGrid, origins: Float[np.ndarray, "places 3"]) -> None:
         turn, tilt = np.meshgrid(
             np.arange(_AZIMUTHS) * (2 * np.pi / _AZIMUTHS), np.radians(_ELEVATION_DEG), indexing="ij"
         )
@@ -57,12 +89,16 @@ class OccupancyRays:
         reach = np.linalg.norm(np.array(grid.maximum) - grid.minimum)
         self._step = _STEP * grid.voxel_size
         along = (np.arange(int(reach / self._step)) + 0.5) * self._step
-        points = origin + directions.reshape(-1, 1, 3) * along[:, None]
-        voxel, is_inside = grid.index_of(points.reshape(-1, 3))
+        ways = directions.reshape(-1, 1, 3) * along[:, None]
         outside = grid.num_voxels
-        flat = np.full(len(voxel), outside)
-        flat[is_inside] = grid.flat_inside(voxel[is_inside])
-        self._voxels: Int64[np.ndarray, "rays steps"] = flat.reshape(points.shape[:2])
+        self._voxels: Int32[np.ndarray, "rays steps"] = np.full(
+            (len(origins) * len(ways), len(along)), outside, np.int32
+        )
+        for place, origin in enumerate(origins):
+            voxel = np.floor(grid.in_voxels(ways + origin)).astype(np.int32)
+            is_inside = np.all((voxel >= 0) & (voxel < grid.shape), axis=-1)
+            flat = (voxel[..., 0] * grid.shape[1] + voxel[..., 1]) * grid.shape[2] + voxel[..., 2]
+            self._voxels[place * len(ways) : (place + 1) * len(ways)] = np.where(is_inside, flat, outside)
         # Past the last ray's way out nothing is left to look at.
         self._voxels = self._voxels[:, : 1 + int(np.flatnonzero((self._voxels != outside).any(axis=0)).max(initial=0))]
         self._outside = outside
@@ -70,12 +106,13 @@ class OccupancyRays:
     @property
     def voxels(self) -> Int64[np.ndarray, " n"]:
         """Return the flat index of every voxel on the way of a ray, ascending."""
-        found = np.unique(self._voxels)
-        return found[found != self._outside]
+        is_met = np.zeros(self._outside + 1, bool)
+        is_met[self._voxels.reshape(-1)] = True
+        return np.flatnonzero(is_met[: self._outside])
 
     def cast(self, labels: UInt8[np.ndarray, " voxels"]) -> RayHits:
         """Return what the rays meet in a grid of labels: 17 is free, 255 unknown, anything else occupied."""
-        met = np.append(labels, np.uint8(OCC3D_FREE))[self._voxels]
+        met = np.append(labels, np.uint8(OCC3D_FREE)).take(self._voxels)
         is_unknown = met == OCC3D_UNKNOWN
         is_unknown[:, : int(_NEAR_M / self._step)] = False
         is_occupied = (met != OCC3D_FREE) & (met != OCC3D_UNKNOWN)
@@ -162,6 +199,7 @@ def ray_figure(
     threshold: int | None = None,
     group: str = "",
     seed: int,
+    places: str = SEVERAL_PLACES,
 ) -> Figure:
     """Return a RayIoU with interval and rivals.
 
@@ -174,13 +212,14 @@ def ray_figure(
         threshold: Place of the one threshold to look at; None for the mean over all.
         group: Table in which it stands.
         seed: Seed of the bootstrap.
+        places: Where the rays start, in words.
     """
     rows = {of: np.array([one.flat for one in frames]) for of, frames in counts.items()}
     found = figure_of(
         name,
         label,
         bootstrap_statistic(rows[""], list(scenes), lambda flat: ray_iou(flat, threshold), seed=seed),
-        definition=f"{definition} Rays leave the LiDAR's place and meet something past nothing unknown.",
+        definition=f"{definition} Rays leave {places} and meet something past nothing unknown.",
         better="higher",
         counted="rays",
         count=sum(int(one.true.sum()) for one in counts[""]),

@@ -1,15 +1,16 @@
 """What a recording says about its own classes and sky: labels of its LiDAR points, its boxes, its panoptic labels."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8
 
 from storage.geometry.in_image import PointsInImage
 from storage.geometry.resize import resize_nearest
-from storage.references.point_classes import NameSource
-from storage.references.sweeps import NamedReturns
+from storage.references.point_classes import NameSource, occ3d_class
+from storage.references.sweeps import NamedReturns, names_of
 from storage.scenes.lidar import returns_in_image
 from storage.scenes.store import SceneReader
 from storage.taxonomy import NUM_OCC3D_CLASSES, OCC3D_UNKNOWN
@@ -41,6 +42,8 @@ class NamedPoints:
 class RecordedTruth:
     """Truth that a recording brings with it, partial but real.
 
+    The sweep that was read last is kept: ``sweep(frame)`` returns it as :meth:`SceneReader.lidar_points` does.
+
     Args:
         reader: The scene.
         height: Rows of the grid on which pixels are named.
@@ -49,23 +52,35 @@ class RecordedTruth:
 
     def __init__(self, reader: SceneReader, *, height: int, width: int) -> None:
         self.reader, self.size = reader, (height, width)
-        self._returns = NamedReturns(reader)
+        self.source: NameSource = names_of(reader)[0]
+        self.sweep = lru_cache(maxsize=1)(reader.lidar_points)
+        self._returns = lru_cache(maxsize=None)(partial(NamedReturns, reader))
+        self._is_seen = lru_cache(maxsize=1)(self._look)
         categories = reader.attributes.get("panoptic_categories")
         named = categories if isinstance(categories, Mapping) else {}
         self._sky = [int(number) for number, name in named.items() if name == _SKY_CLASS]
         self._undefined = [int(number) for number, name in named.items() if name == _UNDEFINED_CLASS]
 
-    @property
-    def source(self) -> NameSource:
-        """Return what names the returns."""
-        return self._returns.source
+    def _labels(self, frame: int, class_of: Callable[[str], int]) -> UInt8[np.ndarray, " points"] | None:
+        return self._returns(class_of).labels(frame, self.sweep(frame)[:, :3].astype(np.float64))
 
-    def points(self, frame: int) -> NamedPoints | None:
-        """Return the named returns of a frame; None if it has none."""
-        labels = self._returns.labels(frame)
+    def points(self, frame: int, class_of: Callable[[str], int] = occ3d_class) -> NamedPoints | None:
+        """Return the named returns of a frame; None if it has none.
+
+        Args:
+            frame: Frame index.
+            class_of: Returns the class of a category's name; see :class:`storage.references.sweeps.NamedReturns`.
+        """
+        labels = self._labels(frame, class_of)
         if labels is None:
             return None
-        points = self.reader.lidar_points(frame)[:, :3].astype(np.float64)
+        known = labels != OCC3D_UNKNOWN
+        points = self.sweep(frame)[known, :3].astype(np.float64)
+        return NamedPoints(points=points, labels=labels[known], is_seen=self._is_seen(frame)[known])
+
+    def _look(self, frame: int) -> Bool[np.ndarray, " points"]:
+        """Return which returns of a frame some camera sees."""
+        points = self.sweep(frame)[:, :3].astype(np.float64)
         is_seen = np.zeros(len(points), bool)
         for camera in range(self.reader.num_cameras):
             height, width = self.reader.image_size(camera)
@@ -74,23 +89,29 @@ class RecordedTruth:
             nearest = _nearest(shown, size)
             limit = nearest[shown.row, shown.column]
             is_seen[shown.index[shown.termination_depth <= limit * (1 + _BEHIND_SHARE) + _BEHIND_M]] = True
-        known = labels != OCC3D_UNKNOWN
-        return NamedPoints(points=points[known], labels=labels[known], is_seen=is_seen[known])
+        return is_seen
 
-    def pixel_labels(self, frame: int) -> UInt8[np.ndarray, "cameras height width"] | None:
-        """Return the class of the nearest return in each pixel; 17 for sky, 255 where nothing is known.
+    def pixel_labels(
+        self, frame: int, class_of: Callable[[str], int] = occ3d_class, sky_class: int = NUM_OCC3D_CLASSES
+    ) -> UInt8[np.ndarray, "cameras height width"] | None:
+        """Return the class of the nearest return in each pixel; 255 where nothing is known.
 
         It is None for a frame without a named return.
+
+        Args:
+            frame: Frame index.
+            class_of: Returns the class of a category's name; see :class:`storage.references.sweeps.NamedReturns`.
+            sky_class: Class of the sky.
         """
-        labels = self._returns.labels(frame)
+        labels = self._labels(frame, class_of)
         if labels is None:
             return None
         cameras = range(self.reader.num_cameras)
         found = np.full((len(cameras), *self.size), OCC3D_UNKNOWN, np.uint8)
         sky = self.sky(frame)
         if sky is not None:
-            found[sky[0]] = NUM_OCC3D_CLASSES
-        points = self.reader.lidar_points(frame)
+            found[sky[0]] = sky_class
+        points = self.sweep(frame)
         for camera in cameras:
             shown = returns_in_image(self.reader, frame, camera, points, size=self.size)
             order = np.argsort(-shown.termination_depth)  # the nearest is written last

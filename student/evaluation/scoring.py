@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.stores.versioned import Home
-from student.evaluation.caveats import CLOSED_VOCABULARY
+from student.evaluation.caveats import CLOSED_VOCABULARY, DEMO_SOURCE
 from student.evaluation.config import EvaluationConfig
 from student.evaluation.evaluator import Evaluator
 from student.evaluation.evidence import StudentEvidence
@@ -17,7 +17,9 @@ from student.evaluation.panels import Painter, Words
 from student.evaluation.protocol import of_the_paper, perceptual_of
 from student.evaluation.results import EvaluationResult, Panel, Section
 from student.evaluation.sections.semantics import WITHOUT_LABELS
+from student.evaluation.word_sets import WordSet, own_classes, unseen_words
 from student.evaluation.worst import WorstFrames
+from student.inference.class_list import load_class_list
 from student.inference.predictor import Predictor
 from student.inference.prompts import query_prompts
 from student.inference.vocabulary import ClipSpace, Vocabulary
@@ -40,6 +42,7 @@ class Scoring:
         config: Configuration of the evaluation.
         vocabulary: Occ3D classes and sky in that space.
         evidence: What its own training frames say.
+        learned_from: Where the weights behind its features came from, by source.
         on_progress: Function called after every frame.
         share_before: Share of the whole work that was done before, in [0, 1].
     """
@@ -54,6 +57,7 @@ class Scoring:
         *,
         vocabulary: Vocabulary | None,
         evidence: StudentEvidence,
+        learned_from: Mapping[str, str],
         on_progress: ProgressCallback | None,
         share_before: float = 0.0,
     ) -> None:
@@ -69,6 +73,8 @@ class Scoring:
             name_references={found for of in frames if (found := of.names_reference) is not None},
             clip_temperature=None if space is None else space.encoder.temperature,
             perceptual=perceptual_of(config.lpips_weights),
+            has_teacher_voxels=all(frame in of.frames_of_teacher for of, frame in self._plan),
+            word_sets=() if space is None else words_of_evaluation(space, config, learned_from),
         )
         self._done = 0
 
@@ -173,6 +179,37 @@ class Scoring:
         if self._on_progress is not None:
             share = self._share_before + (1 - self._share_before) * self._done / len(self._plan)
             self._on_progress("held-out frames", share, details)
+
+
+def with_class_list(determining: EvaluationConfig, classes: str) -> object:
+    """Return what determines the figures: the configuration, and the content of the own classes if there are any.
+
+    Raises:
+        SourceDataError: If the list of classes is missing or damaged.
+    """
+    if not classes:
+        return determining
+    found = load_class_list(classes)
+    return {"evaluation": determining, "class_list": {"name": found.name, "digest": found.digest}}
+
+
+def words_of_evaluation(
+    space: ClipSpace, config: EvaluationConfig, learned_from: Mapping[str, str]
+) -> tuple[WordSet, ...]:
+    """Return the further words of an evaluation: own classes, and for the demo's CLIP words of none of its captions.
+
+    Args:
+        space: CLIP space of the student's features.
+        config: Configuration of the evaluation.
+        learned_from: Where the weights behind its features came from, by source. Nobody knows which words a published
+            CLIP never saw.
+
+    Raises:
+        SourceDataError: If the list of classes is missing or damaged.
+    """
+    own = (own_classes(space, load_class_list(config.classes)),) if config.classes else ()
+    is_demo = learned_from.get("clip") == DEMO_SOURCE
+    return (*own, *((unseen_words(space, config.prompt_template),) if is_demo else ()))
 
 
 def _closed(section: Section) -> str:

@@ -22,7 +22,7 @@ from student.evaluation.config import EvaluationConfig
 from student.evaluation.frames import EvaluationFrames, EvaluationScene, evaluation_scenes, whole_scene
 from student.evaluation.protocol import frames_class, notes_of, perceptual_digests
 from student.evaluation.results import EvaluationResult
-from student.evaluation.scoring import ProgressCallback, Scoring
+from student.evaluation.scoring import ProgressCallback, Scoring, with_class_list
 from student.evaluation.subject import Subject
 from student.inference.feature_bases import same_basis
 from student.inference.open_vocabulary import StoredFeatureBasis
@@ -78,7 +78,7 @@ def evaluate_elsewhere(
         kind=KIND,
         partition=subject.checkpoint.partition,
         inputs=(subject.checkpoint, *read),
-        config_digest=config_digest(determining),
+        config_digest=config_digest(with_class_list(determining, config.classes)),
         code_digest=code_digest(__name__, kind=KIND),
         seed=config.seed,
         weights_digests={
@@ -114,6 +114,7 @@ def evaluate_elsewhere(
             config,
             vocabulary=None if space is None else occ3d_vocabulary(space, config.prompt_template),
             evidence=subject.evidence,
+            learned_from=subject.feature_weights,
             on_progress=on_progress,
         )
         result: EvaluationResult = scoring.result(

@@ -163,12 +163,3 @@ def clip_space_of_features(home: Home, features: StoreVersion, *, text_encoder: 
         basis=StoredFeatureBasis.read(home.open_arrays(basis_version)),
         basis_version=basis_version,
     )
-
-
-def pixel_truth(
-    semantics: UInt8[np.ndarray, "*shape"], occ3d_of_class: UInt8[np.ndarray, " 256"], sky_id: int
-) -> UInt8[np.ndarray, "*shape"]:
-    """Return class ids of an image as indices of :func:`occ3d_vocabulary`; 255 where unknown."""
-    table = np.array(occ3d_of_class)
-    table[sky_id] = NUM_OCC3D_CLASSES
-    return table[semantics]

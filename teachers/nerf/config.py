@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 
 from storage.grid_size import check_size, settled_size
 from storage.kinds import FEATURE_SOURCES, FeatureSource
+from storage.scenes.held_out import held_out_frames
 
 Method = Literal["driving-field", "nerfacto", "depth-nerfacto", "gsplat"]
 """What is fitted to a scene: this project's field, or in its place one of nerfstudio's or Gaussians."""
@@ -631,6 +632,35 @@ class VirtualViewsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherOccupancyConfig:
+    """The field's density in the grid in which a student's occupancy is judged.
+
+    Attributes:
+        stride: Every so many-th frame is read, as they are held out; 1 for all frames. None follows the split.
+        samples_per_axis: Points per voxel and axis.
+        execution: How it is run.
+    """
+
+    stride: int | None = None
+    samples_per_axis: int = 2
+    execution: ExecutionConfig = dataclasses.field(default_factory=ExecutionConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.stride is None or self.stride >= 1, f"stride {self.stride}, want >= 1 or none")
+        _require(self.samples_per_axis >= 1, f"samples_per_axis {self.samples_per_axis}, want >= 1")
+
+    def frames_of(self, num_frames: int) -> tuple[int, ...]:
+        """Return the frames to read.
+
+        Raises:
+            ValueError: If the stride is still open.
+        """
+        if self.stride is None:
+            raise ValueError("teacher_occupancy.stride is open: want a number, or a settled configuration")
+        return held_out_frames(num_frames, every=self.stride)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureFieldConfig:
     """Image features distilled into a fitted field; its geometry is frozen.
 
@@ -728,7 +758,13 @@ def _require(holds: bool, message: str) -> None:
 
 
 C = TypeVar(
-    "C", bound=NerfConfig | TeacherDepthConfig | VirtualViewsConfig | FeatureFieldConfig | TeacherFeaturesConfig
+    "C",
+    bound=NerfConfig
+    | TeacherDepthConfig
+    | VirtualViewsConfig
+    | TeacherOccupancyConfig
+    | FeatureFieldConfig
+    | TeacherFeaturesConfig,
 )
 
 

@@ -16,6 +16,7 @@ from teachers.nerf.config import (
     NerfConfig,
     TeacherDepthConfig,
     TeacherFeaturesConfig,
+    TeacherOccupancyConfig,
     VirtualViewsConfig,
     determining,
 )
@@ -27,13 +28,16 @@ MODULE_OF: dict[Action, str] = {
     "fit": "teachers.nerf.fit",
     "render_depth": "teachers.nerf.render",
     "render_virtual_views": "teachers.nerf.render",
+    "read_occupancy": "teachers.nerf.occupancy",
     "distil_features": "teachers.nerf.distil_features",
     "render_features": "teachers.nerf.features",
 }
 """The module that does each action, by name: importing one starts nerfstudio."""
 
 
-RenderConfig = TeacherDepthConfig | VirtualViewsConfig | FeatureFieldConfig | TeacherFeaturesConfig
+RenderConfig = (
+    TeacherDepthConfig | VirtualViewsConfig | TeacherOccupancyConfig | FeatureFieldConfig | TeacherFeaturesConfig
+)
 """What is made from a fitted field."""
 
 
@@ -120,6 +124,7 @@ def _action_of(config: RenderConfig) -> Action:
     actions: dict[type, Action] = {
         TeacherDepthConfig: "render_depth",
         VirtualViewsConfig: "render_virtual_views",
+        TeacherOccupancyConfig: "read_occupancy",
         FeatureFieldConfig: "distil_features",
         TeacherFeaturesConfig: "render_features",
     }

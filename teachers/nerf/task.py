@@ -23,16 +23,25 @@ from teachers.nerf.config import (
     NerfConfig,
     TeacherDepthConfig,
     TeacherFeaturesConfig,
+    TeacherOccupancyConfig,
     VirtualViewsConfig,
 )
 
-Action = Literal["fit", "render_depth", "render_virtual_views", "distil_features", "render_features"]
-StepConfig = NerfConfig | TeacherDepthConfig | VirtualViewsConfig | FeatureFieldConfig | TeacherFeaturesConfig
+Action = Literal["fit", "render_depth", "render_virtual_views", "read_occupancy", "distil_features", "render_features"]
+StepConfig = (
+    NerfConfig
+    | TeacherDepthConfig
+    | VirtualViewsConfig
+    | TeacherOccupancyConfig
+    | FeatureFieldConfig
+    | TeacherFeaturesConfig
+)
 
 _CONFIG_OF: dict[str, type] = {
     "fit": NerfConfig,
     "render_depth": TeacherDepthConfig,
     "render_virtual_views": VirtualViewsConfig,
+    "read_occupancy": TeacherOccupancyConfig,
     "distil_features": FeatureFieldConfig,
     "render_features": TeacherFeaturesConfig,
 }
@@ -40,6 +49,7 @@ KIND_OF: dict[str, Kind] = {
     "fit": Kind.NERF_TEACHER,
     "render_depth": Kind.TEACHER_DEPTH,
     "render_virtual_views": Kind.VIRTUAL_VIEWS,
+    "read_occupancy": Kind.TEACHER_OCCUPANCY,
     "distil_features": Kind.FEATURE_FIELD,
     "render_features": Kind.TEACHER_FEATURES,
 }

@@ -68,6 +68,8 @@ def _run_step(home: Home, scene_key: str, step: NerfStep, report: Callable[[Mapp
         from teachers.nerf.render import render_teacher_depth as action
     elif step.action == "render_virtual_views":
         from teachers.nerf.render import render_virtual_views as action
+    elif step.action == "read_occupancy":
+        from teachers.nerf.occupancy import read_teacher_occupancy as action
     elif step.action == "distil_features":
         from teachers.nerf.distil_features import distil_features as action
     else:

@@ -20,6 +20,7 @@ from teachers.nerf.config import (
     NerfConfig,
     TeacherDepthConfig,
     TeacherFeaturesConfig,
+    TeacherOccupancyConfig,
     VirtualViewsConfig,
 )
 from teachers.nerf.provenance import fit_provenance, render_provenance
@@ -37,7 +38,14 @@ CHOOSING = {  # where a configuration chooses, the module chosen is a second roo
 MADE_BY = {"procedural_recordings": "scene_truth"}
 """Kind of what an asset makes, where it is not the asset's own name."""
 
-NERF = ("nerf_teacher", "teacher_depth", "virtual_views", "feature_field", "teacher_features")
+NERF = (
+    "nerf_teacher",
+    "teacher_depth",
+    "virtual_views",
+    "teacher_occupancy",
+    "feature_field",
+    "teacher_features",
+)
 
 
 def producers() -> dict[str, tuple[str, ...]]:
@@ -105,9 +113,9 @@ def test_a_field_and_its_renders_have_the_code_digests_of_their_assets(tmp_path:
     materialize_files(home, distilled, lambda folder: {})
     rendered = [
         render_provenance(home, field.version, config)
-        for config in (TeacherDepthConfig(), VirtualViewsConfig(), TeacherFeaturesConfig())
+        for config in (TeacherDepthConfig(), VirtualViewsConfig(), TeacherOccupancyConfig(), TeacherFeaturesConfig())
     ]
-    made = [home.provenance(field.version), *rendered[:2], distilled, rendered[2]]
+    made = [home.provenance(field.version), *rendered[:3], distilled, rendered[3]]
     assert tuple(provenance.kind for provenance in made) == NERF
     for provenance in made:
         assert provenance.code_digest[:16] == version_of(provenance.kind)

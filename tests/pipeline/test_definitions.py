@@ -22,6 +22,7 @@ GPU_ASSETS = (
     "nerf_teacher",
     "teacher_depth",
     "virtual_views",
+    "teacher_occupancy",
     "feature_field",
     "teacher_features",
     "student_checkpoint",

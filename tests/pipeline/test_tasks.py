@@ -48,6 +48,21 @@ def test_every_asset_of_every_scene_is_planned_once() -> None:
     assert of_scene == {*trainable_kinds(), "nerf_teacher", "feature_field", "occupancy_labels", "lidar_occupancy"}
 
 
+def test_references_are_made_of_the_scenes_that_are_judged_by_them() -> None:
+    """Only held-out scenes need their teacher's voxels, and only recordings the beams of their LiDAR."""
+
+    def scenes_of(asset: str, selection: HomeSelection) -> set[str | None]:
+        return {task.partition for task in plan_everything(selection) if asset in task.assets}
+
+    assert scenes_of("teacher_occupancy", SELECTION) == {"d.c"}
+    alone = dataclasses.replace(SELECTION, train_scenes=("d.a",), validation_scenes=())
+    assert scenes_of("teacher_occupancy", alone) == {"d.a"}
+    mixed = dataclasses.replace(SELECTION, train_scenes=("d.a", "procedural.scene-0001"))
+    assert scenes_of("lidar_occupancy", mixed) == {"d.a", "d.c"}
+    elsewhere = dataclasses.replace(mixed, overrides=("procedural.dataset=d",))
+    assert scenes_of("lidar_occupancy", elsewhere) == {"procedural.scene-0001"}
+
+
 def test_all_tasks_run_each_after_its_predecessors() -> None:
     tasks = everything()
     ran, never = run(tasks, set())

@@ -1,6 +1,6 @@
 """Scores of all sections of one evaluation, in reading order."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from student.evaluation.config import EvaluationConfig
@@ -12,6 +12,7 @@ from student.evaluation.sections.occupancy import OccupancyFit, OccupancySample,
 from student.evaluation.sections.queries import QueryScores
 from student.evaluation.sections.semantics import SemanticScores
 from student.evaluation.sections.sky import SkyScores
+from student.evaluation.word_sets import WordSet
 
 _NO_IMAGES = "not available: this variant renders no images"
 _NO_CLIP = "not available: this variant renders no CLIP features"
@@ -37,6 +38,7 @@ class AllSections:
         voxel_references: Origins of the true voxels.
         name_references: Origins of the true classes of pixels and points.
         perceptual: Perceptual distance of images; None to leave it out.
+        word_sets: Further words by which pixels and points are asked for.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class AllSections:
         voxel_references: Iterable[VoxelReference],
         name_references: Iterable[NameReference],
         perceptual: Perceptual | None = None,
+        word_sets: Sequence[WordSet] = (),
     ) -> None:
         seed = config.seed
         self._voxel_reference = (
@@ -118,6 +121,18 @@ class AllSections:
         self.queries = QueryScores(
             names=class_names, max_pixels_per_frame=config.max_pixels_per_frame, reference=named_by, seed=seed
         )
+        self.of_word_sets = tuple(
+            QueryScores(
+                names=words.vocabulary.prompts.names,
+                max_pixels_per_frame=config.max_pixels_per_frame,
+                reference=named_by,
+                seed=seed,
+                name=words.name,
+                title=words.title,
+                note=words.note,
+            )
+            for words in word_sets
+        )
         self.occupancy: OccupancyScores | None = None
         if occupancy_fit is not None:
             # Another seed than the training sample's: the same share of another set of frames.
@@ -139,6 +154,7 @@ class AllSections:
             *occupancy_sections(self.occupancy, reference=self._voxel_reference),
             self.semantics.section(unavailable=no_words, reference=self._voxel_reference),
             self.queries.section(unavailable=no_words),
+            *(scores.section(unavailable=no_words) for scores in self.of_word_sets),
             self.features.section(unavailable="not available: this variant renders no foundation features"),
         )
 

@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from student.evaluation.results import Baseline, Figure, Section, figure_of, finite_or_none
+from student.evaluation.sections.surfaces import SurfaceErrors
+from student.evaluation.surfaces import Surfaces
 from student.metrics import DepthScores, bootstrap_mean, depth_error_by_range, depth_scores
 
 RANGE_EDGES = np.array([0.0, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 65.0, 80.0])
@@ -55,8 +57,13 @@ class DepthReference:
     unavailable: str
     seed: int = 0
     _frames: dict[tuple[str, _Protocol], list[tuple[str, DepthScores]]] = field(default_factory=dict)
+    _surfaces: SurfaceErrors = field(init=False)
     _range_error: dict[str, np.ndarray] = field(default_factory=dict)
     _range_count: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Start without a frame."""
+        self._surfaces = SurfaceErrors(seed=self.seed)
 
     def add(
         self,
@@ -67,6 +74,7 @@ class DepthReference:
         baselines: Mapping[str, Float[np.ndarray, "views height width"]],
         partial: Mapping[str, Float[np.ndarray, "views height width"]] | None = None,
         is_paper_frame: bool,
+        surfaces: Surfaces | None = None,
     ) -> None:
         """Score one frame; a frame without a defined reference in range is skipped.
 
@@ -77,6 +85,7 @@ class DepthReference:
             baselines: Predictions of trivial predictors for the same rays, by label; every call has the same labels.
             partial: Predictions, by label, that are scored only where they are defined.
             is_paper_frame: True if the paper's protocol scores this frame too.
+            surfaces: Pixels of each kind of surface, which are scored apart.
         """
         if depth_scores(predicted, reference, clip=True).num_pixels == 0:
             return
@@ -95,6 +104,7 @@ class DepthReference:
             error, count = depth_error_by_range(depth, against, RANGE_EDGES)
             self._range_error[label] = self._range_error.get(label, 0.0) + error
             self._range_count[label] = self._range_count.get(label, 0) + count
+        self._surfaces.add(scene, {label: (depth, against) for label, depth, against in entries}, surfaces or {})
 
     def _add(self, label: str, protocol: _Protocol, scene: str, scores: DepthScores) -> None:
         self._frames.setdefault((label, protocol), []).append((scene, scores))
@@ -108,12 +118,14 @@ class DepthReference:
             figures += [self._figure(name, "paper") for name in _LABELS if name != "coverage"]
         if ("student", "far") in self._frames:
             figures += [self._figure(name, "far") for name in ("abs_rel", "delta_1", "coverage")]
+        figures += self._surfaces.figures()
         return Section(
             name=self.name,
             title=self.title,
             quality="geometric",
             reference=self.reference,
-            note="Distance along the ray, within 80 m, no scale alignment; the reference is never filled or clamped.",
+            note="Distance along the ray, within 80 m, no scale alignment; the reference is never filled or clamped."
+            + self._surfaces.note(),
             unavailable="" if figures else self.unavailable,
             figures=tuple(figures),
         )

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from storage.errors import ErrorKind, IntegrityError
 from storage.geometry.voxel_grid import OCC3D_GRID
 from student.evaluation.calibration import CalibrationMap, calibration_from_json, fit_calibration, reliability
-from student.evaluation.occupancy_rays import RAY_THRESHOLDS_M, RayCounts, ray_figure
+from student.evaluation.occupancy_rays import ONE_PLACE, RAY_THRESHOLDS_M, RayCounts, ray_figure
 from student.evaluation.results import NO_GROUND_TRUTH, Baseline, Figure, Section, figure_of, finite_or_none
 from student.inference.occupancy import BinaryCounts, best_iou_threshold
 from student.metrics import bootstrap_statistic
@@ -188,6 +188,7 @@ class OccupancyScores:
     _counts_in_band: dict[int, _Counts] = field(default_factory=dict)
     _counts_hidden: _Counts = field(default_factory=dict)
     _rays: dict[str, list[RayCounts]] = field(default_factory=dict)
+    _own_rays: dict[str, list[RayCounts]] = field(default_factory=dict)
     _scenes: list[str] = field(default_factory=list)
 
     def add(
@@ -235,10 +236,16 @@ class OccupancyScores:
             counts += [BinaryCounts()] * (len(self._scenes) - 1 - len(counts))
             counts.append(BinaryCounts.of(predicted, is_occupied))
 
-    def add_rays(self, counts: Mapping[str, RayCounts]) -> None:
-        """Score the rays of the frame last added, by predictor; "" is the student."""
-        for label, found in counts.items():
-            self._rays.setdefault(label, []).append(found)
+    def add_rays(self, counts: Mapping[str, RayCounts], *, own_place: Mapping[str, RayCounts]) -> None:
+        """Score the rays of the frame last added, by predictor; "" is the student.
+
+        Args:
+            counts: All rays.
+            own_place: Those that leave the LiDAR's own place.
+        """
+        for rows, found in ((self._rays, counts), (self._own_rays, own_place)):
+            for label, of in found.items():
+                rows.setdefault(label, []).append(of)
 
     @property
     def num_frames(self) -> int:
@@ -273,12 +280,20 @@ class OccupancyScores:
         near = "Rays whose first occupied voxel stands right within {}, over those that meet something in either."
         limits = [f"{limit:.0f} m" for limit in RAY_THRESHOLDS_M]
         shared = {"counts": self._rays, "scenes": self._scenes, "seed": self.seed}
-        mean = ray_figure("ray_iou", "RayIoU", near.format(f"{', '.join(limits)}, on average"), **shared)
+        averaged = near.format(f"{', '.join(limits)}, on average")
+        mean = ray_figure("ray_iou", "RayIoU", averaged, **shared)
+        own = ray_figure(
+            "ray_iou_own_place",
+            "RayIoU, own place",
+            averaged,
+            **{**shared, "counts": self._own_rays},
+            places=ONE_PLACE,
+        )
         of_limits = [
             ray_figure(f"ray_iou_{limit[:-2]}_m", limit, near.format(limit), threshold=index, group=PER_LIMIT, **shared)
             for index, limit in enumerate(limits)
         ]
-        return (mean, *of_limits)
+        return (mean, own, *of_limits)
 
     def _hidden_figure(self) -> tuple[Figure, ...]:
         if not self._counts_hidden:

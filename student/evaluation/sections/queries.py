@@ -33,12 +33,18 @@ class QueryScores:
         max_pixels_per_frame: Largest number of pixels kept per frame, chosen at random.
         reference: What names the pixels and points, in words.
         seed: Seed of that choice.
+        name: Name of the section.
+        title: Title of the section.
+        note: What a reader must know of its words.
     """
 
     names: tuple[str, ...]
     max_pixels_per_frame: int
     reference: str
     seed: int = 0
+    name: str = "text_query"
+    title: str = "Text queries"
+    note: str = "Each class is asked for by its words; the student answers with features rendered from its voxels."
     _student: list[np.ndarray] = field(default_factory=list)
     _teacher: list[np.ndarray] = field(default_factory=list)
     _truth: list[np.ndarray] = field(default_factory=list)
@@ -136,11 +142,11 @@ class QueryScores:
                 *of_points,
             )
         return Section(
-            name="text_query",
-            title="Text queries",
+            name=self.name,
+            title=self.title,
             quality="query",
             reference=self.reference,
-            note="Each class is asked for by its words; the student answers with features rendered from its voxels.",
+            note=self.note,
             unavailable="" if figures else unavailable,
             figures=figures,
         )

@@ -3,7 +3,7 @@
 import pytest
 
 from storage.ingest.waymo.labels import LIDAR_CLASSES
-from storage.references.point_classes import occ3d_class, occ3d_classes, unknown_names
+from storage.references.point_classes import numbered_classes, occ3d_class, unknown_names
 from storage.taxonomy import CLASSES, OCC3D_NAMES, OCC3D_UNKNOWN
 
 
@@ -40,7 +40,7 @@ def test_every_class_of_ours_is_understood_by_its_category_and_its_words():
 
 
 def test_numbers_follow_the_recordings_own_table():
-    table = occ3d_classes({str(n): name for n, name in enumerate(LIDAR_CLASSES)})
+    table = numbered_classes({str(n): name for n, name in enumerate(LIDAR_CLASSES)}, occ3d_class)
     assert OCC3D_NAMES[table[LIDAR_CLASSES.index("TYPE_CAR")]] == "car"
     assert table[0] == OCC3D_UNKNOWN
     assert table[200] == OCC3D_UNKNOWN

@@ -22,7 +22,15 @@ from storage.stores.arrays import read_target, write_target
 from storage.stores.provenance import InputVersion, Provenance
 from storage.stores.versioned import Home, materialize_arrays, materialize_files
 from storage.targets.images import InputImagesConfig, resize_scene_images
-from storage.taxonomy import CLASSES, OCC3D_FREE, OCC3D_UNKNOWN, SKY, class_named
+from storage.taxonomy import (
+    CLASSES,
+    NO_SURFACE,
+    OCC3D_FREE,
+    OCC3D_UNKNOWN,
+    SKY,
+    SurfaceKind,
+    class_named,
+)
 from student.config import DataConfig, FitConfig, LossConfig, StudentConfig, TrainingSetConfig, ViewsConfig
 from student.data.training_set import freeze_training_set
 from student.evaluation.config import EvaluationConfig
@@ -43,6 +51,8 @@ BOXES = (  # minimum, maximum, class, colour
     ((6.0, -3.2, 0.0), (9.2, -1.2, 1.6), CAR, (0.1, 0.2, 0.9)),
     ((-30.0, -4.0, 0.0), (-26.0, 6.0, 4.0), BUILDING, (0.5, 0.5, 0.6)),
 )
+SURFACES = np.full(256, SurfaceKind.OTHER, np.uint8)  # of each class
+SURFACES[BUILDING], SURFACES[SKY_CLASS] = SurfaceKind.GLASS, NO_SURFACE
 CHANNELS = 3
 SMALL_EVALUATION = EvaluationConfig(max_lateral_frames=0, num_training_frames=1, panel_frames=0, max_frames_per_scene=1)
 
@@ -313,6 +323,7 @@ class World:
                 "termination_depth": depth.astype(np.float32)[:, ::-1],
                 "semantics": labels[:, ::-1],
                 "instance": np.zeros(labels.shape, np.uint16),
+                "surface": SURFACES[labels][:, ::-1],
                 "occupancy": np.stack(
                     [voxel_labels(shift_of(index, f)).reshape(OCC3D_GRID.shape) for f in range(NUM_FRAMES)]
                 ),

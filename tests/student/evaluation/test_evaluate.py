@@ -17,7 +17,7 @@ from student.evaluation.evidence import StudentEvidence
 from student.evaluation.frames import lidar_occupancy_of
 from student.evaluation.results import NO_GROUND_TRUTH, EvaluationResult
 from student.reporting.report import PAGE, ReportConfig, build_report
-from tests.student.evaluation.conftest import Oracle
+from tests.student.evaluation.conftest import SMALL_EVALUATION, Oracle
 
 CONFIG = EvaluationConfig(max_lateral_frames=0, num_training_frames=2, panel_cameras=1, panel_frames=1, panel_width=64)
 
@@ -40,6 +40,15 @@ def test_an_oracle_gets_every_figure_right(oracle):
     lidar = result.section("depth_lidar").figure("abs_rel")
     assert all(lidar.value < baseline.value for baseline in lidar.baselines[:2])
     assert result.section("depth_truth").figure("coverage").value == 1.0
+    by_surface = result.section("depth_truth")
+    for kind in ("glass", "other_surface"):
+        assert by_surface.figure(f"abs_rel_{kind}").value < 1e-3
+        assert by_surface.figure(f"coverage_{kind}").value == 1.0
+        assert by_surface.figure(f"abs_rel_{kind}").group == "AbsRel by surface"
+    assert (by_surface.figure("abs_rel_fuselage").value, by_surface.figure("abs_rel_fuselage").count) == (None, 0)
+    assert "No pixel was of the kind fuselage, wet ground" in by_surface.note
+    # Its LiDAR returns everything with one intensity, which tells nothing.
+    assert all(result.section("depth_lidar").figure(f"abs_rel_{k}").count == 0 for k in ("dark", "middling", "bright"))
     assert result.section("sky").figure("iou").value == 1.0
     assert [b.label for b in result.section("sky").figure("iou").baselines] == [
         "everything above the horizon",
@@ -63,6 +72,26 @@ def test_an_oracle_gets_every_figure_right(oracle):
     assert query.figure("ap.car").baselines[1].value == pytest.approx(1.0)
     assert result.section("features").figure("psnr_clip").value > 60
     assert result.section("lateral_truth").unavailable == NO_GROUND_TRUTH
+
+
+def test_own_classes_are_asked_for_beside_the_usual_ones(oracle, tmp_path):
+    """The oracle knows what a car is, whatever list asks; nobody taught this encoder the words called unseen."""
+    path = tmp_path / "yard.yaml"
+    path.write_text("{name: yard, classes: {vehicle: {prompts: [car], truth: [car]}, aircraft: {}}}")
+    config = replace(SMALL_EVALUATION, classes=str(path))
+    made = evaluate_checkpoint(oracle.home, "oracle", config)
+    result = EvaluationResult.from_json(made.metrics)
+    own = result.section("own_classes")
+    assert own.title.endswith("yard")
+    assert own.figure("ap.vehicle").value == pytest.approx(1.0)
+    assert own.figure("ap.vehicle").count == result.section("text_query").figure("ap.car").count > 0
+    assert own.figure("ap.aircraft").value is None
+    assert own.figure("mean_average_precision").definition.startswith("Mean average precision over the 4 of")
+    unseen = result.section("unseen_words")
+    assert unseen.figure("ap.car").count == own.figure("ap.vehicle").count
+    assert unseen.figure("ap.car").value < 0.9
+    path.write_text("{name: yard, classes: {vehicle: {prompts: [car], truth: [bus]}, aircraft: {}}}")
+    assert not evaluate_checkpoint(oracle.home, "oracle", config).reused  # the content counts, not the name
 
 
 def test_an_untrained_student_is_scored_and_reported(world, tmp_path):

@@ -5,10 +5,18 @@ import pytest
 
 from storage.geometry.voxel_grid import VoxelGrid
 from storage.taxonomy import OCC3D_FREE, OCC3D_UNKNOWN
-from student.evaluation.occupancy_rays import OccupancyRays, RayCounts, ray_iou
+from student.evaluation.occupancy_rays import (
+    MAX_PLACES,
+    OWN_PLACE,
+    OccupancyRays,
+    RayCounts,
+    places_along,
+    ray_iou,
+)
 
 GRID = VoxelGrid(minimum=(-12.0, -12.0, -1.0), voxel_size=0.4, shape=(60, 60, 16))
-RAYS = OccupancyRays(GRID, np.array([0.1, 0.1, 1.8]))
+PLACE = np.array([0.1, 0.1, 1.8])
+RAYS = OccupancyRays(GRID, PLACE[None])
 CAR, WALL = 4, 15
 
 
@@ -78,3 +86,29 @@ def test_the_voxels_on_the_way_are_all_that_matters():
     changed = labels.copy()
     changed[elsewhere] = WALL
     np.testing.assert_array_equal(RAYS.cast(changed).distance, RAYS.cast(labels).distance)
+
+
+def test_rays_of_another_place_see_behind_what_hides_from_the_own():
+    labels = room(6.0).reshape(GRID.shape)
+    labels[40:42, 20:40] = WALL  # a screen at x = 4 m, before the wall ahead
+    with_hole = labels.copy()
+    with_hole[44:47, 25:35] = OCC3D_FREE  # a hole in the wall behind it
+    places = np.stack([PLACE, [5.2, 0.1, 1.8]])
+    rays = OccupancyRays(GRID, places)
+    found, reference = rays.cast(with_hole.reshape(-1)), rays.cast(labels.reshape(-1))
+    alone = OccupancyRays(GRID, places[:1]).cast(labels.reshape(-1))
+    np.testing.assert_array_equal(reference[OWN_PLACE].distance, alone.distance)
+    own = RayCounts.of(found[OWN_PLACE], reference[OWN_PLACE], num_classes=1).flat
+    assert ray_iou(own) > 0.99
+    assert ray_iou(RayCounts.of(found, reference, num_classes=1).flat) < 0.95
+
+
+def test_places_are_the_own_one_and_some_inside_the_grid():
+    drive = np.stack([np.arange(-30.0, 30.0, 1.0), np.zeros(60), np.full(60, 1.8)], axis=1)
+    chosen = places_along(drive, 5, GRID)
+    np.testing.assert_array_equal(chosen[0], drive[5])  # wherever it lies
+    assert len(chosen) == MAX_PLACES
+    assert chosen[1:, 0].min() >= -11
+    assert chosen[1:, 0].max() <= 11
+    assert len(np.unique(chosen, axis=0)) == MAX_PLACES
+    np.testing.assert_array_equal(places_along(drive[:1], 0, GRID), drive[:1])

@@ -11,6 +11,8 @@ import pytest
 
 from pipeline.feature_views import iterate_views
 from storage.code import code_digest
+from storage.geometry.voxel_grid import OCC3D_GRID
+from storage.scenes.store import SceneReader
 from storage.stores.arrays import read_target, write_target
 from storage.stores.provenance import Provenance
 from storage.stores.versioned import Home, materialize_arrays
@@ -24,6 +26,7 @@ from teachers.nerf.config import (
     SamplingConfig,
     TeacherDepthConfig,
     TeacherFeaturesConfig,
+    TeacherOccupancyConfig,
     VirtualViewsConfig,
 )
 from teachers.nerf.feature_request import FeatureView
@@ -194,6 +197,7 @@ def worked(nerfstudio_python, repository_root, wall_home, tmp_path_factory) -> t
             NerfStep(action="fit", config=FIT),
             NerfStep(action="render_depth", config=TeacherDepthConfig(height=18, width=32, max_abs_rel=0.15)),
             NerfStep(action="render_virtual_views", config=VirtualViewsConfig(height=9, width=16)),
+            NerfStep(action="read_occupancy", config=TeacherOccupancyConfig(stride=2, samples_per_axis=1)),
             NerfStep(
                 action="distil_features",
                 config=FeatureFieldConfig(
@@ -256,6 +260,25 @@ def test_virtual_views_stand_where_they_should(worked):
     own = read_target(home.open_arrays(results["render_depth"].version), "teacher_depth", "termination_depth")
     ratio = np.nanmedian(depth[:, 0, 2, -1, 6:10]) / np.nanmedian(own[:, 0, -2:, 12:20].astype(np.float32))
     assert ratio == pytest.approx(2.6 / 1.6, abs=0.25)
+
+
+def test_voxels_are_opaque_where_returns_are_and_clear_before_them(worked):
+    home, results, _ = worked
+    group = home.open_arrays(results["read_occupancy"].version)
+    opacity = read_target(group, "teacher_occupancy", "opacity").astype(np.float32).reshape(5, -1)
+    assert group.attrs["frames"] == [1, 3]
+    np.testing.assert_array_equal(np.isnan(opacity).all(axis=1), [True, False, True, False, True])
+    assert np.isfinite(opacity[[1, 3]]).all()
+    reader = SceneReader.open(home, SCENE_KEY)
+    for frame in (1, 3):
+        returns = reader.lidar_points(frame)[:, :3].astype(np.float64)
+        start = reader.lidar_to_ego[:3, 3]
+        before = np.concatenate([start + share * (returns - start) for share in (0.3, 0.5, 0.7)])
+        hit = opacity[frame, OCC3D_GRID.flat_of(returns)]
+        assert hit.mean() > 0.5
+        assert opacity[frame, OCC3D_GRID.flat_of(before)].mean() < 0.3 * hit.mean()
+    provenance = home.provenance(results["read_occupancy"].version)
+    assert {i.kind for i in provenance.inputs} == {"scene", "sky_mask", "nerf_teacher"}
 
 
 def test_features_are_rendered_back_consistently(worked):

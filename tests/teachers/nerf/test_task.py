@@ -14,6 +14,7 @@ from teachers.nerf.config import (
     SamplingConfig,
     TeacherDepthConfig,
     TeacherFeaturesConfig,
+    TeacherOccupancyConfig,
     VirtualViewsConfig,
     determining,
 )
@@ -23,6 +24,7 @@ STEPS = (
     NerfStep(action="fit", config=NerfConfig(num_steps=7, losses=FieldLossConfig(line_of_sight_margin_m=(4.0, 1.0)))),
     NerfStep(action="render_depth", config=TeacherDepthConfig(height=9)),
     NerfStep(action="render_virtual_views", config=VirtualViewsConfig()),
+    NerfStep(action="read_occupancy", config=TeacherOccupancyConfig(stride=4)),
     NerfStep(action="distil_features", config=FeatureFieldConfig(feature_sources=("clip",))),
     NerfStep(action="render_features", config=TeacherFeaturesConfig(height=9)),
 )

@@ -1,0 +1,70 @@
+"""The scores of one frame's visible voxels, whoever predicted them: a student by its density and words, or a head."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64, UInt8
+
+from storage.taxonomy import OCC3D_FREE, OCC3D_UNNAMED
+from student.evaluation.sections.occupancy import OccupancyScores, horizontal_range, is_above_ground
+from student.evaluation.sections.semantics import SemanticScores
+
+
+def score_occupancy(
+    scores: OccupancyScores,
+    scene: str,
+    voxels: Int64[np.ndarray, " n"],
+    labels: UInt8[np.ndarray, " n"],
+    probability: Float[np.ndarray, " n"],
+    *,
+    others: Mapping[str, Bool[np.ndarray, " n"]],
+) -> None:
+    """Score which voxels of a frame are occupied.
+
+    Args:
+        scores: Scores to add to.
+        scene: Scene key.
+        voxels: Flat indices in the Occ3D grid.
+        labels: True labels; 17 for free.
+        probability: Raw probability of occupancy.
+        others: Occupancy by other predictors, by label.
+    """
+    scores.add(
+        scene,
+        probability,
+        labels != OCC3D_FREE,
+        is_above_ground=is_above_ground(voxels),
+        horizontal_range=horizontal_range(voxels),
+        baselines=others,
+    )
+
+
+def score_classes(
+    scores: SemanticScores,
+    scene: str,
+    labels: UInt8[np.ndarray, " n"],
+    classes: UInt8[np.ndarray, " n"],
+    *,
+    is_occupied: Bool[np.ndarray, " n"],
+    has_all_names: bool,
+    others: Mapping[str, UInt8[np.ndarray, " n"]],
+) -> None:
+    """Score which class the voxels of a frame have.
+
+    Args:
+        scores: Scores to add to.
+        scene: Scene key.
+        labels: True labels; 17 for free, 254 for something without a class.
+        classes: Best class of each voxel, occupied or free.
+        is_occupied: Voxels that the predictor calls occupied.
+        has_all_names: Whether 254 tells that a voxel is of none of the named classes. Otherwise it is left out.
+        others: Labels by other predictors.
+    """
+    scored = np.flatnonzero(labels != OCC3D_UNNAMED) if not has_all_names else np.arange(len(labels))
+    scores.add(
+        scene,
+        np.where(is_occupied, classes, np.uint8(OCC3D_FREE))[scored],
+        classes[scored],
+        labels[scored],
+        baselines={name: of[scored] for name, of in others.items()},
+    )
