@@ -37,6 +37,11 @@ class PointsInImage(NamedTuple):
         """Pixel column of each point."""
         return self.pixels[:, 0].astype(np.int64)
 
+    def farthest_first(self) -> "PointsInImage":
+        """Return the points in an order in which the nearest of each pixel is written last."""
+        order = np.argsort(-self.termination_depth)
+        return PointsInImage(*(part[order] for part in self))
+
 
 def points_in_image(
     points: Float[np.ndarray, "points 3"],

@@ -71,9 +71,8 @@ def calibration_jpeg(home: Home, version: StoreVersion) -> bytes:
         height, width = reader.image_size(camera)
         size = (round(height * _CALIBRATION_WIDTH / width), _CALIBRATION_WIDTH)
         tile = reader.resized_image(frame, camera, height=size[0], width=size[1]).copy()
-        seen = returns_in_image(reader, frame, camera, returns, size=size)
-        order = np.argsort(-seen.termination_depth)  # the nearest is drawn last
-        tile[seen.row[order], seen.column[order]] = depth_image(seen.termination_depth[order][None])[0]
+        seen = returns_in_image(reader, frame, camera, returns, size=size).farthest_first()
+        tile[seen.row, seen.column] = depth_image(seen.termination_depth[None])[0]
         tiles.append(tile)
     return encode_image(_contact_sheet(tiles, width=_CALIBRATION_WIDTH, most=_MOST_CAMERAS))
 

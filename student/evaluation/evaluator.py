@@ -16,6 +16,7 @@ from storage.taxonomy import OCC3D_FREE, OCC3D_UNKNOWN, OCC3D_UNNAMED, SKY_ID, V
 from student.data.sample import TrainingBatch
 from student.evaluation.config import EvaluationConfig
 from student.evaluation.evidence import StudentEvidence, above_horizon
+from student.evaluation.forward_time import TimedStudent
 from student.evaluation.frames import (
     EvaluationFrames,
     EvaluationTruth,
@@ -106,7 +107,7 @@ class Evaluator:
         word_sets: Sequence[WordSet] = (),
         has_teacher_voxels: bool = False,
     ) -> None:
-        self.predictor, self.config, self.evidence = predictor, config, evidence
+        self.predictor, self.config, self.evidence = TimedStudent(predictor), config, evidence
         self.vocabulary = vocabulary
         self.occupancy_fit = evidence.occupancy
         fitted = evidence.temperature

@@ -214,6 +214,7 @@ class EvaluationFrames:
         self.stores = StoreFrames(home, scene.frozen)
         self._home = home
         self._truth: zarr.Group | None = None if scene.truth is None else home.open_arrays(scene.truth)
+        self._last_truth: tuple[int, EvaluationTruth] | None = None
         self._voxel_group: zarr.Group | None = None
 
     @property
@@ -258,13 +259,18 @@ class EvaluationFrames:
         return self._sample(frame, [self._view(frame, 0)], virtual)
 
     def truth(self, frame: int) -> EvaluationTruth | None:
-        """Return the true world at a frame; None for a recording."""
+        """Return the true world at a frame; None for a recording. What was read last is kept."""
         if self._truth is None:
             return None
-        names = ("termination_depth", "semantics", *(("surface",) if "surface" in self._truth else ()))
-        read = {name: read_target(self._truth, TRUTH_KIND, name, frame) for name in names}
+        if self._last_truth is None or self._last_truth[0] != frame:
+            self._last_truth = frame, self._read_truth(self._truth, frame)
+        return self._last_truth[1]
+
+    def _read_truth(self, group: zarr.Group, frame: int) -> EvaluationTruth:
+        names = ("termination_depth", "semantics", *(("surface",) if "surface" in group else ()))
+        read = {name: read_target(group, TRUTH_KIND, name, frame) for name in names}
         size = (self.config.render_height, self.config.render_width)
-        attributes: dict[str, Any] = self._truth.attrs.asdict()
+        attributes: dict[str, Any] = group.attrs.asdict()
         # The writer's order of cameras need not be the recording's.
         order = [attributes["camera_names"].index(name) for name in self.camera_names]
         return EvaluationTruth(**{name: resize_nearest(of[order], *size, axis=1) for name, of in read.items()})

@@ -113,9 +113,8 @@ class RecordedTruth:
             found[sky[0]] = sky_class
         points = self.sweep(frame)
         for camera in cameras:
-            shown = returns_in_image(self.reader, frame, camera, points, size=self.size)
-            order = np.argsort(-shown.termination_depth)  # the nearest is written last
-            found[camera, shown.row[order], shown.column[order]] = labels[shown.index[order]]
+            shown = returns_in_image(self.reader, frame, camera, points, size=self.size).farthest_first()
+            found[camera, shown.row, shown.column] = labels[shown.index]
         return found
 
     def sky(

@@ -134,6 +134,7 @@ class Scoring:
             timings={
                 **before,
                 **evaluator.timings,
+                "the student's answers": evaluator.predictor.seconds,
                 "total": sum(before.values()) + time.perf_counter() - started,
             },
         )

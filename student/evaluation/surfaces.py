@@ -91,7 +91,6 @@ def intensity_in_images(
     """
     found = np.full((reader.num_cameras, *size), np.nan, np.float32)
     for camera in range(reader.num_cameras):
-        shown = returns_in_image(reader, frame, camera, returns, size=size)
-        order = np.argsort(-shown.termination_depth)  # the nearest is written last
-        found[camera, shown.row[order], shown.column[order]] = returns[shown.index[order], 3]
+        shown = returns_in_image(reader, frame, camera, returns, size=size).farthest_first()
+        found[camera, shown.row, shown.column] = returns[shown.index, 3]
     return found

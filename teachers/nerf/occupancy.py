@@ -50,6 +50,8 @@ def read_teacher_occupancy(
         shape = (source.scene.num_frames, *OCC3D_GRID.shape)
         opacities = create_target(group, Kind.TEACHER_OCCUPANCY, "opacity", shape)
         group.attrs["frames"] = list(frames)
+        for frame in sorted(set(range(source.scene.num_frames)) - set(frames)):
+            opacities[frame] = np.full(OCC3D_GRID.shape, np.nan, np.float16)
         started, shares = time.perf_counter(), []
         for number, frame in enumerate(frames, start=1):
             ego_to_world = source.scene.ego_to_world(frame)

@@ -74,8 +74,9 @@ def test_an_oracle_gets_every_figure_right(oracle):
     assert result.section("lateral_truth").unavailable == NO_GROUND_TRUTH
 
 
-def test_own_classes_are_asked_for_beside_the_usual_ones(oracle, tmp_path):
+def test_own_classes_are_asked_for_beside_the_usual_ones(oracle, tmp_path, monkeypatch):
     """The oracle knows what a car is, whatever list asks; nobody taught this encoder the words called unseen."""
+    monkeypatch.setattr("student.evaluation.evaluate.sources_of_features", lambda *_: {"clip": "demo"})
     path = tmp_path / "yard.yaml"
     path.write_text("{name: yard, classes: {vehicle: {prompts: [car], truth: [car]}, aircraft: {}}}")
     config = replace(SMALL_EVALUATION, classes=str(path))
