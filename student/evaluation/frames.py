@@ -302,7 +302,8 @@ class EvaluationFrames:
     @property
     def frames_of_teacher(self) -> frozenset[int]:
         """Return the frames whose voxels the scene's own field was asked for."""
-        return frozenset() if self._teacher_voxels is None else frozenset(self._teacher_voxels.attrs["frames"])
+        attributes: dict[str, Any] = {} if self._teacher_voxels is None else self._teacher_voxels.attrs.asdict()
+        return frozenset(attributes.get("frames", ()))
 
     def held_opaque(self, frame: int) -> Bool[np.ndarray, " voxels"]:
         """Return the voxels of the Occ3D grid that the scene's own field holds for opaque at a frame.

@@ -53,7 +53,7 @@ def by_texture(images: Float32[np.ndarray, "views rows columns 3"], size: tuple[
     """
     brightness = images.mean(axis=-1)
     down, right = np.gradient(brightness, axis=(1, 2))
-    change = uniform_filter(np.hypot(down, right), size=(0, _WINDOW_PX, _WINDOW_PX), mode="nearest")
+    change = uniform_filter(np.hypot(down, right), size=_WINDOW_PX, mode="nearest", axes=(1, 2))
     on_grid = resize_nearest(change, *size, axis=1)
     return {(TEXTURE, name): (on_grid >= low) & (on_grid < high) for name, (low, high) in _TEXTURES.items()}
 
