@@ -4,7 +4,7 @@ The builder of a version measured its gates and stored them with it; audits are 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import dagster as dg
 
@@ -16,6 +16,9 @@ from storage.errors import PipelineError
 from storage.kinds import KINDS, trainable_kinds
 from storage.previews.thumbnails import calibration_jpeg
 from storage.stores.versioned import Home, StoreVersion
+
+if TYPE_CHECKING:
+    from student.evaluation.results import Figure
 
 
 class Verdict(NamedTuple):
@@ -90,13 +93,46 @@ def measure_anew(what: Literal["calibration", "sky", "depth", "numbers"]) -> Jud
     return judge
 
 
+def judge_history(home: Home, version: StoreVersion) -> list[Verdict]:
+    """Return whether an evaluation became worse than the best comparable one, and whether its checkpoint is sound."""
+    from student.evaluation.history import changes_since, evaluation_history
+
+    records = evaluation_history(home, version.partition)
+    current = next(record for record in records if record.digest == version.digest)
+    gate: Outcome = "failed" if current.gate_passed is False else "passed"
+    verdicts = [Verdict("checkpoint_gate", gate, "passed", current.result.checkpoint_digest[:12], gate)]
+    for one in changes_since(records, version):
+        outcome: Outcome = "failed" if one.change in ("worse", "lost") else "passed"
+        wanted = "" if one.before is None else f"not worse than {_with_interval(one.before)}"
+        hint = f"{one.change}; the best was checkpoint {one.checkpoint[:12]}" if one.checkpoint else one.change
+        verdicts.append(
+            Verdict(one.name, "-" if one.now is None else _with_interval(one.now), wanted, "", outcome, hint)
+        )
+    return verdicts
+
+
+def _with_interval(figure: "Figure") -> str:
+    interval = "" if figure.low is None or figure.high is None else f" [{spell(figure.low)}, {spell(figure.high)}]"
+    return f"{spell(figure.value)}{interval}"
+
+
 _SIGNS = {"at_least": "≥", "at_most": "≤"}
 _MARKS: dict[Outcome, str] = {"passed": "✓", "failed": "✗", "undecided": "?"}
 
 Draw = Callable[[Home, StoreVersion], bytes]
 """Function that draws one version as a JPEG, for people."""
 
-PICTURES: dict[tuple[str, str], Draw] = {("scene", "calibration_audit"): calibration_jpeg}
+
+def _trend(home: Home, version: StoreVersion) -> bytes:
+    from student.reporting.trend import trend_jpeg  # it imports matplotlib
+
+    return trend_jpeg(home, version)
+
+
+PICTURES: dict[tuple[str, str], Draw] = {
+    ("scene", "calibration_audit"): calibration_jpeg,
+    ("student_evaluation", "no_regression"): _trend,
+}
 """Pictures of the outcome of a check, by asset and check."""
 
 AUDITS: tuple[tuple[str, str, Judge, str], ...] = (
@@ -123,7 +159,14 @@ AUDITS: tuple[tuple[str, str, Judge, str], ...] = (
 """Audits: asset, check, judge and description of each."""
 
 
-def define_check(asset: str, name: str, judge: Judge, partitions: dg.PartitionsDefinition, description: str) -> Any:  # noqa: ANN401
+def define_check(
+    asset: str,
+    name: str,
+    judge: Judge,
+    partitions: dg.PartitionsDefinition,
+    description: str,
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.WARN,
+) -> Any:  # noqa: ANN401
     """Return an asset check that judges the current version of each partition of the run."""
 
     @dg.asset_check(asset=str(asset), name=name, partitions_def=partitions, description=description)
@@ -135,13 +178,13 @@ def define_check(asset: str, name: str, judge: Judge, partitions: dg.PartitionsD
             if opened.latest(asset, key) is not None  # a partition that failed has its own error
         }
         if of_run.has_partition_key_range:
-            for event in _one_event_each(asset, name, judged):
+            for event in _one_event_each(asset, name, judged, severity):
                 of_run.log_event(event)  # type: ignore[arg-type]  # taken, but not declared by Dagster
         passed = all(one.passed for one in judged.values())
         metadata = {key: one.table for key, one in judged.items()} or {"note": "nothing was materialised"}
         failed = [failure for one in judged.values() for failure in one.failed]
         metadata |= {FAILED: dg.MetadataValue.json(failed)} if failed else {}
-        return dg.AssetCheckResult(passed=passed, severity=dg.AssetCheckSeverity.WARN, metadata=metadata)
+        return dg.AssetCheckResult(passed=passed, severity=severity, metadata=metadata)
 
     return check
 
@@ -174,7 +217,9 @@ def _judge_partition(home: Home, kind: str, partition: str, judge: Judge, draw: 
     return Judged(not failed, dg.MetadataValue.md(table + picture), failed)
 
 
-def _one_event_each(asset: str, name: str, judged: dict[str, Judged]) -> Iterator[dg.AssetCheckEvaluation]:
+def _one_event_each(
+    asset: str, name: str, judged: dict[str, Judged], severity: dg.AssetCheckSeverity
+) -> Iterator[dg.AssetCheckEvaluation]:
     """Yield one outcome per partition of a run over several, since the check's own result covers them all at once."""
     for key, one in judged.items():
         yield dg.AssetCheckEvaluation(
@@ -182,7 +227,7 @@ def _one_event_each(asset: str, name: str, judged: dict[str, Judged]) -> Iterato
             check_name=name,
             passed=one.passed,
             metadata={key: one.table} | ({FAILED: dg.MetadataValue.json(one.failed)} if one.failed else {}),
-            severity=dg.AssetCheckSeverity.WARN,
+            severity=severity,
             partition=key,
         )
 
@@ -193,5 +238,13 @@ ALL_CHECKS: tuple[Any, ...] = (
         for asset, partitions in GATED.items()
     ),
     *(define_check(asset, name, judge, scenes, description) for asset, name, judge, description in AUDITS),
+    define_check(
+        "student_evaluation",
+        "no_regression",
+        judge_history,
+        PARTITIONS["variant"],
+        "No chief figure is beyond the interval of the best comparable evaluation, and the checkpoint passed its gate.",
+        dg.AssetCheckSeverity.ERROR,
+    ),
 )
 """Every asset check."""

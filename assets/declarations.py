@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 import dagster as dg
+from dagster._core.definitions.assets.graph.asset_graph import AssetGraph  # not exported, but what Definitions resolve
 
 from assets.failures import INFRASTRUCTURE_RETRIES
 from pipeline.partitions import PARTITIONS
@@ -23,6 +24,9 @@ WORK_TAG = "distillnerf/work"
 Work = Literal["models", "scene_teacher", "student"]
 """Kinds of work: image models in the process of the run, nerfstudio in its own process, or a student on all cores."""
 
+PRODUCER = "producer"
+"""Metadata of an asset: the module that builds it, and those that a configuration chooses from."""
+
 READS = "distillnerf/reads"
 """Metadata of a dependency on all partitions: the field of a run's configuration that names those that are read."""
 
@@ -31,7 +35,7 @@ Reads = Literal[
     "scenes",
     "recorded_scenes",
     "judged_scenes",
-    "train_scenes",
+    "scenes_of_basis",
     "variants",
     "scenes_with_field_features",
     "evaluated_scenes",
@@ -47,6 +51,11 @@ def all_of(asset: str, reads: Reads) -> dg.AssetDep:
         reads: Field of ``pipeline.run_config.HomeSelection`` that names the partitions.
     """
     return dg.AssetDep(str(asset), partition_mapping=dg.AllPartitionMapping(), metadata={READS: reads})
+
+
+def shown_only(asset: str) -> dg.AssetDep:
+    """Return a dependency that the graph shows and no command makes: only some partitions come from it."""
+    return dg.AssetDep(asset, metadata={READS: "nothing"})
 
 
 def declare(
@@ -68,8 +77,8 @@ def declare(
         group: Stage of the asset.
         kinds: Tools that make it, shown as icons; three at most.
         makes: Kind of the versions.
-        producer: Module that builds it, or several if a configuration chooses between them. The code version is their
-            code digest, as in the provenance of the versions.
+        producer: Module that builds it, followed by those that a configuration chooses one of. The code version is
+            their code digest, as in the provenance of the versions.
         is_partitioned: Whether one partition of the asset is one of the kind; False if one step builds them all.
         pool: Concurrency pool, if one is needed.
         backfill_policy: Number of partitions that one run of a backfill takes.
@@ -85,8 +94,19 @@ def declare(
         "code_version": code_digest(*modules, kind=makes)[:16],
         "retry_policy": INFRASTRUCTURE_RETRIES,
         "tags": {WORK_TAG: work, **({TASK_TAG: task} if task else {}), **(tags or {})},
-        "metadata": {"producer": ", ".join(modules)},
+        "metadata": {PRODUCER: ", ".join(modules)},
     }
     partitions = PARTITIONS[KINDS[makes].partitioned_by] if is_partitioned else None
     optional = {"pool": pool, "partitions_def": partitions, "backfill_policy": backfill_policy}
     return declared | {name: value for name, value in optional.items() if value is not None}
+
+
+def code_digests(graph: AssetGraph, asset: str) -> frozenset[str]:
+    """Return the code digests that versions of an asset may have now: one for each module that may be chosen.
+
+    Args:
+        graph: Graph of all assets.
+        asset: Name of an asset that was declared with ``declare``.
+    """
+    builder, *chosen = str(graph.get(dg.AssetKey(asset)).metadata[PRODUCER]).split(", ")
+    return frozenset(code_digest(builder, *choice, kind=asset) for choice in ([[c] for c in chosen] or [[]]))

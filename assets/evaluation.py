@@ -126,6 +126,7 @@ def report(
     deps=[
         "scene",
         "input_images",
+        "depth_anything_features",
         all_of("student_checkpoint", reads="variants"),
         all_of("student_evaluation", reads="variants"),  # chose the threshold and the calibration
         CLIP_BASIS,

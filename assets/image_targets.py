@@ -8,7 +8,7 @@ from assets.declarations import all_of, declare
 from assets.partition_runs import partitioned_asset
 from assets.scenes import LIGHT_BACKFILL
 from pipeline.progress import ProgressCallback
-from pipeline.run_config import HomeSelection, TrainingSceneSelector
+from pipeline.run_config import FeatureBasisSelector, HomeSelection
 from storage.keys import SceneKey
 from storage.kinds import FEATURE_SOURCES, KINDS, FeatureSource, Kind, features_kind
 from storage.stores.versioned import Home, Materialized
@@ -71,9 +71,9 @@ def depth_anything_features(home: Home, key: str, selection: HomeSelection, tell
         makes=Kind.FEATURE_BASIS,
         producer=(_PATCHES, *map(_module_of, FEATURE_SOURCES)),
     ),
-    deps=[all_of("scene", reads="train_scenes")],
+    deps=[all_of("scene", reads="scenes_of_basis")],
     description="PCA of each foundation model's features, fitted on a declared sample of training frames.",
-    selector=TrainingSceneSelector,
+    selector=FeatureBasisSelector,
 )
 def feature_basis(home: Home, key: str, selection: HomeSelection, tell: ProgressCallback) -> Materialized:
     """Fit the basis of a feature source on the training scenes."""
@@ -81,7 +81,8 @@ def feature_basis(home: Home, key: str, selection: HomeSelection, tell: Progress
 
     source = cast("FeatureSource", key)
     config = selection.resolve().image_teachers.basis_of(source)
-    return fit_feature_basis(home, source, selection.scenes_to_learn_from(), config, tell)
+    selection.scenes_to_learn_from()  # there must be some
+    return fit_feature_basis(home, source, selection.scenes_of_basis, config, tell)
 
 
 def _features(source: FeatureSource) -> dg.AssetsDefinition:

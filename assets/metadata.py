@@ -4,14 +4,21 @@ import base64
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import quote
 
 import dagster as dg
 
 from storage.errors import IntegrityError
+from storage.kinds import Kind
 from storage.previews.thumbnails import thumbnail_jpeg
-from storage.stores.versioned import Home, Materialized
+from storage.stores import catalog
+from storage.stores.versioned import Home, Materialized, StoreVersion
 
 _MAX_TABLE_ROWS = 60
+_MAX_TARGET_ROWS = 200
+_OPENED = {Kind.TRAINING_SET, Kind.STUDENT_CHECKPOINT, Kind.STUDENT_EVALUATION, Kind.TRANSFER_EVALUATION}
+"""Kinds whose own inputs are listed too."""
+_GATE_MARKS = {True: "✓", False: "✗", None: "none"}
 _MAX_JSON_CHARACTERS = 4000
 
 
@@ -32,6 +39,8 @@ def describe(home: Home, materialized: Materialized) -> dict[str, Any]:
     }
     described |= _preview(home, materialized)
     described |= _gate_table(materialized.metrics)
+    described |= _trend(home, version)
+    described |= _targets(home, version)
     return described | dict(_figures(materialized.metrics))
 
 
@@ -70,6 +79,50 @@ def _gate_table(metrics: Mapping[str, Any]) -> dict[str, Any]:
     ]
     table = "\n".join(["| check | value | wanted | where | passed | what to do |", "|---|---|---|---|---|---|", *rows])
     return {"quality_gate": dg.MetadataValue.md(table), "gate_passed": bool(quality["passed"])}
+
+
+def _trend(home: Home, version: StoreVersion) -> dict[str, Any]:
+    """Return the picture of the history that an evaluation on held-out frames goes on."""
+    if version.kind != Kind.STUDENT_EVALUATION:
+        return {}
+    from student.reporting.trend import trend_jpeg  # it imports matplotlib
+
+    return {"trend": dg.MetadataValue.md(embed(trend_jpeg(home, version), "chief figures over time"))}
+
+
+def _targets(home: Home, version: StoreVersion) -> dict[str, Any]:
+    """Return the tables of every version that a student, or its evaluation, was directly made from."""
+    if version.kind not in _OPENED - {Kind.TRAINING_SET}:
+        return {}
+    found, pending = dict.fromkeys((version.as_input,)), [version.as_input]
+    for item in pending:  # it grows
+        if item.kind in _OPENED:
+            owner = home.find(item.kind, item.partition, item.digest)
+            new = [] if owner is None else [i for i in home.provenance(owner).inputs if i not in found]
+            found.update(dict.fromkeys(new))
+            pending += new
+    gates = {row["digest"]: row["gate_passed"] for row in catalog.versions(home.objects).to_pylist()}
+    shown = [item for item in found if item != version.as_input]
+    by_kind: dict[str, list[bool | None]] = {}
+    for item in shown:
+        by_kind.setdefault(item.kind, []).append(gates.get(item.digest))
+    summary = [f"| {kind} | {len(of)} | {of.count(True)} | {of.count(False)} |" for kind, of in by_kind.items()]
+    shown.sort(key=lambda item: (gates.get(item.digest) is not False, item))  # failed ones first
+    rows = [
+        f"| [{item.kind}]({asset_page(item.kind, item.partition)}) | {item.partition} | `{item.digest[:12]}` "
+        f"| {_GATE_MARKS[gates.get(item.digest)]} |"
+        for item in shown[:_MAX_TARGET_ROWS]
+    ]
+    rest = len(shown) - len(rows)
+    more = f"\n\n{rest} more: `distillnerf lineage {version.kind}/{version.partition} --html PAGE`" if rest else ""
+    table = "\n".join(["| target | partition | version | gate |", "|---|---|---|---|", *rows])
+    counts = "\n".join(["| kind | versions | passed | failed |", "|---|---|---|---|", *summary])
+    return {"training_targets": dg.MetadataValue.md(f"{counts}\n\n{table}{more}")}
+
+
+def asset_page(asset: str, partition: str) -> str:
+    """Return the path of a partition's page in the Dagster UI."""
+    return f"/assets/{quote(asset)}?view=partitions&partition={quote(partition)}"
 
 
 def _mark(check: Mapping[str, Any]) -> str:

@@ -1,9 +1,17 @@
 """Run one plain function for each partition of a Dagster run, and report each outcome to Dagster."""
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import dagster as dg
+from dagster._core.definitions.data_version import (  # not exported, but what Dagster judges staleness by
+    CODE_VERSION_TAG,
+    DATA_VERSION_TAG,
+    DEFAULT_DATA_VERSION,
+    NULL_EVENT_POINTER,
+    get_input_data_version_tag,
+    get_input_event_pointer_tag,
+)
 
 from assets.failures import stops_retries
 from assets.metadata import describe
@@ -13,7 +21,13 @@ from pipeline.run_config import HomeSelection, RunSelector
 from storage.digests import digest_of
 from storage.stores.versioned import Home, Materialized, StoreVersion
 
-DATA_VERSION_TAG = "dagster/data_version"
+
+class InputState(NamedTuple):
+    """State of an upstream asset when something was made from it: its data version, and its latest event, if any."""
+
+    data_version: str
+    storage_id: int | None
+
 
 Build = Callable[[Home, str, ProgressCallback], Materialized]
 """Function that finds or builds one partition: the home, the partition's key, a progress callback."""
@@ -69,20 +83,20 @@ def materialize_each(
     opened, asset = home.open(), context.asset_key.path[-1]
     keys = list(context.partition_keys) if context.has_partition_key or context.has_partition_key_range else [""]
     done: dict[str, Materialized] = {}
-    failures: list[dg.Failure] = []
+    failures: dict[str, dg.Failure] = {}
     for key in keys:
         report = progress.reporter(context.log, asset, key)
         try:
             with stops_retries(opened, key or asset):
                 done[key] = build(opened, key, report)
         except dg.Failure as failure:
-            failures.append(failure)
+            failures[key] = failure
             continue
         report("done", 1.0, {"reused": done[key].reused})
         context.log.info(f"{done[key].version} {'was there already' if done[key].reused else 'built'}")
     if failures:
         _log_each(context, opened, done)
-        raise failures[0] if len(keys) == 1 else _joined(failures, len(keys))
+        raise next(iter(failures.values())) if len(keys) == 1 else _joined(failures, len(keys))
     yield _result(context, opened, done)
     if len(done) > 1:
         _log_each(context, opened, done)
@@ -101,8 +115,26 @@ def _result(context: dg.AssetExecutionContext, home: Home, done: dict[str, Mater
 def event_of(home: Home, version: StoreVersion) -> dg.AssetMaterialization:
     """Return the event that reports a version of another asset that a step published."""
     described = describe(home, Materialized(version, False, home.metrics(version)))
-    tags = {DATA_VERSION_TAG: version.digest, "dagster/data_version_is_user_provided": "true"}
+    tags = version_tags(version.digest, None, {})
     return dg.AssetMaterialization(version.kind, partition=version.partition, metadata=described, tags=tags)
+
+
+def version_tags(digest: str, code_version: str | None, inputs: Mapping[dg.AssetKey, InputState]) -> dict[str, str]:
+    """Return the tags by which Dagster judges later whether a version is out of date.
+
+    Args:
+        digest: Digest of the version, which is its data version.
+        code_version: Code version of the asset; None without one.
+        inputs: State of each upstream asset when the version was made. An upstream asset that is left out would be
+            taken for a new one.
+    """
+    tags = {DATA_VERSION_TAG: digest, "dagster/data_version_is_user_provided": "true"}
+    if code_version:
+        tags[CODE_VERSION_TAG] = code_version
+    for key, state in inputs.items():
+        tags[get_input_data_version_tag(key)] = state.data_version
+        tags[get_input_event_pointer_tag(key)] = str(state.storage_id or NULL_EVENT_POINTER)
+    return tags
 
 
 def _log_each(context: dg.AssetExecutionContext, home: Home, done: dict[str, Materialized]) -> None:
@@ -111,22 +143,36 @@ def _log_each(context: dg.AssetExecutionContext, home: Home, done: dict[str, Mat
     Dagster gives all partitions of one run the same data version. The events written here come later, so Dagster judges
     staleness by them.
     """
-    code_version = context.assets_def.code_versions_by_key.get(context.asset_key)
-    for key, materialized in done.items():
-        tags = {
-            DATA_VERSION_TAG: materialized.version.digest,
-            "dagster/data_version_is_user_provided": "true",
-            **({"dagster/code_version": code_version} if code_version else {}),
-        }
-        metadata = describe(home, materialized)
-        event = dg.AssetMaterialization(context.asset_key, partition=key or None, metadata=metadata, tags=tags)
+    key = context.asset_key
+    step: Any = context.get_step_execution_context()
+    inputs = {parent: _state(step, parent) for parent in step.job_def.asset_layer.get(key).parent_keys}
+    code_version = context.assets_def.code_versions_by_key.get(key)
+    for partition, materialized in done.items():
+        event = dg.AssetMaterialization(
+            key,
+            partition=partition or None,
+            metadata=describe(home, materialized),
+            tags=version_tags(materialized.version.digest, code_version, inputs),
+        )
         context.log_event(event)
 
 
-def _joined(failures: list[dg.Failure], total: int) -> dg.Failure:
-    lines = "\n".join(str(failure.description) for failure in failures)
+def _state(step: Any, key: dg.AssetKey) -> InputState:  # noqa: ANN401 - a class that Dagster does not export
+    """Return the state of an upstream asset as Dagster saw it when the step began."""
+    seen = step.maybe_fetch_and_get_input_asset_version_info(key)
+    if seen is None:
+        return InputState(DEFAULT_DATA_VERSION.value, None)
+    return InputState((seen.data_version or DEFAULT_DATA_VERSION).value, seen.storage_id)
+
+
+def _joined(failures: Mapping[str, dg.Failure], total: int) -> dg.Failure:
+    said = {key: str(failure.description) for key, failure in failures.items()}
+    lines = "\n".join(said.values())
     return dg.Failure(
         f"{len(failures)} of {total} partitions failed:\n{lines}",
-        metadata={"failed": dg.MetadataValue.md(lines.replace("\n", "\n\n"))},
+        metadata={
+            "failed": dg.MetadataValue.md(lines.replace("\n", "\n\n")),
+            "by_partition": dg.MetadataValue.json(said),
+        },
         allow_retries=False,
     )

@@ -4,7 +4,7 @@ import os
 
 import dagster as dg
 
-from assets.declarations import declare
+from assets.declarations import declare, shown_only
 from assets.failures import stops_retries
 from assets.partition_runs import event_of, partitioned_asset
 from pipeline.partitions import add_scene_partitions, scenes
@@ -17,6 +17,9 @@ from storage.stores.versioned import Home, Materialized
 
 LIGHT_BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=8)
 """Backfill policy of short steps: a process for each scene would cost more than the step."""
+
+
+_READERS = ("nuscenes.recording", "manifest.recording", "waymo.v1", "waymo.v2")
 
 
 @dg.asset(
@@ -74,10 +77,11 @@ scene_truth = dg.AssetSpec(
         group="scenes",
         kinds={"zarr", "icechunk", "nuscenes"},
         makes=Kind.SCENE,
-        producer="storage.ingest.run",
+        producer=("storage.ingest.scene_writer", *(f"storage.ingest.{reader}" for reader in _READERS)),
         backfill_policy=LIGHT_BACKFILL,
         task="scene",
     ),
+    deps=[shown_only("procedural_recordings")],
     description=(
         "One recorded scene: images as recorded, intrinsics, rig, ego poses at every exposure, LiDAR in the ego frame, "
         "timestamps, boxes, and the SHA-256 of every raw file."

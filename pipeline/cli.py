@@ -17,8 +17,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipeline.commands.audit import Audit
+from pipeline.commands.backfill import Backfill
 from pipeline.commands.catalog import CatalogCommand
 from pipeline.commands.classes import ClassesCommand
+from pipeline.commands.diff import Diff
 from pipeline.commands.evaluation import Evaluate, Finetune, Pack, Train, View
 from pipeline.commands.export import ExportCommand
 from pipeline.commands.features import JudgeFeatures
@@ -28,10 +30,13 @@ from pipeline.commands.home import HomeSourcesCommand
 from pipeline.commands.labels import LabelsCommand
 from pipeline.commands.lineage import Lineage
 from pipeline.commands.machine import Bench, Doctor, Plan, Ui
+from pipeline.commands.nightly import Nightly
 from pipeline.commands.options import Command, ConfiguredCommand, flags_to_overrides
 from pipeline.commands.query import Query
 from pipeline.commands.render import Render
 from pipeline.commands.runs import Demo, Ingest, Run
+from pipeline.commands.scenes import ScenesCommand
+from pipeline.commands.status import Status
 from pipeline.commands.validate import Validate
 from pipeline.commands.weights import Weights
 from pipeline.run import WorkerDiedError
@@ -52,10 +57,14 @@ _COMMANDS: Any = (
     _named(Demo, "demo")
     | _named(Run, "run")
     | _named(Ingest, "ingest")
+    | _named(ScenesCommand, "scenes")
+    | _named(Backfill, "backfill")
+    | _named(Status, "status")
     | _named(Validate, "validate")
     | _named(Audit, "audit")
     | _named(Train, "train")
     | _named(Evaluate, "evaluate")
+    | _named(Nightly, "nightly")
     | _named(Finetune, "finetune")
     | _named(Query, "query")
     | _named(Find, "find")
@@ -66,6 +75,7 @@ _COMMANDS: Any = (
     | _named(Pack, "pack")
     | _named(JudgeFeatures, "judge-features")
     | _named(Lineage, "lineage")
+    | _named(Diff, "diff")
     | _named(CatalogCommand, "catalog")
     | _named(HomeSourcesCommand, "home")
     | _named(Gc, "gc")

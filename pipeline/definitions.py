@@ -11,7 +11,7 @@ from pipeline.jobs import ALL_JOBS
 from pipeline.progress import ProgressLog
 from pipeline.resources import default_resources, executor_from_environment
 from pipeline.schedules import nightly_evaluation, nightly_new_scenes
-from pipeline.sensors import registered_scenes
+from pipeline.sensors import registered_scenes, student_alerts
 
 # Dagster notes that "everything" holds light and heavy assets and takes the smaller batch of both: what is wanted.
 warnings.filterwarnings("ignore", message=r"Asset job everything ")
@@ -39,7 +39,7 @@ def build_definitions(progress: ProgressLog | None = None, **resources: object) 
         asset_checks=ALL_CHECKS,
         jobs=ALL_JOBS,
         schedules=[nightly_evaluation, nightly_new_scenes],
-        sensors=[registered_scenes],
+        sensors=[registered_scenes, student_alerts],
         resources=default_resources(progress) | resources,
         executor=executor_from_environment(),
     )

@@ -6,24 +6,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from student.evaluation.history import CHIEF_FIGURES
 from student.evaluation.results import TOO_NARROW, EvaluationResult, Figure
-
-CHIEF_FIGURES = (
-    "reconstruction.psnr",
-    "reconstruction.ssim",
-    "next_frame.psnr",
-    "lateral_truth.psnr",
-    "depth_lidar.abs_rel",
-    "depth_truth.abs_rel",
-    "sky.iou",
-    "occupancy.iou",
-    "occupancy.iou_above_ground",
-    "semantic_occupancy.miou_17",
-    "calibration.ece",
-    "text_query.mean_average_precision",
-    "features.psnr_clip",
-)
-"""Figures that a command prints when it ends, the chief ones of each quality."""
 
 
 def tell_figures(

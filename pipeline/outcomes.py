@@ -38,7 +38,7 @@ def read_outcome(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
                 }
             )
         elif event.event_type == dg.DagsterEventType.STEP_FAILURE:
-            failures.append(_failure(event))
+            failures.append(read_failure(event))
     return {
         "succeeded": result.success,
         "run_id": result.run_id,
@@ -69,8 +69,11 @@ def _failures_of(evaluated: Any) -> list[dict[str, str]]:  # noqa: ANN401 - a ch
     return [] if entry is None else list(entry.value)
 
 
-def _failure(event: dg.DagsterEvent) -> dict[str, Any]:
-    """Return the error of a failed step: the typed one that an asset raised, or else Dagster's own."""
+def read_failure(event: dg.DagsterEvent) -> dict[str, Any]:
+    """Return the error of a failed step: the typed one that an asset raised, or else Dagster's own.
+
+    ``by_partition`` holds the message of each failed partition, if the step was to make several.
+    """
     data: Any = event.event_specific_data
     own: Mapping[str, Any] = {}
     description = data.error.message.strip() if data.error else ""
@@ -86,4 +89,5 @@ def _failure(event: dg.DagsterEvent) -> dict[str, Any]:
         "key": own.get("key", ""),
         "message": description,
         "advice": own.get("advice", ""),
+        "by_partition": dict(own.get("by_partition") or {}),
     }

@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from pipeline.alerts import AlertChannels
 from pipeline.environments import nerf_worker_command, nerf_worker_environment, nerfstudio_python
 from pipeline.progress import ProgressLog
 from storage.stores.places import store_url_from_environment
@@ -19,6 +21,9 @@ from storage.stores.versioned import Home
 HOME_VARIABLE = "DISTILLNERF_HOME"
 NERFSTUDIO_PYTHON_VARIABLE = "DISTILLNERF_NERFSTUDIO_PYTHON"
 EXECUTOR_VARIABLE = "DISTILLNERF_EXECUTOR"
+ALERT_WEBHOOK_VARIABLE = "DISTILLNERF_ALERT_WEBHOOK"
+ALERT_MAIL_VARIABLE = "DISTILLNERF_ALERT_MAIL"
+SMTP_VARIABLE = "DISTILLNERF_SMTP"
 
 EXECUTORS: Mapping[str, dg.ExecutorDefinition] = {
     "in_process": dg.in_process_executor,
@@ -86,6 +91,20 @@ def default_resources(progress: ProgressLog | None = None) -> dict[str, Any]:
 def nerfstudio_from_environment() -> NerfstudioEnvironment:
     """Return the second Python environment: the one that the environment variable names, or the project's own."""
     return NerfstudioEnvironment(python=os.environ.get(NERFSTUDIO_PYTHON_VARIABLE, ""))
+
+
+def alert_channels_from_environment() -> AlertChannels:
+    """Return where alerts go: the web address and the mail addresses that the environment names, or nowhere.
+
+    Raises:
+        ValueError: If the mail server's address has another form than ``smtp://`` or ``smtps://``.
+    """
+    recipients = tuple(filter(None, re.split(r"[,\s]+", os.environ.get(ALERT_MAIL_VARIABLE, ""))))
+    return AlertChannels(
+        webhook=os.environ.get(ALERT_WEBHOOK_VARIABLE, ""),
+        recipients=recipients,
+        smtp=os.environ.get(SMTP_VARIABLE, "smtp://127.0.0.1"),
+    )
 
 
 def executor_from_environment() -> dg.ExecutorDefinition:

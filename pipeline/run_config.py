@@ -42,6 +42,7 @@ class HomeSelection:
             features, so that it can be searched by words.
         train_scenes: Scenes to learn from.
         validation_scenes: Scenes held out.
+        basis_scenes: Scenes that the feature bases are fitted on; see ``scenes_of_basis``.
         published: Published run whose student takes the place of the preset's; None keeps the preset's.
         checkpoint: Student that is judged on scenes outside its training set, see ``pipeline.subjects.open_subject``;
             empty for the home's own.
@@ -54,6 +55,7 @@ class HomeSelection:
     variant: Variant = "clip"
     train_scenes: tuple[str, ...] = ()
     validation_scenes: tuple[str, ...] = ()
+    basis_scenes: tuple[str, ...] = ()
     published: str | None = None
     checkpoint: str = ""
     evaluated_scenes: tuple[str, ...] = ()
@@ -153,6 +155,15 @@ class HomeSelection:
         return self.validation_scenes or self.train_scenes
 
     @property
+    def scenes_of_basis(self) -> tuple[str, ...]:
+        """Return the scenes that feature bases are fitted on: those kept, as long as all of them are learned from.
+
+        Every feature of every scene is made with a basis, so that a basis does not follow each new training scene.
+        """
+        is_kept = self.basis_scenes and set(self.basis_scenes) <= set(self.train_scenes)
+        return self.basis_scenes if is_kept else self.train_scenes
+
+    @property
     def scenes_with_field_features(self) -> tuple[str, ...]:
         """Return the scenes whose field's features the student learns from: all, or none."""
         learns = Kind.TEACHER_FEATURES in self.resolve().student.data.kinds
@@ -162,6 +173,20 @@ class HomeSelection:
     def variants(self) -> tuple[Variant, ...]:
         """Return the students that runs of this selection use."""
         return (self.variant,)
+
+    def with_split(self, train: Sequence[str], validation: Sequence[str], *, follow_basis: bool = False) -> Self:
+        """Return this selection with another split; feature bases stay unless they are to follow, or cannot stay.
+
+        Args:
+            train: Scenes to learn from.
+            validation: Scenes held out.
+            follow_basis: Whether feature bases are fitted anew on the scenes to learn from.
+        """
+        kept = () if follow_basis else self.scenes_of_basis
+        split = dataclasses.replace(
+            self, train_scenes=tuple(train), validation_scenes=tuple(validation), basis_scenes=kept
+        )
+        return dataclasses.replace(split, basis_scenes=split.scenes_of_basis)
 
     def scenes_to_learn_from(self) -> tuple[str, ...]:
         """Return the training scenes.
@@ -179,7 +204,7 @@ class HomeSelection:
         """Return this selection with other scenes, if any are given."""
         if not train and not validation:
             return self
-        return dataclasses.replace(self, train_scenes=tuple(train), validation_scenes=tuple(validation))
+        return self.with_split(train, validation)
 
     def training_set(self, variant: Variant) -> TrainingSetConfig:
         """Return the training set of a variant: the kinds that it reads, of these scenes.
@@ -301,6 +326,24 @@ class TrainingSceneSelector(RunSelector):
             ValueError: If neither this selector nor the home names a preset.
         """
         return super().selection(home).with_scenes(self.train_scenes, ())
+
+
+class FeatureBasisSelector(TrainingSceneSelector):
+    """Choice of the scenes of a feature basis, in addition to the configuration."""
+
+    basis_scenes: list[str] = Field(
+        default_factory=list,
+        description="Scenes of the basis; empty takes those that the home keeps, as long as they are learned from.",
+    )
+
+    def selection(self, home: Path) -> HomeSelection:
+        """Return the selection with these scenes, if any are given.
+
+        Raises:
+            ValueError: If neither this selector nor the home names a preset.
+        """
+        selection = super().selection(home)
+        return dataclasses.replace(selection, basis_scenes=tuple(self.basis_scenes) or selection.basis_scenes)
 
 
 class TrainingSetSelector(TrainingSceneSelector):

@@ -5,7 +5,7 @@ tags. A run costs about half a second of bookkeeping, so assets that follow each
 that can run side by side do not.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, NamedTuple, cast, get_args
@@ -52,6 +52,7 @@ def plan_tasks(
     selection: HomeSelection,
     *,
     with_upstream: bool = True,
+    is_there: Callable[[str, str | None], bool] = lambda *_: False,
 ) -> list[Task]:
     """Return the tasks that make some partitions of some assets, each after its predecessors.
 
@@ -60,6 +61,7 @@ def plan_tasks(
         goals: Partitions wanted, by asset; None for an unpartitioned asset.
         selection: Scenes and configuration of the runs.
         with_upstream: Also make all upstream assets of the goals.
+        is_there: Tells by asset and partition what is there already; that and what is upstream of it are not made.
 
     Raises:
         ValueError: If assets that share a run wait for each other through another run, or differ in their kind of work.
@@ -69,20 +71,23 @@ def plan_tasks(
         of_scenes = [n.partition for n in wanted if n.partition and graph.get(n.asset).partitions_def == scenes]
         add_scene_partitions(instance, dict.fromkeys([*selection.scenes, *of_scenes]))
         with dg.partition_loading_context(dynamic_partitions_store=instance):
-            edges = _edges(graph, wanted, selection, with_upstream=with_upstream)
+            edges = _edges(graph, wanted, selection, is_there if with_upstream else lambda *_: True)
             return _group(graph, edges, selection)
 
 
 def _edges(
-    graph: AssetGraph, wanted: Iterable[_Node], selection: HomeSelection, *, with_upstream: bool
+    graph: AssetGraph,
+    wanted: Iterable[_Node],
+    selection: HomeSelection,
+    is_there: Callable[[str, str | None], bool],
 ) -> dict[_Node, set[_Node]]:
-    """Return the nodes to make, each with its predecessors."""
+    """Return the nodes to make, each with its predecessors: those wanted, and upstream of them what is not there."""
     edges: dict[_Node, set[_Node]] = {node: set() for node in wanted}
     waiting = list(edges)
     while waiting:
         node = waiting.pop()
         for parent in _parents(graph, node, selection):
-            if parent not in edges and with_upstream:
+            if parent not in edges and not is_there(parent.asset.to_user_string(), parent.partition):
                 edges[parent] = set()
                 waiting.append(parent)
             if parent in edges:
@@ -96,6 +101,8 @@ def _parents(graph: AssetGraph, node: _Node, selection: HomeSelection) -> Iterab
     for asset in graph.get(node.asset).parent_keys:
         if not graph.get(asset).is_executable:
             continue  # written by the step of another asset
+        if read[asset] == "nothing":
+            continue
         if not graph.get(asset).is_partitioned:
             yield _Node(asset, None)
             continue

@@ -1,12 +1,11 @@
 """The work of ``distillnerf demo`` and ``distillnerf run``, from a source of scenes to a summary."""
 
-import dataclasses
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -23,7 +22,11 @@ from storage.errors import ErrorKind, SourceDataError
 from storage.ingest.source import expand_splits, list_scenes, register_source
 from storage.ingest.source_config import SourceConfig
 from storage.keys import SceneKey
+from storage.scenes.retired import retired_scenes, take_back
 from storage.stores.versioned import Home, StoreVersion
+
+if TYPE_CHECKING:
+    from pipeline.status import PartitionState
 
 _NUM_WORKERS = 2
 _GPU_POOL = "gpu"
@@ -45,7 +48,9 @@ def generate_recordings(home: Home, selection: HomeSelection, console: Console) 
 
 
 def register_scenes(home: Home, source: SourceConfig, wanted: Sequence[str]) -> list[str]:
-    """Register a source and return the keys of the scenes (or official splits) wanted, by default all.
+    """Register a source and return the keys of the scenes (or official splits) wanted, by default all but retired ones.
+
+    A retired scene that is named is taken back.
 
     Raises:
         SourceDataError: If the source is unreadable or lacks a scene; nothing is registered then.
@@ -60,7 +65,12 @@ def register_scenes(home: Home, source: SourceConfig, wanted: Sequence[str]) -> 
             f"not in {source.version}; it has {', '.join(keys)}",
         )
     register_source(home, source)
-    return [keys[name] for name in wanted] if wanted else list(keys.values())
+    if not wanted:
+        retired = retired_scenes(home)
+        return [key for key in keys.values() if key not in retired]
+    named = [keys[name] for name in wanted]
+    take_back(home, named)
+    return named
 
 
 def prepare_home(home: Home) -> None:
@@ -82,19 +92,34 @@ def accelerator_slots() -> int:
     return devices or _NUM_WORKERS
 
 
-def with_split(selection: HomeSelection, scene_keys: Sequence[str], held_out: Sequence[str]) -> HomeSelection:
+def with_split(
+    selection: HomeSelection, scene_keys: Sequence[str], held_out: Sequence[str], *, follow_basis: bool = False
+) -> HomeSelection:
     """Return the selection with its scenes divided into those to learn from and those held out."""
     train, validation = choose_split(list(scene_keys), selection.resolve(), tuple(held_out))
-    return dataclasses.replace(selection, train_scenes=train, validation_scenes=validation)
+    return selection.with_split(train, validation, follow_basis=follow_basis)
 
 
 def plan(
-    goals: Mapping[str, Sequence[str | None]], selection: HomeSelection, *, with_upstream: bool = False
+    goals: Mapping[str, Sequence[str | None]],
+    selection: HomeSelection,
+    *,
+    with_upstream: bool = False,
+    is_there: Callable[[str, str | None], bool] = lambda *_: False,
 ) -> list[Task]:
     """Return the tasks that make some partitions of some assets; see ``pipeline.tasks.plan_tasks``."""
     from pipeline.definitions import asset_graph  # costs what most commands have no need of
 
-    return plan_tasks(asset_graph(), goals, selection, with_upstream=with_upstream)
+    return plan_tasks(asset_graph(), goals, selection, with_upstream=with_upstream, is_there=is_there)
+
+
+def states_of(home: Home, assets: Iterable[str] | None = None) -> "list[PartitionState]":
+    """Return the state of every partition of some assets of a home; see ``pipeline.status.read_states``."""
+    from pipeline.definitions import asset_graph
+    from pipeline.status import read_states
+
+    with open_instance(home.root) as instance:
+        return read_states(home, instance, asset_graph(), assets=assets)
 
 
 def plan_everything(selection: HomeSelection) -> list[Task]:

@@ -97,12 +97,19 @@ class Doctor(HomeCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(ConfiguredCommand):
-    """Estimate the cost of a run before it starts: samples, bytes of every kind, hours.
+    """Estimate the cost of a run before it starts: bytes of every kind, hours of every stage, money.
+
+    Hours come from what this home has built; build a scene or two first. What was never built here is listed as
+    unknown.
 
     Attributes:
         scenes: Number of scenes.
         frames: Frames of each scene.
         cameras: Cameras of the rig.
+        held_out: Scenes on which the student is judged.
+        workers: Processes that make scenes side by side on each machine, as measured; one for each accelerator.
+        machines: Machines like this one that share the scenes. The student is fitted on one of them.
+        price_per_hour: Price of one machine for an hour, in any currency.
         json: Print JSON.
     """
 
@@ -110,19 +117,28 @@ class Plan(ConfiguredCommand):
     scenes: int = 1
     frames: int = 40
     cameras: int = 6
+    held_out: int = 1
+    workers: int | None = None
+    machines: int = 1
+    price_per_hour: float | None = None
     json: bool = False
 
     def run(self, console: Console) -> int:
         """Print the price list."""
-        from pipeline.pricing import price_run
+        from pipeline.pricing import Workload, price_run, wall_hours
+        from pipeline.workflow import accelerator_slots
 
         home = self.named_home(must_exist=True)
-        selection = self.selection(home)
-        prices = price_run(
-            selection.resolve(), scenes=self.scenes, frames=self.frames, cameras=self.cameras, measured_in=home
-        )
+        workers = self.workers or accelerator_slots()
+        if min(workers, self.machines) < 1:
+            raise ValueError(f"workers and machines are {workers} and {self.machines}, want at least 1")
+        planned = Workload(scenes=self.scenes, frames=self.frames, cameras=self.cameras, held_out=self.held_out)
+        prices = price_run(self.selection(home).resolve(), planned, measured_in=home)
+        wall = wall_hours(prices, workers * self.machines)
+        cost = None if wall is None or self.price_per_hour is None else wall * self.machines * self.price_per_hour
         if self.json:
-            console.print_json(json.dumps([price.as_json() for price in prices]))
+            told = {"prices": [p.as_json() for p in prices], "workers": workers, "wall_hours": wall, "cost": cost}
+            console.print_json(json.dumps(told | {"assumptions": _ASSUMPTIONS, "machines": self.machines}))
             return 0
         table = Table("asset", "bytes", "hours here", "basis")
         for price in prices:
@@ -134,7 +150,28 @@ class Plan(ConfiguredCommand):
         table.add_row("all known", f"{total / 1e6:,.1f} MB", f"{sum(known):.3f}" if known else "?", "", style="bold")
         console.print(f"{self.scenes} scenes x {self.frames} frames x {self.cameras} cameras")
         console.print(table)
+        if wall is not None:
+            where = f"{workers} workers" + (f" on each of {self.machines} machines" if self.machines > 1 else "")
+            console.print(f"[bold]{wall:.2f} h[/bold] from start to end with {where}")
+        if cost is not None:
+            console.print(f"[bold]{cost:,.2f}[/bold] at {self.price_per_hour:g} a machine and hour")
+        unknown = [price.kind for price in prices if price.hours is None]
+        if unknown:
+            console.print(f"[yellow]not included[/yellow], never built in this home: {', '.join(unknown)}")
+        for assumption in _ASSUMPTIONS:
+            console.print(f"- {assumption}", style="dim", soft_wrap=True)
         return 0
+
+
+_ASSUMPTIONS = (
+    "machines like the one that was measured, as busy as it was",
+    "work grows with steps and rays of a fit, with pixels of renders and images, with steps and pixels of a student; "
+    "sizes of networks are those that were measured",
+    "a fit that was interrupted counts with its last part only",
+    "scenes are shared evenly; student and evaluation follow alone, on one machine",
+    "bytes are before compression",
+)
+"""What the hours of a plan stand on."""
 
 
 @dataclass(frozen=True, kw_only=True)

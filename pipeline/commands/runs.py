@@ -101,10 +101,13 @@ class Run(_SourceCommand):
     Attributes:
         held_out: Names of scenes (or official splits) on which the student is judged; by default the last ones. With a
             single scene, some of its frames are held out instead.
+        follow_basis: Fit the feature bases anew on all scenes to learn from. By default those of the home's first run
+            stay, because every feature of every scene would be made again.
     """
 
     default_preset: ClassVar[PresetName | None] = "tiny"
     held_out: tuple[str, ...] = ()
+    follow_basis: bool = False
 
     def run(self, console: Console) -> int:
         """Register the recording, then run everything on its scenes."""
@@ -115,7 +118,8 @@ class Run(_SourceCommand):
         held_out = [str(SceneKey(source.dataset, name)) for name in expand_splits(source, self.held_out)]
         console.print(f"[bold]{len(keys)} scenes[/bold] of {escape(str(self.root))} in {escape(home.address)}")
         with PeakMemory() as memory:
-            return run_and_tell(home, with_split(selection, keys, held_out), keys, console, memory)
+            split = with_split(selection, keys, held_out, follow_basis=self.follow_basis)
+            return run_and_tell(home, split, keys, console, memory)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,13 +50,13 @@ def ingest_scene(
 
     Raises:
         SourceDataError: If the source or anything in the scene is missing, broken or inconsistent. Nothing is
-            published, and the catalogue's quarantine records the reason.
+            published, and the catalogue's quarantine records the reason until the scene is ingested.
         SourceMovedError: If the source's folder, or a raw file of a scene that is stored already, is not there. The
             scene is not at fault: it is not quarantined, and what is stored stays in use.
     """
     config = config or IngestConfig()
     try:
-        return _ingest(home, scene_key, config, on_progress or (lambda *_: None))
+        made = _ingest(home, scene_key, config, on_progress or (lambda *_: None))
     except SourceDataError as error:
         stored = home.latest(Kind.SCENE, str(scene_key)) if error.kind is ErrorKind.FILE_MISSING else None
         if stored is not None:
@@ -64,6 +64,8 @@ def ingest_scene(
             raise SourceMovedError(ErrorKind.SOURCE_MOVED, error.key, message) from error
         catalog.quarantine(home.objects, str(scene_key), error)
         raise
+    catalog.release(home.objects, str(scene_key), set(ErrorKind) - {ErrorKind.DIVERGED})
+    return made
 
 
 def open_recording(source: SourceConfig, scene_name: str, config: IngestConfig) -> Recording:

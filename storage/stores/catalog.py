@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 RAW_FILE = "raw_file"
 WEIGHTS_FILE = "weights_file"
+FILE_KINDS = (RAW_FILE, WEIGHTS_FILE)
+"""Kinds of inputs that are files and no versions."""
 
 _FOLDER = "catalog"
 _MERGED = "merged"
@@ -169,6 +171,18 @@ def quarantine(objects: ObjectFolder, partition: str, error: PipelineError) -> N
         "at": datetime.now(UTC).isoformat(timespec="microseconds"),
     }
     _write(objects, _QUARANTINE, uuid.uuid4().hex, pa.Table.from_pylist([row], _QUARANTINE.schema))
+
+
+def release(objects: ObjectFolder, partition: str, kinds: Iterable[ErrorKind] | None = None) -> int:
+    """Take a partition out of the quarantine, of refusals with some kinds of error or all; return their number."""
+    wanted = None if kinds is None else {str(kind) for kind in kinds}
+    released = 0
+    for name, (_, part) in _read_parts(objects, _QUARANTINE).items():
+        rows = [] if part is None else part.to_pylist()
+        if rows and all(r["partition"] == partition and (wanted is None or r["error_kind"] in wanted) for r in rows):
+            objects.delete(f"{_QUARANTINE.folder}/{name}")
+            released += 1
+    return released
 
 
 def replace(objects: ObjectFolder, entries: Iterable[Entry]) -> int:

@@ -14,7 +14,7 @@ STUDENT_COLOUR = "#1f6feb"
 _CURVE_COLOURS = (STUDENT_COLOUR, "#cf222e", "#8250df")
 BASELINE_COLOUR = "#9aa4b2"
 TEACHER_COLOUR = "#d97706"
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: small, sharp, selectable
     "svg.hashsalt": "distillnerf",  # element ids, and so the file, do not change from run to run
     "font.size": 9.0,
@@ -27,6 +27,7 @@ _STYLE: dict[Any, Any] = {
     "grid.color": "#e6e9ee",
     "legend.frameon": False,
 }
+"""Settings that every plot is drawn with."""
 
 
 def training_curves(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
@@ -37,7 +38,7 @@ def training_curves(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     """
     columns = min(3, max(1, len(curves)))
     rows = -(-len(curves) // columns)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.6 * columns, 2.3 * rows), layout="constrained")
         axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
         for axis, (name, curve) in zip(axes, curves.items(), strict=False):
@@ -51,7 +52,7 @@ def training_curves(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
             axis.set_xlabel("step")
         for axis in axes[len(curves) :]:
             axis.set_visible(False)
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def reliability_diagram(series: Mapping[str, Mapping[str, Sequence[float | int | None]]]) -> str:
@@ -61,7 +62,7 @@ def reliability_diagram(series: Mapping[str, Mapping[str, Sequence[float | int |
         series: ``{"confidence": [...], "frequency": [...], "count": [...]}`` per bin of "raw" and "calibrated"; None in
             an empty bin.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.2, 4.2), layout="constrained")
         top, bottom = figure.subplots(2, 1, height_ratios=[3, 1], sharex=True)
         top.plot([0, 1], [0, 1], color="#8b949e", linestyle="--", linewidth=1, label="perfect")
@@ -77,7 +78,7 @@ def reliability_diagram(series: Mapping[str, Mapping[str, Sequence[float | int |
         bottom.set_yscale("symlog", linthresh=1.0)
         bottom.set_ylim(bottom=0)
         bottom.yaxis.set_major_locator(SymmetricalLogLocator(base=100.0, linthresh=1.0))
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def error_over_range(edges: Sequence[float], series: Mapping[str, Sequence[float | int | None]]) -> str:
@@ -91,7 +92,7 @@ def error_over_range(edges: Sequence[float], series: Mapping[str, Sequence[float
     rivals = sorted(label for label in series if label != "student")
     # As many of either as there are: further rivals share the baseline's colour.
     colours = dict(zip(rivals, (BASELINE_COLOUR, TEACHER_COLOUR, "#6e40c9", "#2da44e"), strict=False))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.4, 3.0), layout="constrained")
         axis = figure.subplots()
         for label in ("student", *rivals):
@@ -100,7 +101,7 @@ def error_over_range(edges: Sequence[float], series: Mapping[str, Sequence[float
         axis.set(xlabel="true range (m)", ylabel="mean |error| / range", xlim=(0, edges[-1]))
         axis.set_ylim(bottom=0)
         axis.legend(loc="best")
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def class_bars(names: Sequence[str], series: Mapping[str, Sequence[float | int | None]], *, quantity: str) -> str:
@@ -112,7 +113,7 @@ def class_bars(names: Sequence[str], series: Mapping[str, Sequence[float | int |
         quantity: Name of the horizontal axis.
     """
     height = 0.8 / max(1, len(series))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.4, 0.28 * len(names) + 1.0), layout="constrained")
         axis = figure.subplots()
         axis.grid(visible=False, axis="y")
@@ -131,7 +132,7 @@ def class_bars(names: Sequence[str], series: Mapping[str, Sequence[float | int |
         axis.set_xlim(left=0)
         if len(series) > 1:
             axis.legend(loc="lower right")
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def ablation_plot(found: Mapping[str, Sequence[Mapping[str, float]]], figures: Sequence[str]) -> str:
@@ -143,7 +144,7 @@ def ablation_plot(found: Mapping[str, Sequence[Mapping[str, float]]], figures: S
     """
     columns = min(3, len(figures))
     rows = -(-len(figures) // columns)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.4 * columns, 2.3 * rows + 0.6), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
         for axis, name in zip(axes, figures, strict=False):  # the last row may have axes to spare
@@ -156,7 +157,7 @@ def ablation_plot(found: Mapping[str, Sequence[Mapping[str, float]]], figures: S
             axis.margins(x=0.15, y=0.15)
         for axis in axes[len(figures) :]:
             axis.set_visible(False)
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def few_shot_plot(rows: Sequence[Mapping[str, Any]], figures: Sequence[str]) -> str:
@@ -169,7 +170,7 @@ def few_shot_plot(rows: Sequence[Mapping[str, Any]], figures: Sequence[str]) -> 
     starts = list(dict.fromkeys(row["start"] for row in rows))
     colours = {start: _CURVE_COLOURS[place % len(_CURVE_COLOURS)] for place, start in enumerate(starts)}
     shots = sorted({row["scenes"] for row in rows})
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.4 * len(figures), 2.9), layout="constrained")
         for axis, name in zip(figure.subplots(1, len(figures), squeeze=False)[0], figures, strict=True):
             for start, colour in colours.items():
@@ -184,7 +185,7 @@ def few_shot_plot(rows: Sequence[Mapping[str, Any]], figures: Sequence[str]) -> 
             axis.minorticks_off()
             axis.set_title(name, fontsize=9, loc="left")
         figure.axes[0].legend(fontsize=7)
-        return _svg(figure)
+        return as_svg(figure)
 
 
 def _mark_undefined(axis: Axes, position: np.ndarray, numbers: np.ndarray) -> None:
@@ -206,7 +207,8 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def _svg(figure: Figure) -> str:
+def as_svg(figure: Figure) -> str:
+    """Return a drawing as SVG, equal for equal drawings."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue()

@@ -31,10 +31,16 @@ def _tiny_nuscenes_module() -> Any:
     return sys.modules[name]
 
 
+@pytest.fixture(scope="session")
+def write_recording() -> Callable[[Path], Any]:
+    """Write two scenes, three frames and two cameras in the nuScenes layout into a folder."""
+    return _tiny_nuscenes_module().write_tiny_nuscenes
+
+
 @pytest.fixture
-def recording(tmp_path: Path) -> Any:
-    """Two scenes, three frames and two cameras in the nuScenes layout, to be broken at will."""
-    return _tiny_nuscenes_module().write_tiny_nuscenes(tmp_path / "recording")
+def recording(tmp_path: Path, write_recording: Callable[[Path], Any]) -> Any:
+    """A recording to be broken at will."""
+    return write_recording(tmp_path / "recording")
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from storage.targets.images import InputImagesConfig, resize_scene_images
 
 COMMANDS = (
     *("demo", "run", "ingest", "audit", "train", "evaluate", "query", "lineage", "catalog", "bench", "plan"),
-    *("ui", "view", "render", "find", "doctor", "gc", "home"),
+    *("ui", "view", "render", "find", "doctor", "gc", "home", "status", "backfill", "scenes", "diff"),
 )
 SCENE = "tiny.scene-0001"
 
@@ -170,7 +170,7 @@ def test_a_home_is_asked_what_it_keeps(filled_home: Home) -> None:
 def test_lineage_goes_down_to_raw_files(filled_home: Home, capsys: pytest.CaptureFixture[str], recording) -> None:
     from storage.digests import file_digest
 
-    code, out, _ = call(capsys, "lineage", "clip", "--home", str(filled_home.root))
+    code, out, _ = call(capsys, "lineage", "clip", "--files", "--home", str(filled_home.root))
     assert code == 0
     image = recording.file("scene-0001", "CAM_FRONT", 0)
     assert f"raw_file {image} sha256:{file_digest(recording.root / image)}" in out
@@ -279,20 +279,27 @@ def test_a_full_disk_is_one_line(
 def test_plan_prices_a_run(filled_home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, "plan", "--scenes", "2", "--frames", "10", "--json")
     assert code == 0
-    prices = {price["kind"]: price for price in json.loads(out)}
+    prices = {price["kind"]: price for price in json.loads(out)["prices"]}
     height, width = HomeSelection(preset="tiny").resolve().teacher_depth.size
     assert prices["teacher_depth"]["stored_bytes"] == 20 * 6 * height * width * 5
     assert prices["teacher_depth"]["hours"] is None
     assert prices["nerf_teacher"]["stored_bytes"] is None  # nothing says how large: shown, not left out
-    assert set(prices) == {s.name for s in KINDS.values() if s.partitioned_by == "scene"} - {
-        "scene_truth",
-        "occupancy_labels",
-        "weak_labels",
-    }
-    _, out, _ = call(capsys, "plan", "--home", str(filled_home.root), "--json")
-    measured = {price["kind"]: price["hours"] for price in json.loads(out)}
+    of_scenes = {s.name for s in KINDS.values() if s.partitioned_by == "scene"}
+    once = {"feature_basis", "training_set", "student_checkpoint", "student_evaluation", "report"}
+    assert set(prices) == (of_scenes - {"scene_truth", "occupancy_labels", "weak_labels"}) | once
+    given = ("--workers", "4", "--machines", "2", "--price-per-hour", "3")
+    _, out, _ = call(capsys, "plan", "--home", str(filled_home.root), "--json", *given)
+    told = json.loads(out)
+    measured = {price["kind"]: price["hours"] for price in told["prices"]}
     assert measured["scene"] > 0
     assert measured["teacher_depth"] is None
+    shared = sum(price["hours"] for price in told["prices"] if price["hours"] and price["is_shared"])
+    alone = sum(price["hours"] for price in told["prices"] if price["hours"] and not price["is_shared"])
+    assert told["wall_hours"] == pytest.approx(shared / 8 + alone)
+    assert told["cost"] == pytest.approx(told["wall_hours"] * 2 * 3)
+    _, out, _ = call(capsys, "plan", "--home", str(filled_home.root), *given)
+    assert "never built in this home: lidar_occupancy, " in " ".join(out.split())
+    assert "at 3 a machine and hour" in out
 
 
 def test_view_names_what_it_has_not(filled_home: Home, capsys: pytest.CaptureFixture[str]) -> None:
@@ -335,7 +342,7 @@ def test_the_environment_names_a_home_as_the_flag_does(
     assert parsed.base_config().student.fit.max_steps == 7
     assert parsed.set == ("student.fit.seed=5",)
     _, out, _ = call(capsys, "plan", "--json")
-    assert {price["kind"]: price["hours"] for price in json.loads(out)}["scene"] > 0
+    assert {price["kind"]: price["hours"] for price in json.loads(out)["prices"]}["scene"] > 0
 
 
 def test_ingest_of_a_broken_scene_says_which_file_and_takes_the_others(

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pipeline.commands.options import ConfiguredCommand
 from pipeline.presets import PRESET_NAMES, PresetName, build_preset
 from pipeline.run_config import (
+    FeatureBasisSelector,
     HomeSelection,
     RunSelector,
     TrainingSceneSelector,
@@ -189,3 +190,21 @@ def test_what_is_no_selection_is_refused(tmp_path: Path, content: str) -> None:
 def test_a_selection_kept_before_a_field_existed_has_its_default(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"preset": "tiny", "train_scenes": ["d.a"]}')
     assert HomeSelection.load(tmp_path) == HomeSelection(preset="tiny", train_scenes=("d.a",))
+
+
+def test_feature_bases_stay_until_they_are_to_follow_or_cannot_stay() -> None:
+    first = HomeSelection(preset="tiny").with_split(["d.a", "d.b"], ["d.c"])
+    assert (first.basis_scenes, first.scenes_of_basis) == (("d.a", "d.b"), ("d.a", "d.b"))
+    more = first.with_split(["d.a", "d.b", "d.e"], ["d.c"])
+    assert more.scenes_of_basis == ("d.a", "d.b")
+    assert more.with_split(more.train_scenes, ["d.c"], follow_basis=True).scenes_of_basis == ("d.a", "d.b", "d.e")
+    assert first.with_split(["d.b", "d.e"], ["d.a"]).scenes_of_basis == ("d.b", "d.e"), "one of them is held out now"
+    of_an_earlier_release = HomeSelection(preset="tiny", train_scenes=("d.a",))
+    assert of_an_earlier_release.scenes_of_basis == ("d.a",)
+    assert of_an_earlier_release.with_split(["d.a", "d.b"], []).scenes_of_basis == ("d.a",)
+
+
+def test_a_basis_can_be_fitted_on_scenes_of_ones_own(tmp_path: Path) -> None:
+    HomeSelection(preset="tiny").with_split(["d.a", "d.b"], []).save(tmp_path)
+    assert FeatureBasisSelector().selection(tmp_path).scenes_of_basis == ("d.a", "d.b")
+    assert FeatureBasisSelector(basis_scenes=["d.b"]).selection(tmp_path).scenes_of_basis == ("d.b",)

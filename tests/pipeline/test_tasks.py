@@ -80,7 +80,7 @@ def test_a_task_waits_for_what_the_asset_graph_says_and_for_nothing_else() -> No
         parents = {key.path[-1] for a in task.assets for key in graph.get(dg.AssetKey(a)).parent_keys}
         waited = {asset for (asset, _), name in maker.items() if name in task.after}
         made_here = set(task.assets)
-        assert parents - {"scene_truth", "teacher_features"} <= waited | made_here, task.name
+        assert parents - {"scene_truth", "teacher_features", "procedural_recordings"} <= waited | made_here, task.name
         for name in task.after:
             others = next(other.assets for other in tasks if other.name == name)
             assert parents & set(others), (task.name, name)
@@ -139,7 +139,7 @@ def test_a_run_reads_those_partitions_that_its_configuration_names() -> None:
         graph = graph_of(spec("a"), spec("b", all_of("a", reads=reads), partitions=variants))
         return edges(plan_tasks(graph, {"b": ["clip"]}, SELECTION))["b clip"]
 
-    assert reading("train_scenes") == ("a d.a", "a d.b")
+    assert reading("scenes_of_basis") == ("a d.a", "a d.b")
     assert reading("scenes") == ("a d.a", "a d.b", "a d.c")
 
 
@@ -174,7 +174,8 @@ def test_a_task_carries_the_whole_selection() -> None:
         "published": None,
         "is_complete": True,
     }
-    assert tasks["feature basis clip"] == {"feature_basis": {"config": {**common, "train_scenes": ["d.a"]}}}
+    fitted = {**common, "train_scenes": ["d.a"], "basis_scenes": []}
+    assert tasks["feature basis clip"] == {"feature_basis": {"config": fitted}}
     learned = {**common, "train_scenes": ["d.a"], "validation_scenes": []}
     assert tasks["scene teacher d.a"] == {"scene_teacher": {"config": learned}}  # the split: what it may be fitted to
     assert tasks["student clip_dinov2"] == {

@@ -64,6 +64,25 @@ def read_records(path: Path, key: str) -> Iterator[Record]:
         raise SourceDataError(ErrorKind.FILE_CORRUPT, key, f"cannot be read: {error.strerror}") from error
 
 
+def check_framing(path: Path, key: str) -> None:
+    """Check that the last record of a file is whole, by the lengths of all; payloads are not read.
+
+    Raises:
+        SourceDataError: If the file cannot be read, is empty or ends within a record.
+    """
+    try:
+        with path.open("rb") as file:
+            size, offset = path.stat().st_size, 0
+            while offset + _LENGTH.size <= size:
+                file.seek(offset)
+                (length, _) = _LENGTH.unpack(file.read(_LENGTH.size))
+                offset += _LENGTH.size + length + _CRC.size
+    except OSError as error:
+        raise SourceDataError(ErrorKind.FILE_CORRUPT, key, f"cannot be read: {error.strerror}") from error
+    if offset != size or size == 0:
+        raise SourceDataError(ErrorKind.FILE_CORRUPT, key, f"has {size} bytes and its records want {offset}")
+
+
 def read_record_at(path: Path, offset: int, key: str) -> bytes:
     """Return the payload of the record that begins at ``offset``, verified again.
 

@@ -67,6 +67,13 @@ def list_segments_v2(root: Path, *, on_rejected: Callable[[SourceDataError], Non
     return names
 
 
+def files_of_segment(root: Path, segment: str) -> list[str]:
+    """Return the component files of a segment, relative to the root: the required ones, and others that are there."""
+    check_name(segment)
+    files = {component: f"{component}/{segment}.parquet" for component in COMPONENTS}
+    return [file for component, file in files.items() if component in _REQUIRED or (root / file).exists()]
+
+
 def read_vehicle_poses(root: Path, segment: str) -> tuple[list[int], Float[np.ndarray, "frames 4 4"]]:
     """Return the time (microseconds) and ``ego_to_global`` of every frame of a segment.
 
@@ -114,9 +121,9 @@ class WaymoV2Segment:
         """
         self._segment = check_name(segment)
         self._files: dict[str, ComponentFile] = {}
-        for component in COMPONENTS:
-            if component in _REQUIRED or (root / component / f"{segment}.parquet").exists():
-                self._files[component] = ComponentFile(root, component, segment)
+        for file in files_of_segment(root, segment):
+            component = file.partition("/")[0]
+            self._files[component] = ComponentFile(root, component, segment)
         times, poses = read_vehicle_poses(root, segment)
         self._times, poses = times[:max_frames], poses[:max_frames]
         self.info = self._read_info(poses)
