@@ -186,7 +186,7 @@ class HomeSelection:
         split = dataclasses.replace(
             self, train_scenes=tuple(train), validation_scenes=tuple(validation), basis_scenes=kept
         )
-        return dataclasses.replace(split, basis_scenes=split.scenes_of_basis)
+        return split if not kept else dataclasses.replace(split, basis_scenes=split.scenes_of_basis)
 
     def scenes_to_learn_from(self) -> tuple[str, ...]:
         """Return the training scenes.

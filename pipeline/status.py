@@ -13,7 +13,6 @@ from typing import Any, Literal, get_args
 
 import dagster as dg
 import pyarrow as pa
-import pyarrow.compute as pc
 from dagster._core.definitions.assets.graph.asset_graph import AssetGraph  # not exported, but what Definitions resolve
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 
@@ -91,7 +90,8 @@ class _States:
             listed[row["kind"], row["partition"]] = None
         self._inputs: dict[str, list[InputVersion]] = {}
         edges = catalog.edges(home.objects)
-        for row in edges.filter(pc.invert(pc.is_in(edges["input_kind"], pa.array(FILE_KINDS)))).to_pylist():
+        are_versions = [kind not in FILE_KINDS for kind in edges["input_kind"].to_pylist()]  # most edges are of files
+        for row in edges.filter(pa.array(are_versions, pa.bool_())).to_pylist():
             made_from = InputVersion(row["input_kind"], row["input_partition"], row["input_digest"])
             self._inputs.setdefault(row["digest"], []).append(made_from)
         self._current = self._read_current(listed)

@@ -49,7 +49,7 @@ class Backfill(ConfiguredCommand):
         home = self.open_home(must_exist=True)
         selection = self.selection(home)
         flags: dict[State, bool] = {"missing": self.missing, "failed": self.failed, "stale": self.stale}
-        chosen = [state for state, is_wanted in flags.items() if is_wanted]
+        chosen: list[State] = [state for state in flags if flags[state]]
         if not self.scenes and not chosen:
             raise ValueError("which scenes? want --scenes KEY ..., --missing, --failed or --stale")
         states = states_of(home)

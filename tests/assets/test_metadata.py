@@ -37,7 +37,7 @@ def test_a_checkpoint_lists_every_target_with_gate_and_link_and_failed_ones_firs
         f"| [scene](/assets/scene?view=partitions&partition={SCENE}) | {SCENE} | `{scene.digest[:12]}` | none |"
         in others
     )
-    assert "training_targets" not in describe(home, make(home, "scene", SCENE))
+    assert "training_targets" not in describe(home, make(home, "feature_basis", "dinov2"))
 
     basis = make(home, "feature_basis", "clip", scene, gate=True).version
     evaluated = make(home, "transfer_evaluation", "depth", checkpoint.version, basis)

@@ -57,9 +57,9 @@ def test_each_stage_grows_with_its_own_amount_of_work(measured: Home) -> None:
     assert many["student_evaluation"] == pytest.approx(10 * 3 * 60 / 3600), "frames and scenes held out"
     steps = build_preset("demo", variant="depth").nerf.num_steps
     assert hours(measured, small, f"nerf.num_steps={3 * steps}")["nerf_teacher"] == pytest.approx(300 / 3600)
-    assert hours(measured, small, "nerf.pixel_rays=0", "nerf.lidar_pixel_rays=0", "nerf.lidar_rays=5120")[
-        "nerf_teacher"
-    ] == pytest.approx(100 / 3600)
+    assert hours(measured, small, "nerf.pixel_rays=1024", "nerf.lidar_rays=3072")["nerf_teacher"] == pytest.approx(
+        100 / 3600
+    )
 
 
 def test_what_was_never_built_is_unknown_and_every_kind_is_there(measured: Home) -> None:
