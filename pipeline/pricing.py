@@ -45,7 +45,7 @@ class Price:
     Attributes:
         kind: Kind of the store, or ``OVERHEAD``.
         stored_bytes: All frames together, before compression; None where no configuration says their size.
-        hours: Of one worker, on the machine that was measured; None where nothing was.
+        hours: Time of one worker on the machine that was measured; None where nothing was.
         is_shared: Whether several workers share the work; a student and what is made from it take the whole machine.
         basis: What the hours stand on.
     """
@@ -161,9 +161,12 @@ def measure_rates(home: Home) -> dict[str, Rate]:
             continue
         provenance = home.provenance(version)
         frames, cameras = shapes.get(row["partition"], some)
-        held_out = _scenes_judged(provenance)
+        try:
+            amount = _units(kind, provenance.config, frames, cameras, _scenes_judged(provenance))
+        except KeyError:  # of a release whose configuration had other fields: it tells nothing of this one's
+            continue
         seconds[kind] += row["wall_time_s"]
-        units[kind] += _units(kind, provenance.config, frames, cameras, held_out)
+        units[kind] += amount
         builds[kind] += 1
     return {
         kind: Rate(seconds_per_unit=seconds[kind] / units[kind], builds=builds[kind]) for kind in seconds if units[kind]

@@ -312,3 +312,17 @@ def test_a_catalogue_of_one_part_a_version_is_merged_by_the_next_writer(home, fe
     catalog.record(home.objects, entries(10)[9])
     assert len(list((home.root / "catalog" / "versions").iterdir())) == 1
     assert len(seen(home)[0]) == 10
+
+
+def test_a_partition_leaves_the_quarantine_for_what_was_mended_alone(home):
+    for kind, partition in (
+        (ErrorKind.FILE_MISSING, "tiny.c"),
+        (ErrorKind.DIVERGED, "tiny.c"),
+        (ErrorKind.FILE_MISSING, "tiny.d"),
+    ):
+        catalog.quarantine(home.objects, partition, SourceDataError(kind, "c.jpg", "seen 1, want 2"))
+    assert catalog.release(home.objects, "tiny.c", [ErrorKind.DIVERGED]) == 1
+    left = {(row["partition"], row["error_kind"]) for row in catalog.quarantined(home.objects).to_pylist()}
+    assert left == {("tiny.c", "file_missing"), ("tiny.d", "file_missing")}
+    assert catalog.release(home.objects, "tiny.c") == 1
+    assert [row["partition"] for row in catalog.quarantined(home.objects).to_pylist()] == ["tiny.d"]
