@@ -420,7 +420,7 @@ def label_error(
     """Return the weighted mean cross-entropy of voxels; one without a known class may be of any, but is not free.
 
     Args:
-        logits: Of classes 0 to 16 and of free.
+        logits: Scores of classes 0 to 16 and of free.
         labels: Class, 17 for free, 18 for something without a known class.
         weight: Weight of each label.
     """
