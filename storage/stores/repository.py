@@ -15,7 +15,7 @@ import logging
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -194,7 +194,14 @@ class ArrayRepository:
             snapshot: digest
             for snapshot, digest in recorded.items()
             if digest in committed and (counts[digest] == 1 or self._committed(digest) == snapshot)
-        }
+        } | self._uncommitted(recorded, committed)
+
+    def _uncommitted(self, recorded: Mapping[str, str], committed: Collection[str]) -> dict[str, str]:
+        """Return versions without a commit: of earlier releases, or copied from a folder. ``main`` leads to them."""
+        waiting = {snapshot: digest for snapshot, digest in recorded.items() if digest not in committed}
+        main = self._branch(_MAIN) if waiting else None
+        reached = set() if main is None else set(self._chain(main)[0])
+        return {snapshot: digest for snapshot, digest in waiting.items() if snapshot in reached}
 
     def _committed(self, digest: str) -> str | None:
         """Return the snapshot of the version that was committed to a bucket under a digest, or None."""
@@ -399,15 +406,9 @@ class ArrayRepository:
             logger.warning("%s: nothing is deleted here, because a version is out of reach", self.key)
 
     def _commit_recorded(self) -> None:
-        """Commit versions of earlier releases, which are recorded, are led to by ``main``, and have no commit."""
         recorded = _versions_by_name(self.objects.sizes(FOLDER))
-        committed = self.objects.sizes(COMMITS)
-        waiting = {snapshot: digest for snapshot, digest in recorded.items() if digest not in committed}
-        if waiting:
-            main = self._branch(_MAIN)
-            reached = self._chain(main)[0] if main is not None else []
-            for snapshot_id in waiting.keys() & set(reached):
-                self._committed_first(waiting[snapshot_id], snapshot_id)
+        for snapshot_id, digest in self._uncommitted(recorded, self.objects.sizes(COMMITS)).items():
+            self._committed_first(digest, snapshot_id)
 
     def _start_anew(self) -> None:
         place = self._place.set_aside(self.kind, self.partition)

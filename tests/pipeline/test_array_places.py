@@ -1,4 +1,4 @@
-"""The commands on a home whose array stores live in its folder, or in a bucket."""
+"""The commands on a home in a folder, or in a bucket."""
 
 import json
 
@@ -8,7 +8,6 @@ import pytest
 from pipeline import cli
 from pipeline.commands.references import find_version
 from storage.errors import MissingTargetError
-from storage.stores.places import STORE_URL_VARIABLE
 from storage.stores.provenance import Provenance
 from storage.stores.versioned import Home, StoreVersion, materialize_arrays
 
@@ -22,15 +21,13 @@ def publish(home: Home, kind: str, partition: str, config: str = "1") -> StoreVe
 
 
 @pytest.fixture
-def published(any_home, monkeypatch):
-    """Two kinds of two partitions, in a home that the environment names."""
-    if any_home.store_url is not None:
-        monkeypatch.setenv(STORE_URL_VARIABLE, any_home.store_url)
+def published(any_home):
+    """Two kinds of two partitions."""
     return [publish(any_home, kind, partition) for kind in ("alpha", "beta") for partition in ("tiny.a", "tiny.b")]
 
 
 def call(capsys, home: Home, *arguments: str) -> tuple[int, str]:
-    code = cli.main(["catalog", *arguments, "--home", str(home.root)])
+    code = cli.main(["catalog", *arguments, "--home", home.address])
     return code, capsys.readouterr().out
 
 
@@ -43,10 +40,10 @@ def test_rebuild_keeps_every_row(any_home, published, capsys):
 def test_verify_reads_every_version(any_home, published, capsys, request):
     assert call(capsys, any_home, "verify") == (0, "4 versions, 0 damaged\n")
     assert call(capsys, any_home, "verify", "--kind", "beta") == (0, "2 versions, 0 damaged\n")
-    if any_home.store_url is None:
+    if any_home.objects.is_local:
         next((any_home.root / "stores" / "beta" / "tiny.a" / "chunks").iterdir()).unlink()
     else:
-        chunks = request.getfixturevalue("bucket").objects.filter(Prefix="runs/one/beta/tiny.a/chunks/")
+        chunks = request.getfixturevalue("bucket").objects.filter(Prefix="runs/one/stores/beta/tiny.a/chunks/")
         next(iter(chunks)).delete()
     code, out = call(capsys, any_home, "verify")
     assert code == 1

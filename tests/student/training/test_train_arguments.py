@@ -17,7 +17,7 @@ from student.presets.students import student_preset
 from student.training import train
 from student.training.train import Arguments
 
-HOME = Path("home")
+HOME = "home"
 
 
 def test_flags_change_how_a_preset_is_run_and_nothing_else() -> None:
