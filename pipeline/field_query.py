@@ -10,6 +10,7 @@ from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home
 from student.applications.answers import QueryAnswer
 from student.applications.field_query import query_field
+from student.evaluation.caveats import caveats_of_words
 from student.inference.class_list import ClassList
 from student.inference.vocabulary import clip_features_in, clip_space_of_features
 from teachers.nerf.feature_request import FeatureView
@@ -54,8 +55,9 @@ def ask_field(
     if "clip" not in reading.features:
         raise MissingTargetError(ErrorKind.TARGET_MISSING, str(field), "was taught no CLIP: words need it")
     features = clip_features_in(home, field)
+    space = clip_space_of_features(home, features, text_encoder=config.evaluation.text_encoder)
     return query_field(
-        clip_space_of_features(home, features, text_encoder=config.evaluation.text_encoder),
+        space,
         reading.features["clip"],
         reading.points_world,
         reading.rgb,
@@ -66,5 +68,11 @@ def ask_field(
         negatives=negatives,
         classes=classes,
         template=config.evaluation.prompt_template,
-        about={"scene": scene_key, "frame": frame, "shift_m": list(shift_m), "feature_field": field.digest},
+        about={
+            "scene": scene_key,
+            "frame": frame,
+            "shift_m": list(shift_m),
+            "feature_field": field.digest,
+            "caveats": list(caveats_of_words(home, scene_key, space.weights_source)),
+        },
     )

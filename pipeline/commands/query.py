@@ -132,6 +132,8 @@ class Query(ConfiguredCommand):
                 str(place), f"{found.mean_score:.3f}", f"{found.peak_score:.3f}", centre, extent, f"{found.volume:.1f}"
             )
         console.print(table)
+        for caveat in record["caveats"]:
+            console.print(f"[yellow]{escape(caveat)}")
         if record.get("threshold") is None:
             console.print(
                 f"shown from {record['shown_from']:.3f} on, half the peak: no threshold was chosen for this text"

@@ -35,6 +35,7 @@ from student.applications.answers import (
     write_ply,
 )
 from student.applications.deployment import DeployedStudent, FrameReading, voxel_centres
+from student.evaluation.caveats import caveats_of_words
 from student.inference.class_list import ClassList, asked, part_prompts
 from student.inference.prompts import DEFAULT_TEMPLATE, PromptSet
 from student.inference.vocabulary import Vocabulary
@@ -158,6 +159,7 @@ def query_scene(
         "classes": None if classes is None else {"name": classes.name, "digest": classes.digest},
         "checkpoint": {"variant": variant, "digest": student.checkpoint.digest},
         "text_encoder_digest": student.space.encoder.digest,
+        "caveats": list(caveats_of_words(home, str(scene_key), student.space.weights_source)),
         **student.point.to_json(),
         "threshold": threshold,
         "shown_from": floor,

@@ -17,6 +17,10 @@ CLOSED_VOCABULARY = (
     "The demo CLIP was trained on captions that name these very classes: the vocabulary is closed, and what it "
     "tells is learned from labels, not zero-shot. Words that are new to it are scored apart, as unseen_words."
 )
+NEVER_A_PHOTOGRAPH = (
+    "The demo CLIP never saw a photograph: it was trained on rendered worlds alone, and what words find in a recording "
+    "by it means little. Published weights know photographs (image_teachers.clip_basis.extractor.weights)."
+)
 _LABELLED_DINOV2 = (
     "The demo DINOv2 was trained with class labels of rendered worlds: features that imitate it are not free of labels."
 )
@@ -37,6 +41,18 @@ def sources_of_features(home: Home, scene: FrozenScene) -> dict[str, str]:
         if "source" in weights:
             found[source] = str(weights["source"])
     return found
+
+
+def caveats_of_words(home: Home, scene_key: str, weights_source: str) -> tuple[str, ...]:
+    """Return what must stand beside an answer to words that were asked of a scene.
+
+    Args:
+        home: Home of the scene.
+        scene_key: The scene; it is a recording if it has no procedural truth.
+        weights_source: Source of the CLIP weights behind the answer; empty if there were none.
+    """
+    is_recording = home.latest(Kind.SCENE_TRUTH, scene_key) is None
+    return (NEVER_A_PHOTOGRAPH,) if is_recording and weights_source == DEMO_SOURCE else ()
 
 
 def caveats(learned_from: Mapping[str, str], evidence: StudentEvidence) -> tuple[str, ...]:

@@ -121,7 +121,7 @@ def words_of(
         )
     digests = {name.partition("/")[2]: digest for name, digest in record.digests.items()}
     encoder = TextEncoder(str(encoder_folder(record.source, record.revision)), expected_digests=digests)
-    return ClipSpace(encoder=encoder, basis=bases["clip"])
+    return ClipSpace(encoder=encoder, basis=bases["clip"], weights_source=record.source)
 
 
 def _upgraded(content: Mapping[str, Any]) -> dict[str, Any]:

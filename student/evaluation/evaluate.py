@@ -14,7 +14,7 @@ from storage.digests import config_digest, config_json
 from storage.kinds import Kind
 from storage.stores.provenance import Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, materialize_files
-from student.evaluation.caveats import caveats, sources_of_features
+from student.evaluation.caveats import caveats, caveats_of_words, sources_of_features
 from student.evaluation.config import EvaluationConfig
 from student.evaluation.frames import EvaluationFrames, evaluation_scenes, evenly_spaced
 from student.evaluation.protocol import frames_class, notes_of, perceptual_digests
@@ -107,6 +107,7 @@ def evaluate_checkpoint(
             learned_from=sources_of_features(home, training_set.scenes[0]),
             share_before=len(learned) / total,
         )
+        sources = sources_of_features(home, training_set.scenes[0])
         return scoring.result(
             folder,
             variant=variant,
@@ -114,7 +115,12 @@ def evaluate_checkpoint(
             scored_on=_scored_on(frames, config),
             notes=(
                 *notes_of(config.protocol),
-                *caveats(sources_of_features(home, training_set.scenes[0]), evidence),
+                *caveats(sources, evidence),
+                *dict.fromkeys(
+                    note
+                    for scene in training_set.scenes
+                    for note in caveats_of_words(home, str(scene.key), sources.get("clip", ""))
+                ),
             ),
             timings={"training frames": time.perf_counter() - started},
         ).to_json()

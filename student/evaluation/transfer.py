@@ -17,7 +17,7 @@ from storage.scenes.store import SceneReader
 from storage.stores.provenance import Provenance, joined_licences, package_versions
 from storage.stores.versioned import Home, Materialized, StoreVersion, materialize_files
 from student.data.training_set import FrozenScene, FrozenScenes
-from student.evaluation.caveats import caveats
+from student.evaluation.caveats import caveats, caveats_of_words
 from student.evaluation.config import EvaluationConfig
 from student.evaluation.frames import EvaluationFrames, EvaluationScene, evaluation_scenes, whole_scene
 from student.evaluation.protocol import frames_class, notes_of, perceptual_digests
@@ -99,6 +99,11 @@ def evaluate_elsewhere(
         *dict.fromkeys(note for one in judged for note in one.notes),
         *notes_of(config.protocol),
         *caveats(subject.feature_weights, subject.evidence),
+        *dict.fromkeys(
+            note
+            for scene in frozen
+            for note in caveats_of_words(home, str(scene.key), subject.feature_weights.get("clip", ""))
+        ),
     )
 
     def write(folder: Path) -> Mapping[str, Any]:

@@ -32,11 +32,13 @@ class ClipSpace:
         encoder: Text tower of the checkpoint that made the features.
         basis: Basis that reduced the features.
         basis_version: Store that the basis was read from; None for one that came with a student's weights.
+        weights_source: Source of the checkpoint as it was asked for, such as ``"demo"``; empty if it is not known.
     """
 
     encoder: TextEncoder
     basis: StoredFeatureBasis
     basis_version: StoreVersion | None = None
+    weights_source: str = ""
 
     @property
     def inputs(self) -> tuple[InputVersion, ...]:
@@ -162,4 +164,5 @@ def clip_space_of_features(home: Home, features: StoreVersion, *, text_encoder: 
         encoder=TextEncoder(source, expected_digests=digests),
         basis=StoredFeatureBasis.read(home.open_arrays(basis_version)),
         basis_version=basis_version,
+        weights_source=str(attributes["weights_source"]),
     )
