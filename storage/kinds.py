@@ -116,7 +116,10 @@ _VIEW_AXES = "frames cameras views height width"
 _GRID_AXES = " ".join(map(str, ("frames", *OCC3D_GRID.shape)))
 _NO_SURFACE = "NaN: the ray meets no surface"
 _NO_TRUST = "NaN: the ray meets no surface, or one that is not valid"
-_FEATURES = {"features": _array("float16", "frames cameras grid_height grid_width channels")}
+_FEATURES = {
+    "features": _array("float16", "frames cameras grid_height grid_width channels"),
+    "is_valid": _array("bool", "cameras grid_height grid_width", optional=True),  # absent: no camera sees its vehicle
+}
 _INTRINSICS = _array("float64", "cameras 3 3", "px")
 _FISHEYE = _array("float64", "cameras 4", "", "NaN: the camera is a pinhole", optional=True)
 
@@ -202,6 +205,8 @@ _KINDS = (
         arrays={
             "is_sky": _array("bool", _IMAGE_AXES),
             "sky_probability": _array("float16", _IMAGE_AXES),
+            "is_valid": _array("bool", "cameras height width", optional=True),  # absent: no camera sees its vehicle
+            "image_semantics": _array("uint8", _IMAGE_AXES, "", "255: the vehicle itself", optional=True),
         },
         is_gated=True,
         is_trainable=True,
@@ -209,8 +214,12 @@ _KINDS = (
     ),
     KindSpec(
         name=Kind.DEPTH_ANYTHING_FEATURES,
-        holds="The last fusion map of a monocular depth model, for every image.",
-        arrays=_FEATURES,
+        holds="The last fusion map of a monocular depth model, its inverse depth, and what makes metres of it.",
+        arrays={
+            **_FEATURES,
+            "inverse_depth": _array("float16", "frames cameras grid_height grid_width", optional=True),
+            "alignment": _array("float32", "frames cameras 3", "", "NaN: too few LiDAR returns", optional=True),
+        },
         is_gated=True,
         is_trainable=True,
         picture="features",

@@ -22,6 +22,29 @@ OCC3D_UNKNOWN = 255
 OCC3D_UNNAMED = 254
 """Label of a voxel that is occupied by something of no known class. Occ3D's own files have none."""
 
+CITYSCAPES_LABELS = (
+    "road",
+    "sidewalk",
+    "building",
+    "wall",
+    "fence",
+    "pole",
+    "traffic light",
+    "traffic sign",
+    "vegetation",
+    "terrain",
+    "sky",
+    "person",
+    "rider",
+    "car",
+    "truck",
+    "bus",
+    "train",
+    "motorcycle",
+    "bicycle",
+)
+"""Cityscapes' train ids, in order."""
+
 CITYSCAPES_VOID = 255
 
 

@@ -80,12 +80,14 @@ class SkyConfig(ImageTeacherConfig):
     """Sky segmentation.
 
     Attributes:
-        segmenter: A Segformer through transformers, or PointRend where detectron2 is installed.
+        segmenter: ``"segformer"`` takes what transformers reads (Segformer, Mask2Former, OneFormer: the weights say
+            which), ``"pointrend"`` takes PointRend, where detectron2 is installed.
         height: Rows of the stored masks; None follows the finest grid that they are read on.
         width: Columns of the stored masks, likewise.
         threshold: Probability above which Segformer's pixel counts as sky, in (0, 1). PointRend's does where sky is the
             most probable class.
         max_lidar_on_sky: Gate: largest share of LiDAR returns that may fall on sky, because real sky returns none.
+        keep_semantics: Whether the most probable class of every pixel is stored too, as the array ``image_semantics``.
     """
 
     segmenter: Literal["segformer", "pointrend"] = "segformer"
@@ -93,6 +95,7 @@ class SkyConfig(ImageTeacherConfig):
     width: int | None = None
     threshold: float = 0.5
     max_lidar_on_sky: float = 0.05
+    keep_semantics: bool = False
 
     def __post_init__(self) -> None:
         ImageTeacherConfig.__post_init__(self)
@@ -139,15 +142,26 @@ class PatchFeatureConfig(ImageTeacherConfig):
         grid_width: Columns of the stored feature maps.
         min_retained_variance: Gate: smallest share of this scene's feature variance that the basis must keep.
         max_clipped: Gate: largest share of reduced values that may lie outside the range of the basis.
+        block: Transformer block whose output is taken, from 0; None for the last one. CLIP has the last one alone.
+        facet: The block's tokens, or the keys of its attention. CLIP has its values alone.
+        stride: Pixels from one feature to the next; None for the patch size. A smaller one divides it, and the model
+            sees the image once for each shift.
+        unit_length: Whether each feature is scaled to length 1 before the basis. CLIP's always are.
     """
 
     grid_height: int = 16
     grid_width: int = 28
     min_retained_variance: float = 0.5
     max_clipped: float = 0.05
+    block: int | None = None
+    facet: Literal["token", "key"] = "token"
+    stride: int | None = None
+    unit_length: bool = False
 
     def __post_init__(self) -> None:
         ImageTeacherConfig.__post_init__(self)
+        _require(self.block is None or self.block >= 0, f"block {self.block}: want >= 0, or None for the last")
+        _require(self.stride is None or self.stride >= 1, f"stride {self.stride}: want >= 1 pixel, or None")
         _require(self.grid_height >= 1 and self.grid_width >= 1, "feature grid: want at least 1x1")
         for name in ("min_retained_variance", "max_clipped"):
             _require(0 <= getattr(self, name) <= 1, f"{name} {getattr(self, name)}: want within [0, 1]")

@@ -18,7 +18,7 @@ from storage.previews.pictures import (
 )
 from storage.scenes.lidar import returns_in_image
 from storage.scenes.store import SceneReader
-from storage.stores.arrays import read_target
+from storage.stores.arrays import read_features, read_target
 from storage.stores.versioned import Home, StoreVersion
 from storage.taxonomy import OCC3D_FREE, OCC3D_UNKNOWN
 
@@ -100,7 +100,7 @@ def _sky(group: zarr.Group, kind: str) -> list[np.ndarray]:
 
 def _features(group: zarr.Group, kind: str) -> list[np.ndarray]:
     name = next(name for name in KINDS[kind].arrays if name in group)
-    features = read_target(group, kind, name, _middle(group, name)).astype(np.float32)
+    features = read_features(group, kind, (_middle(group, name),), name=name)
     flat = features.reshape(-1, features.shape[-1])
     defined = flat[np.isfinite(flat).all(axis=-1)]
     if len(defined) < 2:  # nothing to compare: all of it is drawn as undefined

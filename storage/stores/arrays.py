@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from jaxtyping import Float32
 
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
 from storage.kinds import KINDS, ArraySpec
@@ -77,6 +78,27 @@ def read_target(group: zarr.Group, kind: str, name: str, selection: Any = ...) -
     array = open_target(group, kind, name)
     with reading(f"{kind}/{name}"):
         return np.asarray(array[selection])
+
+
+def read_features(
+    group: zarr.Group, kind: str, selection: tuple[int, ...], *, name: str = "features"
+) -> Float32[np.ndarray, "*images grid_height grid_width channels"]:
+    """Read the features of one frame, or of one camera of it; NaN where the camera sees its own vehicle.
+
+    Args:
+        group: The store.
+        kind: Its kind.
+        selection: Index of the frame, and of the camera if one image is wanted.
+        name: Name of the array of features.
+
+    Raises:
+        MissingTargetError: If the store lacks the array.
+        IntegrityError: If it has another dtype or number of axes than declared, or has lost data.
+    """
+    features = read_target(group, kind, name, selection).astype(np.float32)
+    if "is_valid" in group:
+        features[~read_target(group, kind, "is_valid", selection[1:] or ...)] = np.nan
+    return features
 
 
 def check_target(group: zarr.Group, kind: str) -> None:

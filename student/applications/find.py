@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 from storage.errors import ErrorKind, MissingTargetError, ProvenanceMismatchError
 from storage.kinds import features_kind
 from storage.scenes.store import SceneReader
-from storage.stores.arrays import read_target
+from storage.stores.arrays import read_features
 from storage.stores.versioned import Home
 from student.applications.region_index import IndexedScene, RegionIndex, divide
 from student.inference.open_vocabulary import StoredFeatureBasis
@@ -258,7 +258,7 @@ class FeatureMaps:
         Raises:
             MissingTargetError: If they were deleted.
         """
-        return read_target(self._features(scene), self._kind, "features", (frame, camera)).astype(np.float32)
+        return read_features(self._features(scene), self._kind, (frame, camera))
 
     def image_size(self, scene: IndexedScene, camera: int) -> tuple[int, int]:
         """Return height and width of a camera's images as recorded."""

@@ -22,7 +22,7 @@ from storage.errors import ErrorKind, MissingTargetError
 from storage.kinds import FeatureSource, Kind, features_kind
 from storage.scenes.growing_array import GrowingArray
 from storage.scenes.store import SceneReader
-from storage.stores.arrays import open_target
+from storage.stores.arrays import open_target, read_features
 from storage.stores.integrity import reading
 from storage.stores.provenance import InputVersion, Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, StoreVersion, materialize_arrays
@@ -287,12 +287,13 @@ class _IndexWriter:
 
     def add(self, home: Home, version: StoreVersion) -> None:
         """Divide all images of a scene."""
-        array = open_target(home.open_arrays(version), version.kind, "features")
+        group = home.open_arrays(version)
+        num_frames = open_target(group, version.kind, "features").shape[0]
         scene = next(item for item in home.provenance(version).inputs if item.kind == Kind.SCENE)
         first = self._features.num_rows
-        for frame in range(array.shape[0]):
+        for frame in range(num_frames):
             with reading(f"{version}/{frame:06d}"):
-                maps = np.asarray(array[frame])
+                maps = read_features(group, version.kind, (frame,))
             for camera, features in enumerate(maps):
                 labels, cells = divide(features, self._basis, self._config)
                 means = region_means(labels, cells)
@@ -301,7 +302,7 @@ class _IndexWriter:
                 place = np.empty((len(means), 3), np.int32)
                 place[:, 0], place[:, 1], place[:, 2] = frame, camera, np.arange(len(means))
                 self._places.append(place)
-        self._note(home, version, scene, array.shape[0], first)
+        self._note(home, version, scene, num_frames, first)
 
     def copy(self, other: RegionIndex, known: IndexedScene) -> None:
         """Take a scene from another index."""

@@ -80,7 +80,7 @@ class StoredFeatureBasis:
 
 
 class TextEncoder:
-    """CLIP's text tower, and the temperature it was trained with.
+    """The text tower of CLIP or SigLIP, and the temperature it was trained with.
 
     Args:
         source: Folder or model hub id that ``from_pretrained`` takes.
@@ -98,7 +98,7 @@ class TextEncoder:
     """
 
     def __init__(self, source: str, *, expected_digests: Mapping[str, str] | None = None) -> None:
-        from transformers import AutoTokenizer, CLIPModel  # heavy: only what reads text pays for it
+        from transformers import AutoModel, AutoTokenizer, CLIPModel, SiglipModel  # heavy: only who reads text pays
 
         digests = dict(expected_digests or {})
         if Path(source).is_dir():
@@ -113,11 +113,15 @@ class TextEncoder:
             }
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(source)
-            model = CLIPModel.from_pretrained(source, use_safetensors=True).eval()
+            model: Any = AutoModel.from_pretrained(source, use_safetensors=True).eval()
         except (OSError, ValueError) as error:
             raise MissingTargetError(
                 ErrorKind.WEIGHTS_MISSING, source, f"no CLIP checkpoint can be loaded: {error}"
             ) from error
+        if not isinstance(model, CLIPModel | SiglipModel):
+            message = f"is a {type(model).__name__}: want CLIP or SigLIP"
+            raise MissingTargetError(ErrorKind.WEIGHTS_MISSING, source, message)
+        self._pads = isinstance(model, SiglipModel)
         self.source = source
         self.digest = digest_of(digests)
         self.temperature = float(torch.exp(-model.logit_scale.detach()))
@@ -131,9 +135,14 @@ class TextEncoder:
         Raises:
             ValueError: If a text has more tokens than the encoder reads.
         """
-        tokens = self._tokenizer(list(texts), padding=True, return_tensors="pt")
         text_config: Any = self._model.config.text_config
-        check_tokens(texts, tokens["attention_mask"], text_config.max_position_embeddings)
+        most = text_config.max_position_embeddings
+        padding = {"padding": "max_length", "max_length": most} if self._pads else {"padding": True}
+        tokens = self._tokenizer(list(texts), return_tensors="pt", **padding)
+        check_tokens(texts, tokens["attention_mask"], most)
+        if self._pads:  # SigLIP reads the last of a fixed number of tokens, and was trained without a mask
+            embeddings = self._model.text_model(input_ids=tokens["input_ids"]).pooler_output
+            return torch.nn.functional.normalize(embeddings.float(), dim=-1).numpy()
         pooled = self._model.text_model(
             input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], return_dict=True
         ).pooler_output

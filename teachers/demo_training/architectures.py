@@ -14,6 +14,7 @@ from transformers import (
     SegformerForSemanticSegmentation,
 )
 
+from storage.taxonomy import CITYSCAPES_LABELS
 from teachers.demo_training.captions import MAX_TOKENS
 
 PATCH_SIZE = 14
@@ -29,29 +30,6 @@ _VIT: dict[str, Any] = {
     "patch_size": PATCH_SIZE,
 }
 """Sizes of DINOv2 and of Depth Anything's backbone, which starts from it."""
-
-CITYSCAPES_LABELS = (
-    "road",
-    "sidewalk",
-    "building",
-    "wall",
-    "fence",
-    "pole",
-    "traffic light",
-    "traffic sign",
-    "vegetation",
-    "terrain",
-    "sky",
-    "person",
-    "rider",
-    "car",
-    "truck",
-    "bus",
-    "train",
-    "motorcycle",
-    "bicycle",
-)
-"""Cityscapes' train ids, in order."""
 
 
 def segformer() -> SegformerForSemanticSegmentation:

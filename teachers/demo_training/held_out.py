@@ -9,8 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from storage.taxonomy import CITYSCAPES_VOID, Theme, cityscapes_table, classes_of_theme
-from teachers.demo_training.architectures import CITYSCAPES_LABELS
+from storage.taxonomy import CITYSCAPES_LABELS, CITYSCAPES_VOID, Theme, cityscapes_table, classes_of_theme
 from teachers.demo_training.patches import MIXED, patch_labels
 from teachers.demo_training.renders import RenderSet
 from teachers.image.clip import PROMPT_TEMPLATE, ClipFeatures

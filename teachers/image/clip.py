@@ -2,22 +2,21 @@
 
 CLIP gives one embedding per image. As in MaskCLIP, the last attention layer is used without its query and key: each
 patch's value vector goes through the layer's output projection and the visual projection. So every patch has its own
-embedding, which can be compared with text.
+embedding, which can be compared with text. SigLIP and SigLIP 2 pool patches by one more attention layer; the same is
+done there.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
-from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+from transformers import AutoTokenizer, CLIPModel, CLIPTokenizer, PreTrainedTokenizerBase, SiglipModel
 
 from storage.errors import ErrorKind, IntegrityError
 from teachers.config import PatchFeatureConfig
-from teachers.image.image_batches import normalise
 from teachers.image.patch_features import PatchFeatureModel
 from teachers.image.weights import TeacherModel, WeightsFolder, load_model, square_patch_size
 
@@ -26,7 +25,7 @@ PROMPT_TEMPLATE = "a photo of a {word}"
 
 
 class ClipFeatures(PatchFeatureModel):
-    """CLIP model that gives one embedding per patch and one per text.
+    """CLIP or SigLIP model that gives one embedding per patch and one per text.
 
     Args:
         config: Resolution and precision.
@@ -34,16 +33,25 @@ class ClipFeatures(PatchFeatureModel):
 
     Raises:
         IntegrityError: If the weights or the tokenizer cannot be loaded.
+        ValueError: If a block or a facet is asked for: embeddings have none.
     """
 
     feature_source = "clip"
-    teacher_model = TeacherModel.CLIP
+    families = (TeacherModel.CLIP, TeacherModel.SIGLIP)
 
     def __init__(self, config: PatchFeatureConfig, weights: WeightsFolder) -> None:
+        if config.block is not None or config.facet != "token":
+            raise ValueError(
+                f"block {config.block}, facet {config.facet!r}: want neither, embeddings come from the end"
+            )
         super().__init__(config, weights)
-        self._model = load_model(CLIPModel, weights, device=self._device, dtype=self._dtype)
-        self._processor = CLIPImageProcessorPil.from_pretrained(weights.path, local_files_only=True)
-        self._tokenizer = _load_tokenizer(weights, num_tokens=self._model.text_model.config.vocab_size)
+        self._is_clip = weights.model is TeacherModel.CLIP
+        model: Any = load_model(
+            CLIPModel if self._is_clip else SiglipModel, weights, device=self._device, dtype=self._dtype
+        )
+        self._model = model
+        tokenizer = CLIPTokenizer if self._is_clip else AutoTokenizer
+        self._tokenizer = _load_tokenizer(tokenizer, weights, num_tokens=model.text_model.config.vocab_size)
 
     @property
     def multiple(self) -> int:
@@ -53,7 +61,8 @@ class ClipFeatures(PatchFeatureModel):
     @property
     def num_features(self) -> int:
         """Return the length of an embedding."""
-        return self._model.visual_projection.out_features
+        model = self._model
+        return model.visual_projection.out_features if self._is_clip else model.vision_model.config.hidden_size
 
     @property
     def logit_scale(self) -> float:
@@ -65,16 +74,12 @@ class ClipFeatures(PatchFeatureModel):
         """Return the logit scale, which is needed to turn stored features into probabilities of words."""
         return {"logit_scale": self.logit_scale}
 
-    @torch.inference_mode()
-    def dense_features(
-        self, images: UInt8[np.ndarray, "batch height width 3"]
+    def embed(
+        self, pixels: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch features patch_rows patch_columns"]:
-        """Return the unit embedding of every patch, float32 on the CPU.
-
-        The images' sides are multiples of the patch size; position embeddings are interpolated to the patch grid.
-        """
-        pixels = normalise(self._processor, images).to(self._device, self._dtype)
-        return functional.normalize(dense_embeddings(self._model, pixels).float(), dim=1).cpu()
+        """Return the unit embedding of every patch; position embeddings are interpolated to the patch grid."""
+        dense = dense_embeddings if self._is_clip else dense_siglip_embeddings
+        return functional.normalize(dense(self._model, pixels).float(), dim=1)
 
     @torch.inference_mode()
     def text_embeddings(self, texts: list[str]) -> Float[Tensor, "texts features"]:
@@ -83,12 +88,15 @@ class ClipFeatures(PatchFeatureModel):
         Raises:
             ValueError: If a text has more tokens than the model reads.
         """
+        most = self._model.config.text_config.max_position_embeddings
         tokens = self._tokenizer(texts, padding=True, return_tensors="pt").to(self._device)
-        text_config: Any = self._model.config.text_config
-        most = text_config.max_position_embeddings
         if (longest := tokens.input_ids.shape[1]) > most:
             raise ValueError(f"a text of {longest} tokens, want <= {most}")
-        embeddings = text_embeddings(self._model, tokens.input_ids, tokens.attention_mask)
+        if self._is_clip:
+            embeddings = text_embeddings(self._model, tokens.input_ids, tokens.attention_mask)
+        else:  # SigLIP reads the last of a fixed number of tokens, and was trained without a mask
+            padded = self._tokenizer(texts, padding="max_length", max_length=most, return_tensors="pt")
+            embeddings = self._model.text_model(padded.input_ids.to(self._device)).pooler_output
         return functional.normalize(embeddings.float(), dim=-1).cpu()
 
 
@@ -114,10 +122,25 @@ def dense_embeddings(
     return embeddings.unflatten(1, (pixels.shape[-2] // patch, pixels.shape[-1] // patch)).permute(0, 3, 1, 2)
 
 
-def _load_tokenizer(weights: WeightsFolder, *, num_tokens: int) -> CLIPTokenizer:
+def dense_siglip_embeddings(
+    model: SiglipModel, pixels: Float[Tensor, "batch 3 height width"]
+) -> Float[Tensor, "batch features patch_rows patch_columns"]:
+    """Return what SigLIP's pooling would return if it attended to one patch alone, for every patch."""
+    vision: Any = model.vision_model
+    hidden = vision.embeddings(pixels, interpolate_pos_encoding=True)
+    hidden = vision.post_layernorm(vision.encoder(inputs_embeds=hidden).last_hidden_state)
+    pooling = vision.head.attention
+    weight, bias = pooling.in_proj_weight.chunk(3)[2], pooling.in_proj_bias.chunk(3)[2]
+    values = pooling.out_proj(functional.linear(hidden, weight, bias))
+    embeddings = values + vision.head.mlp(vision.head.layernorm(values))
+    patch = vision.embeddings.patch_size
+    return embeddings.unflatten(1, (pixels.shape[-2] // patch, pixels.shape[-1] // patch)).permute(0, 3, 1, 2)
+
+
+def _load_tokenizer(tokenizer_class: Any, weights: WeightsFolder, *, num_tokens: int) -> PreTrainedTokenizerBase:  # noqa: ANN401 - a class of transformers, or its chooser
     # transformers makes an empty tokenizer of a folder without one, and every word would become "unknown".
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(weights.path, local_files_only=True)
+        tokenizer = tokenizer_class.from_pretrained(weights.path, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise IntegrityError(
             ErrorKind.WEIGHTS_INVALID, str(weights.path), f"its tokenizer cannot be loaded: {error}"

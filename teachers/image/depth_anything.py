@@ -1,4 +1,4 @@
-"""Depth Anything: the last fusion map of its DPT neck as features, and its relative inverse depth for the gate.
+"""Depth Anything, version 1 and 2, relative and metric: the last fusion map of its neck, and its inverse depth.
 
 The student takes the map before the two output convolutions. It holds the model's geometry at eight times the patch
 grid, before it is reduced to one unscaled number per pixel.
@@ -13,6 +13,9 @@ from transformers import DepthAnythingForDepthEstimation, DPTImageProcessorPil
 from teachers.config import DepthAnythingConfig
 from teachers.image.image_batches import normalise, resample, resolve_device
 from teachers.image.weights import TeacherModel, WeightsFolder, load_model, resolve_weights, square_patch_size
+
+_NEAREST_M = 1e-3
+"""A metric model's least depth, so that its inverse is finite."""
 
 
 class DepthAnything:
@@ -48,9 +51,10 @@ class DepthAnything:
     def features_and_inverse_depth(
         self, images: UInt8[np.ndarray, "batch rows columns 3"]
     ) -> tuple[Float[Tensor, "batch grid_height grid_width features"], Float[Tensor, "batch grid_height grid_width"]]:
-        """Return the fusion map and the relative inverse depth, both on the configured grid, float32 on the CPU.
+        """Return the fusion map and the inverse depth, both on the configured grid, float32 on the CPU.
 
-        The inverse depth is defined up to one scale and shift per image; larger is nearer.
+        Larger is nearer. It is defined up to one scale and shift per image, unless the checkpoint's configuration says
+        that it is metric: then it is in 1/metres of depth along the optical axis.
         """
         pixels = normalise(self._processor, images).to(self._device, self._dtype)
         maps, inverse_depth = self.fusion_map_and_inverse_depth(pixels)
@@ -60,7 +64,13 @@ class DepthAnything:
     def fusion_map_and_inverse_depth(
         self, pixels: Float[Tensor, "batch 3 height width"]
     ) -> tuple[Float[Tensor, "batch features _ _"], Float[Tensor, "batch height width"]]:
-        """Run the model's own backbone, neck and head, and keep the input of the head."""
+        """Run the model's own backbone, neck and head, and keep the input of the head.
+
+        It holds the model's geometry before it becomes one number per pixel.
+        """
         grid = (pixels.shape[-2] // self.multiple, pixels.shape[-1] // self.multiple)
         maps = self._model.neck(self._model.backbone(pixels).feature_maps, *grid)
-        return maps[self._model.config.head_in_index], self._model.head(maps, *grid)
+        depth = self._model.head(maps, *grid)
+        if self._model.config.depth_estimation_type == "metric":
+            depth = 1.0 / depth.clamp_min(_NEAREST_M)
+        return maps[self._model.config.head_in_index], depth

@@ -13,7 +13,7 @@ from storage.kinds import features_kind
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home, Materialized, materialize_arrays
 from teachers.config import FeatureBasisConfig, PatchFeatureConfig
-from teachers.image.extraction import Progress, provenance_of, version_of
+from teachers.image.extraction import Progress, mark_own_vehicle, provenance_of, version_of
 from teachers.image.feature_basis import KIND as BASIS_KIND
 from teachers.image.feature_basis import FeatureBasis, StreamingPca
 from teachers.image.frame_writer import FrameWriter
@@ -33,7 +33,7 @@ def fit(
     on_progress: ProgressCallback | None = None,
 ) -> Materialized:
     """Find or build the basis of a feature source."""
-    weights = resolve_weights(config.extractor.weights, model.teacher_model)
+    weights = resolve_weights(config.extractor.weights, *model.families)
     provenance = provenance_of(
         home,
         kind=BASIS_KIND,
@@ -59,7 +59,7 @@ def extract(
     on_progress: ProgressCallback | None = None,
 ) -> Materialized:
     """Find or build the reduced features of a scene."""
-    weights = resolve_weights(config.weights, model.teacher_model)
+    weights = resolve_weights(config.weights, *model.families)
     basis_version = home.require(BASIS_KIND, model.feature_source)
     fitted_to = dict(home.provenance(basis_version).weights_digests)
     if fitted_to != weights.digests:
@@ -116,9 +116,12 @@ def _fit(
     pca = StreamingPca(model.num_features, num_components, sample_size=config.range_sample_size, seed=config.seed)
     progress = Progress(f"{BASIS_KIND}/{model.feature_source}", num_images, on_progress)
     residual = 0.0
+    size = (config.extractor.grid_height, config.extractor.grid_width)
     for reader, chosen in zip(readers, frames, strict=True):
+        is_valid = [reader.is_valid(camera, size=size) for camera in range(reader.num_cameras)]
         for batch in _batches(reader, chosen, model):
-            vectors = _grid_features(model, batch).reshape(-1, model.num_features)
+            shown = np.stack([is_valid[camera] for _, camera in batch.indices])
+            vectors = _grid_features(model, batch)[shown]
             if not np.isfinite(vectors).all():
                 scene = version_of(reader).partition
                 raise IntegrityError(
@@ -179,6 +182,7 @@ def _extract(
         }
     )
     group.attrs.update(dict(model.attributes))
+    is_valid = mark_own_vehicle(group, kind, reader, (config.grid_height, config.grid_width))
     progress = Progress(kind, reader.num_frames * reader.num_cameras, on_progress)
     scene_statistics = StreamingPca(model.num_features, 1, sample_size=2, seed=0)
     non_finite = clipped = 0
@@ -188,20 +192,23 @@ def _extract(
         reduced = basis.reduce(features)
         finite = np.isfinite(reduced)
         non_finite += int((~finite).sum())
-        clipped += int(((reduced < 0) | (reduced > 1)).sum())
-        residual += float(((features - basis.restore(reduced)) ** 2).sum())
-        scene_statistics.add(features.reshape(-1, model.num_features))
+        shown = np.stack([is_valid[camera] for _, camera in batch.indices])
+        seen, restored = features[shown], basis.restore(reduced[shown])
+        clipped += int(((reduced[shown] < 0) | (reduced[shown] > 1)).sum())
+        residual += float(((seen - restored) ** 2).sum())
+        scene_statistics.add(seen)
         for index, (frame, camera) in enumerate(batch.indices):
             writer.add(frame, camera, to_float16(np.clip(reduced[index], 0.0, 1.0)))
         progress.advance(len(batch.indices))
     num_images = reader.num_frames * reader.num_cameras
     num_values = num_images * config.grid_height * config.grid_width * num_channels
+    num_judged = max(reader.num_frames * int(is_valid.sum()) * num_channels, 1)
     retained = 1.0 - residual / max(scene_statistics.total_variance, 1e-30)
     return {
         "num_images": num_images,
         "coverage": 1.0 - non_finite / num_values,
         "non_finite": non_finite,
-        "clipped_fraction": clipped / num_values,
+        "clipped_fraction": clipped / num_judged,
         "retained_variance": retained,
         "num_channels": num_channels,
         "images_per_s": progress.images_per_second,
@@ -209,7 +216,7 @@ def _extract(
             {
                 "non_finite": at_most(non_finite, 0),
                 "retained_variance": at_least(retained, config.min_retained_variance),
-                "clipped_fraction": at_most(clipped / num_values, config.max_clipped),
+                "clipped_fraction": at_most(clipped / num_judged, config.max_clipped),
             }
         ),
     }

@@ -12,7 +12,7 @@ from storage.scenes.lidar import returns_in_image
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home, Materialized, materialize_arrays
 from teachers.config import SkyConfig
-from teachers.image.extraction import Progress, provenance_of, version_of
+from teachers.image.extraction import Progress, mark_own_vehicle, provenance_of, version_of
 from teachers.image.frame_writer import FrameWriter
 from teachers.image.image_batches import iterate_batches, to_float16
 from teachers.image.segmenter import Segmenter
@@ -20,6 +20,9 @@ from teachers.image.weights import resolve_weights
 from teachers.quality import at_most, gate
 
 KIND = Kind.SKY_MASK
+
+_NO_LABEL = 255
+"""Of pixels that show the vehicle itself."""
 
 _MAX_LIDAR_ON_SKY_OF_A_CAMERA = 0.4
 """One wrong camera of six hardly shows in the share of them all."""
@@ -33,7 +36,7 @@ def extract(
     on_progress: Callable[[str, float, Mapping[str, float]], None] | None = None,
 ) -> Materialized:
     """Find or build the sky masks of a scene."""
-    weights = resolve_weights(config.weights, segmenter.teacher_model)
+    weights = resolve_weights(config.weights, *segmenter.families)
     scene = version_of(reader)
     provenance = provenance_of(
         home,
@@ -62,7 +65,12 @@ def _write(
     count = {"num_frames": reader.num_frames, "num_cameras": reader.num_cameras}
     masks = FrameWriter(group, KIND, "is_sky", **count)
     probabilities = FrameWriter(group, KIND, "sky_probability", **count)
+    semantics = FrameWriter(group, KIND, "image_semantics", **count)
     group.attrs.update({"height": height, "width": width, "threshold": config.threshold})
+    if config.keep_semantics:
+        group.attrs["labels"] = list(segmenter.labels)
+    is_valid = mark_own_vehicle(group, KIND, reader, size)
+    num_valid = is_valid.sum(axis=(1, 2))
     progress = Progress(KIND, reader.num_frames * reader.num_cameras, on_progress)
     sky_pixels = np.zeros(reader.num_cameras)
     undecided = non_finite = 0
@@ -75,23 +83,30 @@ def _write(
         batch_size=config.inference.batch_size,
     ):
         reading = segmenter.sky(batch.images)
+        if reading.semantics is not None:
+            for (frame, camera), labels in zip(batch.indices, reading.semantics.numpy(), strict=True):
+                semantics.add(frame, camera, np.where(is_valid[camera], labels, np.uint8(_NO_LABEL)))
         for (frame, camera), probability, is_sky in zip(
             batch.indices, reading.probability.numpy(), reading.is_sky.numpy(), strict=True
         ):
-            stored = to_float16(probability)
-            masks.add(frame, camera, is_sky)
+            shown = is_valid[camera]
+            stored = to_float16(np.where(shown, probability, 0.0))
+            mask = is_sky & shown
+            masks.add(frame, camera, mask)
             probabilities.add(frame, camera, stored)
-            sky_pixels[camera] += is_sky.mean()
-            undecided += int(((probability > 0.1) & (probability < 0.9)).sum())
+            sky_pixels[camera] += mask.sum()
+            undecided += int((shown & (probability > 0.1) & (probability < 0.9)).sum())
             non_finite += int((~np.isfinite(stored)).sum())
             seen = returns_in_image(reader, frame, camera, reader.lidar_points(frame), size=size)
             returns[camera] += len(seen.index)
-            on_sky[camera] += int(is_sky[seen.row, seen.column].sum())
+            on_sky[camera] += int(mask[seen.row, seen.column].sum())
         progress.advance(len(batch.indices))
     num_images = reader.num_frames * reader.num_cameras
-    num_pixels = num_images * height * width
-    fraction = {name: sky_pixels[i] / reader.num_frames for i, name in enumerate(reader.camera_names)}
-    checks = {"non_finite": at_most(non_finite, 0), "sky_fraction": at_most(float(sky_pixels.sum()) / num_images, 0.95)}
+    num_pixels = max(reader.num_frames * int(num_valid.sum()), 1)
+    shares_of_sky = sky_pixels / np.maximum(reader.num_frames * num_valid, 1)
+    fraction = {name: float(shares_of_sky[i]) for i, name in enumerate(reader.camera_names)}
+    sky_fraction = float(shares_of_sky.mean())
+    checks = {"non_finite": at_most(non_finite, 0), "sky_fraction": at_most(sky_fraction, 0.95)}
     lidar_returns, lidar_on_sky = int(returns.sum()), int(on_sky.sum())
     if lidar_returns:
         shares = on_sky / np.maximum(returns, 1)
@@ -109,7 +124,7 @@ def _write(
         "num_images": num_images,
         "coverage": 1.0 - non_finite / num_pixels,
         "non_finite": non_finite,
-        "sky_fraction": float(sky_pixels.sum()) / num_images,
+        "sky_fraction": sky_fraction,
         "sky_fraction_by_camera": fraction,
         "undecided_fraction": undecided / num_pixels,
         "lidar_returns": lidar_returns,

@@ -3,9 +3,14 @@
 import time
 from collections.abc import Callable, Mapping
 
+import numpy as np
+import zarr
+from jaxtyping import Bool
+
 from storage.digests import config_digest, config_json
 from storage.errors import ErrorKind, MissingTargetError
 from storage.scenes.store import SceneReader
+from storage.stores.arrays import write_target
 from storage.stores.provenance import Provenance, joined_licences, package_versions
 from storage.stores.versioned import Home, StoreVersion
 from teachers.config import FeatureBasisConfig, ImageTeacherConfig
@@ -62,6 +67,19 @@ def provenance_of(
         config=config_json(determining),
         packages=package_versions(*_PACKAGES),
     )
+
+
+def mark_own_vehicle(
+    group: zarr.Group, kind: str, reader: SceneReader, size: tuple[int, int]
+) -> Bool[np.ndarray, "cameras height width"]:
+    """Return which cells of each camera's grid show the world alone, and store that where a camera sees its vehicle.
+
+    A cell that a pixel of the vehicle falls into is not valid. What a model says of it is neither judged nor learned.
+    """
+    is_valid = np.stack([reader.is_valid(camera, size=size) for camera in range(reader.num_cameras)])
+    if not is_valid.all():
+        write_target(group, kind, "is_valid", is_valid)
+    return is_valid
 
 
 class Progress:

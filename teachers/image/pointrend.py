@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from storage.errors import EnvironmentMissingError, ErrorKind, IntegrityError
+from storage.taxonomy import CITYSCAPES_LABELS
 from teachers.config import SkyConfig
 from teachers.image.detectron_config import read_detectron_config
 from teachers.image.image_batches import resample, resolve_device
@@ -21,7 +22,7 @@ from teachers.image.weights import TeacherModel, WeightsFolder
 
 SKY_CLASS = 10
 """Cityscapes' train id of the sky."""
-NUM_CLASSES = 19
+NUM_CLASSES = len(CITYSCAPES_LABELS)
 """Cityscapes' classes that are trained and scored."""
 
 
@@ -37,7 +38,8 @@ class PointRendSegmenter(Segmenter):
         IntegrityError: If the weights do not fit the config.
     """
 
-    teacher_model = TeacherModel.SKY_POINTREND
+    families = (TeacherModel.SKY_POINTREND,)
+    labels = CITYSCAPES_LABELS
     multiple = 32
 
     def __init__(self, config: SkyConfig, weights: WeightsFolder) -> None:
@@ -58,9 +60,14 @@ class PointRendSegmenter(Segmenter):
         logits = torch.stack([answer["sem_seg"] for answer in self._model(requests)]).float()
         height, width = self.config.size
         probability, best = logits.softmax(dim=1)[:, SKY_CLASS, None], logits.argmax(dim=1, keepdim=True) == SKY_CLASS
+        semantics = None
+        if self.config.keep_semantics:
+            every = resample(logits.softmax(dim=1), height=height, width=width)
+            semantics = every.argmax(dim=1).to(torch.uint8).cpu()
         return SkyReading(
             resample(probability, height=height, width=width)[:, 0].clamp(0, 1).cpu(),
             (resample(best.float(), height=height, width=width)[:, 0] > 0.5).cpu(),
+            semantics,
         )
 
 

@@ -19,10 +19,12 @@ class SkyReading(NamedTuple):
     Attributes:
         probability: Probability of sky, in [0, 1], float32.
         is_sky: The mask.
+        semantics: Index of the most probable label; None unless the configuration asks for it.
     """
 
     probability: Float[Tensor, "batch height width"]
     is_sky: Bool[Tensor, "batch height width"]
+    semantics: UInt8[Tensor, "batch height width"] | None = None
 
 
 class Segmenter(ABC):
@@ -33,7 +35,10 @@ class Segmenter(ABC):
         weights: The checkpoint.
     """
 
-    teacher_model: ClassVar[TeacherModel]
+    families: ClassVar[tuple[TeacherModel, ...]]
+    """Families of models that it reads; the first is the shipped one, if there is any."""
+    labels: tuple[str, ...]
+    """Names of the model's labels, in order."""
     multiple: ClassVar[int]
     """Number of pixels of which the image sides must be multiples."""
 
@@ -43,7 +48,7 @@ class Segmenter(ABC):
     @classmethod
     def from_config(cls: type[Model], config: SkyConfig) -> Model:
         """Resolve the weights and load the model."""
-        return cls(config, resolve_weights(config.weights, cls.teacher_model))
+        return cls(config, resolve_weights(config.weights, *cls.families))
 
     @abstractmethod
     def sky(self, images: UInt8[np.ndarray, "batch rows columns 3"]) -> SkyReading:

@@ -1,13 +1,24 @@
-"""Sky segmentation with a Cityscapes-style semantic segmenter: the probability that a pixel shows sky."""
+"""Sky segmentation with a Cityscapes-style semantic segmenter: the probability that a pixel shows sky.
+
+Segformer scores every class at every pixel. Mask2Former and OneFormer give masks, each with a score of every class; a
+pixel's score of a class is the sum over masks, as published.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
-from transformers import SegformerForSemanticSegmentation, SegformerImageProcessorPil
+from transformers import (
+    AutoTokenizer,
+    BitImageProcessorPil,
+    Mask2FormerForUniversalSegmentation,
+    OneFormerForUniversalSegmentation,
+    PreTrainedModel,
+    SegformerForSemanticSegmentation,
+)
 
 from storage.errors import ErrorKind, IntegrityError
 from teachers.config import SkyConfig
@@ -16,10 +27,17 @@ from teachers.image.segmenter import Segmenter, SkyReading
 from teachers.image.weights import TeacherModel, WeightsFolder, load_model
 
 SKY_LABEL = "sky"
+FAMILIES: dict[TeacherModel, type[PreTrainedModel]] = {
+    TeacherModel.SKY: SegformerForSemanticSegmentation,
+    TeacherModel.SKY_MASK2FORMER: Mask2FormerForUniversalSegmentation,
+    TeacherModel.SKY_ONEFORMER: OneFormerForUniversalSegmentation,
+}
+_TASK = "the task is semantic"
+_LEAST_PROBABILITY = 1e-12
 
 
 class SkySegmenter(Segmenter):
-    """Segformer with a class called "sky".
+    """Semantic segmenter with a class called "sky".
 
     Args:
         config: Resolution and precision.
@@ -29,29 +47,61 @@ class SkySegmenter(Segmenter):
         IntegrityError: If the checkpoint has no label "sky", or cannot be loaded.
     """
 
-    teacher_model = TeacherModel.SKY
+    families = tuple(FAMILIES)
     multiple = 32
-    """Total stride of the encoder. Image sides are multiples of it, so that the grid of every stage is exact."""
+    """Total stride of the encoders. Image sides are multiples of it, so that the grid of every stage is exact."""
 
     def __init__(self, config: SkyConfig, weights: WeightsFolder) -> None:
         super().__init__(config, weights)
         self._device, self._dtype = resolve_device(config.inference, config.precision)
-        self._model = load_model(SegformerForSemanticSegmentation, weights, device=self._device, dtype=self._dtype)
-        self._processor = SegformerImageProcessorPil.from_pretrained(weights.path, local_files_only=True)
-        self._sky_index = _sky_index(self._model.config.id2label or {}, weights)
+        model: Any = load_model(FAMILIES[weights.model], weights, device=self._device, dtype=self._dtype)
+        self._model = model
+        self._processor = BitImageProcessorPil.from_pretrained(weights.path, local_files_only=True)
+        labels = model.config.id2label or {}
+        self._sky_index = _sky_index(labels, weights)
+        self.labels = tuple(labels[index] for index in sorted(labels))
+        self._task = self._task_tokens() if weights.model is TeacherModel.SKY_ONEFORMER else None
 
     @torch.inference_mode()
     def logits(self, images: UInt8[np.ndarray, "batch height width 3"]) -> Float[Tensor, "batch labels _ _"]:
-        """Return the score of every label at a quarter of the images' size, float32 on the CPU."""
+        """Return the score of every label at a quarter of the images' size, float32 on the CPU.
+
+        Their softmax over labels is the probability.
+        """
         pixels = normalise(self._processor, images).to(self._device, self._dtype)
-        return self._model(pixels).logits.float().cpu()
+        if self.weights.model is TeacherModel.SKY:
+            return self._model(pixels).logits.float().cpu()
+        task = {} if self._task is None else {"task_inputs": self._task.expand(len(pixels), -1)}
+        output = self._model(pixels, **task)
+        scores = class_scores(output.class_queries_logits.float(), output.masks_queries_logits.float())
+        return (scores / scores.sum(dim=1, keepdim=True)).clamp_min(_LEAST_PROBABILITY).log().cpu()
 
     def sky(self, images: UInt8[np.ndarray, "batch rows columns 3"]) -> SkyReading:
         """Return where images show sky: where its probability exceeds the configured threshold."""
-        probability = self.logits(images).softmax(dim=1)[:, self._sky_index, None]
+        every = self.logits(images).softmax(dim=1)
         height, width = self.config.size
-        resampled = resample(probability, height=height, width=width)[:, 0].clamp(0, 1)
-        return SkyReading(resampled, resampled > self.config.threshold)
+        probability = resample(every[:, self._sky_index, None], height=height, width=width)[:, 0].clamp(0, 1)
+        semantics = None
+        if self.config.keep_semantics:
+            semantics = resample(every, height=height, width=width).argmax(dim=1).to(torch.uint8)
+        return SkyReading(probability, probability > self.config.threshold, semantics)
+
+    def _task_tokens(self) -> Int[Tensor, "1 tokens"]:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.weights.path, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            message = f"its tokenizer cannot be loaded: {error}"
+            raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(self.weights.path), message) from error
+        length = self._model.config.task_seq_len
+        tokens = tokenizer([_TASK], padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        return (tokens.input_ids * tokens.attention_mask).to(self._device)
+
+
+def class_scores(
+    classes: Float[Tensor, "batch queries labels_and_none"], masks: Float[Tensor, "batch queries height width"]
+) -> Float[Tensor, "batch labels height width"]:
+    """Return the score of every label at every pixel, from the logits of masks and of their labels."""
+    return torch.einsum("bqc,bqhw->bchw", classes.softmax(dim=-1)[..., :-1], masks.sigmoid())
 
 
 def _sky_index(id2label: Mapping[Any, str], weights: WeightsFolder) -> int:

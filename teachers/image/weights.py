@@ -45,10 +45,16 @@ class TeacherModel(StrEnum):
     """
 
     SKY = "segformer"
+    SKY_MASK2FORMER = "mask2former"
+    SKY_ONEFORMER = "oneformer"
     SKY_POINTREND = "pointrend"
     DEPTH_ANYTHING = "depth_anything"
     DINOV2 = "dinov2"
+    DINOV2_REGISTERS = "dinov2_with_registers"
+    DINOV3 = "dinov3_vit"
+    RADIO = "radio"
     CLIP = "clip"
+    SIGLIP = "siglip"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +63,14 @@ class WeightsFolder:
 
     Attributes:
         path: The folder.
+        model: Family of the model, as its ``config.json`` states it.
         source: Source that was asked for.
         digests: SHA-256 of each file that is read, by ``<model type>/<name>``.
         licence: Licence that the model card states, or ``"unknown"``.
     """
 
     path: Path
+    model: TeacherModel
     source: str
     digests: dict[str, str]
     licence: str
@@ -73,25 +81,30 @@ class WeightsFolder:
         return hashlib.sha256(json.dumps(sorted(self.digests.items())).encode()).hexdigest()
 
 
-def resolve_weights(config: WeightsConfig, model: TeacherModel) -> WeightsFolder:
+def resolve_weights(config: WeightsConfig, *families: TeacherModel) -> WeightsFolder:
     """Return the folder of a checkpoint, downloading it if the source is a model on the hub.
+
+    Args:
+        config: Where it comes from.
+        families: Families that will do; the first is the one that this project ships.
 
     Raises:
         MissingTargetError: If the folder, or a file that the checkpoint needs, is missing or cannot be downloaded.
         IntegrityError: If the checkpoint is of another architecture, or a weights file cannot be read.
     """
     if config.source == "demo":
-        path = DEMO_WEIGHTS / model.value
+        path = DEMO_WEIGHTS / families[0].value
     elif Path(config.source).expanduser().is_dir():
         path = Path(config.source).expanduser().resolve()
     else:
         path = _download(config)
-    bases = _check_files(path, model)
+    model, bases = _check_files(path, families)
     files = sorted(
         {file for pattern in _READ_PATTERNS for file in path.glob(pattern) if file.name != "README.md"} | bases
     )
     return WeightsFolder(
         path=path,
+        model=model,
         source=config.source,
         digests={f"{model.value}/{file.relative_to(path).as_posix()}": file_digest(file) for file in files},
         licence=_licence(path / "README.md"),
@@ -100,7 +113,7 @@ def resolve_weights(config: WeightsConfig, model: TeacherModel) -> WeightsFolder
 
 def clip_folder(source: str, revision: str | None) -> Path:
     """Return the folder of a CLIP checkpoint on this machine, see :func:`resolve_weights`."""
-    return resolve_weights(WeightsConfig(source=source, revision=revision), TeacherModel.CLIP).path
+    return resolve_weights(WeightsConfig(source=source, revision=revision), TeacherModel.CLIP, TeacherModel.SIGLIP).path
 
 
 def load_model(model_class: type[Model], weights: WeightsFolder, *, device: torch.device, dtype: torch.dtype) -> Model:
@@ -171,11 +184,11 @@ def _download(config: WeightsConfig) -> Path:
     return Path(folder)
 
 
-def _check_files(path: Path, model: TeacherModel) -> set[Path]:
-    """Check what a checkpoint needs; return files that its configuration names."""
+def _check_files(path: Path, families: tuple[TeacherModel, ...]) -> tuple[TeacherModel, set[Path]]:
+    """Check what a checkpoint needs; return its family, and files that its configuration names."""
     if not path.is_dir():
         raise MissingTargetError(ErrorKind.WEIGHTS_MISSING, str(path), "no such folder")
-    is_pointrend = model is TeacherModel.SKY_POINTREND
+    is_pointrend = families == (TeacherModel.SKY_POINTREND,)
     config_file = path / ("config.yaml" if is_pointrend else "config.json")
     if not config_file.is_file():
         raise MissingTargetError(ErrorKind.WEIGHTS_MISSING, str(config_file), "a checkpoint needs it")
@@ -198,28 +211,26 @@ def _check_files(path: Path, model: TeacherModel) -> set[Path]:
                 num_tensors += len(opened.keys())
         except SafetensorError as error:
             raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(file), f"is no safetensors file: {error}") from error
-    if not is_pointrend:
-        _check_config(config_file, model, num_tensors)
-    return named
+    return families[0] if is_pointrend else _check_config(config_file, families, num_tensors), named
 
 
-def _check_config(config_file: Path, model: TeacherModel, num_tensors: int) -> None:
-    """Check the architecture, and that it has no more layers than the weights have tensors: all are built first."""
+def _check_config(config_file: Path, families: tuple[TeacherModel, ...], num_tensors: int) -> TeacherModel:
+    """Return the family, if the architecture is wanted and has no more layers than the weights have tensors."""
     try:
         config = parse_json(config_file.read_text())
         model_type = config.get("model_type")
     except (ValueError, AttributeError) as error:
         raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(config_file), f"is no JSON object: {error}") from error
-    if model_type != model.value:
-        raise IntegrityError(
-            ErrorKind.WEIGHTS_INVALID, str(config_file), f"model_type {model_type!r}, want {model.value!r}"
-        )
+    if model_type not in {family.value for family in families}:
+        wanted = " or ".join(repr(family.value) for family in families)
+        raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(config_file), f"model_type {model_type!r}, want {wanted}")
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         for name, value in part.items():
             claimed = value if isinstance(value, list) else [value]
             if _LAYERS.search(name) and sum(n for n in claimed if isinstance(n, int)) > num_tensors:
                 message = f"{name} {value}: want no more than the {num_tensors} tensors of its weights"
                 raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(config_file), message)
+    return TeacherModel(model_type)
 
 
 def _licence(card: Path) -> str:

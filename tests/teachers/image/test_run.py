@@ -11,7 +11,7 @@ from transformers import Dinov2Model
 
 from storage.errors import IntegrityError, MissingTargetError, ProvenanceMismatchError
 from storage.kinds import FEATURE_SOURCES
-from storage.stores.arrays import check_target, read_target
+from storage.stores.arrays import check_target, read_features, read_target
 from storage.stores.versioned import Home
 from teachers.config import (
     DepthAnythingConfig,
@@ -22,6 +22,7 @@ from teachers.config import (
     SkyConfig,
     WeightsConfig,
 )
+from teachers.image.depth_anything import DepthAnything
 from teachers.image.feature_basis import FeatureBasis
 from teachers.image.run import (
     extract_depth_anything,
@@ -270,3 +271,74 @@ class TestBasisOfTheWeights:
         )
         with pytest.raises(IntegrityError, match="reduces 11 features, the model has 12"):
             fit_feature_basis(home, "clip", [scene_key], FeatureBasisConfig(extractor=config, source="weights"))
+
+
+class TestMaskedRig:
+    """Lower half of one camera shows the own vehicle: what a model says there is neither judged, learned nor found."""
+
+    @pytest.fixture
+    def masked_key(self, home, make_scene, publish):
+        shows_world = np.ones((45, 80), bool)
+        shows_world[22:] = False
+        return publish(home, dataclasses.replace(make_scene(), is_valid=(None, shows_world)), "masked")
+
+    @pytest.mark.parametrize("kind", EXTRACTORS)
+    def test_its_cells_are_marked(self, home, masked_key, scene_key, configs, kind):
+        group = home.open_arrays(run(home, kind, masked_key, configs[kind]).version)
+        check_target(group, kind)
+        is_valid = read_target(group, kind, "is_valid")
+        rows = is_valid.shape[1]
+        assert is_valid[0].all()
+        assert is_valid[1, : rows // 2 - 1].all()
+        assert not is_valid[1, (rows + 1) // 2 :].any()
+        assert "is_valid" not in home.open_arrays(run(home, kind, scene_key, configs[kind]).version)
+
+    def test_it_is_no_sky_and_changes_no_share(self, home, masked_key, scene_key, configs, monkeypatch):
+        from teachers.image.segmenter import SkyReading
+        from teachers.image.sky import SkySegmenter
+
+        monkeypatch.setattr(
+            SkySegmenter,
+            "sky",
+            lambda self, images: SkyReading(torch.ones(len(images), 9, 16), torch.ones(len(images), 9, 16) > 0),
+        )
+        made = run(home, "sky_mask", masked_key, configs["sky_mask"])
+        group = home.open_arrays(made.version)
+        is_valid = np.broadcast_to(read_target(group, "sky_mask", "is_valid"), (2, 2, 9, 16))
+        assert np.array_equal(read_target(group, "sky_mask", "is_sky"), is_valid)
+        assert np.array_equal(read_target(group, "sky_mask", "sky_probability"), is_valid)
+        assert made.metrics["sky_fraction"] == 1.0
+        assert made.metrics["sky_fraction_by_camera"] == {"CAM_0": 1.0, "CAM_1": 1.0}
+
+    @pytest.mark.parametrize("kind", ["depth_anything_features", "dinov2_features"])
+    def test_no_figure_depends_on_it(self, home, tmp_path, make_scene, publish, configs, kind, monkeypatch):
+        """Two models that differ in the vehicle's cells alone have equal figures and equal bases."""
+        model = patch_feature_model("dinov2") if kind == "dinov2_features" else DepthAnything
+        name = "dense_features" if kind == "dinov2_features" else "features_and_inverse_depth"
+        real, figures = getattr(model, name), []
+        for spoil in (1.0, 1e4):
+
+            def spoilt(self, images, real=real, spoil=spoil):
+                answer = real(self, images)
+                if isinstance(answer, torch.Tensor):
+                    return torch.cat([answer[:, :, :2], answer[:, :, 2:] * spoil], dim=2)
+                features, inverse_depth = answer
+                return torch.cat([features[:, :2], features[:, 2:] * spoil], dim=1), inverse_depth
+
+            home = Home(tmp_path / str(spoil))
+            shows_world = np.ones((45, 80), bool)
+            shows_world[20:] = False
+            key = publish(home, dataclasses.replace(make_scene(), is_valid=(shows_world, shows_world)))
+            config = dataclasses.replace(configs[kind], grid_height=3) if kind == "dinov2_features" else configs[kind]
+            monkeypatch.setattr(model, name, spoilt)
+            made = run(home, kind, key, config)
+            wanted = ("dead_channels", "feature_std", "clipped_fraction", "retained_variance")
+            figures.append({each: made.metrics[each] for each in wanted if each in made.metrics})
+        assert figures[0] == figures[1]
+
+    def test_it_is_read_as_undefined(self, home, masked_key, configs):
+        group = home.open_arrays(run(home, "clip_features", masked_key, configs["clip_features"]).version)
+        is_valid = read_target(group, "clip_features", "is_valid")
+        whole, image = read_features(group, "clip_features", (0,)), read_features(group, "clip_features", (1, 1))
+        assert np.array_equal(np.isfinite(whole).all(axis=-1), is_valid)
+        assert np.array_equal(np.isfinite(image).all(axis=-1), is_valid[1])
