@@ -126,7 +126,7 @@ class TextEncoder:
         self.digest = digest_of(digests)
         self.temperature = float(torch.exp(-model.logit_scale.detach()))
         del model.vision_model  # images are never encoded here
-        self._model = model
+        self._model: Any = model
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str]) -> Float32[np.ndarray, "texts dimension"]:

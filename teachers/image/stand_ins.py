@@ -21,13 +21,10 @@ from transformers import (
     SegformerForSemanticSegmentation,
 )
 
+from storage.taxonomy import CITYSCAPES_LABELS
 from teachers.config import FeatureBasisConfig, ImageTeachersConfig, WeightsConfig
 from teachers.image.weights import DEMO_WEIGHTS
 
-_CITYSCAPES = (
-    *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation"),
-    *("terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
-)
 _VIT_WIDTHS = {"small": (384, 6), "base": (768, 12), "large": (1024, 16)}
 """Width and heads of DINOv2's encoders of twelve layers; "large" has 24."""
 _TEXT_TOKENS = 49_408
@@ -108,8 +105,8 @@ def _segformer(name: str) -> SegformerConfig:
         depths=list(depths),
         hidden_sizes=list(widths),
         decoder_hidden_size=decoder,
-        id2label=dict(enumerate(_CITYSCAPES)),
-        label2id={label: index for index, label in enumerate(_CITYSCAPES)},
+        id2label=dict(enumerate(CITYSCAPES_LABELS)),
+        label2id={label: index for index, label in enumerate(CITYSCAPES_LABELS)},
     )
 
 
