@@ -22,7 +22,7 @@ from teachers.quality import at_most, gate
 KIND = Kind.SKY_MASK
 
 _NO_LABEL = 255
-"""Of pixels that show the vehicle itself."""
+"""The label of pixels that show the vehicle itself."""
 
 _MAX_LIDAR_ON_SKY_OF_A_CAMERA = 0.4
 """One wrong camera of six hardly shows in the share of them all."""

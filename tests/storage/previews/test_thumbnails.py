@@ -29,11 +29,13 @@ def picture(jpeg: bytes | None) -> np.ndarray:
 
 
 def draw(home: Home, kind: str, name: str, values: np.ndarray) -> np.ndarray:
-    """Store an array, everything else of its kind 0, and return the picture."""
+    """Store an array, every other required one of its kind 0, and return the picture."""
     sizes = dict(zip(KINDS[kind].arrays[name].axes, values.shape, strict=True))
 
     def write(group: zarr.Group) -> dict[str, object]:
         for other, spec in KINDS[kind].arrays.items():
+            if spec.optional and other != name:
+                continue
             shape = tuple(sizes.get(axis, int(axis) if axis.isdigit() else 1) for axis in spec.axes)
             write_target(group, kind, other, values if other == name else np.zeros(shape, spec.dtype))
         return {}
