@@ -1,6 +1,7 @@
 """Scores of all sections of one evaluation, in reading order."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from student.evaluation.config import EvaluationConfig
@@ -16,6 +17,9 @@ from student.evaluation.word_sets import WordSet
 
 _NO_IMAGES = "not available: this variant renders no images"
 _NO_CLIP = "not available: this variant renders no CLIP features"
+_NO_NEXT_FRAME = "not available: no scored frame has a next one"
+_NO_FEATURES = "not available: this variant renders no foundation features"
+_NO_STORED_FEATURES = "not available: no features of these scenes in the student's basis"
 VOXEL_REFERENCES: dict[VoxelReference, str] = {
     "exact": "the true voxels of the procedural world",
     "occ3d": "Occ3D labels that came with the recording",
@@ -142,9 +146,12 @@ class AllSections:
     def sections(self) -> tuple[Section, ...]:
         """Return every section in reading order."""
         no_words = NO_GROUND_TRUTH if self._knows_words else _NO_CLIP
+        reconstruction, next_frame = self.reconstruction.section(), self.next_frame.section()
+        if reconstruction.figures and next_frame.unavailable:
+            next_frame = replace(next_frame, unavailable=_NO_NEXT_FRAME)
         return (
-            self.reconstruction.section(),
-            self.next_frame.section(),
+            reconstruction,
+            next_frame,
             self.lateral_truth.section(),
             self.lateral_teacher.section(),
             self.depth_lidar.section(),
@@ -155,7 +162,7 @@ class AllSections:
             self.semantics.section(unavailable=no_words, reference=self._voxel_reference),
             self.queries.section(unavailable=no_words),
             *(scores.section(unavailable=no_words) for scores in self.of_word_sets),
-            self.features.section(unavailable="not available: this variant renders no foundation features"),
+            self.features.section(unavailable=_NO_STORED_FEATURES if self._knows_words else _NO_FEATURES),
         )
 
     def curves(self) -> dict[str, Any]:

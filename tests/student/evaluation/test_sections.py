@@ -4,6 +4,8 @@ import pytest
 from storage.geometry.voxel_grid import VoxelGrid
 from storage.taxonomy import OCC3D_FREE, OCC3D_NAMES
 from student.evaluation.baselines import RunningMean, VoxelPrior, ground_plane_depth
+from student.evaluation.config import EvaluationConfig
+from student.evaluation.sections.all_sections import AllSections
 from student.evaluation.sections.depth import DepthReference
 from student.evaluation.sections.images import FeatureScores, ImageScores
 from student.evaluation.sections.occupancy import OccupancySample, OccupancyScores, occupancy_sections
@@ -53,6 +55,26 @@ def test_frames_that_leave_a_mean_are_named_in_it():
     features.add("s", "clip", reference, reference, mean_feature=None)
     features.add("s", "clip", reference + 0.1, reference, mean_feature=None)
     assert "leaves out 1 equal" in features.section(unavailable="").figure("psnr_clip").definition
+
+
+@pytest.mark.parametrize("knows_words", [True, False])
+def test_a_missing_section_blames_what_is_missing(knows_words):
+    """A drive of one frame has no next one, which says nothing of the student."""
+    scores = AllSections(
+        EvaluationConfig(),
+        class_names=("car",) if knows_words else (),
+        occupancy_fit=None,
+        voxel_references=(),
+        name_references=(),
+    )
+    nothing = {section.name: section.unavailable for section in scores.sections()}
+    assert nothing["next_frame"] == "not available: this variant renders no images"
+    image = np.zeros((1, 12, 14, 3), np.float32)
+    scores.reconstruction.add("s", image + np.float32(0.1), image, baselines={}, is_paper_frame=False)
+    found = {section.name: section.unavailable for section in scores.sections()}
+    assert found["reconstruction"] == ""
+    assert found["next_frame"] == "not available: no scored frame has a next one"
+    assert ("of these scenes" in found["features"]) == knows_words
 
 
 def test_a_section_nothing_was_fed_to_says_why():
