@@ -20,7 +20,6 @@ from pipeline.process_tree import ends_children
 from pipeline.progress import ProgressLog
 from pipeline.resources import HomeResource, NerfstudioEnvironment
 from pipeline.run_config import TrainingSetSelector
-from storage.errors import ErrorKind
 from storage.kinds import FEATURE_SOURCES, features_kind
 from storage.stores import catalog
 from storage.stores.versioned import Home, Materialized
@@ -146,7 +145,7 @@ def _do_selected(
     steps = tuple(_step(action, settings) for action in actions if KIND_OF[action] in selected)
     results = run_worker(context, home.open(), steps, nerfstudio, pipes, progress)
     if "fit" in results:
-        catalog.release(home.open().objects, context.partition_key, [ErrorKind.DIVERGED])
+        catalog.release(home.open().objects, context.partition_key, catalog.FAULTS_OF_FITS)
     for action, materialized in results.items():
         yield _result(home.open(), KIND_OF[action], materialized)
 

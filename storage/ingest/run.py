@@ -64,7 +64,7 @@ def ingest_scene(
             raise SourceMovedError(ErrorKind.SOURCE_MOVED, error.key, message) from error
         catalog.quarantine(home.objects, str(scene_key), error)
         raise
-    catalog.release(home.objects, str(scene_key), set(ErrorKind) - {ErrorKind.DIVERGED})
+    catalog.release(home.objects, str(scene_key), catalog.FAULTS_OF_SOURCES)
     return made
 
 

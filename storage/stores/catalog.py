@@ -36,6 +36,10 @@ RAW_FILE = "raw_file"
 WEIGHTS_FILE = "weights_file"
 FILE_KINDS = (RAW_FILE, WEIGHTS_FILE)
 """Kinds of inputs that are files and no versions."""
+FAULTS_OF_FITS = frozenset({ErrorKind.DIVERGED})
+"""Faults for which a scene is quarantined after it was ingested; a successful fit mends them."""
+FAULTS_OF_SOURCES = frozenset(ErrorKind) - FAULTS_OF_FITS
+"""All others; a successful ingest mends them."""
 
 _FOLDER = "catalog"
 _MERGED = "merged"
