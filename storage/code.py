@@ -10,16 +10,15 @@ things, and each has a rule:
 """
 
 import ast
-import gc
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from storage.freed_memory import without_garbage_collection
 from storage.kinds import KINDS
 
 PACKAGES = ("storage", "student", "teachers")
@@ -100,7 +99,7 @@ def import_closure(*roots: str, project: Path = PROJECT) -> dict[str, _Source]:
     """
     found: dict[str, _Source] = {}
     waiting = [(root, "a producer") for root in roots]
-    with _without_garbage_collection():
+    with without_garbage_collection():
         while waiting:
             name, wanted_by = waiting.pop()
             if name in found:
@@ -146,18 +145,6 @@ def _read(path: Path, _mtime_ns: int, _size: int) -> _Source:
         imports=frozenset(speller.imports),
         data_files=tuple(path.parent / name for value in declared for name in ast.literal_eval(value)),
     )
-
-
-@contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Stop the garbage collector: walking a growing tree takes longer than parsing it."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 class _Speller:

@@ -5,7 +5,10 @@ that make and free large arrays all the time, such as the fit of a field, spend 
 """
 
 import ctypes
+import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4
@@ -36,3 +39,15 @@ def _set(options: dict[int, int]) -> bool:
     if mallopt is None:
         return False
     return all([mallopt(option, value) == 1 for option, value in options.items()])
+
+
+@contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """Stop the garbage collector while many objects are made that are all in use: looking through them takes longer."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

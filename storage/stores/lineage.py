@@ -4,9 +4,7 @@ In a graph of all edges, versions and files are numbered in ascending order of k
 are a sorted array of numbers. Only what a walk reaches becomes an object.
 """
 
-import gc
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Int64
 
+from storage.freed_memory import without_garbage_collection
 from storage.stores.provenance import InputVersion
 
 Neighbours = Callable[[InputVersion], Iterable[InputVersion]]
@@ -107,7 +106,7 @@ class EdgeGraph:
 
         The edges must lead nowhere back, as those between versions do: a digest covers the digests of its inputs.
         """
-        with _uncollected():
+        with without_garbage_collection():
             return self._tree(root)
 
     def _tree(self, root: int) -> LineageNode:
@@ -138,15 +137,3 @@ class EdgeGraph:
                 return keys // below % size
             below *= size
         raise AssertionError(name)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Keep the garbage collector from looking through hundreds of thousands of new objects, all of them in use."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
