@@ -32,7 +32,7 @@ _MAX_IMAGE_ERROR = 2.0
 _MAX_LIDAR_ON_SKY = 0.4
 _MIN_RETURNS = 40
 _MIN_CONTRAST = 2
-_MAX_REPEATED = 0.25
+_MAX_REPEATED = 0.75
 """Share of neighbours whose features may be equal though their images are not: a coarse grid may miss what moved."""
 _COMPARED_IMAGES = 2
 """Frames whose images are decoded and resized again."""
