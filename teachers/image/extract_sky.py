@@ -59,7 +59,7 @@ def _write(
     on_progress: Callable[[str, float, Mapping[str, float]], None] | None,
 ) -> Mapping[str, Any]:
     config = segmenter.config
-    height, width = config.size
+    size = height, width = config.size
     count = {"num_frames": reader.num_frames, "num_cameras": reader.num_cameras}
     masks = FrameWriter(group, KIND, "is_sky", **count)
     probabilities = FrameWriter(group, KIND, "sky_probability", **count)
