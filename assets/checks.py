@@ -3,7 +3,7 @@
 The builder of a version measured its gates and stored them with it; audits are measured here from the arrays.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import dagster as dg
@@ -53,38 +53,37 @@ GATED = {spec.name: PARTITIONS[spec.partitioned_by] for spec in KINDS.values() i
 
 def read_gate(home: Home, version: StoreVersion) -> list[Verdict] | None:
     """Return the stored outcome of a version's quality gate, or None."""
-    quality: Any = home.metrics(version).get("quality")
-    if quality is None:
+    record = home.gate(version)
+    if record is None:
         return None
-    return [
+    verdicts = [
         Verdict(
-            name,
-            spell(check["value"]),
-            spell(check["threshold"]),
-            check.get("undecided", check.get("where", "")),
-            _outcome(check),
-            check.get("hint", ""),
+            check.name,
+            spell(check.value),
+            spell(check.threshold),
+            check.undecided or check.where,
+            "undecided" if check.undecided else "passed" if check.passed else "failed",
+            check.hint,
         )
-        for name, check in quality["checks"].items()
+        for check in record.checks
     ]
+    if not record.passed and not any(check.failed for check in record.checks):
+        verdicts.append(Verdict("verdict", "not passed", "passed", "", "failed"))
+    content = home.content_digest(version)
+    if record.content and content != record.content:
+        hint = "The gate judged something else: build it again."
+        verdicts.append(Verdict("content", content[:12], record.content[:12], "", "failed", hint))
+    return verdicts
 
 
-def _outcome(check: Mapping[str, Any]) -> Outcome:
-    return "undecided" if "undecided" in check else "passed" if check["passed"] else "failed"
-
-
-def measure_anew(what: Literal["calibration", "sky", "depth", "numbers"]) -> Judge:
+def measure_anew(what: Literal["calibration", "sky", "depth", "physics"]) -> Judge:
     """Return the judge that audits the arrays of a version."""
 
     def judge(home: Home, version: StoreVersion) -> list[Verdict]:
-        from storage.audits.stored_versions import (  # they import SciPy
-            audit_calibration,
-            audit_depth,
-            audit_numbers,
-            audit_sky,
-        )
+        from storage.audits.stored_versions import audit_calibration  # they import SciPy
+        from storage.audits.targets import audit_depth, audit_sky, check_physics
 
-        audits = {"calibration": audit_calibration, "sky": audit_sky, "depth": audit_depth, "numbers": audit_numbers}
+        audits = {"calibration": audit_calibration, "sky": audit_sky, "depth": audit_depth, "physics": check_physics}
         return [
             Verdict(f.name, spell(f.value), f"{_SIGNS[f.wanted]} {spell(f.threshold)}", f.where, f.outcome)
             for f in audits[what](home, version)
@@ -142,16 +141,27 @@ AUDITS: tuple[tuple[str, str, Judge, str], ...] = (
         measure_anew("calibration"),
         "Rig rigid, exposures in time, LiDAR on the edges of the images, sweeps brought together by the poses.",
     ),
-    ("sky_mask", "sky_is_above", measure_anew("sky"), "Not everywhere, hardly any in the lowest quarter."),
+    (
+        "sky_mask",
+        "sky_is_above",
+        measure_anew("sky"),
+        "Not everywhere, hardly any in the lowest quarter, not where beams ended.",
+    ),
     (
         "teacher_depth",
         "depth_is_sound",
         measure_anew("depth"),
-        "Positive or NaN, much defined, opacity in [0, 1].",
+        "Positive or NaN, much defined, opacity in [0, 1], at the distances that the beams met.",
+    ),
+    (
+        "input_images",
+        "images_are_recorded",
+        measure_anew("physics"),
+        "The recorded images, at the rays of their cameras.",
     ),
     ("virtual_views", "depth_is_sound", measure_anew("depth"), "The same for views the car never had."),
     *(
-        (kind, "numbers_are_finite", measure_anew("numbers"), "No NaN and no infinity.")
+        (kind, "features_are_sound", measure_anew("physics"), "Finite, and of the image that they stand beside.")
         for kind in trainable_kinds()
         if KINDS[kind].picture == "features"
     ),

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
@@ -12,6 +13,7 @@ from storage.errors import IntegrityError
 from storage.kinds import Kind
 from storage.previews.thumbnails import thumbnail_jpeg
 from storage.stores import catalog
+from storage.stores.gate_record import QUALITY, GateCheck, GateRecord
 from storage.stores.versioned import Home, Materialized, StoreVersion
 
 _MAX_TABLE_ROWS = 60
@@ -38,7 +40,7 @@ def describe(home: Home, materialized: Materialized) -> dict[str, Any]:
         "inputs": dg.MetadataValue.json([f"{i.kind}/{i.partition}@{i.digest[:12]}" for i in provenance.inputs]),
     }
     described |= _preview(home, materialized)
-    described |= _gate_table(materialized.metrics)
+    described |= _gate_table(GateRecord.of(materialized.metrics, str(version)))
     described |= _trend(home, version)
     described |= _targets(home, version)
     return described | dict(_figures(materialized.metrics))
@@ -47,7 +49,7 @@ def describe(home: Home, materialized: Materialized) -> dict[str, Any]:
 def _figures(metrics: Mapping[str, Any], prefix: str = "figure/") -> Iterator[tuple[str, Any]]:
     """Yield stored figures: numbers, words and members of a flat group one by one, longer values as JSON."""
     for name, value in metrics.items():
-        if name == "quality" or value is None:
+        if name == QUALITY or value is None:
             continue
         if isinstance(value, Mapping) and all(isinstance(v, int | float | str | None) for v in value.values()):
             yield from _figures(value, f"{prefix}{name}.")
@@ -68,17 +70,16 @@ def _preview(home: Home, materialized: Materialized) -> dict[str, Any]:
     return {"preview": dg.MetadataValue.md(embed(picture, materialized.version.kind))}
 
 
-def _gate_table(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    quality = metrics.get("quality")
-    if not quality:
+def _gate_table(record: GateRecord | None) -> dict[str, Any]:
+    if record is None:
         return {}
     rows = [
-        f"| {name} | {spell(check['value'])} | {spell(check['threshold'])} | {check.get('where', '')} "
-        f"| {_mark(check)} | {check.get('hint', '')} |"
-        for name, check in list(quality["checks"].items())[:_MAX_TABLE_ROWS]
+        f"| {check.name} | {spell(check.value)} | {spell(check.threshold)} | {check.where} "
+        f"| {_mark(check)} | {check.hint} |"
+        for check in record.checks[:_MAX_TABLE_ROWS]
     ]
     table = "\n".join(["| check | value | wanted | where | passed | what to do |", "|---|---|---|---|---|---|", *rows])
-    return {"quality_gate": dg.MetadataValue.md(table), "gate_passed": bool(quality["passed"])}
+    return {"quality_gate": dg.MetadataValue.md(table), "gate_passed": record.passed}
 
 
 def _trend(home: Home, version: StoreVersion) -> dict[str, Any]:
@@ -125,8 +126,8 @@ def asset_page(asset: str, partition: str) -> str:
     return f"/assets/{quote(asset)}?view=partitions&partition={quote(partition)}"
 
 
-def _mark(check: Mapping[str, Any]) -> str:
-    return f"? {check['undecided']}" if "undecided" in check else "✓" if check["passed"] else "✗"
+def _mark(check: GateCheck) -> str:
+    return f"? {check.undecided}" if check.undecided else "✓" if check.passed else "✗"
 
 
 def embed(jpeg: bytes, title: str) -> str:
@@ -136,6 +137,6 @@ def embed(jpeg: bytes, title: str) -> str:
 
 def spell(value: Any) -> str:  # noqa: ANN401 - any JSON value
     """Return a figure for people: four significant digits, or a hyphen if it is undefined."""
-    if value is None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

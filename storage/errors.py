@@ -46,6 +46,7 @@ class ErrorKind(StrEnum):
     VERDICTS_INVALID = "verdicts_invalid"
     STORE_UNREACHABLE = "store_unreachable"
     SOURCE_MOVED = "source_moved"
+    TARGET_UNSOUND = "target_unsound"
 
 
 class PipelineError(Exception):

@@ -1,28 +1,24 @@
-"""Read stored versions back and check that their content is plausible, independently of the code that wrote them.
+"""Read a stored scene back and check that its geometry is plausible, independently of the code that wrote it.
 
-An audit tells people where to look. It repairs nothing; training sets have their own quality gates.
+An audit tells people where to look. It repairs nothing.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import zarr
-from jaxtyping import Float
 
 from storage.audits.boxes import audit_boxes
 from storage.audits.calibration import MAX_AWAY_GAIN, CalibrationFit, calibration_frames, fit_rig
 from storage.audits.calibration_evidence import Evidence
 from storage.audits.finding import Finding, Shortfall
 from storage.audits.frames_and_axes import audit_axes
+from storage.audits.sampling import rotation_error, spread
 from storage.audits.sweep_alignment import SweepFit, align_sweeps
 from storage.ingest.frame_checks import is_blank
 from storage.scenes.lidar import returns_in_image
 from storage.scenes.store import SceneReader
-from storage.stores.arrays import read_target
 from storage.stores.versioned import Home, StoreVersion
-
-_MAX_FRAMES = 8  # an audit of a long scene looks at this many frames, evenly spaced
 
 
 def audit_calibration(home: Home, version: StoreVersion) -> list[Finding]:
@@ -37,7 +33,7 @@ def audit_calibration(home: Home, version: StoreVersion) -> list[Finding]:
     reader = SceneReader(home.open_arrays(version), version)
     cameras = range(reader.num_cameras)
     names = reader.camera_names
-    rotations = [_rotation_error(reader.camera_to_ego(camera)) for camera in cameras]
+    rotations = [rotation_error(reader.camera_to_ego(camera)) for camera in cameras]
     worst = int(np.argmax(rotations))
     off_centre = [_principal_point_offset(reader, camera) for camera in cameras]
     farthest = int(np.argmax(off_centre))
@@ -99,7 +95,7 @@ def decided_evidence(findings: Sequence[Finding]) -> Finding:
 
 def blank_images(reader: SceneReader) -> Finding:
     """Return the share of blank images of the camera that has the most: dead, covered, or a night that 8 bits lost."""
-    frames = _spread(reader.num_frames)
+    frames = spread(reader.num_frames)
     shares = [
         sum(is_blank(reader.image_bytes(frame, camera)) for frame in frames) / len(frames)
         for camera in range(reader.num_cameras)
@@ -123,7 +119,7 @@ def audit_geometry(reader: SceneReader, evidence: Evidence | None = None) -> lis
     findings = [
         *_judge_fits("rig", {"": fit.rig}),
         *_judge_fits("one_camera", fit.cameras),
-        *_judge_sweeps(align_sweeps(reader, _spread(reader.num_frames))),
+        *_judge_sweeps(align_sweeps(reader, spread(reader.num_frames))),
     ]
     iou = reader.attributes.get("projected_label_iou")
     if isinstance(iou, float):
@@ -192,71 +188,6 @@ def _worst(name: str, gains: Mapping[str, float], limit: float) -> Finding:
 def _if_measured(value: float) -> Shortfall:
     """Return the outcome of a bad value: "undecided" if it could not be measured."""
     return "undecided" if math.isnan(value) else "failed"
-
-
-def _spread(count: int) -> list[int]:
-    return sorted({int(i) for i in np.linspace(0, count - 1, min(count, _MAX_FRAMES))})
-
-
-def audit_sky(home: Home, version: StoreVersion) -> list[Finding]:
-    """Check that sky does not cover all of the images, and hardly any of their lowest quarter."""
-    group = home.open_arrays(version)
-    masks = np.stack([read_target(group, version.kind, "is_sky", frame) for frame in _frames(group, "is_sky")])
-    rows = masks.shape[-2]
-    low = float(masks[..., rows - rows // 4 :, :].mean())
-    return [
-        Finding(name="sky_share", value=float(masks.mean()), threshold=0.95, wanted="at_most"),
-        Finding(name="sky_in_lowest_quarter", value=low, threshold=0.02, wanted="at_most"),
-        *audit_numbers(home, version),
-    ]
-
-
-def audit_depth(home: Home, version: StoreVersion) -> list[Finding]:
-    """Check that depth is positive or NaN and defined for much of the images, and that opacity lies in [0, 1]."""
-    group = home.open_arrays(version)
-    defined, infinite, not_positive, opacity_excess = [], 0, 0, 0.0
-    for frame in _frames(group, "termination_depth"):
-        depth = read_target(group, version.kind, "termination_depth", frame).astype(np.float32)
-        opacity = read_target(group, version.kind, "opacity", frame).astype(np.float32)
-        defined.append(float(np.isfinite(depth).mean()))
-        infinite += int(np.isinf(depth).sum())
-        not_positive += int((depth[np.isfinite(depth)] <= 0).sum())
-        excess = np.maximum(opacity - 1.0, -opacity)
-        opacity_excess = max(opacity_excess, float(excess.max()) if np.isfinite(opacity).all() else math.nan)
-    return [
-        Finding(name="defined_share", value=float(np.mean(defined)), threshold=0.2, wanted="at_least"),
-        Finding(name="infinite_depths", value=float(infinite), threshold=0.0, wanted="at_most"),
-        Finding(name="depths_not_positive", value=float(not_positive), threshold=0.0, wanted="at_most"),
-        Finding(name="opacity_outside_unit_range", value=opacity_excess, threshold=1e-3, wanted="at_most"),
-    ]
-
-
-def audit_numbers(home: Home, version: StoreVersion) -> list[Finding]:
-    """Check that every float of a version is finite; only depth may be NaN."""
-    group = home.open_arrays(version)
-    findings = []
-    for name, array in sorted(group.arrays()):
-        if array.dtype.kind != "f" or name == "termination_depth":
-            continue
-        frames = _frames(group, name) if array.ndim > 3 else [...]
-        bad = sum(int((~np.isfinite(read_target(group, version.kind, name, frame))).sum()) for frame in frames)
-        findings.append(
-            Finding(name="non_finite_values", value=float(bad), threshold=0.0, wanted="at_most", where=f"array {name}")
-        )
-    return findings
-
-
-def _frames(group: zarr.Group, name: str) -> Iterator[int]:
-    array = group[name]
-    if not isinstance(array, zarr.Array):
-        raise TypeError(f"{name} is a {type(array).__name__}, want an array")
-    count = array.shape[0]
-    yield from _spread(count)
-
-
-def _rotation_error(transform: Float[np.ndarray, "4 4"]) -> float:
-    rotation = transform[:3, :3]
-    return float(np.abs(rotation @ rotation.T - np.eye(3)).max() + abs(np.linalg.det(rotation) - 1.0))
 
 
 def _principal_point_offset(reader: SceneReader, camera: int) -> float:

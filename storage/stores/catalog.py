@@ -266,7 +266,7 @@ def _version_row(entry: Entry) -> dict[str, Any]:
         "config_digest": provenance.config_digest,
         "code_digest": provenance.code_digest,
         "seed": provenance.seed,
-        "gate_passed": None if quality is None else bool(quality["passed"]),
+        "gate_passed": None if quality is None else isinstance(quality, Mapping) and quality.get("passed") is True,
         "metrics": canonical_json(entry.metrics),
     }
 

@@ -19,7 +19,7 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.storage import WrapperStore
 
-from storage.digests import bytes_digest, canonical_json
+from storage.digests import bytes_digest, canonical_json, digest_of
 from storage.errors import ErrorKind, IntegrityError
 from storage.stores.integrity import ChunkError
 
@@ -116,6 +116,11 @@ class ContentRecord:
                 return None
             index = index * size + int(coordinate)
         return int(array.seals["bytes"][index]), int(array.seals["checksum"][index])
+
+
+def content_digest(arrays: Mapping[str, ArraySeals]) -> str:
+    """Return the SHA-256 of which chunks the arrays of a version hold, and where."""
+    return digest_of({path: {"grid": a.grid, "seals": bytes_digest(a.seals.tobytes())} for path, a in arrays.items()})
 
 
 def seal_of(stored: UInt8[np.ndarray, " bytes"]) -> tuple[int, int]:

@@ -438,6 +438,14 @@ class ArrayRepository:
                 self.collect()
             raise
 
+    def seals(self, draft: Draft) -> dict[str, ArraySeals]:
+        """Return which chunks the arrays of a draft hold.
+
+        Raises:
+            IntegrityError: If a chunk was not written.
+        """
+        return arrays_of(draft.group, draft.store.seals, self.key)
+
     def publish(self, draft: Draft, digest: str, message: str, metadata: Mapping[str, Any]) -> tuple[str, bool]:
         """Make a draft a version, and return the version's snapshot, and whether it is the draft's.
 
@@ -446,7 +454,7 @@ class ArrayRepository:
         Raises:
             IntegrityError: If a chunk was not written; nothing is published then.
         """
-        arrays = arrays_of(draft.group, draft.store.seals, self.key)
+        arrays = self.seals(draft)
         synced = draft.stop_syncing()
         snapshot_id = self._commit(draft, message, {"digest": digest, **metadata})
         if draft.store.has_rewritten:

@@ -25,6 +25,7 @@ from storage.keys import check_name
 from storage.kinds import KINDS, StoreForm
 from storage.stores import catalog
 from storage.stores.arrays import check_target
+from storage.stores.content_record import content_digest
 from storage.stores.file_versions import (
     METRICS_FILE,
     PROVENANCE_FILE,
@@ -32,6 +33,7 @@ from storage.stores.file_versions import (
     file_partitions,
     file_versions,
 )
+from storage.stores.gate_record import GateRecord, vouching
 from storage.stores.integrity import reading, writing
 from storage.stores.locks import held, lock_timeout_from_environment
 from storage.stores.objects import LocalObjects
@@ -292,6 +294,24 @@ class Home:
                 return json.loads(self._text(version, METRICS_FILE))
         return json.loads(str(self._commit(version)["metrics"]))
 
+    def gate(self, version: StoreVersion) -> GateRecord | None:
+        """Return what the quality gate of a version said, or None if none was run.
+
+        Raises:
+            IntegrityError: If a verdict is not a JSON boolean, or contradicts its own checks.
+        """
+        return GateRecord.of(self.metrics(version), str(version))
+
+    def content_digest(self, version: StoreVersion) -> str:
+        """Return the digest of what the arrays of a version hold.
+
+        Empty for files, whose SHA-256 is compared where they are read, and for a version of an earlier schema.
+        """
+        if version.form is StoreForm.FILES:
+            return ""
+        record = self.repository_of(version).record(version.digest, version.snapshot_id, str(version))
+        return "" if record is None else content_digest(record.arrays)
+
     def licence_of(self, inputs: Iterable[InputVersion]) -> str:
         """Return the licence of a version that is made from these inputs.
 
@@ -415,6 +435,7 @@ def materialize_arrays(
         repository.prepare()
         with repository.draft() as draft:
             metrics = undefined_as_null(write(draft.group))
+            metrics = vouching(metrics, content_digest(repository.seals(draft)))
             stamped = provenance.finished(time.perf_counter() - started)
             draft.group.attrs.update(
                 {

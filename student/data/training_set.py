@@ -1,7 +1,8 @@
 """Training set: a frozen list of the exact version of every store that a run reads, and of its samples.
 
-Freezing refuses a store that is missing, that failed its quality gate, that was made from another version of the scene
-than the images, that descends from a teacher of frames that are held out, or that holds the truth.
+Freezing refuses a store that is missing, that failed its quality gate, whose gate judged other content, that physics
+contradicts, that was made from another version of the scene than the images, that descends from a teacher of frames
+that are held out, or that holds the truth.
 """
 
 from collections.abc import Iterable, Mapping
@@ -10,12 +11,14 @@ from typing import Any
 
 import zarr
 
+from storage.audits.targets import check_physics
 from storage.code import code_digest
 from storage.config_json import config_from_json
 from storage.digests import config_json, digest_of
 from storage.errors import ErrorKind, MissingTargetError, ProvenanceMismatchError
 from storage.kinds import KINDS, Kind, StoreForm, is_trainable, trainable_kinds
 from storage.scenes.held_out import held_out_frames
+from storage.stores.gate_record import GateRecord
 from storage.stores.provenance import Provenance
 from storage.stores.versioned import Home, Materialized, StoreVersion, materialize_arrays
 from student.config import TrainingSetConfig
@@ -24,6 +27,9 @@ from student.data.lineage import check_consistent, check_held_out
 KIND = Kind.TRAINING_SET
 
 _FORMAT = "distillnerf.training_set/2"
+
+_CHECKED_FRAMES = 4
+"""Frames of each store that are looked at once more; that all are what the gate judged is known by their digest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,11 +104,12 @@ def freeze_training_set(home: Home, name: str, config: TrainingSetConfig) -> Mat
         config: Scenes, splits and kinds.
 
     Raises:
-        MissingTargetError: If a store is missing, failed its gate, or must not be learned from; its key is
-            ``<kind>/<scene>``. Also if failed gates leave no train scene.
+        MissingTargetError: If a store is missing, failed its gate, holds what no target may, or must not be
+            learned from; its key is ``<kind>/<scene>``. Also if failed gates leave no train scene.
         ProvenanceMismatchError: If two stores descend from different versions of the same thing, or one from a teacher
             that was fitted to held-out frames of its scene.
-        IntegrityError: If the frames or cameras of a store differ from its scene's.
+        IntegrityError: If the frames or cameras of a store differ from its scene's, or its gate's verdict cannot be
+            read or was of other content.
     """
     _refuse_forbidden(config.kinds)
     left_out = _left_out(home, config)
@@ -170,8 +177,11 @@ def _freeze_scene(home: Home, key: str, config: TrainingSetConfig) -> FrozenScen
     num_frames, num_cameras = 0, 0
     for kind in sorted(set(config.kinds), key=lambda kind: (kind != Kind.SCENE, kind)):
         version = home.require(kind, key)
+        record = _gate_of(home, version)
         if kind not in config.allow_ungated:
-            _check_gate(home, version)
+            _require_gate(version, record)
+        if record is not None:
+            record.require_content(home.content_digest(version), _key_of(version))
         if version.form is not StoreForm.ARRAYS:
             raise MissingTargetError(ErrorKind.TARGET_MISSING, f"{kind}/{key}", "is no array store")
         frames, cameras = _count(home.open_arrays(version), kind)
@@ -183,6 +193,8 @@ def _freeze_scene(home: Home, key: str, config: TrainingSetConfig) -> FrozenScen
                 f"{kind}/{key}",
                 f"holds {frames} frames of {cameras} cameras, its scene {num_frames} of {num_cameras}",
             )
+        if kind not in config.allow_ungated:
+            _require_physics(home, version)
         stores[kind] = version
     is_training = key in config.train_scenes
     stride = config.held_out_stride
@@ -208,9 +220,10 @@ def _left_out(home: Home, config: TrainingSetConfig) -> dict[str, str]:
         for kind in sorted(set(config.kinds) - set(config.allow_ungated)):
             version = home.require(kind, key)
             try:
-                _check_gate(home, version)
+                _require_gate(version, _gate_of(home, version))
+                _require_physics(home, version)
             except MissingTargetError as error:
-                if error.kind is not ErrorKind.TARGET_GATE_FAILED:
+                if error.kind not in (ErrorKind.TARGET_GATE_FAILED, ErrorKind.TARGET_UNSOUND):
                     raise  # it was never judged: that is an omission, no verdict
                 left_out.setdefault(key, f"{kind} {error.message}")
                 refusal = refusal or error
@@ -219,24 +232,29 @@ def _left_out(home: Home, config: TrainingSetConfig) -> dict[str, str]:
     return left_out
 
 
-def _check_gate(home: Home, version: StoreVersion) -> None:
-    key = f"{version.kind}/{version.partition}"
-    quality = home.metrics(version).get("quality")
-    if quality is None:
-        if KINDS[version.kind].is_gated:
-            raise MissingTargetError(ErrorKind.TARGET_UNGATED, key, "no quality gate was run on it")
-        return
-    if not quality["passed"]:
-        failed = [
-            f"{name} is {check['value']}, want {check['threshold']}"
-            for name, check in quality.get("checks", {}).items()
-            if not check["passed"]
-        ]
-        raise MissingTargetError(
-            ErrorKind.TARGET_GATE_FAILED,
-            key,
-            f"did not pass its quality gate: {'; '.join(failed) or 'no reason recorded'}",
-        )
+def _key_of(version: StoreVersion) -> str:
+    return f"{version.kind}/{version.partition}"
+
+
+def _gate_of(home: Home, version: StoreVersion) -> GateRecord | None:
+    return GateRecord.of(home.metrics(version), _key_of(version))
+
+
+def _require_gate(version: StoreVersion, record: GateRecord | None) -> None:
+    key = _key_of(version)
+    if record is not None:
+        record.require_passed(key)
+    elif KINDS[version.kind].is_gated:
+        raise MissingTargetError(ErrorKind.TARGET_UNGATED, key, "no quality gate was run on it")
+
+
+def _require_physics(home: Home, version: StoreVersion) -> None:
+    for finding in check_physics(home, version, max_frames=_CHECKED_FRAMES):
+        if finding.outcome == "failed":
+            sign = ">=" if finding.wanted == "at_least" else "<="
+            where = f" ({finding.where})" if finding.where else ""
+            seen = f"{finding.name} is {finding.value:.4g}, want {sign} {finding.threshold:.4g}{where}"
+            raise MissingTargetError(ErrorKind.TARGET_UNSOUND, _key_of(version), f"holds what no target may: {seen}")
 
 
 def _count(group: zarr.Group, kind: str) -> tuple[int, int]:

@@ -127,21 +127,26 @@ class SemanticCounts:
         return SemanticCounts(matrix=self.matrix + other.matrix)
 
     def iou_per_class(self) -> Float[np.ndarray, " 17"]:
-        """Return each class's IoU; NaN where the class does not occur in the truth."""
+        """Return each class's IoU: 0 where it is predicted and never true, NaN where it is neither.
+
+        A class that is never true may be what things without a named class are: there it is not counted as predicted.
+        """
         hit = np.diag(self.matrix)[:OCC3D_FREE].astype(np.float64)
         in_truth = self.matrix.sum(axis=1)[:OCC3D_FREE]
         union = in_truth + self.matrix.sum(axis=0)[:OCC3D_FREE] - hit
-        return np.where(in_truth > 0, hit / np.maximum(union, 1), np.nan)
+        is_wrong = self.matrix[:_OTHER].sum(axis=0)[:OCC3D_FREE] > 0
+        return np.where((in_truth > 0) | is_wrong, hit / np.maximum(union, 1), np.nan)
 
     def mean_iou(self, classes: Sequence[int]) -> tuple[float, int]:
-        """Return the mean IoU over those of ``classes`` that occur, and how many do.
+        """Return the mean IoU over those of ``classes`` that are true or predicted somewhere, and how many are.
 
-        The mean is NaN when none occurs. A class that never occurs is left out of the mean; the count is the number of
-        classes in the mean.
+        A class that is predicted where none is true counts as 0, as in the benchmarks of Occ3D and Cityscapes, whose
+        confusion matrix is summed over all samples first: an invented class has a price. The mean is NaN when none of
+        the classes is true or predicted.
         """
         values = self.iou_per_class()[list(classes)]
-        present = values[np.isfinite(values)]
-        return (float(present.mean()) if present.size else float("nan"), int(present.size))
+        counted = values[np.isfinite(values)]
+        return (float(counted.mean()) if counted.size else float("nan"), int(counted.size))
 
 
 def best_iou_threshold(

@@ -1,9 +1,10 @@
 """Trace one version back to everything it was made from, by the provenance in the stores."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
+from storage.stores.gate_record import GateRecord
 from storage.stores.lineage import walk
 from storage.stores.provenance import InputVersion, Provenance
 from storage.stores.versioned import Home
@@ -101,7 +102,7 @@ def trace_lineage(home: Home, start: InputVersion) -> Ancestry:
                 wall_time_s=provenance.wall_time_s,
             )
         )
-        gates += _gates(item, home.metrics(found))
+        gates += _gates(item, home.gate(found))
         raw_files |= {f"{item.partition}/{path}": digest for path, digest in provenance.sources.items()}
         weights |= dict(provenance.weights_digests)
         packages = {**provenance.packages, **packages}
@@ -109,17 +110,17 @@ def trace_lineage(home: Home, start: InputVersion) -> Ancestry:
     return Ancestry(nodes=tuple(nodes), gates=tuple(gates), raw_files=raw_files, weights=weights, packages=packages)
 
 
-def _gates(item: InputVersion, metrics: Mapping[str, Any]) -> list[Gate]:
-    checks = metrics.get("quality", {}).get("checks", {})
+def _gates(item: InputVersion, record: GateRecord | None) -> list[Gate]:
+    checks = () if record is None else record.checks
     return [
         Gate(
             kind=item.kind,
             partition=item.partition,
-            check=name,
-            value=check.get("value"),
-            threshold=check.get("threshold"),
-            passed=bool(check["passed"]),
-            undecided=check.get("undecided", ""),
+            check=check.name,
+            value=None if math.isnan(check.value) else check.value,
+            threshold=None if math.isnan(check.threshold) else check.threshold,
+            passed=check.passed,
+            undecided=check.undecided,
         )
-        for name, check in sorted(checks.items())
+        for check in sorted(checks, key=lambda check: check.name)
     ]

@@ -32,7 +32,7 @@ def bill_of_materials(home: Home, frozen: TrainingSet, kinds: Collection[str]) -
             "digest": version.digest,
             "snapshot_id": version.snapshot_id,
             "licence": home.provenance(version).licence,
-            "passed_gate": home.metrics(version).get("quality", {}).get("passed"),
+            "passed_gate": None if (gate := home.gate(version)) is None else gate.passed,
         }
         for versions in read.values()
         for version in versions

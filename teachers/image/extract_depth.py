@@ -13,7 +13,7 @@ from storage.geometry.in_image import LIDAR_NEAR_M
 from storage.kinds import Kind
 from storage.scenes.lidar import returns_in_image
 from storage.scenes.store import SceneReader
-from storage.stores.arrays import write_target
+from storage.stores.arrays import open_target, write_target
 from storage.stores.versioned import Home, Materialized, materialize_arrays
 from teachers.config import DepthAnythingConfig
 from teachers.image.depth_anything import DepthAnything
@@ -21,9 +21,13 @@ from teachers.image.extraction import Progress, mark_own_vehicle, provenance_of,
 from teachers.image.frame_writer import FrameWriter
 from teachers.image.image_batches import iterate_batches, to_float16
 from teachers.image.weights import TeacherModel, resolve_weights
+from teachers.image_evidence import AppearanceLimits, appearance_checks, appearance_of
 from teachers.quality import at_least, at_most, gate
 
 KIND = Kind.DEPTH_ANYTHING_FEATURES
+DEPTH_LIMITS = AppearanceLimits(max_misplaced_once=0.6)
+"""Limits of how depth features follow their images: how far things are shows less in looks than what they are."""
+
 _MIN_RETURNS = 20
 """Fewest returns in an image for a meaningful rank correlation, and for a scale and a shift."""
 _FARTHEST_M = 200.0
@@ -106,7 +110,12 @@ def _write(
     spread = np.sqrt(np.maximum(totals_squared / num_vectors - (total / num_vectors) ** 2, 0.0))
     dead = float((spread <= 1e-6 * max(float(spread.max()), 1e-30)).mean())
     known = correlations
-    checks = {"non_finite": at_most(non_finite, 0), "dead_channels": at_most(dead, 0.5)}
+    found = appearance_of(open_target(group, KIND, "features"), reader)
+    checks = {
+        "non_finite": at_most(non_finite, 0),
+        "dead_channels": at_most(dead, 0.5),
+        **appearance_checks(found, DEPTH_LIMITS),
+    }
     if known:
         checks["lidar_rank_correlation"] = at_least(float(np.median(known)), config.min_lidar_rank_correlation)
     return {

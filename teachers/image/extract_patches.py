@@ -11,6 +11,7 @@ from storage.code import code_digest
 from storage.errors import ErrorKind, IntegrityError, ProvenanceMismatchError
 from storage.kinds import features_kind
 from storage.scenes.store import SceneReader
+from storage.stores.arrays import open_target
 from storage.stores.versioned import Home, Materialized, materialize_arrays
 from teachers.config import FeatureBasisConfig, PatchFeatureConfig
 from teachers.image.extraction import Progress, mark_own_vehicle, provenance_of, version_of
@@ -20,6 +21,7 @@ from teachers.image.frame_writer import FrameWriter
 from teachers.image.image_batches import ImageBatch, iterate_batches, resample, to_float16
 from teachers.image.patch_features import PatchFeatureModel
 from teachers.image.weights import resolve_weights
+from teachers.image_evidence import AppearanceLimits, appearance_checks, appearance_of
 from teachers.quality import at_least, at_most, gate
 
 ProgressCallback = Callable[[str, float, Mapping[str, float]], None]
@@ -203,6 +205,7 @@ def _extract(
     num_images = reader.num_frames * reader.num_cameras
     num_values = num_images * config.grid_height * config.grid_width * num_channels
     num_judged = max(reader.num_frames * int(is_valid.sum()) * num_channels, 1)
+    found = appearance_of(open_target(group, kind, "features"), reader)
     retained = 1.0 - residual / max(scene_statistics.total_variance, 1e-30)
     return {
         "num_images": num_images,
@@ -217,6 +220,7 @@ def _extract(
                 "non_finite": at_most(non_finite, 0),
                 "retained_variance": at_least(retained, config.min_retained_variance),
                 "clipped_fraction": at_most(clipped / num_judged, config.max_clipped),
+                **appearance_checks(found, AppearanceLimits()),
             }
         ),
     }

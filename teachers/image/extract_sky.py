@@ -1,4 +1,4 @@
-"""Write the sky masks of a scene, and judge them by LiDAR, whose returns never come from sky."""
+"""Write the sky masks of a scene, and judge them as they are stored."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,14 +8,15 @@ import zarr
 
 from storage.code import code_digest
 from storage.kinds import Kind
-from storage.scenes.lidar import returns_in_image
 from storage.scenes.store import SceneReader
+from storage.stores.arrays import open_target
 from storage.stores.versioned import Home, Materialized, materialize_arrays
 from teachers.config import SkyConfig
 from teachers.image.extraction import Progress, mark_own_vehicle, provenance_of, version_of
 from teachers.image.frame_writer import FrameWriter
 from teachers.image.image_batches import iterate_batches, to_float16
 from teachers.image.segmenter import Segmenter
+from teachers.image.sky_evidence import judge_sky
 from teachers.image.weights import resolve_weights
 from teachers.quality import at_most, gate
 
@@ -23,9 +24,6 @@ KIND = Kind.SKY_MASK
 
 _NO_LABEL = 255
 """The label of pixels that show the vehicle itself."""
-
-_MAX_LIDAR_ON_SKY_OF_A_CAMERA = 0.4
-"""One wrong camera of six hardly shows in the share of them all."""
 
 
 def extract(
@@ -74,7 +72,6 @@ def _write(
     progress = Progress(KIND, reader.num_frames * reader.num_cameras, on_progress)
     sky_pixels = np.zeros(reader.num_cameras)
     undecided = non_finite = 0
-    returns, on_sky = np.zeros(reader.num_cameras, np.int64), np.zeros(reader.num_cameras, np.int64)
     for batch in iterate_batches(
         reader,
         range(reader.num_frames),
@@ -97,29 +94,18 @@ def _write(
             sky_pixels[camera] += mask.sum()
             undecided += int((shown & (probability > 0.1) & (probability < 0.9)).sum())
             non_finite += int((~np.isfinite(stored)).sum())
-            seen = returns_in_image(reader, frame, camera, reader.lidar_points(frame), size=size)
-            returns[camera] += len(seen.index)
-            on_sky[camera] += int(mask[seen.row, seen.column].sum())
         progress.advance(len(batch.indices))
     num_images = reader.num_frames * reader.num_cameras
     num_pixels = max(reader.num_frames * int(num_valid.sum()), 1)
     shares_of_sky = sky_pixels / np.maximum(reader.num_frames * num_valid, 1)
     fraction = {name: float(shares_of_sky[i]) for i, name in enumerate(reader.camera_names)}
     sky_fraction = float(shares_of_sky.mean())
-    checks = {"non_finite": at_most(non_finite, 0), "sky_fraction": at_most(sky_fraction, 0.95)}
-    lidar_returns, lidar_on_sky = int(returns.sum()), int(on_sky.sum())
-    if lidar_returns:
-        shares = on_sky / np.maximum(returns, 1)
-        worst = int(shares.argmax())
-        checks["lidar_on_sky"] = at_most(
-            lidar_on_sky / lidar_returns, config.max_lidar_on_sky, hint="Surfaces are called sky: try other weights."
-        )
-        checks["lidar_on_sky_of_a_camera"] = at_most(
-            float(shares[worst]),
-            _MAX_LIDAR_ON_SKY_OF_A_CAMERA,
-            where=reader.camera_names[worst],
-            hint="This camera's mask is mostly wrong: it may be inverted, or another camera's.",
-        )
+    judged = judge_sky(open_target(group, KIND, "is_sky"), reader, max_lidar_on_sky=config.max_lidar_on_sky)
+    checks = {
+        "non_finite": at_most(non_finite, 0),
+        "sky_fraction": at_most(sky_fraction, 0.95),
+        **judged.checks,
+    }
     return {
         "num_images": num_images,
         "coverage": 1.0 - non_finite / num_pixels,
@@ -127,8 +113,10 @@ def _write(
         "sky_fraction": sky_fraction,
         "sky_fraction_by_camera": fraction,
         "undecided_fraction": undecided / num_pixels,
-        "lidar_returns": lidar_returns,
-        "lidar_on_sky": lidar_on_sky / lidar_returns if lidar_returns else None,
+        "apparent_sky_fraction": judged.apparent.share,
+        "apparent_sky_covered": judged.apparent.covered,
+        "lidar_returns": judged.num_returns,
+        "lidar_on_sky": judged.lidar_on_sky,
         "images_per_s": progress.images_per_second,
         "quality": gate(checks),
     }

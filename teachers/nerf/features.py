@@ -10,6 +10,7 @@ from jaxtyping import Float
 from storage.kinds import FeatureSource, Kind
 from storage.stores.arrays import create_target
 from storage.stores.versioned import Home, Materialized, materialize_arrays
+from teachers.image_evidence import AppearanceLimits, appearance_checks, appearance_of
 from teachers.nerf.config import TeacherFeaturesConfig
 from teachers.nerf.distil_features import surface_of_image
 from teachers.nerf.feature_field import FeatureField, load_feature_field
@@ -41,7 +42,8 @@ def render_teacher_features(
     distilled = next(item for item in provenance.inputs if item.kind == Kind.FEATURE_FIELD)
     version = home.require(Kind.FEATURE_FIELD, str(scene_key), distilled.digest)
     field = load_feature_field(home.open_files(version, verify=True)).to(source.teacher.device).eval()
-    passed = bool(home.metrics(version)["quality"]["passed"])
+    gate_of_field = home.gate(version)
+    passed = gate_of_field is not None and gate_of_field.passed
 
     def write(group: zarr.Group) -> dict[str, Any]:
         description, scene, size = field.description, source.scene, config.size
@@ -58,7 +60,10 @@ def render_teacher_features(
                 array[frame] = rendered.reshape(array.shape[1:]).astype(np.float16)
             if on_progress is not None:
                 on_progress("render_features", (frame + 1) / scene.num_frames, {"frame": frame + 1.0})
-        return {"quality": gate({"feature_field_passed": at_least(int(passed), 1)})}
+        checks = {"feature_field_passed": at_least(int(passed), 1)}
+        for name, array in arrays.items():
+            checks |= appearance_checks(appearance_of(array, scene), AppearanceLimits(), f"{name}_")
+        return {"quality": gate(checks)}
 
     return materialize_arrays(home, provenance, write)
 

@@ -43,7 +43,8 @@ class RenderSource:
         digests = {i.kind: i.digest for i in fitted.inputs}
         self.scene = self.teacher.as_fitted(SceneReader.open(home, scene_key, digests[Kind.SCENE]))
         self.is_sky = read_sky_mask(home, scene_key, digests[Kind.SKY_MASK]) if Kind.SKY_MASK in digests else None
-        self.fit_passed = bool(home.metrics(self.teacher.version)["quality"]["passed"])
+        gate = home.gate(self.teacher.version)
+        self.fit_passed = gate is not None and gate.passed
         self.fitted_frames = frozenset(self.teacher.fitted_frames)
         self._directions: dict[tuple[int, tuple[int, int]], Tensor] = {}
 

@@ -106,7 +106,9 @@ class SemanticScores:
         label, classes, which = _MEANS[name]
         flat = np.array([matrix.ravel() for matrix in self._matrices[""]], dtype=np.float64)
         interval = bootstrap_statistic(flat, self._scenes, lambda total: _mean_iou(total, classes), seed=self.seed)
-        _, num_present = self._total("").mean_iou(classes)
+        total = self._total("")
+        _, num_present = total.mean_iou(classes)
+        num_true = int((total.matrix.sum(axis=1)[list(classes)] > 0).sum())
         rivals = [
             Baseline(label=rival, value=finite_or_none(self._total(rival).mean_iou(classes)[0]))
             for rival in self._matrices
@@ -116,10 +118,10 @@ class SemanticScores:
             name,
             label,
             interval,
-            definition=f"Mean IoU over those of {which} that occur in the truth: {num_present} of {len(classes)} do; "
-            "the others are left out, not counted as zero. Voxels that some input camera can see.",
+            definition=f"Mean IoU over those of {which} that are true or predicted somewhere: {num_present} of "
+            f"{len(classes)} are; {num_true} are true, the others count as zero. Voxels that some camera can see.",
             better="higher",
-            counted="classes present",
+            counted="classes",
             count=num_present,
             baselines=rivals,
         )
@@ -130,7 +132,8 @@ class SemanticScores:
             name=f"iou.{OCC3D_NAMES[index]}",
             label=OCC3D_NAMES[index].replace("_", " "),
             value=finite_or_none(float(own.iou_per_class()[index])),
-            definition="IoU of this class over all held-out frames; undefined where the truth never holds it.",
+            definition="IoU of this class over all held-out frames: 0 where it is predicted and never true, "
+            "undefined where it is neither.",
             better="higher",
             count=int(own.matrix[index].sum()),
             counted="true voxels",

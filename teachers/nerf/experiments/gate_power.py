@@ -2,12 +2,12 @@
 
 ``python -m teachers.nerf.experiments.gate_power FOLDER`` generates small procedural scenes in an empty folder, and
 stands exact renderings with a field's faults in for fields: depth that is off by a few percent in patches, images that
-are blurred and grained. Each scene is judged clean and under every poison, and JSON says which checks failed how often.
+are blurred and grained. Each scene is judged clean and under every poison, and ``FOLDER/power.json`` says which checks
+failed how often, after each scene anew.
 Fitted fields are judged by their own stored gates.
 """
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -143,7 +143,7 @@ class _PowerArguments:
 
 
 def main() -> None:
-    """Measure, and print JSON."""
+    """Measure."""
     arguments = tyro.cli(_PowerArguments, description=_PowerArguments.__doc__)
     home = Home(arguments.folder / "home")
     config = ProceduralConfig(
@@ -162,7 +162,7 @@ def main() -> None:
             for name, metrics in judged(scene, world, is_recorded=kind == "teacher_depth"):
                 row = found.setdefault(f"{kind}: {name}", {"scenes": 0, "caught": 0, "checks": Counter(), "where": []})
                 checks = metrics["quality"]["checks"]
-                failed = {check: c for check, c in checks.items() if not c["passed"]}
+                failed = {check: c for check, c in checks.items() if not c["passed"] and "undecided" not in c}
                 row["scenes"] += 1
                 row["caught"] += bool(failed)
                 row["checks"].update(failed.keys())
@@ -170,8 +170,7 @@ def main() -> None:
                     row["where"] += [
                         f"{key}: {check} {c['value']:.3g} {c.get('where', '')}" for check, c in failed.items()
                     ]
-    json.dump(found, sys.stdout, indent=1)
-    sys.stdout.write("\n")
+        (arguments.folder / "power.json").write_text(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

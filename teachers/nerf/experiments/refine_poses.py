@@ -27,6 +27,7 @@ from storage.scenes.store import SceneReader
 from storage.stores.provenance import Provenance
 from storage.stores.versioned import Home, materialize_arrays
 from teachers.nerf.config import NerfConfig, RefinementConfig
+from teachers.quality import at_least, gate
 
 logger = logging.getLogger("teachers.nerf.experiments.refine_poses")
 
@@ -72,7 +73,7 @@ def publish_disturbed(home: Home, scene_key: str, *, rotation_deg: float, transl
                     values = disturb(values, rotation_deg=rotation_deg, translation_m=translation_m, seed=seed)
                 copied = group.create_array(name, data=values, chunks=array.chunks)
                 copied.attrs.update(array.attrs.asdict())
-            return {"quality": {"passed": True, "checks": {}}}
+            return {"quality": gate({"copied": at_least(1, 1)})}
 
         original = home.provenance(version)
         made = Provenance(

@@ -77,12 +77,16 @@ def test_class_iou_agrees_with_scikit_learn(seed):
     expected = jaccard_score(truth, predicted, labels=[0, 4, 11], average=None)
     iou = counts.iou_per_class()
     np.testing.assert_allclose(iou[[0, 4, 11]], expected)
-    # Class 9 is predicted but never true: undefined, and left out of the mean.
-    assert np.isnan(iou[9])
-    mean, num_present = counts.mean_iou(range(17))
-    assert num_present == 3
-    assert mean == pytest.approx(expected.mean())
-    assert counts.mean_iou(OCC3D_FOREGROUND) == (pytest.approx(expected[1]), 1)
+    # Class 9 is predicted but never true: that costs. Class 2 is neither: undefined, and left out of the mean.
+    assert iou[9] == 0
+    assert np.isnan(iou[2])
+    mean, num_counted = counts.mean_iou(range(17))
+    assert num_counted == 4
+    assert mean == pytest.approx(
+        jaccard_score(truth, predicted, labels=[0, 4, 9, 11], average="macro", zero_division=0)
+    )
+    foreground = [index for index in (0, 4, 9, 11) if index in OCC3D_FOREGROUND]
+    assert counts.mean_iou(OCC3D_FOREGROUND) == (pytest.approx(iou[foreground].mean()), len(foreground))
     doubled = counts + counts + SemanticCounts.empty()
     np.testing.assert_allclose(doubled.iou_per_class(), iou)
 

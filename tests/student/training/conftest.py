@@ -38,7 +38,7 @@ HEIGHT, WIDTH = 48, 80
 GRID = (16, 24)
 WALL_RADIUS, WALL_HEIGHT = 12.0, 5.0
 NUM_FRAMES, NUM_CAMERAS = 4, 3
-PASSED = {"quality": {"passed": True, "checks": {}}}
+PASSED = {"quality": {"passed": True, "checks": {"psnr": {"value": 20.0, "threshold": 18.0, "passed": True}}}}
 INTRINSICS = np.array([[44.0, 0, WIDTH / 2], [0, 44.0, HEIGHT / 2], [0, 0, 1]])
 
 

@@ -14,8 +14,8 @@ from storage.stores.versioned import materialize_files
 from student.config import StudentConfig, TrainingSetConfig
 from student.data.training_set import freeze_training_set, load_training_set
 
-PASSED = {"quality": {"passed": True, "checks": {}}}
-FEATURES = np.zeros((4, 3, 2, 3, 4), np.float16)
+PASSED = {"quality": {"passed": True, "checks": {"psnr": {"value": 20.0, "threshold": 18.0, "passed": True}}}}
+FEATURES = np.random.default_rng(0).random((4, 3, 2, 3, 4)).astype(np.float16)
 
 
 def test_freezes_exact_versions_and_splits(shared_world: Any, student_config: StudentConfig) -> None:
@@ -129,7 +129,7 @@ def test_ungated_target_is_refused_unless_allowed_by_name(
         world.freeze("gate", student_config, validation_scenes=())
     assert caught.value.key == "clip_features/yard.a"
     if metrics:
-        assert "psnr is 9.0, want 18.0" in caught.value.message
+        assert "psnr is 9, want 18" in caught.value.message
     world.freeze("gate", student_config, validation_scenes=(), allow_ungated=("clip_features",))
     assert load_training_set(world.home, "gate").num_train_samples == 4
 
@@ -149,7 +149,7 @@ def test_a_scene_that_failed_its_gate_is_left_out_and_named(
     assert [scene.key for scene in frozen.scenes] == ["yard.b"]
     assert frozen.left_out == made.metrics["left_out"]
     assert frozen.left_out.keys() == {"yard.a"}
-    assert "clip_features did not pass its quality gate: psnr is 9.0, want 18.0" in frozen.left_out["yard.a"]
+    assert "clip_features did not pass its quality gate: psnr is 9, want 18" in frozen.left_out["yard.a"]
 
 
 def test_leaving_out_never_leaves_nothing_nor_a_held_out_scene_nor_what_was_not_judged(
