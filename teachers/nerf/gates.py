@@ -21,6 +21,10 @@ _MIN_SCALE = 0.02
 """Errors below this are noise: a pose that explains a view by less than this better does not count."""
 
 
+_MIN_VARIETY = 0.08
+"""Least variety of recorded colours, [0, 1], that a view's error is held against."""
+
+
 class Worst(NamedTuple):
     """A figure where it is worst."""
 
@@ -68,9 +72,10 @@ def worst_figures(evidence: RenderEvidence) -> dict[str, Worst]:
     ``depth_misplaced_once``, ``colour_misplaced_once``
         The same of a single frame.
     ``depth_shifted``, ``colour_shifted``
-        The same of a pose 0.3 m aside, over all frames.
+        The same of a pose 0.3 m aside, over all frames, as far as frames agree on it: less twice its standard error.
     ``colour_explained``
-        Share of the variety of recorded colours that a camera's views reproduce; a black image has none of it.
+        Share of the variety of recorded colours that a camera's views reproduce; a black image has none of it. A camera
+        that records next to none is judged as if it recorded a little, because grain alone is as large.
     """
     found = {"depth_bias": _worst(np.abs(_nanmedian(evidence.bias)), evidence)}
     for name, errors, rival in (
@@ -81,9 +86,8 @@ def worst_figures(evidence: RenderEvidence) -> dict[str, Worst]:
         own, other = (np.where(is_compared, e, np.nan) for e in (errors[..., 0], rival))
         found[f"{name}_misplaced"] = _worst(_gain(_nanmean(own), _nanmean(other)), evidence)
         found[f"{name}_misplaced_once"] = _worst(_gain(own, other), evidence)
-        mean = _nanmean(np.where(np.isfinite(errors).all(axis=-1, keepdims=True), errors, np.nan))
-        found[f"{name}_shifted"] = _worst(_gain(mean[..., 0], mean[..., 1:].min(axis=-1)), evidence)
-    explained = 1 - _nanmean(evidence.colour_error[..., 0]) / np.maximum(_nanmean(evidence.colour_range), 1e-6)
+        found[f"{name}_shifted"] = _worst(_gain_beyond_chance(errors), evidence)
+    explained = 1 - _nanmean(evidence.colour_error[..., 0]) / np.maximum(_nanmean(evidence.colour_range), _MIN_VARIETY)
     return found | {"colour_explained": _worst(explained, evidence, sign=-1)}
 
 
@@ -164,6 +168,19 @@ def _spell_worst(worst: dict[str, Worst]) -> dict[str, Any]:
 def _gain(own: Float[np.ndarray, "*shape"], rival: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     gain = np.maximum(0.0, own - rival) / np.maximum(own, _MIN_SCALE)
     return np.where(np.isfinite(rival), gain, np.nan)
+
+
+def _gain_beyond_chance(
+    errors: Float[np.ndarray, "frames cameras views poses"],
+) -> Float[np.ndarray, "cameras views"]:
+    """Return the share of error that the best other pose explains, less twice its standard error over frames."""
+    errors = np.where(np.isfinite(errors).all(axis=-1, keepdims=True), errors, np.nan)
+    own, gained = _nanmean(errors[..., 0]), errors[..., :1] - errors[..., 1:]
+    count = np.isfinite(gained).sum(axis=0)
+    mean = _nanmean(gained)
+    variance = np.nansum((gained - mean) ** 2, axis=0) / np.maximum(count - 1, 1)
+    beyond = (mean - 2.0 * np.sqrt(variance / np.maximum(count, 1))).max(axis=-1)
+    return np.maximum(0.0, beyond) / np.maximum(own, _MIN_SCALE)
 
 
 def _worst(figures: Float[np.ndarray, "*shape"], evidence: RenderEvidence, *, sign: int = 1) -> Worst:
