@@ -10,6 +10,7 @@ import dagster as dg
 
 from storage.errors import IntegrityError
 from storage.kinds import Kind
+from storage.plain_markdown import plain_markdown
 from storage.previews.thumbnails import thumbnail_jpeg
 from storage.stores import catalog
 from storage.stores.versioned import Home, Materialized, StoreVersion
@@ -73,8 +74,14 @@ def _gate_table(metrics: Mapping[str, Any]) -> dict[str, Any]:
     if not quality:
         return {}
     rows = [
-        f"| {name} | {spell(check['value'])} | {spell(check['threshold'])} | {check.get('where', '')} "
-        f"| {_mark(check)} | {check.get('hint', '')} |"
+        table_row(
+            name,
+            spell(check["value"]),
+            spell(check["threshold"]),
+            check.get("where", ""),
+            _mark(check),
+            check.get("hint", ""),
+        )
         for name, check in list(quality["checks"].items())[:_MAX_TABLE_ROWS]
     ]
     table = "\n".join(["| check | value | wanted | where | passed | what to do |", "|---|---|---|---|---|---|", *rows])
@@ -129,9 +136,14 @@ def _mark(check: Mapping[str, Any]) -> str:
     return f"? {check['undecided']}" if "undecided" in check else "✓" if check["passed"] else "✗"
 
 
+def table_row(*cells: str) -> str:
+    """Return a row of a Markdown table that shows texts of other people, such as file names, as they are."""
+    return f"| {' | '.join(map(plain_markdown, cells))} |"
+
+
 def embed(jpeg: bytes, title: str) -> str:
     """Return Markdown with an embedded JPEG."""
-    return f"![{title}](data:image/jpeg;base64,{base64.b64encode(jpeg).decode()})"
+    return f"![{plain_markdown(title)}](data:image/jpeg;base64,{base64.b64encode(jpeg).decode()})"
 
 
 def spell(value: Any) -> str:  # noqa: ANN401 - any JSON value
