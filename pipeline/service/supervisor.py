@@ -28,7 +28,7 @@ class Patience:
 
     first_s: float = 1.0
     longest_s: float = 30.0
-    settled_s: float = 60.0
+    settled_s: float = 20.0
 
     def wait_s(self, ends_in_a_row: int) -> float:
         """Return the wait after so many ends in a row, seconds."""
@@ -60,8 +60,8 @@ class Service:
             self._process.wait()
 
     def is_usable(self) -> bool:
-        """Return whether those after it may start."""
-        return self.ready is None or self.ready.exists()
+        """Return whether those after it may start; the sign of a process that ended does not count."""
+        return self._process is not None and (self.ready is None or self.ready.exists())
 
     def look(self, patience: Patience) -> str | None:
         """Notice if its process ended; return what is to be told then."""

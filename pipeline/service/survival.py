@@ -116,7 +116,7 @@ def service(home: Home) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
         yield process, f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(timeout=120)
+        process.wait(timeout=600)
 
 
 def launch_backfill(address: str, assets: Sequence[str], keys: Sequence[str]) -> str:

@@ -1,17 +1,17 @@
-"""The two daemons whose gaps are filled."""
+"""The daemons whose gaps are filled."""
 
 from collections.abc import Iterator
+from threading import Event
 from typing import Any, cast
 
 import dagster as dg
 import pytest
-from dagster._daemon.auto_run_reexecution.event_log_consumer import EventLogConsumerDaemon
-from dagster._daemon.daemon import MonitoringDaemon
+from dagster._daemon.daemon import MonitoringDaemon, SpanMarker
 
 from pipeline.instance import open_instance
 from pipeline.liveness import DRIVER_TAG
 from pipeline.service import daemon
-from pipeline.service.daemon import HealingMonitor, PatientRetries, can_reach_code, daemons_of
+from pipeline.service.daemon import HealingMonitor, PatientBackfills, PatientRetries, can_reach_code, daemons_of
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,7 @@ def test_a_home_has_every_daemon_that_its_instance_asks_for(instance: dg.Dagster
     made = {type(one).daemon_type(): type(one) for one in daemons_of(instance)}
     assert set(made) == set(instance.get_required_daemon_types())
     assert made["MONITORING"] is HealingMonitor
+    assert made["BACKFILL"] is PatientBackfills
     assert made["EVENT_LOG_CONSUMER"] is PatientRetries
 
 
@@ -51,10 +52,25 @@ def test_a_run_that_never_began_is_ended_with_its_process(
     assert ended.tags["dagster/will_retry"] == "true"
 
 
-def test_retries_wait_for_the_code_server(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(EventLogConsumerDaemon, "run_iteration", lambda *_: iter(["Dagster's own"]))
+@pytest.mark.parametrize("patient", [PatientRetries, PatientBackfills])
+def test_retries_and_backfills_wait_for_the_code_server(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, patient: Any
+) -> None:
+    done: list[str] = []
+
+    def iterations(*_: object) -> Iterator[object]:
+        for turn in ("first", "second"):
+            yield SpanMarker.START_SPAN
+            done.append(turn)
+
+    owner = next(base for base in patient.__mro__[2:] if "core_loop" in vars(base))
+    monkeypatch.setattr(owner, "core_loop", iterations)
+    monkeypatch.setattr(daemon, "_LOOK_S", 0.0)
     context = cast("Any", Context(instance))
     assert not can_reach_code(context)
-    assert list(PatientRetries().run_iteration(context)) == [None]
+    loop = iter(patient.core_loop(object.__new__(patient), context, Event()))
+    assert [next(loop), next(loop), next(loop)] == [SpanMarker.START_SPAN, None, None]
+    assert done == []
     monkeypatch.setattr(daemon, "can_reach_code", lambda _: True)
-    assert list(PatientRetries().run_iteration(context)) == ["Dagster's own"]
+    assert list(loop) == [SpanMarker.START_SPAN]
+    assert done == ["first", "second"]
