@@ -254,7 +254,7 @@ def _without_repetition(overrides: Sequence[str]) -> tuple[str, ...]:
 
 
 PLACES = re.compile(
-    r".*\.weights\.source|student\.fit\.initial|.*\.lpips_weights|.*\.text_encoder|weak_labels\.classes"
+    r".*\.weights\.source|student\.fit\.initial|.*\.lpips_weights|.*\.text_encoder|(weak_labels|evaluation)\.classes"
 )
 """Fields of the configuration that name a file, a folder or a model of the hub."""
 

@@ -2,7 +2,7 @@
 
 import re
 
-_SYNTAX = re.compile(r"[!#$&*<>@\[\\\]^_`{|}~]|:(?=//)")
+_SYNTAX = re.compile(r"[!#$&*<>@\[\\\]^`{|}~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|:(?=//)")
 _LINE = re.compile(r"\s+")
 
 

@@ -13,7 +13,7 @@ from storage.plain_markdown import plain_markdown
 def test_a_text_is_shown_as_it_is_and_holds_no_syntax(text: str) -> None:
     plain = plain_markdown(text)
     assert html.unescape(plain) == text
-    assert not set("<>|`*_[]{}!~\\$@") & set(plain.replace("&#", ""))
+    assert not set("<>|`*[]{}!~\\$@") & set(plain.replace("&#", ""))
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,12 @@ def test_a_text_is_shown_as_it_is_and_holds_no_syntax(text: str) -> None:
 def test_markup_is_shown(text: str) -> None:
     plain = plain_markdown(text)
     assert html.unescape(plain) == text
-    assert not set("<>|`*_[]{}!~") & set(plain)
+    assert not set("<>|`*[]{}!~") & set(plain)
     assert "://" not in plain
+
+
+def test_an_underscore_inside_a_word_is_left() -> None:
+    assert plain_markdown("lidar_seen_by_cameras _a_") == "lidar_seen_by_cameras &#95;a&#95;"
 
 
 def test_a_text_of_several_lines_stays_in_its_cell() -> None:
