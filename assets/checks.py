@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import dagster as dg
 
-from assets.metadata import embed, spell
+from assets.metadata import embed, spell, table_row
 from pipeline.partitions import PARTITIONS, scenes
 from pipeline.resources import HomeResource
 from storage.audits.finding import Outcome
@@ -215,7 +215,7 @@ def _judge_partition(home: Home, kind: str, partition: str, judge: Judge, draw: 
         return Judged(False, dg.MetadataValue.text(str(error)), [failure])
     if verdicts is None:
         return Judged(True, dg.MetadataValue.text("no gate was measured"), [])
-    rows = [f"| {v.name} | {v.value} | {v.wanted} | {v.where} | {_MARKS[v.outcome]} | {v.hint} |" for v in verdicts]
+    rows = [table_row(v.name, v.value, v.wanted, v.where, _MARKS[v.outcome], v.hint) for v in verdicts]
     table = "\n".join(
         ["| figure | value | wanted | where | outcome | what to do |", "|---|---|---|---|---|---|", *rows]
     )

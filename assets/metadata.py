@@ -11,6 +11,7 @@ import dagster as dg
 
 from storage.errors import IntegrityError
 from storage.kinds import Kind
+from storage.plain_markdown import plain_markdown
 from storage.previews.thumbnails import thumbnail_jpeg
 from storage.stores import catalog
 from storage.stores.gate_record import QUALITY, GateCheck, GateRecord
@@ -74,8 +75,7 @@ def _gate_table(record: GateRecord | None) -> dict[str, Any]:
     if record is None:
         return {}
     rows = [
-        f"| {check.name} | {spell(check.value)} | {spell(check.threshold)} | {check.where} "
-        f"| {_mark(check)} | {check.hint} |"
+        table_row(check.name, spell(check.value), spell(check.threshold), check.where, _mark(check), check.hint)
         for check in record.checks[:_MAX_TABLE_ROWS]
     ]
     table = "\n".join(["| check | value | wanted | where | passed | what to do |", "|---|---|---|---|---|---|", *rows])
@@ -130,9 +130,14 @@ def _mark(check: GateCheck) -> str:
     return f"? {check.undecided}" if check.undecided else "✓" if check.passed else "✗"
 
 
+def table_row(*cells: str) -> str:
+    """Return a row of a Markdown table that shows texts of other people, such as file names, as they are."""
+    return f"| {' | '.join(map(plain_markdown, cells))} |"
+
+
 def embed(jpeg: bytes, title: str) -> str:
     """Return Markdown with an embedded JPEG."""
-    return f"![{title}](data:image/jpeg;base64,{base64.b64encode(jpeg).decode()})"
+    return f"![{plain_markdown(title)}](data:image/jpeg;base64,{base64.b64encode(jpeg).decode()})"
 
 
 def spell(value: Any) -> str:  # noqa: ANN401 - any JSON value

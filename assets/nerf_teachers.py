@@ -140,7 +140,7 @@ def _do_selected(
     pipes: dg.PipesSubprocessClient,
 ) -> Iterator[dg.MaterializeResult]:
     with stops_retries(home.open(), context.partition_key):
-        settings = config.resolve(home.open().root)
+        settings = config.resolve(home.open().root, by_command=home.by_command)
     selected = {key.path[-1] for key in context.selected_asset_keys}
     steps = tuple(_step(action, settings) for action in actions if KIND_OF[action] in selected)
     results = run_worker(context, home.open(), steps, nerfstudio, pipes, progress)

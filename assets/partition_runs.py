@@ -19,6 +19,7 @@ from pipeline.progress import ProgressCallback, ProgressLog
 from pipeline.resources import HomeResource
 from pipeline.run_config import HomeSelection, RunSelector
 from storage.digests import digest_of
+from storage.plain_markdown import plain_markdown
 from storage.stores.versioned import Home, Materialized, StoreVersion
 
 
@@ -62,7 +63,7 @@ def partitioned_asset(
             progress: dg.ResourceParam[ProgressLog],
         ) -> Iterator[dg.MaterializeResult]:
             with stops_retries(home.open(), make.__name__):
-                selection = config.selection(home.open().root)
+                selection = config.selection(home.open().root, by_command=home.by_command)
             yield from materialize_each(context, home, progress, lambda at, key, tell: make(at, key, selection, tell))
 
         return cast("dg.AssetsDefinition", asset)
@@ -171,7 +172,7 @@ def _joined(failures: Mapping[str, dg.Failure], total: int) -> dg.Failure:
     return dg.Failure(
         f"{len(failures)} of {total} partitions failed:\n{lines}",
         metadata={
-            "failed": dg.MetadataValue.md(lines.replace("\n", "\n\n")),
+            "failed": dg.MetadataValue.md("\n\n".join(map(plain_markdown, lines.splitlines()))),
             "by_partition": dg.MetadataValue.json(said),
         },
         allow_retries=False,

@@ -46,7 +46,7 @@ def procedural_recordings(
 
     opened = home.open()
     with stops_retries(opened, "procedural_recordings"):
-        settings = config.resolve(opened.root).procedural
+        settings = config.resolve(opened.root, by_command=home.by_command).procedural
     report = progress.reporter(context.log, "procedural_recordings", settings.dataset)
     root, workers = opened.root / "recordings" / settings.dataset, min(os.cpu_count() or 1, settings.num_scenes)
     with stops_retries(opened, "procedural_recordings"):

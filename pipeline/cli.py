@@ -29,7 +29,7 @@ from pipeline.commands.gc import Gc
 from pipeline.commands.home import HomeSourcesCommand
 from pipeline.commands.labels import LabelsCommand
 from pipeline.commands.lineage import Lineage
-from pipeline.commands.machine import Bench, Doctor, Plan, Ui
+from pipeline.commands.machine import Bench, Daemon, Doctor, Plan, Ui
 from pipeline.commands.nightly import Nightly
 from pipeline.commands.options import Command, ConfiguredCommand, flags_to_overrides
 from pipeline.commands.query import Query
@@ -83,6 +83,7 @@ _COMMANDS: Any = (
     | _named(Bench, "bench")
     | _named(Plan, "plan")
     | _named(Ui, "ui")
+    | _named(Daemon, "daemon")
     | _named(View, "view")
     | _named(Doctor, "doctor")
 )

@@ -27,11 +27,14 @@ def asset_graph() -> AssetGraph:
     return dg.Definitions(assets=_ASSETS, resources=default_resources()).resolve_asset_graph()
 
 
-def build_definitions(progress: ProgressLog | None = None, **resources: object) -> dg.Definitions:
+def build_definitions(
+    progress: ProgressLog | None = None, *, by_command: bool = False, **resources: object
+) -> dg.Definitions:
     """Return the definitions.
 
     Args:
         progress: Receiver of progress; None if nobody watches the process that runs them.
+        by_command: Whether a command of this machine executes the runs.
         resources: Resources that replace those of the environment, by key.
     """
     return dg.Definitions(
@@ -40,7 +43,7 @@ def build_definitions(progress: ProgressLog | None = None, **resources: object) 
         jobs=ALL_JOBS,
         schedules=[nightly_evaluation, nightly_new_scenes],
         sensors=[registered_scenes, student_alerts],
-        resources=default_resources(progress) | resources,
+        resources=default_resources(progress, by_command=by_command) | resources,
         executor=executor_from_environment(),
     )
 

@@ -52,7 +52,9 @@ class Display:
         self._progress.stop()
 
     def begin(self, task: str) -> None:
-        """Show that a task has begun."""
+        """Show that a task has begun, or begins again."""
+        if task in self._bars:
+            self._progress.remove_task(self._bars.pop(task))
         self._bars[task] = self._progress.add_task(task, total=1.0, figures="")
         self._last_line[task] = time.monotonic()
 
@@ -73,6 +75,10 @@ class Display:
         if task in self._bars and self._waits.get(task) != holder:
             self._waits[task] = holder
             self._print(f"  … {task} waits for {escape(holder)}")
+
+    def tell(self, line: str) -> None:
+        """Say something that no task reports."""
+        self._print(f"[yellow]{escape(line)}[/yellow]")
 
     def finish(self, task: str, *, succeeded: bool, note: str) -> None:
         """Show that a task has ended, and its outcome."""

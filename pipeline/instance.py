@@ -7,26 +7,33 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 
 import dagster as dg
-import psutil
 
-DRIVER_TAG = "distillnerf/process"
-"""Tag of runs that a command started; the value is process id and start time of the executing process."""
+from pipeline.liveness import DRIVER_TAG
+
 TASK_NAME_TAG = "distillnerf/task"
 """Tag of runs that a command started; the value is the task's name."""
 
-_UNFINISHED = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+
+_EARLIER = frozenset(
+    {
+        "e3af7de3ed070b011ba3dc8c022ab4fa5ac4ee3af7527bb2af64c5f455bc9fd3",
+        "7163cbca8413cedaf5b0b7b10d4d385fc285230c6e305ef09a7b0cdc5d66249f",
+    }
+)
+"""SHA-256 of the files that earlier versions wrote: whoever edited none of it gets the present one."""
 
 
 def prepare_instance(home: Path) -> Path:
-    """Make the instance's folder with its ``dagster.yaml`` unless it exists, and return it."""
+    """Make the instance's folder with its ``dagster.yaml``, and return it; a file that people edited stays."""
     folder = home / "dagster"
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "dagster.yaml"
-    if not target.is_file():
+    if not target.is_file() or sha256(target.read_bytes()).hexdigest() in _EARLIER:
         aside = folder / f".dagster.yaml.{os.getpid()}"
         aside.write_text((files("pipeline") / "templates" / "dagster.yaml").read_text())
         aside.replace(target)
@@ -38,27 +45,6 @@ def open_instance(home: Path) -> Iterator[dg.DagsterInstance]:
     """Open the persistent instance of a home."""
     with dg.DagsterInstance.from_config(str(prepare_instance(home))) as instance:
         yield instance
-
-
-def this_process() -> str:
-    """Return an identity of this process that no later process will have."""
-    return _identity(psutil.Process())
-
-
-def end_abandoned_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Mark runs whose process is gone as failed, free their pool slots, and return their ids.
-
-    A killed command cannot do this itself, and the next command would wait for its slots for ever.
-    """
-    abandoned = []
-    for run in instance.get_runs(filters=dg.RunsFilter(statuses=_UNFINISHED)):
-        process = run.tags.get(DRIVER_TAG)
-        if process is None or _is_alive(process):
-            continue
-        instance.report_run_failed(run, "its process ended without reporting; the next run goes on from what is stored")
-        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-        abandoned.append(run.run_id)
-    return abandoned
 
 
 def set_pool_limit(instance: dg.DagsterInstance, pool: str, limit: int) -> None:
@@ -90,14 +76,3 @@ def _told(instance: dg.DagsterInstance, run_id: str) -> str:
     process = f", process {tags[DRIVER_TAG].partition('@')[0]}" if DRIVER_TAG in tags else ""
     since = "" if started is None else f" since {time.strftime('%H:%M:%S', time.localtime(started))}"
     return f"{name} (run {run_id[:8]}{process}{since})"
-
-
-def _identity(process: psutil.Process) -> str:
-    return f"{process.pid}@{process.create_time():.0f}"
-
-
-def _is_alive(identity: str) -> bool:
-    try:
-        return _identity(psutil.Process(int(identity.partition("@")[0]))) == identity
-    except (psutil.NoSuchProcess, ValueError):
-        return False

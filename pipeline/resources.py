@@ -5,12 +5,13 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from pydantic import Field
+from dagster._core.definitions.resource_annotation import TreatAsResourceParam  # not exported, but documented there
 
 from pipeline.alerts import AlertChannels
 from pipeline.environments import nerf_worker_command, nerf_worker_environment, nerfstudio_python
@@ -36,21 +37,37 @@ independent steps run side by side.
 """
 
 
-class HomeResource(dg.ConfigurableResource):
-    """Home of everything that a run writes."""
+@dataclass(frozen=True, kw_only=True)
+class HomeResource(TreatAsResourceParam):
+    """Home of everything that a run writes.
 
-    root: str = Field(description="Folder of the home, or s3://bucket/prefix.")
-    store_url: str = Field(default="", description="Where array stores live instead, as s3://bucket/prefix.")
+    No field of a resource is run configuration: whoever can launch a run could name any folder or program otherwise.
+
+    Attributes:
+        root: Folder of the home, or s3://bucket/prefix.
+        store_url: Where array stores live instead, as s3://bucket/prefix.
+        by_command: Whether a command of this machine executes the run, which may then name folders of weights; see
+            ``pipeline.run_config.RunSelector.selection``.
+    """
+
+    root: str
+    store_url: str = ""
+    by_command: bool = False
 
     def open(self) -> Home:
         """Return the home."""
         return Home(self.root, store_url=self.store_url or None)
 
 
-class NerfstudioEnvironment(dg.ConfigurableResource):
-    """The second Python environment, in which scene fields are fitted and rendered."""
+@dataclass(frozen=True, kw_only=True)
+class NerfstudioEnvironment(TreatAsResourceParam):
+    """The second Python environment, in which scene fields are fitted and rendered.
 
-    python: str = Field(default="", description="Its interpreter; empty for .venv-nerfstudio of the project.")
+    Attributes:
+        python: Its interpreter; empty for .venv-nerfstudio of the project.
+    """
+
+    python: str = ""
 
     def command(self) -> list[str]:
         """Return the worker's command line.
@@ -73,19 +90,34 @@ class NerfstudioEnvironment(dg.ConfigurableResource):
         return nerf_worker_environment()
 
 
-def default_resources(progress: ProgressLog | None = None) -> dict[str, Any]:
-    """Return the resources of a process that Dagster started, all taken from environment variables.
+def default_resources(progress: ProgressLog | None = None, *, by_command: bool = False) -> dict[str, Any]:
+    """Return the resources of a process, all taken from environment variables and none from run configuration.
 
     The home has no default: materialising into a forgotten folder would be a silent mistake. It is resolved when an
     asset runs; the definitions load without the variable.
+
+    Args:
+        progress: Receiver of progress; None if nobody watches the process.
+        by_command: Whether the process belongs to a command of this machine.
     """
     progress = progress or ProgressLog()
     return {
-        "home": HomeResource(root=dg.EnvVar(HOME_VARIABLE), store_url=store_url_from_environment() or ""),
-        "nerfstudio": nerfstudio_from_environment(),
-        "progress": progress,
-        "pipes": dg.PipesSubprocessClient(message_reader=progress.message_reader()),
+        "home": _fixed(lambda: _home_of_process(by_command=by_command)),
+        "nerfstudio": _fixed(nerfstudio_from_environment),
+        "progress": _fixed(lambda: progress),
+        "pipes": _fixed(lambda: dg.PipesSubprocessClient(message_reader=progress.message_reader())),
     }
+
+
+def _fixed(make: Callable[[], object]) -> dg.ResourceDefinition:
+    """Return a resource that takes no configuration: a run that gives it some is refused, by the name of the field."""
+    return dg.ResourceDefinition(resource_fn=lambda _: make(), config_schema={})
+
+
+def _home_of_process(*, by_command: bool) -> HomeResource:
+    return HomeResource(
+        root=str(home_from_environment(None)), store_url=store_url_from_environment() or "", by_command=by_command
+    )
 
 
 def nerfstudio_from_environment() -> NerfstudioEnvironment:

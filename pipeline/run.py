@@ -25,13 +25,17 @@ from rich.console import Console
 
 from assets.declarations import Work
 from pipeline.display import Display
-from pipeline.instance import pool_waits
+from pipeline.instance import open_instance, pool_waits
+from pipeline.liveness import end_abandoned_runs
 from pipeline.process_tree import end_trees
 from pipeline.resources import dagster_environment
 from pipeline.tasks import Task, blocked, ready
 
+_WORKER = (sys.executable, "-m", "pipeline.worker")
 _QUIET_S = 5.0
 """Seconds without a word from any worker after which the display says what a task waits for."""
+_MAX_DEATHS = 3
+"""How often in a row a worker may end without an outcome: a task that ends its process each time is given up then."""
 _IDLE_GRACE_S = 15.0
 """Seconds that an idle worker has to close what it has open."""
 _PREFERENCE: dict[int, tuple[Work, ...]] = {0: ("models", "student", "scene_teacher"), 1: ("scene_teacher", "models")}
@@ -68,7 +72,7 @@ class RunOutcome:
 
 
 class WorkerDiedError(RuntimeError):
-    """A worker process ended while it executed a task."""
+    """A worker process ended again and again while it executed a task."""
 
 
 class _Worker:
@@ -79,7 +83,7 @@ class _Worker:
         self.task: Task | None = None
         self.log = home / "logs" / f"worker-{index}.log"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.worker", str(home), str(self.log)],
+            [*_WORKER, str(home), str(self.log)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -137,7 +141,7 @@ def run_tasks(tasks: Sequence[Task], home: Path, console: Console, *, num_worker
         num_workers: Number of worker processes.
 
     Raises:
-        WorkerDiedError: If a worker process died; the tasks that it had finished are stored.
+        WorkerDiedError: If a worker process died several times in a row; the tasks that were finished are stored.
     """
     outcome = RunOutcome()
     started_at = time.perf_counter()
@@ -146,6 +150,7 @@ def run_tasks(tasks: Sequence[Task], home: Path, console: Console, *, num_worker
     with _workers(count, home, inbox) as workers, Display(console, len(tasks)) as display:
         finished: dict[str, bool] = {}
         begun: list[str] = []
+        deaths = [0] * count
         while True:
             for worker, task, threads in _assign(workers, tasks, finished, begun):
                 begun.append(task.name)
@@ -167,9 +172,21 @@ def run_tasks(tasks: Sequence[Task], home: Path, console: Console, *, num_worker
                 outcome.outcomes[worker.task.name] = dict(message)
                 display.finish(worker.task.name, succeeded=message["succeeded"], note=_note(message))
                 worker.task = None
+                deaths[index] = 0
             elif message["event"] == "died":
                 busy = worker.task.name if worker.task else "nothing"
-                raise WorkerDiedError(f"a worker ended with code {message['code']} at {busy}; see {worker.log}")
+                told = f"a worker ended with code {message['code']} at {busy}; see {worker.log}"
+                deaths[index] += 1
+                if deaths[index] > _MAX_DEATHS:
+                    raise WorkerDiedError(told)
+                display.tell(f"{told}; another one takes its place")
+                worker.close()
+                worker.join()
+                with open_instance(home) as instance:
+                    end_abandoned_runs(instance)  # its pool slots are free again
+                if worker.task is not None:
+                    begun.remove(worker.task.name)
+                workers[index] = _Worker(index, home, inbox)
         outcome.blocked = [task.name for task in blocked(tasks, finished)]
     outcome.wall_time_s = time.perf_counter() - started_at
     return outcome

@@ -7,7 +7,8 @@ home cannot mix. The last command also saves its selection in the home. Runs wit
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -252,6 +253,44 @@ def _without_repetition(overrides: Sequence[str]) -> tuple[str, ...]:
     return tuple(reversed(dict.fromkeys(reversed(overrides))))
 
 
+PLACES = re.compile(
+    r".*\.weights\.source|student\.fit\.initial|.*\.lpips_weights|.*\.text_encoder|(weak_labels|evaluation)\.classes"
+)
+"""Fields of the configuration that name a file, a folder or a model of the hub."""
+
+_OF_THIS_HOME = re.compile(r"student_checkpoint/[A-Za-z0-9_-]+@[0-9a-f]+")
+
+
+def _places(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:  # noqa: ANN401 - any dataclass
+    """Yield the fields of a configuration that are set to a place, not to a name that this package knows as "demo"."""
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), prefix + field.name
+        if dataclasses.is_dataclass(value):
+            yield from _places(value, f"{name}.")
+        elif PLACES.fullmatch(name) and (isinstance(value, Path) or _is_place(value or "")):
+            yield name, str(value)
+
+
+def _is_place(value: str) -> bool:
+    return value.startswith(("~", ".")) or "/" in value or "\\" in value
+
+
+def _refuse_places(asked: HomeSelection, kept: HomeSelection | None) -> None:
+    """Refuse a selection that sets a field to a place which neither its preset nor its home sets it to.
+
+    Raises:
+        ValueError: If there is one; the message names it.
+    """
+    allowed = set(_places(dataclasses.replace(asked, overrides=()).choices()))
+    allowed |= set() if kept is None else set(_places(kept.choices()))
+    for name, value in _places(asked.choices()):
+        if (name, value) not in allowed:
+            raise ValueError(
+                f"{name}={value} names a file or a model of the hub, which a launched run may not: give it to a "
+                f"command on this home (distillnerf run --set ...), which keeps it in {_FILE}"
+            )
+
+
 class RunSelector(dg.Config):
     """Choice of the configuration of a materialisation. The fields of the stages are declared by the stages alone."""
 
@@ -288,28 +327,37 @@ class RunSelector(dg.Config):
             raise ValueError(f"a complete configuration names its preset, one of {', '.join(PRESET_NAMES)}")
         return self
 
-    def selection(self, home: Path) -> HomeSelection:
+    def selection(self, home: Path, *, by_command: bool = False) -> HomeSelection:
         """Return the home's selection with these choices on top, or these alone if they are complete.
 
+        Args:
+            home: Folder of the home.
+            by_command: Whether a command of this machine asks. Whoever else asks, such as a page in a browser, cannot
+                name files or models of the hub: only those that the home keeps in its ``run.json``.
+
         Raises:
-            ValueError: If neither this selector nor the home names a preset.
+            ValueError: If neither this selector nor the home names a preset, or a place is named that must not be.
         """
-        return HomeSelection.on_top_of(
-            None if self.is_complete else HomeSelection.load(home),
+        kept = HomeSelection.load(home)
+        asked = HomeSelection.on_top_of(
+            None if self.is_complete else kept,
             preset=None if self.preset == "of_home" else self.preset,
             seed=self.seed,
             overrides=self.overrides,
             variant=None if self.variant == "of_home" else self.variant,
             published=self.published,
         )
+        if self.overrides and not by_command:
+            _refuse_places(asked, kept)
+        return asked
 
-    def resolve(self, home: Path, variant: Variant | None = None) -> PipelineConfig:
-        """Return the complete configuration.
+    def resolve(self, home: Path, variant: Variant | None = None, *, by_command: bool = False) -> PipelineConfig:
+        """Return the complete configuration; see ``selection``.
 
         Raises:
-            ValueError: If no preset is known or an override does not apply.
+            ValueError: If no preset is known, an override does not apply, or a place is named that must not be.
         """
-        return self.selection(home).resolve(variant)
+        return self.selection(home, by_command=by_command).resolve(variant)
 
 
 class TrainingSceneSelector(RunSelector):
@@ -319,13 +367,13 @@ class TrainingSceneSelector(RunSelector):
         default_factory=list, description="Scenes to learn from; empty takes those that the home keeps."
     )
 
-    def selection(self, home: Path) -> HomeSelection:
+    def selection(self, home: Path, *, by_command: bool = False) -> HomeSelection:
         """Return the selection with these scenes, if any are given.
 
         Raises:
             ValueError: If neither this selector nor the home names a preset.
         """
-        return super().selection(home).with_scenes(self.train_scenes, ())
+        return super().selection(home, by_command=by_command).with_scenes(self.train_scenes, ())
 
 
 class FeatureBasisSelector(TrainingSceneSelector):
@@ -336,13 +384,13 @@ class FeatureBasisSelector(TrainingSceneSelector):
         description="Scenes of the basis; empty takes those that the home keeps, as long as they are learned from.",
     )
 
-    def selection(self, home: Path) -> HomeSelection:
+    def selection(self, home: Path, *, by_command: bool = False) -> HomeSelection:
         """Return the selection with these scenes, if any are given.
 
         Raises:
             ValueError: If neither this selector nor the home names a preset.
         """
-        selection = super().selection(home)
+        selection = super().selection(home, by_command=by_command)
         return dataclasses.replace(selection, basis_scenes=tuple(self.basis_scenes) or selection.basis_scenes)
 
 
@@ -351,13 +399,15 @@ class TrainingSetSelector(TrainingSceneSelector):
 
     validation_scenes: list[str] = Field(default_factory=list, description="Scenes held out, likewise.")
 
-    def selection(self, home: Path) -> HomeSelection:
+    def selection(self, home: Path, *, by_command: bool = False) -> HomeSelection:
         """Return the selection with these scenes, if any are given.
 
         Raises:
             ValueError: If neither this selector nor the home names a preset.
         """
-        return RunSelector.selection(self, home).with_scenes(self.train_scenes, self.validation_scenes)
+        return RunSelector.selection(self, home, by_command=by_command).with_scenes(
+            self.train_scenes, self.validation_scenes
+        )
 
 
 class TransferSelector(RunSelector):
@@ -375,14 +425,21 @@ class TransferSelector(RunSelector):
         description="Scenes to score; empty takes all of the home that it can read and did not learn from.",
     )
 
-    def selection(self, home: Path) -> HomeSelection:
+    def selection(self, home: Path, *, by_command: bool = False) -> HomeSelection:
         """Return the selection with this student and these scenes.
 
         Raises:
-            ValueError: If neither this selector nor the home names a preset.
+            ValueError: If neither this selector nor the home names a preset, or a launched run names a folder.
         """
+        if not by_command and _is_place(self.checkpoint) and not _OF_THIS_HOME.fullmatch(self.checkpoint):
+            raise ValueError(
+                f"checkpoint {self.checkpoint!r} is none of this home, which a launched run may not name: want "
+                "student_checkpoint/<variant>@<digest>, or use distillnerf evaluate"
+            )
         return dataclasses.replace(
-            super().selection(home), checkpoint=self.checkpoint, evaluated_scenes=tuple(self.evaluated_scenes)
+            super().selection(home, by_command=by_command),
+            checkpoint=self.checkpoint,
+            evaluated_scenes=tuple(self.evaluated_scenes),
         )
 
 

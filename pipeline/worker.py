@@ -6,25 +6,22 @@ workers. They use JSON lines: a task on standard input; events and outcomes on s
 a log.
 """
 
-import ctypes
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from pipeline.process_tree import end_with_parent
 from storage.freed_memory import reuse_freed_memory
-
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
     """Serve tasks until standard input ends."""
     home, log = Path(sys.argv[1]), Path(sys.argv[2])
-    _end_with_parent()
+    end_with_parent()
     reuse_freed_memory()
     tasks, replies = _take_standard_streams(log)
 
@@ -36,7 +33,7 @@ def main() -> int:
 
     progress = ProgressLog(lambda event: _send(replies, {"event": "progress", **event}))
     with open_instance(home) as instance:
-        definitions = build_definitions(progress)
+        definitions = build_definitions(progress, by_command=True)
         job = definitions.resolve_implicit_global_asset_job_def()
         _send(replies, {"event": "ready"})
         for line in tasks:
@@ -45,7 +42,8 @@ def main() -> int:
 
 
 def _execute(dg: Any, job: Any, instance: Any, task: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - Dagster is imported late
-    from pipeline.instance import DRIVER_TAG, TASK_NAME_TAG, this_process
+    from pipeline.instance import TASK_NAME_TAG
+    from pipeline.liveness import DRIVER_TAG, this_process
     from pipeline.outcomes import read_outcome
 
     _limit_threads(int(task["threads"]))
@@ -89,12 +87,6 @@ def _take_standard_streams(log: Path) -> tuple[IO[str], IO[str]]:
 def _send(replies: IO[str], message: Mapping[str, Any]) -> None:
     replies.write(json.dumps(message, default=str) + "\n")
     replies.flush()
-
-
-def _end_with_parent() -> None:
-    """Ask Linux for a SIGTERM when the command dies: nobody would read the outcome."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 if __name__ == "__main__":

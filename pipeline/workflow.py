@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from pipeline.environments import installed_version
-from pipeline.instance import end_abandoned_runs, open_instance, set_pool_limit
+from pipeline.instance import open_instance, set_pool_limit
+from pipeline.liveness import end_abandoned_runs
 from pipeline.memory import PeakMemory
 from pipeline.partitions import add_scene_partitions
 from pipeline.resources import nerfstudio_from_environment

@@ -1,11 +1,10 @@
-"""Commands about the machine: bench, doctor, plan, ui."""
+"""Commands about the machine: bench, doctor, plan, ui, daemon."""
 
 import contextlib
 import json
-import os
 import signal
-import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Annotated, ClassVar, Literal
@@ -16,12 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.commands.options import Command, ConfiguredCommand, HomeCommand
-from pipeline.environments import project_root
-from pipeline.instance import prepare_instance
 from pipeline.presets import PresetName
-from pipeline.resources import dagster_environment
-
-_GRACE_S = 20.0
+from storage.stores.versioned import Home
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,49 +170,50 @@ _ASSUMPTIONS = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class Daemon(HomeCommand):
+    """Serve a home without a UI, until interrupted: schedules, sensors, backfills, queued runs, retries.
+
+    Attributes:
+        home: Folder of everything that runs write.
+    """
+
+    def run(self, console: Console) -> int:
+        """Start Dagster's daemon and code server, and keep them alive."""
+        home = self.open_home()
+        console.print(f"Dagster {version('dagster')} for {escape(str(home.root))}, without a UI")
+        return _serve(home, console, web=None)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ui(HomeCommand):
     """Open the Dagster UI of a home: serve it to this machine only, until interrupted.
 
     Attributes:
         home: Folder of everything that runs write.
-        port: Port of the web server, on 127.0.0.1.
+        port: Port of the web server.
+        host: Address that it listens on. Whoever reaches it may do everything: name another one only behind a proxy
+            that asks who it is.
+        allowed_hosts: Names under which browsers reach it, besides those of this machine: that of a proxy.
     """
 
     port: int = 3000
+    host: str = "127.0.0.1"
+    allowed_hosts: tuple[str, ...] = ()
 
     def run(self, console: Console) -> int:
-        """Start Dagster and wait for it."""
+        """Start Dagster's web server, daemon and code server, and keep them alive."""
         home = self.open_home()
-        prepare_instance(home.root)
-        console.print(f"Dagster {version('dagster')} on http://127.0.0.1:{self.port} for {escape(str(home.root))}")
-        # A shell may have started this with SIGINT ignored, which Dagster's processes would inherit and never end.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        process = subprocess.Popen(
-            ui_command(self.port), env=dagster_environment(home.root), cwd=project_root(), start_new_session=True
-        )
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            return 0
-        finally:
-            _end_group(process)
+        address = f"http://{self.host}:{self.port}"
+        console.print(f"Dagster {version('dagster')} on {address} for {escape(str(home.root))}")
+        return _serve(home, console, web=(self.host, self.port), names=self.allowed_hosts)
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End Dagster and everything it started: first by a polite signal, then by force."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=_GRACE_S)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+def _serve(home: Home, console: Console, *, web: tuple[str, int] | None, names: Sequence[str] = ()) -> int:
+    from pipeline.service.serve import serve
 
-
-def ui_command(port: int) -> list[str]:
-    """Return the command line of web server and daemon, with the workspace file or else the module."""
-    workspace = project_root() / "dagster_workspace.yaml"
-    where = ["-w", str(workspace)] if workspace.is_file() else ["-m", "pipeline.definitions"]
-    # "superseded" by a command of another package, which wants another project layout
-    program = [sys.executable, "-W", "ignore:Function `dev_command`", "-m", "dagster", "dev"]
-    return [*program, *where, "-h", "127.0.0.1", "-p", str(port), "--log-level", "warning"]
+    # A shell may have started this with SIGINT ignored, which Dagster's processes would inherit and never end.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):
+        serve(home, web=web, names=names, tell=lambda line: console.print(escape(line), soft_wrap=True))
+    return 0

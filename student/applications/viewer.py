@@ -1,6 +1,6 @@
 """Show a student's field in the browser: points, voxels by class or by a text, and the cameras."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -11,6 +11,7 @@ from storage.geometry.resize import resize_nearest
 from storage.geometry.transforms import rotation_to_quat_wxyz
 from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.keys import SceneKey
+from storage.plain_markdown import plain_markdown
 from storage.previews.pictures import UNDEFINED_COLOUR, colour_map, label_colour, resize_smoothly, to_uint8
 from storage.stores.versioned import Home
 from storage.taxonomy import SKY
@@ -145,16 +146,21 @@ def serve_scene(
     def draw(_: Any = None) -> None:  # noqa: ANN401 - viser's event
         try:
             draw_frame(server, view, int(frame.value), mode.value, text.value)
-            status.content = f"{scene_key}, student {variant}, occupied from {student.point.threshold:.3g}"
-            if mode.value == "classes":
-                status.content += "".join(f"\n\n{_swatch(colour)} {name}" for name, colour in view.colours.items())
+            colours = view.colours if mode.value == "classes" else {}
+            status.content = describe_view(str(scene_key), variant, student.point.threshold, colours)
         except ValueError as error:
-            status.content = f"**{error}**"
+            status.content = f"**{plain_markdown(str(error))}**"
 
     for control in (frame, mode, text):
         control.on_update(draw)
     draw()
     return server
+
+
+def describe_view(scene_key: str, variant: str, threshold: float, colours: Mapping[str, tuple[int, int, int]]) -> str:
+    """Return what stands beside a view, as Markdown: scene, student, threshold, and the colour of each class."""
+    title = f"{plain_markdown(scene_key)}, student {plain_markdown(variant)}, occupied from {threshold:.3g}"
+    return "\n\n".join([title, *(f"{_swatch(colour)} {plain_markdown(name)}" for name, colour in colours.items())])
 
 
 def _swatch(colour: tuple[int, int, int]) -> str:

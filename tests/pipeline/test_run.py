@@ -16,17 +16,16 @@ from rich.console import Console
 
 from pipeline.display import Display
 from pipeline.instance import (
-    DRIVER_TAG,
     TASK_NAME_TAG,
-    end_abandoned_runs,
     open_instance,
     pool_waits,
     prepare_instance,
     set_pool_limit,
 )
+from pipeline.liveness import DRIVER_TAG, end_abandoned_runs, this_process
 from pipeline.memory import PeakMemory
 from pipeline.resources import dagster_environment
-from pipeline.run import RunOutcome, run_tasks
+from pipeline.run import RunOutcome, WorkerDiedError, run_tasks
 from pipeline.run_config import HomeSelection
 from pipeline.tasks import Task
 from pipeline.workflow import plan
@@ -179,29 +178,33 @@ def test_workers_end_with_a_killed_command_and_say_so(prepared_home: Home) -> No
         assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.FAILURE]
 
 
-def test_a_killed_worker_leaves_nothing_that_holds_the_next_run(prepared_home: Home) -> None:
+def test_a_killed_worker_is_replaced_and_its_task_done_again(prepared_home: Home) -> None:
+    lock = prepared_home.lock("scene", FIRST)
+
     def kill(process: subprocess.Popen[str]) -> None:
         for worker in psutil.Process(process.pid).children(recursive=True):
             worker.kill()
+        lock.__exit__(None, None, None)
 
-    with prepared_home.lock("scene", FIRST):
-        start_and_kill(prepared_home, kill)
+    lock.__enter__()  # the step waits for it: it is surely running when the worker is killed
+    process = start_and_kill(prepared_home, kill)
+    assert process.returncode == 0
     with open_instance(prepared_home.root) as instance:
-        (started,) = instance.get_runs()
-        assert started.status is dg.DagsterRunStatus.STARTED
-        assert end_abandoned_runs(instance) == [started.run_id]
-        ended = instance.get_run_by_id(started.run_id)
-        assert ended is not None
-        assert ended.status is dg.DagsterRunStatus.FAILURE
+        again, first = instance.get_runs()
+        assert (first.status, again.status) == (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.SUCCESS)
         assert end_abandoned_runs(instance) == []
-    assert prepared_home.latest("scene", FIRST) is None
-    outcome, _ = run(prepared_home, scene_task(FIRST))
-    assert outcome.succeeded
+    assert len(prepared_home.versions("scene")) == 1
+
+
+def test_a_task_that_ends_its_worker_each_time_is_given_up(
+    prepared_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.run._WORKER", (sys.executable, "-c", "raise SystemExit(3)"))
+    with pytest.raises(WorkerDiedError, match=r"ended with code 3 at scene tiny\.scene-0001"):
+        run(prepared_home, scene_task(FIRST))
 
 
 def test_runs_of_living_processes_are_left_alone(tmp_path: Path) -> None:
-    from pipeline.instance import this_process
-
     with dg.DagsterInstance.ephemeral() as instance:
         dg.Definitions(assets=[dg.AssetSpec("x")])
         run = instance.create_run_for_job(

@@ -2,20 +2,27 @@
 
 import dataclasses
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
+import dagster as dg
 import pytest
+from dagster._core.execution.api import create_execution_plan
 from pydantic import ValidationError
 
 from pipeline.commands.options import ConfiguredCommand
+from pipeline.definitions import build_definitions
 from pipeline.presets import PRESET_NAMES, PresetName, build_preset
 from pipeline.run_config import (
+    PLACES,
     FeatureBasisSelector,
     HomeSelection,
     RunSelector,
     TrainingSceneSelector,
     TrainingSetSelector,
+    TransferSelector,
     choose_split,
 )
 from storage.digests import canonical_json
@@ -208,3 +215,73 @@ def test_a_basis_can_be_fitted_on_scenes_of_ones_own(tmp_path: Path) -> None:
     HomeSelection(preset="tiny").with_split(["d.a", "d.b"], []).save(tmp_path)
     assert FeatureBasisSelector().selection(tmp_path).scenes_of_basis == ("d.a", "d.b")
     assert FeatureBasisSelector(basis_scenes=["d.b"]).selection(tmp_path).scenes_of_basis == ("d.b",)
+
+
+def _texts(config: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the names of all fields that can hold any text or path."""
+    hints = get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value, hint = getattr(config, field.name), hints[field.name]
+        if dataclasses.is_dataclass(value):
+            yield from _texts(value, f"{prefix}{field.name}.")
+        elif {str, Path} & {hint, *get_args(hint)}:
+            yield prefix + field.name
+
+
+NO_PLACES = {
+    "procedural.dataset", "procedural.version", "ingest.cameras",
+    "ingest.lidar", "virtual_views.view_names", "split.allow_ungated",
+    "student.data.feature_sources", "evaluation.prompt_template", "evaluation.query",
+    "evaluation.checkpoint_digest", "weak_labels.prompt_template", "weak_labels.checkpoint_digest",
+}  # fmt: skip
+
+
+def test_every_field_of_free_text_is_known_to_be_a_place_or_none() -> None:
+    texts = {name for name in _texts(build_preset("demo", variant="clip")) if not name.endswith(".revision")}
+    assert {name for name in texts if not PLACES.fullmatch(name)} == NO_PLACES
+    assert len(texts - NO_PLACES) == 11
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "image_teachers.sky.weights.source=/tmp/weights",
+        "image_teachers.clip_basis.extractor.weights.source=someone/model",
+        "student.fit.initial=~/checkpoint",
+        "student.losses.lpips_weights=./x",
+        "evaluation.text_encoder=..",
+        "weak_labels.classes=/etc/passwd",
+        'image_teachers.sky.weights={"source": "/tmp/weights"}',
+    ],
+)
+def test_a_launched_run_names_no_place_that_its_home_does_not_keep(tmp_path: Path, override: str) -> None:
+    selector = RunSelector(preset="demo", overrides=[override])
+    with pytest.raises(ValueError, match="names a file or a model of the hub"):
+        selector.selection(tmp_path)
+    assert override in selector.selection(tmp_path, by_command=True).overrides
+    HomeSelection(preset="demo", overrides=(override,)).save(tmp_path)
+    assert override in selector.selection(tmp_path).overrides
+
+
+def test_a_launched_run_may_name_what_comes_with_the_package(tmp_path: Path) -> None:
+    overrides = ["image_teachers.sky.weights.source=demo", "student.fit.initial=none", "evaluation.query=a car/van"]
+    assert RunSelector(preset="demo", overrides=overrides).selection(tmp_path).overrides == tuple(overrides)
+
+
+def test_a_launched_run_judges_students_of_its_own_home_alone(tmp_path: Path) -> None:
+    own = "student_checkpoint/clip@0123abcd"
+    assert TransferSelector(preset="demo", checkpoint=own).selection(tmp_path).checkpoint == own
+    for elsewhere in ("/home/x/artifacts/student_checkpoint/clip/01", "someone/model", "student_checkpoint/../x@01"):
+        with pytest.raises(ValueError, match=re.escape(elsewhere)):
+            TransferSelector(preset="demo", checkpoint=elsewhere).selection(tmp_path)
+        TransferSelector(preset="demo", checkpoint=elsewhere).selection(tmp_path, by_command=True)
+
+
+@pytest.mark.parametrize(("resource", "field"), [("nerfstudio", "python"), ("home", "root"), ("home", "store_url")])
+def test_no_resource_takes_run_configuration(resource: str, field: str) -> None:
+    config = {"resources": {resource: {"config": {field: "/bin/sh"}}}}
+    job = build_definitions().resolve_job_def("ingest")
+    with pytest.raises(
+        dg.DagsterInvalidConfigError, match=rf'unexpected config entry "{field}" at path root:resources'
+    ):
+        create_execution_plan(job, run_config=config)
