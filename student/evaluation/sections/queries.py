@@ -47,6 +47,7 @@ class QueryScores:
     note: str = "Each class is asked for by its words; the student answers with features rendered from its voxels."
     _student: list[np.ndarray] = field(default_factory=list)
     _teacher: list[np.ndarray] = field(default_factory=list)
+    _has_teacher: bool = True
     _truth: list[np.ndarray] = field(default_factory=list)
     _points: dict[bool, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
 
@@ -62,13 +63,15 @@ class QueryScores:
         Args:
             probability: Probability of each class by the student's rendered features; NaN is scored as 0.
             truth: True class index; 254 where it is none of them, 255 where it is unknown.
-            teacher: Probability of each class by the features of the image teacher, which saw the image itself.
+            teacher: Probability of each class by the features of the image teacher, which saw the image itself. It is
+                NaN everywhere for a scene without them: the teacher then has no figure, because it saw other pixels.
         """
         known = np.flatnonzero(truth != UNKNOWN_CLASS)
         generator = np.random.default_rng((self.seed, len(self._truth)))
         if len(known) > self.max_pixels_per_frame:
             known = generator.choice(known, self.max_pixels_per_frame, replace=False)
         self._student.append(np.nan_to_num(probability[known]).astype(np.float32))
+        self._has_teacher &= bool(np.isfinite(teacher).any())
         self._teacher.append(np.nan_to_num(teacher[known]).astype(np.float32))
         self._truth.append(truth[known])
 
@@ -161,7 +164,7 @@ class QueryScores:
         present = bool(is_class.any())
         rivals = (
             Baseline(label="chance", value=float(is_class.mean()) if present else None),
-            Baseline(label=_TEACHER, value=finite_or_none(average_precision(teacher[:, index], is_class))),
+            Baseline(label=_TEACHER, value=self._of_teacher(average_precision(teacher[:, index], is_class))),
         )
         return self._figure(
             "ap",
@@ -181,7 +184,7 @@ class QueryScores:
         index: int,
     ) -> Figure:
         is_class = truth == index
-        rivals = (Baseline(label=_TEACHER, value=finite_or_none(_iou(teacher, is_class, index))),)
+        rivals = (Baseline(label=_TEACHER, value=self._of_teacher(_iou(teacher, is_class, index))),)
         return self._figure(
             "iou",
             index,
@@ -191,6 +194,9 @@ class QueryScores:
             rivals,
             IOU_PER_CLASS,
         )
+
+    def _of_teacher(self, value: float) -> float | None:
+        return finite_or_none(value) if self._has_teacher else None
 
     def _figure(
         self,

@@ -317,6 +317,17 @@ def test_queries_are_scored_per_class_and_unknown_pixels_are_left_out():
     assert nobody.section(unavailable="no clip").unavailable == "no clip"
 
 
+def test_a_teacher_that_is_missing_somewhere_has_no_figure() -> None:
+    truth, seen = np.array([0, 1, 0, 1], np.uint8), np.eye(2)[[0, 1, 0, 1]]
+    for missing in (False, True):
+        scores = QueryScores(names=("car", "tree"), max_pixels_per_frame=100, reference="r")
+        scores.add(seen, truth, teacher=seen)
+        scores.add(seen, truth, teacher=np.full_like(seen, np.nan) if missing else seen)
+        section = scores.section(unavailable="")
+        found = {b.value for figure in section.figures for b in figure.baselines if b.label == "teacher's own features"}
+        assert found == ({None} if missing else {1.0})
+
+
 def test_words_at_points_are_scored_apart_by_whether_a_camera_sees_them():
     scores = QueryScores(names=("car", "tree"), max_pixels_per_frame=100, reference="r")
     pixels = np.array([[0.9, 0.1], [0.1, 0.9]])
