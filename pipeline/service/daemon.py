@@ -6,11 +6,14 @@ when their turn comes. Here they wait for it.
 """
 
 import sys
+from datetime import UTC, datetime, timedelta
 from threading import Event
 
 import dagster as dg
+from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, WILL_RETRY_TAG
 from dagster._core.workspace.context import IWorkspaceProcessContext
 from dagster._core.workspace.load_target import GrpcServerTarget, WorkspaceLoadTarget
+from dagster._daemon.auto_run_reexecution.auto_run_reexecution import consume_new_runs_for_automatic_reexecution
 from dagster._daemon.auto_run_reexecution.event_log_consumer import EventLogConsumerDaemon
 from dagster._daemon.controller import create_daemon_of_type, daemon_controller_from_instance
 from dagster._daemon.daemon import BackfillDaemon, DaemonIterator, DagsterDaemon, MonitoringDaemon, SpanMarker
@@ -49,7 +52,26 @@ class _WaitsForCode(DagsterDaemon):
 
 
 class PatientRetries(_WaitsForCode, EventLogConsumerDaemon):
-    """Dagster's retries of failed runs, of which they need the job."""
+    """Dagster's retries of failed runs, of which they need the job.
+
+    Dagster looks at each failure once. It overlooks one whose event it reads before the run says that it is to be
+    retried, as happens on a busy machine; such runs are looked for by what they say.
+    """
+
+    def run_iteration(self, workspace_process_context: IWorkspaceProcessContext) -> DaemonIterator:
+        """Retry the runs that failed since the last iteration, and those that were overlooked."""
+        yield from super().run_iteration(workspace_process_context)
+        found = overlooked_failures(workspace_process_context.instance)
+        yield from consume_new_runs_for_automatic_reexecution(workspace_process_context, found, self._logger)
+
+
+def overlooked_failures(instance: dg.DagsterInstance) -> list[dg.RunRecord]:
+    """Return the failed runs of the last day that say that they will be retried, and have not been."""
+    since = datetime.now(UTC) - timedelta(days=1)
+    asked = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], tags={WILL_RETRY_TAG: "true"}, updated_after=since)
+    return [
+        record for record in instance.get_run_records(asked) if AUTO_RETRY_RUN_ID_TAG not in record.dagster_run.tags
+    ]
 
 
 class PatientBackfills(_WaitsForCode, BackfillDaemon):

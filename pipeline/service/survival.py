@@ -216,7 +216,7 @@ def prepare(home: Home, num_scenes: int) -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arguments:
+class SurvivalArguments:
     """Arguments of the command.
 
     Attributes:
@@ -236,7 +236,7 @@ class Arguments:
 
 def main() -> int:
     """Run it, write ``survival.json`` into the home, and return 1 unless every scene was made once."""
-    arguments: Any = tyro.cli(Arguments)
+    arguments: Any = tyro.cli(SurvivalArguments)
     home = Home(arguments.home.absolute())
     outcome = survive(
         home,

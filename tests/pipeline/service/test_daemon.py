@@ -11,7 +11,14 @@ from dagster._daemon.daemon import MonitoringDaemon, SpanMarker
 from pipeline.instance import open_instance
 from pipeline.liveness import DRIVER_TAG
 from pipeline.service import daemon
-from pipeline.service.daemon import HealingMonitor, PatientBackfills, PatientRetries, can_reach_code, daemons_of
+from pipeline.service.daemon import (
+    HealingMonitor,
+    PatientBackfills,
+    PatientRetries,
+    can_reach_code,
+    daemons_of,
+    overlooked_failures,
+)
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +57,17 @@ def test_a_run_that_never_began_is_ended_with_its_process(
     assert ended is not None
     assert ended.status is dg.DagsterRunStatus.FAILURE
     assert ended.tags["dagster/will_retry"] == "true"
+
+
+def test_a_failure_that_dagster_overlooked_is_found_until_it_is_retried(instance: dg.DagsterInstance) -> None:
+    runs = [
+        instance.create_run_for_job(dg.job(name="j")(lambda: None), tags=tags, status=dg.DagsterRunStatus.STARTED)
+        for tags in ({}, {"dagster/max_retries": "0"}, {"dagster/auto_retry_run_id": "x"})
+    ]
+    for run in runs:
+        instance.report_run_failed(run)
+    found = {record.dagster_run.run_id for record in overlooked_failures(instance)}
+    assert found & {run.run_id for run in runs} == {runs[0].run_id}
 
 
 @pytest.mark.parametrize("patient", [PatientRetries, PatientBackfills])
