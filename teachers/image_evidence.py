@@ -42,7 +42,8 @@ class AppearanceLimits:
         min_explained: Share of the variance of held-out maps that the looks of their images explain.
         max_misplaced: Share of a camera's error that the images of another camera, or of earlier or later frames,
             explain.
-        max_misplaced_once: The same of a single image; None where single maps hold too little to be told apart.
+        max_misplaced_once: Share of a single image's error that another image explains; None where single maps hold
+            too little to be told apart.
     """
 
     min_explained: float = 0.1
@@ -65,7 +66,7 @@ class Appearance:
         explained: Share of the variance of maps that their own images explain, on frames that were not fitted.
         turned: By how much more mirrored or upturned images explain; negative where the images themselves do best.
         misplaced: Share of a camera's error that other images explain, where it is largest.
-        misplaced_once: The same of a single image.
+        misplaced_once: Share of a single image's error that another image explains, where it is largest.
     """
 
     explained: float

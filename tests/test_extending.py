@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 PACKAGES = ("assets", "pipeline", "storage", "student", "teachers")
-RECIPES = ("A data set", "A target", "A loss", "An asset", "A teacher")
+RECIPES = ("A data set", "A target", "A loss", "An asset", "A family of image teachers", "A teacher")
 MOST_FILES_OF_A_TARGET = 5
 
 _SECTION = re.compile(r"^## (.+?)\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)

@@ -32,8 +32,8 @@ class GateCheck:
     """
 
     name: str
-    value: float
-    threshold: float
+    value: float | int
+    threshold: float | int
     passed: bool
     undecided: str = ""
     where: str = ""
@@ -153,7 +153,7 @@ def _boolean(owner: Mapping[str, Any], key: str, place: str) -> bool:
     return value
 
 
-def _number(value: Any, key: str, place: str) -> float:  # noqa: ANN401 - JSON is untyped
+def _number(value: Any, key: str, place: str) -> float | int:  # noqa: ANN401 - JSON is untyped
     if value is None:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -165,5 +165,5 @@ def _broken(key: str, place: str, seen: object, wanted: str) -> IntegrityError:
     return IntegrityError(ErrorKind.STORE_CORRUPT, key, f"{place}: {seen!r}, want {wanted}")
 
 
-def _spell(value: float) -> str:
+def _spell(value: float | int) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

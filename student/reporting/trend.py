@@ -3,6 +3,7 @@
 import io
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -13,6 +14,7 @@ from storage.stores.versioned import Home, StoreVersion
 from student.evaluation.history import EvaluationRecord, FigureChange, changes_since, evaluation_history
 from student.reporting.plots import BASELINE_COLOUR, STUDENT_COLOUR, STYLE, as_svg
 
+DATA_FILES = ("templates/trend.html.j2",)
 _WORSE_COLOUR = "#cf222e"
 _PER_ROW = 3
 
@@ -60,7 +62,7 @@ def trend_page(histories: Mapping[str, Sequence[EvaluationRecord]], current: Map
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("trend.html.j2").render(students=students)
+    return environment.get_template(Path(*DATA_FILES).name).render(students=students)
 
 
 def _draw(records: Sequence[EvaluationRecord], changes: Sequence[FigureChange]) -> Drawing:

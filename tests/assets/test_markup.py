@@ -6,6 +6,7 @@ import dagster as dg
 
 from assets.metadata import _gate_table, embed, table_row
 from assets.partition_runs import _joined
+from storage.stores.gate_record import GateRecord
 from student.applications.viewer import describe_view
 
 NASTY = "<img src=x onerror=alert(1)> | [x](javascript:alert(1)) {process.exit()}"
@@ -15,7 +16,9 @@ SYNTAX = set("<>[]{}|")
 def test_figures_of_a_gate() -> None:
     check = {"value": 1.0, "threshold": 2.0, "passed": False, "where": NASTY, "hint": NASTY}
     undecided = {"value": None, "threshold": 2.0, "passed": True, "undecided": NASTY}
-    table = _gate_table({"quality": {"passed": False, "checks": {NASTY: check, "b": undecided}}})["quality_gate"].value
+    table = _gate_table(
+        GateRecord.of({"quality": {"passed": False, "checks": {NASTY: check, "b": undecided}}}, "sky_mask/tiny.a")
+    )["quality_gate"].value
     rows = table.splitlines()[2:]
     assert [row.count("|") for row in rows] == [7, 7]
     assert not (SYNTAX - {"|"}) & set(table)

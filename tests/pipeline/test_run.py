@@ -276,11 +276,9 @@ def test_peak_memory_counts_children() -> None:
     assert memory.peak_bytes > 100 << 20
 
 
-@pytest.mark.parametrize("worker_dies", [True])
-def test_a_worker_that_dies_is_named_with_its_log(prepared_home: Home, monkeypatch, worker_dies: bool) -> None:
+def test_a_worker_that_dies_is_named_with_its_log(prepared_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.run import WorkerDiedError
 
-    monkeypatch.setenv("PYTHONSTARTUP", "")
-    monkeypatch.setattr("pipeline.run.sys.executable", "/bin/false")
+    monkeypatch.setattr("pipeline.run._WORKER", ("/bin/false",))
     with pytest.raises(WorkerDiedError, match=r"worker-0\.log"):
         run(prepared_home, scene_task(FIRST))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from storage.errors import ErrorKind, IntegrityError, SourceDataError
+from storage.errors import ErrorKind, IntegrityError, SourceDataError, SourceMovedError
 from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.run import ingest_scene
 from storage.ingest.source import list_scenes
@@ -307,7 +307,6 @@ def test_an_earlier_version_stays_readable_when_its_source_breaks(fault, tiny_ho
         (lambda t: t.path("map").write_text("[]"), E.TABLE_INVALID, "map.json", "log"),
         (lambda t: (t.root / "maps" / "none.png").unlink(), E.FILE_MISSING, "maps/none.png", "map.json"),
         (lambda t: (t.root / "v1.0-mini").rename(t.root / "v1.0-trainval"), E.VERSION_UNKNOWN, "nuscenes", "trainval"),
-        (lambda t: t.root.rename(t.root.with_name("moved")), E.FILE_MISSING, "nuscenes", "root"),
     ],
 )
 def test_a_broken_release_is_refused(apply, kind, key, message, tiny_home, tiny):
@@ -318,6 +317,16 @@ def test_a_broken_release_is_refused(apply, kind, key, message, tiny_home, tiny)
         assert caught.value.kind == kind
         assert key in caught.value.key
         assert message in caught.value.message
+    assert tiny_home.versions() == []
+
+
+def test_a_release_that_is_gone_was_moved_for_its_home_and_is_missing_for_others(tiny_home, tiny):
+    tiny.root.rename(tiny.root.with_name("moved"))
+    with pytest.raises(SourceMovedError, match="distillnerf home reroot"):
+        ingest_scene(tiny_home, KEY)
+    with pytest.raises(SourceDataError, match="root") as caught:
+        list_scenes(tiny.source())
+    assert caught.value.kind == E.FILE_MISSING
     assert tiny_home.versions() == []
 
 

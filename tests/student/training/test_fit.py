@@ -213,6 +213,7 @@ def test_a_fit_without_its_training_set_is_refused(shared_world: Any, student_co
     assert caught.value.key == "training_set/never-frozen"
 
 
+@pytest.mark.usefixtures("unsound_targets_are_frozen")
 def test_a_loss_that_is_not_finite_names_the_sample(
     make_world: Callable[[], Any], student_config: StudentConfig
 ) -> None:

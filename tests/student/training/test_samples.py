@@ -213,6 +213,7 @@ def test_what_is_not_valid_in_a_virtual_view_is_no_target(
     assert torch.isfinite(clean.teacher_depth[0, 1]).any()
 
 
+@pytest.mark.usefixtures("unsound_targets_are_frozen")
 def test_a_return_overrules_the_sky_mask(make_world: Callable[[], Any], student_config: StudentConfig) -> None:
     world = make_world()
     everywhere = np.ones((4, 3, 16, 24), bool)
@@ -340,6 +341,7 @@ def test_images_of_another_size_are_refused(shared_world: Any, student_config: S
         FrameDataset(shared_world.home, frozen, "train", config)[0]
 
 
+@pytest.mark.usefixtures("unsound_targets_are_frozen")
 def test_target_of_another_calibration_is_refused(make_world: Callable[[], Any], student_config: StudentConfig) -> None:
     world = make_world()
     version = world.home.latest("teacher_depth", "yard.a")
