@@ -27,6 +27,9 @@ _PIXELS_PER_CELL = 4
 _RIVAL_FRAMES = 3
 """A map may be that of another frame up to so many before or after."""
 
+_MIN_FRAMES = 4
+"""Each fit is made on half of the frames; from one frame, clean masks of a procedural drive looked misplaced."""
+
 _MIN_IMAGES, _MIN_CELLS = 4, 1500
 _MIN_VARIETY = 0.05
 """Share of the variance of looks that differs between images; below it they are all alike."""
@@ -138,7 +141,7 @@ def compare(
 ) -> Appearance | None:
     """Compare maps with the looks of their images; None if there are too few, or all images are alike."""
     num_frames, num_cameras = maps.shape[:2]
-    if num_frames < 2 or num_frames * num_cameras < _MIN_IMAGES or math.prod(maps.shape[:4]) < _MIN_CELLS:
+    if num_frames < _MIN_FRAMES or num_frames * num_cameras < _MIN_IMAGES or math.prod(maps.shape[:4]) < _MIN_CELLS:
         return None
     varied = looks - looks.mean(axis=(0, 1))
     if varied.var() < _MIN_VARIETY * (looks - looks.mean(axis=(0, 1, 2, 3))).var():
