@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from string import ascii_lowercase
+from string import ascii_letters
 
 from rich import box
 from rich.console import Console
@@ -59,7 +59,8 @@ class Status(HomeCommand):
 
     def _tell(self, states: Sequence[PartitionState], console: Console) -> None:
         of_scenes = [one for one in states if KINDS[one.asset].partitioned_by == "scene"]
-        letters = dict(zip(dict.fromkeys(one.asset for one in of_scenes), ascii_lowercase, strict=False))
+        # There are more letters than assets of scenes.
+        letters = dict(zip(dict.fromkeys(one.asset for one in of_scenes), ascii_letters, strict=False))
         console.print(_counts(states, letters))
         for line in _scene_lines(of_scenes, letters, show_all=self.all or bool(self.scenes)):
             console.print(line, soft_wrap=True)

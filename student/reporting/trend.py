@@ -71,7 +71,7 @@ def _draw(records: Sequence[EvaluationRecord], changes: Sequence[FigureChange]) 
     rows = -(-len(changes) // columns) or 1
     drawing = Drawing(figsize=(3.6 * columns, 2.2 * rows), layout="constrained")
     axes = np.atleast_1d(drawing.subplots(rows, columns, squeeze=False)).ravel()
-    for axis, change in zip(axes, changes, strict=False):
+    for axis, change in zip(axes, changes, strict=False):  # the last row may have axes to spare
         found = [(record, figure) for record in records if (figure := record.figures().get(change.name)) is not None]
         at = [datetime.fromisoformat(record.made_at) for record, _ in found]
         values = np.array([figure.value for _, figure in found], float)
