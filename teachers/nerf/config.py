@@ -90,10 +90,10 @@ class FieldConfig:
     appearance: Literal["camera", "image"] = "camera"
     shading: Literal["deferred", "per_sample"] = "deferred"
     dynamic: bool = False
-    dynamic_levels: int = 2
-    dynamic_log2_table_size: int = 17
+    dynamic_levels: int = 5
+    dynamic_log2_table_size: int = 18
     dynamic_coarsest_cell_m: float = 2.0
-    dynamic_cell_m: float = 0.5
+    dynamic_cell_m: float = 0.15
     flow: bool = False
     shadow: bool = False
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import DataManager, DataManagerConfig
@@ -84,6 +84,8 @@ class SceneDataManager(DataManager):
         bounds: The field's box.
         fitted_frames: Frames that are drawn from: those of the first phase, later all.
         rays: Rays of the fitted frames.
+        moving_points: Points whose motion is known; None where none is.
+        moving_places: Per frame of the scene, points of what moves there; see ``FoundMoving``.
     """
 
     config: SceneDataManagerConfig
@@ -116,9 +118,11 @@ class SceneDataManager(DataManager):
         """Draw from these frames from now on."""
         returns_move = None
         self.moving_points: MovingPoints | None = None
+        self.moving_places: list[Float[np.ndarray, "_ 3"]] | None = None
         if self.nerf.field.dynamic:
             moving = find_moving(self.scene, frames, self.bounds, source=self.nerf.moving_source)
             returns_move, self.moving_points = moving.returns_move, moving.points
+            self.moving_places = moving.places
         self.fitted_frames = frames
         self.rays = self.rays_of(frames, returns_move=returns_move)
         self.errors = self._error_map()

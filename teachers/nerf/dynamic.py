@@ -12,6 +12,7 @@ between slices follows from them:
 The flow field gives velocities, metres per second, so that neighbours may be any time away (EmerNeRF Eq. 7).
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,8 @@ from teachers.nerf.config import FieldConfig
 from teachers.nerf.contraction import contract
 from teachers.nerf.encoding import GridEncoding, geometric_resolutions
 from teachers.nerf.frame_times import FittedNeighbours, FrameTimes
+from teachers.nerf.grid_head import GridHead
+from teachers.nerf.moving_region import MovingRegion
 from teachers.nerf.perceptron import perceptron
 from teachers.nerf.scene_rays import SceneBounds
 
@@ -50,7 +53,8 @@ class DynamicSamples:
     """What the dynamic branch says of points at instants.
 
     Attributes:
-        log_density: Natural logarithm of the density over that of an untrained static branch.
+        log_density: Natural logarithm of the density over that of an untrained static branch; minus infinity where
+            nothing may move. Features, shadow and error are zero there.
         features: Aggregated over time.
         shadow: Ratio of the light that is taken from what stands still there, [0, 1]; None without shadows.
         cycle_error: Mean square, over space, of forward flow plus the backward flow where it leads, square metres; None
@@ -78,14 +82,32 @@ class DynamicBranch(nn.Module):
         self.half_extent: Tensor
         self.register_buffer("half_extent", torch.tensor(bounds.half_extent), persistent=False)
         self.times = times
+        self.region = MovingRegion(bounds, len(times.seconds))
         self.grid = _grid(config, bounds, scale=1.0)
         self.output_width = self.grid.output_width
-        self.density_network = perceptron(self.output_width, config.hidden_width, 1)
+        self.head = GridHead(config, config.dynamic_levels)
         self.shadow_network = perceptron(self.output_width, config.hidden_width, 1) if config.shadow else None
         self.flow = FlowField(config, bounds) if config.flow else None
 
     def forward(self, positions: Float[Tensor, "points 3"], instants: Float[Tensor, " points"]) -> DynamicSamples:
         """Return what is at positions (scene units) at instants (frames)."""
+        chosen = torch.nonzero(self.region(positions, instants))[:, 0]
+        if len(chosen) == len(positions):
+            return self.anywhere(positions, instants)
+        found = self.anywhere(positions[chosen], instants[chosen])
+
+        def spread(values: Tensor, elsewhere: float = 0.0) -> Tensor:
+            return values.new_full((len(positions), *values.shape[1:]), elsewhere).index_copy(0, chosen, values)
+
+        return DynamicSamples(
+            log_density=spread(found.log_density, -math.inf),
+            features=spread(found.features),
+            shadow=None if found.shadow is None else spread(found.shadow),
+            cycle_error=None if found.cycle_error is None else spread(found.cycle_error),
+        )
+
+    def anywhere(self, positions: Float[Tensor, "points 3"], instants: Float[Tensor, " points"]) -> DynamicSamples:
+        """Return the same, whether something may move there or not."""
         near = self.times.neighbours(instants)
         own = instants.round().to(torch.int32)
         velocities = None if self.flow is None else self.flow(self.unit_cube(positions), instants)
@@ -94,7 +116,7 @@ class DynamicBranch(nn.Module):
         if self.shadow_network is not None:
             shadow = torch.sigmoid(self.shadow_network(features) + _INITIAL_SHADOW_LOGIT)
         return DynamicSamples(
-            log_density=self.density_network(features) + _INITIAL_LOG_DENSITY,
+            log_density=self.head.log_density(features) + _INITIAL_LOG_DENSITY,
             features=features,
             shadow=shadow,
             cycle_error=None if velocities is None else self.cycle_error(positions, near, velocities),

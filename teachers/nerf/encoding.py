@@ -92,6 +92,8 @@ class GridEncoding(nn.Module):
             positions: Points of the unit cube.
             slices: Number of the grid in the same table that each point looks into, such as one per frame.
         """
+        if len(positions) == 0:
+            return self.table.new_zeros(0, self.output_width)
         scaled = positions.t().contiguous()[:, None, :] * self.scales
         start = self.level_offsets.new_zeros(1) if slices is None else slices * self.slice_stride
         if self.interpolation == "nearest":

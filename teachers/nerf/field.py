@@ -10,6 +10,7 @@ and its gradient reaches the grids directly instead of through the density's.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from nerfstudio.cameras.rays import RaySamples
@@ -23,6 +24,7 @@ from teachers.nerf.contraction import contract
 from teachers.nerf.dynamic import DynamicBranch
 from teachers.nerf.encoding import GridEncoding, geometric_resolutions
 from teachers.nerf.frame_times import FrameTimes
+from teachers.nerf.grid_head import GridHead
 from teachers.nerf.nerfstudio_grid import Backend, NerfstudioGrid
 from teachers.nerf.perceptron import perceptron
 from teachers.nerf.scene_rays import SceneBounds
@@ -31,8 +33,6 @@ _SKY_OCTAVES = 4
 _SURFACE_OCTAVES = 1
 """Surfaces get a low frequency only: each is seen from a few directions, and a network that can tell them apart
 memorises one colour per direction and shows neither from a third."""
-_DENSITY_GAIN = 2.0
-"""Factor on the sum of density channels, so that Adam's fixed step crosses the decades of density soon."""
 _INITIAL_LOG_DENSITY = -4.0
 """Log of the density per metre before training: a mean free path of 55 m, neither fog nor vacuum."""
 
@@ -83,8 +83,7 @@ class DrivingField(Field):
         self.metres_per_unit = bounds.metres_per_unit
         self.register_buffer("half_extent", torch.tensor(bounds.half_extent), persistent=False)
         self.static_grid = _static_grid(config, bounds)
-        density_width = config.num_levels * (config.density_channels or config.features_per_level)
-        self.density_network = perceptron(density_width, config.hidden_width, 1)
+        self.head = GridHead(config, config.num_levels)
         self.feature_width = self.static_grid.output_width
         self.times = FrameTimes(frame_seconds, fitted_frames)
         self.dynamic = DynamicBranch(config, bounds, self.times) if config.dynamic else None
@@ -102,6 +101,11 @@ class DrivingField(Field):
         """Say which frames the field is fitted to from now on."""
         self.times.set_fitted(frames)
 
+    def confine_moving(self, places: Sequence[Float[np.ndarray, "_ 3"]] | None) -> None:
+        """Let the dynamic branch, if there is one, exist near these points alone; see ``MovingRegion.confine``."""
+        if self.dynamic is not None:
+            self.dynamic.region.confine(places)
+
     def get_density(self, ray_samples: RaySamples) -> tuple[Float[Tensor, "*batch 1"], Float[Tensor, "*batch width"]]:
         """Return density per scene unit, and the grids' features."""
         sampled = self.sample(ray_samples)
@@ -117,12 +121,7 @@ class DrivingField(Field):
         batch = positions.shape[:-1]
         positions = positions.reshape(-1, 3)
         features = self.static_grid(self.unit_cube(positions))
-        by_level = self._by_level(features)
-        of_density = by_level[:, :, : self.config.density_channels] if self.config.density_channels else by_level
-        raw = self.density_network(of_density.flatten(1))
-        if self.config.density_channels:
-            raw = raw + _DENSITY_GAIN * of_density.sum(dim=(1, 2))[:, None]
-        density = self._density(raw)
+        density = self._density(self.head.log_density(features))
         if self.dynamic is None:
             return FieldSamples(density=density.view(*batch, 1), features=features.view(*batch, -1))
         assert ray_samples.times is not None
@@ -181,13 +180,14 @@ class DrivingField(Field):
     ) -> Float[Tensor, "points 3"]:
         """Return the colour, [0, 1], that shows along directions from composited features, for an appearance code.
 
-        Static and dynamic features share this head (EmerNeRF Eq. 2). With ``density_channels``, the last three channels
-        of every static level are added up to a first guess, which the head corrects.
+        Static and dynamic features share this network (EmerNeRF Eq. 2), which corrects the first guesses of both.
         """
         view = torch.cat([encode_directions(directions, octaves=_SURFACE_OCTAVES), code], dim=-1)
         raw = self.colour_network(torch.cat([features, view], dim=-1))
-        if self.config.density_channels:
-            raw = raw + self._by_level(features)[:, :, -3:].sum(dim=1)
+        of_static = self.static_grid.output_width
+        raw = raw + self.head.colour_guess(features[:, :of_static])
+        if self.dynamic is not None:
+            raw = raw + self.dynamic.head.colour_guess(features[:, of_static:])
         return torch.sigmoid(raw)
 
     def sky_colour(
@@ -199,10 +199,6 @@ class DrivingField(Field):
     def unit_cube(self, positions: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
         """Return where positions in scene units lie in the grids' unit cube."""
         return 0.25 * (contract(positions / self.half_extent) + 2.0)
-
-    def _by_level(self, features: Float[Tensor, "points width"]) -> Float[Tensor, "points levels channels"]:
-        static = features[:, : self.static_grid.output_width]
-        return static.view(len(features), self.config.num_levels, self.config.features_per_level)
 
     def _density(self, raw: Float[Tensor, "points 1"]) -> Float[Tensor, "points 1"]:
         return self.metres_per_unit * trunc_exp(raw + _INITIAL_LOG_DENSITY)

@@ -92,17 +92,16 @@ def static_clearance_loss(
     *,
     margin: float,
 ) -> Float[Tensor, ""]:
-    """Return the squared weight that the static part alone puts where a beam has passed.
+    """Return the squared weight that the static part alone puts along beams whose returns move, the return included.
 
-    A beam proves emptiness up to its return. If the return moves, the static part must be empty there too. Without this
-    loss, a field settles for a ghost of everything that ever stood somewhere.
+    The static part must be empty there. Without this loss, a field settles for a ghost of everything that ever stood
+    somewhere. Beams to what stands say nothing of either part alone: the line of sight is theirs.
     """
-    has_return = torch.isfinite(lidar_depth)
-    depth = torch.where(has_return, lidar_depth, torch.zeros_like(lidar_depth))
-    limit = torch.where(return_moves, depth + margin, depth - margin)[:, None]
+    takes_part = torch.isfinite(lidar_depth) & return_moves
+    limit = torch.where(takes_part, lidar_depth + margin, torch.zeros_like(lidar_depth))[:, None]
     starts, ends = interval_edges[:, :-1], interval_edges[:, 1:]
     passed = ((limit - starts) / (ends - starts).clamp_min(1e-9)).clamp(0.0, 1.0)
-    return _masked_mean((static_weights * passed).sum(dim=-1).square(), has_return)
+    return _masked_mean((static_weights * passed).sum(dim=-1).square(), takes_part)
 
 
 def shadow_loss(shadow: Float[Tensor, "*batch 1"]) -> Float[Tensor, ""]:

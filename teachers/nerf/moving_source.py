@@ -25,6 +25,7 @@ _SPEED_FRAMES = 2
 
 _BOX_MARGIN_M = 0.2
 _MAX_STANDING_POINTS = 20_000
+_FILL_M = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +35,12 @@ class FoundMoving:
     Attributes:
         returns_move: Per fitted frame, which LiDAR returns belong to something that moves.
         points: Points with known motion, also between the fitted frames; None where none is known.
+        places: Per frame of the scene, points of what moves or may move there, world, metres; None if nothing is asked.
     """
 
     returns_move: list[Bool[np.ndarray, " _"]]
     points: MovingPoints | None
+    places: list[Float[np.ndarray, "_ 3"]] | None
 
 
 def find_moving(scene: SceneReader, frames: Sequence[int], bounds: SceneBounds, *, source: MovingSource) -> FoundMoving:
@@ -54,10 +57,11 @@ def find_moving(scene: SceneReader, frames: Sequence[int], bounds: SceneBounds, 
     """
     returns = [lidar_points_world(scene, f) for f in frames]
     if source == "none" or not any(len(r) for r in returns):
-        return FoundMoving(returns_move=[np.zeros(len(r), bool) for r in returns], points=None)
+        return FoundMoving(returns_move=[np.zeros(len(r), bool) for r in returns], points=None, places=None)
     if source == "lidar":
-        origins = [lidar_origin_world(scene, f) for f in frames]
-        return FoundMoving(returns_move=find_moving_returns(origins, returns), points=None)
+        returns_move = find_moving_returns([lidar_origin_world(scene, f) for f in frames], returns)
+        moving = [points[moves] for points, moves in zip(returns, returns_move, strict=True)]
+        return FoundMoving(returns_move=returns_move, points=None, places=_in_all(moving, frames, scene.num_frames))
     boxes = scene.boxes()
     if len(boxes.frame_index) == 0:
         raise SourceDataError(
@@ -66,6 +70,18 @@ def find_moving(scene: SceneReader, frames: Sequence[int], bounds: SceneBounds, 
             "the recording has none to say what moves; set nerf.moving_source to 'lidar' or 'none'",
         )
     return BoxMotion(boxes, frames, np.array(scene.frame_seconds())).find(returns, bounds)
+
+
+def _in_all(
+    of_fitted: Sequence[Float[np.ndarray, "_ 3"]], frames: Sequence[int], num_frames: int
+) -> list[Float[np.ndarray, "_ 3"]]:
+    """Return points per frame of the scene: a frame that is not fitted has those of its fitted neighbours."""
+    after = np.searchsorted(frames, np.arange(num_frames)).clip(max=len(frames) - 1)
+    before = (np.searchsorted(frames, np.arange(num_frames), side="right") - 1).clip(min=0)
+    return [
+        of_fitted[a] if a == b else np.concatenate([of_fitted[b], of_fitted[a]])
+        for a, b in zip(after.tolist(), before.tolist(), strict=True)
+    ]
 
 
 class BoxMotion:
@@ -90,19 +106,26 @@ class BoxMotion:
 
     def find(self, returns: list[Float[np.ndarray, "_ 3"]], bounds: SceneBounds) -> FoundMoving:
         """Return which returns (world, metres) of each fitted frame move, and how."""
-        returns_move, known = [], []
+        returns_move, known, filled, carried = [], [], [], []
         for index, points in enumerate(returns):
             moves = np.zeros(len(points), bool)
+            in_boxes = [np.zeros((0, 3))]
             for name, row in self.rows[index].items():
                 if not self._moves(index, name):
                     continue
                 inside = (np.abs(apply_se3(invert_se3(self.box_to_world[row]), points)) <= self.half_size[row]).all(-1)
                 moves |= inside
+                in_boxes.append(apply_se3(self.box_to_world[row], _fill(self.half_size[row])))
+                carried += self._track(index, name, in_boxes[-1])
                 if inside.any():
                     known += self._track(index, name, points[inside])
             returns_move.append(moves)
+            filled.append(np.concatenate(in_boxes))
+        places = _in_all(filled, self.frames, len(self.seconds))
+        for positions, instants, _, _ in carried:
+            places[int(instants[0])] = np.concatenate([places[int(instants[0])], positions])
         if not known:
-            return FoundMoving(returns_move=returns_move, points=None)
+            return FoundMoving(returns_move=returns_move, points=None, places=places)
         known += self._standing(returns, returns_move, sum(len(k[0]) for k in known))
         positions, instants, forward, backward = (np.concatenate(column) for column in zip(*known, strict=True))
         points = MovingPoints(
@@ -111,7 +134,7 @@ class BoxMotion:
             forward=torch.tensor(forward, dtype=torch.float32),
             backward=torch.tensor(backward, dtype=torch.float32),
         )
-        return FoundMoving(returns_move=returns_move, points=points)
+        return FoundMoving(returns_move=returns_move, points=points, places=places)
 
     def _moves(self, index: int, name: str) -> bool:
         around = range(max(0, index - _SPEED_FRAMES), min(len(self.frames), index + _SPEED_FRAMES + 1))
@@ -168,3 +191,9 @@ class BoxMotion:
             instants = np.resize(np.array(span, float), len(chosen))
             found.append((chosen, instants, np.zeros(chosen.shape), np.zeros(chosen.shape)))
         return found
+
+
+def _fill(half_size: Float[np.ndarray, " 3"]) -> Float[np.ndarray, "points 3"]:
+    """Return points all over a box about the origin, at most half a metre apart, its faces included."""
+    axes = [np.linspace(-half, half, 2 + int(2 * half / _FILL_M)) for half in half_size]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)

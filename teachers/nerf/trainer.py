@@ -104,6 +104,7 @@ class DrivingFieldTrainer(Trainer):
         super().setup(test_mode)
         if isinstance(self.model, DrivingFieldModel):
             self.datamanager.refinement = self.model.refinement
+            self.model.field.confine_moving(self.datamanager.moving_places)
 
     @property
     def model(self) -> TeacherModel:
@@ -161,6 +162,7 @@ class DrivingFieldTrainer(Trainer):
             sampler._steps_since_update = steps_since_update  # it counts what is rendered for a judgement as a step
         if whole is not None and isinstance(self.model, DrivingFieldModel):
             self.model.field.set_fitted_frames(whole)
+            self.model.field.confine_moving(self.datamanager.moving_places)
 
     def _report(self, step: int, now: float) -> None:
         row = {

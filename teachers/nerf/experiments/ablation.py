@@ -1,22 +1,26 @@
-"""Ablation of the scene teacher: each part of the method is judged against exact motion on a procedural scene.
+"""Ablation of the scene teacher: every part of the method, or every weight of its losses, on one scene.
 
-``python -m teachers.nerf.experiments.ablation HOME SCENE`` runs in nerfstudio's environment, on a home where a
-procedural scene was ingested (``distillnerf demo`` does it). It fits every variant, with every seed, and prints a table
-and writes it as JSON: colour inside the pixels that show something that moves, over the frames that the field was
-fitted to and over held-out ones apart; end-point error of the flow; depth against held-out LiDAR. Fits that exist are
-reused.
+``python -m teachers.nerf.experiments.ablation HOME SCENE`` runs in nerfstudio's environment, on a home where the scene
+was ingested (``distillnerf demo`` does it for procedural ones). It fits every variant, with every seed, and prints a
+table and writes it as JSON: colour and depth on frames held out. Fits that exist are reused, so it can be stopped.
 
-Exact motion is read by the judge alone. No variant but those with ``boxes`` sees more than images, poses and LiDAR.
+On a procedural scene it also judges by exact motion: colour inside the pixels that show something that moves, over the
+frames that the field was fitted to and over held-out ones apart, and the end-point error of the flow. Exact motion is
+read by the judge alone. No variant but those with ``boxes`` sees more than images, poses and LiDAR.
+
+``--like FIELD.JSON`` takes images, steps, rays and sizes from a field, such as the one that preset ``tiny``
+fitted, in place of small ones that suit a procedural scene.
 """
 
 import argparse
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -25,18 +29,22 @@ from storage.freed_memory import reuse_freed_memory
 from storage.kinds import Kind
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home
+from teachers.nerf.checkpoint import load_description
 from teachers.nerf.config import ErrorSamplingConfig, FieldConfig, NerfConfig, ProposalConfig, SamplingConfig
 from teachers.nerf.dynamic import DynamicBranch
 from teachers.nerf.experiments.exact_motion import ExactMotion, ExactMotions
 from teachers.nerf.scene_rays import SceneBounds, SceneRays, split_frames
+
+if TYPE_CHECKING:
+    from teachers.nerf.teacher import NerfTeacher
 
 logger = logging.getLogger("teachers.nerf.experiments.ablation")
 
 Figures = Mapping[str, float]
 
 
-def variants(base: NerfConfig) -> dict[str, NerfConfig]:
-    """Return the variants, by name; each is the one that its name continues, plus one part."""
+def parts(base: NerfConfig) -> dict[str, NerfConfig]:
+    """Return variants by name; each is the one that its name continues, plus one part."""
 
     def with_field(**changes: object) -> NerfConfig:
         return replace(base, field=replace(base.field, **changes))
@@ -60,27 +68,72 @@ def variants(base: NerfConfig) -> dict[str, NerfConfig]:
     }
 
 
+def weights(base: NerfConfig) -> dict[str, NerfConfig]:
+    """Return variants with other weights of depth, line of sight, sky and sharpness; the last are EmerNeRF's."""
+
+    def with_losses(**changes: object) -> NerfConfig:
+        return replace(base, losses=replace(base.losses, **changes))
+
+    losses = base.losses
+    normal: dict[str, object] = {
+        "line_of_sight_form": "normal",
+        "line_of_sight": 0.1,
+        "line_of_sight_margin_m": (6.0, 2.5),
+    }
+    return {
+        "as it is": base,
+        "depth x 0.2": with_losses(depth=0.2 * losses.depth),
+        "depth x 5": with_losses(depth=5.0 * losses.depth),
+        "depth squared": with_losses(depth_form="squared", depth=1.0),
+        "line of sight x 0.2": with_losses(line_of_sight=0.2 * losses.line_of_sight),
+        "line of sight x 5": with_losses(line_of_sight=5.0 * losses.line_of_sight),
+        "line of sight to 0.2 m": with_losses(line_of_sight_margin_m=(losses.line_of_sight_margin_m[0], 0.2)),
+        "line of sight normal": with_losses(**normal),
+        "sky x 0.01": with_losses(sky=0.01 * losses.sky),
+        "sky x 0.1": with_losses(sky=0.1 * losses.sky),
+        "distortion x 0.2": with_losses(distortion=0.2 * losses.distortion),
+        "distortion x 5": with_losses(distortion=5.0 * losses.distortion),
+        "opacity entropy 0": with_losses(opacity_entropy=0.0),
+        "EmerNeRF's": with_losses(
+            depth_form="squared", depth=1.0, sky=0.001, distortion=0.0, opacity_entropy=0.0, **normal
+        ),
+    }
+
+
+VARIANTS: Mapping[str, Callable[[NerfConfig], dict[str, NerfConfig]]] = {"parts": parts, "weights": weights}
+
+
 def judge(home: Home, scene_key: str, config: NerfConfig) -> dict[str, float]:
-    """Fit one variant of a procedural scene, and return its figures.
+    """Fit one variant, and return its figures; those of exact motion of a procedural scene alone.
 
     ``moving_psnr_*`` pools the squared error of all pixels that show something that moves. ``flow_error_m`` is the mean
     end-point error from one image of a camera to its next, ``still_error_m`` that of a flow of zero.
 
     Raises:
-        MissingTargetError: If the scene, its truth or the sky mask that is asked for does not exist.
+        MissingTargetError: If the scene or the sky mask that is asked for does not exist.
     """
     # nerfstudio can be imported once main has declared what its torchvision lacks.
     from teachers.nerf.fit import fit_scene
     from teachers.nerf.teacher import NerfTeacher
 
     fitted = fit_scene(home, scene_key, config)
-    teacher = NerfTeacher.load(home, scene_key, config.execution, fitted.version.digest)
-    scene = SceneReader.open(home, scene_key)
-    motions = ExactMotions(home, scene, scene_key, config.image_size)
-    split = split_frames(scene.num_frames, holdout_every=config.holdout_every)
     figures = {
-        name: float(fitted.metrics[name]) for name in ("psnr", "static_psnr", "lidar_abs_rel", "static_lidar_abs_rel")
+        name: float(fitted.metrics[name])
+        for name in ("psnr", "static_psnr", "train_psnr", "lidar_abs_rel", "static_lidar_abs_rel", "sky_opacity")
+        if name in fitted.metrics
     }
+    scene = SceneReader.open(home, scene_key)
+    if home.latest(Kind.SCENE_TRUTH, scene_key) is None:
+        return figures
+    teacher = NerfTeacher.load(home, scene_key, config.execution, fitted.version.digest)
+    return figures | _motion_figures(teacher, scene, ExactMotions(home, scene, scene_key, config.image_size), config)
+
+
+def _motion_figures(
+    teacher: "NerfTeacher", scene: SceneReader, motions: ExactMotions, config: NerfConfig
+) -> dict[str, float]:
+    split = split_frames(scene.num_frames, holdout_every=config.holdout_every)
+    figures: dict[str, float] = {}
     flow_errors: list[np.ndarray] = []
     still_errors: list[np.ndarray] = []
     for name, frames in (("fitted", split.train), ("held_out", split.held_out)):
@@ -122,30 +175,31 @@ class FieldAblation:
 
     Attributes:
         home: Root of the home.
-        scene_key: A procedural scene that was ingested there.
+        scene_key: A scene that was ingested there.
+        of: What the variants differ in.
         names: Variants to run; all if empty.
         seeds: Seeds to run each with.
-        num_steps: Steps of each fit.
-        image_size: Height and width of images.
-        sampling: Where rays are sampled.
+        like: Description of a field, ``field.json``, whose configuration the variants start from; None for a small one.
+        num_steps: Steps of each fit of the small one.
+        image_size: Height and width of its images.
+        sampling: Where its rays are sampled.
     """
 
     home: Path
     scene_key: str
+    of: Literal["parts", "weights"] = "parts"
     names: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
+    like: Path | None = None
     num_steps: int = 300
     image_size: tuple[int, int] = (56, 100)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
-    def run(self) -> dict[str, list[dict[str, float]]]:
-        """Fit and judge everything; return the figures of every seed, by variant.
-
-        Raises:
-            ValueError: If a variant is unknown.
-        """
-        home = Home(self.home)
-        base = NerfConfig(
+    def base(self, home: Home) -> NerfConfig:
+        """Return the configuration that variants start from; frames held out are never fitted."""
+        if self.like is not None:
+            return replace(load_description(self.like).config, fit_all_frames=False)
+        return NerfConfig(
             image_height=self.image_size[0],
             image_width=self.image_size[1],
             num_steps=self.num_steps,
@@ -156,7 +210,15 @@ class FieldAblation:
             field=FieldConfig(log2_table_size=16, finest_cell_m=0.2),
             sampling=self.sampling,
         )
-        known = variants(base)
+
+    def run(self) -> dict[str, list[dict[str, float]]]:
+        """Fit and judge everything; return the figures of every seed, by variant.
+
+        Raises:
+            ValueError: If a variant is unknown.
+        """
+        home = Home(self.home)
+        known = VARIANTS[self.of](self.base(home))
         if unknown := sorted(set(self.names) - set(known)):
             raise ValueError(f"variant {unknown[0]!r}, want some of {', '.join(map(repr, known))}")
         found: dict[str, list[dict[str, float]]] = {}
@@ -171,17 +233,23 @@ class FieldAblation:
 _COLUMNS = {
     "moving_psnr_fitted": "moving, fitted, dB",
     "moving_psnr_held_out": "moving, held out, dB",
+    "psnr": "held out, dB",
     "static_psnr": "standing, held out, dB",
     "lidar_abs_rel": "LiDAR AbsRel",
+    "static_lidar_abs_rel": "standing, AbsRel",
+    "sky_opacity": "opacity of the sky",
     "flow_error_m": "flow error, m",
 }
 
 
 def table(found: Mapping[str, Sequence[Figures]]) -> str:
-    """Return the means over seeds as a Markdown table."""
-    lines = ["| variant | " + " | ".join(_COLUMNS.values()) + " |", "|---|" + "---|" * len(_COLUMNS)]
+    """Return the means over seeds as a Markdown table, of the figures that there are."""
+    columns = {
+        name: title for name, title in _COLUMNS.items() if any(name in run for runs in found.values() for run in runs)
+    }
+    lines = ["| variant | " + " | ".join(columns.values()) + " |", "|---|" + "---|" * len(columns)]
     for name, runs in found.items():
-        cells = [f"{mean(run[column] for run in runs):.3g}" for column in _COLUMNS]
+        cells = [f"{mean(run.get(column, math.nan) for run in runs):.4g}" for column in columns]
         lines.append(f"| {name} | " + " | ".join("" if cell == "nan" else cell for cell in cells) + " |")
     return "\n".join(lines)
 
@@ -193,23 +261,29 @@ def main() -> None:
     declare_missing_operators()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("home", type=Path)
-    parser.add_argument("scene", help="key of an ingested procedural scene")
+    parser.add_argument("scene", help="key of an ingested scene")
+    parser.add_argument("--of", choices=sorted(VARIANTS), default="parts", help="what the variants differ in")
+    parser.add_argument("--like", type=Path, default=None, help="field.json of a field: its configuration is the base")
     parser.add_argument("--variants", nargs="*", default=[], help="names of variants; all by default")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0])
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--output", type=Path, default=None, help="JSON file; HOME/nerf-ablation.json by default")
+    parser.add_argument("--steps", type=int, default=300, help="of each fit; --like has its own")
+    parser.add_argument(
+        "--output", type=Path, default=None, help="JSON file; HOME/nerf-parts.json or nerf-weights.json by default"
+    )
     given = parser.parse_args()
     reuse_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     run = FieldAblation(
         home=given.home,
         scene_key=given.scene,
+        of=given.of,
+        like=given.like,
         names=tuple(given.variants),
         seeds=tuple(given.seeds),
         num_steps=given.steps,
     )
     found = run.run()
-    output = given.output or given.home / "nerf-ablation.json"
+    output = given.output or given.home / f"nerf-{given.of}.json"
     record = {"scene": given.scene, "steps": given.steps, "seeds": given.seeds, "figures": found}
     output.write_text(json.dumps(record, indent=2) + "\n")
     logger.info("%s\n%s", output, table(found))

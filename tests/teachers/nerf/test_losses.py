@@ -54,7 +54,7 @@ def test_line_of_sight_does_not_depend_on_how_finely_a_ray_is_sampled():
     assert values[0] == pytest.approx(values[1], rel=0.05)
 
 
-def test_static_part_must_be_empty_where_beams_passed():
+def test_static_part_must_be_empty_where_a_beam_met_what_moves():
     bins = edges(1, 40)
     depth, yes, no = torch.tensor([9.0]), torch.tensor([True]), torch.tensor([False])
     right = int((0.5 * (bins[:, 1:] + bins[:, :-1]) - depth[:, None]).abs().argmin())
@@ -62,7 +62,12 @@ def test_static_part_must_be_empty_where_beams_passed():
     at[0, right], before[0, right - 8] = 1.0, 1.0
     assert losses.static_clearance_loss(at, bins, depth, no, margin=1.0) == 0.0
     assert losses.static_clearance_loss(at, bins, depth, yes, margin=1.0) == pytest.approx(1.0)
-    assert losses.static_clearance_loss(before, bins, depth, no, margin=1.0) == pytest.approx(1.0)
+    assert losses.static_clearance_loss(before, bins, depth, yes, margin=1.0) == pytest.approx(1.0)
+    assert losses.static_clearance_loss(before, bins, depth, no, margin=1.0) == 0.0, "the line of sight has it"
+    both = losses.static_clearance_loss(
+        torch.cat([at, at]), bins.expand(2, -1), depth.expand(2), torch.tensor([True, False]), margin=1.0
+    )
+    assert both == pytest.approx(1.0), "beams to what stands do not thin it"
     assert losses.static_clearance_loss(at, bins, torch.tensor([math.nan]), yes, margin=1.0) == 0.0
 
 

@@ -109,3 +109,20 @@ def test_a_recording_without_boxes_is_refused_by_name(wall_scene):
         found = find_moving(wall_scene, frames, bounds, source=source)
         assert not any(moves.any() for moves in found.returns_move), "nothing moves there"
         assert found.points is None
+
+
+def test_places_fill_the_boxes_that_move_and_follow_them_between_frames():
+    places = BoxMotion(boxes(), FITTED, SECONDS).find(returns(), BOUNDS).places
+    assert places is not None
+    assert len(places) == 4
+    for frame in FITTED:
+        local = places[frame] - [8.0 * SECONDS[frame], 0.0, 1.0]
+        yaw = TURN if frame == 3 else 0.0
+        along = local @ [np.cos(yaw), np.sin(yaw), 0.0]
+        assert along.min() == pytest.approx(-2.2, abs=1e-6), "the whole car, with the margin"
+        assert along.max() == pytest.approx(2.2, abs=1e-6)
+        assert np.abs(local[:, 2]).max() < 1.3, "and nothing of the parked one"
+    x = np.sort(places[2][:, 0])
+    assert x[0] < 2.0, "where the fitted frame before has it"
+    assert x[-1] > 17.0, "where the one after has it"
+    assert ((x > 7.0) & (x < 9.0)).any(), "and in between"
