@@ -68,7 +68,8 @@ class FieldConfig:
             virtual view takes that of the image it stands beside.
         shading: ``deferred`` composites features and decodes one colour per ray; ``per_sample`` decodes at every
             sample. On a CPU the second costs several times the first.
-        dynamic: Adds a branch for what moves, see ``teachers.nerf.dynamic``.
+        dynamic: Adds a branch for what moves, see ``teachers.nerf.dynamic``. It exists where ``moving_source`` says that
+            something moves, and everywhere if that is ``none``.
         dynamic_levels: Levels of its grid.
         dynamic_log2_table_size: Rows per level, which all frames share.
         dynamic_coarsest_cell_m: Cell of its coarsest level.
@@ -218,7 +219,7 @@ class FieldLossConfig:
         opacity_entropy: Rays hit something or sky, not half of each.
         proposal: The proposal bounds the field.
         dynamic: Mean density of the dynamic branch, per metre.
-        static_clearance: Weight of the static branch alone where beams have passed; only with a dynamic branch.
+        static_clearance: Weight of the static branch alone along beams that met what moves; only with a dynamic branch.
         shadow: Mean square of the shadow ratio.
         flow_cycle: Forward flow and the backward flow where it leads, metres, should cancel.
         flow: Velocity of LiDAR returns whose motion ``moving_source`` knows, metres per second.

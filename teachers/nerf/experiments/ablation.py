@@ -50,6 +50,7 @@ def parts(base: NerfConfig) -> dict[str, NerfConfig]:
         return replace(base, field=replace(base.field, **changes))
 
     dynamic = with_field(dynamic=True)
+    boxes = replace(dynamic, moving_source="boxes")
     flow = replace(with_field(dynamic=True, flow=True), moving_source="boxes")
     shadow = replace(flow, field=replace(flow.field, shadow=True))
     proposals = (ProposalConfig(num_samples=32, finest_cell_m=1.5), ProposalConfig(num_samples=24))
@@ -57,7 +58,8 @@ def parts(base: NerfConfig) -> dict[str, NerfConfig]:
         "static": base,
         "dynamic": replace(dynamic, moving_source="none"),
         "dynamic, lidar": dynamic,
-        "dynamic, boxes": replace(dynamic, moving_source="boxes"),
+        "dynamic, boxes": boxes,
+        "dynamic, boxes, no clearance": replace(boxes, losses=replace(boxes.losses, static_clearance=0.0)),
         "dynamic, lidar, flow": with_field(dynamic=True, flow=True),
         "dynamic, boxes, flow": flow,
         "dynamic, boxes, flow, shadow": shadow,
