@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, CLIPModel, CLIPTokenizer, PreTrainedToke
 from storage.errors import ErrorKind, IntegrityError
 from teachers.config import PatchFeatureConfig
 from teachers.image.patch_features import PatchFeatureModel
-from teachers.image.weights import TeacherModel, WeightsFolder, load_model, square_patch_size
+from teachers.image.weights import TeacherModel, WeightsFolder, load_model, load_tokenizer, square_patch_size
 
 _NUM_BYTES = 256
 PROMPT_TEMPLATE = "a photo of a {word}"
@@ -139,12 +139,7 @@ def dense_siglip_embeddings(
 
 def _load_tokenizer(tokenizer_class: Any, weights: WeightsFolder, *, num_tokens: int) -> PreTrainedTokenizerBase:  # noqa: ANN401 - a class of transformers, or its chooser
     # transformers makes an empty tokenizer of a folder without one, and every word would become "unknown".
-    try:
-        tokenizer = tokenizer_class.from_pretrained(weights.path, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise IntegrityError(
-            ErrorKind.WEIGHTS_INVALID, str(weights.path), f"its tokenizer cannot be loaded: {error}"
-        ) from error
+    tokenizer = load_tokenizer(tokenizer_class, weights)
     if not _NUM_BYTES < len(tokenizer) <= num_tokens:
         raise IntegrityError(
             ErrorKind.WEIGHTS_INVALID,

@@ -31,9 +31,7 @@ from storage.digests import file_digest
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
 from teachers.image.detectron_config import read_detectron_config
 from teachers.image.plain_pickle import read_pickled_arrays
-from teachers.image.weights import without_progress_bars
-
-CONVERSION_FILE = "conversion.json"
+from teachers.image.weights import CONVERSION_FILE, without_progress_bars
 
 DepthAnythingRelease = Literal["v1", "v2"]
 

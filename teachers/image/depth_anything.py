@@ -12,7 +12,14 @@ from transformers import DepthAnythingForDepthEstimation, DPTImageProcessorPil
 
 from teachers.config import DepthAnythingConfig
 from teachers.image.image_batches import normalise, resample, resolve_device
-from teachers.image.weights import TeacherModel, WeightsFolder, load_model, resolve_weights, square_patch_size
+from teachers.image.weights import (
+    TeacherModel,
+    WeightsFolder,
+    load_model,
+    load_processor,
+    resolve_weights,
+    square_patch_size,
+)
 
 _NEAREST_M = 1e-3
 """A metric model's least depth, so that its inverse is finite."""
@@ -30,7 +37,7 @@ class DepthAnything:
         self.config, self.weights = config, weights
         self._device, self._dtype = resolve_device(config.inference, config.precision)
         self._model = load_model(DepthAnythingForDepthEstimation, weights, device=self._device, dtype=self._dtype)
-        self._processor = DPTImageProcessorPil.from_pretrained(weights.path, local_files_only=True)
+        self._processor = load_processor(DPTImageProcessorPil, weights)
 
     @classmethod
     def from_config(cls, config: DepthAnythingConfig) -> "DepthAnything":

@@ -14,7 +14,7 @@ from transformers import BaseImageProcessor, BitImageProcessorPil
 from storage.kinds import FeatureSource
 from teachers.config import PatchFeatureConfig
 from teachers.image.image_batches import normalise, resolve_device
-from teachers.image.weights import TeacherModel, WeightsFolder, resolve_weights
+from teachers.image.weights import TeacherModel, WeightsFolder, load_processor, resolve_weights
 
 Model = TypeVar("Model", bound="PatchFeatureModel")
 
@@ -35,7 +35,7 @@ class PatchFeatureModel(ABC):
         self.config, self.weights = config, weights
         self._device, self._dtype = resolve_device(config.inference, config.precision)
         # Of a processor only the scaling of colours is used, which all of them write in one way.
-        self._processor: BaseImageProcessor = BitImageProcessorPil.from_pretrained(weights.path, local_files_only=True)
+        self._processor: BaseImageProcessor = load_processor(BitImageProcessorPil, weights)
 
     @classmethod
     def from_config(cls: type[Model], config: PatchFeatureConfig) -> Model:

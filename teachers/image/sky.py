@@ -24,7 +24,7 @@ from storage.errors import ErrorKind, IntegrityError
 from teachers.config import SkyConfig
 from teachers.image.image_batches import normalise, resample, resolve_device
 from teachers.image.segmenter import Segmenter, SkyReading
-from teachers.image.weights import TeacherModel, WeightsFolder, load_model
+from teachers.image.weights import TeacherModel, WeightsFolder, load_model, load_processor, load_tokenizer
 
 SKY_LABEL = "sky"
 FAMILIES: dict[TeacherModel, type[PreTrainedModel]] = {
@@ -56,7 +56,7 @@ class SkySegmenter(Segmenter):
         self._device, self._dtype = resolve_device(config.inference, config.precision)
         model: Any = load_model(FAMILIES[weights.model], weights, device=self._device, dtype=self._dtype)
         self._model = model
-        self._processor = BitImageProcessorPil.from_pretrained(weights.path, local_files_only=True)
+        self._processor = load_processor(BitImageProcessorPil, weights)
         labels = model.config.id2label or {}
         self._sky_index = _sky_index(labels, weights)
         self.labels = tuple(labels[index] for index in sorted(labels))
@@ -87,11 +87,7 @@ class SkySegmenter(Segmenter):
         return SkyReading(probability, probability > self.config.threshold, semantics)
 
     def _task_tokens(self) -> Int[Tensor, "1 tokens"]:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self.weights.path, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
-            message = f"its tokenizer cannot be loaded: {error}"
-            raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(self.weights.path), message) from error
+        tokenizer = load_tokenizer(AutoTokenizer, self.weights)
         length = self._model.config.task_seq_len
         tokens = tokenizer([_TASK], padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         return (tokens.input_ids * tokens.attention_mask).to(self._device)

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedModel
+from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from storage.digests import file_digest
@@ -30,12 +30,18 @@ from teachers.image.detectron_config import read_detectron_config
 logger = logging.getLogger(__name__)
 
 DEMO_WEIGHTS = Path(__file__).resolve().parent / "demo_weights"
+CONVERSION_FILE = "conversion.json"
+"""Record, beside weights that were converted from a pickle, of what they were made from; states their SHA-256."""
+
 _READ_PATTERNS = ("*.json", "*.yaml", "*.safetensors", "*.txt", "README.md")
 
 _LAYERS = re.compile(r"layers|blocks|depths")
 """Names, in configurations of transformers, of numbers of layers."""
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
 Model = TypeVar("Model", bound=PreTrainedModel)
+Processor = TypeVar("Processor", bound=BaseImageProcessor)
 
 
 class TeacherModel(StrEnum):
@@ -98,6 +104,7 @@ def resolve_weights(config: WeightsConfig, *families: TeacherModel) -> WeightsFo
         path = Path(config.source).expanduser().resolve()
     else:
         path = _download(config)
+    _check_stated_digests(path)
     model, bases = _check_files(path, families)
     files = sorted(
         {file for pattern in _READ_PATTERNS for file in path.glob(pattern) if file.name != "README.md"} | bases
@@ -141,6 +148,38 @@ def load_model(model_class: type[Model], weights: WeightsFolder, *, device: torc
     if info["unexpected_keys"]:
         logger.info("%s: %d parameters are not used", weights.path, len(info["unexpected_keys"]))
     return model.to(device).eval().requires_grad_(False)
+
+
+def load_processor(processor_class: type[Processor], weights: WeightsFolder) -> Processor:
+    """Return what scales images for a model, from the checkpoint's ``preprocessor_config.json``.
+
+    Raises:
+        MissingTargetError: If the checkpoint has no such file; nobody could know how its images are to be scaled.
+        IntegrityError: If it cannot be read.
+    """
+    file = weights.path / "preprocessor_config.json"
+    if not file.is_file():
+        raise MissingTargetError(
+            ErrorKind.WEIGHTS_MISSING, str(file), "a checkpoint needs it: it says how the model's images are scaled"
+        )
+    try:
+        return processor_class.from_pretrained(weights.path, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(file), f"cannot be read: {error}") from error
+
+
+def load_tokenizer(tokenizer_class: Any, weights: WeightsFolder) -> PreTrainedTokenizerBase:  # noqa: ANN401 - a class of transformers, or its chooser
+    """Return a checkpoint's tokenizer.
+
+    Raises:
+        IntegrityError: If it is missing or cannot be read.
+    """
+    try:
+        return tokenizer_class.from_pretrained(weights.path, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise IntegrityError(
+            ErrorKind.WEIGHTS_INVALID, str(weights.path), f"its tokenizer cannot be loaded: {error}"
+        ) from error
 
 
 def square_patch_size(value: object, weights: WeightsFolder) -> int:
@@ -210,7 +249,11 @@ def _check_files(path: Path, families: tuple[TeacherModel, ...]) -> tuple[Teache
             with safe_open(file, framework="numpy") as opened:
                 num_tensors += len(opened.keys())
         except SafetensorError as error:
-            raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(file), f"is no safetensors file: {error}") from error
+            raise IntegrityError(
+                ErrorKind.WEIGHTS_INVALID,
+                str(file),
+                f"is no safetensors file: {error}; its SHA-256 is {file_digest(file)}",
+            ) from error
     return families[0] if is_pointrend else _check_config(config_file, families, num_tensors), named
 
 
@@ -231,6 +274,34 @@ def _check_config(config_file: Path, families: tuple[TeacherModel, ...], num_ten
                 message = f"{name} {value}: want no more than the {num_tensors} tensors of its weights"
                 raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(config_file), message)
     return TeacherModel(model_type)
+
+
+def _check_stated_digests(path: Path) -> None:
+    """Compare files with the SHA-256 that is stated for them: by a conversion's record, or by the hub's cache.
+
+    The cache names a large file by its digest; the checkpoint's folder links to it.
+
+    Raises:
+        IntegrityError: If a file has another.
+    """
+    stated: dict[Path, tuple[str, str]] = {}
+    for file in path.glob("*.safetensors"):
+        blob = file.resolve().name
+        if file.is_symlink() and _SHA256.fullmatch(blob):
+            stated[file] = blob, "the hub"
+    record = path / CONVERSION_FILE
+    if record.is_file():
+        try:
+            stated[path / "model.safetensors"] = str(parse_json(record.read_text())["model_sha256"]), record.name
+        except (ValueError, KeyError, TypeError) as error:
+            raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(record), f"states no model_sha256: {error}") from error
+    for file, (wanted, who) in stated.items():
+        if file.is_file() and (seen := file_digest(file)) != wanted:
+            raise IntegrityError(
+                ErrorKind.WEIGHTS_INVALID,
+                str(file),
+                f"SHA-256 {seen}, want {wanted} as {who} states; it was cut off or changed: fetch or convert it again",
+            )
 
 
 def _licence(card: Path) -> str:

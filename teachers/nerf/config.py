@@ -68,8 +68,8 @@ class FieldConfig:
             virtual view takes that of the image it stands beside.
         shading: ``deferred`` composites features and decodes one colour per ray; ``per_sample`` decodes at every
             sample. On a CPU the second costs several times the first.
-        dynamic: Adds a branch for what moves, see ``teachers.nerf.dynamic``. It exists where ``moving_source`` says that
-            something moves, and everywhere if that is ``none``.
+        dynamic: Adds a branch for what moves, see ``teachers.nerf.dynamic``. It exists where ``moving_source`` says
+            that something moves, and everywhere if that is ``none``.
         dynamic_levels: Levels of its grid.
         dynamic_log2_table_size: Rows per level, which all frames share.
         dynamic_coarsest_cell_m: Cell of its coarsest level.

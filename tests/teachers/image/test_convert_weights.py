@@ -16,10 +16,10 @@ from transformers import DepthAnythingForDepthEstimation
 from storage.digests import file_digest
 from storage.errors import IntegrityError, MissingTargetError
 from teachers.config import DepthAnythingConfig, WeightsConfig
-from teachers.image.convert_weights import CONVERSION_FILE, convert_depth_anything, convert_pointrend
+from teachers.image.convert_weights import convert_depth_anything, convert_pointrend
 from teachers.image.depth_anything import DepthAnything
 from teachers.image.plain_pickle import read_pickled_arrays
-from teachers.image.weights import TeacherModel, resolve_weights
+from teachers.image.weights import CONVERSION_FILE, TeacherModel, resolve_weights
 
 ARRAYS = {
     "backbone.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 4),

@@ -16,7 +16,7 @@ from teachers.image.clip import ClipFeatures
 from teachers.image.dinov2 import Dinov2Features
 from teachers.image.pointrend import PointRendSegmenter
 from teachers.image.sky import SkySegmenter
-from teachers.image.weights import TeacherModel, load_model, resolve_weights
+from teachers.image.weights import CONVERSION_FILE, TeacherModel, load_model, resolve_weights
 
 
 @pytest.fixture
@@ -160,3 +160,41 @@ def test_pointrend_without_detectron2_names_what_is_missing(tmp_path):
 def test_pointrend_has_no_shipped_weights():
     with pytest.raises(MissingTargetError, match="pointrend"):
         PointRendSegmenter.from_config(SkyConfig(segmenter="pointrend"))
+
+
+def test_weights_without_their_scaling_of_images_are_missing(folder):
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(MissingTargetError, match=r"preprocessor_config\.json: a checkpoint needs it") as caught:
+        Dinov2Features.from_config(PatchFeatureConfig(weights=WeightsConfig(source=str(folder))))
+    assert caught.value.kind is ErrorKind.WEIGHTS_MISSING
+    (folder / "preprocessor_config.json").write_text("{")
+    with pytest.raises(IntegrityError, match=r"preprocessor_config\.json: cannot be read"):
+        Dinov2Features.from_config(PatchFeatureConfig(weights=WeightsConfig(source=str(folder))))
+
+
+def test_a_file_that_is_not_what_its_conversion_wrote_is_named_with_both_digests(folder):
+    path = folder / "model.safetensors"
+    wanted = file_digest(path)
+    (folder / CONVERSION_FILE).write_text(json.dumps({"model_sha256": wanted}))
+    resolve(folder)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(IntegrityError, match=f"SHA-256 {file_digest(path)}, want {wanted} as {CONVERSION_FILE}"):
+        resolve(folder)
+    (folder / CONVERSION_FILE).write_text("{}")
+    with pytest.raises(IntegrityError, match="states no model_sha256"):
+        resolve(folder)
+
+
+def test_a_file_of_the_hubs_cache_that_is_not_what_its_name_says_is_named(folder, tmp_path):
+    """The cache keeps ``blobs/<SHA-256>`` and links to it."""
+    path = folder / "model.safetensors"
+    wanted = file_digest(path)
+    path.rename(tmp_path / wanted)
+    path.symlink_to(tmp_path / wanted)
+    resolve(folder)
+    tensors = load_file(path)
+    next(iter(tensors.values())).view(-1)[0] += 1
+    save_file(tensors, tmp_path / "changed", metadata={"format": "pt"})
+    (tmp_path / "changed").rename(tmp_path / wanted)
+    with pytest.raises(IntegrityError, match=f"SHA-256 {file_digest(path)}, want {wanted} as the hub"):
+        resolve(folder)
