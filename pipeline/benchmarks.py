@@ -15,6 +15,7 @@ BENCHMARKS: dict[str, str] = {
     "spconv": "student.experiments.benchmarks.spconv:bench_spconv",
     "render": "student.experiments.benchmarks.render:bench_render",
     "student": "student.experiments.benchmarks.student:bench_student",
+    "features": "teachers.image.benchmark:bench_features",
     "teacher": "pipeline.teacher_benchmark:bench_teacher",
     "find": "student.experiments.benchmarks.find:bench_find",
     "ingest": "storage.ingest.benchmark:bench_ingest",

@@ -147,6 +147,9 @@ class PatchFeatureConfig(ImageTeacherConfig):
         stride: Pixels from one feature to the next; None for the patch size. A smaller one divides it, and the model
             sees the image once for each shift.
         unit_length: Whether each feature is scaled to length 1 before the basis. CLIP's always are.
+        stored_bits: Bits of a stored value that carry meaning, within the half precision that all stores have: 8 rounds
+            to steps of 1/256 of its channel's range, which takes a third less space. See
+            ``docs/guides/image-teachers.md``.
     """
 
     grid_height: int = 16
@@ -157,6 +160,7 @@ class PatchFeatureConfig(ImageTeacherConfig):
     facet: Literal["token", "key"] = "token"
     stride: int | None = None
     unit_length: bool = False
+    stored_bits: Literal[8, 16] = 8
 
     def __post_init__(self) -> None:
         ImageTeacherConfig.__post_init__(self)

@@ -1,11 +1,11 @@
 """Fit the basis of a foundation model's features, and write a scene's features reduced by it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
-from jaxtyping import Float
+from jaxtyping import Float, Float16
 
 from storage.code import code_digest
 from storage.errors import ErrorKind, IntegrityError, ProvenanceMismatchError
@@ -87,6 +87,14 @@ def extract(
         return _extract(group, reader, model(config, weights), basis, on_progress)
 
     return materialize_arrays(home, provenance, write)
+
+
+def at_rest(
+    reduced: Float[np.ndarray, "*batch channels"], stored_bits: Literal[8, 16]
+) -> Float16[np.ndarray, "*batch channels"]:
+    """Return reduced features as they are stored: within [0, 1], and with 8 bits in steps of 1/256."""
+    within = np.clip(reduced, 0.0, 1.0)
+    return to_float16(np.round(within * 256.0) / 256.0 if stored_bits == 8 else within)
 
 
 def _grid_features(model: PatchFeatureModel, batch: ImageBatch) -> Float[np.ndarray, "batch rows columns features"]:
@@ -200,7 +208,7 @@ def _extract(
         residual += float(((seen - restored) ** 2).sum())
         scene_statistics.add(seen)
         for index, (frame, camera) in enumerate(batch.indices):
-            writer.add(frame, camera, to_float16(np.clip(reduced[index], 0.0, 1.0)))
+            writer.add(frame, camera, at_rest(reduced[index], config.stored_bits))
         progress.advance(len(batch.indices))
     num_images = reader.num_frames * reader.num_cameras
     num_values = num_images * config.grid_height * config.grid_width * num_channels

@@ -47,7 +47,7 @@ def write_stand_ins(teachers: ImageTeachersConfig, folder: Path) -> ImageTeacher
     def stand_in(weights: WeightsConfig) -> WeightsConfig:
         target = folder / weights.source.rpartition("/")[2]
         if not target.is_dir():
-            _write(weights.source, target)
+            write_stand_in(weights.source, target)
         return replace(weights, source=str(target.resolve()))
 
     def basis(found: FeatureBasisConfig) -> FeatureBasisConfig:
@@ -62,7 +62,12 @@ def write_stand_ins(teachers: ImageTeachersConfig, folder: Path) -> ImageTeacher
     )
 
 
-def _write(source: str, target: Path) -> None:
+def write_stand_in(source: str, target: Path) -> None:
+    """Write a checkpoint of the architecture of a model on the hub, with random weights, to a folder that is not there.
+
+    Raises:
+        ValueError: If the architecture is not known here.
+    """
     torch.manual_seed(0)
     model = architecture(source)
     aside = target.with_name(f".{target.name}.partial")
