@@ -4,6 +4,9 @@ Colours and edges of a cell explain much of what any model says of it. A linear 
 other frame, is asked about the frames between. Where the image itself explains its map worse than its mirror image
 does, or another camera's, or another frame's, the map is not that image's; where nothing explains it, it is noise.
 What all images have in common at a place says nothing of which image a map belongs to, and is taken out first.
+
+An unusual image can lead the fit astray, and then any other image does less harm. So another image only counts by what
+it explains of the map, and is held against what images explain of this scene's maps at all.
 """
 
 import math
@@ -34,6 +37,9 @@ _MIN_IMAGES, _MIN_CELLS = 4, 1500
 _MIN_VARIETY = 0.05
 """Share of the variance of looks that differs between images; below it they are all alike."""
 
+_LEAST_EXPLAINED = 0.1
+"""Share of variance below which what images explain is no unit to measure by."""
+
 _RIDGE = 0.01
 
 
@@ -43,15 +49,19 @@ class AppearanceLimits:
 
     Attributes:
         min_explained: Share of the variance of held-out maps that the looks of their images explain.
-        max_misplaced: Share of a camera's error that the images of another camera, or of earlier or later frames,
-            explain.
-        max_misplaced_once: Share of a single image's error that another image explains; None where single maps hold
-            too little to be told apart.
+        max_misplaced: How much more of a camera's maps the images of another camera, or of earlier or later frames,
+            may explain than its own do, in units of the share that images explain at all. About 1 if maps are another
+            camera's; up to 0.5 on clean drives of five frames.
+        max_delayed: How much more of all maps the images of earlier or later frames may explain, as a share of their
+            variance.
+        max_misplaced_once: Like ``max_misplaced``, of a single map; None where single maps hold too little to be told
+            apart.
     """
 
     min_explained: float = 0.1
-    max_misplaced: float = 0.06
-    max_misplaced_once: float | None = 0.2
+    max_misplaced: float = 0.6
+    max_delayed: float = 0.015
+    max_misplaced_once: float | None = 0.4
 
 
 class Place(NamedTuple):
@@ -68,13 +78,16 @@ class Appearance:
     Attributes:
         explained: Share of the variance of maps that their own images explain, on frames that were not fitted.
         turned: By how much more mirrored or upturned images explain; negative where the images themselves do best.
-        misplaced: Share of a camera's error that other images explain, where it is largest.
-        misplaced_once: Share of a single image's error that another image explains, where it is largest.
+        misplaced: How much more of a camera's maps other images explain than its own, where it is most; see
+            :class:`AppearanceLimits`.
+        delayed: How much more of all maps earlier or later images explain.
+        misplaced_once: How much more of a single map another image explains, where it is most.
     """
 
     explained: float
     turned: float
     misplaced: Place
+    delayed: Place
     misplaced_once: Place
 
 
@@ -151,15 +164,22 @@ def compare(
     maps = maps - maps.mean(axis=(0, 1))
     total = float((maps**2).mean())
     if not total > 0:  # the same map for all images
-        return Appearance(explained=0.0, turned=0.0, misplaced=Place(0.0, ""), misplaced_once=Place(0.0, ""))
+        nowhere = Place(0.0, "")
+        return Appearance(explained=0.0, turned=0.0, misplaced=nowhere, delayed=nowhere, misplaced_once=nowhere)
     fits = _fits(maps, looks)
     errors = _errors(maps, looks, fits)
     turned = []
     for turn in (looks[..., ::-1, :], looks[..., ::-1, :, :]):
         turned.append(float(errors.mean() - _errors(maps, turn, _fits(maps, turn)).mean()) / total)
-    misplaced, once = _rivals(maps, looks, fits, errors, camera_names)
+    explained = 1 - float(errors.mean()) / total
+    misplaced, delayed, once = _rivals(maps, looks, fits, errors, camera_names)
+    unit = max(explained, _LEAST_EXPLAINED)
     return Appearance(
-        explained=1 - float(errors.mean()) / total, turned=max(turned), misplaced=misplaced, misplaced_once=once
+        explained=explained,
+        turned=max(turned),
+        misplaced=Place(misplaced.value / unit, misplaced.where),
+        delayed=delayed,
+        misplaced_once=Place(once.value / unit, once.where),
     )
 
 
@@ -171,6 +191,7 @@ def appearance_checks(
         "explained_by_images": limits.min_explained,
         "turned": 0.0,
         "misplaced": limits.max_misplaced,
+        "delayed": limits.max_delayed,
         "misplaced_once": limits.max_misplaced_once,
     }
     thresholds = {name: threshold for name, threshold in thresholds.items() if threshold is not None}
@@ -181,6 +202,7 @@ def appearance_checks(
         "explained_by_images": Place(found.explained, ""),
         "turned": Place(found.turned, ""),
         "misplaced": found.misplaced,
+        "delayed": found.delayed,
         "misplaced_once": found.misplaced_once,
     }
     return {
@@ -195,6 +217,7 @@ _HINTS = {
     "explained_by_images": "They do not follow what the images show: noise, or the map of one image for all.",
     "turned": "Mirrored or upturned images explain them better: look at the order of rows and columns.",
     "misplaced": "Another camera's or frame's images explain this camera's maps better: arrays are exchanged.",
+    "delayed": "Earlier or later images explain all cameras' maps better: frames are shifted.",
     "misplaced_once": "Another image explains this map better: extract it again.",
 }
 """What to do about a figure that misses its threshold."""
@@ -229,27 +252,32 @@ def _errors(maps: np.ndarray, looks: np.ndarray, fits: list[np.ndarray]) -> Floa
 
 def _rivals(
     maps: np.ndarray, looks: np.ndarray, fits: list[np.ndarray], errors: np.ndarray, camera_names: tuple[str, ...]
-) -> tuple[Place, Place]:
-    """Return the largest share of error that other images explain: of a camera's maps, and of a single map.
+) -> tuple[Place, Place, Place]:
+    """Return by how much more other images explain than a map's own: of a camera, of all maps, and of a single map.
 
-    Errors below the mean are taken as the mean, so that a map of nothing is not told apart from another such.
+    Each is a share of the variance of those maps. A map of less variance than the mean is taken to have the mean, so
+    that a map of nothing is not told apart from another such. An image that explains less than nothing of its map, as
+    the fit sees it, is taken to explain nothing.
     """
-    typical = float(errors.mean())
-    camera_best, once_best = Place(0.0, ""), Place(0.0, "")
+    variance = (maps**2).mean(axis=(2, 3, 4))
+    own, typical = np.minimum(errors, variance), float(variance.mean())
+    of_camera, of_all, once = Place(0.0, ""), Place(0.0, ""), Place(0.0, "")
     for frame_shift, camera_shift in _shifts(*maps.shape[:2]):
         frames = [f for f in range(len(maps)) if 0 <= f + frame_shift < len(maps)]
         other = np.roll(looks, -camera_shift, axis=1)
         rival = np.stack([((maps[f] - other[f + frame_shift] @ fits[f % 2]) ** 2).mean(axis=(1, 2, 3)) for f in frames])
-        own = errors[frames]
-        gains = (own - rival) / np.maximum(own, typical)
-        of_cameras = (own - rival).mean(axis=0) / np.maximum(own.mean(axis=0), typical)
+        gain, scale = own[frames] - rival, variance[frames]
+        gains = gain / np.maximum(scale, typical)
+        of_cameras = gain.mean(axis=0) / np.maximum(scale.mean(axis=0), typical)
         camera = int(of_cameras.argmax())
-        if len(frames) > 1 and of_cameras[camera] > camera_best.value:
-            camera_best = Place(float(of_cameras[camera]), camera_names[camera])
+        if len(frames) > 1 and of_cameras[camera] > of_camera.value:
+            of_camera = Place(float(of_cameras[camera]), camera_names[camera])
+        if len(frames) > 1 and frame_shift and (later := float(gain.sum() / scale.sum())) > of_all.value:
+            of_all = Place(later, f"by {frame_shift:+d} frames")
         at, camera = (int(i) for i in np.unravel_index(gains.argmax(), gains.shape))
-        if gains[at, camera] > once_best.value:
-            once_best = Place(float(gains[at, camera]), f"frame {frames[at]}, {camera_names[camera]}")
-    return camera_best, once_best
+        if gains[at, camera] > once.value:
+            once = Place(float(gains[at, camera]), f"frame {frames[at]}, {camera_names[camera]}")
+    return of_camera, of_all, once
 
 
 def _shifts(num_frames: int, num_cameras: int) -> Iterator[tuple[int, int]]:

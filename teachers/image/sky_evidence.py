@@ -19,7 +19,7 @@ from teachers.quality import at_least, at_most, undecided
 _MIN_BRIGHTNESS, _MAX_STEP, _MAX_COLOUR_RANGE = 0.4, 0.06, 0.15
 _MAX_FRAMES = 8
 
-_LIMITS = AppearanceLimits(min_explained=0.25, max_misplaced=0.25, max_misplaced_once=None)
+_LIMITS = AppearanceLimits(min_explained=0.25, max_misplaced_once=None)
 """How masks follow their images: a single one has two values, and often hardly any sky."""
 
 _MIN_SKY = 0.01

@@ -237,7 +237,7 @@ class FieldLossConfig:
     opacity_entropy: float = 0.001
     proposal: float = 1.0
     dynamic: float = 0.0005
-    static_clearance: float = 0.1
+    static_clearance: float = 0.02
     shadow: float = 0.01
     flow_cycle: float = 0.01
     flow: float = 0.05

@@ -25,6 +25,7 @@ from teachers.nerf.dynamic import DynamicBranch
 from teachers.nerf.encoding import GridEncoding, geometric_resolutions
 from teachers.nerf.frame_times import FrameTimes
 from teachers.nerf.grid_head import GridHead
+from teachers.nerf.moving_region import MovingRegion
 from teachers.nerf.nerfstudio_grid import Backend, NerfstudioGrid
 from teachers.nerf.perceptron import perceptron
 from teachers.nerf.scene_rays import SceneBounds
@@ -207,7 +208,8 @@ class DrivingField(Field):
 class ProposalDensity(nn.Module):
     """A coarse density that tells the sampler where to look (EmerNeRF Sec. A.1.2).
 
-    It is a sum over grid levels, without any network.
+    It is a sum over grid levels, without any network. Where something is known to move, a slice of its own for each
+    frame is added: what stands there in most frames would otherwise draw the samples away from what is there now.
     """
 
     def __init__(self, config: ProposalConfig, field: FieldConfig, bounds: SceneBounds) -> None:
@@ -226,12 +228,42 @@ class ProposalDensity(nn.Module):
             interpolation="nearest",
             log2_table_size=config.log2_table_size,
         )
+        self.slices = None
+        if field.dynamic:
+            self.slices = GridEncoding(
+                geometric_resolutions(
+                    bounds.half_extent_m,
+                    coarsest_cell_m=config.finest_cell_m,
+                    finest_cell_m=config.finest_cell_m,
+                    num_levels=1,
+                ),
+                features_per_level=1,
+                interpolation="nearest",
+                log2_table_size=field.dynamic_log2_table_size,
+            )
 
-    def forward(self, positions: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 1"]:
-        """Return density per scene unit at positions in scene units."""
-        unit_cube = 0.25 * (contract(positions.reshape(-1, 3) / self.half_extent) + 2.0)
+    def forward(
+        self,
+        positions: Float[Tensor, "*batch 3"],
+        instants: Float[Tensor, "rays 1"],
+        region: MovingRegion | None = None,
+    ) -> Float[Tensor, "*batch 1"]:
+        """Return density per scene unit.
+
+        Args:
+            positions: Scene units.
+            instants: Frame of each ray.
+            region: Where something may move; None without a dynamic branch.
+        """
+        points = positions.reshape(-1, 3)
+        unit_cube = 0.25 * (contract(points / self.half_extent) + 2.0)
         # A factor on the sum lets Adam's fixed step cross the decades of density in tens of steps.
         raw = 5.0 * self.grid(unit_cube).sum(dim=-1, keepdim=True)
+        if region is not None and self.slices is not None and bool(region.is_confined):
+            frame = instants.expand(positions.shape[:-1]).reshape(-1)
+            chosen = torch.nonzero(region(points, frame))[:, 0]
+            own = 5.0 * self.slices(unit_cube[chosen], frame[chosen].round().to(torch.int32))
+            raw = raw.index_add(0, chosen, own)
         return (self.metres_per_unit * trunc_exp(raw + _INITIAL_LOG_DENSITY)).view(*positions.shape[:-1], 1)
 
 

@@ -1,6 +1,7 @@
 """The nerfstudio model: sample rays by proposal, composite, add the sky, and compare with what was seen."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -125,7 +126,10 @@ class DrivingFieldModel(Model):
 
     def sample_rays(self, ray_bundle: RayBundle) -> tuple[RaySamples, list[Tensor], list[RaySamples]]:
         """Return the samples of the field along rays, and weights and samples of each proposal."""
-        return self.sampler(ray_bundle, density_fns=list(self.proposals))
+        assert ray_bundle.times is not None
+        region = None if self.field.dynamic is None else self.field.dynamic.region
+        densities = [partial(proposal, instants=ray_bundle.times, region=region) for proposal in self.proposals]
+        return self.sampler(ray_bundle, density_fns=densities)
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Any]:  # type: ignore[override]
         """Return ``rgb``, ``opacity`` and ``depth`` (scene units) of rays, and what the losses need.
