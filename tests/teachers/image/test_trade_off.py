@@ -33,7 +33,9 @@ def test_eight_bits_are_steps_of_the_range_and_never_leave_it():
 
 
 def test_as_many_channels_as_directions_restore_them_and_fewer_do_not(maps):
-    found = {(c.channels, c.bits): c for c in costs(maps[:3], maps[3:], source="dinov2", channels=(2, 4), shares=(1.0,))}
+    found = {
+        (c.channels, c.bits): c for c in costs(maps[:3], maps[3:], source="dinov2", channels=(2, 4), shares=(1.0,))
+    }
     assert 10 * found[4, 16].cosine_error < found[2, 16].cosine_error, "what is left is what the range cuts off"
     assert found[4, 8].cosine_error < found[4, 16].cosine_error + 1e-4
     assert found[2, 16].cosine_error <= found[2, 16].cosine_error_95
