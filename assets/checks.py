@@ -14,7 +14,6 @@ from pipeline.resources import HomeResource
 from storage.audits.finding import Outcome
 from storage.errors import PipelineError
 from storage.kinds import KINDS, trainable_kinds
-from storage.previews.thumbnails import calibration_jpeg
 from storage.stores.versioned import Home, StoreVersion
 
 if TYPE_CHECKING:
@@ -76,14 +75,13 @@ def read_gate(home: Home, version: StoreVersion) -> list[Verdict] | None:
     return verdicts
 
 
-def measure_anew(what: Literal["calibration", "sky", "depth", "physics"]) -> Judge:
+def measure_anew(what: Literal["sky", "depth", "physics"]) -> Judge:
     """Return the judge that audits the arrays of a version."""
 
     def judge(home: Home, version: StoreVersion) -> list[Verdict]:
-        from storage.audits.stored_versions import audit_calibration  # they import SciPy
-        from storage.audits.targets import audit_depth, audit_sky, check_physics
+        from storage.audits.targets import audit_depth, audit_sky, check_physics  # they import SciPy
 
-        audits = {"calibration": audit_calibration, "sky": audit_sky, "depth": audit_depth, "physics": check_physics}
+        audits = {"sky": audit_sky, "depth": audit_depth, "physics": check_physics}
         return [
             Verdict(f.name, spell(f.value), f"{_SIGNS[f.wanted]} {spell(f.threshold)}", f.where, f.outcome)
             for f in audits[what](home, version)
@@ -129,18 +127,11 @@ def _trend(home: Home, version: StoreVersion) -> bytes:
 
 
 PICTURES: dict[tuple[str, str], Draw] = {
-    ("scene", "calibration_audit"): calibration_jpeg,
     ("student_evaluation", "no_regression"): _trend,
 }
 """Pictures of the outcome of a check, by asset and check."""
 
 AUDITS: tuple[tuple[str, str, Judge, str], ...] = (
-    (
-        "scene",
-        "calibration_audit",
-        measure_anew("calibration"),
-        "Rig rigid, exposures in time, LiDAR on the edges of the images, sweeps brought together by the poses.",
-    ),
     (
         "sky_mask",
         "sky_is_above",

@@ -97,6 +97,27 @@ def scene(home: Home, key: str, selection: HomeSelection, tell: ProgressCallback
 @partitioned_asset(
     **declare(
         group="scenes",
+        kinds={"python"},
+        makes=Kind.SCENE_AUDIT,
+        producer="storage.audits.scene_audit",
+        backfill_policy=LIGHT_BACKFILL,
+    ),
+    deps=["scene"],
+    description=(
+        "Whether the geometry of a scene is what its sensors saw: axes, boxes, cameras against LiDAR, sweeps against "
+        "poses. No student learns from a scene that fails, unless `split.allow_ungated` names this asset."
+    ),
+)
+def scene_audit(home: Home, key: str, selection: HomeSelection, tell: ProgressCallback) -> Materialized:
+    """Audit the geometry of a scene."""
+    from storage.audits.scene_audit import audit_scene
+
+    return audit_scene(home, SceneKey.parse(key))
+
+
+@partitioned_asset(
+    **declare(
+        group="scenes",
         kinds={"zarr", "icechunk"},
         makes=Kind.INPUT_IMAGES,
         producer="storage.targets.images",

@@ -18,7 +18,7 @@ READ_OF: dict[Kind, Reads] = {Kind.TEACHER_FEATURES: "scenes_with_field_features
 """Targets that a student waits for only if it is to learn from them."""
 
 TARGETS = tuple(all_of(kind, reads=READ_OF.get(kind, "scenes")) for kind in trainable_kinds())
-"""What a student waits for."""
+"""What a student learns from."""
 
 
 @partitioned_asset(
@@ -31,7 +31,7 @@ TARGETS = tuple(all_of(kind, reads=READ_OF.get(kind, "scenes")) for kind in trai
         task="student",
         work="student",
     ),
-    deps=TARGETS,
+    deps=[all_of(Kind.SCENE_AUDIT, reads="scenes"), *TARGETS],
     description=(
         "The exact version of every store that a student will read, split included. Refuses what is missing, what did "
         "not pass its gate, and what was made from different versions of one scene."

@@ -4,13 +4,14 @@ Exit codes: 0 success; 1 the pipeline failed, and one line names the fault and i
 128 and the signal's number if it was interrupted.
 """
 
+import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Union
 
 import tyro
 from rich.console import Console
@@ -45,48 +46,60 @@ from storage.stores.integrity import machine_fault
 
 _PROGRAM = "distillnerf"
 _DESCRIPTION = (
-    "Turn driving logs into versioned teacher targets, and train, evaluate and serve a feed-forward student on them."
+    "Turn driving logs into versioned teacher targets, and train, evaluate and serve a feed-forward student on them. "
+    "To begin: 'distillnerf doctor' examines this machine, 'distillnerf demo' runs everything on generated drives. "
+    "'distillnerf COMMAND --help' says more about a command."
 )
 
 
-def _named(command: type, name: str) -> Any:  # noqa: ANN401 - an annotation
-    return Annotated[command, tyro.conf.subcommand(name=name)]
+_COMMANDS: Mapping[str, type] = {
+    "demo": Demo,
+    "run": Run,
+    "ingest": Ingest,
+    "scenes": ScenesCommand,
+    "backfill": Backfill,
+    "status": Status,
+    "validate": Validate,
+    "audit": Audit,
+    "train": Train,
+    "evaluate": Evaluate,
+    "nightly": Nightly,
+    "finetune": Finetune,
+    "query": Query,
+    "find": Find,
+    "render": Render,
+    "classes": ClassesCommand,
+    "export": ExportCommand,
+    "labels": LabelsCommand,
+    "pack": Pack,
+    "judge-features": JudgeFeatures,
+    "lineage": Lineage,
+    "diff": Diff,
+    "catalog": CatalogCommand,
+    "home": HomeSourcesCommand,
+    "gc": Gc,
+    "weights": Weights,
+    "bench": Bench,
+    "plan": Plan,
+    "ui": Ui,
+    "daemon": Daemon,
+    "view": View,
+    "doctor": Doctor,
+}
 
 
-_COMMANDS: Any = (
-    _named(Demo, "demo")
-    | _named(Run, "run")
-    | _named(Ingest, "ingest")
-    | _named(ScenesCommand, "scenes")
-    | _named(Backfill, "backfill")
-    | _named(Status, "status")
-    | _named(Validate, "validate")
-    | _named(Audit, "audit")
-    | _named(Train, "train")
-    | _named(Evaluate, "evaluate")
-    | _named(Nightly, "nightly")
-    | _named(Finetune, "finetune")
-    | _named(Query, "query")
-    | _named(Find, "find")
-    | _named(Render, "render")
-    | _named(ClassesCommand, "classes")
-    | _named(ExportCommand, "export")
-    | _named(LabelsCommand, "labels")
-    | _named(Pack, "pack")
-    | _named(JudgeFeatures, "judge-features")
-    | _named(Lineage, "lineage")
-    | _named(Diff, "diff")
-    | _named(CatalogCommand, "catalog")
-    | _named(HomeSourcesCommand, "home")
-    | _named(Gc, "gc")
-    | _named(Weights, "weights")
-    | _named(Bench, "bench")
-    | _named(Plan, "plan")
-    | _named(Ui, "ui")
-    | _named(Daemon, "daemon")
-    | _named(View, "view")
-    | _named(Doctor, "doctor")
-)
+def _choices(*, brief: bool) -> Any:  # noqa: ANN401 - an annotation
+    """Return all commands for the parser; in brief, its first sentence stands for each."""
+    return Union[  # noqa: UP007 - of members that are computed
+        tuple(
+            Annotated[command, tyro.conf.subcommand(name=name, description=_first(command) if brief else None)]
+            for name, command in _COMMANDS.items()
+        )
+    ]
+
+
+def _first(command: type) -> str:
+    return (command.__doc__ or "").partition("\n\n")[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -110,6 +123,9 @@ def _run(given: Sequence[str], console: Console, errors: Console, received: Sequ
             raise
         errors.print(f"[red]error:[/red] {escape(_one_line(error))}", soft_wrap=True)
         return 1
+    except BrokenPipeError:  # whoever reads the output has seen enough, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (OSError, MemoryError) as error:
         fault = machine_fault(_PROGRAM, error)
         if debug or fault is None:
@@ -154,7 +170,7 @@ def parse(arguments: Sequence[str]) -> Command:
     """
     parsed: Any
     parsed, unknown = tyro.cli(
-        _COMMANDS,
+        _choices(brief=not _COMMANDS.keys() & set(arguments)),
         args=list(arguments),
         prog=_PROGRAM,
         description=_DESCRIPTION,

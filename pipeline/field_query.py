@@ -73,6 +73,6 @@ def ask_field(
             "frame": frame,
             "shift_m": list(shift_m),
             "feature_field": field.digest,
-            "caveats": list(caveats_of_words(home, scene_key, space.weights_source)),
+            "caveats": list(caveats_of_words(home, [scene_key], space.weights_source)),
         },
     )

@@ -12,6 +12,7 @@ from storage.stores.versioned import Home
 from student.applications.contact_sheet import Asked, write_answers
 from student.applications.find import ExampleQuestion, Hit, Question, Spot, TextQuestion, feature_at, find
 from student.applications.region_index import RegionIndex
+from student.evaluation.caveats import caveats_of_words
 from student.inference.class_list import ClassList, asked
 from student.inference.prompts import PromptSet
 from student.inference.vocabulary import Vocabulary, clip_space_of_features
@@ -112,7 +113,7 @@ def search(home: Home, index: RegionIndex, request: Request, folder: Path, *, te
         without=request.examples,
     )
     seconds = time.perf_counter() - began
-    notes = []
+    notes = list(_caveats(home, index, request.scenes))
     if index.left_out:
         notes.append(
             f"{len(index.left_out)} scenes are not searched, because another basis reduced their features: "
@@ -133,6 +134,16 @@ def search(home: Home, index: RegionIndex, request: Request, folder: Path, *, te
     )
     page = write_answers(home, index, hits, asked, folder)
     return FindAnswer(hits=tuple(hits), page=page, notes=tuple(notes), seconds=seconds)
+
+
+def _caveats(home: Home, index: RegionIndex, wanted: Sequence[str]) -> tuple[str, ...]:
+    """Return what must stand beside answers that CLIP's features give."""
+    if index.source != "clip" or not index.scenes:
+        return ()
+    first = index.scenes[0]
+    features = home.open_arrays(home.require(features_kind("clip"), first.key, first.features))
+    searched = [scene.key for scene in index.scenes if not wanted or scene.key in wanted]
+    return caveats_of_words(home, searched, str(features.attrs["weights_source"]))
 
 
 def _question(

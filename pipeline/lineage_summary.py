@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from storage.kinds import KINDS
+from storage.previews.pages import page_template
 from storage.stores import catalog
 from storage.stores.catalog import FILE_KINDS
 from storage.stores.lineage import LineageNode
@@ -95,14 +94,7 @@ def lineage_page(root: LineageNode, groups: list[KindGroup]) -> str:
 
     Everything that comes from a home is escaped.
     """
-    environment = Environment(
-        loader=PackageLoader("pipeline"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("lineage.html.j2").render(
+    return page_template("pipeline", "templates/lineage.html.j2").render(
         root=root.version, groups=groups, graph=_drawn(groups), holds={name: spec.holds for name, spec in KINDS.items()}
     )
 

@@ -11,23 +11,11 @@ from student.applications.finetuned_head import HEADS_FOLDER, heads_of, pack_hea
 from student.config import FinetuneTask
 from student.evaluation.companions import Companions, companions_of
 from student.evaluation.evidence import EVIDENCE_FILE
+from student.evaluation.history import CHIEF_FIGURES
 from student.evaluation.results import EvaluationResult
 from student.inference.checkpoint import BILL_OF_MATERIALS_FILE, from_pretrained, save_pretrained
 from student.inference.feature_bases import load_feature_bases, save_feature_bases
 from student.training.model_card import HISTORY_FILE
-
-_HEADLINES = (
-    "reconstruction.psnr",
-    "next_frame.psnr",
-    "lateral_truth.psnr",
-    "depth_lidar.abs_rel",
-    "depth_truth.abs_rel",
-    "sky.iou",
-    "occupancy.iou",
-    "semantic_occupancy.miou_17",
-    "calibration.ece",
-    "text_query.mean_average_precision",
-)
 
 
 def pack_student(
@@ -96,7 +84,7 @@ def _card(
     if found is not None:
         evaluation = home.require(Kind.STUDENT_EVALUATION, version.partition, found)
         headline = EvaluationResult.from_json(home.metrics(evaluation)).headline()
-        rows = [f"| {name} | {headline[name]:.4g} |" for name in _HEADLINES if headline.get(name) is not None]
+        rows = [f"| {name} | {headline[name]:.4g} |" for name in CHIEF_FIGURES if headline.get(name) is not None]
         lines += ["## Evaluation", "", f"Version `{found}`, held-out scenes.", ""]
         lines += ["| figure | value |", "|---|---|", *rows, ""]
     if heads:

@@ -31,6 +31,7 @@ from storage.stores.versioned import Home, StoreVersion
 from student.applications.camera_path import PathConfig, PathStep, camera_path
 from student.applications.render_pictures import Product, Row, ShownView, sheet, tiles_of, word_title
 from student.applications.rerun_log import RerunRecording, log_view
+from student.evaluation.caveats import caveats_of_words
 from student.evaluation.frames import select_views, shift_views
 from student.inference.open_vocabulary import StoredFeatureBasis
 from student.inference.prompts import query_prompts
@@ -182,9 +183,16 @@ def render_scene(
     if missing or not film.is_file():
         pictures = (np.asarray(Image.open(_sheet(folder, i)).convert("RGB")) for i in range(len(steps)))
         write_mp4(film, pictures, frames_per_second=_speed(steps, config))
-    notes = () if field is None else field.notes
+    notes = (*_caveats(home, scene_key, student, config), *(() if field is None else field.notes))
     _save(folder, {**record, "complete": True, "steps": [_spelt(step) for step in steps], "notes": list(notes)})
     return Rendered(folder=folder, film=film, num_steps=len(steps), num_made=len(missing), notes=notes)
+
+
+def _caveats(home: Home, scene_key: str, student: Student, config: RenderConfig) -> tuple[str, ...]:
+    """Return what must stand beside pictures that CLIP has a part in."""
+    shows_clip = "words" in config.products or ("features" in config.products and config.feature_source == "clip")
+    clip = student.companions.clip
+    return caveats_of_words(home, [scene_key], clip.source) if shows_clip and clip is not None else ()
 
 
 OnView = Callable[[str, int, PathStep, Sequence[ShownView], FeatureColours | None], None]

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from pipeline.log_files import open_log
 from pipeline.process_tree import end_with_parent
 from storage.freed_memory import reuse_freed_memory
 
@@ -37,6 +38,7 @@ def main() -> int:
         job = definitions.resolve_implicit_global_asset_job_def()
         _send(replies, {"event": "ready"})
         for line in tasks:
+            _write_output_to(log)  # anew for each task: a worker of many scenes must not fill the disk
             _send(replies, {"event": "outcome", **_execute(dg, job, instance, json.loads(line))})
     return 0
 
@@ -75,13 +77,20 @@ def _limit_threads(threads: int) -> None:
 
 def _take_standard_streams(log: Path) -> tuple[IO[str], IO[str]]:
     """Return the original standard input and output; child processes get an empty input and the log instead."""
-    log.parent.mkdir(parents=True, exist_ok=True)
     tasks, replies = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w", buffering=1)
-    with log.open("ab") as file, Path(os.devnull).open("rb") as nothing:
+    with Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)
+    _write_output_to(log)
+    return tasks, replies
+
+
+def _write_output_to(log: Path) -> None:
+    """Send standard output and error to a log, of this process and of those that it starts from now on."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with open_log(log) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    return tasks, replies
 
 
 def _send(replies: IO[str], message: Mapping[str, Any]) -> None:

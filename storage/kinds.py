@@ -17,6 +17,7 @@ class Kind(StrEnum):
     """Name of a kind; it is also the name of the Dagster asset that makes it."""
 
     SCENE = "scene"
+    SCENE_AUDIT = "scene_audit"
     INPUT_IMAGES = "input_images"
     SCENE_TRUTH = "scene_truth"
     OCCUPANCY_LABELS = "occupancy_labels"
@@ -152,6 +153,13 @@ _KINDS = (
         },
         is_trainable=True,
         picture="scene",
+    ),
+    KindSpec(
+        name=Kind.SCENE_AUDIT,
+        holds="Whether the geometry of a scene is what its sensors saw, with pictures of LiDAR over its images.",
+        form=StoreForm.FILES,
+        is_gated=True,
+        picture="file",
     ),
     KindSpec(
         name=Kind.INPUT_IMAGES,

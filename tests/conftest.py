@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,12 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--regenerate-golden", action="store_true", help="write the golden files again")
+
+
+def pytest_configure() -> None:
+    # A shell may have started this deaf to SIGTERM, which programs would inherit; a handler does the same, here alone.
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, lambda *_: None)
 
 
 @pytest.fixture(scope="session")

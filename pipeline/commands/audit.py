@@ -31,7 +31,8 @@ class Audit(HomeCommand):
 
     Attributes:
         scene: Key of the scene, such as nuscenes.scene-0916.
-        picture: JPEG file to write, with the LiDAR drawn over every camera.
+        picture: JPEG file to write: one camera at full resolution with its LiDAR, before and after the change of the
+            calibration that fits best.
         json: Print JSON.
     """
 
@@ -41,14 +42,18 @@ class Audit(HomeCommand):
 
     def run(self, console: Console) -> int:
         """Measure, and print what fails."""
+        from storage.audits.calibration import calibration_frames, fit_rig
+        from storage.audits.calibration_picture import calibration_picture, suspect_of
         from storage.audits.stored_versions import audit_calibration
-        from storage.previews.thumbnails import calibration_jpeg
+        from storage.scenes.store import SceneReader
 
         home = self.open_home(must_exist=True)
         version = home.require("scene", self.scene)
-        rows = as_rows(audit_calibration(home, version))
+        reader = SceneReader(home.open_arrays(version), version)
+        fit = fit_rig(reader, calibration_frames(reader))
+        rows = as_rows(audit_calibration(home, version, fit))
         if self.picture is not None:
-            self.picture.write_bytes(calibration_jpeg(home, version))
+            self.picture.write_bytes(calibration_picture(reader, suspect_of(fit)))
         if self.json:
             sys.stdout.write(json.dumps(rows) + "\n")
         else:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.commands.options import HomeCommand
+from pipeline.commands.options import CommandGroup, HomeCommand
 from pipeline.commands.references import find_version
 from storage.errors import PipelineError
 from storage.stores import catalog
@@ -165,25 +165,14 @@ def _quarantine_table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-Action = (
+_Action = (
     Annotated[List, tyro.conf.subcommand(name="list")]
     | Annotated[Show, tyro.conf.subcommand(name="show")]
     | Annotated[Rebuild, tyro.conf.subcommand(name="rebuild")]
     | Annotated[Verify, tyro.conf.subcommand(name="verify")]
 )
-"""Actions on a catalogue."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CatalogCommand:
-    """List, show, rebuild and verify the versions of a home.
-
-    Attributes:
-        action: Action to take.
-    """
-
-    action: Action
-
-    def run(self, console: Console) -> int:
-        """Take the action."""
-        return self.action.run(console)
+class CatalogCommand(CommandGroup[_Action]):
+    """List, show, rebuild and verify the versions of a home."""

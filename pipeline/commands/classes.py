@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.commands.options import Command, ConfiguredCommand
+from pipeline.commands.options import Command, CommandGroup, ConfiguredCommand
 from pipeline.display import Display
 from pipeline.run_config import HomeSelection
 from storage.stores.versioned import Home
@@ -166,22 +166,11 @@ def _figure(value: float | None) -> str:
     return "-" if value is None or value != value else f"{value:.3f}"  # noqa: PLR0124 - NaN
 
 
-ClassesAction = (
+_Action = (
     Annotated[ShowClasses, tyro.conf.subcommand(name="show")] | Annotated[FitClasses, tyro.conf.subcommand(name="fit")]
 )
-"""Actions on a list of classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassesCommand:
-    """Look at a list of your own classes, or choose its thresholds.
-
-    Attributes:
-        action: Action to take.
-    """
-
-    action: ClassesAction
-
-    def run(self, console: Console) -> int:
-        """Take the action."""
-        return self.action.run(console)
+class ClassesCommand(CommandGroup[_Action]):
+    """Look at a list of your own classes, or choose its thresholds."""

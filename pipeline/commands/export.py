@@ -10,7 +10,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from pipeline.commands.options import ConfiguredCommand
+from pipeline.commands.options import CommandGroup, ConfiguredCommand
 from pipeline.display import Display
 from pipeline.run_config import HomeSelection
 from storage.keys import SceneKey
@@ -133,23 +133,12 @@ def _telling(console: Console, task: str) -> Iterator[_Tell]:
         display.finish(task, succeeded=True, note="written")
 
 
-ExportAction = (
+_Action = (
     Annotated[ExportLabels, tyro.conf.subcommand(name="labels")]
     | Annotated[ExportOccupancy, tyro.conf.subcommand(name="occupancy")]
 )
-"""What can be exported."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportCommand:
-    """Write labels or occupancy in the formats of other projects.
-
-    Attributes:
-        action: What to write.
-    """
-
-    action: ExportAction
-
-    def run(self, console: Console) -> int:
-        """Write it."""
-        return self.action.run(console)
+class ExportCommand(CommandGroup[_Action]):
+    """Write labels or occupancy in the formats of other projects."""

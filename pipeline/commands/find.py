@@ -94,7 +94,7 @@ class Find(ConfiguredCommand):
             table.add_row(str(rank), f"{hit.score:.3f}", escape(str(hit.spot)))
         console.print(table)
         for note in answer.notes:
-            console.print(f"note  {escape(note)}", soft_wrap=True)
+            console.print(f"[yellow]note[/yellow]  {escape(note)}", soft_wrap=True)
         console.print(
             f"{len(answer.hits)} answers of {index.num_rows} regions in {len(index.scenes)} scenes, "
             f"compared in {answer.seconds:.2f} s",

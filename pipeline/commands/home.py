@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from pipeline.commands.options import HomeCommand
+from pipeline.commands.options import CommandGroup, HomeCommand
 from storage.errors import PipelineError
 from storage.ingest.source import load_source, registered_datasets, reroot_sources
 
@@ -53,22 +53,11 @@ class Sources(HomeCommand):
         return found
 
 
-Action = (
+_Action = (
     Annotated[Reroot, tyro.conf.subcommand(name="reroot")] | Annotated[Sources, tyro.conf.subcommand(name="sources")]
 )
-"""Actions on a home."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class HomeSourcesCommand:
-    """Show and change the places that a home's recordings are read from.
-
-    Attributes:
-        action: Action to take.
-    """
-
-    action: Action
-
-    def run(self, console: Console) -> int:
-        """Take the action."""
-        return self.action.run(console)
+class HomeSourcesCommand(CommandGroup[_Action]):
+    """Show and change the places that a home's recordings are read from."""

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.commands.export import label_scene
-from pipeline.commands.options import ConfiguredCommand
+from pipeline.commands.options import CommandGroup, ConfiguredCommand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,23 +89,12 @@ class LabelAccept(ConfiguredCommand):
         return 0
 
 
-LabelsAction = (
+_Action = (
     Annotated[LabelSheet, tyro.conf.subcommand(name="sheet")]
     | Annotated[LabelAccept, tyro.conf.subcommand(name="accept")]
 )
-"""What can be done with weak labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelsCommand:
-    """Judge a random sample of weak labels, and read the verdicts back.
-
-    Attributes:
-        action: What to do.
-    """
-
-    action: LabelsAction
-
-    def run(self, console: Console) -> int:
-        """Do it."""
-        return self.action.run(console)
+class LabelsCommand(CommandGroup[_Action]):
+    """Judge a random sample of weak labels, and read the verdicts back."""

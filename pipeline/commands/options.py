@@ -1,7 +1,7 @@
 """Base classes of the commands, and the flags that they share."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
 
 import tyro
 from rich.console import Console
@@ -29,6 +29,24 @@ class Command:
     def run(self, console: Console) -> int:
         """Run the command, and return the exit code."""
         raise NotImplementedError
+
+
+ActionT = TypeVar("ActionT", bound=Command)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandGroup(Generic[ActionT]):
+    """Base of commands that only gather others, each of which is an action.
+
+    Attributes:
+        action: What to do.
+    """
+
+    action: ActionT
+
+    def run(self, console: Console) -> int:
+        """Run the command that was chosen, and return its exit code."""
+        return self.action.run(console)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ _NUM_SHOWN = 5
 class Query(ConfiguredCommand):
     """Search a scene by words: a heat map per camera, and the objects that match best.
 
-    A student answers from one frame, in voxels; the scene's own field (``--teacher``) from all frames, in points.
+    A student answers from one frame, in voxels; the scene's own field (--teacher) from all frames, in points.
 
     Attributes:
         text: Text to look for, such as "a red car".
@@ -141,6 +141,7 @@ class Query(ConfiguredCommand):
         if record.get("most_probable_share") == 0:
             console.print("no pixel is nearer to this text than to everything it is compared with: take it with care")
         console.print(
-            f"{len(answer.objects)} objects, {len(answer.heat_maps)} heat maps in {escape(str(answer.folder))}",
+            f"{len(answer.objects)} objects, the largest sum of scores first; {len(answer.heat_maps)} heat maps in "
+            f"{escape(str(answer.folder))}",
             soft_wrap=True,
         )

@@ -141,7 +141,7 @@ class Render(ConfiguredCommand):
             reused = made.num_steps - made.num_made
             display.finish(task, succeeded=True, note=f"{made.num_made} steps rendered, {reused} were there already")
         for note in made.notes:
-            console.print(f"note  {escape(note)}", soft_wrap=True)
+            console.print(f"[yellow]note[/yellow]  {escape(note)}", soft_wrap=True)
         console.print(f"film  {escape(str(made.film))}", soft_wrap=True)
         if self.rerun is not None:
             console.print(f"rerun  {escape(str(self.rerun))}", soft_wrap=True)

@@ -135,7 +135,8 @@ class Ingest(_SourceCommand):
         keys = self.register(home)
         selection.save(home.root)  # what was asked for, on top of what the home keeps
         add_partitions(home, keys)
-        outcome = run_tasks(plan({"scene": keys, "input_images": keys}, selection), home.root, console)
+        made = ("scene", "scene_audit", "input_images")
+        outcome = run_tasks(plan(dict.fromkeys(made, keys), selection), home.root, console)
         tell_failures(outcome, console)
         return 0 if outcome.succeeded else 1
 

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.commands.backfill import check_goals, choose_goals, make
-from pipeline.commands.options import ConfiguredCommand, HomeCommand
+from pipeline.commands.options import CommandGroup, ConfiguredCommand, HomeCommand
 from pipeline.instance import open_instance
 from pipeline.partitions import SCENES
 from pipeline.presets import PresetName
@@ -175,25 +175,14 @@ def _partitions(home: Home) -> list[str]:
         return list(instance.get_dynamic_partitions(SCENES))
 
 
-Action = (
+_Action = (
     Annotated[AddScenes, tyro.conf.subcommand(name="add")]
     | Annotated[ListScenes, tyro.conf.subcommand(name="list")]
     | Annotated[RetireScenes, tyro.conf.subcommand(name="retire")]
     | Annotated[RetryScenes, tyro.conf.subcommand(name="retry")]
 )
-"""Actions on the scenes of a home."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScenesCommand:
-    """Add, list, retire and retry the scenes of a home.
-
-    Attributes:
-        action: Action to take.
-    """
-
-    action: Action
-
-    def run(self, console: Console) -> int:
-        """Take the action."""
-        return self.action.run(console)
+class ScenesCommand(CommandGroup[_Action]):
+    """Add, list, retire and retry the scenes of a home."""

@@ -18,6 +18,7 @@ from dagster._serdes import ConfigurableClass, ConfigurableClassData, serialize_
 from psutil import Process
 
 from pipeline.liveness import DRIVER_TAG, has_lost_its_process, identity_of, process_of, this_process
+from pipeline.log_files import open_log
 from pipeline.process_tree import end_trees
 
 
@@ -56,7 +57,7 @@ class ProcessLauncher(RunLauncher, ConfigurableClass):
         # Until the run has a process it belongs to this one: if that is killed in between, the run is seen to be lost.
         instance.add_run_tags(run.run_id, {DRIVER_TAG: this_process()})
         self._launched = [process for process in self._launched if process.poll() is None]  # asks for exit codes
-        with self._log().open("ab") as log:
+        with open_log(Path(instance.root_directory).parent / "logs" / "runs.log") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "dagster", "api", "execute_run", serialize_value(told)],
                 stdin=subprocess.DEVNULL,
@@ -89,8 +90,3 @@ class ProcessLauncher(RunLauncher, ConfigurableClass):
         if has_lost_its_process(self._instance, run):
             return CheckRunHealthResult(WorkerStatus.FAILED, "its process ended without reporting")
         return CheckRunHealthResult(WorkerStatus.RUNNING)
-
-    def _log(self) -> Path:
-        log = Path(self._instance.root_directory).parent / "logs" / "runs.log"
-        log.parent.mkdir(exist_ok=True)
-        return log

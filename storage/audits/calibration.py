@@ -9,7 +9,8 @@ over places in the world, places around the vehicle, and instants. There is no l
 evidence cannot judge a change that is neither better nor clearly worse: an error of that size would go unnoticed.
 
 A camera whose clock is late looks like one that is moved along the drive. Whether the clock explains a rise as well is
-asked too, and said.
+asked too, and said. Distortion that was given for rectified images, or left out, bends an image more towards its
+corners than any motion can; lenses that bend more or less are tried as well.
 """
 
 import math
@@ -37,6 +38,10 @@ MAX_AWAY_GAIN = 0.7
 more where it was wrong by ten degrees."""
 
 MAX_CAMERA_GAIN = 1.02  # what all frames of a scene show of one camera may be one side of a street, judged alike
+
+_BENDS = (0.04, 0.08, 0.16)
+"""Lenses that are tried: how much farther out or in they draw the corners, as a share of half a diagonal. Distortion of
+a usual camera, applied once too often, is a tenth and more; residues of a good calibration are below a hundredth."""
 
 _MAX_FRAMES = 12
 _RISK = 0.0025  # that some change is taken for better by a rig, or a camera, that saw nothing to tell by
@@ -85,6 +90,7 @@ class CalibrationFit:
         larger: Gain of each change of two and four times that size, which finds errors that a small change does not
             mend.
         away: Mean gain of turns about the upright axis that are far too large: the score by chance.
+        bent: Gain of lenses that bend more or less, all cameras alike, by name.
         late: Gain of exposures later or earlier than stated, by name; empty for a rig, and at rest.
     """
 
@@ -94,12 +100,18 @@ class CalibrationFit:
     gains: dict[str, Gain]
     larger: dict[str, Gain]
     away: Gain
+    bent: dict[str, Gain]
     late: dict[str, Gain] = field(default_factory=dict)
 
     @property
     def best_change(self) -> tuple[str, Gain]:
         """Return the change whose gain is the most beyond chance."""
         return max((self.gains | self.larger).items(), key=lambda change: change[1].at_least)
+
+    @property
+    def best_bend(self) -> tuple[str, Gain]:
+        """Return the change of the lenses whose gain is the most beyond chance."""
+        return max(self.bent.items(), key=lambda bend: bend[1].at_least)
 
     @property
     def as_if_late(self) -> str:
@@ -112,7 +124,8 @@ class CalibrationFit:
     @property
     def is_wrong(self) -> bool:
         """Return whether a change is better beyond chance, or turning far away hardly lowers the score."""
-        return self.best_change[1].at_least > self.limit or self.away.at_least > MAX_AWAY_GAIN
+        changes = (self.best_change[1], self.best_bend[1])
+        return any(gain.at_least > self.limit for gain in changes) or self.away.at_least > MAX_AWAY_GAIN
 
     @property
     def untold(self) -> list[str]:
@@ -177,6 +190,19 @@ def fit_alone(views: Sequence[JumpView]) -> CalibrationFit:
     )
 
 
+def change_of(name: str) -> tuple[Change, float]:
+    """Return the motion and the bend of the lens that a fit calls by a name, such as "move x +0.15 m".
+
+    Raises:
+        ValueError: If no fit tries it.
+    """
+    motions = {name: change for probe in _PROBES for name, change in _changes(*probe).items()}
+    bends = _bends()
+    if name not in motions and name not in bends:
+        raise ValueError(f"no change is called {name!r}, want one of {', '.join((*motions, *bends))}")
+    return motions.get(name, np.eye(4)), bends.get(name, 0.0)
+
+
 def calibration_frames(reader: SceneReader) -> list[int]:
     """Return the frames that an audit looks at: a few, evenly spaced, as each one costs time."""
     return sorted({int(i) for i in np.linspace(0, reader.num_frames - 1, min(reader.num_frames, _MAX_FRAMES))})
@@ -200,6 +226,11 @@ def _changes(turn_deg: float, move_m: float) -> dict[str, Change]:
             changes[f"turn {axis} {mark}{turn_deg:g} degree"] = _turn(axis, sign * float(np.deg2rad(turn_deg)))
             changes[f"move {axis} {mark}{move_m:g} m"] = move
     return changes
+
+
+def _bends() -> dict[str, float]:
+    signed = [sign * bend for bend in _BENDS for sign in (1, -1)]
+    return {f"corners {100 * abs(bend):g} % farther {'out' if bend > 0 else 'in'}": bend for bend in signed}
 
 
 def _turn(axis: str, angle: float) -> Change:
@@ -254,13 +285,18 @@ def _fit(
         np.concatenate([np.full((view.num_jumps, 1), view.frame) for view in views]),
     ]
     score = float((weight * before).sum() / weight.sum()) if weight.sum() > 0 else math.nan
-    differences = np.stack([row - before for row in after.values()]).astype(np.float64)
-    means, errors = simultaneous_means(differences, weight, places, risk=_RISK)
-    if score > 0.0:
+
+    def judged(after: Mapping[str, Float32[np.ndarray, " jumps"]]) -> dict[str, Gain]:
+        if not after or not score > 0.0:
+            return {name: Gain(ratio=1.0, uncertainty=math.inf) for name in after}
+        differences = np.stack([row - before for row in after.values()]).astype(np.float64)
+        means, errors = simultaneous_means(differences, weight, places, risk=_RISK)
         ratios, uncertainties = (1.0 + means / score).tolist(), (errors / score).tolist()
-        found = {n: Gain(ratio=r, uncertainty=u) for n, r, u in zip(after, ratios, uncertainties, strict=True)}
-    else:
-        found = {name: Gain(ratio=1.0, uncertainty=math.inf) for name in after}
+        return {n: Gain(ratio=r, uncertainty=u) for n, r, u in zip(after, ratios, uncertainties, strict=True)}
+
+    found = judged(after)
+    # Lenses are judged by themselves: beside them, motions would have to exceed the chances of more changes.
+    bent = judged({n: seen(lambda view, bend=bend: view.nearness(outwards=bend)) for n, bend in _bends().items()})
     return CalibrationFit(
         limit=limit,
         num_jumps=len(before),
@@ -269,4 +305,5 @@ def _fit(
         larger={name: found[name] for changes in by_size[1:] for name in changes},
         away=found["away"],
         late={name: gain for name, gain in found.items() if name.startswith("exposed")},
+        bent=bent,
     )

@@ -112,17 +112,23 @@ class JumpView:
         return invert_se3(moved)
 
     def nearness(
-        self, *, in_ego: Float[np.ndarray, "4 4"] | None = None, in_camera: Float[np.ndarray, "4 4"] | None = None
+        self,
+        *,
+        in_ego: Float[np.ndarray, "4 4"] | None = None,
+        in_camera: Float[np.ndarray, "4 4"] | None = None,
+        outwards: float = 0.0,
     ) -> Float32[np.ndarray, " jumps"]:
         """Return the nearness of each jump to an image edge.
 
         Args:
             in_ego: Change of the LiDAR's pose in the ego frame.
             in_camera: Change of the LiDAR's pose in the camera's frame.
+            outwards: Change of the lens, see :func:`bend`.
         """
         ego_to_camera = self._ego_to_camera if in_ego is None else self._ego_to_camera @ in_ego
         pixels = self._project(self._between, ego_to_camera if in_camera is None else in_camera @ ego_to_camera)
         height, width = self._nearness.shape[1:]
+        pixels = bend(pixels, self._intrinsics[:2, 2], (height, width), outwards)
         inside = ((pixels >= 0) & (pixels < (width, height))).all(axis=-1)
         column, row = np.where(inside[:, None], pixels, 0.0).astype(np.int64).T
         return np.where(inside, self._nearness[self._direction, row, column], np.float32(0))
@@ -140,6 +146,26 @@ def _step(reader: SceneReader, frame: int, camera: int) -> tuple[Float[np.ndarra
         return np.eye(4), 1.0
     step = invert_se3(reader.camera_to_world(first, camera)) @ reader.camera_to_world(first + 1, camera)
     return step, 1e-6 * (reader.camera_timestamp_us(first + 1, camera) - reader.camera_timestamp_us(first, camera))
+
+
+def bend(
+    pixels: Float[np.ndarray, "points 2"],
+    principal_point: Float[np.ndarray, "2"],
+    size: tuple[int, int],
+    outwards: float,
+) -> Float[np.ndarray, "points 2"]:
+    """Return where a lens that bends more draws what another draws at some pixels.
+
+    Args:
+        pixels: Right and down.
+        principal_point: Its pixel, right and down.
+        size: Height and width of the image.
+        outwards: Share by which a pixel half a diagonal away from the principal point is drawn farther from it; nearer
+            ones move less, by the cube of their distance.
+    """
+    from_centre = pixels - principal_point
+    share = (from_centre**2).sum(axis=-1, keepdims=True) / (0.25 * (size[0] ** 2 + size[1] ** 2))
+    return pixels + outwards * share * from_centre
 
 
 def find_range_jumps(reader: SceneReader, frame: int) -> RangeJumps:

@@ -14,10 +14,13 @@ from storage.audits.calibration import calibration_frames, fit_alone, fit_togeth
 from storage.audits.calibration_evidence import Evidence
 from storage.audits.sweep_alignment import align_sweeps
 from storage.audits.trial_scenes import TrialScene, trial_scene
+from storage.geometry.distortion import LensDistortion
 
 logger = logging.getLogger(__name__)
 
 _ERRORS_OF_EACH = 6
+_LENSES = (-0.3, -0.15, 0.15)
+"""Radial coefficients k1 of lenses that images without distortion are said to have."""
 
 
 def try_scene(scene: TrialScene, number: int, *, scale: float) -> Counter[str]:
@@ -46,6 +49,11 @@ def try_scene(scene: TrialScene, number: int, *, scale: float) -> Counter[str]:
         scene.error, scene.only_camera = errors[name], camera
         found[f"one camera, {name[:4]}: made"] += 1
         found[f"one camera, {name[:4]}: found"] += int(fit_alone(look_at(scene, frames, evidence, (camera,))).is_wrong)
+    scene.error, scene.only_camera = np.eye(4), None
+    for k1 in _LENSES:
+        bent = scene.undistorted_again(LensDistortion(k1=k1))
+        found["undistorted again: made"] += 1
+        found["undistorted again: found"] += int(fit_together(look_at(bent, frames, Evidence())).is_wrong)
     return found
 
 

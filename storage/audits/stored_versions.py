@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from storage.audits.boxes import audit_boxes
-from storage.audits.calibration import MAX_AWAY_GAIN, CalibrationFit, calibration_frames, fit_rig
-from storage.audits.calibration_evidence import Evidence
+from storage.audits.calibration import MAX_AWAY_GAIN, CalibrationFit, RigFit, calibration_frames, fit_rig
 from storage.audits.finding import Finding, Shortfall
 from storage.audits.frames_and_axes import audit_axes
 from storage.audits.sampling import rotation_error, spread
@@ -21,7 +20,7 @@ from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home, StoreVersion
 
 
-def audit_calibration(home: Home, version: StoreVersion) -> list[Finding]:
+def audit_calibration(home: Home, version: StoreVersion, fit: RigFit | None = None) -> list[Finding]:
     """Check a scene's geometry: frames and axes first, then boxes, images, cameras against LiDAR, sweeps against poses.
 
     Where nothing at all can be decided, the last finding fails: that is no pass.
@@ -29,6 +28,7 @@ def audit_calibration(home: Home, version: StoreVersion) -> list[Finding]:
     Args:
         home: Home that holds the scene.
         version: A version of kind ``scene``.
+        fit: See :func:`audit_geometry`.
     """
     reader = SceneReader(home.open_arrays(version), version)
     cameras = range(reader.num_cameras)
@@ -71,7 +71,7 @@ def audit_calibration(home: Home, version: StoreVersion) -> list[Finding]:
         ),
         Finding(name="exposure_offset_s", value=exposure, threshold=0.25, wanted="at_most", where=f"frame {frame}"),
         Finding(name="backward_time_steps", value=float((np.diff(steps) <= 0).sum()), threshold=0.0, wanted="at_most"),
-        *audit_geometry(reader),
+        *audit_geometry(reader, fit),
     ]
     return [*findings, decided_evidence(findings)]
 
@@ -105,7 +105,7 @@ def blank_images(reader: SceneReader) -> Finding:
     return Finding(name="blank_images_share", value=shares[worst], threshold=0.5, wanted="at_most", where=where)
 
 
-def audit_geometry(reader: SceneReader, evidence: Evidence | None = None) -> list[Finding]:
+def audit_geometry(reader: SceneReader, fit: RigFit | None = None) -> list[Finding]:
     """Check cameras against LiDAR, sweeps against poses, and boxes against rectangles that the source ships.
 
     A check is undecided where the scene is too short, too empty or too slow for it. Rectangles are checked only where
@@ -113,9 +113,9 @@ def audit_geometry(reader: SceneReader, evidence: Evidence | None = None) -> lis
 
     Args:
         reader: The scene.
-        evidence: See ``fit_rig``.
+        fit: How well cameras and LiDAR fit each other, if it is known; it takes most of the time.
     """
-    fit = fit_rig(reader, calibration_frames(reader), evidence)
+    fit = fit_rig(reader, calibration_frames(reader)) if fit is None else fit
     findings = [
         *_judge_fits("rig", {"": fit.rig}),
         *_judge_fits("one_camera", fit.cameras),
@@ -134,6 +134,8 @@ def _judge_fits(subject: str, fits: Mapping[str, CalibrationFit]) -> list[Findin
         f"{name}: {change}" + (f", or {fits[name].as_if_late}" if fits[name].as_if_late else ""): gain.at_least
         for name, (change, gain) in best.items()
     }
+    bends = {name: fit.best_bend for name, fit in fits.items()}
+    bent = {f"{name}: {bend}": gain.at_least for name, (bend, gain) in bends.items()}
     away = {name: fit.away.at_least for name, fit in fits.items()}
     untold = {name: fit.untold for name, fit in fits.items()}
     told = {name: len(fit.gains) - len(untold[name]) for name, fit in fits.items()}
@@ -154,6 +156,7 @@ def _judge_fits(subject: str, fits: Mapping[str, CalibrationFit]) -> list[Findin
             where=where,
             otherwise="undecided",
         ),
+        _worst(f"gain_of_bending_lens_of_{subject}", bent, next(iter(fits.values())).limit),
     ]
 
 

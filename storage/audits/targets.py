@@ -73,10 +73,10 @@ def check_physics(home: Home, version: StoreVersion, *, max_frames: int = MAX_FR
 
     Args:
         home: Home of the version and of its scene.
-        version: A version of a trainable kind; of a scene itself nothing is checked here.
+        version: A version of a trainable kind; of a scene itself, and of its audit, nothing is checked here.
         max_frames: Frames that are looked at, evenly spaced.
     """
-    if version.kind == Kind.SCENE:
+    if version.kind in (Kind.SCENE, Kind.SCENE_AUDIT):
         return []
     group = home.open_arrays(version)
     current = home.latest(Kind.SCENE, version.partition)

@@ -4,6 +4,7 @@ Each rig has its own number of cameras, their directions, heights, fields of vie
 LiDAR: beams, spacing, noise, losses and place. Calibration, poses and times are exact.
 """
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from scipy.ndimage import gaussian_filter
 
 from storage.audits.misplaced_cameras import MisplacedCameras
+from storage.geometry.distortion import LensDistortion, plan_undistortion
 from storage.geometry.transforms import apply_se3, compose
 from storage.procedural.sensing.render import render_camera
 from storage.procedural.sensing.sensors import Camera
@@ -138,6 +140,24 @@ class TrialScene(MisplacedCameras):
                     world, int(time_us), camera_to_world, self.intrinsics(index), *rig.size, antialias=False
                 )
                 self._images[frame, index] = _noisy(view.image, rig, rng)
+
+    def undistorted_again(self, lens: LensDistortion) -> "TrialScene":
+        """Return the scene as an ingest makes it if distortion is given for images that have none.
+
+        Args:
+            lens: Distortion that is given for every camera.
+        """
+        bent = copy.copy(self)
+        bent._arrays, bent._images = dict(self._arrays), {}
+        plans = [
+            plan_undistortion(self.intrinsics(camera), lens, self._sizes[camera]) for camera in range(self.num_cameras)
+        ]
+        bent._arrays["intrinsics"] = np.stack([plan.intrinsics for plan in plans])
+        for camera, plan in enumerate(plans):
+            pixels = plan.build_map()
+            for frame in range(self.num_frames):
+                bent._images[frame, camera] = pixels.apply(self._images[frame, camera])
+        return bent
 
     def resized_image(
         self, frame_index: int, camera_index: int, *, height: int, width: int

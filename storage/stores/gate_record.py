@@ -100,6 +100,7 @@ class GateRecord:
             return
         failed = [
             f"{check.name} is {_spell(check.value)}, want {_spell(check.threshold)}"
+            + (f" ({check.where})" if check.where else "")
             for check in self.checks
             if check.failed
         ]

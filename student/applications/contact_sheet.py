@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image, ImageDraw
 
+from storage.previews.pages import page_template
 from storage.previews.pictures import data_uri, encode_image
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home
@@ -163,13 +163,7 @@ def _picture(reader: SceneReader, spot: Spot, region: np.ndarray | None) -> str:
 
 
 def _render(index: RegionIndex, asked: Asked, readers: dict[str, SceneReader], cards: list[dict[str, Any]]) -> str:
-    environment = Environment(
-        loader=PackageLoader("student.applications"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
-    return environment.get_template(Path(*DATA_FILES).name).render(
+    return page_template("student.applications", *DATA_FILES).render(
         title=asked.title,
         explanation=asked.explanation,
         notes=asked.notes,

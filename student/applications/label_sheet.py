@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image, ImageDraw
 from scipy.special import ndtri
 
@@ -23,6 +22,7 @@ from storage.code import code_digest
 from storage.digests import config_digest, config_json
 from storage.errors import ErrorKind, MissingTargetError, SourceDataError
 from storage.kinds import Kind
+from storage.previews.pages import page_template
 from storage.previews.pictures import data_uri, encode_image
 from storage.scenes.store import SceneReader
 from storage.stores.arrays import open_target, read_target
@@ -37,7 +37,7 @@ DATA_FILES = ("templates/label_sheet.html.j2",)
 
 _HEADER = ("id", "class", "confidence", "scene", "frame", "camera", "row", "column", "verdict")
 _MAX_CSV_BYTES = 1 << 24
-_PICTURE_HEIGHT = 200
+_PICTURE_HEIGHT, _GAP = 200, 8
 _CROP_SHARE = 0.28
 
 
@@ -301,13 +301,6 @@ def _page(
     config: SheetConfig,
     title: str,
 ) -> str:
-    environment = Environment(
-        loader=PackageLoader("student.applications"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     readers = {version.partition: SceneReader.open(home, version.partition) for version in versions}
     grids: dict[str, Any] = {}
     for version in versions:
@@ -315,7 +308,7 @@ def _page(
     shown = [
         asdict(sample) | {"image": _picture(readers[sample.scene], sample, grids[sample.scene])} for sample in samples
     ]
-    return environment.get_template(Path(*DATA_FILES).name).render(
+    return page_template("student.applications", *DATA_FILES).render(
         title=title,
         samples=shown,
         totals=totals,
@@ -344,7 +337,8 @@ def _picture(reader: SceneReader, sample: LabelSample, grid: tuple[int, int]) ->
     top = min(max(0.0, v - side), height - 2 * side)
     whole = _marked(image, (0.0, 0.0, float(width), float(height)), box)
     near = _marked(image, (left, top, left + 2 * side, top + 2 * side), box)
-    return data_uri(encode_image(np.concatenate([whole, near], axis=1)), "image/jpeg")
+    gap = np.full((_PICTURE_HEIGHT, _GAP, 3), 255, np.uint8)
+    return data_uri(encode_image(np.concatenate([whole, gap, near], axis=1)), "image/jpeg")
 
 
 def _marked(

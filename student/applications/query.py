@@ -159,7 +159,7 @@ def query_scene(
         "classes": None if classes is None else {"name": classes.name, "digest": classes.digest},
         "checkpoint": {"variant": variant, "digest": student.checkpoint.digest},
         "text_encoder_digest": student.space.encoder.digest,
-        "caveats": list(caveats_of_words(home, str(scene_key), student.space.weights_source)),
+        "caveats": list(caveats_of_words(home, [str(scene_key)], student.space.weights_source)),
         **student.point.to_json(),
         "threshold": threshold,
         "shown_from": floor,

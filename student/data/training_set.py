@@ -1,8 +1,8 @@
 """Training set: a frozen list of the exact version of every store that a run reads, and of its samples.
 
-Freezing refuses a store that is missing, that failed its quality gate, whose gate judged other content, that physics
-contradicts, that was made from another version of the scene than the images, that descends from a teacher of frames
-that are held out, or that holds the truth.
+Freezing refuses a scene whose geometry failed its audit. It refuses a store that is missing, that failed its quality
+gate, whose gate judged other content, that physics contradicts, that was made from another version of the scene than
+the images, that descends from a teacher of frames that are held out, or that holds the truth.
 """
 
 from collections.abc import Iterable, Mapping
@@ -42,7 +42,7 @@ class FrozenScene:
         num_cameras: Number of its cameras.
         train_frames: Frames to learn from.
         validation_frames: Frames held out, as input and as target.
-        stores: Exact version of each store to read, by kind.
+        stores: Exact version of each store to read, by kind; and of the audit of the scene, which nothing reads.
     """
 
     key: str
@@ -196,6 +196,9 @@ def _freeze_scene(home: Home, key: str, config: TrainingSetConfig) -> FrozenScen
         if kind not in config.allow_ungated:
             _require_physics(home, version)
         stores[kind] = version
+    audit = _audit_of(home, stores[Kind.SCENE], config)
+    if audit is not None:
+        stores[Kind.SCENE_AUDIT] = audit
     is_training = key in config.train_scenes
     stride = config.held_out_stride
     held_out = held_out_frames(num_frames, every=stride) if is_training else ()
@@ -217,7 +220,7 @@ def _left_out(home: Home, config: TrainingSetConfig) -> dict[str, str]:
     left_out: dict[str, str] = {}
     refusal: MissingTargetError | None = None
     for key in config.train_scenes:
-        for kind in sorted(set(config.kinds) - set(config.allow_ungated)):
+        for kind in sorted({*config.kinds, Kind.SCENE_AUDIT} - set(config.allow_ungated)):
             version = home.require(kind, key)
             try:
                 _require_gate(version, _gate_of(home, version))
@@ -230,6 +233,16 @@ def _left_out(home: Home, config: TrainingSetConfig) -> dict[str, str]:
     if refusal is not None and len(left_out) == len(config.train_scenes):
         raise refusal
     return left_out
+
+
+def _audit_of(home: Home, scene: StoreVersion, config: TrainingSetConfig) -> StoreVersion | None:
+    """Return the audit of a scene; it must have passed, unless the configuration goes on without one that did."""
+    if Kind.SCENE_AUDIT in config.allow_ungated:
+        audit = home.latest(Kind.SCENE_AUDIT, scene.partition)
+        return audit if audit is not None and scene.as_input in home.provenance(audit).inputs else None
+    audit = home.require(Kind.SCENE_AUDIT, scene.partition)
+    _require_gate(audit, _gate_of(home, audit))
+    return audit
 
 
 def _key_of(version: StoreVersion) -> str:

@@ -1,6 +1,6 @@
 """What a reader must know before believing a figure: closed vocabularies, labelled teachers, bounded probabilities."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -8,18 +8,15 @@ from storage.kinds import Kind, features_kind
 from storage.stores.versioned import Home
 from student.data.training_set import FrozenScene
 from student.evaluation.evidence import StudentEvidence
-from student.inference.vocabulary import clip_features_in
-
-DEMO_SOURCE = "demo"
-"""Source of the shipped image teachers, which were trained on rendered worlds with known classes."""
+from student.inference.vocabulary import DEMO_SOURCE, clip_features_in
 
 CLOSED_VOCABULARY = (
     "The demo CLIP was trained on captions that name these very classes: the vocabulary is closed, and what it "
     "tells is learned from labels, not zero-shot. Words that are new to it are scored apart, as unseen_words."
 )
 NEVER_A_PHOTOGRAPH = (
-    "The demo CLIP never saw a photograph: it was trained on rendered worlds alone, and what words find in a recording "
-    "by it means little. Published weights know photographs (image_teachers.clip_basis.extractor.weights)."
+    "The demo CLIP never saw a photograph: it was trained on rendered worlds alone, and what it finds in a recording "
+    "means little. Published weights know photographs (image_teachers.clip_basis.extractor.weights)."
 )
 _LABELLED_DINOV2 = (
     "The demo DINOv2 was trained with class labels of rendered worlds: features that imitate it are not free of labels."
@@ -43,16 +40,18 @@ def sources_of_features(home: Home, scene: FrozenScene) -> dict[str, str]:
     return found
 
 
-def caveats_of_words(home: Home, scene_key: str, weights_source: str) -> tuple[str, ...]:
-    """Return what must stand beside an answer to words that were asked of a scene.
+def caveats_of_words(home: Home, scene_keys: Iterable[str], weights_source: str) -> tuple[str, ...]:
+    """Return what must stand beside an answer to words that were asked of scenes.
 
     Args:
-        home: Home of the scene.
-        scene_key: The scene; it is a recording if it has no procedural truth.
+        home: Home of the scenes.
+        scene_keys: The scenes; one is a recording if it has no procedural truth.
         weights_source: Source of the CLIP weights behind the answer; empty if there were none.
     """
-    is_recording = home.latest(Kind.SCENE_TRUTH, scene_key) is None
-    return (NEVER_A_PHOTOGRAPH,) if is_recording and weights_source == DEMO_SOURCE else ()
+    if weights_source != DEMO_SOURCE:
+        return ()
+    is_recording = any(home.latest(Kind.SCENE_TRUTH, key) is None for key in scene_keys)
+    return (NEVER_A_PHOTOGRAPH,) if is_recording else ()
 
 
 def caveats(learned_from: Mapping[str, str], evidence: StudentEvidence) -> tuple[str, ...]:

@@ -116,11 +116,7 @@ def evaluate_checkpoint(
             notes=(
                 *notes_of(config.protocol),
                 *caveats(sources, evidence),
-                *dict.fromkeys(
-                    note
-                    for scene in training_set.scenes
-                    for note in caveats_of_words(home, str(scene.key), sources.get("clip", ""))
-                ),
+                *caveats_of_words(home, [str(scene.key) for scene in training_set.scenes], sources.get("clip", "")),
             ),
             timings={"training frames": time.perf_counter() - started},
         ).to_json()

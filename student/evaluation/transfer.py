@@ -99,11 +99,7 @@ def evaluate_elsewhere(
         *dict.fromkeys(note for one in judged for note in one.notes),
         *notes_of(config.protocol),
         *caveats(subject.feature_weights, subject.evidence),
-        *dict.fromkeys(
-            note
-            for scene in frozen
-            for note in caveats_of_words(home, str(scene.key), subject.feature_weights.get("clip", ""))
-        ),
+        *caveats_of_words(home, [str(scene.key) for scene in frozen], subject.feature_weights.get("clip", "")),
     )
 
     def write(folder: Path) -> Mapping[str, Any]:

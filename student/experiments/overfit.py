@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import pixel_unshuffle
 
+from storage.audits.scene_audit import audit_scene
 from storage.freed_memory import reuse_freed_memory
 from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.run import ingest_scene
@@ -168,6 +169,7 @@ class Overfit:
         ingest_scene(home, key, IngestConfig())
         size = InputImagesConfig(height=config.data.image_height, width=config.data.image_width)
         resize_scene_images(home, key, size)
+        audit_scene(home, key)
         name = f"overfit-{config.data.image_height}x{config.data.image_width}"
         freeze_training_set(home, name, TrainingSetConfig(train_scenes=(str(key),), kinds=config.data.kinds))
         frozen = load_training_set(home, name)

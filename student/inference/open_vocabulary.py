@@ -99,9 +99,11 @@ class TextEncoder:
 
     def __init__(self, source: str, *, expected_digests: Mapping[str, str] | None = None) -> None:
         from transformers import AutoModel, AutoTokenizer, CLIPModel, SiglipModel  # heavy: only who reads text pays
+        from transformers.utils import logging as transformers_logging
 
         digests = dict(expected_digests or {})
         if Path(source).is_dir():
+            transformers_logging.disable_progress_bar()  # a folder is read at once; only a download takes its time
             for name, wanted in digests.items():
                 path = Path(source) / name
                 seen = file_digest(path) if path.is_file() else "no file"

@@ -1,5 +1,6 @@
 """Words for a student: the text encoder and the feature basis that its CLIP targets were made with."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
+from storage.code import PROJECT
 from storage.errors import ErrorKind, MissingTargetError
 from storage.kinds import Kind
 from storage.stores.provenance import InputVersion
@@ -21,7 +23,11 @@ from student.inference.open_vocabulary import (
 )
 from student.inference.prompts import PromptSet, occ3d_prompts
 
+DEMO_SOURCE = "demo"
+"""Source of the shipped image teachers, which were trained on rendered worlds with known classes."""
+
 _FEATURES_KIND, _BASIS_KIND = Kind.CLIP_FEATURES, Kind.FEATURE_BASIS
+_SHIPPED_CLIP = PROJECT / "teachers" / "image" / "demo_weights" / "clip"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,12 +163,18 @@ def clip_space_of_features(home: Home, features: StoreVersion, *, text_encoder: 
     attributes: dict[str, Any] = home.open_arrays(features).attrs.asdict()
     provenance = home.provenance(features)
     basis_version = home.require(_BASIS_KIND, "clip", str(attributes["feature_basis_digest"]))
-    folder = str(attributes["weights_folder"])
-    source = text_encoder or (folder if Path(folder).is_dir() else str(attributes["weights_source"]))
     digests = {name.partition("/")[2]: digest for name, digest in provenance.weights_digests.items()}
     return ClipSpace(
-        encoder=TextEncoder(source, expected_digests=digests),
+        encoder=TextEncoder(text_encoder or _place_of_weights(attributes), expected_digests=digests),
         basis=StoredFeatureBasis.read(home.open_arrays(basis_version)),
         basis_version=basis_version,
         weights_source=str(attributes["weights_source"]),
     )
+
+
+def _place_of_weights(attributes: Mapping[str, Any]) -> str:
+    """Return the folder or the hub id of the weights that made some features; the folder may have moved since."""
+    folder, source = str(attributes["weights_folder"]), str(attributes["weights_source"])
+    if Path(folder).is_dir():
+        return folder
+    return str(_SHIPPED_CLIP) if source == DEMO_SOURCE else source

@@ -41,6 +41,7 @@ class Gate:
         threshold: Threshold of the check.
         passed: True if the check passed.
         undecided: Why nothing could decide it; empty if something did.
+        where: Place of the worst value.
     """
 
     kind: str
@@ -50,6 +51,7 @@ class Gate:
     threshold: float | int | None
     passed: bool
     undecided: str = ""
+    where: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +123,7 @@ def _gates(item: InputVersion, record: GateRecord | None) -> list[Gate]:
             threshold=None if math.isnan(check.threshold) else check.threshold,
             passed=check.passed,
             undecided=check.undecided,
+            where=check.where,
         )
         for check in sorted(checks, key=lambda check: check.name)
     ]

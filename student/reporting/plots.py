@@ -90,14 +90,12 @@ def error_over_range(edges: Sequence[float], series: Mapping[str, Sequence[float
     """
     centre = (np.asarray(edges[1:]) + np.asarray(edges[:-1])) / 2
     rivals = sorted(label for label in series if label != "student")
-    # As many of either as there are: further rivals share the baseline's colour.
-    colours = dict(zip(rivals, (BASELINE_COLOUR, TEACHER_COLOUR, "#6e40c9", "#2da44e"), strict=False))
+    colours = _colours(("student", *rivals))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.4, 3.0), layout="constrained")
         axis = figure.subplots()
         for label in ("student", *rivals):
-            colour = STUDENT_COLOUR if label == "student" else colours.get(label, BASELINE_COLOUR)
-            axis.plot(centre, _numbers(series[label]), marker="o", markersize=4, color=colour, label=label)
+            axis.plot(centre, _numbers(series[label]), marker="o", markersize=4, color=colours[label], label=label)
         axis.set(xlabel="true range (m)", ylabel="mean |error| / range", xlim=(0, edges[-1]))
         axis.set_ylim(bottom=0)
         axis.legend(loc="best")
@@ -118,12 +116,11 @@ def class_bars(names: Sequence[str], series: Mapping[str, Sequence[float | int |
         axis = figure.subplots()
         axis.grid(visible=False, axis="y")
         position = np.arange(len(names))
-        for index, ((label, values), colour) in enumerate(
-            zip(series.items(), (STUDENT_COLOUR, BASELINE_COLOUR, TEACHER_COLOUR), strict=False)
-        ):
+        colours = _colours(tuple(series))
+        for index, (label, values) in enumerate(series.items()):
             numbers = _numbers(values)
             offset = (index - (len(series) - 1) / 2) * height
-            axis.barh(position + offset, np.nan_to_num(numbers), height=height, color=colour, label=label)
+            axis.barh(position + offset, np.nan_to_num(numbers), height=height, color=colours[label], label=label)
             if index == 0:
                 _mark_undefined(axis, position, numbers)
         axis.set_yticks(position, [name.replace("_", " ") for name in names])
@@ -131,7 +128,7 @@ def class_bars(names: Sequence[str], series: Mapping[str, Sequence[float | int |
         axis.set(xlabel=quantity)
         axis.set_xlim(left=0)
         if len(series) > 1:
-            axis.legend(loc="lower right")
+            figure.legend(loc="outside upper left", ncols=len(series))  # above, where it covers no bar
         return as_svg(figure)
 
 
@@ -190,7 +187,16 @@ def few_shot_plot(rows: Sequence[Mapping[str, Any]], figures: Sequence[str]) -> 
 
 def _mark_undefined(axis: Axes, position: np.ndarray, numbers: np.ndarray) -> None:
     for place in position[~np.isfinite(numbers)]:
-        axis.text(0.0, place, " not in the truth", va="center", fontsize=7, color="#8b949e")
+        style: dict[str, Any] = {"va": "center", "fontsize": 7, "color": "#8b949e"}
+        axis.annotate("not in the truth", (0.0, place), (4, 0), textcoords="offset points", **style)
+
+
+def _colours(labels: Sequence[str]) -> dict[str, str]:
+    """Return a colour for each label: the student, which is the first, and any teacher have the same in every plot."""
+    student, *rivals = labels
+    others = iter((BASELINE_COLOUR, "#6e40c9", "#2da44e"))
+    told = {name: TEACHER_COLOUR if "teacher" in name else next(others, BASELINE_COLOUR) for name in rivals}
+    return {student: STUDENT_COLOUR, **told}
 
 
 def _numbers(values: Sequence[float | int | None]) -> np.ndarray:

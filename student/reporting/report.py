@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from storage.code import code_digest
 from storage.digests import config_digest, config_json
 from storage.kinds import Kind
 from storage.plain_json import parse_json
+from storage.previews.pages import page_template
 from storage.previews.pictures import data_uri, depth_bar, encode_image, label_colour, unit_bar
 from storage.stores.provenance import Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, StoreVersion, materialize_files
@@ -111,15 +110,7 @@ def render_report(home: Home, evaluation: StoreVersion, config: ReportConfig) ->
     folder = home.open_files(evaluation)
     lineage = trace_lineage(home, evaluation.as_input)
     answers = _answers(result)
-    environment = Environment(
-        loader=PackageLoader("student.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"quantity": _quantity, "verdict": _verdict}
-    return environment.get_template(Path(*DATA_FILES).name).render(
+    return page_template("student.reporting", *DATA_FILES, filters={"quantity": _quantity, "verdict": _verdict}).render(
         title=config.title,
         result=result,
         evaluation_digest=evaluation.digest,

@@ -3,13 +3,12 @@
 import io
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 
 import matplotlib
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure as Drawing
 
+from storage.previews.pages import page_template
 from storage.stores.versioned import Home, StoreVersion
 from student.evaluation.history import EvaluationRecord, FigureChange, changes_since, evaluation_history
 from student.reporting.plots import BASELINE_COLOUR, STUDENT_COLOUR, STYLE, as_svg
@@ -55,14 +54,7 @@ def trend_page(histories: Mapping[str, Sequence[EvaluationRecord]], current: Map
                 "others": len(records) - len(comparable),
             }
         )
-    environment = Environment(
-        loader=PackageLoader("student.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(Path(*DATA_FILES).name).render(students=students)
+    return page_template("student.reporting", *DATA_FILES).render(students=students)
 
 
 def _draw(records: Sequence[EvaluationRecord], changes: Sequence[FigureChange]) -> Drawing:

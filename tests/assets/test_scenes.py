@@ -4,11 +4,13 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from PIL import Image
 
 from assets.failures import INFRASTRUCTURE_RETRIES
 from pipeline.definitions import build_definitions
 from pipeline.partitions import add_scene_partitions
 from pipeline.resources import HomeResource
+from storage.scenes.store import SceneReader
 from storage.stores import catalog
 from storage.stores.versioned import Home
 
@@ -81,7 +83,7 @@ def test_materialising_again_finds_what_is_there(make_home, instance) -> None:
 
 def test_a_run_over_several_scenes_gives_each_its_own_data_version(make_home, instance) -> None:
     home = make_home()
-    result = materialise(home, instance, ["scene"], **dict(zip(RANGE, (FIRST, SECOND), strict=True)))
+    result = materialise(home, instance, ["scene", "scene_audit"], **dict(zip(RANGE, (FIRST, SECOND), strict=True)))
     assert result.success
     for key in (FIRST, SECOND):
         told = latest(instance, "scene", key)
@@ -93,16 +95,20 @@ def test_a_run_over_several_scenes_gives_each_its_own_data_version(make_home, in
     assert {(c.partition, c.passed) for c in checked} == {(None, False), (FIRST, False), (SECOND, False)}
 
 
-def test_the_calibration_check_judges_the_partition_of_the_run(make_home, instance) -> None:
-    result = materialise(make_home(), instance, ["scene"], FIRST)
+def test_an_audit_that_fails_is_a_failed_gate_with_its_value_and_place(make_home, instance) -> None:
+    home = make_home()
+    result = materialise(home, instance, ["scene", "scene_audit"], FIRST)
     (check,) = result.get_asset_check_evaluations()
-    # The tiny rig looks ahead and behind, its LiDAR all around: the check can fail, and says where.
-    assert (check.check_name, check.partition, check.passed) == ("calibration_audit", FIRST, False)
+    # The tiny rig looks ahead and behind, its LiDAR all around: the audit can fail, and says where.
+    assert (check.asset_key.path[-1], check.check_name, check.passed) == ("scene_audit", "quality_gate", False)
     assert check.severity is dg.AssetCheckSeverity.WARN
-    table = str(check.metadata[FIRST].value)
-    assert "| lidar_seen_by_cameras | 0.02 | ≥ 0.1 | frame 1 | ✗ |" in table
-    assert table.count("✓") == 5
-    assert f"![scene {FIRST}](data:image/jpeg;base64," in table
+    assert "| lidar_seen_by_cameras | 0.02 | 0.1 | frame 1 | ✗ | look at camera.jpg" in str(check.metadata[FIRST].value)
+    assert str(latest(instance, "scene_audit", FIRST).metadata["preview"].value).startswith("![scene_audit](data:image")
+    folder = home.open_files(home.require("scene_audit", FIRST))
+    with Image.open(folder / "camera.jpg") as picture:
+        width, height = SceneReader.open(home, FIRST).image_size(0)[::-1]
+        assert picture.size[0] == width
+        assert picture.size[1] > 2 * height
 
 
 @pytest.fixture

@@ -3,14 +3,18 @@
 import errno
 import json
 import os
+import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from pipeline import cli
+from pipeline.commands import runs
 from pipeline.commands.options import ConfiguredCommand
 from pipeline.commands.runs import Run
+from pipeline.run import run_tasks
 from pipeline.run_config import HomeSelection
 from storage.ingest.run import ingest_scene
 from storage.ingest.source import load_source
@@ -49,6 +53,12 @@ def filled_home(make_home: Callable[..., Home]) -> Home:
     return home
 
 
+@pytest.fixture
+def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ingest start one worker process in place of two, each of which costs seconds to start."""
+    monkeypatch.setattr(runs, "run_tasks", partial(run_tasks, num_workers=1))
+
+
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     code = cli.main(arguments)
     said = capsys.readouterr()
@@ -81,6 +91,8 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0
     for command in COMMANDS:
         assert f"• {command} " in out
+    assert "Settings are not compared" not in out  # of status, whose own help has more than its first sentence
+    assert "Settings are not compared" in call(capsys, "status", "--help")[1]
 
 
 @pytest.mark.parametrize(
@@ -276,6 +288,17 @@ def test_a_full_disk_is_one_line(
     assert (code, err) == (1, "error: distillnerf: No space left on device: /home/run.json [out_of_capacity]\n")
 
 
+def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word(
+    filled_home: Home, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(catalog, "versions", fail)
+    assert cli.main(["catalog", "list", "--home", str(filled_home.root)]) == 128 + signal.SIGPIPE
+    assert capfd.readouterr().err == ""
+
+
 def test_plan_prices_a_run(filled_home: Home, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = call(capsys, "plan", "--scenes", "2", "--frames", "10", "--json")
     assert code == 0
@@ -308,25 +331,22 @@ def test_view_names_what_it_has_not(filled_home: Home, capsys: pytest.CaptureFix
     assert "scene/tiny.scene-0009" in err
 
 
-def test_ingest_registers_and_stores_scenes(recording, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ingest_registers_and_stores_scenes(
+    recording, one_worker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from pipeline.instance import open_instance
     from pipeline.partitions import SCENES
 
     home = Home(tmp_path / "new")
-    sizes = ("--input-images.height", "8", "--input-images.width", "16")
-    code, out, _ = call(
-        capsys, *("ingest", "nuscenes", str(recording.root), "--dataset", "tiny"), "--home", str(home.root), *sizes
-    )
+    ingest = ("ingest", "nuscenes", str(recording.root), "--dataset", "tiny", "--home", str(home.root))
+    code, out, _ = call(capsys, *ingest, "--input-images.height", "8", "--input-images.width", "16")
     assert code == 0, out
     assert {v.partition for v in home.versions("input_images")} == {SCENE, "tiny.scene-0002"}
     with open_instance(home.root) as instance:
         assert set(instance.get_dynamic_partitions(SCENES)) == {SCENE, "tiny.scene-0002"}
 
     # Flags count on a home that keeps a configuration too, and what it keeps besides stays.
-    larger = ("--input-images.width", "24")
-    code, out, _ = call(
-        capsys, *("ingest", "nuscenes", str(recording.root), "--dataset", "tiny"), "--home", str(home.root), *larger
-    )
+    code, out, _ = call(capsys, *ingest, "--scenes", "scene-0001", "--input-images.width", "24")
     assert code == 0, out
     images = home.open_arrays(home.require("input_images", SCENE))["image"]
     assert images.shape[2:4] == (8, 24)
@@ -346,14 +366,13 @@ def test_the_environment_names_a_home_as_the_flag_does(
 
 
 def test_ingest_of_a_broken_scene_says_which_file_and_takes_the_others(
-    recording, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recording, one_worker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = recording.root / recording.file("scene-0002", "CAM_FRONT", 1)
     image.write_bytes(image.read_bytes()[:200])
     home = Home(tmp_path / "new")
-    code, out, err = call(
-        capsys, *("ingest", "nuscenes", str(recording.root), "--dataset", "tiny"), "--home", str(home.root)
-    )
+    ingest = ("ingest", "nuscenes", str(recording.root), "--dataset", "tiny", "--home", str(home.root))
+    code, out, err = call(capsys, *ingest, "--input-images.height", "8", "--input-images.width", "16")
     assert code == 1
     assert image.name in out
     assert "Traceback" not in out + err

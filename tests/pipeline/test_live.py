@@ -71,7 +71,7 @@ def home(make_home: Any, weights: Path) -> Home:
     fit_feature_basis(home, "clip", [KEY], FeatureBasisConfig(extractor=patches))
     extract_patch_features(home, KEY, "clip", replace(patches, min_retained_variance=0.0, max_clipped=1.0))
     # Images are noise: no gate that compares features with them can pass.
-    taken = TrainingSetConfig(train_scenes=(str(KEY),), kinds=data.kinds, allow_ungated=data.kinds)
+    taken = TrainingSetConfig(train_scenes=(str(KEY),), kinds=data.kinds, allow_ungated=(*data.kinds, "scene_audit"))
     freeze_training_set(home, VARIANT, taken)
     fit_student(home, VARIANT, run)
     return home

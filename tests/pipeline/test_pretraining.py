@@ -1,6 +1,8 @@
 """Pretraining at toy size: drives, exact targets, rounds that follow each other, and a student to ship."""
 
+import functools
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from pipeline.pretraining.drives import drive, held_out_drive
 from storage.digests import file_digest
 from storage.errors import MissingTargetError
 from storage.kinds import Kind
+from storage.procedural.writers import truth
 from storage.stores.arrays import read_target
 from storage.stores.versioned import Home
 from student.data.training_set import load_training_set
@@ -36,7 +39,7 @@ def small(config: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A home with a drive to learn from and one held out, of one short scene each."""
     home = Home(tmp_path_factory.mktemp("pretraining") / "home")
     loose = ("image_teachers.clip_basis.source=fit", "image_teachers.depth_anything.min_lidar_rank_correlation=-1")
@@ -44,8 +47,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scenes, "drive", lambda index: small(drive(index)))
         patch.setattr(scenes, "held_out_drive", lambda: small(held_out_drive()))
+        patch.setattr(truth, "build_world", functools.cache(truth.build_world))  # seconds for each; nothing changes one
         scenes.make_scenes(home, config, range(1))
-    return home, config
+        yield home, config
 
 
 def test_seeds_are_those_of_no_other_run() -> None:
@@ -62,9 +66,9 @@ def test_exact_depth_is_that_of_the_truth(made: Any) -> None:
     exact = ExactTeacherConfig(depth_size=(72, 128), view_size=config.virtual_views.size)
     version = exact_depth(home, KEY, exact).version
     found = read_target(home.open_arrays(version), Kind.TEACHER_DEPTH, "termination_depth").astype(np.float32)
-    truth = read_target(home.open_arrays(home.require(Kind.SCENE_TRUTH, KEY)), Kind.SCENE_TRUTH, "termination_depth")
-    assert np.array_equal(np.isnan(found), np.isnan(truth))
-    np.testing.assert_allclose(found, truth, rtol=2e-3)  # float16, and intrinsics scaled to and fro
+    true = read_target(home.open_arrays(home.require(Kind.SCENE_TRUTH, KEY)), Kind.SCENE_TRUTH, "termination_depth")
+    assert np.array_equal(np.isnan(found), np.isnan(true))
+    np.testing.assert_allclose(found, true, rtol=2e-3)  # float16, and intrinsics scaled to and fro
     assert {item.kind for item in home.provenance(version).inputs} == {Kind.SCENE, Kind.SCENE_TRUTH}
     assert home.provenance(version).config["method"] == "exact_world"
 

@@ -38,15 +38,15 @@ def scene_task(key: str, *, after: tuple[str, ...] = ()) -> Task:
     return Task(name=f"scene {key}", assets=("scene", "input_images"), partition=key, after=after)
 
 
-def run(home: Home, *tasks: Task) -> tuple[RunOutcome, str]:
+def run(home: Home, *tasks: Task, num_workers: int = 1) -> tuple[RunOutcome, str]:
     said = io.StringIO()
-    outcome = run_tasks(tasks, home.root, Console(file=said, width=200), num_workers=2)
+    outcome = run_tasks(tasks, home.root, Console(file=said, width=200), num_workers=num_workers)
     return outcome, said.getvalue()
 
 
 def test_a_run_materialises_reports_and_is_found_again(prepared_home: Home) -> None:
     home = prepared_home
-    outcome, said = run(home, scene_task(FIRST), scene_task(SECOND))
+    outcome, said = run(home, scene_task(FIRST), scene_task(SECOND), num_workers=2)
     assert outcome.succeeded, outcome.failures
     assert {v.partition for v in home.versions("input_images")} == {FIRST, SECOND}
     assert "[2/2]" in said
@@ -217,6 +217,7 @@ def test_runs_of_living_processes_are_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly  # a process for each of many steps; the default suite tests that the variable chooses the executor
 def test_steps_of_a_run_can_have_processes_of_their_own(prepared_home: Home) -> None:
     """As Dagster's daemon starts runs: from the module's name, in an environment that names the executor."""
     command = ["-W", "ignore", "-m", "dagster", "job", "execute", "-m", "pipeline.definitions", "-j", "ingest"]

@@ -45,7 +45,14 @@ def test_every_asset_of_every_scene_is_planned_once() -> None:
     planned = [(asset, task.partition) for task in everything() for asset in task.assets]
     assert len(planned) == len(set(planned))
     of_scene = {asset for asset, partition in planned if partition == "d.a"}
-    assert of_scene == {*trainable_kinds(), "nerf_teacher", "feature_field", "occupancy_labels", "lidar_occupancy"}
+    assert of_scene == {
+        *trainable_kinds(),
+        "scene_audit",
+        "nerf_teacher",
+        "feature_field",
+        "occupancy_labels",
+        "lidar_occupancy",
+    }
 
 
 def test_references_are_made_of_the_scenes_that_are_judged_by_them() -> None:
@@ -220,6 +227,7 @@ def test_a_broken_held_out_scene_stops_the_student_but_no_other_scene() -> None:
     assert "scene teacher d.a" in ran
     assert "teacher features d.b" in ran
     assert set(never) == {
+        "scene audit d.c",
         "scene teacher d.c",
         "features d.c",
         "teacher features d.c",

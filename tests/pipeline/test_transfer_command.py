@@ -69,7 +69,9 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Home:
     )
     losses = LossConfig(teacher_depth=0.0, opacity=0.0, sky=0.0)
     fit = FitConfig(max_steps=1, max_validation_samples=0)
-    split = TrainingSetConfig(train_scenes=(str(key),), kinds=data.kinds, held_out_stride=2)
+    split = TrainingSetConfig(
+        train_scenes=(str(key),), kinds=data.kinds, held_out_stride=2, allow_ungated=("scene_audit",)
+    )
     freeze_training_set(home, VARIANT, split)
     fit_student(home, VARIANT, StudentConfig(model=model, data=data, losses=losses, fit=fit))
     evaluate_checkpoint(

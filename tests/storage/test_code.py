@@ -23,6 +23,7 @@ PRODUCERS: dict[str, tuple[str, ...]] = {
     "recordings": ("storage.procedural.run",),
     "waymo recordings": ("storage.testing.waymo.writer",),
     **{f"scene, {name}": ("storage.ingest.scene_writer", f"storage.ingest.{name}") for name in READERS},
+    "audit of a scene": ("storage.audits.scene_audit",),
     "images": ("storage.targets.images",),
     "occupancy_labels": ("storage.ingest.occupancy_labels",),
     "lidar_occupancy": ("storage.references.lidar_occupancy",),

@@ -20,6 +20,7 @@ from PIL import Image
 
 from storage.geometry.cameras import scale_intrinsics
 from storage.keys import SceneKey
+from storage.kinds import Kind
 from storage.scenes.schema import SceneData
 from storage.scenes.store import SceneReader, write_scene
 from storage.stores.arrays import write_target
@@ -56,7 +57,9 @@ def bench_loader(*, runs: int = 5, num_frames: int = 3) -> BenchRecord:
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder) / "home")
         _publish(home, config, num_frames)
-        noise = TrainingSetConfig(train_scenes=(_SCENE,), kinds=config.kinds, allow_ungated=config.kinds)
+        noise = TrainingSetConfig(
+            train_scenes=(_SCENE,), kinds=config.kinds, allow_ungated=(*config.kinds, Kind.SCENE_AUDIT)
+        )
         freeze_training_set(home, "bench", noise)
         frozen = load_training_set(home, "bench")
         loose = Path(folder) / "loose"

@@ -1,22 +1,37 @@
 """The audit passes what is calibrated, finds what is off by a degree or a decimetre, and says what it cannot tell."""
 
+import io
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from storage.audits.calibration import CalibrationFit, calibration_frames, fit_together, look_at, small_changes
+from storage.audits.calibration import (
+    CalibrationFit,
+    Gain,
+    RigFit,
+    calibration_frames,
+    fit_rig,
+    fit_together,
+    look_at,
+    small_changes,
+)
 from storage.audits.calibration_evidence import Evidence
+from storage.audits.calibration_picture import Suspect, calibration_picture, suspect_of
 from storage.audits.finding import Finding
 from storage.audits.misplaced_cameras import MisplacedCameras
 from storage.audits.stored_versions import audit_geometry
+from storage.audits.trial_scenes import TrialScene
+from storage.geometry.distortion import LensDistortion
 from storage.geometry.transforms import apply_se3, compose
 from storage.ingest.run import ingest_scene
 from storage.ingest.source import register_source
 from storage.ingest.source_config import SourceConfig
 from storage.keys import SceneKey
+from storage.previews.pictures import encode_image
 from storage.procedural.sensing.render import render_camera
 from storage.procedural.sensing.sensors import CAMERAS, lidar_to_ego, simulate_lidar
 from storage.procedural.world.world import build_world
@@ -28,7 +43,7 @@ SIZE = (225, 400)
 OPPOSITE = str.maketrans("+-", "-+")
 
 
-class Recording(MisplacedCameras):
+class Recording(TrialScene):
     """Eight frames of a procedural world, whose calibration is exact; memory instead of a store behind it."""
 
     def __init__(self, theme: Theme, seed: int) -> None:
@@ -77,7 +92,10 @@ def audit_of(reader: MisplacedCameras, evidence: Evidence, monkeypatch: pytest.M
         matrix = np.eye(4) if error is None else small_changes(scale)[error]
         monkeypatch.setattr(reader, "error", matrix)
         monkeypatch.setattr(reader, "only_camera", only_camera)
-        return {finding.name: finding for finding in audit_geometry(reader, evidence)}
+        return {
+            finding.name: finding
+            for finding in audit_geometry(reader, fit_rig(reader, calibration_frames(reader), evidence))
+        }
 
     return audit
 
@@ -187,6 +205,55 @@ def test_a_camera_that_sees_nothing_is_undecided_and_not_passed(procedural, audi
     assert "CAM_FRONT 0," not in before.where
     assert told.outcome == "undecided"
     assert failed(audit("turn y +1 degree", only_camera=1, scale=2.0)) == []
+
+
+def test_distortion_given_for_rectified_images_is_found(procedural):
+    bent = procedural[0].undistorted_again(LensDistortion(k1=-0.3))
+    fit = fit_together(look_at(bent, calibration_frames(bent), Evidence()))
+    name, gain = fit.best_bend
+    assert fit.is_wrong
+    assert gain.at_least > 1.0
+    assert name.endswith("farther out")
+
+
+@pytest.mark.parametrize("camera", [None, "CAM_FRONT"])
+def test_the_picture_shows_the_change_that_puts_an_error_right(procedural, monkeypatch, camera):
+    """What is drawn below of a wrong calibration is what is drawn above of the right one."""
+    reader, name = procedural[0], "turn y +0.75 degree"
+    suspect = Suspect(camera="CAM_FRONT", change=name, is_of_rig=camera is None, gain=1.1)
+    monkeypatch.setattr(
+        "storage.audits.calibration_picture.encode_image", lambda image, **_: encode_image(image, quality=None)
+    )
+
+    def panels() -> np.ndarray:
+        with Image.open(io.BytesIO(calibration_picture(reader, suspect))) as picture:
+            drawn = np.asarray(picture).astype(np.float64)
+        assert drawn.shape[1] == SIZE[1]
+        return drawn.reshape(2, -1, *drawn.shape[1:])[:, -SIZE[0] :]
+
+    right = panels()
+    monkeypatch.setattr(reader, "error", small_changes(1.5)[name])
+    monkeypatch.setattr(reader, "only_camera", None if camera is None else reader.camera_names.index(camera))
+    wrong = panels()
+    below, above = ((panel != right[0]).any(axis=-1).mean() for panel in (wrong[1], wrong[0]))
+    assert below < 0.2 * above  # rounding puts a point aside, and the rig turns about where it was at the exposure
+    assert above > 0.02
+
+
+def test_the_worst_camera_is_drawn_or_any_if_the_rig_is_off():
+    def fit(gain: float, *, limit: float, num_jumps: int = 10, bent: float = 0.9) -> CalibrationFit:
+        told = {"move x +0.15 m": Gain(ratio=gain, uncertainty=0.0)}
+        lens = {"corners 4 % farther out": Gain(ratio=bent, uncertainty=0.0)}
+        away = Gain(ratio=0.4, uncertainty=0.0)
+        return CalibrationFit(limit=limit, num_jumps=num_jumps, score=0.5, gains=told, larger={}, away=away, bent=lens)
+
+    cameras = {"left": fit(1.01, limit=1.02, num_jumps=99), "right": fit(1.03, limit=1.02)}
+    suspect = suspect_of(RigFit(rig=fit(0.9, limit=1.0), cameras=cameras))
+    assert (suspect.camera, suspect.is_of_rig, suspect.gain) == ("right", False, 1.03)
+    suspect = suspect_of(RigFit(rig=fit(1.05, limit=1.0), cameras=cameras))
+    assert (suspect.camera, suspect.is_of_rig) == ("left", True)
+    suspect = suspect_of(RigFit(rig=fit(0.9, limit=1.0, bent=1.2), cameras=cameras))
+    assert (suspect.change, suspect.is_of_rig) == ("corners 4 % farther out", True)
 
 
 class Empty(Recording):

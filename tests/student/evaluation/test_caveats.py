@@ -19,4 +19,4 @@ from student.evaluation.caveats import DEMO_SOURCE, NEVER_A_PHOTOGRAPH, caveats_
 def test_the_demo_clip_never_saw_a_photograph(tmp_path, monkeypatch, source, has_truth, expected):
     truths = {(Kind.SCENE_TRUTH, "street.drive")} if has_truth else set()
     monkeypatch.setattr(Home, "latest", lambda self, kind, key: "a version" if (kind, key) in truths else None)
-    assert caveats_of_words(Home(tmp_path), "street.drive", source) == expected
+    assert caveats_of_words(Home(tmp_path), ["street.drive"], source) == expected

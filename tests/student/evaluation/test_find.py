@@ -28,6 +28,8 @@ from student.applications.region_index import (
     is_current,
     region_means,
 )
+from student.evaluation.caveats import NEVER_A_PHOTOGRAPH
+from student.inference import vocabulary
 from student.inference.class_list import load_class_list
 from student.inference.open_vocabulary import StoredFeatureBasis, class_probability
 from student.inference.prompts import query_prompts
@@ -105,6 +107,21 @@ def test_an_example_finds_its_like_in_other_images(indexed, tmp_path):
     assert answer.hits[0].score > 0.95
 
 
+def test_answers_of_the_demo_clip_in_a_recording_come_with_a_warning(indexed, tmp_path, monkeypatch):
+    home, index = indexed
+    latest = Home.latest
+    monkeypatch.setattr(
+        Home, "latest", lambda self, *of: None if of == ("scene_truth", "yard.b") else latest(self, *of)
+    )
+    like = search(home, index, request("car", number=1), tmp_path / "text")
+    for asked in (request("car"), request(like=(str(like.hits[0].spot),))):
+        answer = search(home, index, asked, tmp_path / "answer")
+        assert answer.notes[0] == NEVER_A_PHOTOGRAPH
+        assert "never saw a photograph" in answer.page.read_text()
+    elsewhere = search(home, index, request("car", scenes=("yard.a",)), tmp_path / "answer")
+    assert NEVER_A_PHOTOGRAPH not in elsewhere.notes
+
+
 def test_every_region_is_compared_and_limits_hold(indexed):
     home, index = indexed
     basis, rng = index.basis, np.random.default_rng(0)
@@ -143,7 +160,7 @@ def test_a_text_scores_as_its_probability_orders(indexed):
     np.testing.assert_allclose([question.shown(float(s)) for s in question.score(features)], probability, rtol=1e-3)
 
 
-def republish(home, key, change, basis_digest=None):
+def republish(home, key, change, basis_digest=None, weights_folder=None):
     """Publish other features of a scene, as a new extraction would."""
     old = home.require("clip_features", key)
     group, attributes = home.open_arrays(old), dict(home.open_arrays(old).attrs)
@@ -151,6 +168,7 @@ def republish(home, key, change, basis_digest=None):
     provenance = home.provenance(old)
     attributes = {name: attributes[name] for name in ("weights_folder", "weights_source", "feature_basis_digest")}
     attributes["feature_basis_digest"] = basis_digest or attributes["feature_basis_digest"]
+    attributes["weights_folder"] = weights_folder or attributes["weights_folder"]
     provenance = Provenance(
         kind="clip_features",
         partition=key,
@@ -165,6 +183,12 @@ def republish(home, key, change, basis_digest=None):
         return {}
 
     return materialize_arrays(home, provenance, write).version
+
+
+def test_shipped_weights_are_found_where_the_package_is_now(own_home, world, tmp_path, monkeypatch):
+    features = republish(own_home, "yard.a", lambda values: values, weights_folder=str(tmp_path / "gone"))
+    monkeypatch.setattr(vocabulary, "_SHIPPED_CLIP", world.clip.folder)
+    assert clip_space_of_features(own_home, features).encoder.source == str(world.clip.folder)
 
 
 def arrays(index):

@@ -28,7 +28,7 @@ from student.inference.predictor import Predictor
 from student.model.config import OccupancyHeadConfig
 from student.model.occupancy_head import OccupancyHead, read_grid
 
-SMALL = FinetuneConfig(head=OccupancyHeadConfig(width=4, column_width=8, num_levels=2), steps=40, learning_rate=1e-2)
+SMALL = FinetuneConfig(head=OccupancyHeadConfig(width=4, column_width=8, num_levels=2), steps=20, learning_rate=2e-2)
 ROAD = 11
 
 
@@ -84,7 +84,7 @@ def test_a_head_learns_what_the_student_was_never_told(home):
 def test_a_head_learns_from_the_recordings_own_lidar(world, tmp_path):
     home = Home(tmp_path / "home")
     shutil.copytree(world.home.root, home.root)  # it has no labels
-    by_lidar = replace(SMALL, labels="lidar")
+    by_lidar = replace(SMALL, labels="lidar", steps=8)
     with pytest.raises(MissingTargetError, match="materialise lidar_occupancy"):
         finetune_head(home, "clip", "occupancy", by_lidar)
     for key in ("yard.a", "yard.b"):

@@ -1,6 +1,7 @@
 """Rendering along a path: an oracle's pictures are those of the exact world, wherever its cameras are moved."""
 
 import json
+from dataclasses import replace
 from functools import cached_property
 
 import av
@@ -16,7 +17,8 @@ from storage.errors import IntegrityError, MissingTargetError
 from storage.previews.pictures import UNDEFINED_COLOUR
 from storage.stores.versioned import Home, StoreForm, StoreVersion
 from student.applications.camera_path import PathConfig
-from student.evaluation.companions import Companions
+from student.evaluation.caveats import DEMO_SOURCE, NEVER_A_PHOTOGRAPH
+from student.evaluation.companions import Companions, ModelRecord
 from student.inference.open_vocabulary import StoredFeatureBasis, TextEncoder
 from student.inference.predictor import Predictor
 from student.inference.vocabulary import ClipSpace
@@ -133,6 +135,17 @@ def test_an_interrupted_rendering_goes_on_and_a_finished_one_is_not_made_again(o
     (tmp_path / "mine" / "notes.txt").write_text("keep")
     with pytest.raises(ValueError, match="something else"):
         render(oracle, student, tmp_path / "mine", config(), replace_existing=True)
+
+
+def test_words_of_the_demo_clip_in_a_recording_come_with_a_warning(oracle, student, tmp_path, monkeypatch):
+    latest = Home.latest
+    monkeypatch.setattr(Home, "latest", lambda self, *of: None if of == ("scene_truth", SCENE) else latest(self, *of))
+    demo = ModelRecord(config={}, source=DEMO_SOURCE, revision=None, digests={})
+    student.companions = replace(student.companions, clip=demo)
+    for products, notes in ((("words",), (NEVER_A_PHOTOGRAPH,)), (("depth",), ())):
+        settings = config(path={"last": 0}, products=products, texts=("car",) if "words" in products else ())
+        made, _ = render(oracle, student, tmp_path / products[0], settings, watch=False)
+        assert made.notes == notes
 
 
 @pytest.mark.parametrize("shares_basis", [True, False])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from storage.digests import digest_of
 from storage.geometry.cameras import scale_intrinsics
 from storage.geometry.rays import camera_rays
 from storage.keys import SceneKey
@@ -18,7 +19,7 @@ from storage.scenes.schema import SceneData
 from storage.scenes.store import SceneReader, write_scene
 from storage.stores.arrays import write_target
 from storage.stores.provenance import InputVersion, Provenance
-from storage.stores.versioned import Home, Materialized, materialize_arrays
+from storage.stores.versioned import Home, Materialized, materialize_arrays, materialize_files
 from storage.targets.images import InputImagesConfig, resize_scene_images
 from student.config import (
     DataConfig,
@@ -154,6 +155,7 @@ class World:
     def add_scene(self, key: str, seed: int = 0) -> None:
         provenance = Provenance(kind="scene", partition=key, code_digest=str(seed), licence="CC0-1.0")
         materialize_arrays(self.home, provenance, lambda group: write_scene(group, scene_data(seed)) or {})
+        self.publish_audit(key)
         resize_scene_images(self.home, SceneKey.parse(key), InputImagesConfig(height=2 * GRID[0], width=2 * GRID[1]))
         reader = SceneReader.open(self.home, key)
         size = (HEIGHT, WIDTH)
@@ -192,6 +194,13 @@ class World:
         features = np.concatenate([inverse, np.cos(4 * inverse), images[:, :, 0] / 255], -1).astype(np.float16)
         self.publish("depth_anything_features", key, {"features": features})
         self.publish("clip_features", key, {"features": np.clip(features, 0, 1)[..., :4]})
+
+    def publish_audit(self, key: str, metrics: dict[str, Any] = PASSED) -> None:
+        """Publish a verdict about the scene's current version; a scene so small shows an audit too little."""
+        scene = self.home.require("scene", key)
+        tag = digest_of({"metrics": metrics})
+        provenance = Provenance(kind="scene_audit", partition=key, inputs=(scene.as_input,), config_digest=tag)
+        materialize_files(self.home, provenance, lambda _: metrics)
 
     def freeze(self, name: str, config: StudentConfig, **changes: Any) -> Materialized:
         return freeze_training_set(self.home, name, self.training_set(config, **changes))

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from storage.audits.finding import Finding
+from storage.audits.scene_audit import gate_of
 from storage.errors import IntegrityError, MissingTargetError, ProvenanceMismatchError
 from storage.stores.provenance import InputVersion, Provenance
-from storage.stores.versioned import materialize_files
+from storage.stores.versioned import materialize_files, reuse
 from student.config import StudentConfig, TrainingSetConfig
 from student.data.training_set import freeze_training_set, load_training_set
+from student.reporting.lineage import trace_lineage
 
 PASSED = {"quality": {"passed": True, "checks": {"psnr": {"value": 20.0, "threshold": 18.0, "passed": True}}}}
 FEATURES = np.random.default_rng(0).random((4, 3, 2, 3, 4)).astype(np.float16)
@@ -27,11 +30,11 @@ def test_freezes_exact_versions_and_splits(shared_world: Any, student_config: St
     assert frozen.scenes[0].validation_frames == ()
     assert frozen.scenes[1].validation_frames == (0, 1, 2, 3)
     for scene in frozen.scenes:
-        assert set(scene.stores) == set(student_config.data.kinds)
+        assert set(scene.stores) == {"scene_audit", *student_config.data.kinds}
         for kind, version in scene.stores.items():
             assert version == shared_world.home.latest(kind, scene.key)
     inputs = shared_world.home.provenance(made.version).inputs
-    assert len(inputs) == 2 * len(student_config.data.kinds)
+    assert len(inputs) == 2 * (1 + len(student_config.data.kinds))
     assert made.metrics["train_samples"] == 4
     assert shared_world.home.provenance(made.version).licence == "CC0-1.0"
 
@@ -113,6 +116,60 @@ def test_missing_store_is_refused_by_kind_and_scene(shared_world: Any, student_c
         shared_world.freeze("missing", student_config, validation_scenes=("yard.nowhere",))
     assert caught.value.key == "scene/yard.nowhere"
     assert shared_world.home.latest("training_set", "missing") is None
+
+
+FAILED_AUDIT = {
+    "quality": gate_of(
+        [
+            Finding(name="ground_tilt_deg", value=0.4, threshold=10.0, wanted="at_most"),
+            Finding(
+                name="gain_of_changing_rig", value=1.07, threshold=1.0, wanted="at_most", where="turn z +0.75 degree"
+            ),
+        ]
+    )
+}
+
+
+def test_a_scene_whose_audit_failed_is_taken_by_name_alone(
+    make_world: Callable[[], Any], student_config: StudentConfig
+) -> None:
+    world = make_world()
+
+    def freeze(*allowed: str) -> Any:
+        return world.freeze("audit", student_config, validation_scenes=(), allow_ungated=allowed)
+
+    world.publish_audit("yard.a", FAILED_AUDIT)
+    with pytest.raises(MissingTargetError, match=r"gain_of_changing_rig is 1\.07, want 1") as caught:
+        freeze()
+    assert (caught.value.kind, caught.value.key) == ("target_gate_failed", "scene_audit/yard.a")
+    made = freeze("scene_audit")
+    assert made.metrics["ungated_kinds"] == ["scene_audit"]
+    worst = trace_lineage(world.home, made.version.as_input).gates[0]
+    assert (worst.kind, worst.check, worst.value, worst.passed) == ("scene_audit", "gain_of_changing_rig", 1.07, False)
+    assert worst.where == "turn z +0.75 degree"
+
+    other = replace(
+        world.home.provenance(world.home.require("scene_audit", "yard.a")),
+        inputs=(InputVersion("scene", "yard.a", "0" * 64),),
+    )
+    materialize_files(world.home, other, lambda _: PASSED)
+    with pytest.raises(ProvenanceMismatchError, match=r"scene/yard\.a"):
+        freeze()
+    freeze("scene_audit")
+
+    shutil.rmtree(world.home.root / "artifacts" / "scene_audit")
+    with pytest.raises(MissingTargetError, match=r"scene_audit/yard\.a"):
+        freeze()
+
+
+def test_a_failed_audit_leaves_a_scene_out_with_the_value(shared_world: Any, student_config: StudentConfig) -> None:
+    sound = shared_world.home.require("scene_audit", "yard.b")
+    shared_world.publish_audit("yard.b", FAILED_AUDIT)
+    scenes = {"train_scenes": ("yard.a", "yard.b"), "validation_scenes": ()}
+    made = shared_world.freeze("audited", student_config, **scenes, on_failed_gate="leave_out")
+    reuse(shared_world.home, shared_world.home.provenance(sound))
+    reason = "did not pass its quality gate: gain_of_changing_rig is 1.07, want 1 (turn z +0.75 degree)"
+    assert made.metrics["left_out"] == {"yard.b": f"scene_audit {reason}"}
 
 
 @pytest.mark.parametrize(
