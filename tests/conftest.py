@@ -21,6 +21,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--regenerate-golden", action="store_true", help="write the golden files again")
+    parser.addoption("--pictures", metavar="DIR", help="keep the pictures of the browser tests in this folder")
 
 
 def pytest_configure() -> None:
