@@ -75,8 +75,8 @@ wheel-check: environments ## Build the wheel, install it in a clean environment 
 lock: ## Record the versions of the main environment
 	@(sed -n '/^#/p' environments/main.txt; $(BIN)/pip list --format=freeze | grep -viE '^(distillnerf|pip|setuptools|wheel)' | sed 's/+cpu//' | sort -f) > environments/main.new && mv environments/main.new environments/main.txt
 
-system-packages: ## Debian packages that the browser test needs
-	command -v chromium >/dev/null || (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium)
+system-packages: ## Debian packages that some tests need: a browser, a database server
+	(command -v chromium && ls /usr/lib/postgresql/*/bin/initdb) >/dev/null 2>&1 || (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium postgresql)
 
 clean: ## Remove environments and caches, never data
 	rm -rf $(VENV) $(NERFSTUDIO_VENV) build dist *.egg-info .pytest_cache .ruff_cache

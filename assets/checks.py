@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import dagster as dg
 
 from assets.metadata import embed, spell, table_row
+from pipeline.alerts import told_failures
 from pipeline.partitions import PARTITIONS, scenes
 from pipeline.resources import HomeResource
 from storage.audits.finding import Outcome
@@ -33,6 +34,9 @@ class Verdict(NamedTuple):
 
 FAILED = "failed"
 """Metadata of a check that failed: each failure with its partition, value, what was wanted, and where."""
+
+WHY = "why"
+"""Metadata of a check that failed: the same as one text. The UI shows a long table or JSON only after a click."""
 
 
 class Judged(NamedTuple):
@@ -184,7 +188,7 @@ def define_check(
         passed = all(one.passed for one in judged.values())
         metadata = {key: one.table for key, one in judged.items()} or {"note": "nothing was materialised"}
         failed = [failure for one in judged.values() for failure in one.failed]
-        metadata |= {FAILED: dg.MetadataValue.json(failed)} if failed else {}
+        metadata |= _reasons(failed)
         return dg.AssetCheckResult(passed=passed, severity=severity, metadata=metadata)
 
     return check
@@ -218,6 +222,12 @@ def _judge_partition(home: Home, kind: str, partition: str, judge: Judge, draw: 
     return Judged(not failed, dg.MetadataValue.md(table + picture), failed)
 
 
+def _reasons(failed: list[dict[str, str]]) -> dict[str, dg.MetadataValue]:
+    if not failed:
+        return {}
+    return {WHY: dg.MetadataValue.text("; ".join(told_failures(failed))), FAILED: dg.MetadataValue.json(failed)}
+
+
 def _one_event_each(
     asset: str, name: str, judged: dict[str, Judged], severity: dg.AssetCheckSeverity
 ) -> Iterator[dg.AssetCheckEvaluation]:
@@ -227,7 +237,7 @@ def _one_event_each(
             asset_key=dg.AssetKey(str(asset)),
             check_name=name,
             passed=one.passed,
-            metadata={key: one.table} | ({FAILED: dg.MetadataValue.json(one.failed)} if one.failed else {}),
+            metadata={key: one.table} | _reasons(one.failed),
             severity=severity,
             partition=key,
         )

@@ -107,7 +107,7 @@ def _targets(home: Home, version: StoreVersion) -> dict[str, Any]:
     by_kind: dict[str, list[bool | None]] = {}
     for item in shown:
         by_kind.setdefault(item.kind, []).append(gates.get(item.digest))
-    summary = [f"| {kind} | {len(of)} | {of.count(True)} | {of.count(False)} |" for kind, of in by_kind.items()]
+    summary = [f"| {kind} | {len(of)} | {_count(of, True)} | {_count(of, False)} |" for kind, of in by_kind.items()]
     shown.sort(key=lambda item: (gates.get(item.digest) is not False, item))  # failed ones first
     rows = [
         f"| [{item.kind}]({asset_page(item.kind, item.partition)}) | {item.partition} | `{item.digest[:12]}` "
@@ -119,6 +119,11 @@ def _targets(home: Home, version: StoreVersion) -> dict[str, Any]:
     table = "\n".join(["| target | partition | version | gate |", "|---|---|---|---|", *rows])
     counts = "\n".join(["| kind | versions | passed | failed |", "|---|---|---|---|", *summary])
     return {"training_targets": dg.MetadataValue.md(f"{counts}\n\n{table}{more}")}
+
+
+def _count(gates: list[bool | None], outcome: bool) -> str:
+    """Return how many gates had an outcome; a hyphen where no version has a gate, as that is no failure to pass."""
+    return str(gates.count(outcome)) if any(gate is not None for gate in gates) else "-"
 
 
 def asset_page(asset: str, partition: str) -> str:

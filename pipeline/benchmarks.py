@@ -10,6 +10,7 @@ from storage.errors import EnvironmentMissingError, ErrorKind
 
 BENCHMARKS: dict[str, str] = {
     "loader": "student.experiments.benchmarks.loader:bench_loader",
+    "checks": "student.experiments.benchmarks.loader:bench_checks",
     "pooling": "student.experiments.benchmarks.pooling:bench_pooling",
     "sparse-conv": "student.experiments.benchmarks.sparse_conv:bench_sparse_conv",
     "spconv": "student.experiments.benchmarks.spconv:bench_spconv",

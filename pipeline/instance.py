@@ -14,6 +14,7 @@ from pathlib import Path
 import dagster as dg
 
 from pipeline.liveness import DRIVER_TAG
+from pipeline.resources import DATABASE_VARIABLE, names_database
 
 TASK_NAME_TAG = "distillnerf/task"
 """Tag of runs that a command started; the value is the task's name."""
@@ -28,15 +29,38 @@ _EARLIER = frozenset(
 """SHA-256 of the files that earlier versions wrote: whoever edited none of it gets the present one."""
 
 
+_IN_DATABASE = f"""
+# Runs, events and schedules are in the database that this environment variable names.
+storage:
+  postgres:
+    postgres_url:
+      env: {DATABASE_VARIABLE}
+"""
+
+
 def prepare_instance(home: Path) -> Path:
-    """Make the instance's folder with its ``dagster.yaml``, and return it; a file that people edited stays."""
+    """Make the instance's folder with its ``dagster.yaml``, and return it; a file that people edited stays.
+
+    Raises:
+        ValueError: If the environment names a database and an edited file does not.
+    """
     folder = home / "dagster"
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "dagster.yaml"
-    if not target.is_file() or sha256(target.read_bytes()).hexdigest() in _EARLIER:
+    plain = (files("pipeline") / "templates" / "dagster.yaml").read_text()
+    wanted = plain + _IN_DATABASE if names_database() else plain
+    present = target.read_text() if target.is_file() else None
+    if present == wanted:
+        return folder
+    ours = (None, plain, plain + _IN_DATABASE)
+    if present in ours or sha256(present.encode()).hexdigest() in _EARLIER:
         aside = folder / f".dagster.yaml.{os.getpid()}"
-        aside.write_text((files("pipeline") / "templates" / "dagster.yaml").read_text())
+        aside.write_text(wanted)
         aside.replace(target)
+    elif wanted != plain and DATABASE_VARIABLE not in present:
+        raise ValueError(
+            f"{DATABASE_VARIABLE} is set, and {target}, which was edited, does not use it: add{_IN_DATABASE}"
+        )
     return folder
 
 

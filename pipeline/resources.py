@@ -22,18 +22,45 @@ from storage.stores.versioned import Home
 HOME_VARIABLE = "DISTILLNERF_HOME"
 NERFSTUDIO_PYTHON_VARIABLE = "DISTILLNERF_NERFSTUDIO_PYTHON"
 EXECUTOR_VARIABLE = "DISTILLNERF_EXECUTOR"
+DASK_SCHEDULER_VARIABLE = "DASK_SCHEDULER_ADDRESS"  # Dask's own
+DATABASE_VARIABLE = "DISTILLNERF_DAGSTER_DATABASE"
 ALERT_WEBHOOK_VARIABLE = "DISTILLNERF_ALERT_WEBHOOK"
 ALERT_MAIL_VARIABLE = "DISTILLNERF_ALERT_MAIL"
 SMTP_VARIABLE = "DISTILLNERF_SMTP"
 
-EXECUTORS: Mapping[str, dg.ExecutorDefinition] = {
-    "in_process": dg.in_process_executor,
-    "multiprocess": dg.multiprocess_executor,
+
+def _dask_executor() -> dg.ExecutorDefinition:
+    """Return the executor that gives each step to the Dask cluster whose scheduler Dask's own variable names.
+
+    Raises:
+        EnvironmentMissingError: If Dask is not installed.
+        ValueError: If the variable is not set.
+    """
+    from pipeline.dask_steps import dask_executor
+
+    address = os.environ.get(DASK_SCHEDULER_VARIABLE)
+    if not address:
+        raise ValueError(
+            f"{EXECUTOR_VARIABLE}=dask needs a cluster: set {DASK_SCHEDULER_VARIABLE}, such as tcp://scheduler:8786"
+        )
+    return dask_executor(address, settings_of_environment())
+
+
+def settings_of_environment() -> dict[str, str]:
+    """Return the environment variables of this process that say how the pipeline is to run."""
+    known = (DASK_SCHEDULER_VARIABLE, "DAGSTER_HOME")
+    return {k: v for k, v in os.environ.items() if k.startswith("DISTILLNERF_") or k in known}
+
+
+EXECUTORS: Mapping[str, Callable[[], dg.ExecutorDefinition]] = {
+    "in_process": lambda: dg.in_process_executor,
+    "multiprocess": lambda: dg.multiprocess_executor,
+    "dask": _dask_executor,
 }
 """Executors for the steps of a run that Dagster started, by the name that the environment variable gives.
 
 Steps in one process share imports; torch and transformers cost seconds in each process. In several processes,
-independent steps run side by side.
+independent steps run side by side, with Dask on several machines.
 """
 
 
@@ -139,6 +166,21 @@ def alert_channels_from_environment() -> AlertChannels:
     )
 
 
+def names_database() -> bool:
+    """Return whether Dagster's history is in the PostgreSQL database that the environment variable names.
+
+    Raises:
+        ValueError: If its value has another form than SQLAlchemy and the driver that is installed understand. The
+            message does not repeat it, because it may hold a password.
+    """
+    url = os.environ.get(DATABASE_VARIABLE, "")
+    if url and not url.startswith("postgresql+psycopg2://"):
+        raise ValueError(
+            f"{DATABASE_VARIABLE} must have the form postgresql+psycopg2://user:password@host:port/database"
+        )
+    return bool(url)
+
+
 def executor_from_environment() -> dg.ExecutorDefinition:
     """Return the executor that the environment variable names; by default all steps run in one process.
 
@@ -148,7 +190,7 @@ def executor_from_environment() -> dg.ExecutorDefinition:
     name = os.environ.get(EXECUTOR_VARIABLE) or "in_process"
     if name not in EXECUTORS:
         raise ValueError(f"{EXECUTOR_VARIABLE} is {name!r}, want one of {', '.join(EXECUTORS)}")
-    return EXECUTORS[name]
+    return EXECUTORS[name]()
 
 
 def home_from_environment(home: str | None) -> str:

@@ -2,9 +2,11 @@
 
 import logging
 import os
+import resource
 import signal
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,31 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--regenerate-golden", action="store_true", help="write the golden files again")
+    parser.addoption("--pictures", metavar="DIR", help="keep the pictures of the browser tests in this folder")
 
 
 def pytest_configure() -> None:
     # A shell may have started this deaf to SIGTERM, which programs would inherit; a handler does the same, here alone.
     if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
         signal.signal(signal.SIGTERM, lambda *_: None)
+
+
+@pytest.fixture
+def no_more_files() -> Callable[[], AbstractContextManager[None]]:
+    """Return a context in which this process can open no file, as if it had too many open."""
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        unused = os.dup(0)
+        os.close(unused)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (unused, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    return context
 
 
 @pytest.fixture(scope="session")

@@ -145,12 +145,12 @@ def _print_versions(rows: list[dict[str, Any]], console: Console) -> None:
     """Print a line for each version, in 80 columns for names of usual length; ``--json`` has every field in full."""
     rows.sort(key=lambda row: (row["kind"], row["partition"], row["created_at"]))
     width = max(25, *(2 + len(row["partition"]) for row in rows)) if rows else 25
-    console.print(f"[bold]{'kind and partition':<{width}} digest   made            s      gate licence[/bold]")
+    console.print(f"[bold]{'kind and partition':<{width}} digest   made, UTC        took s gate licence[/bold]")
     gates = {True: "✓", False: "✗", None: " "}
     for kind, of_kind in itertools.groupby(rows, lambda row: row["kind"]):
         console.print(f"[bold]{kind}[/bold]")
         lines = (
-            f"  {row['partition']:<{width - 2}} {row['digest'][:8]} {row['created_at'][2:16].replace('T', ' ')} "
+            f"  {row['partition']:<{width - 2}} {row['digest'][:8]} {row['created_at'][:16].replace('T', ' ')} "
             f"{row['wall_time_s']:<6.0f} {gates[row['gate_passed']]}    {row['licence']}"
             for row in of_kind
         )

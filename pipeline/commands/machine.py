@@ -32,6 +32,7 @@ class Bench(Command):
     name: Annotated[
         Literal[
             "loader",
+            "checks",
             "pooling",
             "sparse-conv",
             "spconv",

@@ -11,6 +11,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from storage.errors import ErrorKind, SourceDataError
+from storage.stores.integrity import machine_faults
 
 NUSCENES_POINT_FIELDS = 5  # x, y, z, intensity, ring index: float32 each
 _MAX_RING = 255
@@ -48,9 +49,12 @@ def read_bytes(path: Path, key: str) -> bytes:
 
     Raises:
         SourceDataError: If the file cannot be read.
+        OutOfCapacityError: If memory or file descriptors ran out: the file is not at fault.
+        HomeUnavailableError: If the disk failed, or the file may not be read.
     """
     try:
-        return path.read_bytes()
+        with machine_faults(key):
+            return path.read_bytes()
     except OSError as error:
         raise SourceDataError(ErrorKind.FILE_CORRUPT, key, f"cannot be read: {error.strerror}") from error
 

@@ -251,6 +251,11 @@ class CheckedStore(WrapperStore[Store]):
         super().__init__(store)
         self._record, self._key, self._on_failure = record, key, on_failure
 
+    @property
+    def unchecked(self) -> Store:
+        """Return the store that gives out whatever is there."""
+        return self._store
+
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Return a value.
 

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import icechunk
 
@@ -66,6 +67,31 @@ def machine_fault(key: str, error: BaseException) -> PipelineError | None:
             return unreachable(key, seen)
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return None
+
+
+@contextmanager
+def machine_faults(key: str) -> Iterator[None]:
+    """Turn faults of the machine into typed errors with this key, before anybody takes them for damage; others pass.
+
+    Raises:
+        OutOfCapacityError: If disk, memory or file descriptors ran out.
+        HomeUnavailableError: If the disk failed, or may not be used.
+    """
+    try:
+        yield
+    except Exception as error:
+        fault = machine_fault(key, error)
+        if fault is not None:
+            raise fault from error
+        raise
+
+
+@contextmanager
+def reading_weights(path: Path) -> Iterator[None]:
+    """As :func:`machine_faults`, for safetensors, which says of every file that it cannot open that there is none."""
+    with machine_faults(str(path)):
+        path.open("rb").close()
+        yield
 
 
 @contextmanager

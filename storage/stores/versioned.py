@@ -135,9 +135,15 @@ class Home:
         return self._arrays.url(version.kind, version.partition)
 
     def work_folder(self, kind: str, partition: str) -> Path:
-        """Return a folder for resumable, unpublished state of one partition; the caller deletes it when done."""
+        """Return a folder for resumable, unpublished state of one partition; the caller deletes it when done.
+
+        Raises:
+            OutOfCapacityError: If the disk is full.
+            HomeUnavailableError: If the home cannot be written.
+        """
         folder = self.root / "work" / check_name(kind) / check_name(partition)
-        folder.mkdir(parents=True, exist_ok=True)
+        with writing(f"{kind}/{partition}"):
+            folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def files(self, kind: str, partition: str) -> FileVersions:

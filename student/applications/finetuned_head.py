@@ -19,6 +19,7 @@ from storage.digests import config_json
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
 from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.kinds import Kind
+from storage.stores.integrity import reading_weights
 from storage.stores.versioned import Home, StoreVersion
 from storage.taxonomy import OCC3D_FREE
 from student.config import FinetuneTask
@@ -115,7 +116,8 @@ class FinetunedHead:
         head = new_head(config, record["task"], record["feature_width"])
         path = folder / HEAD_FILE
         try:
-            head.load_state_dict(load_file(path))
+            with reading_weights(path):
+                head.load_state_dict(load_file(path))
         except (SafetensorError, OSError, RuntimeError) as error:
             raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(path), f"cannot be read: {error}") from error
         return cls(

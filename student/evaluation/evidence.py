@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
 from storage.geometry.rays import camera_rays
 from storage.geometry.voxel_grid import OCC3D_GRID
+from storage.stores.integrity import reading_weights
 from student.evaluation.baselines import VoxelPrior, ground_plane_depth
 from student.evaluation.sections.occupancy import OccupancyFit
 from student.model.types import TargetCameras
@@ -103,7 +104,7 @@ class StudentEvidence:
                 "if it travels",
             )
         try:
-            with safe_open(path, framework="np") as file:
+            with reading_weights(path), safe_open(path, framework="np") as file:
                 record: dict[str, Any] = json.loads((file.metadata() or {}).get("evidence", "{}"))
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         except (SafetensorError, OSError, ValueError) as error:

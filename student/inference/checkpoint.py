@@ -13,6 +13,7 @@ from storage.config_json import config_from_json
 from storage.digests import config_json
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
 from storage.plain_json import parse_json
+from storage.stores.integrity import machine_faults, reading_weights
 from student.config import DataConfig, StudentConfig, Variant
 from student.model.distillnerf import DistillNeRF
 
@@ -63,7 +64,8 @@ def from_pretrained(folder: Path | str, *, device: torch.device | str = "cpu") -
     config = config_from_json(StudentConfig, read_record(path, _FORMAT).get("student"), f"{path}.student")
     path = folder / MODEL_FILE
     try:
-        tensors = load_file(path)
+        with reading_weights(path):
+            tensors = load_file(path)
     except (SafetensorError, OSError) as error:
         raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(path), f"cannot be read: {error}") from error
     with torch.device("meta"):  # sizes first: the configuration may ask for more than the file holds, or any machine
@@ -103,7 +105,8 @@ def read_record(path: Path, form: str) -> dict[str, Any]:
         IntegrityError: If the file is not JSON, or of another format.
     """
     try:
-        content = parse_json(path.read_text())
+        with machine_faults(str(path)):
+            content = parse_json(path.read_text())
     except ValueError as error:
         raise IntegrityError(ErrorKind.STORE_CORRUPT, str(path), f"is not JSON: {error}") from error
     if not isinstance(content, dict) or content.get("format") != form:

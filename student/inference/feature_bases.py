@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from storage.errors import ErrorKind, IntegrityError
 from storage.kinds import Kind
+from storage.stores.integrity import reading_weights
 from storage.stores.lineage import walk
 from storage.stores.provenance import InputVersion
 from storage.stores.versioned import Home
@@ -65,7 +66,8 @@ def load_feature_bases(folder: Path) -> dict[str, StoredFeatureBasis]:
     if not path.is_file():
         return {}
     try:
-        arrays = load_file(path)
+        with reading_weights(path):
+            arrays = load_file(path)
         sources = sorted({name.partition(".")[0] for name in arrays})
         return {
             source: StoredFeatureBasis(**{name: arrays[f"{source}.{name}"] for name in _ARRAYS}) for source in sources

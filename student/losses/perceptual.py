@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from storage.errors import ErrorKind, MissingTargetError, SourceDataError
+from storage.stores.integrity import reading_weights
 
 _LUMINANCE_FLOOR, _CONTRAST_FLOOR = 0.01**2, 0.03**2
 
@@ -114,7 +115,8 @@ class Lpips(PerceptualDistance):
 
     def _load(self, weights: Path) -> None:
         try:
-            stored = load_file(weights)
+            with reading_weights(weights):
+                stored = load_file(weights)
         except (SafetensorError, OSError) as error:
             raise SourceDataError(ErrorKind.WEIGHTS_INVALID, str(weights), f"cannot be read: {error}") from error
         convolutions = [layer for block in self.blocks for layer in block.modules() if isinstance(layer, nn.Conv2d)]

@@ -2,10 +2,13 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure as Drawing
 
 from storage.previews.pages import page_template
@@ -75,12 +78,25 @@ def _draw(records: Sequence[EvaluationRecord], changes: Sequence[FigureChange]) 
         axis.errorbar(at, values, yerr=errors, color=colour, marker="o", markersize=3, linewidth=1.2, elinewidth=0.8)
         trivial = [None if (best := figure.best_baseline) is None else best.value for _, figure in found]
         if any(value is not None for value in trivial):
-            axis.plot(at, [_or(value, np.nan) for value in trivial], color=BASELINE_COLOUR, linestyle="--", linewidth=1)
+            dashes: dict[str, Any] = {"linestyle": "--", "linewidth": 1, "marker": "_"}  # a lone point has no line
+            axis.plot(at, [_or(value, np.nan) for value in trivial], color=BASELINE_COLOUR, **dashes)
+        _date(axis, at)
         axis.set_title(f"{change.name}: {change.change}", fontsize=9, loc="left", color=colour)
-        axis.tick_params(axis="x", labelrotation=30, labelsize=7)
     for axis in axes[len(changes) :]:
         axis.set_visible(False)
     return drawing
+
+
+def _date(axis: Axes, at: Sequence[datetime]) -> None:
+    """Let the axis span the evaluations, a day at least: matplotlib shows four years around a lone one."""
+    if at:
+        aside = max((at[-1] - at[0]) / 20, timedelta(hours=12))
+        axis.set_xlim(at[0] - aside, at[-1] + aside)  # type: ignore[arg-type] # dates are fine
+    locator = AutoDateLocator(minticks=2, maxticks=4)
+    axis.xaxis.set_major_locator(locator)
+    axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    axis.tick_params(axis="x", labelsize=7)
+    axis.xaxis.get_offset_text().set_fontsize(7)
 
 
 def _or(value: float | None, otherwise: float | None) -> float:

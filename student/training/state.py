@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from storage.config_json import config_from_json
 from storage.digests import file_digest
-from storage.errors import ErrorKind, IntegrityError
+from storage.errors import ErrorKind, HomeUnavailableError, IntegrityError
 from storage.plain_json import parse_json
+from storage.stores.integrity import machine_faults
 from student.config import FitConfig
 from student.training.optimization import WeightAverage
 
@@ -112,13 +113,23 @@ def restore_state(
 
     Raises:
         IntegrityError: If there are states, but none that is whole.
+        OutOfCapacityError: If memory or file descriptors ran out: no state is at fault.
+        HomeUnavailableError: If no state can be read, one of them because the disk failed or may not be read.
     """
-    states = _states(folder)
+    with machine_faults(str(folder)):
+        states = _states(folder)
+    failed_disk: HomeUnavailableError | None = None
     for state in reversed(states):
         try:
-            return _restore(state, model, optimizer, scaler, average)
+            with machine_faults(str(state)):
+                return _restore(state, model, optimizer, scaler, average)
+        except HomeUnavailableError as error:
+            failed_disk = error
+            logger.warning("state %s cannot be read: %s", state, error)
         except (IntegrityError, OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
             logger.warning("state %s cannot be read: %s", state, error)
+    if failed_disk is not None:
+        raise failed_disk  # deleting states would not help
     if states:
         raise IntegrityError(
             ErrorKind.STORE_CORRUPT, str(folder), f"none of {len(states)} states can be read: delete it to start anew"

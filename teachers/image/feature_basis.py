@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
 from storage.kinds import Kind
 from storage.stores.arrays import read_target, write_target
+from storage.stores.integrity import reading_weights
 
 KIND = Kind.FEATURE_BASIS
 BASIS_FILE = "feature_basis.safetensors"
@@ -82,7 +83,8 @@ class FeatureBasis:
                 ErrorKind.WEIGHTS_MISSING, str(path), "these weights come without a basis: want it fitted (source fit)"
             )
         try:
-            arrays = load_file(path)
+            with reading_weights(path):
+                arrays = load_file(path)
         except (SafetensorError, OSError) as error:
             raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(path), f"cannot be read: {error}") from error
         if set(arrays) != set(_names()):

@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 from storage.digests import file_digest
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
 from storage.plain_json import parse_json
+from storage.stores.integrity import machine_faults
 from teachers.config import WeightsConfig
 from teachers.image.detectron_config import read_detectron_config
 
@@ -132,7 +133,7 @@ def load_model(model_class: type[Model], weights: WeightsFolder, *, device: torc
     model: Any
     info: Any
     try:
-        with without_progress_bars():
+        with without_progress_bars(), machine_faults(str(weights.path)):
             model, info = model_class.from_pretrained(  # type: ignore[misc, reportGeneralTypeIssues]  # a pair, since loading info is asked for
                 weights.path, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
             )

@@ -21,6 +21,7 @@ from storage.config_json import config_from_json
 from storage.digests import config_json
 from storage.errors import ErrorKind, IntegrityError, OutOfCapacityError
 from storage.plain_json import parse_json
+from storage.stores.integrity import reading_weights
 from teachers.nerf.config import NerfConfig
 from teachers.nerf.scene_rays import SceneBounds
 
@@ -168,7 +169,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
             written.
     """
     try:
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with reading_weights(path), safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             metadata = file.metadata() or {}
         (name, sealed), *others = metadata.items()

@@ -30,6 +30,7 @@ def test_a_checkpoint_lists_every_target_with_gate_and_link_and_failed_ones_firs
     rows = table(home, checkpoint)
     assert "| teacher_depth | 1 | 0 | 1 |" in rows
     assert "| sky_mask | 1 | 1 | 0 |" in rows
+    assert "| scene | 1 | - | - |" in rows
     (first, *others) = [row for row in rows if row.startswith("| [")]
     link = f"/assets/teacher_depth?view=partitions&partition={SCENE}"
     assert first == f"| [teacher_depth]({link}) | {SCENE} | `{depth.digest[:12]}` | ✗ |"

@@ -109,6 +109,7 @@ def test_an_audit_that_fails_is_a_failed_gate_with_its_value_and_place(make_home
         width, height = SceneReader.open(home, FIRST).image_size(0)[::-1]
         assert picture.size[0] == width
         assert picture.size[1] > 2 * height
+    assert "lidar_seen_by_cameras is 0.02, wanted 0.1" in str(check.metadata["why"].value).split("; ")
 
 
 @pytest.fixture

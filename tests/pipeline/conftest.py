@@ -1,7 +1,5 @@
 """A tiny recording, and homes that know it."""
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,27 +12,15 @@ from pipeline.run_config import HomeSelection
 from storage.ingest.source import register_source
 from storage.ingest.source_config import SourceConfig
 from storage.stores.versioned import Home
+from tests.storage.conftest import write_tiny_nuscenes
 
 SCENES = ("tiny.scene-0001", "tiny.scene-0002")
-
-
-def _tiny_nuscenes_module() -> Any:
-    """The writer of the storage tests: test folders are no packages, so it is loaded by its path."""
-    name = "tiny_nuscenes_of_storage_tests"
-    if name not in sys.modules:
-        path = Path(__file__).resolve().parent.parent / "storage" / "conftest.py"
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules[name]
 
 
 @pytest.fixture(scope="session")
 def write_recording() -> Callable[[Path], Any]:
     """Write two scenes, three frames and two cameras in the nuScenes layout into a folder."""
-    return _tiny_nuscenes_module().write_tiny_nuscenes
+    return write_tiny_nuscenes
 
 
 @pytest.fixture

@@ -123,10 +123,12 @@ def test_jobs_select_what_they_say() -> None:
 
 
 @pytest.mark.parametrize(
-    ("named", "executor"), [(None, "in_process"), ("in_process", "in_process"), ("multiprocess", "multiprocess")]
+    ("named", "executor"),
+    [(None, "in_process"), ("in_process", "in_process"), ("multiprocess", "multiprocess"), ("dask", "dask")],
 )
 def test_the_environment_names_the_executor(named: str | None, executor: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DISTILLNERF_EXECUTOR", raising=False)
+    monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://scheduler:8786")  # nobody asks it before a run
     if named is not None:
         monkeypatch.setenv("DISTILLNERF_EXECUTOR", named)
     built = build_definitions()
@@ -136,7 +138,11 @@ def test_the_environment_names_the_executor(named: str | None, executor: str, mo
 
 def test_an_unknown_executor_is_refused_with_the_choices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTILLNERF_EXECUTOR", "cluster")
-    with pytest.raises(ValueError, match="'cluster', want one of in_process, multiprocess"):
+    with pytest.raises(ValueError, match="'cluster', want one of in_process, multiprocess, dask"):
+        build_definitions()
+    monkeypatch.setenv("DISTILLNERF_EXECUTOR", "dask")
+    monkeypatch.delenv("DASK_SCHEDULER_ADDRESS", raising=False)
+    with pytest.raises(ValueError, match="needs a cluster: set DASK_SCHEDULER_ADDRESS"):
         build_definitions()
 
 

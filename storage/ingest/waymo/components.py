@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from storage.errors import ErrorKind, SourceDataError
 from storage.ingest.raw_files import resolve_inside
+from storage.stores.integrity import machine_faults
 
 _ROWS_PER_BATCH = 16  # images and range images are megabytes each
 
@@ -261,7 +262,8 @@ class ComponentFile:
     @contextmanager
     def _reading(self) -> Iterator[None]:
         try:
-            yield
+            with machine_faults(self.key):
+                yield
         except (pa.ArrowException, OSError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise SourceDataError(ErrorKind.FILE_CORRUPT, self.key, f"cannot be read: {reason}") from error

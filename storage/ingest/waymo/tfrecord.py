@@ -13,6 +13,7 @@ from typing import BinaryIO
 import google_crc32c
 
 from storage.errors import ErrorKind, SourceDataError
+from storage.stores.integrity import machine_faults
 
 _MASK_DELTA = 0xA282EAD8
 _LENGTH = struct.Struct("<QI")
@@ -51,7 +52,7 @@ def read_records(path: Path, key: str) -> Iterator[Record]:
         SourceDataError: If the file cannot be read, is empty or cut, holds an empty record, or a checksum is wrong.
     """
     try:
-        with path.open("rb") as file:
+        with machine_faults(key), path.open("rb") as file:
             size, offset, index = path.stat().st_size, 0, 0
             if size == 0:
                 raise SourceDataError(ErrorKind.FILE_CORRUPT, key, "is empty, want at least one record")
@@ -71,7 +72,7 @@ def check_framing(path: Path, key: str) -> None:
         SourceDataError: If the file cannot be read, is empty or ends within a record.
     """
     try:
-        with path.open("rb") as file:
+        with machine_faults(key), path.open("rb") as file:
             size, offset = path.stat().st_size, 0
             while offset + _LENGTH.size <= size:
                 file.seek(offset)
@@ -90,7 +91,7 @@ def read_record_at(path: Path, offset: int, key: str) -> bytes:
         SourceDataError: See ``read_records``.
     """
     try:
-        with path.open("rb") as file:
+        with machine_faults(key), path.open("rb") as file:
             file.seek(offset)
             return _read_record(file, path.stat().st_size, offset, key)
     except OSError as error:

@@ -3,6 +3,8 @@
 The published layout has one file per camera, frame and kind: the camera's JPEG, which is decoded and resized every time
 it is read, and ``.npy`` files for everything else. The same code assembles both into the same training sample. Both lie
 in the page cache.
+
+A second benchmark reads the same samples from the same stores without asking whether each chunk is the recorded one.
 """
 
 import io
@@ -24,8 +26,9 @@ from storage.kinds import Kind
 from storage.scenes.schema import SceneData
 from storage.scenes.store import SceneReader, write_scene
 from storage.stores.arrays import write_target
+from storage.stores.content_record import CheckedStore
 from storage.stores.provenance import Provenance
-from storage.stores.versioned import Home, materialize_arrays
+from storage.stores.versioned import Home, StoreVersion, materialize_arrays
 from storage.targets.images import InputImagesConfig, resize_scene_images
 from student.config import DataConfig, TrainingSetConfig, ViewsConfig
 from student.data.dataset import FrameDataset
@@ -48,19 +51,9 @@ def bench_loader(*, runs: int = 5, num_frames: int = 3) -> BenchRecord:
         runs: Samples read from each layout.
         num_frames: Frames of the scene, at least 3.
     """
-    config = DataConfig(
-        depth_height=64,
-        depth_width=114,
-        views=ViewsConfig(same_frame=_NUM_CAMERAS, neighbour=2 * _NUM_CAMERAS, virtual=_NUM_CAMERAS * _NUM_VIRTUAL),
-        feature_sources=("clip",),
-    )
+    config = _config()
     with tempfile.TemporaryDirectory() as folder:
-        home = Home(Path(folder) / "home")
-        _publish(home, config, num_frames)
-        noise = TrainingSetConfig(
-            train_scenes=(_SCENE,), kinds=config.kinds, allow_ungated=(*config.kinds, Kind.SCENE_AUDIT)
-        )
-        freeze_training_set(home, "bench", noise)
+        home = _frozen_home(Path(folder) / "home", config, num_frames)
         frozen = load_training_set(home, "bench")
         loose = Path(folder) / "loose"
         _write_loose(home, frozen.scenes[0], config, loose)
@@ -84,6 +77,63 @@ def bench_loader(*, runs: int = 5, num_frames: int = 3) -> BenchRecord:
                 "max_difference": difference,
             },
         )
+
+
+@torch.no_grad()
+def bench_checks(*, runs: int = 21, num_frames: int = 3) -> BenchRecord:
+    """Time the same reading with and without the comparison of each chunk with the record of its version.
+
+    Checksums inside of chunks are compared both times: the codec does that.
+
+    Args:
+        runs: Samples read each way; they differ by little, so a median of few would say nothing.
+        num_frames: Frames of the scene, at least 3.
+    """
+    config = _config()
+    with tempfile.TemporaryDirectory() as folder:
+        home = _frozen_home(Path(folder) / "home", config, num_frames)
+        ours = _reader(home, config, StoreFrames)
+        reference = _reader(_TrustingHome(home.root), config, StoreFrames)
+        with _as_in_a_worker():
+            own, other = time_interleaved(ours, reference, runs=runs)
+        return BenchRecord(
+            name="checks",
+            ratio=other / own,
+            ours=own,
+            reference=other,
+            unit="s",
+            runs=runs,
+            details={"max_difference": _largest_difference(ours(), reference())},
+        )
+
+
+class _TrustingHome(Home):
+    """A home whose chunks are taken for what they should be."""
+
+    def open_arrays(self, version: StoreVersion) -> zarr.Group:
+        store = super().open_arrays(version).store
+        if not isinstance(store, CheckedStore):
+            raise TypeError(f"{version} is opened as {type(store).__name__}, want a store that checks")
+        return zarr.open_group(store.unchecked, mode="r")
+
+
+def _config() -> DataConfig:
+    return DataConfig(
+        depth_height=64,
+        depth_width=114,
+        views=ViewsConfig(same_frame=_NUM_CAMERAS, neighbour=2 * _NUM_CAMERAS, virtual=_NUM_CAMERAS * _NUM_VIRTUAL),
+        feature_sources=("clip",),
+    )
+
+
+def _frozen_home(root: Path, config: DataConfig, num_frames: int) -> Home:
+    home = Home(root)
+    _publish(home, config, num_frames)
+    noise = TrainingSetConfig(
+        train_scenes=(_SCENE,), kinds=config.kinds, allow_ungated=(*config.kinds, Kind.SCENE_AUDIT)
+    )
+    freeze_training_set(home, "bench", noise)
+    return home
 
 
 @contextmanager

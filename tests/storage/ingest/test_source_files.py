@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from storage.digests import bytes_digest
-from storage.errors import ErrorKind, SourceDataError
+from storage.errors import ErrorKind, OutOfCapacityError, SourceDataError
 from storage.ingest import read_ahead as module
 from storage.ingest.read_ahead import read_ahead
 from storage.ingest.source_files import SourceFiles
+from storage.ingest.waymo.tfrecord import check_framing, read_record_at, read_records
 
 
 @pytest.fixture
@@ -83,3 +84,21 @@ def test_after_a_fault_the_rest_is_not_read():
     with pytest.raises(SourceDataError, match="first"):
         list(read_ahead(1000, lambda frame: [lambda: image(frame)], lambda _: (np.zeros((0, 4), np.float32), None)))
     assert len(read) < 20
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda path: SourceFiles(path.parent).read(path.name),
+        lambda path: list(read_records(path, path.name)),
+        lambda path: check_framing(path, path.name),
+        lambda path: read_record_at(path, 0, path.name),
+    ],
+    ids=["file", "records", "framing", "record"],
+)
+def test_a_file_is_not_to_blame_if_the_machine_cannot_open_any(root, no_more_files, read):
+    """It would be quarantined as corrupt, though nothing is wrong with it."""
+    with no_more_files(), pytest.raises(OutOfCapacityError) as caught:
+        read(root / "a")
+    assert caught.value.key == "a"
+    assert "Too many open files" in caught.value.message

@@ -1,3 +1,4 @@
+import errno
 import json
 import threading
 from pathlib import Path
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 import zarr
 
-from storage.errors import ErrorKind, IntegrityError, MissingTargetError, SourceDataError
+from storage.errors import ErrorKind, IntegrityError, MissingTargetError, OutOfCapacityError, SourceDataError
 from storage.kinds import StoreForm
 from storage.stores import versioned
 from storage.stores.integrity import reading
@@ -336,3 +337,13 @@ def test_metrics_are_strict_json(home):
     made = materialize_files(home, provenance(), lambda _: {"a": np.float32(0.5), "b": np.arange(2), "c": np.inf})
     text = (home.open_files(made.version) / "metrics.json").read_text()
     assert json.loads(text) == {"a": 0.5, "b": [0, 1], "c": None}
+
+
+def test_a_full_disk_is_named_before_anything_is_worked_on(home, monkeypatch):
+    def full(self: Path, **_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(OutOfCapacityError) as caught:
+        home.work_folder("numbers", "a")
+    assert caught.value.key == "numbers/a"

@@ -3,13 +3,17 @@
 import json
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import student
-from storage.errors import IntegrityError
+from storage.errors import IntegrityError, OutOfCapacityError
+from storage.stores.integrity import reading_weights
+from student.inference import checkpoint
 from student.inference.checkpoint import from_pretrained
 
 
@@ -52,4 +56,20 @@ def test_a_configuration_that_asks_for_too_much_is_refused_at_once(
 def test_a_million_levels_are_refused(folder: Path) -> None:
     (folder / "config.json").write_text("[" * 1_000_000)
     with pytest.raises(IntegrityError, match=r"config\.json: is not JSON: nested deeper"):
+        from_pretrained(folder)
+
+
+def test_weights_are_not_called_damaged_for_want_of_file_descriptors(
+    folder: Path, no_more_files: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with no_more_files(), pytest.raises(OutOfCapacityError, match=r"config\.json"):
+        from_pretrained(folder)
+
+    @contextmanager
+    def later(path: Path) -> Iterator[None]:
+        with no_more_files(), reading_weights(path):
+            yield
+
+    monkeypatch.setattr(checkpoint, "reading_weights", later)
+    with pytest.raises(OutOfCapacityError, match=r"model\.safetensors"):
         from_pretrained(folder)

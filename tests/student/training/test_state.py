@@ -1,5 +1,6 @@
 """A saved state is used only if it is, to the bit, what was written for its step."""
 
+import errno
 import json
 import random
 import shutil
@@ -10,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from storage.errors import ErrorKind, IntegrityError
+from storage.errors import ErrorKind, HomeUnavailableError, IntegrityError, OutOfCapacityError
+from student.training import state as state_module
 from student.training.state import FitProgress, restore_state, save_state
 
 TENSORS, CONTENT, MANIFEST = "state.safetensors", "state.json", "manifest.json"
@@ -150,3 +152,30 @@ def test_what_is_no_state_is_left_alone_and_costs_none(folder: Path) -> None:
     again = Fit().restore(folder)
     assert again is not None
     assert again.step == 6
+
+
+def test_no_state_is_called_damaged_for_want_of_file_descriptors(folder: Path, no_more_files) -> None:
+    fit = Fit()
+    with no_more_files(), pytest.raises(OutOfCapacityError):
+        fit.restore(folder)
+    assert fit.restore(folder) == Fit(steps=4).progress
+
+
+def test_a_disk_that_fails_for_the_last_state_costs_that_state_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sound = state_module.file_digest
+
+    def digest(path: Path) -> str:
+        if path.parent.name in failing:
+            raise OSError(errno.EIO, "Input/output error")
+        return sound(path)
+
+    monkeypatch.setattr(state_module, "file_digest", digest)
+    failing = {"step-000000004"}
+    assert Fit().restore(folder) == Fit(steps=2).progress
+    assert "step-000000004 cannot be read" in caplog.text
+    failing.add("step-000000002")
+    with pytest.raises(HomeUnavailableError) as caught:  # to start anew would not help
+        Fit().restore(folder)
+    assert caught.value.kind is ErrorKind.IO_FAILED

@@ -187,3 +187,11 @@ def test_what_is_no_description_is_refused(tmp_path, text):
     (tmp_path / "field.json").write_text(text)
     with pytest.raises(IntegrityError, match=r"field\.json"):
         load_description(tmp_path / "field.json")
+
+
+def test_a_field_is_not_called_damaged_for_want_of_file_descriptors(tmp_path, no_more_files):
+    path = tmp_path / "x.safetensors"
+    save_tensors(path, {"a": torch.zeros(2)}, {})
+    with no_more_files(), pytest.raises(OutOfCapacityError):
+        load_tensors(path)
+    assert load_tensors(path)
