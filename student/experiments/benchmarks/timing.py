@@ -42,19 +42,26 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else platform.machine()
 
 
-def seconds(program: Callable[[], object], device: str = "cpu") -> float:
-    """Return the seconds that a program takes, including an accelerator's queue."""
+def seconds(
+    program: Callable[[], object], device: str = "cpu", clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Return the seconds that a program takes by a clock, including an accelerator's queue."""
     if device == "cuda":
         torch.cuda.synchronize()
-    began = time.perf_counter()
+    began = clock()
     program()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return clock() - began
 
 
 def time_interleaved(
-    ours: Callable[[], object], reference: Callable[[], object], *, runs: int, device: str = "cpu"
+    ours: Callable[[], object],
+    reference: Callable[[], object],
+    *,
+    runs: int,
+    device: str = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[float, float]:
     """Return the median seconds of each program, run in turns after one unmeasured turn.
 
@@ -63,6 +70,7 @@ def time_interleaved(
         reference: The program to compare with.
         runs: Number of measured turns.
         device: Device of both programs.
+        clock: ``time.process_time`` counts the processor time of all threads, which other programs hardly change.
 
     Raises:
         ValueError: If ``runs`` is less than 5: a median of fewer says little on a shared machine.
@@ -72,7 +80,7 @@ def time_interleaved(
     times: tuple[list[float], list[float]] = ([], [])
     for turn in range(runs + 1):
         for program, own in zip((ours, reference), times, strict=True):
-            taken = seconds(program, device)
+            taken = seconds(program, device, clock)
             if turn > 0:
                 own.append(taken)
     return median(times[0]), median(times[1])
