@@ -23,7 +23,7 @@ from storage.stores.versioned import Home, StoreVersion
 def audit_calibration(home: Home, version: StoreVersion, fit: RigFit | None = None) -> list[Finding]:
     """Check a scene's geometry: frames and axes first, then boxes, images, cameras against LiDAR, sweeps against poses.
 
-    Where nothing at all can be decided, the last finding fails: that is no pass.
+    Where a scene has LiDAR and nothing at all can be decided, the last finding fails: that is no pass.
 
     Args:
         home: Home that holds the scene.
@@ -73,7 +73,7 @@ def audit_calibration(home: Home, version: StoreVersion, fit: RigFit | None = No
         Finding(name="backward_time_steps", value=float((np.diff(steps) <= 0).sum()), threshold=0.0, wanted="at_most"),
         *audit_geometry(reader, fit),
     ]
-    return [*findings, decided_evidence(findings)]
+    return [*findings, decided_evidence(findings, otherwise=_if_measured(seen))]
 
 
 _EVIDENCE = (
@@ -85,12 +85,25 @@ _EVIDENCE = (
 """Findings that compare two sensors, or one with itself; the others only look at tables."""
 
 
-def decided_evidence(findings: Sequence[Finding]) -> Finding:
-    """Return how many independent comparisons were decided; a scene that none could be made of has not passed."""
+def decided_evidence(findings: Sequence[Finding], *, otherwise: Shortfall = "failed") -> Finding:
+    """Return how many independent comparisons were decided; a scene that none could be made of has not passed.
+
+    Args:
+        findings: Those of the scene.
+        otherwise: Outcome where there is none: "undecided" where there is no LiDAR to compare with, and nothing is
+            known to be wrong.
+    """
     undecided = [f.name for f in findings if f.name in _EVIDENCE and f.outcome == "undecided"]
     number = sum(f.name in _EVIDENCE for f in findings) - len(undecided)
     where = f"undecided: {', '.join(undecided)}" if undecided else ""
-    return Finding(name="decided_evidence", value=float(number), threshold=1.0, wanted="at_least", where=where)
+    return Finding(
+        name="decided_evidence",
+        value=float(number),
+        threshold=1.0,
+        wanted="at_least",
+        where=where,
+        otherwise=otherwise,
+    )
 
 
 def blank_images(reader: SceneReader) -> Finding:

@@ -142,3 +142,5 @@ def test_boxes_without_returns_are_undecided():
 def test_a_scene_that_nothing_was_decided_of_has_not_passed(value, outcome):
     finding = Finding(name="ground_tilt_deg", value=value, threshold=10.0, wanted="at_most", otherwise="undecided")
     assert decided_evidence([finding]).outcome == outcome
+    if outcome == "failed":
+        assert decided_evidence([finding], otherwise="undecided").outcome == "undecided"

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from storage.audits.scene_audit import audit_scene
 from storage.errors import ErrorKind, SourceDataError
 from storage.ingest.manifest.manifest import find_problems, load_manifest, parse_manifest
 from storage.ingest.raw_scene import IngestConfig
@@ -404,6 +405,15 @@ def test_frames_without_a_sweep_may_be_accepted(recording, recording_home):
     made = ingest_scene(recording_home, KEY, IngestConfig(allow_missing_lidar=True, cameras=("left",)))
     assert made.metrics["lidar_points"] == 4
     assert SceneReader.open(recording_home, KEY).attributes["frames_without_lidar"] == [1]
+
+
+def test_a_recording_without_lidar_is_no_failed_audit(recording, recording_home):
+    for row in range(3):
+        change_table(recording.root, "frames", put("lidar_file", row, None))
+    ingest_scene(recording_home, KEY, IngestConfig(allow_missing_lidar=True))
+    gate = recording_home.metrics(audit_scene(recording_home, KEY).version)["quality"]
+    assert gate["passed"]
+    assert "undecided" in gate["checks"]["decided_evidence"]
 
 
 @pytest.mark.parametrize("file", ["left/1.jpg", "roof/1.parquet"])
