@@ -9,6 +9,7 @@ import resource
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from teachers.nerf.torchvision_shim import declare_missing_operators
@@ -32,9 +33,11 @@ from teachers.nerf import trainer as trainer_module  # noqa: E402
 from teachers.nerf.checkpoint import load_tensors, load_training_state, save_tensors  # noqa: E402
 from teachers.nerf.config import ErrorSamplingConfig, FieldConfig, NerfConfig, ProposalConfig, SamplingConfig  # noqa: E402
 from teachers.nerf.dataparser import scene_cameras  # noqa: E402
+from teachers.nerf.field import ProposalDensity  # noqa: E402
 from teachers.nerf.fit import fit_scene  # noqa: E402
+from teachers.nerf.moving_region import MovingRegion  # noqa: E402
 from teachers.nerf.nerfstudio_grid import settle_implementation  # noqa: E402
-from teachers.nerf.scene_rays import measure_bounds  # noqa: E402
+from teachers.nerf.scene_rays import SceneBounds, measure_bounds  # noqa: E402
 from teachers.nerf.teacher import NerfTeacher  # noqa: E402
 
 SCENE_KEY = "test.wall"
@@ -239,6 +242,22 @@ def check_implementations(home: Home) -> dict[str, object]:
     }
 
 
+def check_proposal() -> dict[str, list[bool]]:
+    """Return where a proposal says another density than that of what stands still, by frame; one place moves in 1."""
+    bounds = SceneBounds(centre_m=(0.0, 0.0, 0.0), half_extent_m=(20.0, 10.0, 5.0))
+    proposal = ProposalDensity(ProposalConfig(), FieldConfig(dynamic=True), bounds)
+    torch.nn.init.normal_(proposal.slices.table)
+    region = MovingRegion(bounds, 3)
+    positions = torch.tensor([[[0.0, 0.0, 0.0], [0.5, 0.2, 0.1]]])
+    still = proposal(positions, torch.zeros(1, 1))
+    found = {"anywhere": [bool((proposal(positions, torch.ones(1, 1), region) != still).any())]}
+    region.confine([np.zeros((0, 3)), np.zeros((1, 3)), np.zeros((0, 3))])
+    for frame in range(3):
+        changed = proposal(positions, torch.full((1, 1), float(frame)), region) != still
+        found[str(frame)] = changed[0, :, 0].tolist()
+    return found
+
+
 def check_broken(home: Home) -> dict[str, str]:
     """Take from the current field what it cannot do without, one thing at a time; return how loading it fails."""
     version = home.require("nerf_teacher", SCENE_KEY)
@@ -275,6 +294,7 @@ def main() -> None:
         "limits": check_limits(home),
         "lacking": check_lacking(Home(Path(sys.argv[3]))),
         "broken": check_broken(other),
+        "proposal": check_proposal(),
     }
     print(json.dumps(results))
 

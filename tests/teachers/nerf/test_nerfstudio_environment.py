@@ -67,6 +67,15 @@ def test_rays_are_those_of_nerfstudios_cameras(checks):
     assert checks["ray_difference"] < 1e-5
 
 
+def test_a_proposal_knows_what_moves_where_and_when(checks):
+    assert checks["proposal"] == {
+        "anywhere": [False],  # nothing is known of what moves
+        "0": [False, False],
+        "1": [True, False],  # the second point is ten metres away
+        "2": [False, False],
+    }
+
+
 def test_an_interrupted_fit_continues_bit_equal(checks):
     """Interrupted in the first phase, in the judgement and in the second phase."""
     resume = checks["resume"]
