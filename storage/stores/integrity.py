@@ -88,7 +88,11 @@ def machine_faults(key: str) -> Iterator[None]:
 
 @contextmanager
 def reading_weights(path: Path) -> Iterator[None]:
-    """As :func:`machine_faults`, for safetensors, which says of every file that it cannot open that there is none."""
+    """Do what :func:`machine_faults` does, for a library that says of every file it cannot open that there is none.
+
+    Args:
+        path: A safetensors file.
+    """
     with machine_faults(str(path)):
         path.open("rb").close()
         yield

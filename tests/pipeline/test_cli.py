@@ -321,7 +321,7 @@ def test_plan_prices_a_run(filled_home: Home, capsys: pytest.CaptureFixture[str]
     assert told["wall_hours"] == pytest.approx(shared / 8 + alone)
     assert told["cost"] == pytest.approx(told["wall_hours"] * 2 * 3)
     _, out, _ = call(capsys, "plan", "--home", str(filled_home.root), *given)
-    assert "never built in this home: lidar_occupancy, " in " ".join(out.split())
+    assert "never built in this home: scene_audit, lidar_occupancy, " in " ".join(out.split())
     assert "at 3 a machine and hour" in out
 
 

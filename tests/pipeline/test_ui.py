@@ -321,6 +321,7 @@ def test_a_new_scene_is_materialised_from_the_graph(server: str, page: Page, hom
     page.photograph("sky-mask")
 
 
+@pytest.mark.nightly
 def test_two_teachers_are_backfilled_with_an_override(server: str, page: Page, home: Home) -> None:
     page.open(server + graph_of("sky_mask", "depth_anything_features"))
     page.click_until("Materialize all", "button", "Partition selection")
