@@ -1,15 +1,15 @@
 """How often do gates stop a clean rendering, and how often do they let a poisoned one pass?
 
-``python -m teachers.nerf.experiments.gate_power FOLDER`` generates small procedural scenes in an empty folder, and
+``python -m teachers.nerf.experiments.gate_power FOLDER`` generates small procedural scenes in a folder, and
 stands exact renderings with a field's faults in for fields: depth that is off by a few percent in patches, images that
 are blurred and grained. Each scene is judged clean and under every poison, and ``FOLDER/power.json`` says which checks
-failed how often, after each scene anew.
+failed how often, after each scene anew. Started again, it goes on with the scenes that are left.
 Fitted fields are judged by their own stored gates.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +35,9 @@ from teachers.nerf.rendered_views import FieldViews, RecordedViews, judge_frame
 
 _SIZE = (56, 100)
 _MAX_LIDAR_M = 80.0
+
+Failed = dict[str, dict[str, str]]
+"""Checks that failed, with their figures, of a scene as it is and under each poison."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +133,7 @@ class _PowerArguments:
     """Measure power and false alarms of the gates of rendered targets.
 
     Attributes:
-        folder: Empty folder for the scenes.
+        folder: Folder for the scenes and what was found of each; what is there is not made again.
         num_scenes: Number of scenes.
         frames: Frames of each, at least four.
         virtual: Whether virtual views are judged, too; they take three times as long.
@@ -154,23 +157,49 @@ def main() -> None:
         image_width=_SIZE[1] * 2,
         antialias=False,
     )
-    found: dict[str, dict[str, Any]] = {}
+    kinds = ("teacher_depth", "virtual_views")[: 1 + arguments.virtual]
+    verdicts: dict[str, Failed] = {}
     for key in generate_dataset(home, arguments.folder / "raw", config):
-        ingest_scene(home, key)
-        scene, world = SceneReader.open(home, str(key)), read_recipe(home, SceneKey.parse(str(key))).build()
-        for kind in ("teacher_depth", "virtual_views")[: 1 + arguments.virtual]:
-            for name, metrics in judged(scene, world, is_recorded=kind == "teacher_depth"):
-                row = found.setdefault(f"{kind}: {name}", {"scenes": 0, "caught": 0, "checks": Counter(), "where": []})
-                checks = metrics["quality"]["checks"]
-                failed = {check: c for check, c in checks.items() if not c["passed"] and "undecided" not in c}
-                row["scenes"] += 1
-                row["caught"] += bool(failed)
-                row["checks"].update(failed.keys())
-                if name == "clean":
-                    row["where"] += [
-                        f"{key}: {check} {c['value']:.3g} {c.get('where', '')}" for check, c in failed.items()
-                    ]
-        (arguments.folder / "power.json").write_text(json.dumps(found, indent=1))
+        for kind in kinds:
+            found = arguments.folder / f"{key}.{kind}.json"
+            if not found.is_file():
+                ingest_scene(home, key)
+                aside = found.with_suffix(".partial")
+                aside.write_text(json.dumps(_failed(home, key, is_recorded=kind == "teacher_depth")))
+                aside.rename(found)
+            verdicts[f"{key} {kind}"] = json.loads(found.read_text())
+            (arguments.folder / "power.json").write_text(json.dumps(power(verdicts), indent=1))
+
+
+def _failed(home: Home, key: SceneKey, *, is_recorded: bool) -> Failed:
+    scene, world = SceneReader.open(home, str(key)), read_recipe(home, key).build()
+    return {
+        name: {
+            check: f"{c['value']:.3g} {c.get('where', '')}"
+            for check, c in metrics["quality"]["checks"].items()
+            if not c["passed"] and "undecided" not in c
+        }
+        for name, metrics in judged(scene, world, is_recorded=is_recorded)
+    }
+
+
+def power(verdicts: Mapping[str, Failed]) -> dict[str, dict[str, Any]]:
+    """Return by kind and poison how many scenes it was caught in, by which checks; of clean ones also where.
+
+    Args:
+        verdicts: Those of each scene and kind, by ``<scene> <kind>``.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for subject, failed in verdicts.items():
+        key, _, kind = subject.partition(" ")
+        for name, checks in failed.items():
+            row = found.setdefault(f"{kind}: {name}", {"scenes": 0, "caught": 0, "checks": Counter(), "where": []})
+            row["scenes"] += 1
+            row["caught"] += bool(checks)
+            row["checks"].update(checks.keys())
+            if name == "clean":
+                row["where"] += [f"{key}: {check} {said}" for check, said in checks.items()]
+    return found
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pytest
 
 from teachers.nerf.config import ConfidenceConfig, TeacherDepthConfig, VirtualViewsConfig
 from teachers.nerf.evidence import RenderEvidence
+from teachers.nerf.experiments.gate_power import power
 from teachers.nerf.experiments.poisons import POISONS, Rendered
 from teachers.nerf.gates import depth_metrics, view_metrics
 from teachers.nerf.rendered_views import RecordedViews, judge_frame
@@ -134,3 +135,21 @@ def test_a_hint_is_for_those_who_need_it() -> None:
         "where": "here",
     }
     assert at_least(float("nan"), 2.0, hint="do this")["hint"] == "do this"
+
+
+def test_power_counts_scenes_and_names_false_alarms():
+    clean = {"clean": {}, "depth x 1.1": {"bias": "0.1 ", "outliers": "0.4 CAM_0"}}
+    stopped = {"clean": {"shifted": "0.26 CAM_1"}, "depth x 1.1": {}}
+    found = power({"a.scene-0001 teacher_depth": clean, "a.scene-0002 teacher_depth": stopped})
+    assert found["teacher_depth: clean"] == {
+        "scenes": 2,
+        "caught": 1,
+        "checks": {"shifted": 1},
+        "where": ["a.scene-0002: shifted 0.26 CAM_1"],
+    }
+    assert found["teacher_depth: depth x 1.1"] == {
+        "scenes": 2,
+        "caught": 1,
+        "checks": {"bias": 1, "outliers": 1},
+        "where": [],
+    }
