@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipeline.benchmarks import BENCHMARKS, run_benchmark
 from pipeline.commands.options import Command, ConfiguredCommand, HomeCommand
 from pipeline.presets import PresetName
 from storage.stores.versioned import Home
@@ -29,30 +30,12 @@ class Bench(Command):
         quick: Only show that it runs, in seconds; for benchmarks that have such a version.
     """
 
-    name: Annotated[
-        Literal[
-            "loader",
-            "checks",
-            "pooling",
-            "sparse-conv",
-            "spconv",
-            "render",
-            "student",
-            "teacher",
-            "find",
-            "ingest",
-            "catalog",
-            "raycast",
-        ],
-        tyro.conf.Positional,
-    ]
+    name: Annotated[Literal[tuple(BENCHMARKS)], tyro.conf.Positional]  # pyright: ignore[reportInvalidTypeForm]
     json: bool = False
     quick: bool = False
 
     def run(self, console: Console) -> int:
         """Run the benchmark."""
-        from pipeline.benchmarks import run_benchmark
-
         result = run_benchmark(self.name, quick=self.quick)
         if self.json:
             sys.stdout.write(json.dumps(result) + "\n")

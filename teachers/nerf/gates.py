@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.stats import t as student_t
 
 from teachers.nerf.confidence import PixelVerdict
 from teachers.nerf.config import GateConfig, TeacherDepthConfig, VirtualViewsConfig
@@ -20,6 +21,9 @@ from teachers.quality import at_least, at_most, gate, undecided
 _MIN_SCALE = 0.02
 """Errors below this are noise: a pose that explains a view by less than this better does not count."""
 
+
+_CONFIDENCE = 0.99
+"""Confidence of a pose's gain. The best of six poses of six cameras is judged, so chance has many tries."""
 
 _MIN_VARIETY = 0.08
 """Least variety of recorded colours, [0, 1], that a view's error is held against."""
@@ -72,7 +76,7 @@ def worst_figures(evidence: RenderEvidence) -> dict[str, Worst]:
     ``depth_misplaced_once``, ``colour_misplaced_once``
         The same of a single frame.
     ``depth_shifted``, ``colour_shifted``
-        The same of a pose 0.3 m aside, over all frames, as far as frames agree on it: less twice its standard error.
+        The same of a pose 0.3 m aside, over all frames, as far as frames agree on it.
     ``colour_explained``
         Share of the variety of recorded colours that a camera's views reproduce; a black image has none of it. A camera
         that records next to none is judged as if it recorded a little, because grain alone is as large.
@@ -173,13 +177,17 @@ def _gain(own: Float[np.ndarray, "*shape"], rival: Float[np.ndarray, "*shape"]) 
 def _gain_beyond_chance(
     errors: Float[np.ndarray, "frames cameras views poses"],
 ) -> Float[np.ndarray, "cameras views"]:
-    """Return the share of error that the best other pose explains, less twice its standard error over frames."""
+    """Return the share of error that the best other pose explains, as far as frames agree on it.
+
+    It is the lower end of a one-sided 99 % interval of the mean over frames, by Student's distribution.
+    """
     errors = np.where(np.isfinite(errors).all(axis=-1, keepdims=True), errors, np.nan)
     own, gained = _nanmean(errors[..., 0]), errors[..., :1] - errors[..., 1:]
     count = np.isfinite(gained).sum(axis=0)
     mean = _nanmean(gained)
     variance = np.nansum((gained - mean) ** 2, axis=0) / np.maximum(count - 1, 1)
-    beyond = (mean - 2.0 * np.sqrt(variance / np.maximum(count, 1))).max(axis=-1)
+    quantile = student_t.ppf(_CONFIDENCE, np.maximum(count - 1, 1))
+    beyond = (mean - quantile * np.sqrt(variance / np.maximum(count, 1))).max(axis=-1)
     return np.maximum(0.0, beyond) / np.maximum(own, _MIN_SCALE)
 
 
