@@ -91,9 +91,9 @@ class DynamicBranch(nn.Module):
 
     def forward(self, positions: Float[Tensor, "points 3"], instants: Float[Tensor, " points"]) -> DynamicSamples:
         """Return what is at positions (scene units) at instants (frames)."""
-        chosen = torch.nonzero(self.region(positions, instants))[:, 0]
-        if len(chosen) == len(positions):
+        if not bool(self.region.is_confined):
             return self.anywhere(positions, instants)
+        chosen = torch.nonzero(self.region(positions, instants))[:, 0]
         found = self.anywhere(positions[chosen], instants[chosen])
 
         def spread(values: Tensor, elsewhere: float = 0.0) -> Tensor:

@@ -29,10 +29,9 @@ class GridHead(nn.Module):
 
     def log_density(self, features: Float[Tensor, "points width"]) -> Float[Tensor, "points 1"]:
         """Return the natural logarithm of density, over that of an untrained static branch."""
-        by_level = features.view(-1, self.num_levels, self.channels)
         if not self.of_density:
             return self.network(features)
-        chosen = by_level[:, :, : self.of_density]
+        chosen = features.view(-1, self.num_levels, self.channels)[:, :, : self.of_density]
         return self.network(chosen.flatten(1)) + _DENSITY_GAIN * chosen.sum(dim=(1, 2))[:, None]
 
     def colour_guess(self, features: Float[Tensor, "points width"]) -> Float[Tensor, "points 3"]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from scipy.ndimage import binary_dilation
 from torch import Tensor, nn
 
@@ -62,19 +62,24 @@ class MovingRegion(nn.Module):
         """
         if not bool(self.is_confined):
             return torch.ones_like(instants, dtype=torch.bool)
-        shape = torch.tensor(self.cells.shape[1:], device=positions.device)
-        cell = (0.5 * (positions / self.half_extent + 1.0) * shape).floor().long()
-        is_inside = ((cell >= 0) & (cell < shape)).all(dim=-1)
-        x, y, z = cell.clamp_min(0).minimum(shape - 1).unbind(dim=-1)
+        cell, is_inside = self._cells_of(positions)
+        x, y, z = cell.unbind(dim=-1)
         last = len(self.cells) - 1
         before, after = (at.long().clamp(0, last) for at in (instants.floor(), instants.ceil()))
         return is_inside & (self.cells[before, x, y, z] | self.cells[after, x, y, z])
 
     def _raster(self, points: Float[np.ndarray, "_ 3"]) -> Bool[np.ndarray, "x y z"]:
-        shape = np.array(self.cells.shape[1:])
-        share = 0.5 * (self.bounds.to_scene_units(points) / np.array(self.bounds.half_extent) + 1.0)
-        cell = np.floor(share * shape).astype(int)
-        cell = cell[((cell >= 0) & (cell < shape)).all(axis=-1)]
-        raster = np.zeros(shape, bool)
-        raster[tuple(cell.T)] = True
+        units = torch.tensor(self.bounds.to_scene_units(points), dtype=torch.float32, device=self.half_extent.device)
+        cell, is_inside = self._cells_of(units)
+        raster = np.zeros(self.cells.shape[1:], bool)
+        raster[tuple(cell[is_inside].T.cpu().numpy())] = True
         return raster
+
+    def _cells_of(
+        self, positions: Float[Tensor, "points 3"]
+    ) -> tuple[Int64[Tensor, "points 3"], Bool[Tensor, " points"]]:
+        """Return the cell of each position, the nearest one of those outside, and whether it lies in the box."""
+        shape = torch.tensor(self.cells.shape[1:], device=positions.device)
+        cell = (0.5 * (positions / self.half_extent + 1.0) * shape).floor().long()
+        is_inside = ((cell >= 0) & (cell < shape)).all(dim=-1)
+        return cell.clamp_min(0).minimum(shape - 1), is_inside
