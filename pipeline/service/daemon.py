@@ -2,18 +2,20 @@
 
 Dagster's run monitoring asks after runs that have begun, and gives a run that never began three minutes. Here both are
 seen within seconds. Dagster gives up a retry, and a whole backfill, if the code server cannot be reached at the moment
-when their turn comes. Here they wait for it.
+when their turn comes, or ends in the middle. Here they wait for it.
 """
 
 import sys
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from threading import Event
 
 import dagster as dg
+from dagster import _check as check
 from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, WILL_RETRY_TAG
 from dagster._core.workspace.context import IWorkspaceProcessContext
 from dagster._core.workspace.load_target import GrpcServerTarget, WorkspaceLoadTarget
-from dagster._daemon.auto_run_reexecution.auto_run_reexecution import consume_new_runs_for_automatic_reexecution
+from dagster._daemon.auto_run_reexecution.auto_run_reexecution import retry_run, should_retry
 from dagster._daemon.auto_run_reexecution.event_log_consumer import EventLogConsumerDaemon
 from dagster._daemon.controller import create_daemon_of_type, daemon_controller_from_instance
 from dagster._daemon.daemon import BackfillDaemon, DaemonIterator, DagsterDaemon, MonitoringDaemon, SpanMarker
@@ -26,6 +28,10 @@ LOCATION = "distillnerf"
 """Name of the code location, by which Dagster keeps schedules, sensors and runs apart."""
 
 _LOOK_S = 1.0
+_TRIES = 10
+"""How often a run is tried to be retried while the code server answers."""
+_REMEMBERED = timedelta(days=7)
+"""How long a failed run waits for a service that retries it."""
 
 
 class HealingMonitor(MonitoringDaemon):
@@ -54,24 +60,47 @@ class _WaitsForCode(DagsterDaemon):
 class PatientRetries(_WaitsForCode, EventLogConsumerDaemon):
     """Dagster's retries of failed runs, of which they need the job.
 
-    Dagster looks at each failure once. It overlooks one whose event it reads before the run says that it is to be
-    retried, as happens on a busy machine; such runs are looked for by what they say.
+    Dagster looks at each failure once, when it reads its event. It overlooks one whose event it reads before the run
+    says that it is to be retried, and gives up one for which the code server ends in that moment. Here runs are looked
+    for by what they say, until they are retried.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._tries: Counter[str] = Counter()
+
     def run_iteration(self, workspace_process_context: IWorkspaceProcessContext) -> DaemonIterator:
-        """Retry the runs that failed since the last iteration, and those that were overlooked."""
-        yield from super().run_iteration(workspace_process_context)
-        found = overlooked_failures(workspace_process_context.instance)
-        yield from consume_new_runs_for_automatic_reexecution(workspace_process_context, found, self._logger)
+        """Retry every run that says that it will be retried, and has not been."""
+        instance = workspace_process_context.instance
+        for run in unretried_failures(instance):
+            yield None
+            try:
+                if should_retry(run, instance):
+                    retry_run(run, workspace_process_context)
+            except Exception:  # whatever it is, a moment later it may be gone
+                if not can_reach_code(workspace_process_context):
+                    return  # the next iteration waits for it
+                self._tries[run.run_id] += 1
+                self._logger.warning("try %d to retry run %s", self._tries[run.run_id], run.run_id, exc_info=True)
+                if self._tries[run.run_id] < _TRIES:
+                    continue
+            if AUTO_RETRY_RUN_ID_TAG not in check.not_none(instance.get_run_by_id(run.run_id)).tags:
+                instance.add_run_tags(run.run_id, {WILL_RETRY_TAG: "false"})  # for good: it was told why, on the run
 
 
-def overlooked_failures(instance: dg.DagsterInstance) -> list[dg.RunRecord]:
-    """Return the failed runs of the last day that say that they will be retried, and have not been."""
-    since = datetime.now(UTC) - timedelta(days=1)
-    asked = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], tags={WILL_RETRY_TAG: "true"}, updated_after=since)
-    return [
-        record for record in instance.get_run_records(asked) if AUTO_RETRY_RUN_ID_TAG not in record.dagster_run.tags
-    ]
+def unretried_failures(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    """Return the failed runs of the last days that say that they will be retried, and whose retry was not submitted."""
+    asked = dg.RunsFilter(
+        statuses=[dg.DagsterRunStatus.FAILURE],
+        tags={WILL_RETRY_TAG: "true"},
+        updated_after=datetime.now(UTC) - _REMEMBERED,
+    )
+    failed = instance.get_runs(asked)
+    if not failed:
+        return []
+    created = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.NOT_STARTED]))  # its daemon ended then
+    waiting = {None, *(run.run_id for run in created)}
+    return [run for run in failed if run.tags.get(AUTO_RETRY_RUN_ID_TAG) in waiting]
 
 
 class PatientBackfills(_WaitsForCode, BackfillDaemon):

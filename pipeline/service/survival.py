@@ -72,6 +72,12 @@ class Survival:
     backfill: str
     seconds: float
 
+    def is_proof(self, kills: int) -> bool:
+        """Return whether everything was killed so often, and every scene was made once with nothing left to do."""
+        is_whole = self.made == self.scenes and not self.duplicates and not self.held_slots
+        were_killed = all(count == kills for count in self.kills.values())
+        return is_whole and were_killed and self.backfill == "COMPLETED_SUCCESS"
+
 
 def survive(home: Home, keys: Sequence[str], *, kills: int, pause_s: float, patience_s: float) -> Survival:
     """Backfill scenes of a home while its service is being killed, and return what came of it.
@@ -235,7 +241,7 @@ class SurvivalArguments:
 
 
 def main() -> int:
-    """Run it, write ``survival.json`` into the home, and return 1 unless every scene was made once."""
+    """Run it, write ``survival.json`` into the home, and return 1 unless it was killed so often and all is well."""
     arguments: Any = tyro.cli(SurvivalArguments)
     home = Home(arguments.home.absolute())
     outcome = survive(
@@ -248,7 +254,7 @@ def main() -> int:
     text = json.dumps(asdict(outcome), indent=2) + "\n"
     (home.root / "survival.json").write_text(text)
     sys.stdout.write(text)
-    return 0 if outcome.made == outcome.scenes and not outcome.duplicates else 1
+    return 0 if outcome.is_proof(arguments.kills) else 1
 
 
 if __name__ == "__main__":

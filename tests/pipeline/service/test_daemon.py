@@ -1,6 +1,7 @@
 """The daemons whose gaps are filled."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from threading import Event
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from pipeline.service.daemon import (
     PatientRetries,
     can_reach_code,
     daemons_of,
-    overlooked_failures,
+    unretried_failures,
 )
 
 
@@ -59,15 +60,86 @@ def test_a_run_that_never_began_is_ended_with_its_process(
     assert ended.tags["dagster/will_retry"] == "true"
 
 
-def test_a_failure_that_dagster_overlooked_is_found_until_it_is_retried(instance: dg.DagsterInstance) -> None:
-    runs = [
-        instance.create_run_for_job(dg.job(name="j")(lambda: None), tags=tags, status=dg.DagsterRunStatus.STARTED)
-        for tags in ({}, {"dagster/max_retries": "0"}, {"dagster/auto_retry_run_id": "x"})
-    ]
-    for run in runs:
-        instance.report_run_failed(run)
-    found = {record.dagster_run.run_id for record in overlooked_failures(instance)}
-    assert found & {run.run_id for run in runs} == {runs[0].run_id}
+def failed_run(instance: dg.DagsterInstance, tags: dict[str, str] | None = None) -> dg.DagsterRun:
+    run = instance.create_run_for_job(
+        dg.job(name="j")(lambda: None), tags=tags or {}, status=dg.DagsterRunStatus.STARTED
+    )
+    instance.report_run_failed(run)
+    return run
+
+
+@pytest.fixture
+def fresh_instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    with open_instance(tmp_path) as opened:
+        yield opened
+
+
+def will_retry(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
+    found = instance.get_run_by_id(run.run_id)
+    assert found is not None
+    return found.tags["dagster/will_retry"]
+
+
+def test_failures_are_found_until_their_retry_is_submitted(fresh_instance: dg.DagsterInstance) -> None:
+    instance = fresh_instance
+    created = instance.create_run_for_job(dg.job(name="j")(lambda: None))  # and its daemon ended before it was queued
+    new = failed_run(instance)
+    failed_run(instance, {"dagster/max_retries": "0"})
+    failed_run(instance, {"dagster/auto_retry_run_id": "submitted"})
+    half = failed_run(instance, {"dagster/auto_retry_run_id": created.run_id})
+    assert {run.run_id for run in unretried_failures(instance)} == {new.run_id, half.run_id}
+
+
+def test_a_retry_outlives_a_code_server_that_ends_in_the_middle(
+    fresh_instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dagster marks such a run as one that will never be retried."""
+    instance, asked = fresh_instance, []
+    run = failed_run(instance)
+
+    def retry(failed: dg.DagsterRun, context: Any) -> None:
+        asked.append(failed.run_id)
+        if len(asked) < 30:  # more often than a fault of any other kind is forgiven
+            raise ConnectionError("no code server")
+        context.instance.add_run_tags(failed.run_id, {"dagster/auto_retry_run_id": "new"})
+
+    monkeypatch.setattr(daemon, "retry_run", retry)
+    for _ in range(40):
+        list(PatientRetries().run_iteration(cast("Any", Context(instance))))
+    assert asked == [run.run_id] * 30
+    assert will_retry(instance, run) == "true"
+
+
+def test_a_run_that_cannot_be_retried_is_given_up_after_a_while(
+    fresh_instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance, asked = fresh_instance, []
+    run = failed_run(instance)
+
+    def retry(failed: dg.DagsterRun, _: object) -> None:
+        asked.append(failed.run_id)
+        raise ValueError("its job is broken")
+
+    monkeypatch.setattr(daemon, "retry_run", retry)
+    monkeypatch.setattr(daemon, "can_reach_code", lambda _: True)
+    patient = PatientRetries()
+    for _ in range(20):
+        list(patient.run_iteration(cast("Any", Context(instance))))
+    assert asked == [run.run_id] * 10
+    assert will_retry(instance, run) == "false"
+
+
+def test_a_run_that_dagster_refuses_to_retry_is_asked_once(
+    fresh_instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one whose job is gone: Dagster says so on the run, at each attempt."""
+    instance, asked = fresh_instance, []
+    run = failed_run(instance)
+    monkeypatch.setattr(daemon, "retry_run", lambda failed, _: asked.append(failed.run_id))
+    for _ in range(3):
+        list(PatientRetries().run_iteration(cast("Any", Context(instance))))
+    assert asked == [run.run_id]
+    assert will_retry(instance, run) == "false"
 
 
 @pytest.mark.parametrize("patient", [PatientRetries, PatientBackfills])
