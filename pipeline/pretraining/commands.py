@@ -35,7 +35,7 @@ class Scenes:
 
     Attributes:
         home: Folder of everything.
-        drives: Number of drives to learn from, four scenes each.
+        drives: Number of drives to learn from, two scenes each.
         first: Index of the first of them; a home that goes on from shipped weights takes drives that they never saw.
         threads: Number of CPU threads.
     """

@@ -9,8 +9,8 @@ from storage.keys import SceneKey
 from storage.procedural.conditions import Conditions
 from storage.taxonomy import Theme
 
-RigName = Literal["nuscenes", "airside"]
-FISHEYE_RIGS: tuple[RigName, ...] = ("airside",)
+FixedRigName = Literal["nuscenes", "airside"]
+RigName = Literal[FixedRigName, "drawn"]
 _WEATHER_DOMAIN = 0x3EA7
 
 
@@ -66,8 +66,9 @@ class ProceduralConfig:
         jpeg_quality: JPEG quality, 1 to 95.
         antialias: Whether edges in images get five rays a pixel instead of one.
         seed: Seed of the whole data set. Scene ``i`` depends on the seed and on ``i`` only.
-        rig: Camera rig: that of nuScenes, or the airside vehicle's four pinholes and four fisheyes.
-        source_format: Format of the files: nuScenes, which has no fisheyes, or a rig manifest.
+        rig: Camera rig: that of nuScenes, the airside vehicle's four pinholes and four fisheyes, or one of five to
+            seven pinholes that is drawn from the seed.
+        source_format: Format of the files: nuScenes, whose cameras are given, or a rig manifest.
         camera_sweep_rate_hz: Rate of all images, those between keyframes included (12 in nuScenes); 0 for keyframes
             only.
         lidar_sweep_rate_hz: Rate of all LiDAR sweeps (20 in nuScenes); 0 for keyframes only.
@@ -110,10 +111,8 @@ class ProceduralConfig:
         if not self.version or self.version.startswith(".") or any(c in self.version for c in "/\\"):
             raise ValueError(f"version is {self.version!r}, want the name of one folder inside the root")
 
-        if self.source_format == "nuscenes" and self.rig in FISHEYE_RIGS:
-            raise ValueError(
-                f"rig {self.rig!r} has fisheyes, want source_format 'manifest': nuScenes knows only pinholes"
-            )
+        if self.source_format == "nuscenes" and self.rig != "nuscenes":
+            raise ValueError(f"rig {self.rig!r} has other cameras than nuScenes, want source_format 'manifest'")
         for name in ("camera_sweep_rate_hz", "lidar_sweep_rate_hz"):
             rate = getattr(self, name)
             if rate and self.source_format != "nuscenes":

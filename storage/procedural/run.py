@@ -22,7 +22,7 @@ from storage.ingest.source_config import SourceConfig
 from storage.keys import SceneKey
 from storage.plain_json import parse_json
 from storage.procedural.config import ProceduralConfig
-from storage.procedural.sensing.rigs import RIGS
+from storage.procedural.sensing.rigs import rig_cameras
 from storage.procedural.world.mesh import placement
 from storage.procedural.world.world import World
 from storage.procedural.writers.manifest_output import ManifestOutput, write_rig_manifest
@@ -205,7 +205,7 @@ def _generate_scene(job: _SceneJob, tell: Progress = _ignore) -> Rows | RigScene
         share = (index + (frame + 1) / config.frames_per_scene) / config.num_scenes
         tell(f"{key.scene_name} frame {frame + 1}/{config.frames_per_scene}", share, {})
     entry = output.finish()
-    cameras = RIGS[config.rig]
+    cameras = rig_cameras(config)
     names = tuple(c.name for c in cameras)
     intrinsics = np.stack([c.intrinsics(config.image_height, config.image_width) for c in cameras])
 

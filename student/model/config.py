@@ -117,6 +117,8 @@ class CoarseDepthConfig:
             model without them.
         combiner_width: Channels in which image and Depth Anything features are combined.
         mono_width: Channels of the combined feature handed to stage two.
+        ray_width: Hidden channels in which the calibration of each ray is embedded, so that one student serves rigs of
+            any focal length and height; 0 for a model that sees images alone, as published.
         bins: Depth bins.
         initial_opacity: Opacity of every ray before training, spread evenly over the bins.
     """
@@ -125,12 +127,14 @@ class CoarseDepthConfig:
     depth_feature_channels: int = 128
     combiner_width: int = 128
     mono_width: int = 64
+    ray_width: int = 0
     bins: DepthBinsConfig = field(default_factory=DepthBinsConfig)
     initial_opacity: float = 0.9
 
     def __post_init__(self) -> None:
         """Reject a negative width and a degenerate prior."""
-        _require(self.depth_feature_channels >= 0, "depth_feature_channels must not be negative")
+        for name in ("depth_feature_channels", "ray_width"):
+            _require(getattr(self, name) >= 0, f"{name} must not be negative")
         _require(0 < self.initial_opacity < 1, f"initial_opacity must lie in (0, 1), got {self.initial_opacity}")
 
 

@@ -17,6 +17,7 @@ from student.model.backbone import LEAKY_SLOPE, Bottleneck, Pyramid, instance_no
 from student.model.config import CoarseDepthConfig, ContractionConfig, FineDepthConfig
 from student.model.contraction import contract_axis, depth_bin_edges
 from student.model.precision import full_precision
+from student.model.ray_embedding import RayEmbedding
 
 LOGIT_LIMIT = 30.0
 """Depth logits are softly clamped to it."""
@@ -82,6 +83,11 @@ class CoarseDepthHead(nn.Module):
             Bottleneck(width, width),
             nn.Conv2d(width, width, 1),
         )
+        self.rays = (
+            RayEmbedding(config.ray_width, width, near=config.bins.near, far=config.bins.far)
+            if config.ray_width
+            else None
+        )
         self.mono = nn.Conv2d(width, config.mono_width, 1)
         edges = depth_bin_edges(config.bins, contraction)
         self.register_buffer("edges", edges, persistent=False)
@@ -105,6 +111,8 @@ class CoarseDepthHead(nn.Module):
         self,
         images: Float[Tensor, "n 3 height width"],
         depth_features: Float[Tensor, "n channels grid_height grid_width"] | None,
+        origins: Float[Tensor, "n 3"],
+        directions: Float[Tensor, "n h w 3"],
     ) -> CoarseDepth:
         """Estimate depth per pixel of the depth grid.
 
@@ -112,12 +120,16 @@ class CoarseDepthHead(nn.Module):
             images: RGB in [-1, 1].
             depth_features: On any grid that spans the image. Their scale does not matter: each location is
                 normalised over channels.
+            origins: Camera centres in the ego frame, metres.
+            directions: Unit directions of the depth grid's rays in the ego frame; NaN where a pixel sees nothing.
 
         Raises:
             ValueError: If depth features are missing, unwanted, or of another width than configured.
         """
         image_features = self.pyramid(images)
         combined = self._combine(image_features, depth_features)
+        if self.rays is not None:  # after the last normalisation, which would take away what a whole image shares
+            combined = combined + self.rays(origins, directions)
         mono = leaky_relu(self.mono(combined), LEAKY_SLOPE)
         logits = self.logits(leaky_relu(self.spatial(mono), LEAKY_SLOPE)).float()
         density = density_from_logit(soft_clamp(logits, LOGIT_LIMIT))

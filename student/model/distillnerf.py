@@ -157,7 +157,7 @@ class DistillNeRF(nn.Module):
             is_valid = inputs.is_valid[is_present]
             images = images * is_valid[:, None]  # the vehicle itself is grey
             is_seen = is_seen & _all_covered(is_valid, (is_seen.shape[-2], is_seen.shape[-1]))
-        coarse: CoarseDepth = self._run(self.coarse_depth, images, depth_features)
+        coarse: CoarseDepth = self._run(self.coarse_depth, images, depth_features, origins, directions)
         fine: FineDepth = self._run(
             self.fine_depth,
             images,

@@ -67,6 +67,7 @@ def tiny_model(
             depth_feature_channels=depth_feature_channels,
             combiner_width=32,
             mono_width=32,
+            ray_width=32,
             bins=bins,
         ),
         fine_depth=FineDepthConfig(

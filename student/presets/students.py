@@ -123,6 +123,7 @@ def small_student(variant: Variant) -> StudentConfig:
             ),
             combiner_width=64,
             mono_width=48,
+            ray_width=32,
             depth_feature_channels=64,  # of Depth Anything's small models
         ),
         fine_depth=replace(

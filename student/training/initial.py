@@ -15,6 +15,8 @@ from student.model.efficientnet import EfficientNetLite0, imagenet_weights
 
 _SHIPPED_FOLDER = Path(__file__).resolve().parent.parent / "pretrained"
 _HEADS = "feature_heads."
+_SILENT_PARTS = ("coarse_depth.rays.",)
+"""Parts that say nothing before they are trained, so that a checkpoint without them starts as it was."""
 
 logger = logging.getLogger(__name__)
 
@@ -27,12 +29,14 @@ class InitialWeights:
         taken: Number of parameters taken.
         fresh: Number of parameters that start at random.
         fresh_heads: Feature sources whose heads start at random.
+        fresh_parts: Parts that the checkpoint lacks, and that change nothing before they are trained.
         dropped_heads: Feature sources whose heads the checkpoint has and the model does not.
     """
 
     taken: int
     fresh: int
     fresh_heads: tuple[str, ...]
+    fresh_parts: tuple[str, ...]
     dropped_heads: tuple[str, ...]
 
 
@@ -59,7 +63,8 @@ def take_weights(
     """Put the weights of a checkpoint into a model.
 
     Everything must fit but the heads of features. Such a head starts at random if the checkpoint has none for its
-    source, or learned it in another basis, where its outputs mean something else.
+    source, or learned it in another basis, where its outputs mean something else. A part that says nothing before it is
+    trained may be absent too.
 
     Args:
         model: The model, of any variant.
@@ -75,7 +80,9 @@ def take_weights(
     known, given = load_feature_bases(folder), dict(bases or {})
     usable = {s for s in model.feature_heads if s in known and s in given and same_basis(known[s], given[s])}
     body = {name: value for name, value in tensors.items() if _head_of(name) in {"", *usable}}
-    wrong = {name for name in wanted if _head_of(name) in {"", *usable}} ^ set(body)
+    absent = {part for part in _SILENT_PARTS if not any(name.startswith(part) for name in tensors)}
+    silent = {name for name in wanted if name.startswith(tuple(absent))}
+    wrong = {name for name in wanted if _head_of(name) in {"", *usable}} - silent ^ set(body)
     wrong |= {name for name in set(body) & set(wanted) if body[name].shape != wanted[name].shape}
     if wrong:
         shown = ", ".join(f"{name} {_shape(tensors, name)} for {_shape(wanted, name)}" for name in sorted(wrong)[:3])
@@ -91,6 +98,7 @@ def take_weights(
         taken=taken,
         fresh=sum(value.numel() for value in parameters.values()) - taken,
         fresh_heads=tuple(sorted(set(model.feature_heads) - usable)),
+        fresh_parts=tuple(part.rstrip(".") for part in sorted(absent) if silent),
         dropped_heads=tuple(sorted({_head_of(name) for name in tensors} - {"", *usable} - set(model.feature_heads))),
     )
     logger.info("starts from %s: %s", folder, report)

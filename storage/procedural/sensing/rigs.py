@@ -1,6 +1,8 @@
 """Camera rigs for recording a world; Waymo's rig is in ``storage.testing``, calibrated in Waymo's terms."""
 
-from storage.procedural.config import RigName
+import numpy as np
+
+from storage.procedural.config import FixedRigName, ProceduralConfig
 from storage.procedural.sensing.sensors import CAMERAS, Camera
 
 # Four pinholes at the corners of a tug's roof look far; four fisheyes low on its sides, tilted down, see what is close:
@@ -39,4 +41,42 @@ AIRSIDE_CAMERAS: tuple[Camera, ...] = (
     _fisheye("FISHEYE_RIGHT", (0.40, -0.95, 0.95), -90.0),
 )
 
-RIGS: dict[RigName, tuple[Camera, ...]] = {"nuscenes": CAMERAS, "airside": AIRSIDE_CAMERAS}
+RIGS: dict[FixedRigName, tuple[Camera, ...]] = {"nuscenes": CAMERAS, "airside": AIRSIDE_CAMERAS}
+
+_DOMAIN = 0x51C
+_FOCAL_SHARES = (0.42, 1.05)  # 100 and 51 degrees
+_HEIGHTS_M = (1.2, 2.6)
+
+
+def rig_cameras(config: ProceduralConfig) -> tuple[Camera, ...]:
+    """Return the cameras that record a data set."""
+    return drawn_rig(config.seed) if config.rig == "drawn" else RIGS[config.rig]
+
+
+def drawn_rig(seed: int) -> tuple[Camera, ...]:
+    """Draw a rig of five to seven pinholes that look all around, triggered together.
+
+    Its focal length, its height and its tilt differ from rig to rig, and a little between its cameras. Every other
+    rig's front camera has a focal length of its own, as most makers' have.
+    """
+    rng = np.random.default_rng([seed, _DOMAIN])
+    number, height, tilt = int(rng.integers(5, 8)), rng.uniform(*_HEIGHTS_M), rng.uniform(-4.0, 2.0)
+    low, high = np.log(_FOCAL_SHARES)
+    focals = np.exp(np.full(number, rng.uniform(low, high)) + rng.normal(0.0, 0.03, number))
+    if rng.random() < 0.5:
+        focals[0] = np.exp(rng.uniform(low, high))
+    cameras = []
+    for index, focal in enumerate(focals):
+        yaw_deg = (index * 360.0 / number + 180.0) % 360.0 - 180.0 + float(rng.uniform(-6.0, 6.0))
+        yaw = np.radians(yaw_deg)
+        cameras.append(
+            Camera(
+                name=f"CAM_{index}",
+                position=(0.8 + 0.9 * np.cos(yaw), 0.6 * np.sin(yaw), height + float(rng.uniform(-0.08, 0.08))),
+                yaw_deg=yaw_deg,
+                pitch_deg=tilt + float(rng.uniform(-1.0, 1.0)),
+                focal_share=float(focal),
+                delay_us=0,
+            )
+        )
+    return tuple(cameras)

@@ -12,7 +12,7 @@ from storage.ingest.manifest.manifest import Mounting, Rig, RigCamera, RigLidar,
 from storage.ingest.manifest.writer import ImageEntry, write_manifest, write_scene_tables, write_sweep
 from storage.ingest.nuscenes.occ3d import labels_path, write_labels
 from storage.procedural.config import ProceduralConfig
-from storage.procedural.sensing.rigs import RIGS
+from storage.procedural.sensing.rigs import rig_cameras
 from storage.procedural.sensing.sensors import LIDAR_NAME, Camera, lidar_to_ego
 from storage.procedural.writers.recorder import RecordedFrame, RecordedScene
 from storage.scenes.schema import SceneBoxes
@@ -73,7 +73,7 @@ class ManifestOutput:
 
 def write_rig_manifest(root: Path, config: ProceduralConfig, scenes: Sequence[RigScene], licence: str) -> None:
     """Write ``rig_manifest.json`` over all scenes."""
-    cameras = tuple(_rig_camera(camera, config) for camera in RIGS[config.rig])
+    cameras = tuple(_rig_camera(camera, config) for camera in rig_cameras(config))
     lidar = RigLidar(name=LIDAR_NAME, lidar_to_ego=_mounting(lidar_to_ego()))
     manifest = RigManifest(
         name=config.dataset,

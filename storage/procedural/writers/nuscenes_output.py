@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from storage.ingest.nuscenes.occ3d import labels_path, write_labels
 from storage.procedural.config import ProceduralConfig
-from storage.procedural.sensing.rigs import RIGS
+from storage.procedural.sensing.rigs import rig_cameras
 from storage.procedural.sensing.sensors import LIDAR_NAME, lidar_to_ego
 from storage.procedural.world.world import World
 from storage.procedural.writers.nuscenes_writer import (
@@ -97,7 +97,7 @@ def _mounts(config: ProceduralConfig) -> tuple[SensorMount, ...]:
             sensor_to_ego=c.camera_to_ego(),
             intrinsics=c.intrinsics(config.image_height, config.image_width),
         )
-        for c in RIGS[config.rig]
+        for c in rig_cameras(config)
     )
     return (SensorMount(channel=LIDAR_NAME, sensor_to_ego=lidar_to_ego(), intrinsics=None), *cameras)
 

@@ -11,7 +11,7 @@ from storage.procedural.config import ProceduralConfig
 from storage.procedural.sensing.occupancy import OccupancyBuilder
 from storage.procedural.sensing.posed_camera import PosedCamera
 from storage.procedural.sensing.render import RenderedView, render_view
-from storage.procedural.sensing.rigs import RIGS
+from storage.procedural.sensing.rigs import rig_cameras
 from storage.procedural.sensing.sensors import Camera, LidarSweep, lidar_to_ego, simulate_lidar
 from storage.procedural.sensing.visibility import camera_visibility, lidar_visibility
 from storage.procedural.world.world import World
@@ -125,7 +125,7 @@ class Recorder:
             world_to_global: Transform to the frame of the annotations.
             rng: Source of the LiDAR's noise.
         """
-        self._cameras = RIGS[config.rig]
+        self._cameras = rig_cameras(config)
         self._config, self._world, self._rng = config, world, rng
         self._to_global = world_to_global
         self._occupancy = OccupancyBuilder(world)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from storage.geometry.transforms import rotation_error
-from storage.procedural.config import FISHEYE_RIGS, ProceduralConfig
+from storage.procedural.config import ProceduralConfig
 from storage.procedural.sensing.posed_camera import PosedCamera
-from storage.procedural.sensing.rigs import AIRSIDE_CAMERAS, RIGS
+from storage.procedural.sensing.rigs import AIRSIDE_CAMERAS, RIGS, drawn_rig
 from storage.procedural.writers.recorder import Recorder
 
 SIZE = (90, 160)
@@ -66,5 +66,28 @@ def test_airside_rig_records_a_frame(airside):
     assert near.mean() > 0.8
 
 
-def test_rigs_with_fisheyes_are_declared_to_the_configuration():
-    assert {name for name, cameras in RIGS.items() if any(c.fisheye for c in cameras)} == set(FISHEYE_RIGS)
+def test_drawn_rigs_differ_in_all_that_depth_depends_on_and_see_all_around():
+    rigs = [drawn_rig(seed) for seed in range(40)]
+    assert {len(rig) for rig in rigs} == {5, 6, 7}
+    focals = np.array([np.median([c.focal_share for c in rig]) for rig in rigs])
+    heights = np.array([rig[0].position[2] for rig in rigs])
+    assert focals.max() > 1.8 * focals.min()
+    assert heights.max() > 1.7 * heights.min()
+    for rig in rigs:
+        seen = np.mean(np.any([posed(c).holds(posed(c).project(ring(40.0, 2.0))) for c in rig], axis=0))
+        assert seen > 0.7
+    assert drawn_rig(3) == drawn_rig(3)
+    assert drawn_rig(3) != drawn_rig(4)
+
+
+def test_a_drawn_rig_records_a_frame(airside):
+    size = {"image_height": SIZE[0], "image_width": SIZE[1], "antialias": False}
+    config = ProceduralConfig(rig="drawn", source_format="manifest", seed=5, **size)
+    frame = Recorder(config, airside, np.eye(4), np.random.default_rng(0)).record(0)
+    assert [e.name for e in frame.exposures] == [c.name for c in drawn_rig(5)]
+
+
+@pytest.mark.parametrize("rig", ["airside", "drawn"])
+def test_nuscenes_tables_are_of_its_own_rig(rig):
+    with pytest.raises(ValueError, match="want source_format 'manifest'"):
+        ProceduralConfig(rig=rig)
