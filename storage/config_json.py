@@ -11,13 +11,20 @@ from pydantic import TypeAdapter, ValidationError
 from storage.errors import ErrorKind, IntegrityError
 
 Config = TypeVar("Config")
+_ABSENT = "absent"
+
+
+def added_later(meaning: Any) -> Any:  # noqa: ANN401 - as dataclasses.field
+    """Return a field that files from before do not have, with what its absence means in them, which is its default."""
+    return dataclasses.field(default=meaning, metadata={_ABSENT: meaning})
 
 
 def config_from_json(config_type: type[Config], raw: object, key: str = "config") -> Config:
     """Build a dataclass from plain JSON values; a missing or unknown field, or another type, is an error.
 
-    A field that has a default is still required, because the default may have changed since the file was written. An
-    integer may stand for a float; nothing else is converted.
+    A field that has a default is still required, because the default may have changed since the file was written,
+    unless it says by :func:`added_later` what its absence means. An integer may stand for a float; nothing else is
+    converted.
 
     Args:
         config_type: The dataclass to build.
@@ -54,10 +61,11 @@ def _check_fields(value: object, raw: Any, key: str) -> None:  # noqa: ANN401 - 
     """Refuse missing and unknown fields; pydantic would fill in the first and ignore the second."""
     if dataclasses.is_dataclass(value):
         names = {field.name for field in dataclasses.fields(value)}
-        if wrong := sorted(names ^ set(raw)):
+        late = {field.name for field in dataclasses.fields(value) if _ABSENT in field.metadata}
+        if wrong := sorted((names ^ set(raw)) - (late - set(raw))):
             fate = "is missing" if wrong[0] in names else f"is unknown, want some of {', '.join(sorted(names))}"
             raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, f"{key}.{wrong[0]}", fate)
-        for name in names:
+        for name in names & set(raw):
             _check_fields(getattr(value, name), raw[name], f"{key}.{name}")
     elif isinstance(value, Mapping):
         for name, inner in value.items():

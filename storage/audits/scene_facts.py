@@ -13,6 +13,7 @@ from storage.stores.versioned import Home, StoreVersion
 
 _MAX_FRAMES = 5
 _NEAR_VEHICLE_M = 3.0
+_MAX_GROUND_OFF_M = 0.5
 
 
 def scene_facts(home: Home, version: StoreVersion) -> list[Finding]:
@@ -63,6 +64,13 @@ def _lidar_facts(reader: SceneReader) -> list[Finding]:
     return [
         _fact("returns_per_sweep", len(points) / len(sweeps), 1000.0, "at_least", spread),
         _fact("lidar_height_over_ground_m", height, 0.3, "at_least", f"ground at z = {ground:.2f} m of the ego frame"),
+        _fact(
+            "ground_off_ego_z0_m",
+            abs(ground) if seen else float("nan"),
+            _MAX_GROUND_OFF_M,
+            "at_most",
+            "students and occupancy grids take z = 0 for the ground",
+        ),
         _fact(
             "returns_beside_lidar_share",
             own,

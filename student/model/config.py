@@ -8,6 +8,8 @@ colour, pooling and drawing fine samples. :func:`student.presets.models.paper_mo
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Literal
 
+from storage.config_json import added_later
+
 MAX_SIZE = 8192
 """Largest width, number of bins or of samples. A configuration from elsewhere must not ask for terabytes."""
 MAX_LAYERS = 64
@@ -127,7 +129,7 @@ class CoarseDepthConfig:
     depth_feature_channels: int = 128
     combiner_width: int = 128
     mono_width: int = 64
-    ray_width: int = 0
+    ray_width: int = added_later(0)
     bins: DepthBinsConfig = field(default_factory=DepthBinsConfig)
     initial_opacity: float = 0.9
 

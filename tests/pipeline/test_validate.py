@@ -36,6 +36,7 @@ def test_every_check_of_a_sound_recording_has_a_row(recording, capsys, tmp_path)
     assert rows["driving_direction_off_x_deg"]["outcome"] == "passed"
     assert rows["ground_tilt_deg"]["value"] < 3
     assert rows["lidar_height_over_ground_m"]["value"] == pytest.approx(1.84, abs=0.1)
+    assert rows["ground_off_ego_z0_m"]["outcome"] == "passed"
     assert "gain_of_changing_rig" in rows
     assert list(tmp_path.iterdir()) == []  # nothing is kept
 
@@ -53,6 +54,23 @@ def test_what_an_ingest_refuses_is_said_in_the_table(recording, capsys, tmp_path
         assert "1 failed; nothing was kept" in capsys.readouterr().out
     finally:
         image.write_bytes(before)
+
+
+def test_an_ego_frame_that_floats_is_pointed_at(recording, capsys):
+    """An ego frame on the roof: depth, heights and occupancy grids would all take the roof for the ground."""
+    path = recording / "rig_manifest.json"
+    before = path.read_text()
+    manifest = json.loads(before)
+    for rig in manifest["rigs"].values():
+        for mounted in (*(camera["camera_to_ego"] for camera in rig["cameras"]), rig["lidar"]["lidar_to_ego"]):
+            mounted["translation_m"][2] -= 1.8
+    path.write_text(json.dumps(manifest))
+    try:
+        _, rows = rows_of(capsys, str(recording))
+        assert rows["ground_off_ego_z0_m"]["value"] == pytest.approx(1.8, abs=0.1)
+        assert rows["ground_off_ego_z0_m"]["outcome"] == "undecided"
+    finally:
+        path.write_text(before)
 
 
 def test_blobs_on_another_disk_need_a_word(recording, capsys, tmp_path):

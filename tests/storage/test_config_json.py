@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.config_json import config_from_json
+from storage.config_json import added_later, config_from_json
 from storage.digests import canonical_json, config_json
 from storage.errors import ErrorKind, IntegrityError
 
@@ -106,3 +106,19 @@ def test_a_bad_field_is_named(raw: object, key: str, message: str) -> None:
         config_from_json(Outer, raw, "file")
     assert (caught.value.kind, caught.value.key) == (ErrorKind.SCHEMA_UNKNOWN, key)
     assert message in caught.value.message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grown:
+    name: str
+    width: int = added_later(0)
+    height: int = 3
+
+
+def test_a_field_that_came_later_may_be_absent_and_means_what_it_says():
+    assert config_from_json(Grown, {"name": "a", "height": 3}) == Grown(name="a", width=0, height=3)
+    assert config_from_json(Grown, {"name": "a", "height": 3, "width": 5}).width == 5
+    with pytest.raises(IntegrityError, match="height: is missing"):
+        config_from_json(Grown, {"name": "a", "width": 5})
+    with pytest.raises(IntegrityError, match="depth: is unknown"):
+        config_from_json(Grown, {"name": "a", "height": 3, "depth": 1})

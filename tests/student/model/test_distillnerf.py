@@ -141,6 +141,8 @@ def test_a_batch_of_mixed_rigs_equals_separate_runs(double_model, make_rig):
 def test_a_training_step_gives_every_parameter_a_finite_gradient(mini_config, make_rig):
     torch.manual_seed(0)
     model = DistillNeRF(mini_config)
+    assert model.coarse_depth.rays is not None
+    nn.init.normal_(model.coarse_depth.rays.output.weight)  # it starts at zero, and lets no gradient through
     inputs, targets = make_rig()
     output = model(inputs, targets)
     loss = (

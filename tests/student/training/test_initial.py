@@ -55,7 +55,7 @@ def test_every_weight_is_taken(student_config: StudentConfig, tmp_path: Path) ->
     report = take_weights(model, tmp_path, {"clip": basis()})
     assert all(torch.equal(value, wanted[name]) for name, value in model.state_dict().items())
     assert report.taken == sum(p.numel() for p in model.parameters())
-    assert (report.fresh, report.fresh_heads, report.dropped_heads) == (0, (), ())
+    assert (report.fresh, report.fresh_heads, report.fresh_parts, report.dropped_heads) == (0, (), (), ())
 
 
 @pytest.mark.parametrize("known", [None, basis(1)], ids=["no basis", "another basis"])
@@ -85,6 +85,26 @@ def test_another_width_is_refused_by_name(student_config: StudentConfig, tmp_pat
     with pytest.raises(IntegrityError, match=r"tensors do not fit the model: sky\..* for .*20"):
         take_weights(model, tmp_path, {"clip": basis()})
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_checkpoint_that_never_read_rays_starts_as_it_was(student_config: StudentConfig, tmp_path: Path) -> None:
+    coarse = student_config.model.coarse_depth
+    without = replace(student_config.model, coarse_depth=replace(coarse, ray_width=0))
+    old = write_checkpoint(tmp_path, replace(student_config, model=without), clip=basis())
+    model = other_model(student_config)
+    report = take_weights(model, tmp_path, {"clip": basis()})
+    rays = model.coarse_depth.rays
+    assert rays is not None
+    assert (report.fresh_parts, report.fresh) == (("coarse_depth.rays",), sum(p.numel() for p in rays.parameters()))
+    images = torch.rand(2, 3, 32, 48)
+    features = torch.randn(2, coarse.depth_feature_channels, 4, 6) if coarse.depth_feature_channels else None
+    directions = torch.nn.functional.normalize(torch.randn(2, 16, 24, 3), dim=-1)
+    rays_of_both = (torch.rand(2, 3), directions)
+    with torch.inference_mode():
+        assert torch.equal(
+            old.eval().coarse_depth(images, features, *rays_of_both).termination_depth,
+            model.eval().coarse_depth(images, features, *rays_of_both).termination_depth,
+        )
 
 
 def test_no_folder_is_named(student_config: StudentConfig, shared_world: Any, tmp_path: Path) -> None:
