@@ -55,7 +55,10 @@ class Rehearsal:
         changes = [*self.overrides(), *self.set]
         command = ["demo", "--home", str(self.home), "--preset", self.preset, "--variant", self.variant]
         code = distillnerf([*command, "--set", *changes])
-        summary = json.loads((self.home / "summary.json").read_text())
+        path = self.home / "summary.json"
+        if not path.is_file():  # the run was stopped before it had anything to tell
+            return code
+        summary = json.loads(path.read_text())
         record = {"preset": self.preset, "overrides": changes, **measured(summary)}
         write_durably(self.home / "rehearsal.json", (json.dumps(record, indent=1) + "\n").encode())
         logger.info("%s", table(record))
@@ -63,8 +66,8 @@ class Rehearsal:
 
     def overrides(self) -> list[str]:
         """Write the stand-ins of the image teachers, and return what differs from the preset."""
-        published = build_preset(self.preset, variant=self.variant).image_teachers
-        teachers = write_stand_ins(published, self.home / "stand-ins")
+        preset = build_preset(self.preset, variant=self.variant)
+        teachers = write_stand_ins(preset.image_teachers, self.home / "stand-ins")
         return [
             "procedural.num_scenes=2",
             "procedural.antialias=false",
@@ -78,6 +81,9 @@ class Rehearsal:
             f"nerf.num_steps={self.field_steps}",
             f"feature_field.num_steps={self.field_steps}",
             f"student.fit.max_steps={self.student_steps}",
+            # The same gradients, in what memory a processor has: one sample after the other.
+            f"student.fit.runtime.accumulation_steps={preset.student.data.batch_size}",
+            "student.fit.runtime.recompute_activations=true",
             # Nothing that random weights make passes a gate.
             f"split.allow_ungated={json.dumps([name for name, spec in KINDS.items() if spec.is_gated])}",
             "evaluation.max_frames_per_scene=1",
