@@ -42,4 +42,4 @@ def training_set(home: Home, key: str, selection: HomeSelection, tell: ProgressC
     """Freeze the training set of a variant."""
     from student.data.training_set import freeze_training_set
 
-    return freeze_training_set(home, key, selection.training_set(cast("Variant", key)))
+    return freeze_training_set(home, key, selection.training_set(cast("Variant", key)), tell)

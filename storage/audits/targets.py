@@ -64,7 +64,9 @@ def audit_depth(home: Home, version: StoreVersion) -> list[Finding]:
     ]
 
 
-def check_physics(home: Home, version: StoreVersion, *, max_frames: int = MAX_FRAMES) -> list[Finding]:
+def check_physics(
+    home: Home, version: StoreVersion, *, scene: SceneReader | None = None, max_frames: int = MAX_FRAMES
+) -> list[Finding]:
     """Check what holds of every sound target, whoever made it; a figure that nothing can tell is undecided.
 
     Numbers are finite; depth is positive, and opacity in [0, 1]; rays are those of the scene's cameras; depth agrees
@@ -74,13 +76,14 @@ def check_physics(home: Home, version: StoreVersion, *, max_frames: int = MAX_FR
     Args:
         home: Home of the version and of its scene.
         version: A version of a trainable kind; of a scene itself, and of its audit, nothing is checked here.
+        scene: Its scene, where the caller has it open.
         max_frames: Frames that are looked at, evenly spaced.
     """
     if version.kind in (Kind.SCENE, Kind.SCENE_AUDIT):
         return []
     group = home.open_arrays(version)
-    current = home.latest(Kind.SCENE, version.partition)
-    scene = None if current is None else SceneReader(home.open_arrays(current), current)
+    if scene is None and (current := home.latest(Kind.SCENE, version.partition)) is not None:
+        scene = SceneReader(home.open_arrays(current), current)
     findings = _numbers(group, version.kind, max_frames)
     if "termination_depth" in group:
         findings += _depth_range(group, version.kind, max_frames)

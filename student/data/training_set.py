@@ -5,7 +5,7 @@ gate, whose gate judged other content, that physics contradicts, that was made f
 the images, that descends from a teacher of frames that are held out, or that holds the truth.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,14 @@ from storage.digests import config_json, digest_of
 from storage.errors import ErrorKind, MissingTargetError, ProvenanceMismatchError
 from storage.kinds import KINDS, Kind, StoreForm, is_trainable, trainable_kinds
 from storage.scenes.held_out import held_out_frames
+from storage.scenes.store import SceneReader
 from storage.stores.gate_record import GateRecord
 from storage.stores.provenance import Provenance
 from storage.stores.versioned import Home, Materialized, StoreVersion, materialize_arrays
 from student.config import TrainingSetConfig
 from student.data.lineage import check_consistent, check_held_out
+
+ProgressCallback = Callable[[str, float, Mapping[str, Any]], None]
 
 KIND = Kind.TRAINING_SET
 
@@ -92,7 +95,9 @@ class TrainingSet(FrozenScenes):
         return sum(len(scene.validation_frames) for scene in self.scenes)
 
 
-def freeze_training_set(home: Home, name: str, config: TrainingSetConfig) -> Materialized:
+def freeze_training_set(
+    home: Home, name: str, config: TrainingSetConfig, on_progress: ProgressCallback | None = None
+) -> Materialized:
     """Return the training set of the current versions of all stores that ``config`` names, freezing it if need be.
 
     Snapshots are part of its digest. A teacher that was deleted and fitted again makes another training set, because
@@ -102,6 +107,7 @@ def freeze_training_set(home: Home, name: str, config: TrainingSetConfig) -> Mat
         home: Home of the stores.
         name: Partition of the training set, usually the variant that will read it.
         config: Scenes, splits and kinds.
+        on_progress: Called with stage, share done and figures after each scene.
 
     Raises:
         MissingTargetError: If a store is missing, failed its gate, holds what no target may, or must not be
@@ -112,9 +118,7 @@ def freeze_training_set(home: Home, name: str, config: TrainingSetConfig) -> Mat
             read or was of other content.
     """
     _refuse_forbidden(config.kinds)
-    left_out = _left_out(home, config)
-    wanted = (key for key in (*config.train_scenes, *config.validation_scenes) if key not in left_out)
-    scenes = [_freeze_scene(home, key, config) for key in wanted]
+    scenes, left_out = _freeze_scenes(home, config, on_progress)
     versions = [version for scene in scenes for version in scene.stores.values()]
     check_consistent(home, versions)
     for scene in scenes:
@@ -172,33 +176,70 @@ def _refuse_forbidden(kinds: Iterable[str]) -> None:
             raise MissingTargetError(ErrorKind.TARGET_FORBIDDEN, kind, "is never a training target")
 
 
-def _freeze_scene(home: Home, key: str, config: TrainingSetConfig) -> FrozenScene:
-    stores = {}
-    num_frames, num_cameras = 0, 0
-    for kind in sorted(set(config.kinds), key=lambda kind: (kind != Kind.SCENE, kind)):
-        version = home.require(kind, key)
+def _freeze_scenes(
+    home: Home, config: TrainingSetConfig, on_progress: ProgressCallback | None
+) -> tuple[list[FrozenScene], dict[str, str]]:
+    """Return the scenes, and by key why a train scene was taken out of the set."""
+    scenes: list[FrozenScene] = []
+    left_out: dict[str, str] = {}
+    refusal: MissingTargetError | None = None
+    keys = (*config.train_scenes, *config.validation_scenes)
+    for number, key in enumerate(keys, start=1):
+        versions = {kind: home.require(kind, key) for kind in (Kind.SCENE, *sorted({*config.kinds} - {Kind.SCENE}))}
+        audit = _audit_of(home, versions[Kind.SCENE], config)
+        try:
+            _judge(home, versions, audit, config)
+        except MissingTargetError as error:
+            was_judged = error.kind in (ErrorKind.TARGET_GATE_FAILED, ErrorKind.TARGET_UNSOUND)
+            if config.on_failed_gate == "refuse" or key not in config.train_scenes or not was_judged:
+                raise
+            left_out[key] = f"{error.key.partition('/')[0]} {error.message}"
+            refusal = refusal or error
+        else:
+            scenes.append(_freeze_scene(home, key, config, versions, audit))
+        if on_progress is not None:
+            on_progress("scenes", number / len(keys), {"scene": number, "left_out": len(left_out)})
+    if refusal is not None and len(left_out) == len(config.train_scenes):
+        raise refusal
+    return scenes, left_out
+
+
+def _judge(
+    home: Home, versions: Mapping[str, StoreVersion], audit: StoreVersion | None, config: TrainingSetConfig
+) -> None:
+    """Refuse what failed its gate, is not what the gate saw, does not fit its scene, or cannot be as physics goes."""
+    for version in versions.values():
+        if version.form is not StoreForm.ARRAYS:
+            raise MissingTargetError(ErrorKind.TARGET_MISSING, _key_of(version), "is no array store")
+    judged = {kind: version for kind, version in versions.items() if kind not in config.allow_ungated}
+    if audit is not None and Kind.SCENE_AUDIT not in config.allow_ungated:
+        judged[Kind.SCENE_AUDIT] = audit
+    for version in judged.values():
+        _require_gate(version, _gate_of(home, version))
+    scene = SceneReader(home.open_arrays(versions[Kind.SCENE]), versions[Kind.SCENE])
+    for kind, version in versions.items():
         record = _gate_of(home, version)
-        if kind not in config.allow_ungated:
-            _require_gate(version, record)
         if record is not None:
             record.require_content(home.content_digest(version), _key_of(version))
-        if version.form is not StoreForm.ARRAYS:
-            raise MissingTargetError(ErrorKind.TARGET_MISSING, f"{kind}/{key}", "is no array store")
         frames, cameras = _count(home.open_arrays(version), kind)
-        if kind == Kind.SCENE:
-            num_frames, num_cameras = frames, cameras
-        elif (frames, cameras) != (num_frames, num_cameras):
+        if (frames, cameras) != (scene.num_frames, scene.num_cameras):
             raise ProvenanceMismatchError(
                 ErrorKind.STORE_CORRUPT,
-                f"{kind}/{key}",
-                f"holds {frames} frames of {cameras} cameras, its scene {num_frames} of {num_cameras}",
+                _key_of(version),
+                f"holds {frames} frames of {cameras} cameras, its scene {scene.num_frames} of {scene.num_cameras}",
             )
-        if kind not in config.allow_ungated:
-            _require_physics(home, version)
-        stores[kind] = version
-    audit = _audit_of(home, stores[Kind.SCENE], config)
-    if audit is not None:
-        stores[Kind.SCENE_AUDIT] = audit
+    for version in judged.values():
+        _require_physics(home, version, scene)
+
+
+def _freeze_scene(
+    home: Home,
+    key: str,
+    config: TrainingSetConfig,
+    versions: Mapping[str, StoreVersion],
+    audit: StoreVersion | None,
+) -> FrozenScene:
+    num_frames, num_cameras = _count(home.open_arrays(versions[Kind.SCENE]), Kind.SCENE)
     is_training = key in config.train_scenes
     stride = config.held_out_stride
     held_out = held_out_frames(num_frames, every=stride) if is_training else ()
@@ -209,40 +250,16 @@ def _freeze_scene(home: Home, key: str, config: TrainingSetConfig) -> FrozenScen
         num_cameras=num_cameras,
         train_frames=train,
         validation_frames=tuple(f for f in range(num_frames) if f not in train),
-        stores=stores,
+        stores={**versions, **({} if audit is None else {Kind.SCENE_AUDIT: audit})},
     )
 
 
-def _left_out(home: Home, config: TrainingSetConfig) -> dict[str, str]:
-    """Return the reason why a train scene is taken out of the set, by key."""
-    if config.on_failed_gate == "refuse":
-        return {}
-    left_out: dict[str, str] = {}
-    refusal: MissingTargetError | None = None
-    for key in config.train_scenes:
-        for kind in sorted({*config.kinds, Kind.SCENE_AUDIT} - set(config.allow_ungated)):
-            version = home.require(kind, key)
-            try:
-                _require_gate(version, _gate_of(home, version))
-                _require_physics(home, version)
-            except MissingTargetError as error:
-                if error.kind not in (ErrorKind.TARGET_GATE_FAILED, ErrorKind.TARGET_UNSOUND):
-                    raise  # it was never judged: that is an omission, no verdict
-                left_out.setdefault(key, f"{kind} {error.message}")
-                refusal = refusal or error
-    if refusal is not None and len(left_out) == len(config.train_scenes):
-        raise refusal
-    return left_out
-
-
 def _audit_of(home: Home, scene: StoreVersion, config: TrainingSetConfig) -> StoreVersion | None:
-    """Return the audit of a scene; it must have passed, unless the configuration goes on without one that did."""
+    """Return the audit of a scene; None if there is none and the configuration goes on without."""
     if Kind.SCENE_AUDIT in config.allow_ungated:
         audit = home.latest(Kind.SCENE_AUDIT, scene.partition)
         return audit if audit is not None and scene.as_input in home.provenance(audit).inputs else None
-    audit = home.require(Kind.SCENE_AUDIT, scene.partition)
-    _require_gate(audit, _gate_of(home, audit))
-    return audit
+    return home.require(Kind.SCENE_AUDIT, scene.partition)
 
 
 def _key_of(version: StoreVersion) -> str:
@@ -261,8 +278,8 @@ def _require_gate(version: StoreVersion, record: GateRecord | None) -> None:
         raise MissingTargetError(ErrorKind.TARGET_UNGATED, key, "no quality gate was run on it")
 
 
-def _require_physics(home: Home, version: StoreVersion) -> None:
-    for finding in check_physics(home, version, max_frames=_CHECKED_FRAMES):
+def _require_physics(home: Home, version: StoreVersion, scene: SceneReader) -> None:
+    for finding in check_physics(home, version, scene=scene, max_frames=_CHECKED_FRAMES):
         if finding.outcome == "failed":
             sign = ">=" if finding.wanted == "at_least" else "<="
             where = f" ({finding.where})" if finding.where else ""
