@@ -1,4 +1,4 @@
-"""What ``python -m pipeline.pretraining`` does: make scenes, fit in rounds, ship."""
+"""What ``python -m pipeline.pretraining`` does: make scenes, fit in rounds, ship, judge by other rigs."""
 
 import json
 import logging
@@ -10,13 +10,15 @@ from typing import Annotated
 import torch
 import tyro
 
+from pipeline.live import Student
 from pipeline.presets import PipelineConfig, build_preset
+from pipeline.pretraining.rigs import judge_on_rigs, table
 from pipeline.pretraining.rounds import fit_rounds, pretraining_fit
 from pipeline.pretraining.scenes import make_scenes
 from pipeline.pretraining.ship import ship
 from pipeline.settled import settle
 from storage.stores.versioned import Home
-from student.config import Variant
+from student.config import SHIPPED, Variant
 from student.training.initial import initial_folder
 
 logger = logging.getLogger(__name__)
@@ -99,3 +101,27 @@ class Ship:
     def run(self) -> None:
         """Write it."""
         ship(Home(self.home), self.folder, _VARIANT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rigs:
+    """Judge a student on procedural drives by rigs that no student learned from, against their LiDAR.
+
+    Attributes:
+        home: Folder of the recordings, to be made; what is there is kept.
+        student: "shipped", or the folder of a packed student.
+        drives: Number of drives, two scenes each.
+        threads: Number of CPU threads.
+    """
+
+    home: Annotated[Path, tyro.conf.Positional]
+    student: str = SHIPPED
+    drives: int = 3
+    threads: int = 1
+
+    def run(self) -> None:
+        """Print a table."""
+        torch.set_num_threads(self.threads)
+        student = Student.from_pretrained(self.student)
+        scores = list(judge_on_rigs(Home(self.home), pretraining_config(), student, range(self.drives)))
+        sys.stdout.write(table(scores) + "\n")

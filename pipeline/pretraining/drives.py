@@ -7,6 +7,7 @@ HELD_OUT_SCENES = 4
 FRAMES_PER_SCENE = 5
 _FIRST_SEED = 20_000
 _HELD_OUT_SEED = 40_000
+_UNSEEN_RIGS_SEED = 50_000
 """Seeds of the demo, of the image teachers and of all tests are below 10,000."""
 _RIGS: tuple[RigName, ...] = ("nuscenes", "drawn", "drawn", "airside", "drawn")
 """Rigs of drives, in turn."""
@@ -35,4 +36,17 @@ def held_out_drive() -> ProceduralConfig:
         airside_share=0.5,
         frames_per_scene=FRAMES_PER_SCENE,
         seed=_HELD_OUT_SEED,
+    )
+
+
+def unseen_rig(index: int) -> ProceduralConfig:
+    """Return drive number ``index`` of those that tell how a student does by rigs that it never saw."""
+    return ProceduralConfig(
+        dataset=f"unseen-rig-{index:04d}",
+        num_scenes=SCENES_PER_DRIVE,
+        airside_share=0.5,
+        frames_per_scene=FRAMES_PER_SCENE,
+        seed=_UNSEEN_RIGS_SEED + index,
+        rig="drawn",
+        source_format="manifest",
     )

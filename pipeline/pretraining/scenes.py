@@ -31,12 +31,12 @@ def make_scenes(home: Home, config: PipelineConfig, indices: Sequence[int]) -> N
         config: Sizes and image teachers.
         indices: Drives to learn from.
     """
-    first = [_record(home, config, drive(index)) for index in indices[:_BASIS_DRIVES]]
+    first = [record(home, config, drive(index)) for index in indices[:_BASIS_DRIVES]]
     for source in _sources(config):
         keys = [str(key) for keys in first for key in keys]
         fit_feature_basis(home, source, keys, config.image_teachers.basis_of(source))
     for procedural in (held_out_drive(), *map(drive, indices)):
-        for key in _record(home, config, procedural):
+        for key in record(home, config, procedural):
             _teach(home, config, key)
         logger.info("%s is there", procedural.dataset)
 
@@ -54,7 +54,8 @@ def is_held_out(key: str) -> bool:
     return SceneKey.parse(key).dataset == held_out_drive().dataset
 
 
-def _record(home: Home, config: PipelineConfig, procedural: ProceduralConfig) -> list[SceneKey]:
+def record(home: Home, config: PipelineConfig, procedural: ProceduralConfig) -> list[SceneKey]:
+    """Record a drive, ingest its scenes and resize their images, as far as that is not done."""
     keys = generate_dataset(home, _recordings(home) / procedural.dataset, procedural)
     for key in keys:
         ingest_scene(home, key, config.ingest)

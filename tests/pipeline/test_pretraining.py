@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.live import Student
 from pipeline.overrides import apply_overrides
 from pipeline.presets import PRESET_NAMES, build_preset
-from pipeline.pretraining import rounds, scenes, ship
+from pipeline.pretraining import rigs, rounds, scenes, ship
 from pipeline.pretraining.commands import pretraining_config
-from pipeline.pretraining.drives import drive, held_out_drive
+from pipeline.pretraining.drives import drive, held_out_drive, unseen_rig
 from storage.digests import file_digest
 from storage.errors import MissingTargetError
 from storage.kinds import Kind
+from storage.procedural.sensing.rigs import drawn_rig
 from storage.procedural.writers import truth
 from storage.stores.arrays import read_target
 from storage.stores.versioned import Home
@@ -54,11 +56,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 def test_seeds_are_those_of_no_other_run() -> None:
     used = {build_preset(name, variant="clip").procedural.seed for name in PRESET_NAMES}
-    ours = [drive(index) for index in range(200)] + [held_out_drive()]
+    ours = [make(index) for make in (drive, unseen_rig) for index in range(200)] + [held_out_drive()]
     of_scenes = [config.scene_seed(i) for config in ours for i in range(config.num_scenes)]
     assert len(set(of_scenes)) == len(of_scenes)
     assert min(config.seed for config in ours) > 10_000 > max(used)
-    assert {config.rig for config in ours} == {"nuscenes", "airside"}
+    assert {config.rig for config in ours} == {"nuscenes", "airside", "drawn"}
 
 
 def test_exact_depth_is_that_of_the_truth(made: Any) -> None:
@@ -151,3 +153,17 @@ class TestRounds:
         with pytest.raises(MissingTargetError, match="no round"):
             ship.ship(Home(tmp_path / "empty"), tmp_path / "student", "clip")
         assert not (tmp_path / "student").exists()
+
+
+def test_a_student_is_judged_by_a_rig_that_it_never_saw(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, config = made
+    monkeypatch.setattr(rigs, "unseen_rig", lambda index: small(unseen_rig(index)))
+    home = Home(made[0].root.parent / "unseen")
+    (score,) = rigs.judge_on_rigs(home, config, Student.from_pretrained("shipped"), [0])
+    cameras = drawn_rig(unseen_rig(0).seed)
+    assert score.cameras == len(cameras)
+    assert score.focal_share == pytest.approx(np.median([c.focal_share for c in cameras]))
+    assert score.height_m == pytest.approx(np.median([c.position[2] for c in cameras]), abs=0.02)
+    assert 0.02 < score.abs_rel < score.abs_rel_flat
+    assert 0.5 < score.ratio < 2.0
+    assert f"| {score.scene} | {len(cameras)} |" in rigs.table([score])
