@@ -1,9 +1,6 @@
 """End processes with everything that they started."""
 
 import contextlib
-import ctypes
-import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,14 +8,6 @@ import psutil
 
 GRACE_S = 10.0
 """Seconds that a process has to end by itself after it was asked to."""
-
-_PR_SET_PDEATHSIG = 1
-
-
-def end_with_parent() -> None:
-    """Ask Linux for a SIGTERM to this process when its parent dies: nobody would need it any more."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @contextmanager

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipeline.log_files import open_log
-from pipeline.process_tree import end_with_parent
 from storage.freed_memory import reuse_freed_memory
+from storage.parent_process import end_with_parent
 
 
 def main() -> int:

@@ -37,7 +37,9 @@ INFRASTRUCTURE = (
     "storage.kinds",  # what it declares for a kind counts for the producers of that kind alone
     "storage.stores.integrity",  # turns what a damaged store raises into typed errors
     "storage.stores.provenance",  # a change of what it answers is itself another digest
+    "storage.stores.shared_work",  # carries what a fit saved to another machine, where it is checked as if saved there
     "storage.stores.versioned",  # finds and publishes what producers wrote, and adds its own schema version
+    "student.training.torchrun",  # starts the processes of a fit, which read the same configuration
     "student.training.trackers",  # shows a fit to people elsewhere
     "teachers.nerf.progress",  # tells how far a step is
     "teachers.nerf.provenance",  # a change of what it answers is itself another digest

@@ -116,3 +116,11 @@ class StoreLockedError(PipelineError):
 
 class EnvironmentMissingError(PipelineError):
     """A program, package or environment that the step runs in is not installed."""
+
+
+def error_of_another_process(type_name: str, kind: str, key: str, message: str) -> PipelineError:
+    """Return the error that another process raised, as it told of it: by the name of its class and its three parts."""
+    known = globals().get(type_name)
+    if isinstance(known, type) and issubclass(known, PipelineError):
+        return known(ErrorKind(kind), key, message)
+    return PipelineError(ErrorKind(kind), key, message)

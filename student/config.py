@@ -241,6 +241,8 @@ class FitRuntime:
 
     Attributes:
         device: "auto" takes CUDA where there is one.
+        processes: Processes of this machine that train together, each on a device of its own; more than one are
+            started by ``torchrun``. Under a ``torchrun`` that somebody else started, its number counts.
         num_workers: Processes that read samples, for each process that trains; 0 reads in the training process.
         accumulation_steps: Parts in which a process takes its share of a batch, one after the other, to save memory.
             Losses are means over samples, so the sum of the parts is the whole.
@@ -253,6 +255,7 @@ class FitRuntime:
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    processes: int = 1
     num_workers: int = 0
     accumulation_steps: int = 1
     recompute_activations: bool = False
@@ -263,6 +266,7 @@ class FitRuntime:
 
     def __post_init__(self) -> None:
         """Reject values out of range."""
+        _require(self.processes >= 1, f"processes must be at least 1, got {self.processes}")
         _require(self.num_workers >= 0, f"num_workers must not be negative, got {self.num_workers}")
         _require(self.accumulation_steps >= 1, f"accumulation_steps must be at least 1, got {self.accumulation_steps}")
         _require(self.log_every >= 1 and self.save_every >= 1, "log_every and save_every must be at least 1")
@@ -346,10 +350,10 @@ class StudentConfig:
             f"images of {self.data.image_height}x{self.data.image_width}, want multiples of stem_stride {stride}: "
             "targets of the depth grid would lie beside its pixels",
         )
-        parts = self.fit.runtime.accumulation_steps
+        processes, parts = self.fit.runtime.processes, self.fit.runtime.accumulation_steps
         _require(
-            self.data.batch_size % parts == 0,
-            f"batch_size {self.data.batch_size} cannot be accumulated in {parts} equal parts",
+            self.data.batch_size % (processes * parts) == 0,
+            f"batch_size {self.data.batch_size} cannot be shared by {processes} processes, each in {parts} equal parts",
         )
 
     def determining(self) -> "StudentConfig":

@@ -4,8 +4,8 @@ import sys
 
 from dagster._cli import cli
 
-from pipeline.process_tree import end_with_parent
 from pipeline.service.daemon import LOCATION
+from storage.parent_process import end_with_parent
 
 if __name__ == "__main__":
     end_with_parent()

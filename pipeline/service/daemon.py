@@ -22,7 +22,7 @@ from dagster._daemon.daemon import BackfillDaemon, DaemonIterator, DagsterDaemon
 from dagster._utils.interrupts import capture_interrupts, setup_interrupt_handlers
 
 from pipeline.liveness import end_abandoned_runs
-from pipeline.process_tree import end_with_parent
+from storage.parent_process import end_with_parent
 
 LOCATION = "distillnerf"
 """Name of the code location, by which Dagster keeps schedules, sensors and runs apart."""

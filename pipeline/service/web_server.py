@@ -10,9 +10,9 @@ from dagster._utils.interrupts import setup_interrupt_handlers
 from dagster_webserver.app import create_app_from_workspace_process_context
 from dagster_webserver.version import __version__
 
-from pipeline.process_tree import end_with_parent
 from pipeline.service.daemon import code_server_at
 from pipeline.service.origin_guard import LOOPBACK_NAMES, OriginGuard
+from storage.parent_process import end_with_parent
 
 _POLL_MS = 2000
 """How often an open page asks for news, milliseconds."""

@@ -54,6 +54,8 @@ def sweep(home: Home, *, dry_run: bool, aside: bool = False) -> Iterator[Litter]
     for kind, partition in sorted(owners | set(home.array_partitions())):
         yield from _sweep_partition(home, kind, partition, dry_run=dry_run, aside=aside)
     yield from _sweep_index(home, dry_run=dry_run)
+    if not home.objects.is_local:
+        yield from _sweep_shared_work(home, dry_run=dry_run)
     if aside and (home.root / ASIDE).is_dir():
         yield _removed(home, "set aside", home.root / ASIDE, dry_run=dry_run)
 
@@ -112,6 +114,22 @@ def _is_published(home: Home, kind: str, partition: str, name: str) -> bool:
         return any(version.digest.startswith(name) for version in home.versions(kind, partition))
     except PipelineError:
         return False
+
+
+def _sweep_shared_work(home: Home, *, dry_run: bool) -> Iterator[Litter]:
+    """Sweep copies of states from the bucket whose version is published; whoever still fits it drops it when done."""
+    objects = home.objects
+    for kind in objects.folders("work"):
+        for partition in objects.folders(f"work/{kind}"):
+            for name in objects.folders(f"work/{kind}/{partition}"):
+                if not _is_published(home, kind, partition, name):
+                    continue
+                place = f"work/{kind}/{partition}/{name}"
+                states = [f"{place}/{state}" for state in objects.folders(place)]
+                sizes = {f"{state}/{file}": n for state in states for file, n in objects.sizes(state).items()}
+                for file in () if dry_run else sizes:
+                    objects.delete(file)
+                yield Litter("finished work", f"{objects.url}/{place}", sum(sizes.values()))
 
 
 def _sweep_index(home: Home, *, dry_run: bool) -> Iterator[Litter]:

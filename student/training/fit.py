@@ -6,7 +6,7 @@ A stopped fit continues from its last saved state. On a CPU, it ends with the sa
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from storage.digests import config_digest, config_json, file_digest
 from storage.errors import ErrorKind, MissingTargetError
 from storage.kinds import Kind
 from storage.stores.provenance import InputVersion, Provenance, package_versions
-from storage.stores.versioned import Home, Materialized, materialize_files
+from storage.stores.shared_work import SharedWork
+from storage.stores.versioned import Home, Materialized, materialize_files, reuse
 from student.config import FitConfig, StudentConfig
 from student.data.dataset import FrameDataset
 from student.data.loader import LoaderState, TrainingLoader
@@ -33,18 +34,19 @@ from student.training.initial import initial_folder, take_imagenet_weights, take
 from student.training.log import TrainingLog
 from student.training.model_card import write_records
 from student.training.optimization import learning_rate
-from student.training.processes import Processes, join_processes
-from student.training.state import FitProgress, restore_state, save_state, share_done
+from student.training.processes import Processes, is_under_torchrun, join_processes
+from student.training.state import MANIFEST, FitProgress, restore_state, save_state, share_done
 from student.training.step import TrainingStep
+from student.training.torchrun import ProgressCallback, fit_with_torchrun
 from student.training.trackers import open_trackers
 from student.training.validation import quality_gate, validate
 
 KIND = Kind.STUDENT_CHECKPOINT
 
-logger = logging.getLogger(__name__)
+_SHARE_EVERY_S = 300.0
+"""Shortest time between copies of states into the bucket of a home: a state is three times as large as a student."""
 
-ProgressCallback = Callable[[str, float, Mapping[str, Any]], None]
-"""Function called with a stage, the share of the budget spent, and running figures."""
+logger = logging.getLogger(__name__)
 
 
 def fit_student(
@@ -57,7 +59,8 @@ def fit_student(
 ) -> Materialized:
     """Return the checkpoint of a variant, fitting it first if it does not exist.
 
-    Under ``torchrun``, every process calls this with the same arguments and must see the same home.
+    With several ``config.fit.runtime.processes``, ``torchrun`` starts them and they fit it. Under ``torchrun``, every
+    process calls this with the same arguments and must see the same home.
 
     Args:
         home: Home of the training set and of the checkpoint.
@@ -72,6 +75,8 @@ def fit_student(
         IntegrityError: If a store lost data, or the initial checkpoint is damaged or does not fit.
         EnvironmentMissingError: If the package of a tracker that was asked for is not installed.
         StudentDivergedError: If a loss or gradient is not finite; its key names the samples.
+        OutOfCapacityError: If there are fewer CUDA devices than processes.
+        ChildProcessError: If one of several processes ended without a typed error, such as by a signal.
     """
     frozen = load_training_set(home, training_set or variant)
     upstream = home.provenance(frozen.version)
@@ -89,6 +94,13 @@ def fit_student(
         packages=package_versions("icechunk", "numpy", "torch", "zarr"),
         device=str(device),
     )
+    if config.fit.runtime.processes > 1 and not is_under_torchrun():
+        existing = reuse(home, provenance)
+        if existing is not None:
+            return existing
+        fit_with_torchrun(home, variant, config, on_progress, training_set=training_set or variant, device=device)
+        version = home.require(KIND, variant, provenance.digest)
+        return Materialized(version=version, reused=False, metrics=home.metrics(version))
     work = home.work_folder(KIND, variant) / provenance.digest
     logs = home.root / "logs" / "student" / variant / provenance.digest[:12]
 
@@ -129,6 +141,7 @@ def fit_student(
         if done.reused:
             processes.gather("there")
         shutil.rmtree(work, ignore_errors=True)  # only now: until it is published, the state is all there is
+        SharedWork(home, work, last=MANIFEST).drop()
         processes.gather("published")
         return done
 
@@ -149,6 +162,7 @@ class _Fit:
         self.config = config
         self.processes = processes
         self.work = work
+        self.shared_work = SharedWork(home, work, last=MANIFEST)
         self.logs = logs
         self.training = TrainingStep(config, processes)
         training = self.training
@@ -159,12 +173,23 @@ class _Fit:
         else:
             take_imagenet_weights(training.model)
         training.forget_average()
+        self._fetch_states()
         found = restore_state(work, training.model, training.optimizer, training.scaler, training.average)
         self.progress = found or FitProgress()
         if self.progress.step:
             logger.info("going on from step %d", self.progress.step)
         self.train_data = FrameDataset(home, frozen, "train", config.data, seed=config.fit.seed)
         self.held_out = FrameDataset(home, frozen, "validation", config.data)
+
+    def _fetch_states(self) -> None:
+        """Bring the newest state to every machine: the first process's own, or one from the bucket."""
+        if self.processes.is_first:
+            self.shared_work.pull()
+            self.shared_work.push()
+        self.processes.gather("pushed")
+        if self.processes.is_first_of_machine and not self.processes.is_first:
+            self.shared_work.pull()
+        self.processes.gather("pulled")
 
     def run(self, on_progress: ProgressCallback | None) -> FitProgress:
         """Train to the end of the budget, then put the weights to publish into the model."""
@@ -183,6 +208,7 @@ class _Fit:
         trackers = open_trackers(fit.runtime.trackers if is_first else (), self.logs, run, progress.step + 1)
         with TrainingLog(trackers, progress, fit, on_progress if is_first else None) as log:
             started = time.perf_counter() - progress.elapsed_s
+            shared_at = time.monotonic()
             while not _is_over(fit, progress):
                 batch = next(batches).to(self.processes.device)
                 rate = learning_rate(fit.optimizer, progress.step, share_done(fit, progress))
@@ -198,6 +224,9 @@ class _Fit:
                     save_state(
                         self.work, progress, training.model, training.optimizer, training.scaler, training.average
                     )
+                    if time.monotonic() - shared_at >= _SHARE_EVERY_S:
+                        self.shared_work.push()
+                        shared_at = time.monotonic()
             self._validate(log)
         if self.training.average is not None:
             self.training.average.swap(self.training.model)

@@ -21,11 +21,13 @@ class Processes:
     Attributes:
         rank: Number of this process, from 0.
         count: Number of processes.
+        is_first_of_machine: True for the process that fetches files for those of its machine.
         device: Device of this process.
     """
 
     rank: int
     count: int
+    is_first_of_machine: bool
     device: torch.device
 
     @property
@@ -49,6 +51,11 @@ class Processes:
         return values
 
 
+def is_under_torchrun() -> bool:
+    """Return whether ``torchrun`` started this process."""
+    return dist.is_available() and dist.is_torchelastic_launched()
+
+
 @contextmanager
 def join_processes(device: torch.device) -> Iterator[Processes]:
     """Join the processes that ``torchrun`` started while the context lasts; without ``torchrun``, be the only one.
@@ -56,14 +63,17 @@ def join_processes(device: torch.device) -> Iterator[Processes]:
     Args:
         device: Device to compute on; with several processes on CUDA, each takes the device of its local rank.
     """
-    if not (dist.is_available() and dist.is_torchelastic_launched()):
-        yield Processes(rank=0, count=1, device=device)
+    if not is_under_torchrun():
+        yield Processes(rank=0, count=1, is_first_of_machine=True, device=device)
         return
+    local_rank = dist.get_node_local_rank()  # pyright: ignore[reportPrivateImportUsage]
     if device.type == "cuda":
-        device = torch.device("cuda", dist.get_node_local_rank())  # pyright: ignore[reportPrivateImportUsage]
+        device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Processes(rank=dist.get_rank(), count=dist.get_world_size(), device=device)
+        yield Processes(
+            rank=dist.get_rank(), count=dist.get_world_size(), is_first_of_machine=local_rank == 0, device=device
+        )
     finally:
         dist.destroy_process_group()

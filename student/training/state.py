@@ -30,7 +30,7 @@ from student.config import FitConfig
 from student.training.optimization import WeightAverage
 
 _NUM_KEPT = 2
-_TENSORS, _CONTENT, _MANIFEST = "state.safetensors", "state.json", "manifest.json"
+_TENSORS, _CONTENT, MANIFEST = "state.safetensors", "state.json", "manifest.json"
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def save_state(
     save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, aside / _TENSORS)
     (aside / _CONTENT).write_text(json.dumps(content))
     digests = {name: file_digest(aside / name) for name in (_TENSORS, _CONTENT)}
-    (aside / _MANIFEST).write_text(json.dumps({"step": progress.step, "sha256": digests}))
+    (aside / MANIFEST).write_text(json.dumps({"step": progress.step, "sha256": digests}))
     # Before it gets its name: otherwise, after a loss of power, the name could stand for half of it.
     for path in (*aside.iterdir(), aside):
         _flush(path)
@@ -168,7 +168,7 @@ def _read(state: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         IntegrityError: If a file is not the one that was written for this step.
     """
-    manifest = parse_json((state / _MANIFEST).read_text())
+    manifest = parse_json((state / MANIFEST).read_text())
     for name in (_CONTENT, _TENSORS):
         wanted, seen = manifest["sha256"][name], file_digest(state / name)
         if seen != wanted:

@@ -2,14 +2,16 @@
 
 ``torchrun --nproc-per-node 8 -m student.training.train HOME VARIANT --preset paper`` is the command.
 
-The pipeline fits students in one process; this module runs the same fit in several. It reads the variant's frozen
-training set from the home and publishes the same checkpoint there, whatever the number of processes.
+The pipeline fits students in one process, or in those of one machine that ``fit.runtime.processes`` asks for; this
+module runs the same fit in any number, on many machines too. It reads the variant's frozen training set from the home
+and publishes the same checkpoint there, whatever the number of processes.
 """
 
 import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +19,8 @@ import tyro
 
 from storage.config_json import config_from_json
 from storage.digests import config_json
+from storage.errors import PipelineError
+from storage.parent_process import end_with_parent
 from storage.plain_json import parse_json
 from storage.stores.places import store_url_from_environment
 from storage.stores.versioned import Home
@@ -24,6 +28,8 @@ from student.config import StudentConfig, TrackerName, Variant
 from student.presets.published import PUBLISHED_RUNS, published_variant
 from student.presets.students import student_preset
 from student.training.fit import fit_student
+from student.training.processes import is_under_torchrun
+from student.training.torchrun import tell_error, tell_progress
 
 logger = logging.getLogger("student.training.train")
 
@@ -51,6 +57,7 @@ class Arguments:
         trackers: Services that curves and pictures are sent to; the run's own by default.
         initial: Checkpoint to start from, a folder or "shipped"; the run's own by default, "none" for random weights.
         lpips_weights: Local safetensors file of VGG LPIPS; without it, structural dissimilarity is used.
+        messages: File that progress and errors are appended to as lines of JSON, for the program that started this.
         write_config: Write the run as JSON to this file and stop. The file can be edited and given as ``config``.
     """
 
@@ -69,6 +76,7 @@ class Arguments:
     trackers: tuple[TrackerName, ...] | None = None
     initial: str | None = None
     lpips_weights: Path | None = None
+    messages: Path | None = None
     write_config: Path | None = None
 
     def run(self) -> StudentConfig:
@@ -113,14 +121,23 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Fit the run that the command line asks for."""
     arguments = tyro.cli(Arguments)
+    if is_under_torchrun():
+        end_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     run = arguments.run()
     if arguments.write_config is not None:
         arguments.write_config.write_text(json.dumps(config_json(run), indent=1) + "\n")
         logger.info("written: %s", arguments.write_config)
         return
-    home = Home(arguments.home, store_url=arguments.store_url)
-    done = fit_student(home, arguments.variant, run, _report, training_set=arguments.training_set)
+    messages = arguments.messages
+    try:
+        home = Home(arguments.home, store_url=arguments.store_url)
+        tell = _report if messages is None else partial(tell_progress, messages)
+        done = fit_student(home, arguments.variant, run, tell, training_set=arguments.training_set)
+    except PipelineError as error:
+        if messages is not None:
+            tell_error(messages, error)
+        raise
     logger.info("%s %s", "already there:" if done.reused else "published:", done.version)
 
 

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from storage import errors
 from storage.config_json import config_from_json
 from storage.digests import canonical_json, config_json
-from storage.errors import ErrorKind, PipelineError
+from storage.errors import ErrorKind, PipelineError, error_of_another_process
 from storage.kinds import Kind
 from storage.plain_json import parse_json
 from storage.stores.versioned import Materialized
@@ -175,6 +174,6 @@ def read_result(path: Path) -> dict[str, Materialized]:
     """
     result = config_from_json(_WrittenResult, parse_json(path.read_text()), str(path))
     if result.error is not None:
-        known = getattr(errors, result.error.type, PipelineError)
-        raise known(result.error.kind, result.error.key, result.error.message)
+        told = result.error
+        raise error_of_another_process(told.type, told.kind, told.key, told.message)
     return dict(result.materialized)

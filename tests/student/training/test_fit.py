@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from storage.errors import IntegrityError, MissingTargetError, StudentDivergedError
+from storage.stores.places import CACHE_VARIABLE
+from storage.stores.versioned import Home
 from student.config import StudentConfig, ViewsConfig
 from student.data.dataset import FrameDataset
 from student.data.training_set import load_training_set
@@ -21,6 +23,7 @@ from student.inference.checkpoint import from_pretrained
 from student.losses.perceptual import MultiScaleDissimilarity
 from student.losses.total import student_losses
 from student.model.distillnerf import DistillNeRF
+from student.training import fit
 from student.training.fit import fit_student
 from student.training.optimization import WeightAverage, build_optimizer, learning_rate
 
@@ -123,6 +126,33 @@ def test_killed_and_resumed_ends_with_the_same_bits(
     entries = [json.loads((path / "history.json").read_text())["history"] for path in (folder, whole)]
     assert [e["total"] for e in entries[0]] == [e["total"] for e in entries[1]]
     assert not list(work.iterdir())
+
+
+def test_another_machine_goes_on_with_a_fit_of_a_home_in_a_bucket(
+    fitted: Any,
+    student_config: StudentConfig,
+    shared_world: Any,
+    bucket: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    whole: Path = fitted(student_config)["folder"]
+    stores = shared_world.home.root / "stores"
+    for path in stores.rglob("*"):
+        if path.is_file():
+            bucket.upload_file(str(path), f"home/stores/{path.relative_to(stores)}")
+    monkeypatch.setattr(fit, "_SHARE_EVERY_S", 0.0)
+    with pytest.raises(Killed):
+        fit_student(Home(f"s3://{bucket.name}/home"), "fit", student_config, kill_at(5))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "of another machine"))
+    home = Home(f"s3://{bucket.name}/home")
+    with caplog.at_level("INFO"):
+        resumed = fit_student(home, "fit", student_config)
+    assert "going on from step 4" in caplog.text
+    folder = home.open_files(resumed.version)
+    assert (folder / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert not list(bucket.objects.filter(Prefix="home/work/"))
 
 
 @pytest.mark.parametrize("damage", ["state.safetensors", "state.json"])

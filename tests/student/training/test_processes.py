@@ -1,4 +1,4 @@
-"""Two processes of one sample each learn what one process of two samples learns."""
+"""Two processes of one sample each learn what one process of two samples learns, whoever starts them."""
 
 import json
 import os
@@ -26,11 +26,28 @@ def published(home: Home) -> tuple[list[float], dict[str, torch.Tensor]]:
     return [entry["total"] for entry in history], load_file(folder / "model.safetensors")
 
 
+def train_by_hand(home: Home, config: StudentConfig, folder: Path, repository_root: Path) -> None:
+    (folder / "run.json").write_text(json.dumps(config_json(config)))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "student.training.train", str(home.root), "clip", "--config", str(folder / "run.json")]
+    done = subprocess.run(
+        command,
+        cwd=repository_root,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "published: student_checkpoint/clip" in done.stderr
+
+
 @pytest.mark.parametrize("parts", [1, 2])
 def test_two_processes_are_one_of_twice_the_batch(
     shared_world: Any, student_config: StudentConfig, repository_root: Path, tmp_path: Path, parts: int
 ) -> None:
-    """Also where each of them accumulates its share in parts."""
+    """By the configuration alone, or by hand, where each of them accumulates its share in parts."""
     config = replace(
         student_config,
         model=replace(student_config.model, renderer=replace(student_config.model.renderer, jitter=False)),
@@ -51,21 +68,15 @@ def test_two_processes_are_one_of_twice_the_batch(
     runtime = replace(config.fit.runtime, accumulation_steps=2 * parts)
     alone = fit_student(homes[0], "clip", replace(config, fit=replace(config.fit, runtime=runtime)))
 
-    (tmp_path / "run.json").write_text(json.dumps(config_json(config)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "student.training.train", str(homes[1].root), "clip", "--config", str(tmp_path / "run.json")]
-    command += ["--accumulation-steps", str(parts)]
-    done = subprocess.run(
-        command,
-        cwd=repository_root,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert "published: student_checkpoint/clip" in done.stderr
+    shared = replace(config, fit=replace(config.fit, runtime=replace(config.fit.runtime, accumulation_steps=parts)))
+    if parts == 1:
+        shared = replace(shared, fit=replace(shared.fit, runtime=replace(shared.fit.runtime, processes=2)))
+        steps: list[float] = []
+        done = fit_student(homes[1], "clip", shared, lambda _, __, figures: steps.append(figures["step"]))
+        assert (done.reused, done.metrics["steps"], steps) == (False, 3, [1, 2, 3])
+        assert fit_student(homes[1], "clip", shared).reused
+    else:
+        train_by_hand(homes[1], shared, tmp_path, repository_root)
 
     # Which machines made it is no part of what it is.
     assert homes[1].require("student_checkpoint", "clip").digest == alone.version.digest
