@@ -15,12 +15,14 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import psutil
 import pytest
+from dagster._core.scheduler.instigation import InstigatorStatus, ScheduleInstigatorData  # not exported
 from websockets.sync.client import ClientConnection, connect
 
 from assets.partition_runs import event_of
@@ -33,13 +35,17 @@ from storage.ingest.source_config import SourceConfig
 from storage.keys import SceneKey
 from storage.procedural.config import ProceduralConfig
 from storage.procedural.run import generate_dataset
-from storage.stores.versioned import Home
+from storage.stores.versioned import Home, StoreVersion
+from student.config import FitRuntime, OptimizerConfig
+from student.evaluation.evaluate import evaluate_checkpoint
+from student.training.fit import fit_student
 from tests.student.evaluation.conftest import World, student_config
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PATIENCE_S = 400.0  # of a machine that does much else; nothing here waits without looking
 WINDOW = (1400, 800)
 NEW, *INGESTED = (f"{day}.scene-0001" for day in ("monday", "tuesday", "wednesday"))
+A_DAY_S = 24 * 3600
 
 pytestmark = [
     pytest.mark.browser,
@@ -224,8 +230,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     world = World(tmp_path_factory.mktemp("ui"))
     home = world.home
     add_recordings(home)
-    sizes = ("input_images.height=32", "input_images.width=64")
-    HomeSelection(preset="demo", variant="clip", overrides=sizes, train_scenes=("yard.a",)).save(home.root)
+    quick = ("max_lateral_frames=0", "num_training_frames=1", "panel_frames=1", "panel_cameras=1", "panel_width=64")
+    sizes = ("input_images.height=32", "input_images.width=64", *(f"evaluation.{setting}" for setting in quick))
+    HomeSelection(
+        preset="demo", variant="clip", overrides=sizes, train_scenes=("yard.a",), validation_scenes=("yard.b",)
+    ).save(home.root)
     config = student_config()
     world.publish_student("clip", config)
     for scene in INGESTED:
@@ -363,3 +372,51 @@ def test_a_checkpoint_leads_to_its_training_targets(server: str, page: Page, hom
     page.photograph("training-targets")
     page.click("teacher_depth", "a")
     page.wait_for_text(depth.digest, "yard.a")
+
+
+@pytest.mark.nightly
+def test_the_nightly_evaluation_ticks_and_catches_a_worse_student(server: str, page: Page, home: Home) -> None:
+    was_good = make_a_student_that_became_worse(home)
+    page.open(f"{server}/locations/distillnerf/schedules/nightly_evaluation")
+    page.wait_for_text("Schedule has never run", "At 03:00 AM UTC")
+    wait_for("the begin of a minute, when schedules are not looked at", lambda: time.time() % 60 < 30)
+    page.click_in_front("input[type=checkbox]")
+    rewind_schedule(home, "nightly_evaluation", A_DAY_S)
+
+    page.open(f"{server}/runs")
+    page.wait_for_text("nightly_evaluation", "partition: clip", "Success")
+    page.open(f"{server}/locations/distillnerf/schedules/nightly_evaluation")
+    page.wait_for_text("1 run requested")
+    page.photograph("nightly-tick", height=430)  # below is a duration, since three in the morning
+    evaluated = home.require("student_evaluation", "clip")
+    assert evaluated != was_good
+
+    page.open(f"{server}/assets/student_evaluation?view=checks&checkDetail=no_regression")
+    page.wait_for_text("no_regression", "Failed", "clip", "depth_lidar.abs_rel is", "wanted not worse than")
+    page.photograph("nightly-check")
+
+
+def make_a_student_that_became_worse(home: Home) -> StoreVersion:
+    """Fit a student that learns the closed-form world within seconds, evaluate it, then fit one that learns nothing."""
+    config = student_config()
+    optimizer = OptimizerConfig(learning_rate=3e-3, betas=(0.9, 0.99), schedule="cosine", ema_decay=0.9)
+    fit = replace(config.fit, max_steps=60, optimizer=optimizer, runtime=FitRuntime(device="cpu", save_every=1000))
+    selection = HomeSelection.load(home.root)
+    assert selection is not None
+    fit_student(home, "clip", replace(config, fit=fit))
+    evaluated = evaluate_checkpoint(home, "clip", selection.resolve("clip").evaluation)
+    fit_student(home, "clip", replace(config, fit=replace(fit, max_steps=1)))
+    return evaluated.version
+
+
+def rewind_schedule(home: Home, name: str, seconds: float) -> None:
+    """Make a schedule that was just switched on one that was switched on earlier: nobody waits for the night here."""
+    with open_instance(home.root) as instance:
+
+        def switched_on() -> Any:
+            running = instance.all_instigator_state(instigator_statuses={InstigatorStatus.RUNNING})
+            return next((state for state in running if state.name == name), None)
+
+        state = wait_for("the schedule to be switched on", switched_on)
+        data = ScheduleInstigatorData(state.instigator_data.cron_schedule, time.time() - seconds)
+        instance.update_instigator_state(state.with_data(data))
