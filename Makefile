@@ -6,6 +6,7 @@ NERFSTUDIO_VENV := .venv-nerfstudio
 BIN := $(VENV)/bin
 DEMO_HOME ?= demo
 TEST_PROCESSES ?= 2
+EXTRAS ?= dev
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help demo ui test check environments lint types contracts tests nightly golden pointrend wheel-check lock clean system-packages
@@ -30,7 +31,7 @@ $(VENV)/.built: pyproject.toml environments/main.txt
 	@echo "== main environment ($(VENV)), about 2 minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --upgrade pip
-	PYTHONWARNINGS=ignore $(BIN)/pip install -q --progress-bar off -c environments/main.txt -e '.[dev]'
+	PYTHONWARNINGS=ignore $(BIN)/pip install -q --progress-bar off -c environments/main.txt -e '.[$(EXTRAS)]'
 	$(BIN)/pip uninstall -qq -y waymo-open-dataset-tf-2-12-0 # of an earlier build: without its dependencies no check passes
 	$(BIN)/pip check
 	$(BIN)/pip install -q --no-deps waymo-open-dataset-tf-2-12-0==1.6.7 # protobuf modules alone: see docs/adr/0009

@@ -1,5 +1,6 @@
 """The shared part of the declaration of assets, code version included."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import dagster as dg
@@ -23,6 +24,9 @@ WORK_TAG = "distillnerf/work"
 
 Work = Literal["models", "scene_teacher", "student"]
 """Kinds of work: image models in the process of the run, nerfstudio in its own process, or a student on all cores."""
+
+MEMORY: Mapping[Work, str] = {"models": "12Gi", "scene_teacher": "24Gi", "student": "48Gi"}
+"""Memory of the pod of a step where steps are Kubernetes Jobs, by kind of work."""
 
 PRODUCER = "producer"
 """Metadata of an asset: the module that builds it, and those that a configuration chooses from."""
@@ -58,6 +62,22 @@ def shown_only(asset: str) -> dg.AssetDep:
     return dg.AssetDep(asset, metadata={READS: "nothing"})
 
 
+def kubernetes_tags(work: Work, *, accelerator: bool) -> dict[str, Any]:
+    """Return the tags of a step for the executor ``kubernetes``: the memory and the accelerator of its pod.
+
+    Requests equal limits, so that no neighbour on the node can take the memory of a fit.
+
+    Args:
+        work: Kind of work.
+        accelerator: Whether it uses one if there is one.
+    """
+    resources: dict[str, str] = {"memory": MEMORY[work]}
+    if accelerator:
+        resources["nvidia.com/gpu"] = "1"
+    wanted = {"limits": resources, "requests": {"cpu": "2", **resources}}
+    return {"dagster-k8s/config": {"container_config": {"resources": wanted}}}
+
+
 def declare(
     *,
     group: str,
@@ -70,6 +90,7 @@ def declare(
     tags: dict[str, str] | None = None,
     task: str | None = None,
     work: Work = "models",
+    accelerator: bool = False,
 ) -> dict[str, Any]:
     """Return the keyword arguments of one ``@asset``.
 
@@ -85,6 +106,7 @@ def declare(
         tags: Tags for search in the UI.
         task: Run of the command line that makes it, together with others of the same name; by default its own.
         work: Kind of work.
+        accelerator: Whether it uses an accelerator for a while; what is in the pool ``GPU_POOL`` always does.
     """
     modules = (producer,) if isinstance(producer, str) else producer
     declared: dict[str, Any] = {
@@ -93,6 +115,7 @@ def declare(
         "owners": [TEAM],
         "code_version": code_digest(*modules, kind=makes)[:16],
         "retry_policy": INFRASTRUCTURE_RETRIES,
+        "op_tags": kubernetes_tags(work, accelerator=accelerator or pool == GPU_POOL),
         "tags": {WORK_TAG: work, **({TASK_TAG: task} if task else {}), **(tags or {})},
         "metadata": {PRODUCER: ", ".join(modules)},
     }

@@ -29,6 +29,7 @@ from student.config import Variant
         backfill_policy=ONE_VARIANT_A_RUN,
         task="evaluation",
         work="student",
+        accelerator=True,
     ),
     deps=[
         "student_checkpoint",
@@ -59,6 +60,7 @@ def student_evaluation(home: Home, key: str, selection: HomeSelection, tell: Pro
         producer="student.evaluation.transfer",
         backfill_policy=ONE_VARIANT_A_RUN,
         work="student",
+        accelerator=True,
     ),
     deps=[
         "student_evaluation",  # chose threshold, calibration and temperature
@@ -122,6 +124,7 @@ def report(
         makes=Kind.WEAK_LABELS,
         producer="student.applications.weak_labels",
         backfill_policy=LIGHT_BACKFILL,
+        accelerator=True,
     ),
     deps=[
         "scene",

@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.errors import DagsterPipesExecutionError  # not exported, but what PipesSubprocessClient raises
 
-from assets.declarations import GPU_POOL, declare
+from assets.declarations import GPU_POOL, declare, kubernetes_tags
 from assets.failures import INFRASTRUCTURE_RETRIES, stops_retries
 from assets.metadata import describe
 from pipeline.presets import PipelineConfig
@@ -41,7 +41,8 @@ def _declare(action: Action, kinds: set[str], *, task: str = "scene_teacher") ->
         task=task,
         work="scene_teacher",
     )
-    return {name: value for name, value in declared.items() if name not in ("retry_policy",)}
+    of_the_step = ("retry_policy", "op_tags")
+    return {name: value for name, value in declared.items() if name not in of_the_step}
 
 
 @dg.multi_asset(
@@ -82,6 +83,7 @@ def _declare(action: Action, kinds: set[str], *, task: str = "scene_teacher") ->
     pool=GPU_POOL,
     backfill_policy=ONE_SCENE_A_RUN,
     retry_policy=INFRASTRUCTURE_RETRIES,
+    op_tags=kubernetes_tags("scene_teacher", accelerator=True),
 )
 def scene_teacher(
     context: dg.AssetExecutionContext,
@@ -116,6 +118,7 @@ def scene_teacher(
     pool=GPU_POOL,
     backfill_policy=ONE_SCENE_A_RUN,
     retry_policy=INFRASTRUCTURE_RETRIES,
+    op_tags=kubernetes_tags("scene_teacher", accelerator=True),
 )
 def distilled_features(
     context: dg.AssetExecutionContext,

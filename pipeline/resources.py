@@ -3,12 +3,14 @@
 ``storage.stores.places`` reads the URL of array stores, because commands of the plain packages need it too.
 """
 
+import contextlib
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dagster as dg
 from dagster._core.definitions.resource_annotation import TreatAsResourceParam  # not exported, but documented there
@@ -23,6 +25,7 @@ HOME_VARIABLE = "DISTILLNERF_HOME"
 NERFSTUDIO_PYTHON_VARIABLE = "DISTILLNERF_NERFSTUDIO_PYTHON"
 EXECUTOR_VARIABLE = "DISTILLNERF_EXECUTOR"
 DASK_SCHEDULER_VARIABLE = "DASK_SCHEDULER_ADDRESS"  # Dask's own
+KUBERNETES_STEPS_VARIABLE = "DISTILLNERF_KUBERNETES_STEPS"
 DATABASE_VARIABLE = "DISTILLNERF_DAGSTER_DATABASE"
 ALERT_WEBHOOK_VARIABLE = "DISTILLNERF_ALERT_WEBHOOK"
 ALERT_MAIL_VARIABLE = "DISTILLNERF_ALERT_MAIL"
@@ -46,6 +49,25 @@ def _dask_executor() -> dg.ExecutorDefinition:
     return dask_executor(address, settings_of_environment())
 
 
+def _kubernetes_executor() -> dg.ExecutorDefinition:
+    """Return the executor that makes each step a Kubernetes Job.
+
+    Raises:
+        EnvironmentMissingError: If ``dagster-k8s`` is not installed.
+        ValueError: If the variable with the changes of some steps is no JSON object.
+    """
+    from pipeline.kubernetes_steps import kubernetes_executor
+
+    text = os.environ.get(KUBERNETES_STEPS_VARIABLE) or "{}"
+    steps: object = None
+    with contextlib.suppress(json.JSONDecodeError):
+        steps = json.loads(text)
+    is_object = isinstance(steps, dict)
+    if not is_object:
+        raise ValueError(f'{KUBERNETES_STEPS_VARIABLE} is {text!r}, want JSON: {{"STEP": {{"container_config": ...}}}}')
+    return kubernetes_executor(cast("Mapping[str, Any]", steps))
+
+
 def settings_of_environment() -> dict[str, str]:
     """Return the environment variables of this process that say how the pipeline is to run."""
     known = (DASK_SCHEDULER_VARIABLE, "DAGSTER_HOME")
@@ -56,11 +78,12 @@ EXECUTORS: Mapping[str, Callable[[], dg.ExecutorDefinition]] = {
     "in_process": lambda: dg.in_process_executor,
     "multiprocess": lambda: dg.multiprocess_executor,
     "dask": _dask_executor,
+    "kubernetes": _kubernetes_executor,
 }
 """Executors for the steps of a run that Dagster started, by the name that the environment variable gives.
 
 Steps in one process share imports; torch and transformers cost seconds in each process. In several processes,
-independent steps run side by side, with Dask on several machines.
+independent steps run side by side, with Dask and Kubernetes on several machines.
 """
 
 
