@@ -21,6 +21,7 @@ from storage.geometry.cameras import scale_intrinsics
 from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.previews.pictures import from_uint8, to_uint8
 from storage.scenes.store import SceneReader, shrink_valid
+from storage.stores.integrity import machine_faults
 from storage.stores.versioned import Home
 from storage.taxonomy import OCC3D_FREE, OCC3D_UNKNOWN
 from student.applications.deployment import read_voxels
@@ -361,7 +362,8 @@ def packed_folder(folder_or_id: str | Path, revision: str | None = None) -> Path
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(folder_or_id), revision=revision, allow_patterns=list(PACKED_PATTERNS)))
+        with machine_faults(str(folder_or_id)):
+            return Path(snapshot_download(str(folder_or_id), revision=revision, allow_patterns=list(PACKED_PATTERNS)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise MissingTargetError(
             ErrorKind.WEIGHTS_MISSING,

@@ -16,6 +16,7 @@ from storage.keys import SceneKey
 from storage.plain_json import parse_json
 from storage.scenes.schema import SceneData
 from storage.scenes.store import write_scene
+from storage.stores.integrity import machine_faults
 from storage.stores.provenance import Provenance
 from storage.stores.versioned import Home, materialize_arrays
 
@@ -40,7 +41,8 @@ def publish_photographs(home: Home, folder: Path, key: SceneKey, *, height: int,
     """
     path = folder / "transforms.json"
     try:
-        told: dict[str, Any] = parse_json(path.read_text())
+        with machine_faults(str(path)):
+            told: dict[str, Any] = parse_json(path.read_text())
         frames = sorted(told["frames"], key=lambda frame: frame["file_path"])[::stride]
         full = np.array([[told["fl_x"], 0, told["cx"]], [0, told["fl_y"], told["cy"]], [0, 0, 1]])
         distortion = tuple(float(told.get(name, 0.0)) for name in ("k1", "k2", "p1", "p2"))

@@ -5,8 +5,9 @@ it needs no annotation. A calibration is compared with others, turned and moved 
 when the camera is moved by 0.15 m, it is nearer there than here, so it is off by more than half of that.
 
 A rise is trusted as far as the evidence of the very scene allows: beyond what chance gives to the best of all changes,
-over places in the world, places around the vehicle, and instants. There is no limit that was tuned on other rigs. The
-evidence cannot judge a change that is neither better nor clearly worse: an error of that size would go unnoticed.
+over places in the world, places around the vehicle, pairs of beams, and instants. There is no limit that was tuned on
+other rigs. The evidence cannot judge a change that is neither better nor clearly worse: an error of that size would go
+unnoticed.
 
 A camera whose clock is late looks like one that is moved along the drive. Whether the clock explains a rise as well is
 asked too, and said. Distortion that was given for rectified images, or left out, bends an image more towards its
@@ -282,6 +283,7 @@ def _fit(
     places = [
         np.concatenate([view.world_place for view in views]),
         np.concatenate([view.ego_place for view in views]),
+        np.concatenate([view.beam_place for view in views]),
         np.concatenate([np.full((view.num_jumps, 1), view.frame) for view in views]),
     ]
     score = float((weight * before).sum() / weight.sum()) if weight.sum() > 0 else math.nan

@@ -22,6 +22,7 @@ _OFF_GROUND_M = 0.4  # circles on the ground are not edges
 _JUMP_SHARE, _JUMP_M = 0.1, 0.5  # ranges that grow by less are slanted surfaces
 _NUM_NEIGHBOURS, _MAX_STEP_RAD = 24, np.deg2rad(1.6)  # beams farther apart leave too much between them
 _PLACE_M = 3.0  # what is seen within one square of this size is one thing that may be misjudged as a whole
+_BEAM_RAD = np.deg2rad(0.5)  # elevations that differ by less are those of the same two beams
 
 # Edges that a beam beside the thing finds run up and down in the image, those that a beam above it finds run across.
 _UPRIGHT, _LEVEL = 0, 1
@@ -74,6 +75,8 @@ class JumpView:
         weight: Certainty of each jump's place in the image, (0, 1]; it falls with the distance between the two beams.
         world_place: Square of the world that each jump lies in.
         ego_place: Square around the vehicle that each jump lies in.
+        beam_place: What errs together because of the beams. A level edge lies somewhere between two beams: along a roof
+            or a bridge that is as long as the image is wide, every jump between those two is off by the same.
     """
 
     def __init__(self, reader: SceneReader, frame: int, camera: int, evidence: Evidence) -> None:
@@ -101,6 +104,15 @@ class JumpView:
         self.weight = 1.0 / (1.0 + (0.5 * np.linalg.norm(gap, axis=-1) / _REACH_PX) ** 2)
         self.ego_place = _squares(self._between)
         self.world_place = _squares(apply_se3(reader.ego_to_world(frame), self._between))
+        self.beam_place = self._beam_places(reader)
+
+    def _beam_places(self, reader: SceneReader) -> Int[np.ndarray, "jumps 4"]:
+        seen = apply_se3(invert_se3(reader.lidar_to_ego), self._between)
+        elevation = np.arctan2(seen[:, 2], np.linalg.norm(seen[:, :2], axis=-1))
+        beam = np.floor(elevation / _BEAM_RAD).astype(np.int64)[:, None]
+        level = np.concatenate([beam, np.zeros_like(beam)], axis=-1)
+        place = np.where(self._direction[:, None] == _LEVEL, level, self.ego_place)
+        return np.column_stack([self._direction, np.full(self.num_jumps, self.camera), place])
 
     def after(self, seconds: float) -> Float[np.ndarray, "4 4"]:
         """Return the motion, in the camera's frame, of what stands still, if the image was exposed so much later."""

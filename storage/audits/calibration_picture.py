@@ -1,7 +1,7 @@
 """A picture of a calibration that a person can judge: LiDAR over one camera's image, as stated and as it fits best.
 
-The image is drawn pixel by pixel as it was recorded. A decimetre ten metres away is ten pixels there, and less than two
-in a thumbnail.
+The image is drawn pixel by pixel as it was recorded, and a small one larger. A decimetre ten metres away is ten pixels
+of a usual camera, and less than two of a thumbnail.
 """
 
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from storage.previews.pictures import depth_image, encode_image
 from storage.scenes.store import SceneReader
 
 _BAR = 28
+_WIDTH = 1200  # images of half this width and less are enlarged: their dots would hide what they should show
 _DOT_OF_WIDTH = 800  # a dot has one pixel more for each such width
 
 
@@ -59,7 +60,7 @@ def suspect_of(fit: RigFit) -> Suspect:
 
 
 def calibration_picture(reader: SceneReader, suspect: Suspect) -> bytes:
-    """Return a JPEG of one camera at full resolution with its LiDAR: as stated above, as it fits best below.
+    """Return a JPEG of one camera at full resolution or more with its LiDAR: as stated above, as it fits best below.
 
     Points are coloured by their distance, red near and blue far.
 
@@ -88,7 +89,7 @@ def calibration_picture(reader: SceneReader, suspect: Suspect) -> bytes:
 def _panel(
     reader: SceneReader, frame: int, camera: int, ego_to_camera: Change, title: str, outwards: float = 0.0
 ) -> UInt8[np.ndarray, "height width 3"]:
-    image, intrinsics = reader.image(frame, camera).copy(), reader.intrinsics(camera)
+    image, intrinsics = reader.image(frame, camera), reader.intrinsics(camera)
     height, width = image.shape[:2]
     seen = points_in_image(
         reader.lidar_points(frame)[:, :3].astype(np.float64),
@@ -101,7 +102,10 @@ def _panel(
     ).farthest_first()
     colours = depth_image(seen.termination_depth[None])[0]
     pixels = bend(seen.pixels, intrinsics[:2, 2], (height, width), outwards)
-    column, row = np.clip(pixels, 0, (width - 1, height - 1)).astype(np.int64).T
+    scale = max(1, _WIDTH // width)
+    width, height = scale * width, scale * height
+    image = np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+    column, row = np.clip(scale * pixels, 0, (width - 1, height - 1)).astype(np.int64).T
     for down, right in np.ndindex(*(1 + width // _DOT_OF_WIDTH,) * 2):
         image[np.minimum(row + down, height - 1), np.minimum(column + right, width - 1)] = colours
     bar = Image.new("RGB", (width, _BAR), "white")

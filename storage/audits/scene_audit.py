@@ -29,7 +29,10 @@ CAMERA_PICTURE = "camera.jpg"
 RIG_PICTURE = "preview.jpg"
 """All cameras, small."""
 
-_HINT = 'look at camera.jpg; if it is right as it is, split.allow_ungated=["scene_audit"] goes on'
+_HINT = (
+    "look at camera.jpg (`distillnerf audit SCENE --picture FILE.jpg` draws it anew); if the calibration is right, "
+    "--split.allow-ungated scene_audit goes on"
+)
 
 
 def audit_scene(home: Home, scene_key: SceneKey) -> Materialized:

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from storage.digests import digest_of
-from storage.errors import ErrorKind, SourceDataError, SourceMovedError
+from storage.errors import ErrorKind, PipelineError, SourceDataError, SourceMovedError
 from storage.ingest.raw_files import NUSCENES_POINT_FIELDS, parse_nuscenes_lidar, read_bytes, resolve_inside
 from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.source import list_scenes, load_source, registered_datasets
 from storage.ingest.source_config import SourceConfig
+from storage.stores.integrity import machine_faults
 from storage.stores.versioned import Home
 
 _TAIL_BYTES = 1024  # cameras pad behind the end marker
@@ -73,7 +74,7 @@ def look_at(source: SourceConfig, key: str, scene_name: str) -> Arrival:
     try:
         files = {file: resolve_inside(source.root, file, source.link_roots) for file in scene_files(source, scene_name)}
         sizes = {file: path.stat().st_size for file, path in files.items()}
-    except SourceDataError as error:
+    except PipelineError as error:  # a file that the machine cannot read now hides no other scene
         return Arrival(key=key, waits_for=f"{error.key}: {error.message}")
     except OSError as error:  # removed or replaced this moment
         return Arrival(key=key, waits_for=f"{error.filename}: {error.strerror}")
@@ -82,7 +83,7 @@ def look_at(source: SourceConfig, key: str, scene_name: str) -> Arrival:
             _check_end(path, file, sizes[file])
         if source.format == "nuscenes":
             _check_sweeps((file, path) for file, path in files.items() if _is_sweep(file))
-    except SourceDataError as error:
+    except PipelineError as error:
         return Arrival(key=key, waits_for=f"{error.key}: {error.message}", sizes=digest_of(sizes))
     return Arrival(key=key, sizes=digest_of(sizes))
 
@@ -160,7 +161,7 @@ def _is_sweep(file: str) -> bool:
 
 def _tail(path: Path, file: str) -> bytes:
     try:
-        with path.open("rb") as opened:
+        with machine_faults(file), path.open("rb") as opened:
             opened.seek(max(0, path.stat().st_size - _TAIL_BYTES))
             return opened.read()
     except OSError as error:

@@ -78,7 +78,8 @@ def check_jpeg(content: bytes, key: str, *, width: int, height: int, max_pixels:
             damaged within, or has an EXIF orientation.
     """
     try:
-        image = Image.open(io.BytesIO(content), formats=("JPEG",))
+        with machine_faults(key):
+            image = Image.open(io.BytesIO(content), formats=("JPEG",))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         # Pillow's own limit is process-wide, and importing nuscenes-devkit lifts it: ours is checked below.
         raise SourceDataError(ErrorKind.IMAGE_INVALID, key, f"{error}; want <= {max_pixels} pixels") from error

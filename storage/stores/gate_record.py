@@ -94,18 +94,19 @@ class GateRecord:
         """Require the verdict to be good.
 
         Raises:
-            MissingTargetError: If it is not; the message names what was missed.
+            MissingTargetError: If it is not; the message names what was missed, and what to do about it.
         """
         if self.passed:
             return
+        missed = [check for check in self.checks if check.failed]
         failed = [
             f"{check.name} is {_spell(check.value)}, want {_spell(check.threshold)}"
             + (f" ({check.where})" if check.where else "")
-            for check in self.checks
-            if check.failed
+            for check in missed
         ]
         undecided = [f"{check.name} is undecided ({check.undecided})" for check in self.checks if check.undecided]
-        reason = "; ".join(failed or undecided) or "no reason recorded"
+        hints = dict.fromkeys(check.hint for check in missed if check.hint)
+        reason = "; ".join([*(failed or undecided), *hints]) or "no reason recorded"
         raise MissingTargetError(ErrorKind.TARGET_GATE_FAILED, key, f"did not pass its quality gate: {reason}")
 
     def require_content(self, digest: str, key: str) -> None:

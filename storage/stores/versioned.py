@@ -12,7 +12,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -199,11 +199,20 @@ class Home:
         """
         found = self.latest(kind, partition) if digest is None else self.find(kind, partition, digest)
         if found is None:
-            wanted = "a version" if digest is None else f"version {digest[:12]}"
-            raise MissingTargetError(
-                ErrorKind.TARGET_MISSING, f"{kind}/{partition}", f"{wanted} was never materialised under {self.address}"
-            )
+            message = self._why_missing(kind, partition, digest)
+            raise MissingTargetError(ErrorKind.TARGET_MISSING, f"{kind}/{partition}", message)
         return found
+
+    def _why_missing(self, kind: str, partition: str, digest: str | None) -> str:
+        """Say of a version that is not found whether it was lost, or never made."""
+        wanted = "a version" if digest is None else f"version {digest[:12]}"
+        with suppress(PipelineError):  # what cannot be read tells nothing
+            if digest is None and (there := self.versions(kind, partition)):
+                return f"has {len(there)} versions and lost which of them is in use: ask for it again to choose one"
+            of = {"kind": kind, "partition": partition} | ({} if digest is None else {"digest": digest})
+            if any(of.items() <= row.items() for row in catalog.versions(self.objects).to_pylist()):
+                return f"{wanted} was made and is lost: `distillnerf catalog verify` says what is left; make it again"
+        return f"{wanted} was never materialised under {self.address}"
 
     def versions(
         self,

@@ -22,6 +22,7 @@ from storage.digests import digest_of, file_digest
 from storage.errors import ErrorKind, MissingTargetError, ProvenanceMismatchError
 from storage.kinds import Kind
 from storage.stores.arrays import read_target
+from storage.stores.integrity import machine_faults
 
 _CHECKED = {".json", ".safetensors", ".txt"}
 
@@ -114,8 +115,9 @@ class TextEncoder:
                 path.name: file_digest(path) for path in sorted(Path(source).iterdir()) if path.suffix in _CHECKED
             }
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(source)
-            model: Any = AutoModel.from_pretrained(source, use_safetensors=True).eval()
+            with machine_faults(source):
+                self._tokenizer = AutoTokenizer.from_pretrained(source)
+                model: Any = AutoModel.from_pretrained(source, use_safetensors=True).eval()
         except (OSError, ValueError) as error:
             raise MissingTargetError(
                 ErrorKind.WEIGHTS_MISSING, source, f"no CLIP checkpoint can be loaded: {error}"

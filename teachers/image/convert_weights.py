@@ -29,6 +29,7 @@ from transformers import (
 
 from storage.digests import file_digest
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
+from storage.stores.integrity import machine_fault
 from teachers.image.detectron_config import read_detectron_config
 from teachers.image.plain_pickle import read_pickled_arrays
 from teachers.image.weights import CONVERSION_FILE, without_progress_bars
@@ -149,6 +150,10 @@ def _official_tensors(source: Path) -> dict[str, Tensor]:
     try:
         stored = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file fails with any class
+        # What a file claims in memory is its own fault.
+        fault = None if isinstance(error, MemoryError) else machine_fault(str(source), error)
+        if fault is not None:
+            raise fault from error
         message = f"is no file of tensors: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(source), message) from error
     if not isinstance(stored, Mapping) or not all(isinstance(value, Tensor) for value in stored.values()):

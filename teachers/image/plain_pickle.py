@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
+from storage.stores.integrity import machine_fault
 
 MAX_BYTES = 4 << 30
 """Largest pickle that is read; PointRend's has 0.3 GB."""
@@ -134,6 +135,10 @@ def read_pickled_arrays(path: Path, entry: str) -> dict[str, np.ndarray]:
         stored = _PlainUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()[entry]
         arrays = {str(name): value.resolve() for name, value in stored.items()}
     except Exception as error:  # a damaged pickle fails with any class
+        # What a file claims in memory is its own fault.
+        fault = None if isinstance(error, MemoryError) else machine_fault(str(path), error)
+        if fault is not None:
+            raise fault from error
         message = f"is no pickle of plain arrays under {entry!r}: {str(error) or type(error).__name__}"
         raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(path), message) from error
     if (claimed := sum(array.nbytes for array in arrays.values())) > size:

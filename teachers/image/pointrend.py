@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from storage.errors import EnvironmentMissingError, ErrorKind, IntegrityError
+from storage.stores.integrity import reading_weights
 from storage.taxonomy import CITYSCAPES_LABELS
 from teachers.config import SkyConfig
 from teachers.image.detectron_config import read_detectron_config
@@ -95,8 +96,10 @@ def _load(weights: WeightsFolder, device: torch.device) -> tuple[Any, str]:
         message = f"MODEL.SEM_SEG_HEAD.NUM_CLASSES {seen}, want Cityscapes' {NUM_CLASSES}"
         raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(config), message)
     model = build_model(settings).eval().requires_grad_(False)
+    tensors = weights.path / "model.safetensors"
     try:
-        model.load_state_dict(load_file(weights.path / "model.safetensors"), strict=True)
+        with reading_weights(tensors):
+            model.load_state_dict(load_file(tensors), strict=True)
     except (RuntimeError, OSError, SafetensorError) as error:
         raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(weights.path), f"cannot be loaded: {error}") from error
     return model, str(settings.INPUT.FORMAT)

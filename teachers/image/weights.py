@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 from storage.digests import file_digest
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
 from storage.plain_json import parse_json
-from storage.stores.integrity import machine_faults
+from storage.stores.integrity import machine_faults, reading_weights
 from teachers.config import WeightsConfig
 from teachers.image.detectron_config import read_detectron_config
 
@@ -105,8 +105,9 @@ def resolve_weights(config: WeightsConfig, *families: TeacherModel) -> WeightsFo
         path = Path(config.source).expanduser().resolve()
     else:
         path = _download(config)
-    _check_stated_digests(path)
-    model, bases = _check_files(path, families)
+    with machine_faults(str(path)):
+        _check_stated_digests(path)
+        model, bases = _check_files(path, families)
     files = sorted(
         {file for pattern in _READ_PATTERNS for file in path.glob(pattern) if file.name != "README.md"} | bases
     )
@@ -164,7 +165,8 @@ def load_processor(processor_class: type[Processor], weights: WeightsFolder) -> 
             ErrorKind.WEIGHTS_MISSING, str(file), "a checkpoint needs it: it says how the model's images are scaled"
         )
     try:
-        return processor_class.from_pretrained(weights.path, local_files_only=True)
+        with machine_faults(str(file)):
+            return processor_class.from_pretrained(weights.path, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(file), f"cannot be read: {error}") from error
 
@@ -176,7 +178,8 @@ def load_tokenizer(tokenizer_class: Any, weights: WeightsFolder) -> PreTrainedTo
         IntegrityError: If it is missing or cannot be read.
     """
     try:
-        return tokenizer_class.from_pretrained(weights.path, local_files_only=True)
+        with machine_faults(str(weights.path)):
+            return tokenizer_class.from_pretrained(weights.path, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise IntegrityError(
             ErrorKind.WEIGHTS_INVALID, str(weights.path), f"its tokenizer cannot be loaded: {error}"
@@ -214,7 +217,8 @@ def _download(config: WeightsConfig) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = snapshot_download(config.source, revision=config.revision, allow_patterns=list(_READ_PATTERNS))
+        with machine_faults(config.source):
+            folder = snapshot_download(config.source, revision=config.revision, allow_patterns=list(_READ_PATTERNS))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise MissingTargetError(
             ErrorKind.WEIGHTS_MISSING,
@@ -247,7 +251,7 @@ def _check_files(path: Path, families: tuple[TeacherModel, ...]) -> tuple[Teache
     num_tensors = 0
     for file in tensors:
         try:
-            with safe_open(file, framework="numpy") as opened:
+            with reading_weights(file), safe_open(file, framework="numpy") as opened:
                 num_tensors += len(opened.keys())
         except SafetensorError as error:
             raise IntegrityError(

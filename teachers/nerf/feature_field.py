@@ -18,6 +18,7 @@ from storage.digests import config_json
 from storage.errors import ErrorKind, IntegrityError
 from storage.kinds import FeatureSource
 from storage.plain_json import parse_json
+from storage.stores.integrity import machine_faults
 from teachers.nerf.checkpoint import load_tensors, save_tensors
 from teachers.nerf.config import FeatureFieldConfig
 from teachers.nerf.encoding import GridEncoding, geometric_resolutions
@@ -130,7 +131,8 @@ def load_feature_field(folder: Path) -> FeatureField:
     """
     written = folder / _DESCRIPTION_FILE
     try:
-        raw = parse_json(written.read_text())
+        with machine_faults(str(written)):
+            raw = parse_json(written.read_text())
     except (OSError, ValueError) as error:
         raise IntegrityError(ErrorKind.STORE_CORRUPT, str(written), f"is not JSON: {error}") from error
     seen = raw.pop("schema", None) if isinstance(raw, dict) else None

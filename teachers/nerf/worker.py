@@ -20,6 +20,7 @@ from storage.errors import IntegrityError, PipelineError
 from storage.freed_memory import reuse_freed_memory
 from storage.kinds import Kind
 from storage.plain_json import parse_json
+from storage.stores.integrity import machine_faults
 from storage.stores.versioned import Home, Materialized
 from teachers.nerf.progress import Progress
 from teachers.nerf.task import KIND_OF, NerfStep, NerfTask, write_result
@@ -43,10 +44,11 @@ def run_task(task: NerfTask, report: Callable[[Mapping[str, Any]], None]) -> dic
     results: dict[str, Materialized] = {}
     error: PipelineError | None = None
     try:
-        home.require(Kind.SCENE, task.scene_key)  # said at once, not after nerfstudio's seconds of imports
-        for step in task.steps:
-            results[step.action] = _run_step(home, task.scene_key, step, report)
-            report(_describe(step.action, results[step.action]))
+        with machine_faults(task.scene_key):
+            home.require(Kind.SCENE, task.scene_key)  # said at once, not after nerfstudio's seconds of imports
+            for step in task.steps:
+                results[step.action] = _run_step(home, task.scene_key, step, report)
+                report(_describe(step.action, results[step.action]))
     except PipelineError as raised:
         error = raised
         raise
@@ -133,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         raw = parse_json(parsed.task_file.read_text())
     except (OSError, ValueError) as error:
-        logger.error("%s: not a JSON task: %s", parsed.task_file, error)  # noqa: TRY400 - one line for people
+        logger.error("%s: no JSON task can be read: %s", parsed.task_file, error)  # noqa: TRY400 - one line for people
         return 2
     return _run_guarded(raw, _log_result)
 

@@ -34,6 +34,7 @@ from storage.ingest.source_files import SourceFiles
 from storage.ingest.time_units import check_time_unit
 from storage.ingest.undistorted_jpeg import plan_camera, undistort_jpeg, undistortion_record
 from storage.scenes.schema import SceneBoxes
+from storage.stores.integrity import machine_faults
 
 _MIN_POSE_STEP_US = 50.0  # an inertial sensor at 20 kHz
 POSE_SOURCE = "rig manifest trajectory, interpolated"
@@ -295,7 +296,7 @@ def _plan(camera: RigCamera, rig: Rig, scene_name: str) -> Undistortion | None:
 
 def _decode_mask(content: bytes, key: str, size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
     try:
-        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+        with machine_faults(key), Image.open(io.BytesIO(content), formats=("PNG",)) as image:
             if image.mode != "L" or (image.height, image.width) != size:
                 message = (
                     f"is {image.height} x {image.width} of mode {image.mode}, want {size} (height, width) of mode L"

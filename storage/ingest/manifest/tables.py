@@ -11,6 +11,7 @@ from jaxtyping import Float, Float32, Int64
 
 from storage.errors import ErrorKind, SourceDataError
 from storage.geometry.transforms import from_rotation_translation, quat_wxyz_to_rotation, rotation_to_quat_wxyz
+from storage.stores.integrity import machine_faults
 
 _POSE = [pa.field(name, pa.float64(), nullable=False) for name in ("x", "y", "z", "qw", "qx", "qy", "qz")]
 _TIME = pa.field("timestamp_us", pa.int64(), nullable=False)
@@ -50,12 +51,13 @@ def read_columns(content: bytes, file: str, schema: pa.Schema) -> Columns:
             non-finite number.
     """
     try:
-        parquet = pq.ParquetFile(pa.BufferReader(content))
-        seen = parquet.schema_arrow
-        wanted = [field for field in schema if field.name in seen.names]
-        _check_fields(seen, schema, file)
-        table = parquet.read(columns=[field.name for field in wanted], use_threads=False)
-    except (pa.ArrowException, OSError) as error:
+        with machine_faults(file):
+            parquet = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+            seen = parquet.schema_arrow
+            wanted = [field for field in schema if field.name in seen.names]
+            _check_fields(seen, schema, file)
+            table = parquet.read(columns=[field.name for field in wanted], use_threads=False)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: a name of a column
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SourceDataError(ErrorKind.FILE_CORRUPT, file, f"cannot be read: {reason}") from error
     columns = {field.name: _values(table[field.name], field, file) for field in wanted}
@@ -115,7 +117,7 @@ def write_columns(path: Path, schema: pa.Schema, columns: Mapping[str, Values]) 
         arrays = [pa.array(columns[field.name], field.type) for field in kept]
     except (pa.ArrowException, TypeError) as error:
         raise ValueError(f"{path.name}: {error}") from error
-    pq.write_table(pa.Table.from_arrays(arrays, schema=kept), path, compression="zstd")
+    pq.write_table(pa.Table.from_arrays(arrays, schema=kept), path, compression="zstd", write_page_checksum=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +154,8 @@ def _check_fields(seen: pa.Schema, schema: pa.Schema, file: str) -> None:
                 continue
             message = f"has no column {field.name!r}, only {seen.names}"
             raise SourceDataError(ErrorKind.TABLE_INVALID, file, message)
+        if (times := seen.names.count(field.name)) > 1:
+            raise SourceDataError(ErrorKind.TABLE_INVALID, file, f"has {times} columns {field.name!r}, want one")
         found = seen.field(field.name).type
         is_text = pa.types.is_string(field.type) and pa.types.is_large_string(found)
         if found != field.type and not is_text:

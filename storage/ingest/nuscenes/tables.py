@@ -14,9 +14,10 @@ from typing import Any
 
 from PIL import Image
 
-from storage.errors import ErrorKind, SourceDataError
+from storage.errors import ErrorKind, PipelineError, SourceDataError
 from storage.keys import check_name
 from storage.plain_json import parse_json
+from storage.stores.integrity import machine_faults
 
 TABLES = (
     "attribute",
@@ -227,8 +228,9 @@ def _load_devkit(root: Path, version: str, missing: tuple[str, ...]) -> Any:  # 
             return [] if table_name in missing else super().__load_table__(table_name)
 
     try:
-        return Tolerant(version=version, dataroot=str(root), verbose=False)
-    except MemoryError:
+        with machine_faults(str(root)):
+            return Tolerant(version=version, dataroot=str(root), verbose=False)
+    except PipelineError:
         raise
     except Exception as error:  # whatever broke inside: the tables are to blame, and are looked through for the reason
         _explain(root, version, missing)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from storage.errors import ErrorKind, SourceDataError
 from storage.geometry.distortion import UndistortionMap
+from storage.stores.integrity import machine_faults
 
 CAMERA_CLASSES = (
     "TYPE_UNDEFINED",
@@ -74,7 +75,7 @@ def decode_panoptic(png: bytes, size: tuple[int, int], key: str) -> UInt16[np.nd
         SourceDataError: If the file is anything else.
     """
     try:
-        with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
+        with machine_faults(key), Image.open(io.BytesIO(png), formats=("PNG",)) as image:
             if (image.height, image.width) != size or image.mode not in ("I;16", "I"):
                 message = f"labels are {image.height} x {image.width} of mode {image.mode}, want {size} of 16 bits"
                 raise SourceDataError(ErrorKind.IMAGE_INVALID, key, message)

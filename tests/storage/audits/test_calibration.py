@@ -19,14 +19,15 @@ from storage.audits.calibration import (
     look_at,
     small_changes,
 )
-from storage.audits.calibration_evidence import Evidence
+from storage.audits.calibration_evidence import Evidence, RangeJumps
 from storage.audits.calibration_picture import Suspect, calibration_picture, suspect_of
 from storage.audits.finding import Finding
 from storage.audits.misplaced_cameras import MisplacedCameras
 from storage.audits.stored_versions import audit_geometry
 from storage.audits.trial_scenes import TrialScene
+from storage.geometry.cameras import project_camera
 from storage.geometry.distortion import LensDistortion
-from storage.geometry.transforms import apply_se3, compose
+from storage.geometry.transforms import apply_se3, compose, invert_se3
 from storage.ingest.run import ingest_scene
 from storage.ingest.source import register_source
 from storage.ingest.source_config import SourceConfig
@@ -228,8 +229,8 @@ def test_the_picture_shows_the_change_that_puts_an_error_right(procedural, monke
     def panels() -> np.ndarray:
         with Image.open(io.BytesIO(calibration_picture(reader, suspect))) as picture:
             drawn = np.asarray(picture).astype(np.float64)
-        assert drawn.shape[1] == SIZE[1]
-        return drawn.reshape(2, -1, *drawn.shape[1:])[:, -SIZE[0] :]
+        assert drawn.shape[1] == 3 * SIZE[1]  # so small an image is enlarged
+        return drawn.reshape(2, -1, *drawn.shape[1:])[:, -3 * SIZE[0] :]
 
     right = panels()
     monkeypatch.setattr(reader, "error", small_changes(1.5)[name])
@@ -261,6 +262,43 @@ class Empty(Recording):
 
     def lidar_points(self, frame_index: int) -> np.ndarray:
         return np.zeros((0, 4), np.float32)
+
+
+@pytest.mark.parametrize(("num_beams", "is_proved"), [(1, False), (12, True)], ids=["one bridge", "many edges"])
+def test_one_long_edge_between_two_beams_proves_nothing(num_beams, is_proved):
+    """All jumps along a bridge are as far below its edge as each other: it lies anywhere between the same two beams."""
+    front, frames, azimuth = CAMERAS[1], range(8), np.radians(np.linspace(-25, 25, 200))
+    poses = np.tile(np.eye(4), (len(frames), 1, 1))
+    poses[:, 0, 3] = frames
+    reader = Recording.__new__(Recording)
+    reader.camera_names, reader.hidden, reader._sizes = (front.name,), None, [SIZE]
+    reader._fisheye = np.full((1, 4), np.nan)
+    reader._arrays = {
+        "timestamp_us": 500_000 * np.arange(len(frames)),
+        "camera_timestamp_us": 500_000 * np.arange(len(frames))[:, None],
+        "intrinsics": front.intrinsics(*SIZE)[None],
+        "camera_to_ego": front.camera_to_ego()[None],
+        "lidar_to_ego": lidar_to_ego(),
+        "ego_to_world": poses,
+        "camera_ego_to_world": poses[:, None],
+    }
+
+    def bridge(elevation_deg: float) -> np.ndarray:
+        rise = np.full_like(azimuth, np.tan(np.radians(elevation_deg)))
+        return lidar_to_ego()[:3, 3] + 30 * np.stack([np.cos(azimuth), np.sin(azimuth), rise], axis=-1)
+
+    rows, edges, evidence = np.arange(SIZE[0])[:, None] + 0.5, np.zeros((2, *SIZE), np.float32), Evidence()
+    for beam in range(num_beams):
+        pixels = project_camera(
+            apply_se3(invert_se3(reader.camera_to_reference_ego(0, 0)), bridge(beam + 1.2)), reader.intrinsics(0), None
+        )[0][::-1]
+        edge = np.interp(np.arange(SIZE[1]) + 0.5, *pixels.T)
+        edges[1] = np.maximum(edges[1], np.exp(-((rows - edge) ** 2) / 8))
+    for frame in frames:
+        hit, passed = (np.concatenate([bridge(beam + up) for beam in range(num_beams)]) for up in (0.3, 1.3))
+        evidence.jumps[frame], evidence.edges[frame, 0] = RangeJumps(hit=hit, passed=passed), edges
+    name, gain = fit_together(look_at(reader, frames, evidence)).best_change
+    assert (gain.at_least > 1.0) == is_proved, f"{name}: {gain}"
 
 
 def test_without_range_jumps_nothing_passes_and_nothing_fails(procedural):

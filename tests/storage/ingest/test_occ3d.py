@@ -1,5 +1,7 @@
 """Occ3D labels: what is written is read, the real file is read, and what is broken is named."""
 
+import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -106,5 +108,16 @@ def test_pickled_objects_are_not_loaded(tmp_path: Path) -> None:
     path = tmp_path / "labels.npz"
     np.savez(path, semantics=np.array([{}], dtype=object), mask_lidar=np.zeros(1), mask_camera=np.zeros(1))
     with pytest.raises(SourceDataError) as caught:
+        read_labels(path)
+    assert caught.value.kind is ErrorKind.FILE_CORRUPT
+
+
+def test_an_array_that_claims_more_than_it_holds_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "labels.npz"
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (1 << 50,)})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("semantics.npy", header.getvalue() + b"x")
+    with pytest.raises(SourceDataError, match="no readable archive") as caught:
         read_labels(path)
     assert caught.value.kind is ErrorKind.FILE_CORRUPT

@@ -59,6 +59,16 @@ def test_a_failed_gate_names_what_was_missed() -> None:
     assert caught.value.kind is ErrorKind.TARGET_GATE_FAILED
 
 
+def test_a_failed_gate_says_once_what_to_do() -> None:
+    advised = {**BAD, "hint": "look at the picture"}
+    found = record(False, depth=advised, sky=advised, psnr={**GOOD, "hint": "nothing to do"})
+    assert found is not None
+    with pytest.raises(MissingTargetError, match=r"depth is .*; sky is .*\(CAM_1\); look at the picture \[") as caught:
+        found.require_passed("x/y")
+    assert caught.value.message.count("look at") == 1
+    assert "nothing to do" not in caught.value.message
+
+
 def test_a_gate_vouches_for_the_content_that_it_judged() -> None:
     metrics = {"psnr": 21.0, "quality": {"passed": True, "checks": {"psnr": GOOD}}}
     judged = vouching(metrics, "a" * 64)

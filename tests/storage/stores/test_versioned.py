@@ -1,5 +1,6 @@
 import errno
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -316,6 +317,24 @@ def test_what_was_never_made_is_missing(home):
     materialize_arrays(home, provenance(), write_numbers(1.0))
     with pytest.raises(MissingTargetError, match="000000000000"):
         home.require(KIND, PARTITION, "0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("lost", "told"),
+    [
+        (f"stores/{KIND}/{PARTITION}", "was made and is lost"),
+        (f"stores/{KIND}/{PARTITION}/records", "was made and is lost"),
+        (f"stores/{KIND}/{PARTITION}/refs/branch.current", "lost which of them is in use"),
+    ],
+    ids=["store", "record", "pointer"],
+)
+def test_what_was_lost_is_not_said_to_have_never_been(home, lost, told):
+    materialize_arrays(home, provenance(), write_numbers(1.0))
+    shutil.rmtree(home.root / lost)
+    with pytest.raises(MissingTargetError, match=told):
+        home.require(KIND, PARTITION)
+    materialize_arrays(home, provenance(), write_numbers(1.0))
+    np.testing.assert_array_equal(numbers(home, home.require(KIND, PARTITION)), np.full((4, 3), 1.0))
 
 
 def test_looking_creates_nothing(home):

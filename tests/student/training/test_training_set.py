@@ -169,7 +169,9 @@ def test_a_failed_audit_leaves_a_scene_out_with_the_value(shared_world: Any, stu
     made = shared_world.freeze("audited", student_config, **scenes, on_failed_gate="leave_out")
     reuse(shared_world.home, shared_world.home.provenance(sound))
     reason = "did not pass its quality gate: gain_of_changing_rig is 1.07, want 1 (turn z +0.75 degree)"
-    assert made.metrics["left_out"] == {"yard.b": f"scene_audit {reason}"}
+    (left_out,) = made.metrics["left_out"].items()
+    assert left_out[0] == "yard.b"
+    assert left_out[1].startswith(f"scene_audit {reason}; look at camera.jpg")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from PIL import Image
 from storage.audits.scene_audit import audit_scene
 from storage.errors import ErrorKind, SourceDataError
 from storage.ingest.manifest.manifest import find_problems, load_manifest, parse_manifest
+from storage.ingest.manifest.tables import POSES, pose_columns, read_columns, write_columns
 from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.run import ingest_scene
 from storage.ingest.source import list_scenes, load_source
@@ -427,3 +428,29 @@ def test_a_file_that_changes_after_it_was_hashed_is_refused(recording, recording
         ingest_scene(recording_home, KEY, on_progress=change)
     assert (caught.value.kind, caught.value.key) == (ErrorKind.DIGEST_MISMATCH, f"stand-1/{file}")
     assert recording_home.versions() == []
+
+
+def test_no_flipped_bit_of_a_table_is_read_as_another_value(tmp_path):
+    path, random = tmp_path / "poses.parquet", np.random.default_rng(0)
+    columns = {"timestamp_us": np.arange(40), **pose_columns(np.tile(np.eye(4), (40, 1, 1)))}
+    columns["x"] = random.normal(size=40)
+    write_columns(path, POSES, columns)
+    whole, refused = path.read_bytes(), 0
+    for place in range(0, len(whole), 11):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << int(random.integers(8))
+        try:
+            read = read_columns(bytes(flipped), path.name, POSES)
+        except SourceDataError:
+            refused += 1
+            continue
+        for name, values in columns.items():
+            np.testing.assert_array_equal(read[name], values)
+    assert refused > 100
+
+
+def test_a_column_that_is_there_twice_is_refused():
+    doubled = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_arrays([pa.array([1]), pa.array([2])], ["timestamp_us", "timestamp_us"]), doubled)
+    with pytest.raises(SourceDataError, match="has 2 columns 'timestamp_us', want one"):
+        read_columns(doubled.getvalue().to_pybytes(), "poses.parquet", POSES)
