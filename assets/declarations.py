@@ -65,16 +65,17 @@ def shown_only(asset: str) -> dg.AssetDep:
 def kubernetes_tags(work: Work, *, accelerator: bool) -> dict[str, Any]:
     """Return the tags of a step for the executor ``kubernetes``: the memory and the accelerator of its pod.
 
-    Requests equal limits, so that no neighbour on the node can take the memory of a fit.
+    The memory requested is the limit, so that no neighbour on the node can take that of a fit. An accelerator is only
+    limited: Kubernetes requests what is limited, and refuses any other number.
 
     Args:
         work: Kind of work.
         accelerator: Whether it uses one if there is one.
     """
-    resources: dict[str, str] = {"memory": MEMORY[work]}
+    limits: dict[str, str] = {"memory": MEMORY[work]}
     if accelerator:
-        resources["nvidia.com/gpu"] = "1"
-    wanted = {"limits": resources, "requests": {"cpu": "2", **resources}}
+        limits["nvidia.com/gpu"] = "1"
+    wanted = {"limits": limits, "requests": {"cpu": "2", "memory": MEMORY[work]}}
     return {"dagster-k8s/config": {"container_config": {"resources": wanted}}}
 
 

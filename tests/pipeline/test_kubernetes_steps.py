@@ -119,6 +119,8 @@ def test_each_step_asks_for_memory_and_those_on_an_accelerator_for_one(launcher:
     asked = {name: container_of(render(launcher, dict(tags)))["resources"] for name, tags in steps.items()}
     assert {name for name, resources in asked.items() if "nvidia.com/gpu" in resources["limits"]} == ON_ACCELERATOR
     assert all(resources["limits"]["memory"] == resources["requests"]["memory"] for resources in asked.values())
+    # A number of its own would keep DISTILLNERF_KUBERNETES_STEPS from limiting another one.
+    assert all("nvidia.com/gpu" not in resources["requests"] for resources in asked.values())
     assert asked["student_checkpoint"]["limits"] == {"memory": "48Gi", "nvidia.com/gpu": "1"}
     assert asked["scene"]["limits"] == {"memory": "12Gi"}
 
