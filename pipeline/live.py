@@ -55,7 +55,7 @@ class CalibratedCamera:
     Attributes:
         intrinsics: Intrinsics in pixels of the image, whose corner is (0, 0).
         camera_to_ego: Transform from the camera (OpenCV axes) at its own exposure to the ego frame at the reference
-            time.
+            time. z = 0 of the ego frame is the ground.
         fisheye: Lens coefficients k1 to k4, None for a pinhole.
         is_valid: Whether each pixel shows the world, rather than the vehicle; None if all do.
     """
