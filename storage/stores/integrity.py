@@ -37,6 +37,9 @@ _UNAVAILABLE = {
     errno.ETIMEDOUT: ErrorKind.IO_FAILED,
 }
 _OS_ERROR = re.compile(r"os error (\d+)")  # how Rust, and so Icechunk and safetensors, spells a number of the system
+_BROKEN_LINE = re.compile(
+    r"\s*\n *\| (?=\S)"
+)  # Icechunk breaks its lines as a terminal would, within a number's name too
 
 
 _OUTAGE = re.compile(
@@ -63,7 +66,7 @@ def machine_fault(key: str, error: BaseException) -> PipelineError | None:
             return OutOfCapacityError(ErrorKind.OUT_OF_CAPACITY, key, _of_system(seen, number))
         if number in _UNAVAILABLE:
             return HomeUnavailableError(_UNAVAILABLE[number], key, _of_system(seen, number))
-        if isinstance(seen, icechunk.IcechunkError) and _OUTAGE.search(str(seen)):
+        if isinstance(seen, icechunk.IcechunkError) and _OUTAGE.search(_text(seen)):
             return unreachable(key, seen)
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return None
@@ -157,13 +160,17 @@ def unreachable(key: str, error: BaseException) -> StoreUnreachableError:
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text that says anything."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return next((line.strip() for line in _text(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _text(error: BaseException) -> str:
+    return _BROKEN_LINE.sub(" ", str(error))
 
 
 def _system_number(error: BaseException) -> int | None:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    found = _OS_ERROR.search(str(error))
+    found = _OS_ERROR.search(_text(error))
     return int(found[1]) if found else None
 
 

@@ -110,14 +110,27 @@ class ArrayRepository:
 
     @contextmanager
     def _reading(self, key: str) -> Iterator[None]:
-        """Read by Icechunk; in a bucket, what it calls lost is damage only if it is lost indeed."""
+        """Read by Icechunk; what it calls lost is damage only if it is lost indeed."""
         try:
             with reading(key):
                 yield
         except IntegrityError as error:
-            if not self.objects.is_local and isinstance(error.__cause__, icechunk.IcechunkError):
-                self._doubt(key, error.__cause__)
+            if isinstance(error.__cause__, icechunk.IcechunkError):
+                doubt = self._doubt_folder if self.objects.is_local else self._doubt
+                doubt(key, error.__cause__)
             raise
+
+    def _doubt_folder(self, key: str, error: BaseException) -> None:
+        """Raise if a snapshot that Icechunk calls missing cannot be opened: it says so for want of descriptors too.
+
+        Raises:
+            OutOfCapacityError: If nothing can be opened.
+            HomeUnavailableError: If the disk does not give it.
+        """
+        with reading(key):
+            for name in self.objects.sizes("snapshots"):
+                if name in str(error):
+                    self.objects.read(f"snapshots/{name}")
 
     def _doubt(self, key: str, error: BaseException, record: ContentRecord | None = None) -> None:
         """Raise unless a bucket answers and lacks an object: Icechunk calls a snapshot missing whose server is down.
@@ -420,8 +433,9 @@ class ArrayRepository:
         """Begin a version on a branch of its own, which is dropped if the body fails; the caller holds the lock."""
         self.collect()
         repository, branch = self._repository(), f"{_DRAFT}{uuid.uuid4().hex[:12]}"
-        parent = repository.lookup_branch(_MAIN)
-        repository.create_branch(branch, parent)
+        with self._reading(self.key):
+            parent = repository.lookup_branch(_MAIN)
+            repository.create_branch(branch, parent)
         before, stop_syncing = self.objects.sizes("chunks"), self.objects.sync_ahead("chunks")
         try:
             session = repository.writable_session(branch)

@@ -50,6 +50,12 @@ MACHINE = [
         ErrorKind.OUT_OF_CAPACITY,
     ),
     (icechunk.IcechunkError("x\n| Too many open files (os error 24)"), OutOfCapacityError, ErrorKind.OUT_OF_CAPACITY),
+    (
+        icechunk.IcechunkError("  x Unable to open file a: Too many open files (os\n  | error 24)\n  | \n  | context:"),
+        OutOfCapacityError,
+        ErrorKind.OUT_OF_CAPACITY,
+    ),
+    (icechunk.IcechunkError("x Input/output error (os error\n  | 5)\n"), HomeUnavailableError, ErrorKind.IO_FAILED),
     (PanicException('Other("Input/output error (os error 5)")'), HomeUnavailableError, ErrorKind.IO_FAILED),
 ]
 

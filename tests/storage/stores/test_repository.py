@@ -1,5 +1,6 @@
 """A store whose branches, snapshots or manifests are lost: that is said, mended if it can be, and never made worse."""
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from storage.errors import HomeUnavailableError, IntegrityError, OutOfCapacityError, PipelineError
+from storage.stores.objects import LocalObjects
 from storage.stores.provenance import Provenance
 from storage.stores.repository import ArrayRepository
 from storage.stores.verification import verify_home
@@ -186,3 +188,23 @@ def test_a_recorded_version_outlives_an_error_on_its_way_to_a_branch(home, three
     assert again.reused
     np.testing.assert_array_equal(home.open_arrays(again.version)["numbers"][...], numbers(3))
     assert {f.finding for f in verify_home(home)} == {"whole"}
+
+
+@pytest.mark.parametrize(("can_open", "wanted"), [(False, OutOfCapacityError), (True, IntegrityError)])
+def test_a_snapshot_that_cannot_be_opened_is_not_called_lost(home, monkeypatch, can_open, wanted):
+    """Icechunk says of a parent that it cannot open for want of file descriptors that there is none."""
+    publish(home, 0)
+
+    def create_branch(self, branch, parent):
+        monkeypatch.setattr(LocalObjects, "read", read if can_open else cannot_open)
+        raise icechunk.IcechunkError(f"x snapshot not found: `{parent}`")
+
+    def cannot_open(self, name):
+        assert name.startswith("snapshots/")
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    read = LocalObjects.read
+    monkeypatch.setattr(icechunk.Repository, "create_branch", create_branch)
+    with pytest.raises(wanted) as caught:
+        publish(home, 1)
+    assert type(caught.value) is wanted
