@@ -17,7 +17,7 @@ from student.losses.total import Losses
 from student.training.processes import Processes
 from student.training.step import TrainingStep
 
-ALONE = Processes(rank=0, count=1, device=torch.device("cpu"))
+ALONE = Processes(rank=0, count=1, is_first_of_machine=True, device=torch.device("cpu"))
 
 
 def without_chance(config: StudentConfig, **runtime: Any) -> StudentConfig:
