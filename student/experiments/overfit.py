@@ -99,7 +99,9 @@ class Overfit:
         """Fit, and return whether both figures were reached."""
         config = self.student()
         batch = self._frame(config)
-        training = TrainingStep(config, Processes(rank=0, count=1, device=torch.device(self.device)))
+        training = TrainingStep(
+            config, Processes(rank=0, count=1, is_first_of_machine=True, device=torch.device(self.device))
+        )
         _start_from_colours(training.model)
         batch = batch.to(self.device)
         began = time.perf_counter()

@@ -34,7 +34,7 @@ def test_forty_steps_are_as_recorded(
     config = replace(student_config, fit=replace(student_config.fit, optimizer=optimizer))
     shared_world.freeze("golden", config, validation_scenes=())
     data = FrameDataset(shared_world.home, load_training_set(shared_world.home, "golden"), "train", config.data)
-    training = TrainingStep(config, Processes(rank=0, count=1, device=torch.device("cpu")))
+    training = TrainingStep(config, Processes(rank=0, count=1, is_first_of_machine=True, device=torch.device("cpu")))
     batches = iter(TrainingLoader(data, batch_size=1, seed=0))
     curve = [
         training.take(next(batches), step=step, rate=learning_rate(optimizer, step, step / NUM_STEPS)).total.item()
