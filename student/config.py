@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
+from storage.config_json import added_later
 from storage.geometry.in_image import LIDAR_NEAR_M
 from storage.kinds import FEATURE_SOURCES, Kind, features_kind
 from student.model.config import ModelConfig, OccupancyHeadConfig
@@ -255,7 +256,7 @@ class FitRuntime:
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    processes: int = 1
+    processes: int = added_later(1)
     num_workers: int = 0
     accumulation_steps: int = 1
     recompute_activations: bool = False

@@ -59,7 +59,7 @@ def test_keyframes_are_half_a_second_apart():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rig": "airside"}, "fisheyes"),
+        ({"rig": "airside"}, "other cameras than nuScenes"),
         ({"camera_sweep_rate_hz": 5.0}, "multiple"),
         ({"camera_sweep_rate_hz": 2.0}, "multiple"),
         ({"lidar_sweep_rate_hz": 60.0}, "lidar_sweep_rate_hz"),

@@ -131,7 +131,7 @@ def test_activations_are_recomputed_where_the_run_says_so(batch: TrainingBatch, 
 def test_a_batch_that_cannot_be_cut_is_refused(batch: TrainingBatch, student_config: StudentConfig) -> None:
     with pytest.raises(ValueError, match="3 equal parts"):
         batch.parts(3)
-    with pytest.raises(ValueError, match="cannot be accumulated in 3 equal parts"):
+    with pytest.raises(ValueError, match="cannot be shared by 1 processes, each in 3 equal parts"):
         without_chance(student_config, accumulation_steps=3)
 
 
