@@ -118,12 +118,13 @@ def test_copies_of_states_of_what_is_published_go_from_a_bucket(bucket) -> None:
     home = Home(f"s3://{bucket.name}/home")
     publish(home)
     (version,) = home.versions("model", "tiny.a")
+    work = home.work_folder("model", "tiny.a").relative_to(home.root).as_posix()
     for digest in (version.digest, "f" * 64):
-        home.objects.write(f"work/model/tiny.a/{digest}/step-2/state", b"1234")
-    place = f"{home.address}/work/model/tiny.a/{version.digest}"
+        home.objects.write(f"{work}/{digest}/step-2/state", b"1234")
+    place = f"{home.address}/{work}/{version.digest}"
     before = {found.key for found in bucket.objects.all()}
     for dry_run in (True, False):
         found = [(piece.sort, piece.place, piece.num_bytes) for piece in sweep(home, dry_run=dry_run)]
         assert found == [("finished work", place, 4)]
     gone = before - {found.key for found in bucket.objects.all()}
-    assert gone == {f"home/work/model/tiny.a/{version.digest}/step-2/state"}
+    assert gone == {f"home/{work}/{version.digest}/step-2/state"}
