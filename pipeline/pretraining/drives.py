@@ -15,38 +15,30 @@ _RIGS: tuple[RigName, ...] = ("nuscenes", "drawn", "drawn", "airside", "drawn")
 
 def drive(index: int) -> ProceduralConfig:
     """Return the drive number ``index`` to learn from: a street and an apron of one rig."""
-    rig = _RIGS[index % len(_RIGS)]
-    return ProceduralConfig(
-        dataset=f"pretrain-{index:04d}",
-        num_scenes=SCENES_PER_DRIVE,
-        airside_share=0.5,
-        frames_per_scene=FRAMES_PER_SCENE,
-        seed=_FIRST_SEED + index,
-        rig=rig,
-        source_format="nuscenes" if rig == "nuscenes" else "manifest",
-        weather=WeatherConfig(wet_share=0.25, thin_structures=index % 2 == 1),
-    )
+    weather = WeatherConfig(wet_share=0.25, thin_structures=index % 2 == 1)
+    return _drive(f"pretrain-{index:04d}", _FIRST_SEED + index, _RIGS[index % len(_RIGS)], weather=weather)
 
 
 def held_out_drive() -> ProceduralConfig:
     """Return the drive that the student is judged on while it learns: two streets and two aprons of the usual rig."""
-    return ProceduralConfig(
-        dataset="pretrain-held-out",
-        num_scenes=HELD_OUT_SCENES,
-        airside_share=0.5,
-        frames_per_scene=FRAMES_PER_SCENE,
-        seed=_HELD_OUT_SEED,
-    )
+    return _drive("pretrain-held-out", _HELD_OUT_SEED, "nuscenes", num_scenes=HELD_OUT_SCENES)
 
 
 def unseen_rig(index: int) -> ProceduralConfig:
     """Return drive number ``index`` of those that tell how a student does by rigs that it never saw."""
+    return _drive(f"unseen-rig-{index:04d}", _UNSEEN_RIGS_SEED + index, "drawn")
+
+
+def _drive(
+    dataset: str, seed: int, rig: RigName, *, num_scenes: int = SCENES_PER_DRIVE, weather: WeatherConfig | None = None
+) -> ProceduralConfig:
     return ProceduralConfig(
-        dataset=f"unseen-rig-{index:04d}",
-        num_scenes=SCENES_PER_DRIVE,
+        dataset=dataset,
+        num_scenes=num_scenes,
         airside_share=0.5,
         frames_per_scene=FRAMES_PER_SCENE,
-        seed=_UNSEEN_RIGS_SEED + index,
-        rig="drawn",
-        source_format="manifest",
+        seed=seed,
+        rig=rig,
+        source_format="nuscenes" if rig == "nuscenes" else "manifest",
+        weather=weather or WeatherConfig(),
     )

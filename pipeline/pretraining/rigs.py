@@ -3,7 +3,6 @@
 Nothing but the recording is made of such a drive, so it takes seconds where a drive to learn from takes a minute.
 """
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,8 +21,6 @@ from storage.stores.versioned import Home
 from student.data.lidar import rasterise_lidar
 from student.evaluation.baselines import ground_plane_depth
 from student.metrics import depth_scores
-
-logger = logging.getLogger(__name__)
 
 _FAR_M = 80.0
 
@@ -70,7 +67,8 @@ def judge_on_rigs(home: Home, config: PipelineConfig, student: Student, drives: 
 
 def score_scene(scene: SceneReader, key: SceneKey, student: Student) -> RigScore:
     """Score a student on the first and last frame of a scene; any scene with LiDAR will do."""
-    predicted, flat, truth, rigs = [], [], [], []
+    cameras = range(scene.num_cameras)
+    predicted, flat, truth = [], [], []
     for frame in sorted({0, scene.num_frames - 1}):
         images, rig = recorded_moment(scene, frame)
         with torch.inference_mode():
@@ -80,15 +78,14 @@ def score_scene(scene: SceneReader, key: SceneKey, student: Student) -> RigScore
             truth.append(_lidar(scene, frame, camera, own, size))
             flat.append(_ground(scene, camera, own, size))
         predicted.extend(depth)
-        rigs.append(rig)
     found, true = np.stack(predicted), np.stack(truth)
     with np.errstate(invalid="ignore"):
         is_scored = np.isfinite(found) & (true < _FAR_M)
     return RigScore(
         scene=str(key),
-        cameras=len(rigs[0]),
-        focal_share=float(np.median([scene.intrinsics(c)[0, 0] / scene.image_size(c)[1] for c in range(len(rigs[0]))])),
-        height_m=float(np.median([own.camera_to_ego[2, 3] for own in rigs[0]])),
+        cameras=len(cameras),
+        focal_share=float(np.median([scene.intrinsics(c)[0, 0] / scene.image_size(c)[1] for c in cameras])),
+        height_m=float(np.median([scene.camera_to_ego(c)[2, 3] for c in cameras])),
         abs_rel=depth_scores(found, true, clip=False, maximum=_FAR_M).abs_rel,
         ratio=float(np.median(found[is_scored] / true[is_scored])),
         abs_rel_flat=depth_scores(np.stack(flat), true, clip=False, maximum=_FAR_M).abs_rel,

@@ -55,11 +55,10 @@ def is_held_out(key: str) -> bool:
 
 
 def record(home: Home, config: PipelineConfig, procedural: ProceduralConfig) -> list[SceneKey]:
-    """Record a drive, ingest its scenes and resize their images, as far as that is not done."""
+    """Record a drive and ingest its scenes, as far as that is not done."""
     keys = generate_dataset(home, _recordings(home) / procedural.dataset, procedural)
     for key in keys:
         ingest_scene(home, key, config.ingest)
-        resize_scene_images(home, key, config.input_images)
     return keys
 
 
@@ -68,6 +67,7 @@ def _recordings(home: Home) -> Path:
 
 
 def _teach(home: Home, config: PipelineConfig, key: SceneKey) -> None:
+    resize_scene_images(home, key, config.input_images)
     views = config.virtual_views
     exact = ExactTeacherConfig(
         depth_size=config.teacher_depth.size,

@@ -188,7 +188,7 @@ def _freeze_scenes(
         versions = {kind: home.require(kind, key) for kind in (Kind.SCENE, *sorted({*config.kinds} - {Kind.SCENE}))}
         audit = _audit_of(home, versions[Kind.SCENE], config)
         try:
-            _judge(home, versions, audit, config)
+            scene = _judge(home, versions, audit, config)
         except MissingTargetError as error:
             was_judged = error.kind in (ErrorKind.TARGET_GATE_FAILED, ErrorKind.TARGET_UNSOUND)
             if config.on_failed_gate == "refuse" or key not in config.train_scenes or not was_judged:
@@ -196,7 +196,7 @@ def _freeze_scenes(
             left_out[key] = f"{error.key.partition('/')[0]} {error.message}"
             refusal = refusal or error
         else:
-            scenes.append(_freeze_scene(home, key, config, versions, audit))
+            scenes.append(_freeze_scene(scene, key, config, versions, audit))
         if on_progress is not None:
             on_progress("scenes", number / len(keys), {"scene": number, "left_out": len(left_out)})
     if refusal is not None and len(left_out) == len(config.train_scenes):
@@ -206,8 +206,8 @@ def _freeze_scenes(
 
 def _judge(
     home: Home, versions: Mapping[str, StoreVersion], audit: StoreVersion | None, config: TrainingSetConfig
-) -> None:
-    """Refuse what failed its gate, is not what the gate saw, does not fit its scene, or cannot be as physics goes."""
+) -> SceneReader:
+    """Return the scene; refuse what failed its gate, is not what the gate saw, does not fit it, or cannot be."""
     for version in versions.values():
         if version.form is not StoreForm.ARRAYS:
             raise MissingTargetError(ErrorKind.TARGET_MISSING, _key_of(version), "is no array store")
@@ -230,16 +230,17 @@ def _judge(
             )
     for version in judged.values():
         _require_physics(home, version, scene)
+    return scene
 
 
 def _freeze_scene(
-    home: Home,
+    scene: SceneReader,
     key: str,
     config: TrainingSetConfig,
     versions: Mapping[str, StoreVersion],
     audit: StoreVersion | None,
 ) -> FrozenScene:
-    num_frames, num_cameras = _count(home.open_arrays(versions[Kind.SCENE]), Kind.SCENE)
+    num_frames = scene.num_frames
     is_training = key in config.train_scenes
     stride = config.held_out_stride
     held_out = held_out_frames(num_frames, every=stride) if is_training else ()
@@ -247,7 +248,7 @@ def _freeze_scene(
     return FrozenScene(
         key=key,
         num_frames=num_frames,
-        num_cameras=num_cameras,
+        num_cameras=scene.num_cameras,
         train_frames=train,
         validation_frames=tuple(f for f in range(num_frames) if f not in train),
         stores={**versions, **({} if audit is None else {Kind.SCENE_AUDIT: audit})},
