@@ -197,7 +197,8 @@ class HomeSelection:
         """
         if not self.train_scenes:
             raise ValueError(
-                "no scenes to learn from are chosen yet: name train_scenes, or run 'distillnerf run' first"
+                "no scenes to learn from are chosen yet, and feature bases and students are made of them; 'distillnerf "
+                "run' chooses them, or --train-scenes of 'distillnerf train', or train_scenes in a run's configuration"
             )
         return self.train_scenes
 

@@ -58,16 +58,20 @@ class Validate(ConfiguredCommand):
         refused: list[SourceDataError] = []
         keys = list_scenes(source, on_rejected=refused.append)
         wanted = expand_splits(source, self.scenes) or [key.scene_name for key in keys]
-        reports = [{"scene": error.key, "checks": [_refused(error)]} for error in refused if not self.scenes]
+        reports: list[dict[str, Any]] = []
+
+        def report(scene: str, checks: list[dict[str, Any]]) -> None:
+            reports.append({"scene": scene, "checks": checks})
+            if not self.json:
+                console.print(table_of(scene, checks))
+
+        for error in refused if not self.scenes else ():
+            report(error.key, [_refused(error)])
         for name in wanted:
             with tempfile.TemporaryDirectory(prefix="distillnerf-validate-", dir=self.scratch) as folder:
                 home = Home(Path(folder))
                 register_source(home, source)
-                reports.append(
-                    {"scene": f"{source.dataset}.{name}", "checks": _check(home, source.dataset, name, config)}
-                )
-                if not self.json:
-                    console.print(table_of(reports[-1]["scene"], reports[-1]["checks"]))
+                report(f"{source.dataset}.{name}", _check(home, source.dataset, name, config))
         if self.json:
             sys.stdout.write(json.dumps(reports) + "\n")
         failed = [r["scene"] for r in reports if any(check["outcome"] == "failed" for check in r["checks"])]

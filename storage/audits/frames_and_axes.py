@@ -31,7 +31,9 @@ def audit_axes(reader: SceneReader) -> list[Finding]:
     direction, travelled = driving_direction(reader)
     off_axis = abs(math.degrees(math.remainder(direction, math.pi)))
     backwards = math.cos(direction) < 0 if math.isfinite(direction) else False
-    where = f"{travelled:.1f} m driven" if not math.isnan(direction) else f"stands still: {travelled:.1f} m driven"
+    where = f"{travelled:.1f} m driven straight on"
+    if math.isnan(direction):
+        where = f"stands still, or only turns: {where}"
     tilt, height, num_frames = up_of_ground(reader)
     return [
         Finding(

@@ -25,7 +25,7 @@ def scene_facts(home: Home, version: StoreVersion) -> list[Finding]:
     """
     reader, metrics = SceneReader(home.open_arrays(version), version), home.metrics(version)
     number, duration = reader.num_frames, float(metrics["duration_s"])
-    rate = (number - 1) / duration if duration else float("nan")
+    rate = f", {(number - 1) / duration:.2g} Hz" if duration else ""
     offsets = [
         abs(reader.camera_timestamp_us(frame, camera) - reader.timestamp_us(frame)) * 1e-6
         for frame in range(number)
@@ -33,7 +33,7 @@ def scene_facts(home: Home, version: StoreVersion) -> list[Finding]:
     ]
     worst = int(np.argmax(offsets))
     return [
-        _fact("frames", number, 10, "at_least", f"of {reader.num_cameras} cameras, {duration:.1f} s, {rate:.2g} Hz"),
+        _fact("frames", number, 10, "at_least", f"of {reader.num_cameras} cameras, {duration:.1f} s{rate}"),
         _fact("travelled_m", float(metrics["travelled_m"]), 5.0, "at_least", "fields learn depth from parallax"),
         _fact(
             "exposure_off_instant_s",

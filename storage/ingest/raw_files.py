@@ -17,6 +17,14 @@ NUSCENES_POINT_FIELDS = 5  # x, y, z, intensity, ring index: float32 each
 _MAX_RING = 255
 _EXIF_ORIENTATION = 0x0112
 _END_OF_IMAGE = b"\xff\xd9"
+_OTHER_IMAGES = {
+    b"\x89PNG": "a PNG",
+    b"RIFF": "a WebP",
+    b"II*\0": "a TIFF",
+    b"MM\0*": "a TIFF",
+    b"BM": "a BMP",
+    b"GIF8": "a GIF",
+}
 
 
 def resolve_inside(root: Path, relative: str, link_roots: Sequence[Path] = ()) -> Path:
@@ -40,7 +48,7 @@ def resolve_inside(root: Path, relative: str, link_roots: Sequence[Path] = ()) -
         message = f"leads to {resolved}, outside the root {root}; --link-roots allows the folder that holds it"
         raise SourceDataError(ErrorKind.FILE_UNSAFE, relative, message)
     if not resolved.is_file():
-        raise SourceDataError(ErrorKind.FILE_MISSING, relative, f"is named by a table but is not a file under {root}")
+        raise SourceDataError(ErrorKind.FILE_MISSING, relative, f"is not a file below {root}")
     return path
 
 
@@ -84,9 +92,8 @@ def check_jpeg(content: bytes, key: str, *, width: int, height: int, max_pixels:
         # Pillow's own limit is process-wide, and importing nuscenes-devkit lifts it: ours is checked below.
         raise SourceDataError(ErrorKind.IMAGE_INVALID, key, f"{error}; want <= {max_pixels} pixels") from error
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise SourceDataError(
-            ErrorKind.IMAGE_INVALID, key, f"is not a JPEG (begins with {content[:4].hex() or 'nothing'})"
-        ) from error
+        message = f"is not a JPEG but {_kind_of_file(content)}; want JPEG, which a converter makes of it"
+        raise SourceDataError(ErrorKind.IMAGE_INVALID, key, message) from error
     seen_width, seen_height = image.size
     if seen_width * seen_height > max_pixels:
         message = f"claims {seen_width} x {seen_height} pixels, want at most {max_pixels} in all"
@@ -95,13 +102,21 @@ def check_jpeg(content: bytes, key: str, *, width: int, height: int, max_pixels:
         message = f"is {seen_width} x {seen_height} pixels, its table says {width} x {height}"
         raise SourceDataError(ErrorKind.IMAGE_INVALID, key, message)
     if image.mode != "RGB":
-        raise SourceDataError(ErrorKind.IMAGE_INVALID, key, f"has mode {image.mode}, want RGB")
+        raise SourceDataError(
+            ErrorKind.IMAGE_INVALID, key, f"has mode {image.mode}, want RGB: three channels of 8 bits"
+        )
     orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
     if orientation != 1:
         message = f"has EXIF orientation {orientation}, want 1: turn its pixels and its calibration, or drop the tag"
         raise SourceDataError(ErrorKind.IMAGE_INVALID, key, message)
     if (fault := _fault(content)) is not None:
         raise SourceDataError(ErrorKind.FILE_CORRUPT, key, f"{len(content)} bytes do not decode: {fault}")
+
+
+def _kind_of_file(content: bytes) -> str:
+    """Return what a file that is no JPEG seems to be."""
+    found = next((name for start, name in _OTHER_IMAGES.items() if content.startswith(start)), None)
+    return found or f"begins with {content[:4].hex() or 'nothing'}"
 
 
 def _fault(content: bytes) -> str | None:

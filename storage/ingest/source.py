@@ -12,6 +12,7 @@ from typing import Any
 
 from storage.config_json import config_from_json
 from storage.errors import ErrorKind, IntegrityError, SourceDataError, SourceMovedError
+from storage.ingest.recognise import check_format
 from storage.ingest.source_config import SourceConfig, SourceFormat
 from storage.keys import SceneKey
 from storage.plain_json import parse_json
@@ -52,8 +53,9 @@ def usual_source(source_format: SourceFormat, root: Path) -> SourceConfig:
     """Return the source that a folder is taken for: as its manifest says, or under the usual name of its format.
 
     Raises:
-        SourceDataError: If a rig manifest is missing or not valid.
+        SourceDataError: If the folder is of another format, or a rig manifest is missing or not valid.
     """
+    check_format(source_format, root)
     if source_format == "manifest":
         return manifest_source(root)
     dataset, version = _USUAL[source_format]

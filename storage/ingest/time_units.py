@@ -28,9 +28,12 @@ def check_time_unit(timestamp_us: Int64[np.ndarray, " rows"], key: str, *, min_s
     if len(timestamp_us) < 2:
         return
     first, step = float(timestamp_us[0]), float(np.median(np.diff(timestamp_us)))
-    if step <= 0:
+    if step < 0:
         return  # their order is checked elsewhere
-    looks = next((unit for unit, scale in _UNITS.items() if _fits(first / scale, step / scale)), None)
+    # Whole seconds of ten rows a second repeat.
+    looks = next((unit for unit, scale in _UNITS.items() if _fits(first / scale, max(step, 1.0) / scale)), None)
+    if step == 0 and looks is None:
+        return
     if looks is None or _fits(first, step):
         if min_step_us <= step <= _MAX_STEP_US:
             return

@@ -76,7 +76,7 @@ def test_a_retired_scene_is_not_added_again(ticks: Ticks) -> None:
 @pytest.mark.parametrize(
     ("channel", "keep", "complaint"),
     [
-        ("CAM_BACK", None, "is named by a table but is not a file"),
+        ("CAM_BACK", None, "is not a file below"),
         ("CAM_BACK", 0, "is empty so far"),
         ("CAM_BACK", 300, "has no end-of-image marker so far"),
         ("LIDAR_TOP", 30, "ends within a point so far, at byte 30"),

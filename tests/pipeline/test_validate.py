@@ -56,6 +56,15 @@ def test_what_an_ingest_refuses_is_said_in_the_table(recording, capsys, tmp_path
         image.write_bytes(before)
 
 
+def test_a_file_that_names_no_scene_is_said_on_the_console_too(tmp_path, capsys):
+    (tmp_path / "a.tfrecord").write_bytes(b"cut")
+    assert cli.main(["validate", "waymo_v1", str(tmp_path)]) == 1
+    shown = capsys.readouterr().out
+    assert "file_corrupt" in shown
+    assert "a.tfrecord" in shown
+    assert "1 failed; nothing was kept" in shown
+
+
 def test_an_ego_frame_that_floats_is_pointed_at(recording, capsys):
     """An ego frame on the roof: depth, heights and occupancy grids would all take the roof for the ground."""
     path = recording / "rig_manifest.json"

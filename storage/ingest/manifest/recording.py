@@ -213,7 +213,9 @@ class RigManifestRecording:
             return ("",) * num_frames
         missing = [frame for frame, file in enumerate(files) if not file]
         if missing and not self._config.allow_missing_lidar:
-            message = f"is empty (so are {len(missing) - 1} more); allow_missing_lidar accepts that"
+            message = (
+                f"is empty, as in {len(missing)} of {num_frames} frames; --ingest.allow-missing-lidar accepts that"
+            )
             raise SourceDataError(ErrorKind.LIDAR_INVALID, f"{self._scene.frames}: lidar_file[{missing[0]}]", message)
         return tuple(str(file or "") for file in files)
 

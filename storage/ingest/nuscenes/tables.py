@@ -1,7 +1,7 @@
 """The nuScenes tables, loaded once per process by the official devkit, with typed errors for its failures.
 
-The devkit trusts its input: it raises an assertion for a missing file, a bare ``KeyError`` for a dangling token. The
-tables are searched for the reason only when it fails.
+The devkit trusts its input: it raises a bare ``KeyError`` for a dangling token. The tables are searched for the reason
+only when it fails. Maps are not loaded, because nothing here reads them.
 """
 
 import difflib
@@ -26,7 +26,6 @@ TABLES = (
     "ego_pose",
     "instance",
     "log",
-    "map",
     "sample",
     "sample_annotation",
     "sample_data",
@@ -36,6 +35,7 @@ TABLES = (
 )
 OPTIONAL_TABLES = ("attribute", "category", "instance", "sample_annotation", "visibility")
 """Tables of annotations. A release without them can be read; its scenes list the missing ones."""
+_LABEL_TABLES = ("lidarseg", "panoptic")
 
 # What the devkit adds to the rows in memory, and what therefore is no part of the files' content.
 _ADDED_BY_DEVKIT = {
@@ -203,14 +203,14 @@ def _table_paths(root: Path, version: str) -> list[Path]:
     folder = root / version
     if not folder.is_dir():
         there = sorted(p.parent.name for p in root.glob("*/scene.json"))
-        message = f"has no version {version!r}, only {there}"
+        message = f"has no version {version!r}, only {there}; --version names one"
         raise SourceDataError(ErrorKind.VERSION_UNKNOWN, str(root), message)
     paths = [folder / f"{table}.json" for table in TABLES]
     for path in paths:
         if not path.is_file() and path.stem not in OPTIONAL_TABLES:
-            message = f"is missing; nuScenes tables are {', '.join(TABLES)}"
+            message = f"is missing; the tables read are {', '.join(TABLES)}"
             raise SourceDataError(ErrorKind.TABLE_MISSING, f"{version}/{path.name}", message)
-    extra = [folder / f"{table}.json" for table in ("lidarseg", "panoptic")]
+    extra = [folder / f"{table}.json" for table in _LABEL_TABLES]
     return [path for path in (*paths, *extra) if path.is_file()]
 
 
@@ -221,15 +221,25 @@ def _load_devkit(root: Path, version: str, missing: tuple[str, ...]) -> Any:  # 
     finally:
         Image.MAX_IMAGE_PIXELS = pillow_limit  # the devkit lifts Pillow's guard for the whole process
 
-    class Tolerant(NuScenes):
-        """The devkit's object, with missing optional tables as empty ones."""
+    class Tables(NuScenes):
+        """The devkit's object over the tables that there are.
 
-        def __load_table__(self, table_name: str) -> Any:  # noqa: ANN401 - the devkit's own hook
-            return [] if table_name in missing else super().__load_table__(table_name)
+        The devkit's own constructor also opens the maps, and counts the files of point labels: it takes no release of
+        which only some blobs were unpacked.
+        """
+
+        def __init__(self) -> None:
+            self.version, self.dataroot, self.verbose = version, str(root), False
+            labels = [table for table in _LABEL_TABLES if (root / version / f"{table}.json").is_file()]
+            self.table_names = [*TABLES, *labels]
+            for table in self.table_names:
+                setattr(self, table, [] if table in missing else self.__load_table__(table))
+            self.map = [{"token": "", "log_tokens": [row["token"] for row in self.log]}]  # asked for, not used
+            self.__make_reverse_index__(verbose=False)
 
     try:
         with machine_faults(str(root)):
-            return Tolerant(version=version, dataroot=str(root), verbose=False)
+            return Tables()
     except PipelineError:
         raise
     except Exception as error:  # whatever broke inside: the tables are to blame, and are looked through for the reason
@@ -247,14 +257,6 @@ def _explain(root: Path, version: str, missing: tuple[str, ...]) -> None:
             if row.get(column) not in tokens[target]:
                 message = f"row {row['token']!r} has {column} {row.get(column)!r}, which {target}.json does not hold"
                 raise SourceDataError(ErrorKind.TABLE_INVALID, f"{version}/{table}.json", message)
-    mapped = {token for row in rows["map"] for token in row.get("log_tokens", ())}
-    for token in sorted(tokens["log"] - mapped):
-        message = f"no row has log {token!r} among its log_tokens"
-        raise SourceDataError(ErrorKind.TABLE_INVALID, f"{version}/map.json", message)
-    for row in rows["map"]:
-        if not (root / str(row.get("filename"))).is_file():
-            message = f"is named by row {row['token']!r} of {version}/map.json but is not there"
-            raise SourceDataError(ErrorKind.FILE_MISSING, str(row.get("filename")), message)
 
 
 def _read_table(root: Path, version: str, table: str) -> list[dict[str, Any]]:

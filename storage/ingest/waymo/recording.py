@@ -186,7 +186,8 @@ def _chosen_cameras(info: SegmentInfo, config: IngestConfig) -> dict[str, WaymoC
 def _frames_without_lidar(info: SegmentInfo, config: IngestConfig) -> list[int]:
     missing = [index for index, header in enumerate(info.headers) if not header.lasers]
     if missing and not config.allow_missing_lidar:
-        message = f"has no LiDAR (nor do {len(missing) - 1} more frames); allow_missing_lidar accepts that"
+        frames = f"{len(missing)} of {len(info.headers)} frames"
+        message = f"has no LiDAR, as {frames} have none; --ingest.allow-missing-lidar accepts that"
         raise SourceDataError(ErrorKind.LIDAR_INVALID, info.headers[missing[0]].key, message)
     return missing
 

@@ -95,6 +95,18 @@ def test_standing_still_is_undecided_and_named(speed):
     assert "stands still" in found.where
 
 
+def test_a_drive_that_only_turns_is_undecided_and_not_called_still():
+    """A point off the axle moves sideways in a bend, so that only straight stretches tell the direction."""
+    drive = Drive()
+    circle = [turned(0.6 * i) for i in range(NUM_FRAMES)]
+    for i, pose in enumerate(circle):
+        pose[:2, 3] = 5 * math.sin(0.6 * i), 5 - 5 * math.cos(0.6 * i)
+    drive._arrays["ego_to_world"] = np.stack(circle)
+    found = outcomes(drive)["driving_direction_off_x_deg"]
+    assert found.outcome == "undecided"
+    assert found.where == "stands still, or only turns: 0.0 m driven straight on"
+
+
 def test_a_drive_all_backwards_is_undecided_and_named():
     found = outcomes(Drive(backwards=True))["driving_direction_off_x_deg"]
     assert found.outcome == "undecided"

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -183,6 +184,23 @@ def test_points_carry_their_classes(tiny_home, labelled):
     other = SceneKey("tiny", "scene-0002")
     ingest_scene(tiny_home, other)
     assert SceneReader.open(tiny_home, other).lidar_labels(0) is None
+
+
+def test_labels_of_which_only_some_were_unpacked_matter_to_their_own_scene(tiny_home, labelled):
+    """The devkit counts files of labels for the whole release, and takes none of its scenes if one is not there."""
+    (labelled.root / "lidarseg/v1.0-mini/1_lidarseg.bin").unlink()
+    ingest_scene(tiny_home, SceneKey("tiny", "scene-0002"))
+    with pytest.raises(SourceDataError, match=r"1_lidarseg\.bin: is not a file below"):
+        ingest_scene(tiny_home, KEY)
+
+
+def test_maps_need_not_be_there(tiny_home, tiny):
+    """Nothing reads them, and whoever unpacks the blobs of one scene may have none."""
+    shutil.rmtree(tiny.root / "maps")
+    tiny.path("map").unlink()
+    tiny.path("panoptic").write_text("[]")
+    ingest_scene(tiny_home, KEY)
+    assert SceneReader.open(tiny_home, KEY).attributes["missing_tables"] == []
 
 
 def test_labels_of_another_sweep_are_refused(tiny_home, labelled):

@@ -314,7 +314,7 @@ SCENE_FAULTS: dict[str, tuple[Callable[[Path], object], ErrorKind, str]] = {
     "image that is no JPEG": (
         swap_for("stand-1/left/0.jpg", (32, 24), "PNG"),
         ErrorKind.IMAGE_INVALID,
-        "stand-1/left/0.jpg: is not a JPEG",
+        "stand-1/left/0.jpg: is not a JPEG but a PNG",
     ),
     "image of another size": (
         swap_for("stand-1/left/0.jpg", (30, 24), "JPEG"),

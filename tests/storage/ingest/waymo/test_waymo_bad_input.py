@@ -671,7 +671,7 @@ V2_FAULTS = [
         lambda root: shutil.rmtree(root / "lidar"),
         K.LIDAR_INVALID,
         "scene-0001#",
-        "allow_missing_lidar",
+        "2 of 2 frames have none; --ingest.allow-missing-lidar",
     ),
     Fault(
         "no pixel poses",
