@@ -98,17 +98,16 @@ def materialize_each(
     if failures:
         _log_each(context, opened, done)
         raise next(iter(failures.values())) if len(keys) == 1 else _joined(failures, len(keys))
-    yield _result(context, opened, done)
-    if len(done) > 1:
-        _log_each(context, opened, done)
-
-
-def _result(context: dg.AssetExecutionContext, home: Home, done: dict[str, Materialized]) -> dg.MaterializeResult:
     if len(done) == 1:
         (only,) = done.values()
-        return dg.MaterializeResult(metadata=describe(home, only), data_version=dg.DataVersion(only.version.digest))
-    for key, materialized in done.items():
-        context.add_asset_metadata(describe(home, materialized), partition_key=key)
+        yield dg.MaterializeResult(metadata=describe(opened, only), data_version=dg.DataVersion(only.version.digest))
+        return
+    yield _joint(done)
+    _log_each(context, opened, done)
+
+
+def _joint(done: Mapping[str, Materialized]) -> dg.MaterializeResult:
+    """Return the result of several partitions, which says nothing of each: events of their own follow."""
     joint = digest_of([materialized.version.digest for materialized in done.values()])
     return dg.MaterializeResult(data_version=dg.DataVersion(joint))
 

@@ -16,6 +16,7 @@ import dagster as dg
 from dagster._core.definitions.resource_annotation import TreatAsResourceParam  # not exported, but documented there
 
 from pipeline.alerts import AlertChannels
+from pipeline.devices import CUDA_VARIABLE
 from pipeline.environments import nerf_worker_command, nerf_worker_environment, nerfstudio_python
 from pipeline.progress import ProgressLog
 from storage.stores.places import store_url_from_environment
@@ -27,6 +28,7 @@ EXECUTOR_VARIABLE = "DISTILLNERF_EXECUTOR"
 DASK_SCHEDULER_VARIABLE = "DASK_SCHEDULER_ADDRESS"  # Dask's own
 KUBERNETES_STEPS_VARIABLE = "DISTILLNERF_KUBERNETES_STEPS"
 DATABASE_VARIABLE = "DISTILLNERF_DAGSTER_DATABASE"
+DEVICES_VARIABLE = "DISTILLNERF_DEVICES"
 ALERT_WEBHOOK_VARIABLE = "DISTILLNERF_ALERT_WEBHOOK"
 ALERT_MAIL_VARIABLE = "DISTILLNERF_ALERT_MAIL"
 SMTP_VARIABLE = "DISTILLNERF_SMTP"
@@ -202,6 +204,30 @@ def names_database() -> bool:
             f"{DATABASE_VARIABLE} must have the form postgresql+psycopg2://user:password@host:port/database"
         )
     return bool(url)
+
+
+def devices_from_environment() -> tuple[str, ...]:
+    """Return the accelerators that this machine's runs may use, as CUDA names them; empty if there is none.
+
+    The environment names them (``DISTILLNERF_DEVICES=0,1``). Otherwise they are those that CUDA's own variable leaves
+    visible, or all that the system has.
+
+    Raises:
+        ValueError: If one is named twice, or has no name.
+    """
+    for variable in (DEVICES_VARIABLE, CUDA_VARIABLE):
+        text = os.environ.get(variable)
+        if text is None or (variable == DEVICES_VARIABLE and not text):
+            continue
+        if text in ("", "-1"):  # CUDA's ways to say none
+            return ()
+        named = tuple(name.strip() for name in text.split(","))
+        if not all(named) or len(set(named)) < len(named):
+            raise ValueError(f"{variable} is {text!r}, want each device once, such as 0,1")
+        return named
+    return tuple(
+        str(index) for index, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))
+    )  # torch's import costs seconds
 
 
 def executor_from_environment() -> dg.ExecutorDefinition:

@@ -14,9 +14,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,11 @@ from pipeline.display import Display
 from pipeline.instance import open_instance, pool_waits
 from pipeline.liveness import end_abandoned_runs
 from pipeline.process_tree import end_trees
-from pipeline.resources import dagster_environment
+from pipeline.resources import dagster_environment, devices_from_environment
 from pipeline.tasks import Task, blocked, ready
 
 _WORKER = (sys.executable, "-m", "pipeline.worker")
+_MIN_WORKERS = 2
 _QUIET_S = 5.0
 """Seconds without a word from any worker after which the display says what a task waits for."""
 _MAX_DEATHS = 3
@@ -78,7 +80,13 @@ class WorkerDiedError(RuntimeError):
 class _Worker:
     """One worker process and the thread that listens to it."""
 
-    def __init__(self, index: int, home: Path, inbox: "queue.Queue[tuple[int, Mapping[str, Any]]]") -> None:
+    def __init__(
+        self,
+        index: int,
+        home: Path,
+        inbox: "queue.Queue[tuple[int, Mapping[str, Any]]]",
+        environment: Mapping[str, str],
+    ) -> None:
         self.index = index
         self.task: Task | None = None
         self.log = home / "logs" / f"worker-{index}.log"
@@ -88,7 +96,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             text=True,
             bufsize=1,
-            env=dagster_environment(home),
+            env={**dagster_environment(home), **environment},
             start_new_session=True,  # a Ctrl-C in the terminal reaches the command alone, which ends its workers
         )
         assert self._process.stdin is not None
@@ -131,14 +139,27 @@ class _Worker:
         self._replies.close()
 
 
-def run_tasks(tasks: Sequence[Task], home: Path, console: Console, *, num_workers: int = 2) -> RunOutcome:
+def usual_workers() -> int:
+    """Return the number of worker processes that keep this machine busy: one for each accelerator, but two at least."""
+    return max(_MIN_WORKERS, len(devices_from_environment()))
+
+
+def run_tasks(
+    tasks: Sequence[Task],
+    home: Path,
+    console: Console,
+    *,
+    num_workers: int | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> RunOutcome:
     """Execute tasks in the order that their predecessors allow.
 
     Args:
         tasks: Tasks, each after its predecessors.
         home: Home of the instance and the stores.
         console: Console that shows progress.
-        num_workers: Number of worker processes.
+        num_workers: Number of worker processes; by default as many as there is work for on this machine.
+        environment: Environment variables of the workers in addition to those of this process.
 
     Raises:
         WorkerDiedError: If a worker process died several times in a row; the tasks that were finished are stored.
@@ -146,8 +167,9 @@ def run_tasks(tasks: Sequence[Task], home: Path, console: Console, *, num_worker
     outcome = RunOutcome()
     started_at = time.perf_counter()
     inbox: queue.Queue[tuple[int, Mapping[str, Any]]] = queue.Queue()
-    count = max(1, min(num_workers, len(tasks)))
-    with _workers(count, home, inbox) as workers, Display(console, len(tasks)) as display:
+    count = max(1, min(num_workers or usual_workers(), len(tasks)))
+    start = partial(_Worker, home=home, inbox=inbox, environment=environment or {})
+    with _workers(count, start) as workers, Display(console, len(tasks)) as display:
         finished: dict[str, bool] = {}
         begun: list[str] = []
         deaths = [0] * count
@@ -186,7 +208,7 @@ def run_tasks(tasks: Sequence[Task], home: Path, console: Console, *, num_worker
                     end_abandoned_runs(instance)  # its pool slots are free again
                 if worker.task is not None:
                     begun.remove(worker.task.name)
-                workers[index] = _Worker(index, home, inbox)
+                workers[index] = start(index)
         outcome.blocked = [task.name for task in blocked(tasks, finished)]
     outcome.wall_time_s = time.perf_counter() - started_at
     return outcome
@@ -218,8 +240,8 @@ def _assign(
 
 
 @contextmanager
-def _workers(count: int, home: Path, inbox: "queue.Queue[tuple[int, Mapping[str, Any]]]") -> Iterator[list[_Worker]]:
-    workers = [_Worker(index, home, inbox) for index in range(count)]
+def _workers(count: int, start: Callable[[int], _Worker]) -> Iterator[list[_Worker]]:
+    workers = [start(index) for index in range(count)]
     try:
         yield workers
     finally:

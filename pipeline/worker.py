@@ -29,11 +29,18 @@ def main() -> int:
     import dagster as dg
 
     from pipeline.definitions import build_definitions
+    from pipeline.devices import own_device
     from pipeline.instance import open_instance
+    from pipeline.open_history import open_history
     from pipeline.progress import ProgressLog
+    from pipeline.resources import devices_from_environment
 
     progress = ProgressLog(lambda event: _send(replies, {"event": "progress", **event}))
-    with open_instance(home) as instance:
+    with (
+        own_device(home, devices_from_environment()),
+        open_history(home / "dagster"),
+        open_instance(home) as instance,
+    ):
         definitions = build_definitions(progress, by_command=True)
         job = definitions.resolve_implicit_global_asset_job_def()
         _send(replies, {"event": "ready"})

@@ -14,8 +14,8 @@ from pipeline.instance import open_instance, set_pool_limit
 from pipeline.liveness import end_abandoned_runs
 from pipeline.memory import PeakMemory
 from pipeline.partitions import add_scene_partitions
-from pipeline.resources import nerfstudio_from_environment
-from pipeline.run import RunOutcome, run_tasks
+from pipeline.resources import devices_from_environment, nerfstudio_from_environment
+from pipeline.run import RunOutcome, run_tasks, usual_workers
 from pipeline.run_config import HomeSelection, choose_split
 from pipeline.summary import build_summary, report_page, write_summary
 from pipeline.tasks import Task, plan_tasks
@@ -29,7 +29,6 @@ from storage.stores.versioned import Home, StoreVersion
 if TYPE_CHECKING:
     from pipeline.status import PartitionState
 
-_NUM_WORKERS = 2
 _GPU_POOL = "gpu"
 
 
@@ -89,8 +88,7 @@ def add_partitions(home: Home, scene_keys: Sequence[str]) -> None:
 
 def accelerator_slots() -> int:
     """Return the number of heavy steps that may run at once: one per accelerator, or per worker on a CPU."""
-    devices = len(list(Path("/dev").glob("nvidia[0-9]*")))  # asking torch would cost its import
-    return devices or _NUM_WORKERS
+    return len(devices_from_environment()) or usual_workers()
 
 
 def with_split(
@@ -133,7 +131,13 @@ def plan_everything(selection: HomeSelection) -> list[Task]:
 
 
 def run_everything(
-    home: Home, selection: HomeSelection, console: Console, memory: PeakMemory, before: RunOutcome | None = None
+    home: Home,
+    selection: HomeSelection,
+    console: Console,
+    memory: PeakMemory,
+    before: RunOutcome | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
 ) -> tuple[RunOutcome, dict[str, Any]]:
     """Run everything for a selection, write ``summary.json``, and return the outcome and the summary.
 
@@ -143,9 +147,11 @@ def run_everything(
         console: Console that shows progress.
         memory: Memory measurement since the command began.
         before: Outcome of the command's earlier work, to be included.
+        environment: Environment variables of the workers in addition to those of this process.
     """
     selection.save(home.root)
-    outcome = run_tasks(plan_everything(selection), home.root, console, num_workers=_NUM_WORKERS)
+    tasks = plan_everything(selection)
+    outcome = run_tasks(tasks, home.root, console, environment=environment)
     if before is not None:
         outcome.outcomes = {**before.outcomes, **outcome.outcomes}
     publish_report(home, selection.variant)

@@ -1,6 +1,6 @@
 """The command that makes assets of many scenes: those named, those that lack them, those that failed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from pipeline.commands.options import ConfiguredCommand
+from pipeline.commands.options import SceneCommand
 from pipeline.commands.runs import tell_failures
 from pipeline.presets import PresetName
 from pipeline.run import run_tasks
@@ -20,7 +20,7 @@ from storage.stores.versioned import Home
 
 
 @dataclass(frozen=True, kw_only=True)
-class Backfill(ConfiguredCommand):
+class Backfill(SceneCommand):
     """Make some assets of many scenes, such as the teachers of new scenes.
 
     Name the scenes, or take those that lack an asset (--missing), whose last attempt failed (--failed), or that were
@@ -57,10 +57,17 @@ class Backfill(ConfiguredCommand):
         goals = choose_goals(self.assets, self.scenes, chosen, states)
         there = {(one.asset, one.partition) for one in states if one.state in ("done", "running")}
         tasks = plan(goals, selection, with_upstream=True, is_there=lambda *node: node in there)
-        return make(home, tasks, console, dry_run=self.dry_run)
+        return make(home, tasks, console, dry_run=self.dry_run, environment=self.environment)
 
 
-def make(home: Home, tasks: Sequence[Task], console: Console, *, dry_run: bool = False) -> int:
+def make(
+    home: Home,
+    tasks: Sequence[Task],
+    console: Console,
+    *,
+    dry_run: bool = False,
+    environment: Mapping[str, str] | None = None,
+) -> int:
     """Execute tasks on a home, or only list them, and return the exit code."""
     if not tasks:
         console.print("nothing to make")
@@ -72,7 +79,7 @@ def make(home: Home, tasks: Sequence[Task], console: Console, *, dry_run: bool =
         return 0
     prepare_home(home)
     add_partitions(home, [t.partition for t in tasks if t.partition and KINDS[t.assets[0]].partitioned_by == "scene"])
-    outcome = run_tasks(tasks, home.root, console)
+    outcome = run_tasks(tasks, home.root, console, environment=environment)
     tell_failures(outcome, console)
     return 0 if outcome.succeeded else 1
 

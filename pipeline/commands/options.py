@@ -10,6 +10,7 @@ from pipeline.overrides import apply_overrides, differences
 from pipeline.presets import PipelineConfig, PresetName
 from pipeline.resources import home_from_environment, is_home_named
 from pipeline.run_config import HomeSelection
+from storage.ingest.known_digests import VERIFY_RAW_VARIABLE
 from storage.stores.places import store_url_from_environment
 from storage.stores.versioned import Home
 from student.config import Variant
@@ -122,6 +123,23 @@ class ConfiguredCommand(HomeCommand):
         )
         selection.resolve()
         return selection
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneCommand(ConfiguredCommand):
+    """Base of commands that make scenes, among other things.
+
+    Attributes:
+        verify_raw: Hash every raw file again. By default one that nothing has touched since it was hashed is not read,
+            as its size, times and inode tell.
+    """
+
+    verify_raw: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables that the command's workers get in addition."""
+        return {VERIFY_RAW_VARIABLE: "1"} if self.verify_raw else {}
 
 
 def flags_to_overrides(base: PipelineConfig, flags: list[str], program: str) -> list[str]:

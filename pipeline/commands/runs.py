@@ -1,6 +1,7 @@
 """Commands that make stores: demo, run, ingest."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -9,7 +10,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from pipeline.commands.options import ConfiguredCommand
+from pipeline.commands.options import SceneCommand
 from pipeline.memory import PeakMemory
 from pipeline.presets import PresetName
 from pipeline.run import RunOutcome, run_tasks
@@ -30,7 +31,7 @@ from storage.stores.versioned import Home
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demo(ConfiguredCommand):
+class Demo(SceneCommand):
     """Run everything from raw frames to an evaluated student, on generated drives.
 
     Attributes:
@@ -49,11 +50,12 @@ class Demo(ConfiguredCommand):
         with PeakMemory() as memory:
             unsplit = dataclasses.replace(selection, train_scenes=(), validation_scenes=())
             keys, generated = generate_recordings(home, unsplit, console)
-            return run_and_tell(home, with_split(selection, keys, ()), keys, console, memory, generated)
+            split = with_split(selection, keys, ())
+            return run_and_tell(home, split, keys, console, memory, generated, environment=self.environment)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _SourceCommand(ConfiguredCommand):
+class _SourceCommand(SceneCommand):
     """Base of commands that register a source.
 
     Attributes:
@@ -119,7 +121,7 @@ class Run(_SourceCommand):
         console.print(f"[bold]{len(keys)} scenes[/bold] of {escape(str(self.root))} in {escape(home.address)}")
         with PeakMemory() as memory:
             split = with_split(selection, keys, held_out, follow_basis=self.follow_basis)
-            return run_and_tell(home, split, keys, console, memory)
+            return run_and_tell(home, split, keys, console, memory, environment=self.environment)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +138,8 @@ class Ingest(_SourceCommand):
         selection.save(home.root)  # what was asked for, on top of what the home keeps
         add_partitions(home, keys)
         made = ("scene", "scene_audit", "input_images")
-        outcome = run_tasks(plan(dict.fromkeys(made, keys), selection), home.root, console)
+        tasks = plan(dict.fromkeys(made, keys), selection)
+        outcome = run_tasks(tasks, home.root, console, environment=self.environment)
         tell_failures(outcome, console)
         return 0 if outcome.succeeded else 1
 
@@ -148,10 +151,12 @@ def run_and_tell(
     console: Console,
     memory: PeakMemory,
     before: RunOutcome | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
 ) -> int:
     """Run everything for a selection, print the outcome, and return the exit code."""
     add_partitions(home, scene_keys)
-    outcome, summary = run_everything(home, selection, console, memory, before)
+    outcome, summary = run_everything(home, selection, console, memory, before, environment=environment)
     tell_failures(outcome, console)
     for key, reason in summary["left_out"].items():
         console.print(f"[yellow]not learned from[/yellow] {escape(key)}: {escape(reason)}", soft_wrap=True)

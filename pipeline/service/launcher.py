@@ -57,9 +57,10 @@ class ProcessLauncher(RunLauncher, ConfigurableClass):
         # Until the run has a process it belongs to this one: if that is killed in between, the run is seen to be lost.
         instance.add_run_tags(run.run_id, {DRIVER_TAG: this_process()})
         self._launched = [process for process in self._launched if process.poll() is None]  # asks for exit codes
-        with open_log(Path(instance.root_directory).parent / "logs" / "runs.log") as log:
+        folder = Path(instance.root_directory)
+        with open_log(folder.parent / "logs" / "runs.log") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "dagster", "api", "execute_run", serialize_value(told)],
+                [sys.executable, "-m", "pipeline.service.run_process", str(folder), serialize_value(told)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

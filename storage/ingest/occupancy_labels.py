@@ -12,6 +12,7 @@ import numpy as np
 import zarr
 
 from storage.code import code_digest
+from storage.ingest.known_digests import KnownDigests, known_digests
 from storage.ingest.nuscenes.occ3d import Occ3dLabels, labels_file, parse_labels
 from storage.ingest.source import load_source
 from storage.ingest.source_files import SourceFiles
@@ -42,10 +43,17 @@ def ingest_occupancy_labels(
         MissingTargetError: If the scene was never ingested.
         SourceDataError: If a file of labels is damaged or of another grid. Nothing is published.
     """
+    with known_digests(home.root, KIND, str(scene_key)) as known:
+        return _ingest(home, scene_key, known, on_progress or (lambda *_: None))
+
+
+def _ingest(
+    home: Home, scene_key: SceneKey, known: KnownDigests, on_progress: Callable[[str, float, Mapping[str, Any]], None]
+) -> Materialized:
     version = home.require(Kind.SCENE, str(scene_key))
     scene = SceneReader(home.open_arrays(version), version)
     source = load_source(home, scene_key.dataset)
-    reader = SourceFiles(source.root, source.link_roots)
+    reader = SourceFiles(source.root, source.link_roots, known)
     is_waymo = source.format in _WAYMO_FORMATS
     if is_waymo:
         found = waymo_label_files(source.root, reader.read, scene)
@@ -86,8 +94,7 @@ def ingest_occupancy_labels(
             arrays["is_scanned"][frame] = labels.mask_lidar
             if file is not None:
                 shares.append((np.mean(labels.semantics != OCC3D_FREE), np.mean(labels.mask_camera)))
-            if on_progress is not None:
-                on_progress("labels", (frame + 1) / len(found), {"frame": frame})
+            on_progress("labels", (frame + 1) / len(found), {"frame": frame})
         group.attrs["layout"] = "occ3d-waymo" if is_waymo else "occ3d"
         occupied, visible = np.mean(shares, axis=0).tolist() if shares else (None, None)
         return {

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from storage.errors import ErrorKind, SourceDataError, SourceMovedError
+from storage.ingest.known_digests import KnownDigests, known_digests
 from storage.ingest.manifest.recording import RigManifestRecording
 from storage.ingest.nuscenes.recording import NuScenesRecording
 from storage.ingest.raw_scene import IngestConfig
@@ -25,7 +26,7 @@ from storage.stores.versioned import Home, Materialized
 class _Reader(NamedTuple):
     """The function that opens one scene of a source, and the distributions that it reads with."""
 
-    open: Callable[[SourceConfig, str, IngestConfig], Recording]
+    open: Callable[[SourceConfig, str, IngestConfig, KnownDigests], Recording]
     packages: tuple[str, ...]
 
 
@@ -41,6 +42,9 @@ def ingest_scene(
     home: Home, scene_key: SceneKey, config: IngestConfig | None = None, *, on_progress: Progress | None = None
 ) -> Materialized:
     """Return the scene store of one scene, building it from its registered source if it does not exist.
+
+    Raw files that nothing has touched since they were hashed are not hashed again, unless the environment says so
+    (``storage.ingest.known_digests``).
 
     Args:
         home: Home with the registered sources and the stores.
@@ -74,19 +78,20 @@ def open_recording(source: SourceConfig, scene_name: str, config: IngestConfig) 
     Raises:
         SourceDataError: If the scene is unknown, or anything but its images and points is broken.
     """
-    return _READERS[source.format].open(source, scene_name, config)
+    return _READERS[source.format].open(source, scene_name, config, KnownDigests())
 
 
 def _ingest(home: Home, scene_key: SceneKey, config: IngestConfig, on_progress: Progress) -> Materialized:
     source = load_source(home, scene_key.dataset)
     reader = _READERS[source.format]
-    return materialize_scene(
-        home,
-        scene_key,
-        source,
-        reader.open(source, scene_key.scene_name, config),
-        config,
-        reader_module=reader.open.__module__,
-        reader_packages=reader.packages,
-        on_progress=on_progress,
-    )
+    with known_digests(home.root, Kind.SCENE, str(scene_key)) as known:
+        return materialize_scene(
+            home,
+            scene_key,
+            source,
+            reader.open(source, scene_key.scene_name, config, known),
+            config,
+            reader_module=reader.open.__module__,
+            reader_packages=reader.packages,
+            on_progress=on_progress,
+        )

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from rich.console import Console
 
+from pipeline.commands.backfill import Backfill
 from pipeline.display import Display
 from pipeline.instance import (
     TASK_NAME_TAG,
@@ -44,10 +45,34 @@ def run(home: Home, *tasks: Task, num_workers: int = 1) -> tuple[RunOutcome, str
     return outcome, said.getvalue()
 
 
-def test_a_run_materialises_reports_and_is_found_again(prepared_home: Home) -> None:
+ECHO = """
+import json, os, sys
+for line in sys.stdin:
+    told = {name: os.environ.get(name) for name in ("DISTILLNERF_HOME", "DISTILLNERF_VERIFY_RAW")}
+    empty = {"failures": [], "materializations": [], "checks": []}
+    print(json.dumps({"event": "outcome", "succeeded": True, "told": told, **empty}), flush=True)
+"""
+"""A worker that does nothing, and says what its environment says."""
+
+
+def test_workers_get_what_the_command_adds_to_their_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.run._WORKER", (sys.executable, "-c", ECHO))
+    environment = Backfill(assets=("scene",), verify_raw=True).environment
+    outcome = run_tasks([scene_task(FIRST)], tmp_path, Console(file=io.StringIO()), environment=environment)
+    told = outcome.outcomes[f"scene {FIRST}"]["told"]
+    assert told == {"DISTILLNERF_HOME": str(tmp_path), "DISTILLNERF_VERIFY_RAW": "1"}
+    outcome = run_tasks([scene_task(FIRST)], tmp_path, Console(file=io.StringIO()))
+    assert outcome.outcomes[f"scene {FIRST}"]["told"]["DISTILLNERF_VERIFY_RAW"] is None
+
+
+def test_a_run_materialises_reports_and_is_found_again(prepared_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     home = prepared_home
+    monkeypatch.setenv("DISTILLNERF_DEVICES", "0,1")
     outcome, said = run(home, scene_task(FIRST), scene_task(SECOND), num_workers=2)
     assert outcome.succeeded, outcome.failures
+    assert {path.name for path in home.root.glob("locks/devices/*.lock")} == {"0.0.lock", "1.0.lock"}  # one each
     assert {v.partition for v in home.versions("input_images")} == {FIRST, SECOND}
     assert "[2/2]" in said
     made = outcome.outcomes[f"scene {FIRST}"]["materializations"]

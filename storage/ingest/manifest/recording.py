@@ -13,6 +13,7 @@ from storage.errors import ErrorKind, SourceDataError
 from storage.geometry.distortion import LensDistortion, Undistortion, UndistortionMap
 from storage.geometry.trajectory import Trajectory
 from storage.geometry.transforms import apply_se3, invert_se3, rotation_to_quat_wxyz
+from storage.ingest.known_digests import KnownDigests
 from storage.ingest.manifest.manifest import RIG_MANIFEST_FILE, Rig, RigCamera, find_scene, load_manifest
 from storage.ingest.manifest.tables import (
     BOXES,
@@ -47,13 +48,15 @@ class RigManifestRecording:
         raw: Scene with the intrinsics of the undistorted images; fisheye images stay as recorded.
     """
 
-    def __init__(self, source: SourceConfig, scene_name: str, config: IngestConfig) -> None:
+    def __init__(
+        self, source: SourceConfig, scene_name: str, config: IngestConfig, known: KnownDigests | None = None
+    ) -> None:
         """Read the manifest and the scene's tables.
 
         Raises:
             SourceDataError: If the manifest, a table or a mask is broken, or an image or a pose is missing.
         """
-        self._config, self._files = config, SourceFiles(source.root, source.link_roots)
+        self._config, self._files = config, SourceFiles(source.root, source.link_roots, known)
         manifest = load_manifest(source.root)
         self._scene = find_scene(manifest, scene_name)
         self._rig = manifest.rigs[self._scene.rig]

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from storage.geometry.transforms import apply_se3, invert_se3
+from storage.ingest.known_digests import KnownDigests
 from storage.ingest.nuscenes.scene import read_raw_scene
 from storage.ingest.nuscenes.tables import load_tables
 from storage.ingest.raw_files import check_jpeg, parse_nuscenes_labels, parse_nuscenes_lidar
@@ -28,13 +29,15 @@ class NuScenesRecording:
         raw: Scene as its tables describe it.
     """
 
-    def __init__(self, source: SourceConfig, scene_name: str, config: IngestConfig) -> None:
+    def __init__(
+        self, source: SourceConfig, scene_name: str, config: IngestConfig, known: KnownDigests | None = None
+    ) -> None:
         """Read the tables.
 
         Raises:
             SourceDataError: If the scene is unknown, or one of its rows is missing or holds a wrong value.
         """
-        self._config, self._files = config, SourceFiles(source.root, source.link_roots)
+        self._config, self._files = config, SourceFiles(source.root, source.link_roots, known)
         self.raw: RawScene = read_raw_scene(load_tables(source.root, source.version), scene_name, config)
 
     def sources(self) -> Mapping[str, str]:

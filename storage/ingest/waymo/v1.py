@@ -14,6 +14,7 @@ from jaxtyping import Float, Float32, Int32
 
 from storage.digests import bytes_digest, file_digest
 from storage.errors import ErrorKind, SourceDataError
+from storage.ingest.known_digests import KnownDigests
 from storage.ingest.raw_files import resolve_inside
 from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.source_config import SourceConfig
@@ -115,7 +116,9 @@ def find_segment(root: Path, name: str) -> str:
     raise SourceDataError(ErrorKind.SCENE_UNKNOWN, name, f"is in none of the {len(files)} TFRecord files below {root}")
 
 
-def open_waymo_v1(source: SourceConfig, scene_name: str, config: IngestConfig) -> WaymoRecording:
+def open_waymo_v1(
+    source: SourceConfig, scene_name: str, config: IngestConfig, known: KnownDigests | None = None
+) -> WaymoRecording:
     """Open a segment of a registered source.
 
     Raises:
@@ -123,7 +126,7 @@ def open_waymo_v1(source: SourceConfig, scene_name: str, config: IngestConfig) -
     """
     check_name(scene_name)
     file = find_segment(source.root, scene_name)
-    segment = WaymoV1Segment(source.root, file, max_frames=config.max_frames)
+    segment = WaymoV1Segment(source.root, file, max_frames=config.max_frames, known=known)
     return WaymoRecording(segment, config, version=source.version)
 
 
@@ -135,7 +138,9 @@ class WaymoV1Segment:
         info: Everything but images and points.
     """
 
-    def __init__(self, root: Path, file: str, *, max_frames: int | None = None) -> None:
+    def __init__(
+        self, root: Path, file: str, *, max_frames: int | None = None, known: KnownDigests | None = None
+    ) -> None:
         """Read everything small from all records.
 
         Raises:
@@ -143,6 +148,7 @@ class WaymoV1Segment:
         """
         self.file = file
         self._path = resolve_inside(root, file)
+        self._known = known or KnownDigests()
         self._offsets: list[int] = []
         self._digests: list[str] = []
         self.info = self._scan(max_frames)
@@ -193,7 +199,7 @@ class WaymoV1Segment:
             self._digests.append(bytes_digest(record.payload))
             if len(headers) == max_frames:
                 break
-        sources = {self.file: file_digest(self._path)}
+        sources = {self.file: self._known.digest(self.file, self._path, lambda: file_digest(self._path))}
         for header in headers:
             sources |= {f"{header.key}/{name}": e.digest for name, e in header.exposures.items()}
         return SegmentInfo(

@@ -6,6 +6,7 @@ time order, as Waymo's are; another order only costs memory.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from jaxtyping import Float
 
 from storage.digests import bytes_digest, file_digest
 from storage.errors import ErrorKind, SourceDataError
+from storage.ingest.known_digests import KnownDigests
 from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.source_config import SourceConfig
 from storage.ingest.waymo.components import COMPONENTS, ComponentFile, Row
@@ -95,14 +97,16 @@ def read_vehicle_poses(root: Path, segment: str) -> tuple[list[int], Float[np.nd
     return times, np.stack(poses)
 
 
-def open_waymo_v2(source: SourceConfig, scene_name: str, config: IngestConfig) -> WaymoRecording:
+def open_waymo_v2(
+    source: SourceConfig, scene_name: str, config: IngestConfig, known: KnownDigests | None = None
+) -> WaymoRecording:
     """Open a segment of a registered source.
 
     Raises:
         SourceDataError: If the segment is unknown, or anything but its images and points is broken.
     """
     check_name(scene_name)
-    segment = WaymoV2Segment(source.root, scene_name, max_frames=config.max_frames)
+    segment = WaymoV2Segment(source.root, scene_name, max_frames=config.max_frames, known=known)
     return WaymoRecording(segment, config, version=source.version)
 
 
@@ -113,13 +117,16 @@ class WaymoV2Segment:
         info: Everything but images and points.
     """
 
-    def __init__(self, root: Path, segment: str, *, max_frames: int | None = None) -> None:
+    def __init__(
+        self, root: Path, segment: str, *, max_frames: int | None = None, known: KnownDigests | None = None
+    ) -> None:
         """Read everything small, and the digests of all images.
 
         Raises:
             SourceDataError: If a component is missing or broken, or a row lacks its counterpart in another component.
         """
         self._segment = check_name(segment)
+        self._known = known or KnownDigests()
         self._files: dict[str, ComponentFile] = {}
         for file in files_of_segment(root, segment):
             component = file.partition("/")[0]
@@ -180,7 +187,10 @@ class WaymoV2Segment:
             )
             for time, pose in zip(self._times, poses, strict=True)
         )
-        sources = {file.key: file_digest(file.path) for file in self._files.values()}
+        sources = {
+            file.key: self._known.digest(file.key, file.path, partial(file_digest, file.path))
+            for file in self._files.values()
+        }
         for header in headers:
             sources |= {f"{header.key}/{name}": e.digest for name, e in header.exposures.items()}
         return SegmentInfo(

@@ -62,8 +62,8 @@ def test_a_run_is_a_process_that_its_tag_names_and_dagster_can_ask_after(
 ) -> None:
     assert isinstance(instance.run_launcher, ProcessLauncher)
     run = launch(instance)
-    assert commands[0][1:5] == ["-m", "dagster", "api", "execute_run"]
-    assert run.run_id in commands[0][5]
+    assert commands[0][1:4] == ["-m", "pipeline.service.run_process", instance.root_directory]
+    assert run.run_id in commands[0][4]
     process = process_of(run)
     assert process is not None
     assert process.cmdline() == ["sleep", "60"]

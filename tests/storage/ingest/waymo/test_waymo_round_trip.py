@@ -1,16 +1,19 @@
 """Procedural Waymo files, read back, are what was written; and the same world as its nuScenes twin."""
 
 import dataclasses
+import importlib
 import io
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy.spatial import cKDTree
 
-from storage.digests import bytes_digest
+from storage.digests import bytes_digest, file_digest
 from storage.errors import SourceDataError
 from storage.geometry.transforms import apply_se3, invert_se3
+from storage.ingest import known_digests
 from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.run import ingest_scene
 from storage.ingest.source import list_scenes, load_source
@@ -233,7 +236,20 @@ def test_points_of_both_rigs_lie_on_the_same_surfaces(scene, twin):
     assert np.median(distance) < 0.6 * min(np.median(turned), np.median(raised))
 
 
-def _segment(written):
+def test_untouched_files_are_hashed_once(written, tmp_path, monkeypatch):
+    hashed, now = [], time.time_ns
+    module = importlib.import_module(f"storage.ingest.waymo.{_segment(written).info.attributes['source_format'][-2:]}")
+    monkeypatch.setattr(module, "file_digest", lambda path: [hashed.append(path), file_digest(path)][1])
+    monkeypatch.setattr(known_digests.time, "time_ns", lambda: now() + 3_600_000_000_000)
+    sources = []
+    for _ in range(2):
+        with known_digests.known_digests(tmp_path, "scene", str(KEY)) as known:
+            sources.append(_segment(written, known).info.sources)
+    assert sources[0] == sources[1]
+    assert len(hashed) == len(set(hashed)) > 0
+
+
+def _segment(written, known=None):
     if (written.root / "vehicle_pose").is_dir():
-        return WaymoV2Segment(written.root, KEY.scene_name)
-    return WaymoV1Segment(written.root, find_segment(written.root, KEY.scene_name))
+        return WaymoV2Segment(written.root, KEY.scene_name, known=known)
+    return WaymoV1Segment(written.root, find_segment(written.root, KEY.scene_name), known=known)
