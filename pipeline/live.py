@@ -37,9 +37,9 @@ from student.model.types import CameraInputs, TargetCameras
 from student.model.voxel_field import VoxelField
 from student.training.initial import initial_folder
 from teachers.config import DepthAnythingConfig, InferenceConfig
-from teachers.image.depth_anything import DepthAnything
+from teachers.image.depth_anything import FAMILIES, DepthAnything
 from teachers.image.image_batches import network_size, to_float16
-from teachers.image.weights import TeacherModel, clip_folder, resolve_weights
+from teachers.image.weights import clip_folder, resolve_weights
 
 PACKED_PATTERNS = ("*.json", "*.safetensors", "README.md")
 """Files of a packed student."""
@@ -396,7 +396,7 @@ def _depth_anything(record: ModelRecord | None, device: Literal["auto", "cpu", "
         raise MissingTargetError(ErrorKind.TARGET_MISSING, _DEPTH_KIND, "the student reads them, no model is recorded")
     inference = {"batch_size": InferenceConfig().batch_size, "device": device}
     config = config_from_json(DepthAnythingConfig, {**record.config, "inference": inference}, _DEPTH_KIND)
-    weights = resolve_weights(config.weights, TeacherModel.DEPTH_ANYTHING)
+    weights = resolve_weights(config.weights, *FAMILIES)
     changed = sorted(name for name, digest in record.digests.items() if weights.digests.get(name) != digest)
     if changed:
         message = f"{', '.join(changed)}: other files than the student's training targets were made with"

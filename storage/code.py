@@ -21,7 +21,7 @@ from typing import Any
 from storage.freed_memory import without_garbage_collection
 from storage.kinds import KINDS
 
-PACKAGES = ("storage", "student", "teachers")
+PACKAGES = ("encoders", "storage", "student", "teachers")
 """Packages whose modules count. Orchestration (``assets``, ``pipeline``) cannot change what is stored."""
 
 PROJECT = Path(__file__).resolve().parents[__name__.count(".")]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("assets", "pipeline", "storage", "student", "teachers")
+PACKAGES = ("assets", "encoders", "pipeline", "storage", "student", "teachers")
 SOURCES = ("DistillNeRF", "EmerNeRF", "mip-NeRF 360", "LSS", "Kannala-Brandt")
 LOSS_MODULES = ("student/losses/*.py", "teachers/nerf/losses.py")
 LOSS_TYPES = {"Losses", "PerceptualDistance", "tuple[Tensor, int]", "Float[Tensor, '']"}

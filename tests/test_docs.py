@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("assets", "pipeline", "storage", "student", "teachers")
+PACKAGES = ("assets", "encoders", "pipeline", "storage", "student", "teachers")
 
 _PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "docs/guides/*.md", "docs/adr/*.md")
 _BLOCK = re.compile(r"^```(?:python|bash)\n.*?^```$", re.MULTILINE | re.DOTALL)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("assets", "pipeline", "storage", "student", "teachers")
+PACKAGES = ("assets", "encoders", "pipeline", "storage", "student", "teachers")
 
 _OPENING = re.compile(r"(?:Of|The same of|Likewise|And|But|As)\b")
 _ENTRY = re.compile(r"\s+\*{0,2}[\w.]+: (.*)")

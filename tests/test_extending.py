@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ("assets", "pipeline", "storage", "student", "teachers")
+PACKAGES = ("assets", "encoders", "pipeline", "storage", "student", "teachers")
 RECIPES = ("A data set", "A target", "A loss", "An asset", "A family of image teachers", "A teacher")
 MOST_FILES_OF_A_TARGET = 5
 

@@ -5,7 +5,7 @@ import importlib.metadata
 import importlib.util
 from pathlib import Path
 
-PACKAGES = ("assets", "pipeline", "storage", "student", "teachers")
+PACKAGES = ("assets", "encoders", "pipeline", "storage", "student", "teachers")
 
 RAISED_BY_A_MACHINE = {"OSError", "Exception", "BaseException", "ArrowException", "SafetensorError"}
 BLAMES_DATA = {"SourceDataError", "MissingTargetError", "IntegrityError", "ProvenanceMismatchError"}

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import group_norm, interpolate, leaky_relu, relu
 
+from encoders.efficientnet import WIDTHS, EfficientNetLite0
 from student.model.config import PyramidConfig
-from student.model.efficientnet import WIDTHS, EfficientNetLite0
 
 LEAKY_SLOPE = 0.2
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from encoders.efficientnet import imagenet_file
 from storage.code import code_digest
 from storage.digests import config_digest, config_json, file_digest
 from storage.errors import ErrorKind, MissingTargetError
@@ -29,7 +30,6 @@ from student.data.training_set import TrainingSet, load_training_set
 from student.inference.checkpoint import MODEL_FILE, save_pretrained
 from student.inference.feature_bases import FEATURE_BASES_FILE, feature_bases_of, save_feature_bases
 from student.losses.total import Losses
-from student.model.efficientnet import imagenet_file
 from student.training.initial import initial_folder, take_imagenet_weights, take_weights
 from student.training.log import TrainingLog
 from student.training.model_card import write_records

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from encoders.efficientnet import EfficientNetLite0, imagenet_weights
 from storage.errors import ErrorKind, IntegrityError
 from student.config import SHIPPED
 from student.inference.checkpoint import MODEL_FILE, from_pretrained
 from student.inference.feature_bases import load_feature_bases, same_basis
 from student.inference.open_vocabulary import StoredFeatureBasis
 from student.model.distillnerf import DistillNeRF
-from student.model.efficientnet import EfficientNetLite0, imagenet_weights
 
 _SHIPPED_FOLDER = Path(__file__).resolve().parent.parent / "pretrained"
 _HEADS = "feature_heads."

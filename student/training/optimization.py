@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from encoders.efficientnet import EfficientNetLite0
 from student.config import OptimizerConfig
-from student.model.efficientnet import EfficientNetLite0
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:

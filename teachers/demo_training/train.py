@@ -1,7 +1,6 @@
 """Train, measure and write the shipped checkpoints: ``python -m teachers.demo_training.train --out FOLDER``.
 
-Renders are cached, every random draw is seeded, and each model is written as soon as it is trained. Depth Anything
-starts from DINOv2, which must be in ``--out`` from this run or an earlier one.
+Renders are cached, every random draw is seeded, and each model is written as soon as it is trained.
 """
 
 import sys
@@ -13,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import torch
 import tyro
-from transformers import CLIPImageProcessorPil, Dinov2Model, SegformerImageProcessorPil
+from transformers import CLIPImageProcessorPil
 
 from teachers.config import DepthAnythingConfig, PatchFeatureConfig, SkyConfig, WeightsConfig
 from teachers.demo_training import architectures, held_out
@@ -21,9 +20,8 @@ from teachers.demo_training.cards import save_checkpoint, write_card
 from teachers.demo_training.loop import progress_bar
 from teachers.demo_training.renders import HELD_OUT, TRAINING, RenderSet, RenderSetConfig, load_render_set
 from teachers.demo_training.train_clip import train_clip
-from teachers.demo_training.train_depth import depth_processor, train_depth_anything
 from teachers.demo_training.train_dinov2 import dinov2_processor, train_dinov2
-from teachers.demo_training.train_sky import train_segformer
+from teachers.demo_training.train_lite import lite_processor, train_lite
 from teachers.image.clip import ClipFeatures
 from teachers.image.depth_anything import DepthAnything
 from teachers.image.dinov2 import Dinov2Features
@@ -32,7 +30,7 @@ from teachers.image.sky import SkySegmenter
 _REMEMBERED_STRIDE = 4
 """Stride of the training views whose patches are searched for neighbours: every fourth."""
 
-ModelName = Literal["dinov2", "depth_anything", "segformer", "clip"]
+ModelName = Literal["dinov2", "clip", "efficientnet_lite0"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,26 +88,17 @@ def _train_dinov2(config: TrainConfig, training: RenderSet) -> None:
     save_checkpoint(config.out / "dinov2", train_dinov2(training, **_steps(config, STEPS)), dinov2_processor())
 
 
-def _train_depth_anything(config: TrainConfig, training: RenderSet) -> None:
-    from teachers.demo_training.train_depth import STEPS
-
-    backbone = Dinov2Model.from_pretrained(config.out / "dinov2", dtype=torch.float32)
-    model = train_depth_anything(training, backbone, **_steps(config, STEPS))
-    save_checkpoint(config.out / "depth_anything", model, depth_processor())
-
-
-def _train_segformer(config: TrainConfig, training: RenderSet) -> None:
-    from teachers.demo_training.train_sky import STEPS
-
-    model = train_segformer(training, **_steps(config, STEPS))
-    save_checkpoint(config.out / "segformer", model, SegformerImageProcessorPil())
-
-
 def _train_clip(config: TrainConfig, training: RenderSet) -> None:
     from teachers.demo_training.train_clip import STEPS
 
     model, tokenizer = train_clip(training, **_steps(config, STEPS))
     save_checkpoint(config.out / "clip", model, CLIPImageProcessorPil(), tokenizer)
+
+
+def _train_lite(config: TrainConfig, training: RenderSet) -> None:
+    from teachers.demo_training.train_lite import STEPS
+
+    save_checkpoint(config.out / "efficientnet_lite0", train_lite(training, **_steps(config, STEPS)), lite_processor())
 
 
 def _dinov2_figures(folder: Path, training: RenderSet, held: RenderSet) -> held_out.Figures:
@@ -121,14 +110,11 @@ def _dinov2_figures(folder: Path, training: RenderSet, held: RenderSet) -> held_
     return held_out.dinov2_figures(trained, untrained, training.chosen(slice(None, None, _REMEMBERED_STRIDE)), held)
 
 
-def _depth_figures(folder: Path, _: RenderSet, held: RenderSet) -> held_out.Figures:
-    config = DepthAnythingConfig(weights=WeightsConfig(source=str(folder)), grid_height=112, grid_width=196)
-    return held_out.depth_figures(DepthAnything.from_config(config), held)
-
-
-def _sky_figures(folder: Path, _: RenderSet, held: RenderSet) -> held_out.Figures:
-    config = SkyConfig(weights=WeightsConfig(source=str(folder)), height=112, width=200)
-    return held_out.sky_figures(SkySegmenter.from_config(config), held)
+def _lite_figures(folder: Path, _: RenderSet, held: RenderSet) -> held_out.Figures:
+    weights = WeightsConfig(source=str(folder))
+    sky = SkySegmenter.from_config(SkyConfig(weights=weights, height=112, width=200))
+    depth = DepthAnything.from_config(DepthAnythingConfig(weights=weights, grid_height=112, grid_width=196))
+    return {**held_out.sky_figures(sky, held), **held_out.depth_figures(depth, held)}
 
 
 def _clip_figures(folder: Path, _: RenderSet, held: RenderSet) -> held_out.Figures:
@@ -138,15 +124,13 @@ def _clip_figures(folder: Path, _: RenderSet, held: RenderSet) -> held_out.Figur
 
 _TRAINERS: dict[str, Callable[[TrainConfig, RenderSet], Any]] = {
     "dinov2": _train_dinov2,
-    "depth_anything": _train_depth_anything,
-    "segformer": _train_segformer,
     "clip": _train_clip,
+    "efficientnet_lite0": _train_lite,
 }
 _FIGURES: dict[str, Callable[[Path, RenderSet, RenderSet], held_out.Figures]] = {
     "dinov2": _dinov2_figures,
-    "depth_anything": _depth_figures,
-    "segformer": _sky_figures,
     "clip": _clip_figures,
+    "efficientnet_lite0": _lite_figures,
 }
 
 

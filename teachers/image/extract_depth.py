@@ -16,11 +16,11 @@ from storage.scenes.store import SceneReader
 from storage.stores.arrays import open_target, write_target
 from storage.stores.versioned import Home, Materialized, materialize_arrays
 from teachers.config import DepthAnythingConfig
-from teachers.image.depth_anything import DepthAnything
+from teachers.image.depth_anything import FAMILIES, DepthAnything
 from teachers.image.extraction import Progress, mark_own_vehicle, provenance_of, version_of
 from teachers.image.frame_writer import FrameWriter
 from teachers.image.image_batches import iterate_batches, to_float16
-from teachers.image.weights import TeacherModel, resolve_weights
+from teachers.image.weights import resolve_weights
 from teachers.image_evidence import AppearanceLimits, appearance_checks, appearance_of
 from teachers.quality import at_least, at_most, gate
 
@@ -41,7 +41,7 @@ def extract(
     on_progress: Callable[[str, float, Mapping[str, float]], None] | None = None,
 ) -> Materialized:
     """Find or build the depth features of a scene."""
-    weights = resolve_weights(config.weights, TeacherModel.DEPTH_ANYTHING)
+    weights = resolve_weights(config.weights, *FAMILIES)
     scene = version_of(reader)
     provenance = provenance_of(
         home,

@@ -24,7 +24,7 @@ def demo_image_teachers() -> ImageTeachersConfig:
 
 
 def tiny_image_teachers() -> ImageTeachersConfig:
-    """Return teachers for a real scene on a CPU: the shipped checkpoints, which were trained on renders only.
+    """Return teachers for a real scene on a CPU: the shipped checkpoints, whose decoders learned from renders only.
 
     Gates of accuracy are wider than the demo's; gates of numerical soundness are the same.
     """

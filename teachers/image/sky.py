@@ -1,7 +1,7 @@
 """Sky segmentation with a Cityscapes-style semantic segmenter: the probability that a pixel shows sky.
 
-Segformer scores every class at every pixel. Mask2Former and OneFormer give masks, each with a score of every class; a
-pixel's score of a class is the sum over masks, as published.
+Segformer and this project's own network score every class at every pixel. Mask2Former and OneFormer give masks, each
+with a score of every class; a pixel's score of a class is the sum over masks, as published.
 """
 
 from collections.abc import Mapping
@@ -23,11 +23,13 @@ from transformers import (
 from storage.errors import ErrorKind, IntegrityError
 from teachers.config import SkyConfig
 from teachers.image.image_batches import normalise, resample, resolve_device
+from teachers.image.lite import LiteTeacher
 from teachers.image.segmenter import Segmenter, SkyReading
 from teachers.image.weights import TeacherModel, WeightsFolder, load_model, load_processor, load_tokenizer
 
 SKY_LABEL = "sky"
 FAMILIES: dict[TeacherModel, type[PreTrainedModel]] = {
+    TeacherModel.LITE: LiteTeacher,
     TeacherModel.SKY: SegformerForSemanticSegmentation,
     TeacherModel.SKY_MASK2FORMER: Mask2FormerForUniversalSegmentation,
     TeacherModel.SKY_ONEFORMER: OneFormerForUniversalSegmentation,
@@ -69,7 +71,7 @@ class SkySegmenter(Segmenter):
         Their softmax over labels is the probability.
         """
         pixels = normalise(self._processor, images).to(self._device, self._dtype)
-        if self.weights.model is TeacherModel.SKY:
+        if self.weights.model in (TeacherModel.LITE, TeacherModel.SKY):
             return self._model(pixels).logits.float().cpu()
         task = {} if self._task is None else {"task_inputs": self._task.expand(len(pixels), -1)}
         output = self._model(pixels, **task)

@@ -10,16 +10,20 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    BaseImageProcessor,
     CLIPConfig,
     CLIPModel,
     DepthAnythingConfig,
     DepthAnythingForDepthEstimation,
     Dinov2Config,
     Dinov2Model,
+    DPTImageProcessorPil,
     PreTrainedModel,
     SegformerConfig,
     SegformerForSemanticSegmentation,
+    SegformerImageProcessorPil,
 )
+from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from storage.taxonomy import CITYSCAPES_LABELS
 from teachers.config import FeatureBasisConfig, ImageTeachersConfig, WeightsConfig
@@ -28,6 +32,14 @@ from teachers.image.weights import DEMO_WEIGHTS
 _VIT_WIDTHS = {"small": (384, 6), "base": (768, 12), "large": (1024, 16)}
 """Width and heads of DINOv2's encoders of twelve layers; "large" has 24."""
 _TEXT_TOKENS = 49_408
+_IMAGENET = {"image_mean": list(IMAGENET_DEFAULT_MEAN), "image_std": list(IMAGENET_DEFAULT_STD)}
+_PROCESSORS: dict[str, BaseImageProcessor] = {
+    "segformer": SegformerImageProcessorPil(),
+    "depth_anything": DPTImageProcessorPil(
+        size={"height": 518, "width": 518}, keep_aspect_ratio=True, ensure_multiple_of=14, **_IMAGENET
+    ),
+}
+"""What scales images for the families of which the project ships no checkpoint, as published."""
 _PROCESSOR_FILES = frozenset(
     {"preprocessor_config.json", "merges.txt", "vocab.json", "tokenizer.json", "tokenizer_config.json"}
 )
@@ -74,9 +86,13 @@ def write_stand_in(source: str, target: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     model.save_pretrained(aside)
     # Images are scaled as for the published ones; words are split as the demo's are, for theirs come from the hub.
-    for path in (DEMO_WEIGHTS / model.config.model_type).iterdir():
-        if path.name in _PROCESSOR_FILES:
-            shutil.copyfile(path, aside / path.name)
+    processor = _PROCESSORS.get(model.config.model_type)
+    if processor is not None:
+        processor.save_pretrained(aside)
+    else:
+        for path in (DEMO_WEIGHTS / model.config.model_type).iterdir():
+            if path.name in _PROCESSOR_FILES:
+                shutil.copyfile(path, aside / path.name)
     (aside / "README.md").write_text(
         f"---\nlicense: cc0-1.0\n---\n\nThe architecture of {source}, with random weights.\n"
     )

@@ -55,6 +55,7 @@ class TeacherModel(StrEnum):
     SKY_MASK2FORMER = "mask2former"
     SKY_ONEFORMER = "oneformer"
     SKY_POINTREND = "pointrend"
+    LITE = "efficientnet_lite0"
     DEPTH_ANYTHING = "depth_anything"
     DINOV2 = "dinov2"
     DINOV2_REGISTERS = "dinov2_with_registers"

@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 MUTANTS_FILE = Path(__file__).with_name("mutants.toml")
-_COPIED = ("assets", "pipeline", "storage", "student", "teachers", "tests", "pyproject.toml")
+_COPIED = ("assets", "encoders", "pipeline", "storage", "student", "teachers", "tests", "pyproject.toml")
 _FAILED = 1
 """Exit code of pytest when tests ran and some failed. A test that cannot be collected kills nothing."""
 

@@ -35,7 +35,7 @@ from student.presets.students import demo_student
 from student.training.fit import fit_student
 from teachers.config import DepthAnythingConfig, FeatureBasisConfig, PatchFeatureConfig, WeightsConfig
 from teachers.image.run import extract_depth_anything, extract_patch_features, fit_feature_basis
-from teachers.image.weights import DEMO_WEIGHTS
+from teachers.image.weights import DEMO_WEIGHTS, TeacherModel
 
 KEY = SceneKey("tiny", "scene-0001")
 VARIANT = "clip"
@@ -44,7 +44,7 @@ VARIANT = "clip"
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     """Copies of the depth model and of CLIP that can be tampered with."""
-    for name in ("depth_anything", "clip"):
+    for name in (TeacherModel.LITE.value, "clip"):
         shutil.copytree(DEMO_WEIGHTS / name, tmp_path / "weights" / name)
     return tmp_path / "weights"
 
@@ -62,7 +62,7 @@ def home(make_home: Any, weights: Path) -> Home:
     ingest_scene(home, KEY, IngestConfig())
     resize_scene_images(home, KEY, InputImagesConfig(height=data.image_height, width=data.image_width))
     config = DepthAnythingConfig(
-        weights=WeightsConfig(source=str(weights / "depth_anything")),
+        weights=WeightsConfig(source=str(weights / TeacherModel.LITE.value)),
         input_short_side=56,
         min_lidar_rank_correlation=-1.0,
     )
@@ -158,7 +158,7 @@ def test_a_packed_student_needs_no_home(home: Home, weights: Path, tmp_path: Pat
     (weights / "clip" / "vocab.json").write_text("{}")
     with pytest.raises(ProvenanceMismatchError, match=r"vocab\.json"):
         Student.from_pretrained(tmp_path / "packed", device="cpu")(images, rig).find("car")
-    config = weights / "depth_anything" / "config.json"
+    config = weights / TeacherModel.LITE.value / "config.json"
     config.write_text(config.read_text() + "\n")
     with pytest.raises(IntegrityError, match="other files") as raised:
         Student.from_pretrained(tmp_path / "packed", device="cpu")

@@ -262,7 +262,7 @@ def change_the_weights(world: World) -> None:
     from teachers.image.weights import DEMO_WEIGHTS, TeacherModel
 
     folder = world.home.root / "weights"
-    shutil.copytree(DEMO_WEIGHTS / TeacherModel.SKY.value, folder)
+    shutil.copytree(DEMO_WEIGHTS / TeacherModel.LITE.value, folder)
     tensors = load_file(folder / "model.safetensors")
     name = next(name for name, tensor in tensors.items() if tensor.ndim)
     tensors = {key: np.atleast_1d(value) if value.ndim else np.asarray(value) for key, value in tensors.items()}

@@ -22,11 +22,14 @@ from transformers import (
     SegformerImageProcessorPil,
 )
 
+from encoders.efficientnet import imagenet_weights
 from storage.scenes.schema import SceneData
 from storage.scenes.store import write_scene
 from storage.stores.provenance import Provenance
 from storage.stores.versioned import Home, materialize_arrays
 from teachers.demo_training.captions import build_tokenizer
+from teachers.demo_training.train_lite import lite_processor
+from teachers.image.lite import LiteConfig, LiteTeacher
 
 FORWARD_CAMERA_TO_EGO = np.array([[0.0, 0, 1, 1], [-1, 0, 0, 0], [0, -1, 0, 1.5], [0, 0, 0, 1]])
 
@@ -149,6 +152,10 @@ def random_weights(tmp_path_factory) -> Path:
             ),
             DPTImageProcessorPil(),
         ),
+        "efficientnet_lite0": (
+            LiteTeacher(LiteConfig(widths=(8, 8, 8, 8), context_layers=1, context_heads=2, id2label=labels)),
+            lite_processor(),
+        ),
         "dinov2": (Dinov2Model(Dinov2Config(**backbone)), BitImageProcessorPil()),
         "clip": (
             CLIPModel(
@@ -161,6 +168,7 @@ def random_weights(tmp_path_factory) -> Path:
             CLIPImageProcessorPil(),
         ),
     }
+    models["efficientnet_lite0"][0].trunk.load_state_dict(imagenet_weights())  # a random one is all but constant
     models["segformer"][0].decode_head.classifier.weight.data *= 200  # else every probability is a third
     models["depth_anything"][0].head.conv3.weight.data *= 1e7  # else depth is all but constant,
     models["depth_anything"][0].head.conv3.bias.data += 1  # and the head's end closed

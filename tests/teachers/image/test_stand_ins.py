@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import DepthAnythingConfig
 
 from pipeline.presets import PRESET_NAMES, PresetName, build_preset
 from teachers.config import WeightsConfig
+from teachers.image.lite import LiteConfig
 from teachers.image.presets import paper_image_teachers, small_image_teachers
 from teachers.image.stand_ins import architecture, write_stand_ins
 from teachers.image.weights import DEMO_WEIGHTS, TeacherModel, resolve_weights
@@ -48,9 +48,11 @@ def test_every_published_teacher_has_an_architecture() -> None:
 def test_a_student_reads_the_channels_of_the_depth_model_beside_it(preset: PresetName, published: str | None) -> None:
     config = build_preset(preset, variant="clip", published=published)
     source = config.image_teachers.depth_anything.weights.source
-    demo = DepthAnythingConfig.from_pretrained(DEMO_WEIGHTS / "depth_anything")
-    depth = demo if source == "demo" else architecture(source).config
-    assert config.student.model.coarse_depth.depth_feature_channels == depth.fusion_hidden_size
+    if source == "demo":
+        channels = LiteConfig.from_pretrained(DEMO_WEIGHTS / TeacherModel.LITE).widths[-1]
+    else:
+        channels = architecture(source).config.fusion_hidden_size
+    assert config.student.model.coarse_depth.depth_feature_channels == channels
 
 
 def test_they_are_written_once_and_read_as_any_checkpoint(tmp_path: Path) -> None:

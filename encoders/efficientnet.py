@@ -98,9 +98,6 @@ class _Block(nn.Module):
 class EfficientNetLite0(nn.Module):
     """The trunk, without the head of the classifier."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self) -> None:
         super().__init__()
         self._conv_stem = _SameConv(3, _STEM_WIDTH, 3, 2)
@@ -115,8 +112,6 @@ class EfficientNetLite0(nn.Module):
             if index + 1 == len(_STAGES) or _STAGES[index + 1].stride == 2:
                 self._ends.append(len(blocks))
         self._blocks = nn.ModuleList(blocks)
-        self.register_buffer("mean", torch.tensor(_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(_STD).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Float[Tensor, "n 3 height width"]) -> list[Float[Tensor, "n _ _ _"]]:
         """Return maps at strides 2, 4, 8, 16 and 32, with the channels of :data:`WIDTHS`.
@@ -124,7 +119,11 @@ class EfficientNetLite0(nn.Module):
         Args:
             images: RGB in [-1, 1].
         """
-        x = ((images + 1) / 2 - self.mean) / self.std
+        mean, std = (images.new_tensor(each).view(3, 1, 1) for each in (_MEAN, _STD))
+        return self.maps(((images + 1) / 2 - mean) / std)
+
+    def maps(self, x: Float[Tensor, "n 3 height width"]) -> list[Float[Tensor, "n _ _ _"]]:
+        """Return the same of images that are scaled by ImageNet's mean and deviation already."""
         x = relu6(self._bn0(self._conv_stem(x)))
         maps = []
         for number, block in enumerate(self._blocks, start=1):
