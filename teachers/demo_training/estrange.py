@@ -80,7 +80,7 @@ class _Draws:
     def number(self, low: float, high: float) -> float:
         return low + (high - low) * float(torch.rand((), generator=self.generator))
 
-    def table(self, channels: int) -> Float[Tensor, "batch surfaces channels"]:
+    def surfaces(self, channels: int) -> Float[Tensor, "batch surfaces channels"]:
         return torch.rand((self.batch, _NUM_SURFACES, channels), generator=self.generator)
 
     def clouds(
@@ -101,14 +101,14 @@ class _Draws:
 def _resurfaced(images: Images, scenery: Scenery, draw: _Draws) -> Images:
     """Give every class and instance another brightness and texture, and some another colour."""
     size = (images.shape[-2], images.shape[-1])
-    tint = 0.5 * draw.table(3) + 0.5 * draw.table(1)
-    recoloured = _of_surface((draw.table(1) < 0.2).float(), scenery)
+    tint = 0.5 * draw.surfaces(3) + 0.5 * draw.surfaces(1)
+    recoloured = _of_surface((draw.surfaces(1) < 0.2).float(), scenery)
     grey = images.mean(dim=1, keepdim=True)
     result = images * (1 - recoloured) + 2 * grey * _of_surface(tint, scenery) * recoloured
-    result = result * _of_surface(0.45 + 1.1 * draw.table(1), scenery)
+    result = result * _of_surface(0.45 + 1.1 * draw.surfaces(1), scenery)
     texture = draw.clouds(size, coarsest=4, falloff=draw.number(0.6, 0.95))
     texture = texture + 0.3 * draw.clouds(size, channels=3, coarsest=8)
-    result = result * (1 + _of_surface(0.3 * draw.table(1).square(), scenery) * texture).clamp_min(0.1)
+    result = result * (1 + _of_surface(0.3 * draw.surfaces(1).square(), scenery) * texture).clamp_min(0.1)
     return torch.where(scenery.is_sky[:, None], images, result).clamp(0, 1)
 
 
@@ -150,7 +150,7 @@ def _sky(size: tuple[int, int], draw: _Draws) -> Images:
 
 def _mirroring(images: Images, scenery: Scenery, sky: Images, draw: _Draws) -> Images:
     """Let some surfaces look like a sky, as panes and white walls do: only what surrounds them tells."""
-    share = draw.uniform(0.3, 1.0) * _of_surface((draw.table(1) < 0.12).float(), scenery)
+    share = draw.uniform(0.3, 1.0) * _of_surface((draw.surfaces(1) < 0.12).float(), scenery)
     return images * (1 - share) + sky * share
 
 
