@@ -88,7 +88,9 @@ def test_truncated_weights_are_named(folder):
 
 
 def test_another_architecture_is_named(random_weights):
-    with pytest.raises(IntegrityError, match=r"config\.json: model_type 'dinov2', want 'efficientnet_lite0' or 'segformer'"):
+    with pytest.raises(
+        IntegrityError, match=r"config\.json: model_type 'dinov2', want 'efficientnet_lite0' or 'segformer'"
+    ):
         SkySegmenter.from_config(SkyConfig(weights=WeightsConfig(source=str(random_weights / "dinov2"))))
 
 
