@@ -22,6 +22,14 @@ _ASSETS = dg.load_assets_from_modules(
 )
 
 
+STEPS = frozenset(
+    made.node_def.name
+    for made in (*_ASSETS, *ALL_CHECKS)
+    if isinstance(made, dg.AssetsDefinition) and made.is_executable  # a check is one too
+)
+"""Names of the steps of runs: each makes one asset, or several, or is a check."""
+
+
 def asset_graph() -> AssetGraph:
     """Return the graph of all assets: their inputs, their partitions, and the assets that share a run."""
     return dg.Definitions(assets=_ASSETS, resources=default_resources()).resolve_asset_graph()
@@ -44,7 +52,7 @@ def build_definitions(
         schedules=[nightly_evaluation, nightly_new_scenes],
         sensors=[registered_scenes, student_alerts],
         resources=default_resources(progress, by_command=by_command) | resources,
-        executor=executor_from_environment(),
+        executor=executor_from_environment(STEPS),
     )
 
 

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -34,7 +34,7 @@ ALERT_MAIL_VARIABLE = "DISTILLNERF_ALERT_MAIL"
 SMTP_VARIABLE = "DISTILLNERF_SMTP"
 
 
-def _dask_executor() -> dg.ExecutorDefinition:
+def _dask_executor(_steps: Collection[str]) -> dg.ExecutorDefinition:
     """Return the executor that gives each step to the Dask cluster whose scheduler Dask's own variable names.
 
     Raises:
@@ -51,23 +51,32 @@ def _dask_executor() -> dg.ExecutorDefinition:
     return dask_executor(address, settings_of_environment())
 
 
-def _kubernetes_executor() -> dg.ExecutorDefinition:
+def _kubernetes_executor(steps: Collection[str]) -> dg.ExecutorDefinition:
     """Return the executor that makes each step a Kubernetes Job.
+
+    Args:
+        steps: Names of all steps.
 
     Raises:
         EnvironmentMissingError: If ``dagster-k8s`` is not installed.
-        ValueError: If the variable with the changes of some steps is no JSON object.
+        ValueError: If the variable with the changes of some steps is no JSON object, or names a step that is none:
+            Dagster would pass it by, and the step would get what its asset asks for.
     """
     from pipeline.kubernetes_steps import kubernetes_executor
 
     text = os.environ.get(KUBERNETES_STEPS_VARIABLE) or "{}"
-    steps: object = None
+    changes: object = None
     with contextlib.suppress(json.JSONDecodeError):
-        steps = json.loads(text)
-    is_object = isinstance(steps, dict)
+        changes = json.loads(text)
+    is_object = isinstance(changes, dict)
     if not is_object:
         raise ValueError(f'{KUBERNETES_STEPS_VARIABLE} is {text!r}, want JSON: {{"STEP": {{"container_config": ...}}}}')
-    return kubernetes_executor(cast("Mapping[str, Any]", steps))
+    named = cast("Mapping[str, Any]", changes)
+    unknown = sorted(named.keys() - set(steps))
+    if unknown:
+        known = ", ".join(sorted(steps))
+        raise ValueError(f"{KUBERNETES_STEPS_VARIABLE} names {', '.join(unknown)}, and the steps are {known}")
+    return kubernetes_executor(named)
 
 
 def settings_of_environment() -> dict[str, str]:
@@ -76,13 +85,14 @@ def settings_of_environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k.startswith("DISTILLNERF_") or k in known}
 
 
-EXECUTORS: Mapping[str, Callable[[], dg.ExecutorDefinition]] = {
-    "in_process": lambda: dg.in_process_executor,
-    "multiprocess": lambda: dg.multiprocess_executor,
+EXECUTORS: Mapping[str, Callable[[Collection[str]], dg.ExecutorDefinition]] = {
+    "in_process": lambda _: dg.in_process_executor,
+    "multiprocess": lambda _: dg.multiprocess_executor,
     "dask": _dask_executor,
     "kubernetes": _kubernetes_executor,
 }
-"""Executors for the steps of a run that Dagster started, by the name that the environment variable gives.
+"""Executors for the steps of a run that Dagster started, by the name that the environment variable gives; each is made
+for the names of all steps.
 
 Steps in one process share imports; torch and transformers cost seconds in each process. In several processes,
 independent steps run side by side, with Dask and Kubernetes on several machines.
@@ -230,8 +240,11 @@ def devices_from_environment() -> tuple[str, ...]:
     )  # torch's import costs seconds
 
 
-def executor_from_environment() -> dg.ExecutorDefinition:
+def executor_from_environment(steps: Collection[str]) -> dg.ExecutorDefinition:
     """Return the executor that the environment variable names; by default all steps run in one process.
+
+    Args:
+        steps: Names of all steps.
 
     Raises:
         ValueError: If there is no such executor.
@@ -239,7 +252,7 @@ def executor_from_environment() -> dg.ExecutorDefinition:
     name = os.environ.get(EXECUTOR_VARIABLE) or "in_process"
     if name not in EXECUTORS:
         raise ValueError(f"{EXECUTOR_VARIABLE} is {name!r}, want one of {', '.join(EXECUTORS)}")
-    return EXECUTORS[name]()
+    return EXECUTORS[name](steps)
 
 
 def home_from_environment(home: str | None) -> str:

@@ -28,7 +28,7 @@ from flask import Flask, request
 from kubernetes.client import ApiClient
 from werkzeug.serving import make_server
 
-from pipeline.definitions import build_definitions
+from pipeline.definitions import STEPS, build_definitions
 from pipeline.instance import open_instance
 from pipeline.resources import EXECUTORS, dagster_environment
 from storage.stores.versioned import Home
@@ -173,7 +173,7 @@ def test_whoever_launches_a_run_names_no_image_variable_volume_or_account(
 
 
 def test_the_executor_takes_no_run_configuration() -> None:
-    executor: ExecutorDefinition = EXECUTORS["kubernetes"]()
+    executor: ExecutorDefinition = EXECUTORS["kubernetes"](STEPS)
     assert not process_config(executor.config_schema.config_type, {"job_image": "elsewhere/miner"}).success
     assert process_config(executor.config_schema.config_type, {}).success
 
@@ -182,7 +182,20 @@ def test_the_executor_takes_no_run_configuration() -> None:
 def test_changes_of_steps_that_are_no_object_are_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTILLNERF_KUBERNETES_STEPS", text)
     with pytest.raises(ValueError, match=r"DISTILLNERF_KUBERNETES_STEPS is .*, want"):
-        EXECUTORS["kubernetes"]()
+        EXECUTORS["kubernetes"](STEPS)
+
+
+@pytest.mark.parametrize("step", ["nerf_teacher", "student_chekpoint"], ids=["asset_of_a_step", "misspelt"])
+def test_changes_of_what_is_no_step_are_refused(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dagster would pass them by, and a fit would be killed in a pod of too little memory."""
+    more = {"container_config": {"resources": {"limits": {"memory": "200Gi"}}}}
+    known = ("scene", "scene_teacher", "student_checkpoint", "sky_mask_quality_gate")
+    assert set(known) <= STEPS
+    monkeypatch.setenv("DISTILLNERF_KUBERNETES_STEPS", json.dumps(dict.fromkeys(known, more)))
+    EXECUTORS["kubernetes"](STEPS)
+    monkeypatch.setenv("DISTILLNERF_KUBERNETES_STEPS", json.dumps(dict.fromkeys((*known, step), more)))
+    with pytest.raises(ValueError, match=f"names {step}, and the steps are .*scene_teacher"):
+        EXECUTORS["kubernetes"](STEPS)
 
 
 def test_the_code_server_is_asked_for_what_is_there(values: dict[str, Any], repository_root: Path) -> None:

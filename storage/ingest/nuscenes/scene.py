@@ -264,18 +264,18 @@ class _SceneRows:
         return value
 
     def _transform(self, table: str, row: Row, kind: ErrorKind) -> Float[np.ndarray, "4 4"]:
-        rotation = self._rotation(table, row, kind)
+        rotation = quat_wxyz_to_rotation(self._quaternion(table, row, kind))
         key = self._key(table, row, "translation")
         translation = number_list(self.tables.value(table, row, "translation"), (3,), kind, key)
         return from_rotation_translation(rotation, translation)
 
-    def _rotation(self, table: str, row: Row, kind: ErrorKind) -> Float[np.ndarray, "3 3"]:
+    def _quaternion(self, table: str, row: Row, kind: ErrorKind) -> Float[np.ndarray, " 4"]:
         key = self._key(table, row, "rotation")
         quat_wxyz = number_list(self.tables.value(table, row, "rotation"), (4,), kind, key)
         norm = float(np.linalg.norm(quat_wxyz))
         if abs(norm - 1.0) > _MAX_QUATERNION_DEFECT:
             raise SourceDataError(kind, key, f"is {quat_wxyz.tolist()} of norm {norm:.6g}, want a unit quaternion")
-        return quat_wxyz_to_rotation(quat_wxyz)
+        return quat_wxyz
 
     def _fixed_calibration(self, shots: list[_Shot], channel: str) -> Row:
         """Return the calibration of a channel, which must be the same in all frames."""
@@ -315,9 +315,9 @@ class _SceneRows:
         ]
         if not rows:
             return SceneBoxes.none()
-        centres, sizes, rotations, categories, num_points = [], [], [], [], []
+        centres, sizes, quaternions, categories, num_points = [], [], [], [], []
         for _, row in rows:
-            rotations.append(self._rotation("sample_annotation", row, ErrorKind.TABLE_INVALID))
+            quaternions.append(self._quaternion("sample_annotation", row, ErrorKind.TABLE_INVALID))
             for column, values in (("translation", centres), ("size", sizes)):
                 key = self._key("sample_annotation", row, column)
                 raw = self.tables.value("sample_annotation", row, column)
@@ -325,7 +325,7 @@ class _SceneRows:
             instance = self._row("instance", row["instance_token"], f"row {row['token']}")
             categories.append(str(self._row("category", instance["category_token"], "an instance")["name"]))
             num_points.append(int(row.get("num_lidar_pts", -1)))
-        world_rotations = global_to_world[:3, :3] @ np.stack(rotations)
+        world_rotations = global_to_world[:3, :3] @ quat_wxyz_to_rotation(np.stack(quaternions))
         return SceneBoxes(
             frame_index=np.array([frame for frame, _ in rows], np.int64),
             centre=apply_se3(global_to_world, np.stack(centres)),
