@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -92,8 +91,7 @@ class LiteTeacher(PreTrainedModel):
 
     def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> LiteReading:
         """Return what the network says about images scaled by ImageNet's mean and deviation."""
-        with torch.no_grad():
-            maps = self.trunk.maps(pixels)[:0:-1]
+        maps = self.trunk.maps(pixels)[:0:-1]
         y = self.fuse[0](maps[0], None)
         rows, columns = y.shape[-2:]
         y = self.context(y.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, (rows, columns))
