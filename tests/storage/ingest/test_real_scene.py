@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from nuscenes import NuScenes
 from scipy.spatial import cKDTree
 
 from storage.geometry.cameras import project
 from storage.geometry.transforms import apply_se3, invert_se3, quat_wxyz_to_rotation
-from storage.ingest.nuscenes.tables import load_tables
 from storage.ingest.run import ingest_scene
 from storage.ingest.source import list_scenes, register_source
 from storage.ingest.source_config import SourceConfig
@@ -32,9 +32,8 @@ def real(external_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Simpl
     source = SourceConfig(dataset="nuscenes", root=root, version="v1.0-mini", licence="CC-BY-NC-SA-4.0")
     register_source(home, source)
     made = ingest_scene(home, KEY)
-    return SimpleNamespace(
-        source=source, made=made, scene=SceneReader.open(home, KEY), devkit=load_tables(root, "v1.0-mini").devkit
-    )
+    devkit = NuScenes(version="v1.0-mini", dataroot=str(root), verbose=False)
+    return SimpleNamespace(source=source, made=made, scene=SceneReader.open(home, KEY), devkit=devkit)
 
 
 def _sample(real: SimpleNamespace, frame: int) -> dict:
