@@ -450,7 +450,7 @@ def _write_step(
             for column, picture in tiles.items():
                 still = f"{index:05d}-{camera}-{source}-{names.get(column, column)}.png"
                 (folder / STILLS_FOLDER / still).write_bytes(encode_image(picture, quality=None))
-            rows.append(Row(caption=f"{camera}   {source}", photo=photo, tiles=tiles))
+            rows.append(Row(camera=camera, source=source, photo=photo, tiles=tiles))
             photo = None  # once for each camera
     recorded = "recorded" if step.views[0].is_recorded else f"recorded, frame {step.frame}"
     path = _sheet(folder, index)

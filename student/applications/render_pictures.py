@@ -24,8 +24,10 @@ Product = Literal["rgb", "depth", "features", "words"]
 Picture = UInt8[np.ndarray, "_ _ 3"]
 
 _INK, _PAPER = (235, 235, 235), (24, 26, 30)
-_CAPTION, _GAP = 20, 4
-_BAR_WIDTH, _MARGIN = 70, 8
+_LETTERS, _CAPTION, _GAP = 16, 25, 6
+_BAR_WIDTH, _BAR_TOP = 70, 8
+_MOST_PICTURES = 4
+"""Pictures beside each other; more are wrapped, because a film of six is a stripe on a screen and a line on a phone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,23 +71,26 @@ def word_title(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One row of a sheet.
+    """What one source shows of one camera.
 
     Attributes:
-        caption: Written above it.
+        camera: Name of the camera.
+        source: Who shows it, "student" or "teacher".
         photo: The recorded image to compare with; None for a blank.
-        tiles: Pictures by the title of their column.
+        tiles: Pictures by their title.
     """
 
-    caption: str
+    camera: str
+    source: str
     photo: Picture | None
     tiles: Mapping[str, Picture]
 
 
 def sheet(title: str, photo_title: str, rows: Sequence[Row], *, tile_width: int) -> Picture:
-    """Return all rows below each other, with titles, captions and the scales of colours.
+    """Return all rows below each other, each picture with its title and the scale of its colours above it.
 
-    Columns are those of the first row; a row that lacks one shows a blank there.
+    A row has the pictures of the first, in the same places; one that it lacks is a blank. A row of more than a few is
+    wrapped.
 
     Raises:
         ValueError: If there is no row, or the first has no tile.
@@ -93,35 +98,67 @@ def sheet(title: str, photo_title: str, rows: Sequence[Row], *, tile_width: int)
     if not rows or not rows[0].tiles:
         raise ValueError("a sheet needs at least one row with at least one picture")
     columns = list(rows[0].tiles)
-    width = (tile_width + _GAP) * (1 + len(columns)) + _GAP
+    num_lines = -(-(1 + len(columns)) // _MOST_PICTURES)
+    per_line = -(-(1 + len(columns)) // num_lines)
     first = next(iter(rows[0].tiles.values()))
-    heights = [
-        round(next(iter(row.tiles.values()), first).shape[0] * tile_width / _width_of(row, first)) for row in rows
-    ]
-    total = 2 * _CAPTION + sum(height + _CAPTION for height in heights) + _GAP
-    canvas = Image.new("RGB", (width, total), _PAPER)
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=13)
-    draw.text((_GAP, 3), title, _INK, font)
-    for place, column in enumerate([photo_title, *columns]):
-        left = _GAP + place * (tile_width + _GAP)
-        draw.text((left, _CAPTION + 3), column, _INK, font)
-        if column == "depth":
-            _scale(canvas, depth_bar(width=_BAR_WIDTH), "2", "80 m", left + tile_width - _MARGIN, font)
-        elif column not in ("rgb", "features", photo_title):
-            _scale(canvas, unit_bar(name="inferno", width=_BAR_WIDTH), "0", "1", left + tile_width - _MARGIN, font)
-    top = 2 * _CAPTION
+    heights = [round(_first(row, first).shape[0] * tile_width / _first(row, first).shape[1]) for row in rows]
+    total = _CAPTION + sum(num_lines * (_CAPTION + height) for height in heights) + _GAP
+    canvas = Image.new("RGB", ((tile_width + _GAP) * per_line + _GAP, total), _PAPER)
+    pen = _Pen(canvas)
+    pen.write(title, _GAP, 0, canvas.width - _GAP)
+    top = _CAPTION
     for row, height in zip(rows, heights, strict=True):
-        draw.text((_GAP, top + 3), row.caption, _INK, font)
-        top += _CAPTION
-        for place, picture in enumerate([row.photo, *(row.tiles.get(column) for column in columns)]):
-            if picture is not None:
-                canvas.paste(_sized(picture, height, tile_width), (_GAP + place * (tile_width + _GAP), top))
-        top += height
+        shown = [(f"{photo_title}   {row.camera}", row.photo)]
+        shown += [(f"{row.source}   {column}", row.tiles.get(column)) for column in columns]
+        for place, (caption, picture) in enumerate(shown):
+            if picture is None:
+                continue
+            left = _GAP + place % per_line * (tile_width + _GAP)
+            line = top + place // per_line * (_CAPTION + height)
+            right = left + tile_width
+            if place > 0:
+                right = pen.draw_scale(columns[place - 1], line, right)
+            pen.write(caption, left, line, right)
+            canvas.paste(_sized(picture, height, tile_width), (left, line + _CAPTION))
+        top += num_lines * (_CAPTION + height)
     return np.asarray(canvas)
 
 
-def _width_of(row: Row, first: Picture) -> int:
-    return next(iter(row.tiles.values()), first).shape[1]
+class _Pen:
+    """Writes on a canvas, never over what is right of a text."""
+
+    def __init__(self, canvas: Image.Image) -> None:
+        self._canvas, self._draw = canvas, ImageDraw.Draw(canvas)
+        self._font = ImageFont.load_default(size=_LETTERS)
+
+    def write(self, text: str, left: int, top: int, right: int) -> None:
+        """Write a text, cut where it would not fit; letters that the font lacks are given by their numbers."""
+        text = text.encode("latin-1", "backslashreplace").decode("latin-1")
+        if self._draw.textlength(text, self._font) > right - left:
+            while text and self._draw.textlength(f"{text}...", self._font) > right - left:
+                text = text[:-1]
+            text += "..."
+        self._draw.text((left, top + 3), text, _INK, self._font)
+
+    def draw_scale(self, column: str, top: int, right: int) -> int:
+        """Draw the scale of a picture's colours flush right, if it has one, and return where it begins."""
+        if column in ("rgb", "features"):
+            return right
+        bar, low, high = unit_bar(name="inferno", width=_BAR_WIDTH), "0", "1"
+        if column == "depth":
+            bar, low, high = depth_bar(width=_BAR_WIDTH), "2", "80 m"
+        for text in (high, None, low):
+            right -= _BAR_WIDTH if text is None else round(self._draw.textlength(text, self._font))
+            if text is None:
+                self._canvas.paste(Image.fromarray(bar), (right, top + _BAR_TOP))
+            else:
+                self._draw.text((right, top + 3), text, _INK, self._font)
+            right -= _GAP
+        return right
+
+
+def _first(row: Row, first: Picture) -> Picture:
+    return next(iter(row.tiles.values()), first)
 
 
 def _sized(picture: Picture, height: int, width: int) -> Image.Image:
@@ -129,20 +166,3 @@ def _sized(picture: Picture, height: int, width: int) -> Image.Image:
     if picture.shape[0] > height:
         return Image.fromarray(resize_smoothly(picture, height, width))
     return Image.fromarray(resize_nearest(picture, height, width))
-
-
-def _scale(
-    canvas: Image.Image,
-    bar: Picture,
-    low: str,
-    high: str,
-    right: int,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-) -> None:
-    """Draw a bar of colours with its ends, flush right, in the line of the titles."""
-    draw = ImageDraw.Draw(canvas)
-    right -= round(draw.textlength(high, font))
-    draw.text((right, _CAPTION + 3), high, _INK, font)
-    right -= bar.shape[1] + 4
-    canvas.paste(Image.fromarray(bar), (right, _CAPTION + 5))
-    draw.text((right - 4 - round(draw.textlength(low, font)), _CAPTION + 3), low, _INK, font)
