@@ -29,6 +29,9 @@ Mode = Literal["points", "classes", "query"]
 MODES: tuple[Mode, ...] = ("points", "classes", "query")
 
 _THUMBNAIL_WIDTH = 160
+_SHARES_OF_LEGEND = (0.0, 0.25, 0.5, 0.75, 1.0)
+_EYE, _LOOKS_AT = (-14.0, 6.0, 9.0), (6.0, 0.0, 0.0)
+"""Where a viewer begins, in the ego frame (metres): behind and above the vehicle, which fills little of the picture."""
 
 
 class SceneView:
@@ -138,15 +141,17 @@ def serve_scene(
     view = SceneView(student, student.frames(scene_key), classes=classes)
     server = viser.ViserServer(host=host, port=port, verbose=False)
     server.scene.set_up_direction("+z")
+    server.initial_camera.position, server.initial_camera.look_at = _EYE, _LOOKS_AT
     frame = server.gui.add_slider("frame", min=0, max=view.frames.scene.frozen.num_frames - 1, step=1, initial_value=0)
     mode = server.gui.add_dropdown("show", MODES, initial_value="points")
     text = server.gui.add_text("query", "car")
     status = server.gui.add_markdown("")
 
     def draw(_: Any = None) -> None:  # noqa: ANN401 - viser's event
+        status.content = f"the student reads frame {int(frame.value)} ..."
         try:
             draw_frame(server, view, int(frame.value), mode.value, text.value)
-            colours = view.colours if mode.value == "classes" else {}
+            colours = legend_of(view, mode.value, text.value)
             status.content = describe_view(str(scene_key), variant, student.point.threshold, colours)
         except ValueError as error:
             status.content = f"**{plain_markdown(str(error))}**"
@@ -157,8 +162,18 @@ def serve_scene(
     return server
 
 
+def legend_of(view: SceneView, mode: Mode, text: str) -> Mapping[str, tuple[int, int, int]]:
+    """Return the colours of a view by what they mean: classes by name, or how probable a text is."""
+    if mode == "classes":
+        return view.colours
+    if mode == "points":
+        return {}
+    table = colour_map("inferno")
+    return {f"{text}: {share:.0%}": tuple(table[round(255 * share)].tolist()) for share in _SHARES_OF_LEGEND}
+
+
 def describe_view(scene_key: str, variant: str, threshold: float, colours: Mapping[str, tuple[int, int, int]]) -> str:
-    """Return what stands beside a view, as Markdown: scene, student, threshold, and the colour of each class."""
+    """Return what stands beside a view, as Markdown: scene, student, threshold, and what each colour means."""
     title = f"{plain_markdown(scene_key)}, student {plain_markdown(variant)}, occupied from {threshold:.3g}"
     return "\n\n".join([title, *(f"{_swatch(colour)} {plain_markdown(name)}" for name, colour in colours.items())])
 

@@ -7,7 +7,7 @@ import pytest
 from storage.keys import SceneKey
 from storage.previews.pictures import label_colour
 from student.applications.deployment import DeployedStudent
-from student.applications.viewer import SceneView, serve_scene
+from student.applications.viewer import SceneView, legend_of, serve_scene
 from student.evaluation.evaluate import evaluate_checkpoint
 from student.inference.class_list import load_class_list
 from tests.student.evaluation.conftest import BOXES, CAR, SMALL_EVALUATION, shift_of
@@ -33,6 +33,13 @@ def test_points_lie_on_the_surfaces_and_voxels_carry_their_class(oracle):
     inside = np.all((moved > low) & (moved < high), axis=1)
     np.testing.assert_array_equal(is_car, inside)
     _, heat = view.voxels(2, "query", "car")
+    legend = legend_of(view, "query", "car")
+    assert list(legend) == ["car: 0%", "car: 25%", "car: 50%", "car: 75%", "car: 100%"]
+    brightness = np.array(list(legend.values())).sum(axis=1)
+    assert (np.diff(brightness) > 0).all()
+    assert heat.sum(axis=1).max() <= brightness[-1]
+    assert legend_of(view, "classes", "car") == view.colours
+    assert legend_of(view, "points", "car") == {}
     assert heat[inside].mean() > heat[~inside].mean() + 50
     with pytest.raises(ValueError, match="shows no voxels"):
         view.voxels(2, "points")
