@@ -14,6 +14,7 @@ from storage.ingest.time_units import check_time_unit
 from storage.scenes.schema import SceneBoxes
 
 MAX_LIDAR_WINDOW_S = 10.0
+_FOCAL_SHARE = (0.02, 200.0)  # of width or height: a field of view of 0.3 degrees at least; 0.002 would be millimetres
 MAX_ROTATION_ERROR = 1e-6  # of a matrix built in float64 from a quaternion that was normalised
 
 
@@ -151,8 +152,8 @@ def check_raw_scene(scene: RawScene, config: IngestConfig) -> None:
         SourceDataError: If intrinsics are singular, a pose jumps or is no rigid transform, or time stands still, runs
             back or counts in another unit than microseconds.
     """
-    for name, intrinsics in zip(scene.camera_names, scene.intrinsics, strict=True):
-        _check_intrinsics(intrinsics, f"{scene.name}/{name}")
+    for name, intrinsics, size in zip(scene.camera_names, scene.intrinsics, scene.image_sizes, strict=True):
+        _check_intrinsics(intrinsics, size, f"{scene.name}/{name}")
     if scene.fisheye is not None:
         for name, lens in zip(scene.camera_names, scene.fisheye, strict=True):
             _check_fisheye(lens, f"{scene.name}/{name}")
@@ -166,10 +167,17 @@ def check_raw_scene(scene: RawScene, config: IngestConfig) -> None:
     _check_speed(scene, config.max_speed_mps)
 
 
-def _check_intrinsics(intrinsics: Float[np.ndarray, "3 3"], key: str) -> None:
+def _check_intrinsics(intrinsics: Float[np.ndarray, "3 3"], size: tuple[int, int], key: str) -> None:
     pinhole = intrinsics[1, 0] == 0 and (intrinsics[2] == (0, 0, 1)).all()
     if not (np.isfinite(intrinsics).all() and pinhole and intrinsics[0, 0] > 0 and intrinsics[1, 1] > 0):
         message = f"intrinsics are {intrinsics.tolist()}, want [[fx, s, cx], [0, fy, cy], [0, 0, 1]] with fx, fy > 0"
+        raise SourceDataError(ErrorKind.CALIBRATION_INVALID, key, message)
+    share = intrinsics[[0, 1], [0, 1]] / size[::-1]
+    if not ((share >= _FOCAL_SHARE[0]) & (share <= _FOCAL_SHARE[1])).all():
+        message = (
+            f"fx, fy are {intrinsics[0, 0]:.6g}, {intrinsics[1, 1]:.6g} for {size[1]} x {size[0]} pixels: no lens of a "
+            f"vehicle; want pixels, {_FOCAL_SHARE[0]:g} to {_FOCAL_SHARE[1]:g} times the image"
+        )
         raise SourceDataError(ErrorKind.CALIBRATION_INVALID, key, message)
 
 

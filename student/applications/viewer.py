@@ -150,8 +150,8 @@ def serve_scene(
     def draw(_: Any = None) -> None:  # noqa: ANN401 - viser's event
         status.content = f"the student reads frame {int(frame.value)} ..."
         try:
-            draw_frame(server, view, int(frame.value), mode.value, text.value)
-            colours = legend_of(view, mode.value, text.value)
+            drawn = draw_frame(server, view, int(frame.value), mode.value, text.value)
+            colours = legend_of(view, mode.value, text.value, drawn)
             status.content = describe_view(str(scene_key), variant, student.point.threshold, colours)
         except ValueError as error:
             status.content = f"**{plain_markdown(str(error))}**"
@@ -162,10 +162,13 @@ def serve_scene(
     return server
 
 
-def legend_of(view: SceneView, mode: Mode, text: str) -> Mapping[str, tuple[int, int, int]]:
-    """Return the colours of a view by what they mean: classes by name, or how probable a text is."""
+def legend_of(
+    view: SceneView, mode: Mode, text: str, drawn: UInt8[np.ndarray, "points 3"]
+) -> Mapping[str, tuple[int, int, int]]:
+    """Return the drawn colours of a view by what they mean: classes by name, or how probable a text is."""
     if mode == "classes":
-        return view.colours
+        present = {tuple(colour) for colour in np.unique(drawn, axis=0).tolist()}
+        return {name: colour for name, colour in view.colours.items() if colour in present}
     if mode == "points":
         return {}
     table = colour_map("inferno")
@@ -194,8 +197,10 @@ def _colours(names: Sequence[str], classes: ClassList | None) -> dict[str, tuple
     return colours
 
 
-def draw_frame(server: "viser.ViserServer", view: SceneView, frame: int, mode: Mode, text: str) -> None:
-    """Draw one frame in place of the previous one.
+def draw_frame(
+    server: "viser.ViserServer", view: SceneView, frame: int, mode: Mode, text: str
+) -> UInt8[np.ndarray, "points 3"]:
+    """Draw one frame in place of the previous one, and return the colours of its points or voxels.
 
     Raises:
         ValueError: If a query has no words.
@@ -214,6 +219,7 @@ def draw_frame(server: "viser.ViserServer", view: SceneView, frame: int, mode: M
         point_shape="rounded" if mode == "points" else "square",
     )
     _draw_cameras(server, view, frame, view.frames.camera_names)
+    return colours
 
 
 def _draw_cameras(server: "viser.ViserServer", view: SceneView, frame: int, names: Sequence[str]) -> None:

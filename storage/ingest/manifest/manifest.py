@@ -282,6 +282,9 @@ def _as_problems(error: Any) -> list[ManifestProblem]:  # noqa: ANN401 - a jsons
     if error.validator in ("const", "enum"):
         wanted = error.validator_value
         return [ManifestProblem(field=path, message=f"is {error.instance!r}, want {wanted!r}")]
+    if error.validator == "maxItems":
+        message = f"has {len(error.instance)} entries, want at most {error.validator_value}"
+        return [ManifestProblem(field=path, message=message)]
     return [ManifestProblem(field=path or "the document", message=_short(error.message))]
 
 

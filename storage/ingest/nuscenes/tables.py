@@ -35,7 +35,8 @@ TABLES = (
 )
 OPTIONAL_TABLES = ("attribute", "category", "instance", "sample_annotation", "visibility")
 """Tables of annotations. A release without them can be read; its scenes list the missing ones."""
-_LABEL_TABLES = ("lidarseg", "panoptic")
+_LABELS = "lidarseg"
+"""Table of point labels, which only some releases have."""
 
 # What the devkit adds to the rows in memory, and what therefore is no part of the files' content.
 _ADDED_BY_DEVKIT = {
@@ -82,7 +83,7 @@ class NuScenesTables:
         return getattr(self.devkit, table)
 
     def optional_rows(self, table: str) -> list[dict[str, Any]]:
-        """Return all rows of a table that only some releases have, such as ``lidarseg``."""
+        """Return all rows of a table that only some releases have: ``lidarseg``."""
         return getattr(self.devkit, table, [])
 
     def row(self, table: str, token: object, *, named_by: str) -> Row:
@@ -210,8 +211,7 @@ def _table_paths(root: Path, version: str) -> list[Path]:
         if not path.is_file() and path.stem not in OPTIONAL_TABLES:
             message = f"is missing; the tables read are {', '.join(TABLES)}"
             raise SourceDataError(ErrorKind.TABLE_MISSING, f"{version}/{path.name}", message)
-    extra = [folder / f"{table}.json" for table in _LABEL_TABLES]
-    return [path for path in (*paths, *extra) if path.is_file()]
+    return [path for path in (*paths, folder / f"{_LABELS}.json") if path.is_file()]
 
 
 def _load_devkit(root: Path, version: str, missing: tuple[str, ...]) -> Any:  # noqa: ANN401 - the devkit is not typed
@@ -230,8 +230,7 @@ def _load_devkit(root: Path, version: str, missing: tuple[str, ...]) -> Any:  # 
 
         def __init__(self) -> None:
             self.version, self.dataroot, self.verbose = version, str(root), False
-            labels = [table for table in _LABEL_TABLES if (root / version / f"{table}.json").is_file()]
-            self.table_names = [*TABLES, *labels]
+            self.table_names = [*TABLES, *([_LABELS] if (root / version / f"{_LABELS}.json").is_file() else [])]
             for table in self.table_names:
                 setattr(self, table, [] if table in missing else self.__load_table__(table))
             self.map = [{"token": "", "log_tokens": [row["token"] for row in self.log]}]  # asked for, not used
@@ -251,6 +250,8 @@ def _load_devkit(root: Path, version: str, missing: tuple[str, ...]) -> Any:  # 
 def _explain(root: Path, version: str, missing: tuple[str, ...]) -> None:
     """Raise the typed error that says why these tables do not load, if the reason is found."""
     rows = {table: [] if table in missing else _read_table(root, version, table) for table in TABLES}
+    if (root / version / f"{_LABELS}.json").is_file():
+        _read_table(root, version, _LABELS)
     tokens = {table: {row["token"] for row in rows[table]} for table in TABLES}
     for table, column, target in _REFERENCES:
         for row in rows[table]:

@@ -214,6 +214,28 @@ FAULTS = [
         "fx, fy > 0",
     ),
     Fault(
+        "focal length in millimetres",
+        _set(
+            "calibrated_sensor",
+            "scene-0001/calibration-CAM_FRONT",
+            camera_intrinsic=[[0.05, 0, 16], [0, 0.05, 9], [0, 0, 1]],
+        ),
+        E.CALIBRATION_INVALID,
+        "scene-0001/CAM_FRONT",
+        "fx, fy are 0.05, 0.05 for 32 x 18 pixels",
+    ),
+    Fault(
+        "focal length that is no number of a lens",
+        _set(
+            "calibrated_sensor",
+            "scene-0001/calibration-CAM_FRONT",
+            camera_intrinsic=[[1e300, 0, 16], [0, 25, 9], [0, 0, 1]],
+        ),
+        E.CALIBRATION_INVALID,
+        "scene-0001/CAM_FRONT",
+        "0.02 to 200 times the image",
+    ),
+    Fault(
         "transposed intrinsics",
         _set("calibrated_sensor", "scene-0001/calibration-CAM_FRONT", camera_intrinsic=np.array(INTRINSICS).T.tolist()),
         E.CALIBRATION_INVALID,
@@ -302,6 +324,7 @@ def test_an_earlier_version_stays_readable_when_its_source_breaks(fault, tiny_ho
         (lambda t: t.path("ego_pose").write_bytes(b"\xff\xfe\x00"), E.TABLE_INVALID, "v1.0-mini/ego_pose.json", "JSON"),
         (lambda t: t.path("sensor").write_text("{}"), E.TABLE_INVALID, "v1.0-mini/sensor.json", "dict"),
         (lambda t: t.path("sensor").write_text("[1]"), E.TABLE_INVALID, "v1.0-mini/sensor.json", "entry 0"),
+        (lambda t: t.path("lidarseg").write_text("[" * 10**5), E.TABLE_INVALID, "v1.0-mini/lidarseg.json", "nested"),
         (_drop_row("sensor", "sensor-CAM_BACK"), E.TABLE_INVALID, "calibrated_sensor.json", "sensor-CAM_BACK"),
         (lambda t: (t.root / "v1.0-mini").rename(t.root / "v1.0-trainval"), E.VERSION_UNKNOWN, "nuscenes", "trainval"),
         (lambda t: (t.root / "v1.0-mini").rename(t.root / "v1.0-test"), E.VERSION_UNKNOWN, "nuscenes", "--version"),
@@ -363,6 +386,8 @@ def test_unknown_camera_is_refused(tiny_home):
 def test_bomb_is_refused_even_if_its_table_agrees(tiny_home, tiny):
     """The limit is ours: neither the table nor Pillow's own (which the devkit lifts) is asked."""
     (tiny.root / IMAGE).write_bytes(_bomb())
+    far = [[60000.0, 0, 30000], [0, 60000.0, 30000], [0, 0, 1]]
+    tiny.set("calibrated_sensor", "scene-0001/calibration-CAM_FRONT", camera_intrinsic=far)
     for frame in range(3):
         tiny.set("sample_data", f"scene-0001/{frame}/CAM_FRONT", width=60000, height=60000)
         (tiny.root / tiny.file("scene-0001", "CAM_FRONT", frame)).write_bytes(_bomb())

@@ -198,7 +198,7 @@ def test_maps_need_not_be_there(tiny_home, tiny):
     """Nothing reads them, and whoever unpacks the blobs of one scene may have none."""
     shutil.rmtree(tiny.root / "maps")
     tiny.path("map").unlink()
-    tiny.path("panoptic").write_text("[]")
+    tiny.path("panoptic").write_text("no table that is read")
     ingest_scene(tiny_home, KEY)
     assert SceneReader.open(tiny_home, KEY).attributes["missing_tables"] == []
 

@@ -33,13 +33,16 @@ def test_points_lie_on_the_surfaces_and_voxels_carry_their_class(oracle):
     inside = np.all((moved > low) & (moved < high), axis=1)
     np.testing.assert_array_equal(is_car, inside)
     _, heat = view.voxels(2, "query", "car")
-    legend = legend_of(view, "query", "car")
+    legend = legend_of(view, "query", "car", heat)
     assert list(legend) == ["car: 0%", "car: 25%", "car: 50%", "car: 75%", "car: 100%"]
     brightness = np.array(list(legend.values())).sum(axis=1)
     assert (np.diff(brightness) > 0).all()
     assert heat.sum(axis=1).max() <= brightness[-1]
-    assert legend_of(view, "classes", "car") == view.colours
-    assert legend_of(view, "points", "car") == {}
+    present = legend_of(view, "classes", "car", labels)
+    assert 0 < len(present) < len(view.colours)
+    assert present["car"] == label_colour(CAR)
+    assert set(present.values()) == {tuple(colour) for colour in labels.tolist()}
+    assert legend_of(view, "points", "car", colours) == {}
     assert heat[inside].mean() > heat[~inside].mean() + 50
     with pytest.raises(ValueError, match="shows no voxels"):
         view.voxels(2, "points")

@@ -45,6 +45,11 @@ DOCUMENT_FAULTS: dict[str, tuple[Callable[[dict[str, Any]], object], ErrorKind, 
         "schema: is 'distillnerf.rig_manifest/2', this version reads",
     ),
     "no schema": (lambda d: d.pop("schema"), ErrorKind.TABLE_INVALID, "schema: is missing"),
+    "a camera for each image": (
+        lambda d: d["rigs"]["tug"].update(cameras=d["rigs"]["tug"]["cameras"] * 1000),
+        ErrorKind.TABLE_INVALID,
+        "rigs.tug.cameras: has 2000 entries, want at most 64",
+    ),
     "no licence": (lambda d: d.pop("licence"), ErrorKind.TABLE_INVALID, "licence: is missing"),
     "unknown field": (lambda d: d.update(author="me"), ErrorKind.TABLE_INVALID, "author: is unknown, want"),
     "a word for a number": (
