@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from PIL import Image
 
 from storage.config_json import config_from_json
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
-from storage.geometry.cameras import scale_intrinsics
+from storage.geometry.cameras import focal_fault, scale_intrinsics
 from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.previews.pictures import from_uint8, to_uint8
 from storage.scenes.store import SceneReader, shrink_valid
@@ -46,6 +46,8 @@ PACKED_PATTERNS = ("*.json", "*.safetensors", "README.md")
 
 _DEPTH_KIND = "depth_anything_features"
 _PINHOLE = (np.nan,) * 4
+_SMALLEST_IMAGE = 16
+_MOST_OFF_CENTRE = 0.5  # of width or height; the audit of a recording has the same limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -344,7 +346,33 @@ def _posed(
         raise ValueError("a rig needs at least one camera")
     if len(images) != len(rig):
         raise ValueError(f"{len(images)} images for {len(rig)} cameras: want one for each")
-    return [_PosedImage(_as_uint8(image, image_range), camera) for image, camera in zip(images, rig, strict=True)]
+    posed = []
+    for index, (image, camera) in enumerate(zip(images, rig, strict=True)):
+        if fault := _fault_of(image, camera):
+            raise ValueError(f"camera {index}: {fault}")
+        posed.append(_PosedImage(_as_uint8(image, image_range), camera))
+    return posed
+
+
+def _fault_of(image: Any, camera: CalibratedCamera) -> str | None:  # noqa: ANN401 - whatever a caller takes for an image
+    """Return why a camera's image, or its intrinsics beside it, cannot be what they should; None if they can."""
+    if not isinstance(image, np.ndarray):
+        return f"the image is a {type(image).__name__}, want an array of RGB, as np.asarray(Image.open(file)) is"
+    if image.ndim != 3 or image.shape[2] != 3 or min(image.shape[:2]) < _SMALLEST_IMAGE:
+        return f"the image has shape {image.shape}, want (height, width, 3), RGB, {_SMALLEST_IMAGE} pixels or more"
+    intrinsics = np.asarray(camera.intrinsics)
+    if intrinsics.shape != (3, 3) or not np.isfinite(intrinsics).all() or min(intrinsics[0, 0], intrinsics[1, 1]) <= 0:
+        return None  # the student says what is wrong with these
+    height, width = image.shape[:2]
+    if fault := focal_fault(intrinsics, height=height, width=width):
+        return fault
+    cx, cy = intrinsics[:2, 2]
+    if abs(cx / width - 0.5) > _MOST_OFF_CENTRE or abs(cy / height - 0.5) > _MOST_OFF_CENTRE:
+        return (
+            f"the principal point ({cx:.6g}, {cy:.6g}) lies outside the image of {width} x {height}: are the "
+            "intrinsics those of another size?"
+        )
+    return None
 
 
 def packed_folder(folder_or_id: str | Path, revision: str | None = None) -> Path:

@@ -12,6 +12,19 @@ from jaxtyping import Bool, Float
 
 from storage.geometry.fisheye import project_fisheye, unproject_fisheye
 
+_FOCAL_SHARE = (0.02, 200.0)  # of width or height: 0.3 degrees of view at least; millimetres would be 0.002
+
+
+def focal_fault(intrinsics: Float[Any, "3 3"], *, height: int, width: int) -> str | None:
+    """Return why focal lengths cannot be pixels of a camera with images of this size; None if they can."""
+    fx, fy = float(intrinsics[0, 0]), float(intrinsics[1, 1])
+    low, high = _FOCAL_SHARE
+    if all(low <= focal / size <= high for focal, size in ((fx, width), (fy, height))):
+        return None
+    return (
+        f"fx, fy are {fx:.6g}, {fy:.6g} for {width} x {height} pixels, want pixels, {low:g} to {high:g} times the image"
+    )
+
 
 def project(
     points_camera: Float[Any, "*batch 3"], intrinsics: Float[Any, "*#batch 3 3"]

@@ -9,12 +9,12 @@ from jaxtyping import Bool, Float, Int64
 
 from storage.digests import digest_of
 from storage.errors import ErrorKind, SourceDataError
+from storage.geometry.cameras import focal_fault
 from storage.geometry.transforms import rotation_error
 from storage.ingest.time_units import check_time_unit
 from storage.scenes.schema import SceneBoxes
 
 MAX_LIDAR_WINDOW_S = 10.0
-_FOCAL_SHARE = (0.02, 200.0)  # of width or height: a field of view of 0.3 degrees at least; 0.002 would be millimetres
 MAX_ROTATION_ERROR = 1e-6  # of a matrix built in float64 from a quaternion that was normalised
 
 
@@ -172,13 +172,8 @@ def _check_intrinsics(intrinsics: Float[np.ndarray, "3 3"], size: tuple[int, int
     if not (np.isfinite(intrinsics).all() and pinhole and intrinsics[0, 0] > 0 and intrinsics[1, 1] > 0):
         message = f"intrinsics are {intrinsics.tolist()}, want [[fx, s, cx], [0, fy, cy], [0, 0, 1]] with fx, fy > 0"
         raise SourceDataError(ErrorKind.CALIBRATION_INVALID, key, message)
-    share = intrinsics[[0, 1], [0, 1]] / size[::-1]
-    if not ((share >= _FOCAL_SHARE[0]) & (share <= _FOCAL_SHARE[1])).all():
-        message = (
-            f"fx, fy are {intrinsics[0, 0]:.6g}, {intrinsics[1, 1]:.6g} for {size[1]} x {size[0]} pixels: no lens of a "
-            f"vehicle; want pixels, {_FOCAL_SHARE[0]:g} to {_FOCAL_SHARE[1]:g} times the image"
-        )
-        raise SourceDataError(ErrorKind.CALIBRATION_INVALID, key, message)
+    if (fault := focal_fault(intrinsics, height=size[0], width=size[1])) is not None:
+        raise SourceDataError(ErrorKind.CALIBRATION_INVALID, key, fault)
 
 
 def _check_fisheye(lens: Float[np.ndarray, "4"], key: str) -> None:

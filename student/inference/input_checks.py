@@ -16,6 +16,8 @@ from student.model.types import CameraInputs, TargetCameras
 _IMAGE_SLACK = 0.05
 """Resampling overshoots by a little."""
 _RIGID_TOLERANCE = 1e-3
+_MOST_DISTANT_M = 100.0
+"""A camera farther from the vehicle's origin has a pose in the world."""
 
 
 def check_inputs(inputs: CameraInputs, config: StudentConfig) -> None:
@@ -35,6 +37,10 @@ def check_inputs(inputs: CameraInputs, config: StudentConfig) -> None:
     if low < -_IMAGE_SLACK or high > 1 + _IMAGE_SLACK:
         raise ValueError(f"images have values from {low:.4g} to {high:.4g}, want RGB in [0, 1]")
     _check_cameras(inputs.intrinsics, inputs.camera_to_reference_ego, present, cameras)
+    distances = torch.linalg.vector_norm(inputs.camera_to_reference_ego[0, present, :3, 3].double(), dim=-1)
+    if (far := float(distances.max())) > _MOST_DISTANT_M:
+        message = f"want its place on the vehicle, at most {_MOST_DISTANT_M:g} m"
+        raise ValueError(f"camera_to_reference_ego puts a camera {far:.4g} m from the vehicle's origin, {message}")
     channels = model.coarse_depth.depth_feature_channels
     if (inputs.depth_features is None) == bool(channels):
         raise ValueError(f"depth_features: want {f'{channels} channels' if channels else 'none'}, as configured")

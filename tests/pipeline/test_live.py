@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pipeline.cli import main
 from pipeline.live import CalibratedCamera, Student
@@ -253,6 +254,21 @@ class TestRefusals:
             student([as_float], [camera])
         with pytest.raises(ValueError, match="within image_range"):
             student([as_float * 255], [camera], image_range=(0.0, 1.0))
+        for wrong, said in (
+            (Image.fromarray(image), "the image is a Image, want an array"),
+            ("front.jpg", "the image is a str, want an array"),
+            (image.transpose(2, 0, 1), r"camera 0: the image has shape \(3, 48, 80\), want \(height, width, 3\)"),
+            (image[..., 0], "want .height, width, 3., RGB"),
+            (np.dstack([image, image[..., :1]]), "want .height, width, 3., RGB"),
+            (image[:0], "16 pixels or more"),
+            (image[:8, :8], "16 pixels or more"),
+            (image[::3, ::3], "are the intrinsics those of another size"),
+        ):
+            with pytest.raises(ValueError, match=said):
+                student([wrong], [camera])
+        millimetres = replace(camera, intrinsics=np.diag([0.004, 0.004, 1.0]))
+        with pytest.raises(ValueError, match=r"camera 0: fx, fy are 0\.004, 0\.004 for 80 x 48 pixels, want pixels"):
+            student([image], [millimetres])
         one, two = student([image], [camera]), student([as_float * 2 - 1], [camera], image_range=(-1.0, 1.0))
         np.testing.assert_array_equal(one.views.termination_depth, two.views.termination_depth)
 

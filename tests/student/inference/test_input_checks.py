@@ -66,6 +66,10 @@ WRONG = {
         lambda i: {"camera_to_reference_ego": _with(i.camera_to_reference_ego, (0, 0, 0, 3), torch.nan)},
         "camera 0 .* want a rigid motion",
     ),
+    "a pose in the world": (
+        lambda i: {"camera_to_reference_ego": _with(i.camera_to_reference_ego, (0, 0, 0, 3), 1e7)},
+        "puts a camera 1e.07 m from the vehicle's origin",
+    ),
     "a scale": (
         lambda i: {"camera_to_reference_ego": i.camera_to_reference_ego * torch.tensor([1.1, 1.1, 1.1, 1.0])},
         "want a rigid motion",
