@@ -82,7 +82,7 @@ class LiteTeacher(PreTrainedModel):
             norm_first=True,
         )
         self.context = nn.TransformerEncoder(layer, config.context_layers, enable_nested_tensor=False)
-        self.semantic_head = _head(widths[-1], config.num_labels)
+        self.semantic_head = _head(widths[-1], len(config.id2label or {}))
         self.depth_head = _head(widths[-1], 1)
         self.post_init()
 

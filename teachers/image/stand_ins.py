@@ -32,11 +32,14 @@ from teachers.image.weights import DEMO_WEIGHTS
 _VIT_WIDTHS = {"small": (384, 6), "base": (768, 12), "large": (1024, 16)}
 """Width and heads of DINOv2's encoders of twelve layers; "large" has 24."""
 _TEXT_TOKENS = 49_408
-_IMAGENET = {"image_mean": list(IMAGENET_DEFAULT_MEAN), "image_std": list(IMAGENET_DEFAULT_STD)}
 _PROCESSORS: dict[str, BaseImageProcessor] = {
     "segformer": SegformerImageProcessorPil(),
     "depth_anything": DPTImageProcessorPil(
-        size={"height": 518, "width": 518}, keep_aspect_ratio=True, ensure_multiple_of=14, **_IMAGENET
+        image_mean=list(IMAGENET_DEFAULT_MEAN),
+        image_std=list(IMAGENET_DEFAULT_STD),
+        size={"height": 518, "width": 518},
+        keep_aspect_ratio=True,
+        ensure_multiple_of=14,
     ),
 }
 """What scales images for the families of which the project ships no checkpoint, as published."""
