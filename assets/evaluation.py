@@ -11,11 +11,12 @@ from assets.partition_runs import materialize_each, partitioned_asset
 from assets.scenes import LIGHT_BACKFILL
 from assets.training_set import ONE_VARIANT_A_RUN, TARGETS
 from pipeline.partitions import PARTITIONS
-from pipeline.progress import ProgressCallback, ProgressLog
+from pipeline.progress import ProgressLog
 from pipeline.resources import HomeResource
 from pipeline.run_config import HomeSelection, TransferSelector, WeakLabelSelector
 from storage.keys import SceneKey
 from storage.kinds import FEATURE_SOURCES, FeatureSource, Kind, features_kind
+from storage.progress import ProgressCallback
 from storage.stores.versioned import Home, Materialized
 from student.config import Variant
 

@@ -7,10 +7,10 @@ import dagster as dg
 from assets.declarations import all_of, declare
 from assets.partition_runs import partitioned_asset
 from assets.scenes import LIGHT_BACKFILL
-from pipeline.progress import ProgressCallback
 from pipeline.run_config import FeatureBasisSelector, HomeSelection
 from storage.keys import SceneKey
 from storage.kinds import FEATURE_SOURCES, KINDS, FeatureSource, Kind, features_kind
+from storage.progress import ProgressCallback
 from storage.stores.versioned import Home, Materialized
 
 _GROUP = "image_teachers"

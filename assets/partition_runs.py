@@ -15,11 +15,12 @@ from dagster._core.definitions.data_version import (  # not exported, but what D
 
 from assets.failures import stops_retries
 from assets.metadata import describe
-from pipeline.progress import ProgressCallback, ProgressLog
+from pipeline.progress import ProgressLog
 from pipeline.resources import HomeResource
 from pipeline.run_config import HomeSelection, RunSelector
 from storage.digests import digest_of
 from storage.plain_markdown import plain_markdown
+from storage.progress import ProgressCallback
 from storage.stores.versioned import Home, Materialized, StoreVersion
 
 

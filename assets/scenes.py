@@ -8,11 +8,12 @@ from assets.declarations import declare, shown_only
 from assets.failures import stops_retries
 from assets.partition_runs import event_of, partitioned_asset
 from pipeline.partitions import add_scene_partitions, scenes
-from pipeline.progress import ProgressCallback, ProgressLog
+from pipeline.progress import ProgressLog
 from pipeline.resources import HomeResource
 from pipeline.run_config import HomeSelection, RunSelector
 from storage.keys import SceneKey
 from storage.kinds import Kind
+from storage.progress import ProgressCallback
 from storage.stores.versioned import Home, Materialized
 
 LIGHT_BACKFILL = dg.BackfillPolicy.multi_run(max_partitions_per_run=8)

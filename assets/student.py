@@ -5,9 +5,9 @@ from typing import cast
 from assets.declarations import GPU_POOL, declare
 from assets.partition_runs import partitioned_asset
 from assets.training_set import ONE_VARIANT_A_RUN
-from pipeline.progress import ProgressCallback
 from pipeline.run_config import HomeSelection
 from storage.kinds import Kind
+from storage.progress import ProgressCallback
 from storage.stores.versioned import Home, Materialized
 from student.config import Variant
 

@@ -6,9 +6,9 @@ import dagster as dg
 
 from assets.declarations import Reads, all_of, declare
 from assets.partition_runs import partitioned_asset
-from pipeline.progress import ProgressCallback
 from pipeline.run_config import HomeSelection, TrainingSetSelector
 from storage.kinds import Kind, trainable_kinds
+from storage.progress import ProgressCallback
 from storage.stores.versioned import Home, Materialized
 from student.config import Variant
 

@@ -12,10 +12,8 @@ from typing import Any
 import dagster as dg
 from dagster_pipes import PipesParams
 
+from storage.progress import ProgressCallback
 from teachers.nerf.task import KIND_OF
-
-ProgressCallback = Callable[[str, float, Mapping[str, Any]], None]
-"""Function that receives the stage, the share done in [0, 1] and running figures."""
 
 ProgressSink = Callable[[Mapping[str, Any]], None]
 """Function that receives one event: asset, partition, stage, fraction and figures."""

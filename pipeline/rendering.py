@@ -26,6 +26,7 @@ from storage.geometry.rays import camera_rays
 from storage.kinds import FeatureSource, Kind, features_kind
 from storage.previews.pictures import FeatureColours, encode_image, from_uint8
 from storage.previews.video import write_mp4
+from storage.progress import ProgressCallback
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home, StoreVersion
 from student.applications.camera_path import PathConfig, PathStep, camera_path
@@ -49,8 +50,6 @@ _STILL_FRAMES_PER_SECOND = 12.0
 
 Words = tuple[Mapping[str, Vocabulary], float]
 """Vocabulary of each text, and the temperature of its softmax."""
-
-ProgressCallback = Callable[[str, float, Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """``distillnerf export``: write labels and occupancy in the formats of other projects."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +14,11 @@ from pipeline.commands.options import CommandGroup, ConfiguredCommand
 from pipeline.display import Display
 from pipeline.run_config import HomeSelection
 from storage.keys import SceneKey
+from storage.progress import ProgressCallback
 from storage.stores.versioned import Home, StoreVersion
 
 OccupancySource = Literal["occupancy_labels", "lidar_occupancy", "student"]
 LabelFormat = Literal["occ3d", "coco", "ply"]
-_Tell = Callable[[str, float, Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ class ExportOccupancy(ConfiguredCommand):
 
 
 def label_scene(
-    home: Home, selection: HomeSelection, scene: str, classes: str | None, tell: _Tell | None = None
+    home: Home, selection: HomeSelection, scene: str, classes: str | None, tell: ProgressCallback | None = None
 ) -> StoreVersion:
     """Return a student's labels of a scene, making them if they do not exist.
 
@@ -121,7 +121,7 @@ def label_scene(
 
 
 @contextmanager
-def _telling(console: Console, task: str) -> Iterator[_Tell]:
+def _telling(console: Console, task: str) -> Iterator[ProgressCallback]:
     """Show the progress of one task."""
     with Display(console, total=1) as display:
         display.begin(task)

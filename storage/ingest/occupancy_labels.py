@@ -5,7 +5,6 @@ where the token of a manifest's frame is its index in six digits. Waymo has one 
 see :mod:`storage.ingest.waymo.occ3d`. Frames without a file are left without labels, and counted.
 """
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from storage.ingest.source_files import SourceFiles
 from storage.ingest.waymo.occ3d import parse_waymo_labels, waymo_label_files
 from storage.keys import SceneKey
 from storage.kinds import KINDS, Kind
+from storage.progress import ProgressCallback
 from storage.scenes.store import SceneReader
 from storage.stores.arrays import create_target
 from storage.stores.provenance import Provenance, package_versions
@@ -30,7 +30,7 @@ _WAYMO_FORMATS = ("waymo_v1", "waymo_v2")
 
 
 def ingest_occupancy_labels(
-    home: Home, scene_key: SceneKey, *, on_progress: Callable[[str, float, Mapping[str, Any]], None] | None = None
+    home: Home, scene_key: SceneKey, *, on_progress: ProgressCallback | None = None
 ) -> Materialized:
     """Return the occupancy labels of a scene's current version, reading them if they are not stored.
 
@@ -47,9 +47,7 @@ def ingest_occupancy_labels(
         return _ingest(home, scene_key, known, on_progress or (lambda *_: None))
 
 
-def _ingest(
-    home: Home, scene_key: SceneKey, known: KnownDigests, on_progress: Callable[[str, float, Mapping[str, Any]], None]
-) -> Materialized:
+def _ingest(home: Home, scene_key: SceneKey, known: KnownDigests, on_progress: ProgressCallback) -> Materialized:
     version = home.require(Kind.SCENE, str(scene_key))
     scene = SceneReader(home.open_arrays(version), version)
     source = load_source(home, scene_key.dataset)

@@ -12,13 +12,14 @@ from storage.ingest.manifest.recording import RigManifestRecording
 from storage.ingest.nuscenes.recording import NuScenesRecording
 from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.recording import Recording
-from storage.ingest.scene_writer import Progress, materialize_scene
+from storage.ingest.scene_writer import materialize_scene
 from storage.ingest.source import load_source
 from storage.ingest.source_config import SourceConfig
 from storage.ingest.waymo.v1 import open_waymo_v1
 from storage.ingest.waymo.v2 import open_waymo_v2
 from storage.keys import SceneKey
 from storage.kinds import Kind
+from storage.progress import ProgressCallback
 from storage.stores import catalog
 from storage.stores.versioned import Home, Materialized
 
@@ -39,7 +40,7 @@ _READERS = {
 
 
 def ingest_scene(
-    home: Home, scene_key: SceneKey, config: IngestConfig | None = None, *, on_progress: Progress | None = None
+    home: Home, scene_key: SceneKey, config: IngestConfig | None = None, *, on_progress: ProgressCallback | None = None
 ) -> Materialized:
     """Return the scene store of one scene, building it from its registered source if it does not exist.
 
@@ -81,7 +82,7 @@ def open_recording(source: SourceConfig, scene_name: str, config: IngestConfig) 
     return _READERS[source.format].open(source, scene_name, config, KnownDigests())
 
 
-def _ingest(home: Home, scene_key: SceneKey, config: IngestConfig, on_progress: Progress) -> Materialized:
+def _ingest(home: Home, scene_key: SceneKey, config: IngestConfig, on_progress: ProgressCallback) -> Materialized:
     source = load_source(home, scene_key.dataset)
     reader = _READERS[source.format]
     with known_digests(home.root, Kind.SCENE, str(scene_key)) as known:

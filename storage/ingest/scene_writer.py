@@ -1,6 +1,6 @@
 """Write an opened recording as a scene store, in the same way for every format."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,11 @@ from storage.ingest.recording import Recording
 from storage.ingest.source_config import SourceConfig
 from storage.keys import SceneKey
 from storage.kinds import Kind
+from storage.progress import ProgressCallback
 from storage.scenes.schema import SceneData, SceneFrame
 from storage.scenes.store import write_scene
 from storage.stores.provenance import Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, materialize_arrays
-
-Progress = Callable[[str, float, Mapping[str, Any]], None]
 
 _PACKAGES = ("icechunk", "numpy", "pillow", "simplejpeg", "zarr")
 
@@ -33,7 +32,7 @@ def materialize_scene(
     *,
     reader_module: str,
     reader_packages: tuple[str, ...],
-    on_progress: Progress,
+    on_progress: ProgressCallback,
 ) -> Materialized:
     """Return the scene store of a recording, writing it if it does not exist.
 
@@ -98,7 +97,7 @@ def _describe(raw: RawScene) -> SceneData:
 class _Tally:
     """Passes frames on when they are checked, counting their images, bytes and points."""
 
-    def __init__(self, frames: Iterable[SceneFrame], raw: RawScene, on_progress: Progress) -> None:
+    def __init__(self, frames: Iterable[SceneFrame], raw: RawScene, on_progress: ProgressCallback) -> None:
         self._frames, self._raw, self._on_progress = frames, raw, on_progress
         self._checks = FrameChecks(raw)
         self._images = self._jpeg_bytes = self._points = 0

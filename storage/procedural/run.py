@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -29,6 +29,7 @@ from storage.procedural.writers.manifest_output import ManifestOutput, write_rig
 from storage.procedural.writers.nuscenes_output import NuscenesOutput, Rows, write_nuscenes_tables
 from storage.procedural.writers.recorder import RecordedScene, Recorder, truth_of
 from storage.procedural.writers.truth import KIND, FrameTruth, WorldRecipe, write_truth
+from storage.progress import ProgressCallback
 from storage.stores.provenance import Provenance, package_versions
 from storage.stores.versioned import Home, materialize_arrays
 
@@ -39,14 +40,12 @@ _LICENCE = "Apache-2.0"
 _EPOCH_US = 1_767_225_600_000_000  # 2026-01-01T00:00:00Z
 _SCENE_SPACING_US = 3_600_000_000
 
-Progress = Callable[[str, float, Mapping[str, Any]], None]
-
 
 def generate_dataset(
     home: Home,
     root: Path,
     config: ProceduralConfig,
-    on_progress: Progress | None = None,
+    on_progress: ProgressCallback | None = None,
     *,
     num_workers: int = 1,
 ) -> list[SceneKey]:
@@ -125,7 +124,9 @@ def _find_truth(home: Home, key: SceneKey, config: ProceduralConfig) -> object |
     return home.find(KIND, str(key), _provenance(key, config).digest)
 
 
-def _generate(home: Home, root: Path, config: ProceduralConfig, digest: str, tell: Progress, num_workers: int) -> None:
+def _generate(
+    home: Home, root: Path, config: ProceduralConfig, digest: str, tell: ProgressCallback, num_workers: int
+) -> None:
     aside = root.with_name(f".{root.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -157,7 +158,7 @@ class _SceneJob:
     index: int
 
 
-def _run_jobs(jobs: list[_SceneJob], num_workers: int, tell: Progress) -> Iterator[Rows | RigScene]:
+def _run_jobs(jobs: list[_SceneJob], num_workers: int, tell: ProgressCallback) -> Iterator[Rows | RigScene]:
     if num_workers <= 1 or len(jobs) == 1:
         return (_generate_scene(job, tell) for job in jobs)
     return _in_processes(jobs, num_workers)
@@ -169,7 +170,7 @@ def _in_processes(jobs: list[_SceneJob], num_workers: int) -> Iterator[Rows | Ri
         yield from pool.map(_generate_scene, jobs)
 
 
-def _generate_scene(job: _SceneJob, tell: Progress = _ignore) -> Rows | RigScene:
+def _generate_scene(job: _SceneJob, tell: ProgressCallback = _ignore) -> Rows | RigScene:
     """Write one scene's files, publish its truth, and return its part of the data set's tables."""
     config, index = job.config, job.index
     key = SceneKey(config.dataset, config.scene_name(index))

@@ -6,7 +6,7 @@ unknown. It is a reference for evaluation, never a training target.
 """
 
 import itertools
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Container, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from storage.geometry.transforms import apply_se3
 from storage.geometry.voxel_grid import VoxelGrid
 from storage.keys import SceneKey
 from storage.kinds import KINDS, Kind
+from storage.progress import ProgressCallback
 from storage.references.beams import BeamPasses
 from storage.references.camera_visibility import seen_by_cameras
 from storage.references.config import LidarOccupancyConfig
@@ -45,7 +46,7 @@ def make_lidar_occupancy(
     scene_key: SceneKey,
     config: LidarOccupancyConfig,
     *,
-    on_progress: Callable[[str, float, Mapping[str, Any]], None] | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Materialized:
     """Return the LiDAR's occupancy of a scene's current version, making it if it does not exist.
 

@@ -1,6 +1,5 @@
 """Input images: every image of a scene at the size a model reads, with the intrinsics that go with it."""
 
-from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from storage.digests import config_digest, config_json
 from storage.grid_size import check_size, settled_size
 from storage.keys import SceneKey
 from storage.kinds import Kind
+from storage.progress import ProgressCallback
 from storage.scenes.store import SceneReader
 from storage.stores.arrays import create_target, write_target
 from storage.stores.provenance import Provenance, package_versions
@@ -54,7 +54,7 @@ def resize_scene_images(
     scene_key: SceneKey,
     config: InputImagesConfig,
     *,
-    on_progress: Callable[[str, float, Mapping[str, Any]], None] | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Materialized:
     """Return the resized images of a scene's current version, making them if they do not exist.
 

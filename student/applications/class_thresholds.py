@@ -4,15 +4,15 @@ A threshold is the probability from which something is called by the class's nam
 a small or rare thing even where it is found, so that one number for all classes finds nothing or everything.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from storage.errors import ErrorKind, MissingTargetError
 from storage.kinds import Kind
+from storage.progress import ProgressCallback
 from storage.stores.versioned import Home, StoreVersion
 from storage.taxonomy import VOID_ID, class_named
 from student.applications.deployment import DeployedStudent
@@ -126,7 +126,7 @@ def choose_on_truth(
     frames_per_scene: int = 4,
     seed: int = 0,
     text_encoder: str = "",
-    on_progress: Callable[[str, float, Mapping[str, Any]], None] | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> tuple[dict[str, ThresholdChoice], DeployedStudent]:
     """Choose thresholds on the pixels of training frames with exact truth, and score them on held-out frames.
 

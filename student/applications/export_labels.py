@@ -1,7 +1,7 @@
 """Write a student's labels for labelling tools: COCO panoptic, and point clouds. For Occ3D see ``export_occupancy``."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from storage.geometry.resize import resize_nearest
 from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.kinds import Kind
 from storage.previews.pictures import label_colour
+from storage.progress import ProgressCallback
 from storage.scenes.store import SceneReader
 from storage.stores.arrays import open_target, read_target
 from storage.stores.versioned import Home, StoreVersion
@@ -68,7 +69,7 @@ def export_coco_panoptic(
     version: StoreVersion,
     out_dir: Path,
     *,
-    on_progress: Callable[[str, float, Mapping[str, Any]], None] | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Path:
     """Write the pixel labels of a scene as COCO panoptic: a JSON file, PNG files of segments, and the images.
 
@@ -184,7 +185,7 @@ def export_point_clouds(
     version: StoreVersion,
     out_dir: Path,
     *,
-    on_progress: Callable[[str, float, Mapping[str, Any]], None] | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Path:
     """Write the occupied voxels of every frame as PLY: centre (ego frame, metres), colour, label, probability.
 

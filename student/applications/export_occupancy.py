@@ -6,7 +6,7 @@ one of Occ3D's "others".
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.ingest.nuscenes.occ3d import Occ3dLabels, labels_path, write_labels
 from storage.keys import SceneKey
 from storage.kinds import Kind
+from storage.progress import ProgressCallback
 from storage.scenes.store import SceneReader
 from storage.stores.arrays import read_target
 from storage.stores.versioned import Home, StoreVersion
@@ -58,7 +59,7 @@ def export_occupancy(
     version: StoreVersion,
     out_dir: Path,
     *,
-    on_progress: Callable[[str, float, Mapping[str, Any]], None] | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> ExportedOccupancy:
     """Write one stored version of voxels in Occ3D's layout, with a record of what it was made from.
 

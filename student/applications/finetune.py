@@ -22,6 +22,7 @@ from storage.digests import config_digest, config_json
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
 from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.kinds import Kind
+from storage.progress import ProgressCallback
 from storage.stores.provenance import Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, StoreVersion, materialize_files
 from storage.taxonomy import OCC3D_FREE, OCC3D_UNNAMED
@@ -69,7 +70,6 @@ _WITHOUT_LABELS = {
 _MAX_KEPT_BYTES = 2_000_000_000
 """Memory for fields that were read once; beyond it, frames are encoded again each time."""
 
-Progress = Callable[[str, float, Mapping[str, Any]], None]
 _ProbabilityOf = Callable[["_Labelled", np.ndarray], np.ndarray]
 
 
@@ -116,7 +116,7 @@ def finetune_head(
     variant: str,
     task: FinetuneTask,
     config: FinetuneConfig | None = None,
-    on_progress: Progress | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Materialized:
     """Return a head for a student, training it first if it does not exist.
 
@@ -217,7 +217,7 @@ class _Finetuning:
     """One training of a head, with its scores."""
 
     def __init__(
-        self, predictor: Predictor, task: FinetuneTask, config: FinetuneConfig, split: _Split, tell: Progress
+        self, predictor: Predictor, task: FinetuneTask, config: FinetuneConfig, split: _Split, tell: ProgressCallback
     ) -> None:
         self.task: FinetuneTask = task
         self.config, self.split, self._tell = config, split, tell

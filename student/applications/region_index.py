@@ -6,7 +6,7 @@ one basis reduced are comparable: scenes that were reduced by another one are le
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from storage.config_json import config_from_json
 from storage.digests import config_digest, config_json
 from storage.errors import ErrorKind, MissingTargetError
 from storage.kinds import FeatureSource, Kind, features_kind
+from storage.progress import ProgressCallback
 from storage.scenes.growing_array import GrowingArray
 from storage.scenes.store import SceneReader
 from storage.stores.arrays import open_target, read_features
@@ -32,8 +33,6 @@ KIND = Kind.REGION_INDEX
 
 ROWS_PER_CHUNK = 1 << 17
 _NO_REGION = -1
-
-ProgressCallback = Callable[[str, float, Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

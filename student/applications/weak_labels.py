@@ -3,7 +3,7 @@
 The training set refuses them as targets; they are a start for labelling data.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from storage.digests import config_digest, config_json
 from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.keys import SceneKey
 from storage.kinds import Kind
+from storage.progress import ProgressCallback
 from storage.stores.arrays import create_target
 from storage.stores.provenance import Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, materialize_arrays
@@ -35,7 +36,7 @@ def export_weak_labels(
     scene_key: SceneKey,
     variant: str,
     config: WeakLabelConfig,
-    on_progress: Callable[[str, float, Mapping[str, Any]], None] | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Materialized:
     """Return a student's labels of a scene, making them first if they do not exist.
 
@@ -174,7 +175,7 @@ class _Labeller:
             }
         )
 
-    def run(self, on_progress: Callable[[str, float, Mapping[str, Any]], None] | None) -> dict[str, Any]:
+    def run(self, on_progress: ProgressCallback | None) -> dict[str, Any]:
         """Label every frame and return the counts of labels."""
         num_frames = self._frames.scene.frozen.num_frames
         for frame in range(num_frames):

@@ -5,7 +5,7 @@ gate, whose gate judged other content, that physics contradicts, that was made f
 the images, that descends from a teacher of frames that are held out, or that holds the truth.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from storage.config_json import config_from_json
 from storage.digests import config_json, digest_of
 from storage.errors import ErrorKind, MissingTargetError, ProvenanceMismatchError
 from storage.kinds import KINDS, Kind, StoreForm, is_trainable, trainable_kinds
+from storage.progress import ProgressCallback
 from storage.scenes.held_out import held_out_frames
 from storage.scenes.store import SceneReader
 from storage.stores.gate_record import GateRecord
@@ -24,8 +25,6 @@ from storage.stores.provenance import Provenance
 from storage.stores.versioned import Home, Materialized, StoreVersion, materialize_arrays
 from student.config import TrainingSetConfig
 from student.data.lineage import check_consistent, check_held_out
-
-ProgressCallback = Callable[[str, float, Mapping[str, Any]], None]
 
 KIND = Kind.TRAINING_SET
 

@@ -12,13 +12,14 @@ from typing import Any
 from storage.code import code_digest
 from storage.digests import config_digest, config_json
 from storage.kinds import Kind
+from storage.progress import ProgressCallback
 from storage.stores.provenance import Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, materialize_files
 from student.evaluation.caveats import caveats, caveats_of_words, sources_of_features
 from student.evaluation.config import EvaluationConfig
 from student.evaluation.frames import EvaluationFrames, evaluation_scenes, evenly_spaced
 from student.evaluation.protocol import frames_class, notes_of, perceptual_digests
-from student.evaluation.scoring import ProgressCallback, Scoring, frames_to_score, with_class_list
+from student.evaluation.scoring import Scoring, frames_to_score, with_class_list
 from student.evaluation.training_evidence import TrainingEvidence
 from student.inference.predictor import Predictor
 from student.inference.vocabulary import clip_space_of, occ3d_vocabulary, training_set_of

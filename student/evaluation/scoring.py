@@ -1,11 +1,12 @@
 """Score frames with settled evidence, paint some of them, and keep the worst: what every evaluation has in common."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from storage.progress import ProgressCallback
 from storage.stores.versioned import Home
 from student.evaluation.caveats import CLOSED_VOCABULARY, DEMO_SOURCE
 from student.evaluation.config import EvaluationConfig
@@ -23,10 +24,6 @@ from student.inference.class_list import load_class_list
 from student.inference.predictor import Predictor
 from student.inference.prompts import query_prompts
 from student.inference.vocabulary import ClipSpace, Vocabulary
-
-ProgressCallback = Callable[[str, float, Mapping[str, Any]], None]
-"""Function called with a stage, the share done in [0, 1], and running figures."""
-
 
 _OF_WORDS = ("semantic_occupancy", "text_query")
 

@@ -13,6 +13,7 @@ from storage.code import code_digest
 from storage.digests import config_digest, config_json
 from storage.errors import ErrorKind, MissingTargetError, ProvenanceMismatchError
 from storage.kinds import FEATURE_SOURCES, Kind, features_kind
+from storage.progress import ProgressCallback
 from storage.scenes.store import SceneReader
 from storage.stores.provenance import Provenance, joined_licences, package_versions
 from storage.stores.versioned import Home, Materialized, StoreVersion, materialize_files
@@ -22,7 +23,7 @@ from student.evaluation.config import EvaluationConfig
 from student.evaluation.frames import EvaluationFrames, EvaluationScene, evaluation_scenes, whole_scene
 from student.evaluation.protocol import frames_class, notes_of, perceptual_digests
 from student.evaluation.results import EvaluationResult
-from student.evaluation.scoring import ProgressCallback, Scoring, with_class_list
+from student.evaluation.scoring import Scoring, with_class_list
 from student.evaluation.subject import Subject
 from student.inference.feature_bases import same_basis
 from student.inference.open_vocabulary import StoredFeatureBasis

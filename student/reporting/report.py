@@ -5,7 +5,7 @@ The page embeds every image and forbids loading anything else, so it opens offli
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from storage.kinds import Kind
 from storage.plain_json import parse_json
 from storage.previews.pages import page_template
 from storage.previews.pictures import data_uri, depth_bar, encode_image, label_colour, unit_bar
+from storage.progress import ProgressCallback
 from storage.stores.provenance import Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, StoreVersion, materialize_files
 from storage.taxonomy import CLASSES, SKY
@@ -56,7 +57,7 @@ def build_report(
     home: Home,
     variant: str,
     config: ReportConfig,
-    on_progress: Callable[[str, float, Mapping[str, Any]], None] | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Materialized:
     """Write the report of a variant's evaluation as one HTML file, or find the one already there.
 

@@ -19,6 +19,7 @@ from storage.code import code_digest
 from storage.digests import config_digest, config_json, file_digest
 from storage.errors import ErrorKind, MissingTargetError
 from storage.kinds import Kind
+from storage.progress import ProgressCallback
 from storage.stores.provenance import InputVersion, Provenance, package_versions
 from storage.stores.shared_work import SharedWork
 from storage.stores.versioned import Home, Materialized, materialize_files, reuse
@@ -37,7 +38,7 @@ from student.training.optimization import learning_rate
 from student.training.processes import Processes, is_under_torchrun, join_processes
 from student.training.state import MANIFEST, FitProgress, restore_state, save_state, share_done
 from student.training.step import TrainingStep
-from student.training.torchrun import ProgressCallback, fit_with_torchrun
+from student.training.torchrun import fit_with_torchrun
 from student.training.trackers import open_trackers
 from student.training.validation import quality_gate, validate
 

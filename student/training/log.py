@@ -1,10 +1,10 @@
 """Reports of a running fit: the published history, trackers, and a callback with the time left."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
 
+from storage.progress import ProgressCallback
 from student.config import FitConfig
 from student.training.state import FitProgress, share_done
 from student.training.trackers import Tracker
@@ -26,7 +26,7 @@ class TrainingLog:
         trackers: Sequence[Tracker],
         progress: FitProgress,
         fit: FitConfig,
-        on_progress: Callable[[str, float, Mapping[str, Any]], None] | None,
+        on_progress: ProgressCallback | None,
     ) -> None:
         self._progress = progress
         self._fit = fit

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,9 @@ from storage.code import PROJECT
 from storage.digests import config_json
 from storage.errors import ErrorKind, OutOfCapacityError, PipelineError, error_of_another_process
 from storage.parent_process import end_with_parent
+from storage.progress import ProgressCallback
 from storage.stores.versioned import Home
 from student.config import StudentConfig
-
-ProgressCallback = Callable[[str, float, Mapping[str, Any]], None]
-"""Function called with a stage, the share of the budget spent, and running figures."""
 
 _LOOK_S = 0.3
 _GRACE_S = 60.0

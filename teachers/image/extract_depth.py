@@ -1,6 +1,6 @@
 """Write the Depth Anything features of a scene, and judge the model by its order of LiDAR depths."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from scipy.stats import rankdata
 from storage.code import code_digest
 from storage.geometry.in_image import LIDAR_NEAR_M
 from storage.kinds import Kind
+from storage.progress import ProgressCallback
 from storage.scenes.lidar import returns_in_image
 from storage.scenes.store import SceneReader
 from storage.stores.arrays import open_target, write_target
@@ -38,7 +39,7 @@ def extract(
     home: Home,
     reader: SceneReader,
     config: DepthAnythingConfig,
-    on_progress: Callable[[str, float, Mapping[str, float]], None] | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Materialized:
     """Find or build the depth features of a scene."""
     weights = resolve_weights(config.weights, *FAMILIES)
@@ -63,7 +64,7 @@ def _write(
     group: zarr.Group,
     reader: SceneReader,
     model: DepthAnything,
-    on_progress: Callable[[str, float, Mapping[str, float]], None] | None,
+    on_progress: ProgressCallback | None,
 ) -> Mapping[str, Any]:
     config = model.config
     writer = FrameWriter(group, KIND, "features", num_frames=reader.num_frames, num_cameras=reader.num_cameras)

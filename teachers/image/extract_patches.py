@@ -1,6 +1,6 @@
 """Fit the basis of a foundation model's features, and write a scene's features reduced by it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +10,7 @@ from jaxtyping import Float, Float16
 from storage.code import code_digest
 from storage.errors import ErrorKind, IntegrityError, ProvenanceMismatchError
 from storage.kinds import features_kind
+from storage.progress import ProgressCallback
 from storage.scenes.store import SceneReader
 from storage.stores.arrays import open_target
 from storage.stores.versioned import Home, Materialized, materialize_arrays
@@ -23,8 +24,6 @@ from teachers.image.patch_features import PatchFeatureModel
 from teachers.image.weights import resolve_weights
 from teachers.image_evidence import AppearanceLimits, appearance_checks, appearance_of
 from teachers.quality import at_least, at_most, gate
-
-ProgressCallback = Callable[[str, float, Mapping[str, float]], None]
 
 
 def fit(

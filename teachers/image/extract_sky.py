@@ -1,6 +1,6 @@
 """Write the sky masks of a scene, and judge them as they are stored."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import zarr
 
 from storage.code import code_digest
 from storage.kinds import Kind
+from storage.progress import ProgressCallback
 from storage.scenes.store import SceneReader
 from storage.stores.arrays import open_target
 from storage.stores.versioned import Home, Materialized, materialize_arrays
@@ -31,7 +32,7 @@ def extract(
     reader: SceneReader,
     segmenter: type[Segmenter],
     config: SkyConfig,
-    on_progress: Callable[[str, float, Mapping[str, float]], None] | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> Materialized:
     """Find or build the sky masks of a scene."""
     weights = resolve_weights(config.weights, *segmenter.families)
@@ -56,7 +57,7 @@ def _write(
     group: zarr.Group,
     reader: SceneReader,
     segmenter: Segmenter,
-    on_progress: Callable[[str, float, Mapping[str, float]], None] | None,
+    on_progress: ProgressCallback | None,
 ) -> Mapping[str, Any]:
     config = segmenter.config
     size = height, width = config.size

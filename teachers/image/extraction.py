@@ -1,7 +1,6 @@
 """Parts that the extractions of all image teachers share: provenance, progress and figures."""
 
 import time
-from collections.abc import Callable, Mapping
 
 import numpy as np
 import zarr
@@ -9,6 +8,7 @@ from jaxtyping import Bool
 
 from storage.digests import config_digest, config_json
 from storage.errors import ErrorKind, MissingTargetError
+from storage.progress import ProgressCallback
 from storage.scenes.store import SceneReader
 from storage.stores.arrays import write_target
 from storage.stores.provenance import Provenance, joined_licences, package_versions
@@ -91,9 +91,7 @@ class Progress:
         report: The caller's function, or None.
     """
 
-    def __init__(
-        self, stage: str, total: int, report: Callable[[str, float, Mapping[str, float]], None] | None
-    ) -> None:
+    def __init__(self, stage: str, total: int, report: ProgressCallback | None) -> None:
         self._stage, self._total, self._report = stage, total, report
         self._done, self._started = 0, time.perf_counter()
 

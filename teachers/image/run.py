@@ -4,20 +4,18 @@ Every function reads the current version of the scene, records it as an input, a
 Models are chosen here, so that the code digest of one extraction is independent of the other models.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from storage.keys import SceneKey
 from storage.kinds import FeatureSource
+from storage.progress import ProgressCallback
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home, Materialized
 from teachers.config import DepthAnythingConfig, FeatureBasisConfig, PatchFeatureConfig, SkyConfig
 
 if TYPE_CHECKING:
     from teachers.image.patch_features import PatchFeatureModel
-
-ProgressCallback = Callable[[str, float, Mapping[str, float]], None]
-"""Function called with a stage, the share done in [0, 1], and running figures."""
 
 
 def extract_sky_mask(
