@@ -18,7 +18,7 @@ from storage.stores.durable import ASIDE
 from storage.stores.file_versions import PARTIAL
 from storage.stores.integrity import writing
 from storage.stores.locks import held, is_held
-from storage.stores.versioned import Home
+from storage.stores.versioned import WORK, Home
 
 _BEING_WRITTEN = re.compile(r"\..+-[0-9a-f]{32}|[^#]+#\d+")
 """Names under which ``durable`` and Icechunk write a file before its real name."""
@@ -50,7 +50,7 @@ def sweep(home: Home, *, dry_run: bool, aside: bool = False) -> Iterator[Litter]
         dry_run: Remove nothing.
         aside: Take also what was set aside because it could not be read.
     """
-    owners = {(path.parent.name, path.name) for top in ("artifacts", "work") for path in _folders(home.root / top)}
+    owners = {(path.parent.name, path.name) for top in ("artifacts", WORK) for path in _folders(home.root / top)}
     for kind, partition in sorted(owners | set(home.array_partitions())):
         yield from _sweep_partition(home, kind, partition, dry_run=dry_run, aside=aside)
     yield from _sweep_index(home, dry_run=dry_run)
@@ -77,7 +77,7 @@ def _sweep_partition(home: Home, kind: str, partition: str, *, dry_run: bool, as
         artifacts = home.root / "artifacts" / kind / partition
         for path in sorted(artifacts.glob(f"{PARTIAL}*")):
             yield _removed(home, "unfinished version", path, dry_run=dry_run)
-        work = home.root / "work" / kind / partition
+        work = home.root / WORK / kind / partition
         for path in sorted(work.glob("[!.]*")):
             if _is_published(home, kind, partition, path.name):
                 yield _removed(home, "finished work", path, dry_run=dry_run)
@@ -119,12 +119,12 @@ def _is_published(home: Home, kind: str, partition: str, name: str) -> bool:
 def _sweep_shared_work(home: Home, *, dry_run: bool) -> Iterator[Litter]:
     """Sweep copies of states from the bucket whose version is published; whoever still fits it drops it when done."""
     objects = home.objects
-    for kind in objects.folders("work"):
-        for partition in objects.folders(f"work/{kind}"):
-            for name in objects.folders(f"work/{kind}/{partition}"):
+    for kind in objects.folders(WORK):
+        for partition in objects.folders(f"{WORK}/{kind}"):
+            for name in objects.folders(f"{WORK}/{kind}/{partition}"):
                 if not _is_published(home, kind, partition, name):
                     continue
-                place = f"work/{kind}/{partition}/{name}"
+                place = f"{WORK}/{kind}/{partition}/{name}"
                 states = [f"{place}/{state}" for state in objects.folders(place)]
                 sizes = {f"{state}/{file}": n for state in states for file, n in objects.sizes(state).items()}
                 for file in () if dry_run else sizes:

@@ -43,6 +43,8 @@ from storage.stores.repository import ArrayRepository
 
 logger = logging.getLogger(__name__)
 
+WORK = "work"
+"""Folder of a home, or prefix of a bucket, for resumable, unpublished state."""
 SCHEMA_VERSION = 2
 _UNRECORDED_SCHEMA = 1  # without a record of its content
 
@@ -141,7 +143,7 @@ class Home:
             OutOfCapacityError: If the disk is full.
             HomeUnavailableError: If the home cannot be written.
         """
-        folder = self.root / "work" / check_name(kind) / check_name(partition)
+        folder = self.root / WORK / check_name(kind) / check_name(partition)
         with writing(f"{kind}/{partition}"):
             folder.mkdir(parents=True, exist_ok=True)
         return folder
