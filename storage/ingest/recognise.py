@@ -17,7 +17,8 @@ _FILES_ONE_FOLDER_DOWN = "*/*.tfrecord"  # taken by the reader of waymo_v1, but 
 def check_format(source_format: SourceFormat, root: Path) -> None:
     """Check that a folder is not obviously of another format, nor beside the one that is meant.
 
-    A folder that looks like nothing known is left to the reader of its format, which says what it misses.
+    A folder that looks like nothing known is left to the reader of its format, which says what it misses; so is every
+    folder of a format that has no sign here, whose files may look like another's.
 
     Args:
         source_format: Format that it was said to have.
@@ -28,6 +29,8 @@ def check_format(source_format: SourceFormat, root: Path) -> None:
             the format given. The message names folder and format.
     """
     seen = _formats_of(root)
+    if all(source_format != known for known, _ in _SIGNS):
+        return
     if source_format in seen or (source_format == "waymo_v1" and any(root.glob(_FILES_ONE_FOLDER_DOWN))):
         return
     below = [path for path in sorted(root.iterdir()) if path.is_dir()] if root.is_dir() else []

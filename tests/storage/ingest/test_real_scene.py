@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from nuscenes import NuScenes
 from scipy.spatial import cKDTree
 
 from storage.geometry.cameras import project
@@ -32,6 +31,8 @@ def real(external_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Simpl
     source = SourceConfig(dataset="nuscenes", root=root, version="v1.0-mini", licence="CC-BY-NC-SA-4.0")
     register_source(home, source)
     made = ingest_scene(home, KEY)
+    from nuscenes import NuScenes  # not before the ingest, which keeps it from lifting Pillow's guard
+
     devkit = NuScenes(version="v1.0-mini", dataroot=str(root), verbose=False)
     return SimpleNamespace(source=source, made=made, scene=SceneReader.open(home, KEY), devkit=devkit)
 
