@@ -10,11 +10,11 @@ from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT
 
 from encoders.efficientnet import imagenet_weights
 from storage.taxonomy import CITYSCAPES_LABELS, CITYSCAPES_VOID, SKY_ID, cityscapes_table
-from teachers.demo_training.augment import Crop, random_crop
+from teachers.demo_training.augment import random_crop
 from teachers.demo_training.estrange import Scenery, estranged
 from teachers.demo_training.loop import shuffled_batches, train
 from teachers.demo_training.renders import RenderSet
-from teachers.demo_training.views import reduced_precision
+from teachers.demo_training.views import crop_images, crop_maps, reduced_precision
 from teachers.image.image_batches import normalised
 from teachers.image.lite import LiteConfig, LiteReading, LiteTeacher
 
@@ -88,20 +88,14 @@ def _scenery(
     """Return one random crop of a batch, at some size."""
     stored = (training.image.shape[1], training.image.shape[2])
     crop = random_crop(stored, smallest=_SMALLEST_CROP, generator=generator)
-    images = crop.of(torch.from_numpy(training.image[batch]).permute(0, 3, 1, 2)).float() / 255.0
-    semantics = _nearest(training.semantics[batch], crop, size).long()
+    semantics = crop_maps(training.semantics[batch], crop, size).long()
     return Scenery(
-        images=functional.interpolate(images, size=size, mode="bilinear", antialias=True),
+        images=crop_images(training.image[batch], crop, size),
         semantics=semantics,
-        instance=_nearest(training.instance[batch], crop, size).long(),
-        camera_depth=_nearest(training.camera_depth[batch], crop, size),
+        instance=crop_maps(training.instance[batch], crop, size).long(),
+        camera_depth=crop_maps(training.camera_depth[batch], crop, size),
         is_sky=semantics == SKY_ID,
     )
-
-
-def _nearest(values: np.ndarray, crop: Crop, size: tuple[int, int]) -> Float[Tensor, "batch height width"]:
-    cut = crop.of(torch.from_numpy(values.astype(np.float32)))[:, None]
-    return functional.interpolate(cut, size=size, mode="nearest-exact")[:, 0]
 
 
 def _loss(reading: LiteReading, seen: Scenery) -> Float[Tensor, ""]:

@@ -5,12 +5,12 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from teachers.demo_training.augment import jitter_colours, random_crop
+from teachers.demo_training.augment import Crop, jitter_colours, random_crop
 from teachers.demo_training.loop import shuffled_batches
 from teachers.demo_training.renders import RenderSet
 
@@ -29,12 +29,10 @@ class TrainingCrop:
     Attributes:
         images: Images in [0, 1], with jittered colours.
         semantics: Class ids; 255 is sky.
-        camera_depth: Depth along the optical axis, metres; NaN is sky.
     """
 
     images: Float[Tensor, "batch 3 height width"]
     semantics: UInt8[Tensor, "batch height width"]
-    camera_depth: Float[Tensor, "batch height width"]
 
 
 class ViewSampler:
@@ -77,19 +75,30 @@ class ViewSampler:
         scale = 1.0 if self._is_full_size(step) else _SMALL
         height, width = (round(side * scale / self._multiple) * self._multiple for side in stored)
         crop = random_crop((stored[0], stored[1]), smallest=self._smallest, generator=self._generator)
-        images = crop.of(torch.from_numpy(self._training.image[batch]).permute(0, 3, 1, 2)).float() / 255.0
-        images = functional.interpolate(images, size=(height, width), mode="bilinear", antialias=True)
-        semantics = crop.of(torch.from_numpy(self._training.semantics[batch]))[:, None].float()
-        depth = crop.of(torch.from_numpy(self._training.camera_depth[batch]))[:, None].float()
-        nearest = {"size": (height, width), "mode": "nearest-exact"}
+        images = crop_images(self._training.image[batch], crop, (height, width))
         return TrainingCrop(
             images=jitter_colours(images, self._generator, strength=self._colour_strength),
-            semantics=functional.interpolate(semantics, **nearest)[:, 0].to(torch.uint8),
-            camera_depth=functional.interpolate(depth, **nearest)[:, 0],
+            semantics=crop_maps(self._training.semantics[batch], crop, (height, width)).to(torch.uint8),
         )
 
     def _is_full_size(self, step: int) -> bool:
         return step >= _FULL_SIZE_FROM * self._steps
+
+
+def crop_images(
+    images: UInt8[np.ndarray, "batch rows columns 3"], crop: Crop, size: tuple[int, int]
+) -> Float[Tensor, "batch 3 height width"]:
+    """Return a crop of images at another size, in [0, 1]."""
+    cut = crop.of(torch.from_numpy(images).permute(0, 3, 1, 2)).float() / 255.0
+    return functional.interpolate(cut, size=size, mode="bilinear", antialias=True)
+
+
+def crop_maps(
+    maps: Shaped[np.ndarray, "batch rows columns"], crop: Crop, size: tuple[int, int]
+) -> Float[Tensor, "batch height width"]:
+    """Return a crop of labels or depths at another size, each pixel with the value of the nearest."""
+    cut = crop.of(torch.from_numpy(maps.astype(np.float32)))[:, None]
+    return functional.interpolate(cut, size=size, mode="nearest-exact")[:, 0]
 
 
 def reduced_precision() -> torch.autocast:

@@ -27,8 +27,6 @@ FAMILIES = (TeacherModel.LITE, TeacherModel.DEPTH_ANYTHING)
 
 _NEAREST_M = 1e-3
 """A metric model's least depth, so that its inverse is finite."""
-_LITE_MULTIPLE = 32
-"""Total stride of the small network's encoder."""
 
 
 class DepthAnything:
@@ -52,7 +50,7 @@ class DepthAnything:
         if weights.model is TeacherModel.LITE:
             self._model = load_model(LiteTeacher, weights, device=self._device, dtype=self._dtype)
             self._processor = load_processor(BitImageProcessorPil, weights)
-            self.multiple, self.num_features = _LITE_MULTIPLE, self._model.config.widths[-1]
+            self.multiple, self.num_features = LiteTeacher.multiple, self._model.config.widths[-1]
         else:
             self._model = load_model(DepthAnythingForDepthEstimation, weights, device=self._device, dtype=self._dtype)
             self._processor = load_processor(DPTImageProcessorPil, weights)

@@ -1,8 +1,7 @@
 """A small network for sky and depth on photographs: ImageNet features of EfficientNet-Lite0, decoded.
 
 The encoder has seen photographs and stays as it is; what is above it is small enough to be trained on renders alone
-(``teachers.demo_training.train_lite``). One network answers both questions, so that both cost one forward pass's worth
-of weights.
+(``teachers.demo_training.train_lite``). One checkpoint answers both questions.
 """
 
 from collections.abc import Sequence
@@ -63,6 +62,8 @@ class LiteTeacher(PreTrainedModel):
         config: Sizes.
     """
 
+    multiple = 32
+    """Total stride of the encoder. Image sides are multiples of it."""
     config_class = LiteConfig
     main_input_name = "pixels"
 
