@@ -17,7 +17,12 @@ from PIL import Image
 
 from storage.config_json import config_from_json
 from storage.errors import ErrorKind, IntegrityError, MissingTargetError
-from storage.geometry.cameras import focal_fault, scale_intrinsics
+from storage.geometry.cameras import (
+    MAX_PRINCIPAL_POINT_OFFSET,
+    focal_fault,
+    principal_point_offset,
+    scale_intrinsics,
+)
 from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.previews.pictures import from_uint8, to_uint8
 from storage.scenes.store import SceneReader, shrink_valid
@@ -47,7 +52,6 @@ PACKED_PATTERNS = ("*.json", "*.safetensors", "README.md")
 _DEPTH_KIND = "depth_anything_features"
 _PINHOLE = (np.nan,) * 4
 _SMALLEST_IMAGE = 16
-_MOST_OFF_CENTRE = 0.5  # of width or height; the audit of a recording has the same limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -366,8 +370,8 @@ def _fault_of(image: Any, camera: CalibratedCamera) -> str | None:  # noqa: ANN4
     height, width = image.shape[:2]
     if fault := focal_fault(intrinsics, height=height, width=width):
         return fault
-    cx, cy = intrinsics[:2, 2]
-    if abs(cx / width - 0.5) > _MOST_OFF_CENTRE or abs(cy / height - 0.5) > _MOST_OFF_CENTRE:
+    if principal_point_offset(intrinsics, height=height, width=width) > MAX_PRINCIPAL_POINT_OFFSET:
+        cx, cy = intrinsics[:2, 2]
         return (
             f"the principal point ({cx:.6g}, {cy:.6g}) lies outside the image of {width} x {height}: are the "
             "intrinsics those of another size?"

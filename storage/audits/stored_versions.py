@@ -14,6 +14,7 @@ from storage.audits.finding import Finding, Shortfall
 from storage.audits.frames_and_axes import audit_axes
 from storage.audits.sampling import rotation_error, spread
 from storage.audits.sweep_alignment import SweepFit, align_sweeps
+from storage.geometry.cameras import MAX_PRINCIPAL_POINT_OFFSET, principal_point_offset
 from storage.ingest.frame_checks import is_blank
 from storage.scenes.lidar import returns_in_image
 from storage.scenes.store import SceneReader
@@ -57,7 +58,7 @@ def audit_calibration(home: Home, version: StoreVersion, fit: RigFit | None = No
         Finding(
             name="principal_point_offset",
             value=max(off_centre),
-            threshold=0.5,
+            threshold=MAX_PRINCIPAL_POINT_OFFSET,
             wanted="at_most",
             where=f"camera {names[farthest]}",
         ),
@@ -207,10 +208,8 @@ def _if_measured(value: float) -> Shortfall:
 
 
 def _principal_point_offset(reader: SceneReader, camera: int) -> float:
-    """Return how far the principal point lies from the middle, as a share of the image."""
     height, width = reader.image_size(camera)
-    intrinsics = reader.intrinsics(camera)
-    return float(max(abs(intrinsics[0, 2] / width - 0.5), abs(intrinsics[1, 2] / height - 0.5)))
+    return principal_point_offset(reader.intrinsics(camera), height=height, width=width)
 
 
 def _share_of_lidar_seen(reader: SceneReader, frame: int) -> float:

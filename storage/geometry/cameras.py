@@ -15,6 +15,15 @@ from storage.geometry.fisheye import project_fisheye, unproject_fisheye
 _FOCAL_SHARE = (0.02, 200.0)  # of width or height: 0.3 degrees of view at least; millimetres would be 0.002
 
 
+MAX_PRINCIPAL_POINT_OFFSET = 0.5
+"""Farthest that a principal point lies from the middle, as a share of the image: at its border."""
+
+
+def principal_point_offset(intrinsics: Float[Any, "3 3"], *, height: int, width: int) -> float:
+    """Return how far the principal point lies from the middle, as a share of the image."""
+    return float(max(abs(intrinsics[0, 2] / width - 0.5), abs(intrinsics[1, 2] / height - 0.5)))
+
+
 def focal_fault(intrinsics: Float[Any, "3 3"], *, height: int, width: int) -> str | None:
     """Return why focal lengths cannot be pixels of a camera with images of this size; None if they can."""
     fx, fy = float(intrinsics[0, 0]), float(intrinsics[1, 1])
