@@ -276,6 +276,30 @@ class FitRuntime:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OccupancyFitConfig:
+    """Teaching of the occupancy head, after the rest of a student is done.
+
+    The head learns which voxels LiDAR beams end in and which they pass, over all sweeps of the frames that the student
+    learns from. No box and no label is read.
+
+    Attributes:
+        steps: Optimisation steps, one frame each; 0 keeps the head that the fit started from.
+        learning_rate: Peak learning rate; it falls to 0 as a cosine.
+        max_frames: Frames to learn from, evenly spaced over all; each costs about a second to prepare.
+    """
+
+    steps: int = 100
+    learning_rate: float = 2e-3
+    max_frames: int = 256
+
+    def __post_init__(self) -> None:
+        """Reject values out of range."""
+        _require(self.steps >= 0, f"occupancy.steps must not be negative, got {self.steps}")
+        _require(self.learning_rate > 0, f"occupancy.learning_rate must be positive, got {self.learning_rate}")
+        _require(self.max_frames >= 1, f"occupancy.max_frames must be at least 1, got {self.max_frames}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FitConfig:
     """Budget of a fit, its precision and its optimiser.
 
@@ -293,6 +317,7 @@ class FitConfig:
         precision: Number format of convolutions and linear layers. Weights, geometry, rendering along rays and losses
             are always float32; "float16" also scales losses, so that small gradients do not vanish.
         optimizer: Optimiser and its learning rate.
+        occupancy: Teaching of the occupancy head, of a model that has one.
         runtime: Settings of running and watching it.
     """
 
@@ -305,6 +330,7 @@ class FitConfig:
     initial: str | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    occupancy: OccupancyFitConfig = added_later(OccupancyFitConfig())  # noqa: RUF009 - frozen
     runtime: FitRuntime = field(default_factory=FitRuntime)
 
     def __post_init__(self) -> None:

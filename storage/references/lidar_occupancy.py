@@ -2,11 +2,12 @@
 
 Beams of many sweeps are brought together by the recorded poses and vote about the voxels of every frame's grid
 (:mod:`storage.references.occupancy_votes`). The result knows surfaces and the space before them; everything else is
-unknown. It is a reference for evaluation, never a training target.
+unknown. The stored version, to which boxes and held-out sweeps testify, is a reference for evaluation and never a
+training target. The occupancy head of a student learns from votes that read neither.
 """
 
 import itertools
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Container, Iterator
 from typing import Any
 
 import numpy as np
@@ -111,23 +112,45 @@ def make_lidar_occupancy(
 
 
 def votes_of_scene(
-    scene: SceneReader, config: LidarOccupancyConfig, *, frames: Container[int] | None = None
+    scene: SceneReader,
+    config: LidarOccupancyConfig,
+    *,
+    frames: Container[int] | None = None,
+    silent: Collection[int] = (),
+    labelled: bool = True,
 ) -> Iterator[tuple[int, FrameVotes]]:
-    """Yield the votes about every frame of a scene, or about some, in order."""
+    """Yield the votes about every frame of a scene, or about some, in order.
+
+    Args:
+        scene: The scene.
+        config: How beams become voxels.
+        frames: Frames to vote about; None for all.
+        silent: Frames whose sweeps do not testify, such as those that are held out.
+        labelled: Let boxes and classes of points say what moves and what it is called; see :func:`read_sweeps`.
+
+    Raises:
+        ValueError: If one of ``frames`` is silent: its own sweep is what the votes are about.
+    """
     seconds = np.array([scene.timestamp_us(frame) for frame in range(scene.num_frames)]) * 1e-6
     witnesses = _apart(seconds, config.sweep_interval_s)
+    witnesses[sorted(silent)] = False
     for stretch, cells in _stretches(scene, config):
         near = (seconds >= seconds[stretch.start] - config.window_s) & (
             seconds <= seconds[stretch.stop - 1] + config.window_s
         )
+        near[sorted(silent)] = False
         read = np.flatnonzero(near).tolist()
-        found = read_sweeps(scene, read, own_vehicle_m=config.own_vehicle_m, max_beams=config.max_beams)
+        found = read_sweeps(
+            scene, read, own_vehicle_m=config.own_vehicle_m, max_beams=config.max_beams, labelled=labelled
+        )
         sweeps = dict(zip(read, found, strict=True))
         passes = BeamPasses(grid=cells, reach_m=config.rules.reach_m, clearance_m=config.rules.clearance_m)
         counted: set[int] = set()
         for frame in stretch:
             if frames is not None and frame not in frames:
                 continue
+            if frame in silent:
+                raise ValueError(f"frame {frame} of {scene.version} is silent: nothing can be voted about it")
             within = np.abs(seconds - seconds[frame]) <= config.window_s
             wanted = {frame, *np.flatnonzero(within & witnesses).tolist()}
             for other in counted - wanted:

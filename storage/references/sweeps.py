@@ -21,7 +21,9 @@ _GROUND_M = 0.1
 """Returns this near to the bottom of a box may be of the ground that it stands on: the box does not name them."""
 
 
-def read_sweeps(scene: SceneReader, frames: Sequence[int], *, own_vehicle_m: float, max_beams: int) -> list[Sweep]:
+def read_sweeps(
+    scene: SceneReader, frames: Sequence[int], *, own_vehicle_m: float, max_beams: int, labelled: bool = True
+) -> list[Sweep]:
     """Return the sweeps of some frames of a scene.
 
     Args:
@@ -29,14 +31,17 @@ def read_sweeps(scene: SceneReader, frames: Sequence[int], *, own_vehicle_m: flo
         frames: Its frames, ascending.
         own_vehicle_m: Returns nearer than this to the LiDAR are taken for the vehicle itself, metres.
         max_beams: Returns kept of each sweep, evenly chosen.
+        labelled: Read what people annotated: boxes, and classes of points. Without it, returns have no class, and what
+            moves is found by the beams alone.
     """
-    boxes, origin, named = scene.boxes(), scene.lidar_to_ego[:3, 3], NamedReturns(scene)
+    boxes, origin = scene.boxes() if labelled else SceneBoxes.none(), scene.lidar_to_ego[:3, 3]
+    named = NamedReturns(scene) if labelled else None
     numbers = {name: number for number, name in enumerate(sorted(set(boxes.instance)))}
     moving = instances_that_move(boxes, scene.frame_seconds())
     kept, clouds, names = [], [], []
     for frame in frames:
         points = scene.lidar_points(frame)[:, :3].astype(np.float64)
-        names.append(named.labels(frame, points))
+        names.append(None if named is None else named.labels(frame, points))
         far = np.flatnonzero(np.linalg.norm(points - origin, axis=1) > own_vehicle_m)
         if len(far) > max_beams:
             far = far[np.linspace(0, len(far) - 1, max_beams).round().astype(np.int64)]

@@ -16,7 +16,6 @@ from student.data.sample import TrainingBatch
 from student.data.training_set import FrozenScenes, TrainingSet
 from student.evaluation.frames import EvaluationFrames, evaluation_scenes, whole_scene
 from student.evaluation.operating_point import OperatingPoint, operating_point_of
-from student.inference.occupancy import occupancy_probability
 from student.inference.predictor import Predictor, RenderedViews
 from student.inference.vocabulary import ClipSpace, clip_space_of, training_set_of
 from student.model.types import TargetCameras
@@ -159,10 +158,10 @@ def read_voxels(
     """
     is_observed = observed_voxels(OCC3D_GRID, cameras, views.termination_depth, views.is_seen)
     seen = np.flatnonzero(is_observed)  # a sixth of the grid or so: nothing else is worth asking for
-    density, where = predictor.voxel_density(field, OCC3D_GRID, seen, samples_per_axis=samples_per_axis)
+    said = predictor.occupancy(field, seen, samples_per_axis=samples_per_axis)
     occupancy, points = np.zeros(len(is_observed)), np.zeros((len(is_observed), 3), np.float32)
-    occupancy[seen] = occupancy_probability(density, OCC3D_GRID.voxel_size)
-    points[seen] = where
+    occupancy[seen] = said.probability
+    points[seen] = said.points
     return VoxelReading(is_observed=is_observed, occupancy=occupancy, points=points)
 
 

@@ -54,7 +54,7 @@ from student.inference.occupancy import occupancy_probability
 from student.inference.predictor import Predictor
 from student.inference.vocabulary import training_set_of
 from student.model.distillnerf import DistillNeRF
-from student.model.occupancy_head import GridReading, OccupancyHead, read_grid
+from student.model.occupancy_head import GridReading, KeptReadings, OccupancyHead, read_grid
 from student.model.types import to_device
 
 KIND = Kind.FINETUNED_HEAD
@@ -67,8 +67,6 @@ _WITHOUT_LABELS = {
     "occ3d": "labels lie beside a recording as gts/<scene>/<token>/labels.npz",
     "lidar": "materialise lidar_occupancy of the student's scenes, in Occ3D's grid",
 }
-_MAX_KEPT_BYTES = 2_000_000_000
-"""Memory for fields that were read once; beyond it, frames are encoded again each time."""
 
 _ProbabilityOf = Callable[["_Labelled", np.ndarray], np.ndarray]
 
@@ -230,8 +228,7 @@ class _Finetuning:
         elif config.student == "voxels":
             self.model = copy.deepcopy(predictor.model)
         self._feature_width = 2 * predictor.config.model.voxels.feature_width
-        self._readings: dict[tuple[str, int], GridReading] = {}
-        self._kept_bytes = 0
+        self._readings = KeptReadings()
         self._prior = VoxelPrior(grid=OCC3D_GRID)
         self._final_loss = math.nan
 
@@ -378,19 +375,18 @@ class _Finetuning:
 
     def _reading(self, labelled: _Labelled) -> GridReading:
         """Read a frame's field; once, where nothing of the student learns and there is room to keep it."""
-        key = (labelled.frames.key, labelled.frame)
-        if key in self._readings:
-            held, values = self._readings[key]
-            return GridReading(held, values.float())
-        inputs = to_device(labelled.frames.camera_views(labelled.frame).inputs, self._device)
-        learns = self._learning_part() is not None and self.model.training
-        with torch.set_grad_enabled(learns):
-            reading = read_grid(self.model.encode(inputs), OCC3D_GRID)
-        if self.config.student == "frozen" and self._kept_bytes < _MAX_KEPT_BYTES:
-            kept = GridReading(reading.held, reading.values.half())
-            self._kept_bytes += sum(part.numel() * part.element_size() for part in kept)
-            self._readings[key] = kept
-        return reading
+
+        def read() -> GridReading:
+            inputs = to_device(labelled.frames.camera_views(labelled.frame).inputs, self._device)
+            learns = self._learning_part() is not None and self.model.training
+            with torch.set_grad_enabled(learns):
+                return read_grid(self.model.encode(inputs), OCC3D_GRID)
+
+        return (
+            read()
+            if self.config.student != "frozen"
+            else self._readings.get((labelled.frames.key, labelled.frame), read)
+        )
 
     @torch.no_grad()
     def _read(self, head: OccupancyHead, labelled: _Labelled) -> HeadReading:

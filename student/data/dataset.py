@@ -100,6 +100,12 @@ class FrameDataset(Dataset[TrainingBatch]):
         )
         return self.sample(scene_key, frame_index, choice)
 
+    def inputs(self, index: int) -> CameraInputs:
+        """Return what the student sees of a sample, without any target."""
+        scene_key, frame = self.samples[index]
+        assembler = _Assembler(self._open(scene_key), self.config, frame, range(frame, frame + 1))
+        return assembler.inputs(self._num_cameras)
+
     def _open(self, scene_key: str) -> Frames:
         if scene_key not in self._frames:
             frames = self._open_frames(self._home, self._scenes[scene_key])

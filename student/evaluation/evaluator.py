@@ -36,7 +36,7 @@ from student.evaluation.recorded_truth import NamedPoints
 from student.evaluation.results import Section
 from student.evaluation.sections.all_sections import AllSections
 from student.evaluation.sections.images import ImageScores, Perceptual
-from student.evaluation.sections.occupancy import is_above_ground
+from student.evaluation.sections.occupancy import DENSITY_ALONE, is_above_ground
 from student.evaluation.sections.queries import QueryScores
 from student.evaluation.sections.voxels import score_classes, score_occupancy
 from student.evaluation.surfaces import Surfaces, by_material, by_reflectance, by_texture, intensity_in_images
@@ -70,11 +70,13 @@ class _VoxelReading:
         probability: Raw probability of occupancy; NaN where it was not asked.
         is_occupied: Voxels that it calls occupied, of those that it was asked about.
         words: Nearest class of voxels that it or the truth calls occupied; 17 elsewhere.
+        is_dense: Voxels that its density alone would call occupied; None for a student whose occupancy is its density.
     """
 
     probability: Float32[np.ndarray, " voxels"]
     is_occupied: Bool[np.ndarray, " voxels"]
     words: UInt8[np.ndarray, " voxels"]
+    is_dense: Bool[np.ndarray, " voxels"] | None
 
 
 class Evaluator:
@@ -354,6 +356,8 @@ class Evaluator:
         rays = OccupancyRays(OCC3D_GRID, places_along(lidar_places(frames, frame), frame, OCC3D_GRID))
         said = self._read_voxels(field, (visible, hidden, rays.voxels), labels)
         seen = self._seen_otherwise(frames, frame)
+        if said.is_dense is not None:
+            seen[DENSITY_ALONE] = said.is_dense
         score_occupancy(
             self.scores.occupancy,
             frames.key,
@@ -389,20 +393,23 @@ class Evaluator:
         for voxels in wanted:
             is_wanted[voxels] = True
         read = np.flatnonzero(is_wanted)
-        density, points = self.predictor.voxel_density(
-            field, OCC3D_GRID, read, samples_per_axis=self.config.voxel_samples_per_axis
-        )
+        said = self.predictor.occupancy(field, read, samples_per_axis=self.config.voxel_samples_per_axis)
         probability = np.full(OCC3D_GRID.num_voxels, np.nan, np.float32)
-        probability[read] = occupancy_probability(density, OCC3D_GRID.voxel_size)
+        probability[read] = said.probability
+        is_dense: np.ndarray | None = None
+        if self.evidence.density is not None:
+            is_dense = np.zeros(OCC3D_GRID.num_voxels, bool)
+            raw = occupancy_probability(said.density, OCC3D_GRID.voxel_size)
+            is_dense[read] = self.evidence.density.is_occupied(raw, is_above_ground(read))
         is_occupied = np.zeros(OCC3D_GRID.num_voxels, bool)
         is_occupied[read] = self.occupancy_fit.is_occupied(probability[read], is_above_ground(read))
         words = np.full(OCC3D_GRID.num_voxels, OCC3D_FREE, np.uint8)
         if self.vocabulary is not None:
             # No score asks for the name of what is free in both.
-            named = np.flatnonzero((density > 0) & (is_occupied[read] | (truth[read] < OCC3D_FREE)))
-            clip = self.predictor.point_features(field, "clip", points[named])
+            named = np.flatnonzero(said.has_features & (is_occupied[read] | (truth[read] < OCC3D_FREE)))
+            clip = self.predictor.point_features(field, "clip", said.points[named])
             words[read[named]] = best_voxel_class(self.vocabulary.cosine(clip))
-        return _VoxelReading(probability=probability, is_occupied=is_occupied, words=words)
+        return _VoxelReading(probability=probability, is_occupied=is_occupied, words=words, is_dense=is_dense)
 
     def _seen_otherwise(self, frames: EvaluationFrames, frame: int) -> dict[str, Bool[np.ndarray, " voxels"]]:
         """Return the voxels that others than a student hold for occupied at a frame, who saw the frame itself."""

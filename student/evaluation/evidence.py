@@ -33,6 +33,7 @@ class StudentEvidence:
 
     Attributes:
         occupancy: Threshold and calibration; None unless true voxels were both occupied and free.
+        density: The same for the density alone, of a student with an occupancy head.
         temperature: Softmax temperature of words; None if nothing true could fit one.
         median_return: Median LiDAR return, metres; None without returns.
         mean_images: Mean image of each camera, for each shape of a frame's images.
@@ -42,6 +43,7 @@ class StudentEvidence:
     """
 
     occupancy: OccupancyFit | None = None
+    density: OccupancyFit | None = None
     temperature: float | None = None
     median_return: float | None = None
     mean_images: tuple[Float32[np.ndarray, "views height width 3"], ...] = ()
@@ -80,7 +82,10 @@ class StudentEvidence:
         }
         record = {
             "format": _FORMAT,
-            "occupancy": None if self.occupancy is None else self.occupancy.to_json(OCC3D_GRID.voxel_size),
+            **{
+                name: None if fit is None else fit.to_json(OCC3D_GRID.voxel_size)
+                for name, fit in (("occupancy", self.occupancy), ("density", self.density))
+            },
             "temperature": self.temperature,
             "median_return": self.median_return,
             "frames": {scene: list(frames) for scene, frames in self.frames.items()},
@@ -115,9 +120,11 @@ class StudentEvidence:
             )
         names = sorted(name for name in arrays if name.startswith("mean_image/"))
         features = {name.partition("/")[2]: a for name, a in arrays.items() if name.startswith("mean_feature/")}
-        occupancy = record["occupancy"]
+        # Evidence from before knew no density apart.
+        given = {name: record.get(name) for name in ("occupancy", "density")}
+        fits = {n: None if of is None else OccupancyFit.from_json(of, f"{path}.{n}") for n, of in given.items()}
         return cls(
-            occupancy=None if occupancy is None else OccupancyFit.from_json(occupancy, f"{path}.occupancy"),
+            **fits,
             temperature=record["temperature"],
             median_return=record["median_return"],
             mean_images=tuple(arrays[name].astype(np.float32) for name in names),

@@ -7,8 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
-from storage.geometry.voxel_grid import VoxelGrid
-from student.inference.predictor import Predictor, RenderedViews
+from student.inference.predictor import Predictor, RenderedViews, VoxelAnswer
 from student.model.types import CameraInputs, TargetCameras
 from student.model.voxel_field import VoxelField
 
@@ -37,12 +36,12 @@ class TimedStudent:
         with self._timed():
             return self._predictor.render(field, cameras)
 
-    def voxel_density(
-        self, field: VoxelField, grid: VoxelGrid, flat_index: Int64[np.ndarray, " n"], *, samples_per_axis: int
-    ) -> tuple[Float32[np.ndarray, " n"], Float32[np.ndarray, "n 3"]]:
-        """See :meth:`Predictor.voxel_density`."""
+    def occupancy(
+        self, field: VoxelField, flat_index: Int64[np.ndarray, " n"], *, samples_per_axis: int
+    ) -> VoxelAnswer:
+        """See :meth:`Predictor.occupancy`."""
         with self._timed():
-            return self._predictor.voxel_density(field, grid, flat_index, samples_per_axis=samples_per_axis)
+            return self._predictor.occupancy(field, flat_index, samples_per_axis=samples_per_axis)
 
     def point_features(
         self, field: VoxelField, source: str, points_ego: Float[np.ndarray, "n 3"]

@@ -41,9 +41,10 @@ class Baseline:
     def is_trivial(self) -> bool:
         """Return whether it ignores the frame, so that a student has to beat it.
 
-        A label that names a teacher, or a sweep, is of a predictor that saw the frame itself and only stands beside it.
+        A label that names a teacher, a sweep, or a density is of a predictor that saw the frame itself and only stands
+        beside it.
         """
-        return not any(word in self.label for word in ("teacher", "sweep"))
+        return not any(word in self.label for word in ("teacher", "sweep", "density"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

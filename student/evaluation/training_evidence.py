@@ -45,10 +45,13 @@ class TrainingEvidence:
     _cosines: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     _frames: dict[str, list[int]] = field(default_factory=dict)
     _voxels: OccupancySample = field(init=False)
+    _dense: OccupancySample = field(init=False)
 
     def __post_init__(self) -> None:
         """Start with zero voxels."""
-        self._voxels = OccupancySample(max_per_frame=self.config.max_voxels_per_frame, seed=self.config.seed)
+        most, seed = self.config.max_voxels_per_frame, self.config.seed
+        self._voxels = OccupancySample(max_per_frame=most, seed=seed)
+        self._dense = OccupancySample(max_per_frame=most, seed=seed)
 
     def add(self, frames: EvaluationFrames, frame: int) -> None:
         """Add one training frame.
@@ -81,10 +84,11 @@ class TrainingEvidence:
         visible = np.flatnonzero(truth.is_visible)
         labels = truth.labels.reshape(-1)[visible]
         self.prior.add(visible, labels)
-        samples_per_axis = self.config.voxel_samples_per_axis
-        density, _ = self.predictor.voxel_density(field, OCC3D_GRID, visible, samples_per_axis=samples_per_axis)
-        probability = occupancy_probability(density, OCC3D_GRID.voxel_size)
-        self._voxels.add(probability, labels != OCC3D_FREE, is_above_ground(visible))
+        said = self.predictor.occupancy(field, visible, samples_per_axis=self.config.voxel_samples_per_axis)
+        is_occupied, is_above = labels != OCC3D_FREE, is_above_ground(visible)
+        self._voxels.add(said.probability, is_occupied, is_above)
+        if self.predictor.model.occupancy_head is not None:
+            self._dense.add(occupancy_probability(said.density, OCC3D_GRID.voxel_size), is_occupied, is_above)
 
     def _add_cosines(
         self,
@@ -106,6 +110,7 @@ class TrainingEvidence:
         features = ((source, mean.value) for source, mean in self._features.items())
         return StudentEvidence(
             occupancy=self._voxels.fit(self.config.calibration),
+            density=self._dense.fit(self.config.calibration),
             temperature=self._temperature(),
             median_return=float(np.median(returns)) if returns.size else None,
             mean_images=tuple(image for image in images if image is not None),

@@ -7,16 +7,19 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from storage.geometry.voxel_grid import VoxelGrid
+from storage.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
 from storage.kinds import Kind
 from storage.stores.versioned import Home, StoreVersion
 from student.config import StudentConfig
 from student.inference.checkpoint import from_pretrained
 from student.inference.input_checks import check_inputs, check_target_cameras
+from student.inference.occupancy import occupancy_probability
 from student.model.distillnerf import DistillNeRF
+from student.model.occupancy_head import READ_HEIGHTS, read_grid
 from student.model.types import CameraInputs, TargetCameras, to_device
 from student.model.voxel_field import VoxelField
 
@@ -41,6 +44,25 @@ class RenderedViews:
     opacity: Float32[np.ndarray, "views height width"]
     is_seen: Bool[np.ndarray, "views height width"]
     features: Mapping[str, Float32[np.ndarray, "views height width _"]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoxelAnswer:
+    """What a student says of some voxels.
+
+    Attributes:
+        probability: Raw probability that each voxel is occupied, not calibrated: the occupancy head's, or what the
+            density comes to for a student without one.
+        density: Largest density inside each voxel, per metre.
+        points: Place to ask for the features of what fills each voxel, ego frame, metres: the densest point inside.
+            Where a voxel is empty and a head may fill it nevertheless, it lies in the nearest voxel that is not.
+        has_features: Whether there is such a place.
+    """
+
+    probability: Float64[np.ndarray, " n"]
+    density: Float32[np.ndarray, " n"]
+    points: Float32[np.ndarray, "n 3"]
+    has_features: Bool[np.ndarray, " n"]
 
 
 class Predictor:
@@ -132,6 +154,42 @@ class Predictor:
             features={source: out(values).transpose(0, 2, 3, 1) for source, values in rendered.features.items()},
         )
 
+    def occupancy(
+        self, field: VoxelField, flat_index: Int64[np.ndarray, " n"], *, samples_per_axis: int = 2
+    ) -> VoxelAnswer:
+        """Return what is said of voxels of the Occ3D grid.
+
+        Args:
+            field: Field of one frame.
+            flat_index: Indices of the voxels, in row-major order of x, y, z.
+            samples_per_axis: Points per voxel and axis that the density is asked at.
+        """
+        density, points = self.voxel_density(field, OCC3D_GRID, flat_index, samples_per_axis=samples_per_axis)
+        has_features = density > 0
+        if self.model.occupancy_head is None:
+            raw = occupancy_probability(density, OCC3D_GRID.voxel_size)
+            return VoxelAnswer(probability=raw, density=density, points=points, has_features=has_features)
+        raw, held, places = self._read_head(field)
+        if len(held):
+            empty = np.flatnonzero(~has_features)
+            points[empty] = places[_nearest(held, flat_index[empty])]
+            has_features = np.ones_like(has_features)
+        return VoxelAnswer(probability=raw[flat_index], density=density, points=points, has_features=has_features)
+
+    @torch.inference_mode()
+    def _read_head(
+        self, field: VoxelField
+    ) -> tuple[Float64[np.ndarray, " voxels"], Int64[np.ndarray, " held"], Float32[np.ndarray, "held 3"]]:
+        """Return the head's probability of all voxels; the voxels that hold something, and a filled point in each."""
+        assert self.model.occupancy_head is not None
+        reading = read_grid(field, OCC3D_GRID)
+        raw = torch.sigmoid(self.model.occupancy_head(reading).reshape(-1).double()).cpu().numpy()
+        held = reading.held.cpu().numpy()
+        centres = OCC3D_GRID.centres(np.stack(np.unravel_index(held, OCC3D_GRID.shape), axis=1))
+        densest = reading.values[:, : len(READ_HEIGHTS)].argmax(dim=1).cpu().numpy()
+        centres[:, 2] += np.array(READ_HEIGHTS)[densest] * OCC3D_GRID.voxel_size
+        return raw, held, centres.astype(np.float32)
+
     @torch.inference_mode()
     def voxel_density(
         self, field: VoxelField, grid: VoxelGrid, flat_index: Int64[np.ndarray, " n"], *, samples_per_axis: int = 2
@@ -186,3 +244,13 @@ class Predictor:
 
     def _tensor(self, points_ego: Float[np.ndarray, "n 3"]) -> Float[Tensor, "n 3"]:
         return torch.from_numpy(np.ascontiguousarray(points_ego, dtype=np.float32)).to(self._device)
+
+
+def _nearest(held: Int64[np.ndarray, " held"], wanted: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """Return which of the held voxels of the Occ3D grid, given in ascending order, is nearest to each wanted one."""
+    is_empty = np.ones(OCC3D_GRID.num_voxels, bool)
+    is_empty[held] = False
+    grid = is_empty.reshape(OCC3D_GRID.shape)
+    index = np.asarray(distance_transform_edt(grid, return_distances=False, return_indices=True))
+    nearest = np.ravel_multi_index(tuple(index.reshape(3, -1)[:, wanted]), OCC3D_GRID.shape)
+    return np.asarray(np.searchsorted(held, nearest))

@@ -297,6 +297,26 @@ class SkyHeadConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OccupancyHeadConfig:
+    """Widths of a head that labels voxels.
+
+    Attributes:
+        width: Channels of a voxel.
+        column_width: Channels of a column of voxels, which looks along the ground.
+        num_levels: Number of times that the resolution of columns is halved.
+    """
+
+    width: int = 16
+    column_width: int = 48
+    num_levels: int = 4
+
+    def __post_init__(self) -> None:
+        """Reject an empty head."""
+        for name, most in (("width", MAX_SIZE), ("column_width", MAX_SIZE), ("num_levels", MAX_LAYERS)):
+            _require(1 <= getattr(self, name) <= most, f"{name} {getattr(self, name)}: want within [1, {most}]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """The whole student.
 
@@ -309,6 +329,8 @@ class ModelConfig:
         sky: Sky head.
         decoder: RGB decoder, or None for a model of features only.
         feature_heads: Foundation features rendered beside the image.
+        occupancy_head: Head that tells which voxels are occupied, taught by LiDAR beams after all else; None for a
+            model whose occupancy is its density, as published.
     """
 
     contraction: ContractionConfig = field(default_factory=ContractionConfig)
@@ -319,6 +341,7 @@ class ModelConfig:
     sky: SkyHeadConfig = field(default_factory=SkyHeadConfig)
     decoder: DecoderConfig | None = field(default_factory=DecoderConfig)
     feature_heads: tuple[FeatureHeadConfig, ...] = ()
+    occupancy_head: OccupancyHeadConfig | None = added_later(None)  # noqa: RUF009 - a field, as ``field`` makes
 
     def __post_init__(self) -> None:
         """Reject parts that do not fit together."""
@@ -342,23 +365,3 @@ def _check_sizes(value: object, name: str) -> None:
     elif isinstance(value, int):
         most = MAX_LAYERS if name.endswith(("blocks", "frequencies")) else MAX_SIZE
         _require(value <= most, f"{name} {value}: want <= {most}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OccupancyHeadConfig:
-    """Widths of a head that labels voxels.
-
-    Attributes:
-        width: Channels of a voxel.
-        column_width: Channels of a column of voxels, which looks along the ground.
-        num_levels: Number of times that the resolution of columns is halved.
-    """
-
-    width: int = 16
-    column_width: int = 48
-    num_levels: int = 4
-
-    def __post_init__(self) -> None:
-        """Reject an empty head."""
-        for name, most in (("width", MAX_SIZE), ("column_width", MAX_SIZE), ("num_levels", MAX_LAYERS)):
-            _require(1 <= getattr(self, name) <= most, f"{name} {getattr(self, name)}: want within [1, {most}]")

@@ -14,11 +14,13 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from storage.geometry.cameras import scale_intrinsics
+from storage.geometry.voxel_grid import OCC3D_GRID
 from student.model.config import ModelConfig
 from student.model.contraction import depth_bin_edges
 from student.model.decoder import FeatureHead, ImageDecoder, SkyHead
 from student.model.depth_head import CoarseDepth, CoarseDepthHead, FineDepth, FineDepthHead
 from student.model.lifting import camera_rays, points_on_candidates, pool_points
+from student.model.occupancy_head import OccupancyHead
 from student.model.precision import full_precision
 from student.model.renderer import Rays, RenderedRays, render_rays
 from student.model.sparse_voxels import GridShape, build_grid
@@ -48,6 +50,7 @@ class DistillNeRF(nn.Module):
     encoder can halve often enough. Permuting cameras changes nothing. After ``eval()`` it is deterministic.
 
     Attributes:
+        occupancy_head: Reader of a finished field, no part of :meth:`forward`: it is taught when the rest is done.
         recomputes_activations: Whether the depth heads and the voxel network forget what they computed on the way, and
             compute it again for their gradients: the same gradients, for less memory and more time.
     """
@@ -77,6 +80,11 @@ class DistillNeRF(nn.Module):
             else ImageDecoder(config.decoder, width, reads_detail=config.fine_depth.lift_detail)
         )
         self.feature_heads = nn.ModuleDict({head.source: FeatureHead(head, width) for head in config.feature_heads})
+        self.occupancy_head = (
+            None
+            if config.occupancy_head is None
+            else OccupancyHead(config.occupancy_head, OCC3D_GRID, feature_width=width, num_labels=1)
+        )
         edges = depth_bin_edges(config.renderer.bins, config.contraction)
         self.register_buffer("ray_edges", edges, persistent=False)
 

@@ -1,15 +1,19 @@
-"""A head that reads a student's field as labelled voxels; it is trained on labels, which the student never is.
+"""A head that reads a student's field as voxels: occupied or free, or labelled.
+
+One that tells occupied from free is part of a student and learns from LiDAR beams. One that tells classes learns from
+labels, which the student never does.
 
 A student's cells lie where its pixels end. Between two image rows, tens of metres away, there is road without a cell.
 So the head looks around each voxel: along the ground through columns at falling resolution, and at its neighbours.
 """
 
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, leaky_relu
+from torch.nn.functional import interpolate, leaky_relu, linear
 
 from storage.geometry.voxel_grid import VoxelGrid
 from student.model.backbone import LEAKY_SLOPE
@@ -17,7 +21,7 @@ from student.model.config import OccupancyHeadConfig
 from student.model.voxel_field import VoxelField
 
 _POINTS_PER_CHUNK = 1 << 18
-_HEIGHTS = (-0.25, 0.25)
+READ_HEIGHTS = (-0.25, 0.25)
 """Offsets, in voxels, of the two points that a voxel is read at: the student's cells are half as high."""
 _NUM_PLACES = 3
 """What a voxel knows of its own place: height, distance and a constant."""
@@ -43,24 +47,66 @@ def read_grid(field: VoxelField, grid: VoxelGrid) -> GridReading:
         for count, low in zip(grid.shape, grid.minimum, strict=True)
     ]
     centres = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
-    offsets = torch.tensor([[0.0, 0.0, z * grid.voxel_size] for z in _HEIGHTS], device=device)
+    offsets = torch.tensor([[0.0, 0.0, z * grid.voxel_size] for z in READ_HEIGHTS], device=device)
     with torch.no_grad():
         is_held = torch.cat(
             [
                 (_density(field, chunk[:, None] + offsets) > 0).any(1)
-                for chunk in centres.split(_POINTS_PER_CHUNK // len(_HEIGHTS))
+                for chunk in centres.split(_POINTS_PER_CHUNK // len(READ_HEIGHTS))
             ]
         )
     held = is_held.nonzero()[:, 0]
     density, features = field.query((centres[held, None] + offsets).reshape(1, -1, 3))
-    opacity = -torch.expm1(-density.view(len(held), len(_HEIGHTS)) * grid.voxel_size)
-    mean = features.view(len(held), len(_HEIGHTS), -1).mean(1)
+    opacity = -torch.expm1(-density.view(len(held), len(READ_HEIGHTS)) * grid.voxel_size)
+    mean = features.view(len(held), len(READ_HEIGHTS), -1).mean(1)
     return GridReading(held, torch.cat([opacity, mean], dim=1))
+
+
+def mirrored(reading: GridReading, grid: VoxelGrid) -> GridReading:
+    """Return what the field of the scene's mirror image would hold: left and right exchanged.
+
+    Raises:
+        ValueError: If the grid does not reach as far to the left as to the right.
+    """
+    if grid.minimum[1] != -grid.maximum[1]:
+        raise ValueError(
+            f"grid reaches from {grid.minimum[1]} to {grid.maximum[1]} m in y, want the same to both sides"
+        )
+    x, y, z = torch.unravel_index(reading.held, grid.shape)
+    there = (x * grid.shape[1] + grid.shape[1] - 1 - y) * grid.shape[2] + z
+    order = there.argsort()
+    return GridReading(there[order], reading.values[order])
+
+
+class KeptReadings:
+    """Readings that are made once and kept in half precision, as far as there is room.
+
+    Args:
+        max_bytes: Memory for what is kept; beyond it, a frame is read again each time.
+    """
+
+    def __init__(self, max_bytes: int = 2_000_000_000) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._kept: dict[Hashable, GridReading] = {}
+
+    def get(self, key: Hashable, read: Callable[[], GridReading]) -> GridReading:
+        """Return the reading of this key, from ``read`` if it is not kept."""
+        if key not in self._kept:
+            reading = read()
+            kept = GridReading(reading.held, reading.values.half())
+            size = sum(part.numel() * part.element_size() for part in kept)
+            if self._bytes + size > self._max_bytes:
+                return reading
+            self._bytes += size
+            self._kept[key] = kept
+        held, values = self._kept[key]
+        return GridReading(held, values.float())
 
 
 def reading_width(feature_width: int) -> int:
     """Return the number of channels of a reading of a field with features of this width."""
-    return len(_HEIGHTS) + feature_width
+    return len(READ_HEIGHTS) + feature_width
 
 
 def _density(field: VoxelField, points: Float[Tensor, "n heights 3"]) -> Float[Tensor, "n heights"]:
@@ -99,7 +145,8 @@ class OccupancyHead(nn.Module):
         x, y, z = self.grid.shape
         cells = self.of_place(self.places).index_add(0, reading.held, self.of_cell(reading.values))
         voxels = leaky_relu(cells, LEAKY_SLOPE).view(x, y, z, -1)
-        columns = leaky_relu(self.enter(voxels.reshape(x, y, -1).permute(2, 0, 1)[None]), LEAKY_SLOPE)
+        # A product over the last axis: as a convolution it would first copy 10 million values into another order.
+        columns = leaky_relu(_pointwise(self.enter, voxels.reshape(x, y, -1)).permute(2, 0, 1)[None], LEAKY_SLOPE)
         levels = [columns]
         for down in self.down:
             levels.append(leaky_relu(down(levels[-1]), LEAKY_SLOPE))
@@ -108,9 +155,13 @@ class OccupancyHead(nn.Module):
             finer = levels.pop()
             found = finer + interpolate(found, size=finer.shape[-2:], mode="bilinear", align_corners=False)
             found = leaky_relu(across(found), LEAKY_SLOPE)
-        voxels = voxels + self.leave(found)[0].permute(1, 2, 0).reshape(x, y, z, -1)
+        voxels = voxels + _pointwise(self.leave, found[0].permute(1, 2, 0)).reshape(x, y, z, -1)
         around = self.around(voxels.permute(3, 0, 1, 2)[None])[0].permute(1, 2, 3, 0)
         return self.label(leaky_relu(voxels + around, LEAKY_SLOPE))
+
+
+def _pointwise(convolution: nn.Conv2d, values: Float[Tensor, "x y channels"]) -> Float[Tensor, "x y out"]:
+    return linear(values, convolution.weight[:, :, 0, 0], convolution.bias)
 
 
 def _places(grid: VoxelGrid) -> Float[Tensor, "voxels places"]:

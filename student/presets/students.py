@@ -14,12 +14,19 @@ from student.config import (
     FitConfig,
     FitRuntime,
     LossConfig,
+    OccupancyFitConfig,
     OptimizerConfig,
     StudentConfig,
     Variant,
     ViewsConfig,
 )
-from student.model.config import ContractionConfig, DepthBinsConfig, FeatureHeadConfig, ModelConfig
+from student.model.config import (
+    ContractionConfig,
+    DepthBinsConfig,
+    FeatureHeadConfig,
+    ModelConfig,
+    OccupancyHeadConfig,
+)
 from student.presets.models import paper_linear_model, paper_model, tiny_model
 
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
@@ -53,7 +60,10 @@ def demo_student(variant: Variant) -> StudentConfig:
     """
     heads = _heads(variant, channels=32, hidden_width=32)
     run = StudentConfig(
-        model=tiny_model(depth_feature_channels=32, feature_heads=heads, encoder="efficientnet-lite0"),
+        model=replace(
+            tiny_model(depth_feature_channels=32, feature_heads=heads, encoder="efficientnet-lite0"),
+            occupancy_head=OccupancyHeadConfig(),
+        ),
         data=DataConfig(
             image_height=72,
             image_width=128,
@@ -73,6 +83,7 @@ def demo_student(variant: Variant) -> StudentConfig:
             max_steps=220,
             validate_every=110,
             max_validation_samples=4,
+            occupancy=OccupancyFitConfig(steps=60, max_frames=64),
             optimizer=OptimizerConfig(
                 learning_rate=3e-3,
                 betas=(0.9, 0.99),
@@ -100,7 +111,7 @@ def tiny_student(variant: Variant) -> StudentConfig:
             depth_height=56,
             depth_width=100,
         ),
-        fit=replace(run.fit, max_steps=400),
+        fit=replace(run.fit, max_steps=400, occupancy=replace(run.fit.occupancy, steps=100)),
     )
 
 
@@ -138,6 +149,7 @@ def small_student(variant: Variant) -> StudentConfig:
         voxels=replace(model.voxels, convolution_width=64, down_width=32),
         # With the published 32 groups, of three channels each here, single spots of a map grow without bound.
         decoder=None if model.decoder is None else replace(model.decoder, width=96, norm_groups=8),
+        occupancy_head=OccupancyHeadConfig(),
         feature_heads=_heads(variant, channels=64, hidden_width=64),
     )
     run = replace(
@@ -147,6 +159,7 @@ def small_student(variant: Variant) -> StudentConfig:
         losses=LossConfig(log_depth=0.5, depth_likelihood=0.1, fine_depth=1.0),
         fit=FitConfig(
             max_steps=20_000,
+            occupancy=OccupancyFitConfig(steps=3000, max_frames=1024),
             runtime=FitRuntime(num_workers=_NUM_WORKERS),
             optimizer=OptimizerConfig(
                 learning_rate=1e-3, betas=(0.9, 0.99), weight_decay=0.01, schedule="cosine", warmup_steps=200
@@ -208,6 +221,11 @@ def _in_linear_space(model: ModelConfig) -> ModelConfig:
     )
 
 
+def _from_nothing(config: OccupancyFitConfig) -> OccupancyFitConfig:
+    """Return the teaching of a head that starts at random: a few dozen steps only adapt one that was taught."""
+    return replace(config, steps=max(config.steps, 300))
+
+
 def _with_variant(run: StudentConfig, variant: Variant, *, linear_model: ModelConfig) -> StudentConfig:
     """Take away from ``depth_contracted_virtual`` what a variant does without."""
     if variant not in VARIANTS:
@@ -220,7 +238,7 @@ def _with_variant(run: StudentConfig, variant: Variant, *, linear_model: ModelCo
             model=linear_model,
             data=replace(run.data, max_lidar_range=_LINEAR_FAR),
             losses=replace(run.losses, max_depth=_LINEAR_FAR, max_lidar_range=_LINEAR_FAR),
-            fit=replace(run.fit, initial=None),
+            fit=replace(run.fit, initial=None, occupancy=_from_nothing(run.fit.occupancy)),
         )
     if variant == "no_distillation":
         run = replace(run, data=replace(run.data, teacher_depth=False), losses=replace(run.losses, teacher_depth=0.0))

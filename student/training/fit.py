@@ -7,7 +7,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,11 @@ from student.data.training_set import TrainingSet, load_training_set
 from student.inference.checkpoint import MODEL_FILE, save_pretrained
 from student.inference.feature_bases import FEATURE_BASES_FILE, feature_bases_of, save_feature_bases
 from student.losses.total import Losses
+from student.model.distillnerf import DistillNeRF
 from student.training.initial import initial_folder, take_imagenet_weights, take_weights
 from student.training.log import TrainingLog
 from student.training.model_card import write_records
+from student.training.occupancy import OccupancyLesson, teach_occupancy
 from student.training.optimization import learning_rate
 from student.training.processes import Processes, is_under_torchrun, join_processes
 from student.training.state import MANIFEST, FitProgress, restore_state, save_state, share_done
@@ -115,9 +117,12 @@ def fit_student(
             fitted = fit()
             progress = fitted.run(on_progress)
             model = fitted.training.model
-            save_pretrained(folder, model, config, variant=variant)
+            lesson = fitted.teach_occupancy(on_progress)
+            save_pretrained(folder, model, _as_fitted(config, model), variant=variant)
             save_feature_bases(folder, fitted.bases)
             metrics = _metrics(model, progress, config)
+            if lesson is not None:
+                metrics["occupancy"] = lesson.to_json()
             if fitted.initial is not None:
                 metrics["initial"] = asdict(fitted.initial) | {"checkpoint": config.fit.initial}
             write_records(
@@ -160,6 +165,7 @@ class _Fit:
         work: Path,
         logs: Path,
     ) -> None:
+        self.home, self.frozen = home, frozen
         self.config = config
         self.processes = processes
         self.work = work
@@ -233,6 +239,25 @@ class _Fit:
             self.training.average.swap(self.training.model)
         return progress
 
+    def teach_occupancy(self, on_progress: ProgressCallback | None) -> OccupancyLesson | None:
+        """Teach the occupancy head of the published weights; a head that nothing ever taught is taken away."""
+        model = self.training.model
+        if model.occupancy_head is None:
+            return None
+        lesson = teach_occupancy(
+            model,
+            self.home,
+            self.frozen,
+            self.train_data,
+            self.config.fit.occupancy,
+            seed=self.config.fit.seed,
+            on_progress=on_progress,
+        )
+        was_taught = self.initial is not None and "occupancy_head" not in self.initial.fresh_parts
+        if not lesson.steps and not was_taught:
+            model.occupancy_head = None
+        return lesson
+
     def _validate(self, log: TrainingLog) -> None:
         """Score held-out frames with the weights that would be published now."""
         if not self.processes.is_first:
@@ -262,6 +287,13 @@ class _Fit:
 
 def _is_over(fit: FitConfig, progress: FitProgress) -> bool:
     return share_done(fit, progress) >= 1.0
+
+
+def _as_fitted(config: StudentConfig, model: DistillNeRF) -> StudentConfig:
+    """Return the run with a model that has the parts that were published."""
+    if model.occupancy_head is not None:
+        return config
+    return replace(config, model=replace(config.model, occupancy_head=None))
 
 
 def _device(fit: FitConfig) -> torch.device:

@@ -15,7 +15,8 @@ from student.model.distillnerf import DistillNeRF
 
 _SHIPPED_FOLDER = Path(__file__).resolve().parent.parent / "pretrained"
 _HEADS = "feature_heads."
-_SILENT_PARTS = ("coarse_depth.rays.",)
+_OCCUPANCY = "occupancy_head."
+_SILENT_PARTS = ("coarse_depth.rays.", _OCCUPANCY)
 """Parts that say nothing before they are trained, so that a checkpoint without them starts as it was."""
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def take_weights(
 
     Everything must fit but the heads of features. Such a head starts at random if the checkpoint has none for its
     source, or learned it in another basis, where its outputs mean something else. A part that says nothing before it is
-    trained may be absent too.
+    trained may be absent too. An occupancy head that the model does not have is left behind.
 
     Args:
         model: The model, of any variant.
@@ -76,7 +77,9 @@ def take_weights(
         IntegrityError: If the checkpoint is damaged, or a tensor other than a head's is missing, unknown or misshapen.
     """
     found, _ = from_pretrained(folder)
-    tensors, wanted = found.state_dict(), model.state_dict()
+    wanted = model.state_dict()
+    left = () if model.occupancy_head is not None else (_OCCUPANCY,)
+    tensors = {name: value for name, value in found.state_dict().items() if not name.startswith(left)}
     known, given = load_feature_bases(folder), dict(bases or {})
     usable = {s for s in model.feature_heads if s in known and s in given and same_basis(known[s], given[s])}
     body = {name: value for name, value in tensors.items() if _head_of(name) in {"", *usable}}

@@ -10,7 +10,7 @@ from student.config import OptimizerConfig
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Return AdamW over every parameter; vectors (biases, scales) are never decayed.
+    """Return AdamW over every parameter that learns; vectors (biases, scales) are never decayed.
 
     Each group has a ``rate_factor`` beside its rate; see :func:`set_rate`.
     """
@@ -18,7 +18,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
     pretrained = {id(p) for trunk in trunks for p in trunk.parameters()}
     groups = []
     for factor, of_trunk in ((1.0, False), (config.encoder_rate, True)):
-        chosen = [p for p in model.parameters() if (id(p) in pretrained) == of_trunk]
+        chosen = [p for p in model.parameters() if p.requires_grad and (id(p) in pretrained) == of_trunk]
         for decay, matrices in ((config.weight_decay, True), (0.0, False)):
             params = [p for p in chosen if (p.ndim >= 2) == matrices]
             if params:

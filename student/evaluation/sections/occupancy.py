@@ -21,6 +21,9 @@ from student.metrics import bootstrap_statistic
 _INSIDE = "Voxels of the Occ3D grid that some input camera can see."
 ABOVE_GROUND_M = 0.3
 """Height of a voxel's centre in the ego frame, metres, above which flat ground is out of reach."""
+DENSITY_ALONE = "its density alone, as published"
+"""How a student with an occupancy head would be judged without it, by a threshold of its own."""
+
 _DEFINITIONS: dict[str, tuple[str, str]] = {
     "iou": ("IoU", "Occupied in both, over occupied in either."),
     "precision": ("precision", "Share of the voxels called occupied that are."),

@@ -236,6 +236,12 @@ def make_world(tmp_path: Path) -> Callable[[], World]:
 
 
 @pytest.fixture
+def make_scene_data() -> Callable[[int], SceneData]:
+    """Make the recording of a scene by its seed."""
+    return scene_data
+
+
+@pytest.fixture
 def student_config() -> StudentConfig:
     """A very small run that reads every kind."""
     model = tiny_model(

@@ -1,0 +1,231 @@
+"""Teach a student's occupancy head when the rest of the student is done: occupied or free, by LiDAR beams alone.
+
+The field says little between the rows of its pixels, which are metres of road apart, and nothing behind what it sees.
+Beams of many sweeps know both (:mod:`storage.references.occupancy_votes`). The votes are taken here, from the scenes of
+the training set. Sweeps of held-out frames do not testify, and no box and no label is read, so that what moves is told
+by the beams themselves.
+"""
+
+import logging
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from storage.geometry.voxel_grid import OCC3D_GRID
+from storage.keys import sample_key
+from storage.kinds import Kind
+from storage.progress import ProgressCallback
+from storage.references.config import LidarOccupancyConfig
+from storage.references.lidar_occupancy import votes_of_scene
+from storage.scenes.store import SceneReader
+from storage.stores.versioned import Home
+from storage.taxonomy import OCC3D_FREE, OCC3D_UNKNOWN
+from student.config import OccupancyFitConfig
+from student.data.dataset import FrameDataset
+from student.data.training_set import FrozenScene, TrainingSet
+from student.model.distillnerf import DistillNeRF
+from student.model.occupancy_head import GridReading, KeptReadings, mirrored, read_grid
+from student.model.types import to_device
+
+_MAX_WEIGHT = 10.0
+_WEIGHT_DECAY = 0.01
+_MAX_GRADIENT_NORM = 5.0
+_WARMUP_STEPS = 10
+_LOG_EVERY = 10
+
+logger = logging.getLogger(__name__)
+
+
+class Beaten(NamedTuple):
+    """What beams know of one frame.
+
+    Attributes:
+        known: Flat indices of the voxels of the Occ3D grid that are known, ascending.
+        is_occupied: Which of them are occupied.
+    """
+
+    known: Int64[np.ndarray, " known"]
+    is_occupied: Bool[np.ndarray, " known"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OccupancyLesson:
+    """What a head learned from.
+
+    Attributes:
+        frames: Number of frames with votes.
+        frames_without_beams: Number of frames about which no beam knew anything.
+        occupied_share: Share of the known voxels that are occupied; None without any.
+        steps: Steps taken.
+        loss: Mean loss of the last tenth of the steps; None without a step.
+    """
+
+    frames: int
+    frames_without_beams: int
+    occupied_share: float | None
+    steps: int
+    loss: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return asdict(self)
+
+
+def teach_occupancy(
+    model: DistillNeRF,
+    home: Home,
+    frozen: TrainingSet,
+    dataset: FrameDataset,
+    config: OccupancyFitConfig,
+    *,
+    seed: int = 0,
+    on_progress: ProgressCallback | None = None,
+) -> OccupancyLesson:
+    """Teach a model's occupancy head; nothing else of the model changes.
+
+    Args:
+        model: The student; it must have a head. It is left in evaluation mode.
+        home: Home of the scenes.
+        frozen: Their exact versions, and the frames to learn from.
+        dataset: The training samples of the same scenes.
+        config: Budget.
+        seed: Seed of the order of frames and of their mirror images.
+        on_progress: Called with a stage, the share done, and figures.
+
+    Raises:
+        ValueError: If the model has no head.
+        IntegrityError: If a scene's store has lost data.
+    """
+    head = model.occupancy_head
+    if head is None:
+        raise ValueError("the model has no occupancy head")
+    tell = on_progress or (lambda *_: None)
+    model.eval()
+    found = _lessons(home, frozen, config, tell) if config.steps else {}
+    lessons = {key: beaten for key, beaten in found.items() if len(beaten.known)}
+    share = _share(lessons.values())
+    if not lessons or not 0.0 < share < 1.0:
+        if config.steps:
+            logger.warning("no LiDAR beam of %d frames tells occupied from free: the head stays as it is", len(found))
+        return OccupancyLesson(
+            frames=len(lessons),
+            frames_without_beams=len(found) - len(lessons),
+            occupied_share=share if lessons else None,
+            steps=0,
+            loss=None,
+        )
+    index_of = {dataset.samples[index]: index for index in range(len(dataset))}
+    device = next(model.parameters()).device
+    weight = min(_MAX_WEIGHT, math.sqrt((1.0 - share) / share))
+    generator = np.random.default_rng((seed, 1))
+    readings, losses = KeptReadings(), []
+    head.requires_grad_(True).train()
+    optimizer = torch.optim.AdamW(head.parameters(), lr=config.learning_rate, weight_decay=_WEIGHT_DECAY)
+    for step, key in enumerate(_order(list(lessons), config.steps, generator)):
+        for group in optimizer.param_groups:
+            group["lr"] = _rate(config, step)
+        reading = readings.get(key, lambda: _read(model, dataset, index_of[key], device))  # noqa: B023 - called at once
+        beaten = lessons[key]
+        if generator.random() < 0.5:
+            reading, beaten = mirrored(reading, OCC3D_GRID), _mirrored(beaten)
+        optimizer.zero_grad(set_to_none=True)
+        loss = beam_error(head(reading), beaten, weight)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(head.parameters(), _MAX_GRADIENT_NORM)
+        optimizer.step()
+        losses.append(float(loss.detach()))
+        if (step + 1) % _LOG_EVERY == 0 or step + 1 == config.steps:
+            tell(
+                "occupancy", (step + 1) / config.steps, {"step": step + 1, "loss": float(np.mean(losses[-_LOG_EVERY:]))}
+            )
+    model.eval()
+    return OccupancyLesson(
+        frames=len(lessons),
+        frames_without_beams=len(found) - len(lessons),
+        occupied_share=share,
+        steps=config.steps,
+        loss=float(np.mean(losses[-max(1, config.steps // 10) :])),
+    )
+
+
+def beam_error(logits: Float[Tensor, "x y z 1"], beaten: Beaten, occupied_weight: float) -> Float[Tensor, ""]:
+    """Return the weighted mean cross-entropy of the known voxels of one frame.
+
+    Args:
+        logits: Head's output.
+        beaten: What beams know.
+        occupied_weight: Weight of an occupied voxel beside that of a free one: occupied ones are rare.
+    """
+    known = torch.from_numpy(beaten.known).to(logits.device)
+    is_occupied = torch.from_numpy(beaten.is_occupied).to(logits.device)
+    weight = torch.where(is_occupied, occupied_weight, 1.0)
+    seen = logits.reshape(-1).index_select(0, known)
+    error = binary_cross_entropy_with_logits(seen, is_occupied.float(), weight=weight, reduction="sum")
+    return error / weight.sum()
+
+
+def votes_to_learn_from(scene: SceneReader, frozen: FrozenScene, frames: set[int]) -> Iterator[tuple[int, Beaten]]:
+    """Yield what the beams of a scene's training frames know about some of these frames."""
+    config = LidarOccupancyConfig()
+    silent = set(frozen.validation_frames)
+    for frame, votes in votes_of_scene(scene, config, frames=frames, silent=silent, labelled=False):
+        label = votes.voxel_label.reshape(-1)
+        known = np.flatnonzero(label != OCC3D_UNKNOWN)
+        yield frame, Beaten(known, label[known] != OCC3D_FREE)
+
+
+def _lessons(
+    home: Home, frozen: TrainingSet, config: OccupancyFitConfig, tell: ProgressCallback
+) -> dict[tuple[str, int], Beaten]:
+    """Return the votes about evenly spaced training frames, by scene and frame."""
+    samples = [(scene.key, frame) for scene in frozen.scenes for frame in scene.train_frames]
+    chosen = np.linspace(0, len(samples) - 1, min(config.max_frames, len(samples))).round().astype(int)
+    wanted = {samples[index] for index in chosen.tolist()}
+    found: dict[tuple[str, int], Beaten] = {}
+    for scene in frozen.scenes:
+        frames = {frame for key, frame in wanted if key == scene.key}
+        if not frames:
+            continue
+        version = scene.stores[Kind.SCENE]
+        reader = SceneReader(home.open_arrays(version), version)
+        for frame, beaten in votes_to_learn_from(reader, scene, frames):
+            found[scene.key, frame] = beaten
+            figures = {"step": 0, "frame": sample_key(scene.key, frame), "known": len(beaten.known)}
+            tell("beams", len(found) / len(wanted), figures)
+    return found
+
+
+def _share(lessons: Iterable[Beaten]) -> float:
+    known = [(len(beaten.known), int(beaten.is_occupied.sum())) for beaten in lessons]
+    return sum(occupied for _, occupied in known) / max(1, sum(number for number, _ in known))
+
+
+def _order(keys: list[tuple[str, int]], steps: int, generator: np.random.Generator) -> Iterator[tuple[str, int]]:
+    order: list[int] = []
+    for _ in range(steps):
+        order = order or generator.permutation(len(keys)).tolist()
+        yield keys[order.pop()]
+
+
+def _rate(config: OccupancyFitConfig, step: int) -> float:
+    warm = min(1.0, (step + 1) / _WARMUP_STEPS)
+    return config.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * step / config.steps))
+
+
+@torch.no_grad()
+def _read(model: DistillNeRF, dataset: FrameDataset, index: int, device: torch.device) -> GridReading:
+    return read_grid(model.encode(to_device(dataset.inputs(index), device)), OCC3D_GRID)
+
+
+def _mirrored(beaten: Beaten) -> Beaten:
+    x, y, z = np.unravel_index(beaten.known, OCC3D_GRID.shape)
+    there = np.ravel_multi_index((x, OCC3D_GRID.shape[1] - 1 - y, z), OCC3D_GRID.shape)
+    order = there.argsort()
+    return Beaten(there[order], beaten.is_occupied[order])
