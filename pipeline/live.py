@@ -140,7 +140,8 @@ class LiveFrame:
         """Return which voxels of the Occ3D grid are occupied.
 
         Args:
-            head: Head that tells, with its own thresholds and calibration; None for the density of the field itself.
+            head: Head that tells, with its own thresholds and calibration; None for what the
+                student itself says.
 
         Raises:
             MissingTargetError: If the student has no such head.
@@ -156,7 +157,7 @@ class LiveFrame:
             )
         point = self.student.companions.point
         probability = np.where(voxels.is_observed, point.occupied(voxels.occupancy), 0.0)
-        is_occupied = voxels.is_observed & (voxels.occupancy >= point.threshold)
+        is_occupied = voxels.is_observed & point.is_occupied(voxels.occupancy)
         return Occupancy(
             is_observed=voxels.is_observed.reshape(OCC3D_GRID.shape),
             probability=probability.reshape(OCC3D_GRID.shape),

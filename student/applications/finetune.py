@@ -50,7 +50,6 @@ from student.evaluation.sections.occupancy import (
 from student.evaluation.sections.semantics import SemanticScores
 from student.evaluation.sections.voxels import score_classes, score_occupancy
 from student.inference.checkpoint import save_pretrained
-from student.inference.occupancy import occupancy_probability
 from student.inference.predictor import Predictor
 from student.inference.vocabulary import training_set_of
 from student.model.distillnerf import DistillNeRF
@@ -237,6 +236,7 @@ class _Finetuning:
         config = self.config
         weight = self._class_weights()
         head = new_head(config.head, self.task, self._feature_width).to(self._device)
+        self._take_own_head(head)
         groups = [{"params": list(head.parameters()), "share": 1.0}]
         learning = self._learning_part()
         if learning is not None:
@@ -269,7 +269,7 @@ class _Finetuning:
 
     def result(self, head: FinetunedHead, variant: str) -> EvaluationResult:
         """Score the head on held-out frames, beside the student without labels and what ignores the input."""
-        fit, zero_shot = head.fit, self._fit_to(self._density_probability)
+        fit, zero_shot = head.fit, self._fit_to(self._own_probability)
         sample = OccupancySample(max_per_frame=_MAX_VOXELS_PER_FRAME, seed=self.config.seed + 1)
         occupancy = OccupancyScores(fit=fit, sample=sample, seed=self.config.seed)
         semantics = SemanticScores(seed=self.config.seed)
@@ -278,7 +278,7 @@ class _Finetuning:
             reading = self._read(head.head, labelled)
             probability, is_above = reading.occupancy[visible], is_above_ground(visible)
             others = {
-                _ZERO_SHOT: zero_shot.is_occupied(self._density_probability(labelled, visible), is_above),
+                _ZERO_SHOT: zero_shot.is_occupied(self._own_probability(labelled, visible), is_above),
                 "all occupied": np.ones(len(visible), dtype=bool),
                 "training prior per voxel": self._prior.occupied_share(visible) > 0.5,
             }
@@ -307,8 +307,8 @@ class _Finetuning:
             num_frames=len(self.split.held_out),
             sections=tuple(sections),
             settings={
-                "occupancy": fit.to_json(OCC3D_GRID.voxel_size),
-                "without_labels": zero_shot.to_json(OCC3D_GRID.voxel_size),
+                "occupancy": fit.to_json(),
+                "without_labels": zero_shot.to_json(),
             },
         )
 
@@ -326,6 +326,14 @@ class _Finetuning:
         }
 
     # --- training -----------------------------------------------------------------------------------------------------
+
+    def _take_own_head(self, head: OccupancyHead) -> None:
+        """Start from the student's own head where it is as wide: it knows where things go on that no pixel shows."""
+        own = self.model.occupancy_head
+        if own is None or self.config.student == "from_nothing" or self.config.head != own.config:
+            return
+        given = own.state_dict() if self.task == "occupancy" else own.without_labels()
+        head.load_state_dict({**head.state_dict(), **given})
 
     def _learning_part(self) -> torch.nn.Module | None:
         parts = {"frozen": None, "voxels": self.model.voxel_network, "from_nothing": self.model}
@@ -404,10 +412,9 @@ class _Finetuning:
             raise IntegrityError(ErrorKind.LABELS_INVALID, keys, "the labels to calibrate on have only one outcome")
         return fit
 
-    def _density_probability(self, labelled: _Labelled, visible: Int64[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    def _own_probability(self, labelled: _Labelled, visible: Int64[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         field = self._zero_shot.encode(labelled.frames.camera_views(labelled.frame).inputs)
-        density, _ = self._zero_shot.voxel_density(field, OCC3D_GRID, visible)
-        return occupancy_probability(density, OCC3D_GRID.voxel_size)
+        return self._zero_shot.occupancy(field, visible).probability
 
 
 def label_error(

@@ -95,7 +95,7 @@ class FinetunedHead:
             "task": self.task,
             "head": config_json(self.config),
             "feature_width": self.feature_width,
-            "fit": self.fit.to_json(OCC3D_GRID.voxel_size),
+            "fit": self.fit.to_json(),
             "checkpoint_digest": self.checkpoint_digest,
         }
         (folder / HEAD_CONFIG_FILE).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")

@@ -90,7 +90,7 @@ class SceneView:
             ValueError: If the mode shows no voxels, or a query has no words.
         """
         reading = self.reading(frame)
-        held = np.flatnonzero(reading.is_observed & (reading.occupancy >= self.student.point.threshold))
+        held = np.flatnonzero(reading.is_observed & self.student.point.is_occupied(reading.occupancy))
         features = self.student.predictor.point_features(reading.field, "clip", reading.points[held])
         if mode == "classes":
             probability = self._vocabulary.probability(features, self.student.point.temperature)

@@ -515,7 +515,7 @@ class Evaluator:
         """Return the threshold, calibration, temperature and template that were chosen before scoring."""
         settings: dict[str, Any] = {"voxel_size_m": OCC3D_GRID.voxel_size}
         if self.occupancy_fit is not None:
-            settings["occupancy"] = self.occupancy_fit.to_json(OCC3D_GRID.voxel_size)
+            settings["occupancy"] = self.occupancy_fit.to_json()
         if self.vocabulary is not None:
             settings["prompt_template"] = self.vocabulary.prompts.template
             settings["temperature"] = self.temperature

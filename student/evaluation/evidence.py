@@ -83,7 +83,7 @@ class StudentEvidence:
         record = {
             "format": _FORMAT,
             **{
-                name: None if fit is None else fit.to_json(OCC3D_GRID.voxel_size)
+                name: None if fit is None else fit.to_json()
                 for name, fit in (("occupancy", self.occupancy), ("density", self.density))
             },
             "temperature": self.temperature,

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
+from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.kinds import Kind
 from storage.stores.versioned import Home, StoreVersion
 from student.evaluation.calibration import CalibrationMap, calibration_from_json
 from student.evaluation.results import EvaluationResult
+from student.evaluation.sections.occupancy import is_above_ground
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +25,7 @@ class OperatingPoint:
 
     Attributes:
         threshold: Raw probability from which a voxel counts as occupied.
+        threshold_above_ground: The same for voxels out of reach of flat ground, which all but chooses the other one.
         calibration: Map from raw to calibrated probability; None if none could be fitted.
         temperature: Temperature of the softmax over words.
         temperature_source: Origin of the temperature, in words.
@@ -30,6 +33,7 @@ class OperatingPoint:
     """
 
     threshold: float
+    threshold_above_ground: float
     calibration: CalibrationMap | None
     temperature: float
     temperature_source: str
@@ -39,12 +43,19 @@ class OperatingPoint:
         """Return the probability of occupancy, calibrated if there is a calibration map."""
         return raw if self.calibration is None else self.calibration.apply(raw)
 
+    def is_occupied(self, raw: Float[np.ndarray, " voxels"]) -> Bool[np.ndarray, " voxels"]:
+        """Decide about all voxels of the Occ3D grid, flat, each by the threshold for its place."""
+        is_above = is_above_ground(np.arange(OCC3D_GRID.num_voxels))
+        return raw >= np.where(is_above, self.threshold_above_ground, self.threshold)
+
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "OperatingPoint":
         """Read back what ``to_json`` wrote; the evaluation itself is not looked for."""
         calibration = record["calibration"]
         return cls(
             threshold=float(record["occupancy_threshold"]),
+            # Records from before had one threshold for all voxels.
+            threshold_above_ground=float(record.get("occupancy_threshold_above_ground", record["occupancy_threshold"])),
             calibration=None if calibration is None else calibration_from_json(calibration),
             temperature=float(record["temperature"]),
             temperature_source=str(record["temperature_source"]),
@@ -55,6 +66,7 @@ class OperatingPoint:
         """Return the record to store beside any result made with it."""
         return {
             "occupancy_threshold": self.threshold,
+            "occupancy_threshold_above_ground": self.threshold_above_ground,
             "calibration": None if self.calibration is None else dict(self.calibration.to_json()),
             "temperature": self.temperature,
             "temperature_source": self.temperature_source,
@@ -79,6 +91,7 @@ def operating_point_of(
     temperature = settings.get("temperature")
     return OperatingPoint(
         threshold=default_threshold if occupancy is None else float(occupancy["threshold"]),
+        threshold_above_ground=default_threshold if occupancy is None else float(occupancy["threshold_above_ground"]),
         calibration=None if occupancy is None else calibration_from_json(occupancy["calibration"]),
         temperature=clip_temperature if temperature is None else float(temperature),
         temperature_source="CLIP checkpoint" if temperature is None else str(settings["temperature_source"]),

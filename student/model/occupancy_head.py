@@ -128,7 +128,7 @@ class OccupancyHead(nn.Module):
 
     def __init__(self, config: OccupancyHeadConfig, grid: VoxelGrid, *, feature_width: int, num_labels: int) -> None:
         super().__init__()
-        self.grid = grid
+        self.config, self.grid = config, grid
         width, column = config.width, config.column_width
         self.of_cell = nn.Linear(reading_width(feature_width), width)
         self.of_place = nn.Linear(_NUM_PLACES, width)
@@ -139,6 +139,10 @@ class OccupancyHead(nn.Module):
         self.around = nn.Conv3d(width, width, 3, padding=1)
         self.label = nn.Linear(width, num_labels)
         self.register_buffer("places", _places(grid), persistent=False)
+
+    def without_labels(self) -> dict[str, Tensor]:
+        """Return the weights of everything before the last layer, which says what the labels are."""
+        return {name: value for name, value in self.state_dict().items() if not name.startswith("label.")}
 
     def forward(self, reading: GridReading) -> Float[Tensor, "x y z labels"]:
         """Return the logits of every voxel."""

@@ -77,16 +77,11 @@ class OccupancyFit:
         """Decide about voxels, each by the threshold for its place."""
         return probability >= np.where(is_above_ground, self.threshold_above_ground, self.threshold)
 
-    def density_threshold(self, voxel_size: float) -> float:
-        """Return the same threshold as a density, per metre; infinite for a threshold of 1."""
-        return float(-np.log1p(-min(self.threshold, 1.0)) / voxel_size) if self.threshold < 1 else float("inf")
-
-    def to_json(self, voxel_size: float) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return everything that is needed to apply it again."""
         return {
             "threshold": self.threshold,
             "threshold_above_ground": self.threshold_above_ground,
-            "density_threshold": self.density_threshold(voxel_size),
             "training_iou": self.training_iou,
             "calibration": dict(self.calibration.to_json()),
             "num_training_voxels": self.num_voxels,

@@ -205,7 +205,6 @@ def test_occupancy_threshold_and_calibration_come_from_training_voxels():
     assert len(training.probability) == 4000
     fit = training.fit("isotonic")
     assert 0.3 < fit.threshold < 0.5
-    assert fit.density_threshold(0.4) == pytest.approx(-np.log(1 - fit.threshold) / 0.4)
 
     scores = OccupancyScores(fit=fit, sample=OccupancySample(max_per_frame=4000, seed=1))
     for _ in range(6):

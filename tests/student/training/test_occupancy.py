@@ -96,7 +96,9 @@ def test_a_student_without_a_head_goes_by_its_density(student_config: StudentCon
     shared_world.freeze("density", student_config)
     torch.manual_seed(0)
     predictor = Predictor(DistillNeRF(student_config.model), student_config)
-    data = FrameDataset(shared_world.home, load_training_set(shared_world.home, "density"), "train", student_config.data)
+    data = FrameDataset(
+        shared_world.home, load_training_set(shared_world.home, "density"), "train", student_config.data
+    )
     field = predictor.encode(data.inputs(0))
     voxels = np.arange(0, OCC3D_GRID.num_voxels, 7)
     density, points = predictor.voxel_density(field, OCC3D_GRID, voxels)
@@ -151,7 +153,7 @@ def a_block_in(sweep: np.ndarray) -> np.ndarray:
 
 def test_held_out_sweeps_do_not_testify(make_scene_data: Any, tmp_path: Path) -> None:
     data = make_scene_data(0)
-    sweeps = [a_block_in(sweep) if frame == 2 else sweep for frame, sweep in enumerate(data.lidar_points)]  # noqa: PLR2004
+    sweeps = [a_block_in(sweep) if frame == 2 else sweep for frame, sweep in enumerate(data.lidar_points)]
     changed = replace(data, lidar_points=tuple(sweeps))
     of = {n: scene_with(tmp_path, n, d) for n, d in (("plain", data), ("changed", changed))}
     frozen = frozen_scene(4, held_out=(2,))
