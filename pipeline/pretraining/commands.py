@@ -15,10 +15,10 @@ from pipeline.presets import PipelineConfig, build_preset
 from pipeline.pretraining.rigs import judge_on_rigs, table
 from pipeline.pretraining.rounds import fit_rounds, pretraining_fit
 from pipeline.pretraining.scenes import make_scenes
-from pipeline.pretraining.ship import ship
+from pipeline.pretraining.ship import ship, ship_head
 from pipeline.settled import settle
 from storage.stores.versioned import Home
-from student.config import SHIPPED, Variant
+from student.config import SHIPPED, OccupancyFitConfig, Variant
 from student.training.initial import initial_folder
 
 logger = logging.getLogger(__name__)
@@ -101,6 +101,29 @@ class Ship:
     def run(self) -> None:
         """Write it."""
         ship(Home(self.home), self.folder, _VARIANT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """Teach the occupancy head of the shipped student anew, on the scenes of the last round; nothing else changes.
+
+    Attributes:
+        home: Folder of the rounds.
+        folder: Folder of the student; by default the package's own.
+        steps: Optimisation steps.
+        threads: Number of CPU threads.
+    """
+
+    home: Annotated[Path, tyro.conf.Positional]
+    folder: Path = field(default_factory=lambda: initial_folder("shipped"))
+    steps: int = 1500
+    threads: int = 1
+
+    def run(self) -> None:
+        """Teach it, and print what it learned from as JSON."""
+        torch.set_num_threads(self.threads)
+        lesson = ship_head(Home(self.home), self.folder, OccupancyFitConfig(steps=self.steps))
+        sys.stdout.write(json.dumps(lesson.to_json(), indent=1) + "\n")
 
 
 @dataclass(frozen=True, kw_only=True)

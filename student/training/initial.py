@@ -101,7 +101,7 @@ def take_weights(
         taken=taken,
         fresh=sum(value.numel() for value in parameters.values()) - taken,
         fresh_heads=tuple(sorted(set(model.feature_heads) - usable)),
-        fresh_parts=tuple(part.rstrip(".") for part in sorted(absent) if silent),
+        fresh_parts=tuple(part.rstrip(".") for part in sorted(absent) if any(n.startswith(part) for n in silent)),
         dropped_heads=tuple(sorted({_head_of(name) for name in tensors} - {"", *usable} - set(model.feature_heads))),
     )
     logger.info("starts from %s: %s", folder, report)

@@ -7,11 +7,16 @@ steps stays the same, and the number of processes is no part of a checkpoint's d
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+_PATIENCE = timedelta(hours=12)
+"""How long processes wait for the first one, which alone teaches the occupancy head and publishes. One that dies is
+noticed by ``torchrun`` at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +75,7 @@ def join_processes(device: torch.device) -> Iterator[Processes]:
     if device.type == "cuda":
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         yield Processes(
             rank=dist.get_rank(), count=dist.get_world_size(), is_first_of_machine=local_rank == 0, device=device

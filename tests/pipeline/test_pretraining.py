@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.live import Student
 from pipeline.overrides import apply_overrides
@@ -23,6 +24,7 @@ from storage.procedural.sensing.rigs import drawn_rig
 from storage.procedural.writers import truth
 from storage.stores.arrays import read_target
 from storage.stores.versioned import Home
+from student.config import FitConfig, OccupancyFitConfig
 from student.data.training_set import load_training_set
 from student.evaluation.companions import Companions
 from student.inference.checkpoint import from_pretrained
@@ -95,12 +97,16 @@ def test_a_scene_without_an_exact_world_is_refused(made: Any) -> None:
         exact_depth(home, "recorded.nowhere", exact)
 
 
+def short(depth_steps: int) -> FitConfig:
+    return replace(rounds.pretraining_fit(2, depth_steps), occupancy=OccupancyFitConfig(steps=2))
+
+
 @pytest.fixture(scope="module")
 def fitted(made: Any) -> Any:
     """Two rounds of two steps each."""
     home, config = made
     for depth_steps in (1, 0):
-        fit = rounds.pretraining_fit(2, depth_steps)
+        fit = short(depth_steps)
         rounds.fit_rounds(home, replace(config.student, fit=fit), rounds=1)
     return home, rounds.completed_rounds(home)
 
@@ -123,7 +129,7 @@ class TestRounds:
         stopped = home.root / "rounds.json"
         whole = stopped.read_text()
         stopped.write_text(json.dumps(json.loads(whole)[:1]))  # as if it had been killed before it was recorded
-        run = replace(made[1].student, fit=rounds.pretraining_fit(2, 0))
+        run = replace(made[1].student, fit=short(0))
         rounds.fit_rounds(home, run, rounds=1)
         assert rounds.completed_rounds(home) == done  # the same training set and the same checkpoint: only looked up
 
@@ -147,7 +153,28 @@ class TestRounds:
         card = (tmp_path / "student" / "README.md").read_text()
         assert "exact world" in card
         assert "in 4 steps, 1 of them on depth.\nThe last 2 were on 1 procedural scenes" in card
+        assert "beams about 2 frames in 2 steps" in card
         assert sum(path.stat().st_size for path in (tmp_path / "student").iterdir()) < 16_000_000
+
+    def test_a_head_is_taught_anew_without_touching_the_rest(
+        self, fitted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        home, _ = fitted
+        monkeypatch.setattr(ship, "DEMO_WEIGHTS", tmp_path)
+        (tmp_path / "clip").mkdir()
+        folder = tmp_path / "student"
+        ship.ship(home, folder, "clip")
+        before, kept = from_pretrained(folder)[0].state_dict(), (folder / "bill_of_materials.json").read_text()
+        lesson = ship.ship_head(home, folder, OccupancyFitConfig(steps=3))
+        after, config = from_pretrained(folder)
+        assert config.model.occupancy_head is not None
+        changed = {name for name, value in after.state_dict().items() if not torch.equal(value, before[name])}
+        assert changed
+        assert all(name.startswith("occupancy_head.") for name in changed)
+        assert (lesson.steps, lesson.frames) == (3, 2)
+        assert "beams about 2 frames in 3 steps" in (folder / "README.md").read_text()
+        assert Companions.load(folder).checkpoint == file_digest(folder / "model.safetensors")
+        assert (folder / "bill_of_materials.json").read_text() == kept
 
     def test_nothing_is_shipped_before_a_round_is_done(self, tmp_path: Path) -> None:
         with pytest.raises(MissingTargetError, match="no round"):
