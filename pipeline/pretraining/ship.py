@@ -197,6 +197,6 @@ def _about_head(last: dict[str, Any]) -> list[str]:
         return []
     taught = last["occupancy"]
     return [
-        f"- Its occupancy head learned from LiDAR beams about {taught['frames']} frames in {taught['steps']} steps, from no",
-        "  box and no label.",
+        f"- Its occupancy head learned from LiDAR beams about {taught['frames']} frames in {taught['steps']} steps,",
+        "  from no box and no label.",
     ]

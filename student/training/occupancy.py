@@ -43,15 +43,15 @@ _LOG_EVERY = 10
 logger = logging.getLogger(__name__)
 
 
-class Beaten(NamedTuple):
+class KnownVoxels(NamedTuple):
     """What beams know of one frame.
 
     Attributes:
-        known: Flat indices of the voxels of the Occ3D grid that are known, ascending.
+        flat: Flat indices of the voxels of the Occ3D grid that are known, ascending.
         is_occupied: Which of them are occupied.
     """
 
-    known: Int64[np.ndarray, " known"]
+    flat: Int64[np.ndarray, " known"]
     is_occupied: Bool[np.ndarray, " known"]
 
 
@@ -109,7 +109,7 @@ def teach_occupancy(
     tell = on_progress or (lambda *_: None)
     model.eval()
     found = _lessons(home, frozen, config, tell) if config.steps else {}
-    lessons = {key: beaten for key, beaten in found.items() if len(beaten.known)}
+    lessons = {key: voxels for key, voxels in found.items() if len(voxels.flat)}
     share = _share(lessons.values())
     if not lessons or not 0.0 < share < 1.0:
         if config.steps:
@@ -132,11 +132,11 @@ def teach_occupancy(
         for group in optimizer.param_groups:
             group["lr"] = _rate(config, step)
         reading = readings.get(key, lambda: _read(model, dataset, index_of[key], device))  # noqa: B023 - called at once
-        beaten = lessons[key]
+        voxels = lessons[key]
         if generator.random() < 0.5:
-            reading, beaten = mirrored(reading, OCC3D_GRID), _mirrored(beaten)
+            reading, voxels = mirrored(reading, OCC3D_GRID), _mirrored(voxels)
         optimizer.zero_grad(set_to_none=True)
-        loss = beam_error(head(reading), beaten, weight)
+        loss = beam_error(head(reading), voxels, weight)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(head.parameters(), _MAX_GRADIENT_NORM)
         optimizer.step()
@@ -155,55 +155,55 @@ def teach_occupancy(
     )
 
 
-def beam_error(logits: Float[Tensor, "x y z 1"], beaten: Beaten, occupied_weight: float) -> Float[Tensor, ""]:
+def beam_error(logits: Float[Tensor, "x y z 1"], voxels: KnownVoxels, occupied_weight: float) -> Float[Tensor, ""]:
     """Return the weighted mean cross-entropy of the known voxels of one frame.
 
     Args:
         logits: Head's output.
-        beaten: What beams know.
+        voxels: What beams know.
         occupied_weight: Weight of an occupied voxel beside that of a free one: occupied ones are rare.
     """
-    known = torch.from_numpy(beaten.known).to(logits.device)
-    is_occupied = torch.from_numpy(beaten.is_occupied).to(logits.device)
+    known = torch.from_numpy(voxels.flat).to(logits.device)
+    is_occupied = torch.from_numpy(voxels.is_occupied).to(logits.device)
     weight = torch.where(is_occupied, occupied_weight, 1.0)
     seen = logits.reshape(-1).index_select(0, known)
     error = binary_cross_entropy_with_logits(seen, is_occupied.float(), weight=weight, reduction="sum")
     return error / weight.sum()
 
 
-def votes_to_learn_from(scene: SceneReader, frozen: FrozenScene, frames: set[int]) -> Iterator[tuple[int, Beaten]]:
+def votes_to_learn_from(scene: SceneReader, frozen: FrozenScene, frames: set[int]) -> Iterator[tuple[int, KnownVoxels]]:
     """Yield what the beams of a scene's training frames know about some of these frames."""
     config = LidarOccupancyConfig()
     silent = set(frozen.validation_frames)
     for frame, votes in votes_of_scene(scene, config, frames=frames, silent=silent, labelled=False):
         label = votes.voxel_label.reshape(-1)
         known = np.flatnonzero(label != OCC3D_UNKNOWN)
-        yield frame, Beaten(known, label[known] != OCC3D_FREE)
+        yield frame, KnownVoxels(known, label[known] != OCC3D_FREE)
 
 
 def _lessons(
     home: Home, frozen: TrainingSet, config: OccupancyFitConfig, tell: ProgressCallback
-) -> dict[tuple[str, int], Beaten]:
+) -> dict[tuple[str, int], KnownVoxels]:
     """Return the votes about evenly spaced training frames, by scene and frame."""
     samples = [(scene.key, frame) for scene in frozen.scenes for frame in scene.train_frames]
     chosen = np.linspace(0, len(samples) - 1, min(config.max_frames, len(samples))).round().astype(int)
     wanted = {samples[index] for index in chosen.tolist()}
-    found: dict[tuple[str, int], Beaten] = {}
+    found: dict[tuple[str, int], KnownVoxels] = {}
     for scene in frozen.scenes:
         frames = {frame for key, frame in wanted if key == scene.key}
         if not frames:
             continue
         version = scene.stores[Kind.SCENE]
         reader = SceneReader(home.open_arrays(version), version)
-        for frame, beaten in votes_to_learn_from(reader, scene, frames):
-            found[scene.key, frame] = beaten
-            figures = {"step": 0, "frame": sample_key(scene.key, frame), "known": len(beaten.known)}
+        for frame, voxels in votes_to_learn_from(reader, scene, frames):
+            found[scene.key, frame] = voxels
+            figures = {"step": 0, "frame": sample_key(scene.key, frame), "known": len(voxels.flat)}
             tell("beams", len(found) / len(wanted), figures)
     return found
 
 
-def _share(lessons: Iterable[Beaten]) -> float:
-    known = [(len(beaten.known), int(beaten.is_occupied.sum())) for beaten in lessons]
+def _share(lessons: Iterable[KnownVoxels]) -> float:
+    known = [(len(voxels.flat), int(voxels.is_occupied.sum())) for voxels in lessons]
     return sum(occupied for _, occupied in known) / max(1, sum(number for number, _ in known))
 
 
@@ -224,8 +224,8 @@ def _read(model: DistillNeRF, dataset: FrameDataset, index: int, device: torch.d
     return read_grid(model.encode(to_device(dataset.inputs(index), device)), OCC3D_GRID)
 
 
-def _mirrored(beaten: Beaten) -> Beaten:
-    x, y, z = np.unravel_index(beaten.known, OCC3D_GRID.shape)
+def _mirrored(voxels: KnownVoxels) -> KnownVoxels:
+    x, y, z = np.unravel_index(voxels.flat, OCC3D_GRID.shape)
     there = np.ravel_multi_index((x, OCC3D_GRID.shape[1] - 1 - y, z), OCC3D_GRID.shape)
     order = there.argsort()
-    return Beaten(there[order], beaten.is_occupied[order])
+    return KnownVoxels(there[order], voxels.is_occupied[order])

@@ -27,7 +27,7 @@ from student.model.occupancy_head import GridReading, KeptReadings, mirrored, re
 from student.training import occupancy
 from student.training.fit import fit_student
 from student.training.initial import take_weights
-from student.training.occupancy import Beaten, beam_error, votes_to_learn_from
+from student.training.occupancy import KnownVoxels, beam_error, votes_to_learn_from
 
 HEAD = OccupancyHeadConfig(width=4, column_width=8, num_levels=2)
 
@@ -84,11 +84,11 @@ def test_tells_occupied_from_free_in_a_scene_it_never_saw(
     version = frozen.scenes[1].stores[Kind.SCENE]
     reader = SceneReader(shared_world.home.open_arrays(version), version)
     own = replace(frozen.scenes[1], train_frames=(1,), validation_frames=())
-    (_, beaten), *_ = votes_to_learn_from(reader, own, {1})
-    said = predictor.occupancy(predictor.encode(held_out.inputs(1)), beaten.known)
+    (_, voxels), *_ = votes_to_learn_from(reader, own, {1})
+    said = predictor.occupancy(predictor.encode(held_out.inputs(1)), voxels.flat)
     order = said.probability.argsort().argsort() + 1.0
-    number = int(beaten.is_occupied.sum())
-    above = (order[beaten.is_occupied].sum() - number * (number + 1) / 2) / (number * (len(order) - number))
+    number = int(voxels.is_occupied.sum())
+    above = (order[voxels.is_occupied].sum() - number * (number + 1) / 2) / (number * (len(order) - number))
     assert above > 0.8  # the area under its ROC curve; a guess has 0.5
 
 
@@ -159,9 +159,9 @@ def test_held_out_sweeps_do_not_testify(make_scene_data: Any, tmp_path: Path) ->
     frozen = frozen_scene(4, held_out=(2,))
     plain, other = (dict(votes_to_learn_from(of[name], frozen, {0, 1, 3})) for name in ("plain", "changed"))
     assert sorted(plain) == [0, 1, 3]
-    for frame, beaten in plain.items():
-        np.testing.assert_array_equal(beaten.known, other[frame].known)
-        np.testing.assert_array_equal(beaten.is_occupied, other[frame].is_occupied)
+    for frame, voxels in plain.items():
+        np.testing.assert_array_equal(voxels.flat, other[frame].index)
+        np.testing.assert_array_equal(voxels.is_occupied, other[frame].is_occupied)
     everyone = frozen_scene(4, held_out=())
     seen, changed_votes = (dict(votes_to_learn_from(of[n], everyone, {1}))[1] for n in ("plain", "changed"))
     assert changed_votes.is_occupied.sum() > seen.is_occupied.sum()
@@ -182,14 +182,14 @@ def test_boxes_are_not_read(make_scene_data: Any, tmp_path: Path) -> None:
     readers = (scene_with(tmp_path, "bare", data), scene_with(tmp_path, "boxed", replace(data, boxes=boxes)))
     assert len(readers[1].boxes().category) == 4
     bare, boxed = (dict(votes_to_learn_from(reader, frozen_scene(4, ()), {1}))[1] for reader in readers)
-    np.testing.assert_array_equal(bare.known, boxed.known)
+    np.testing.assert_array_equal(bare.flat, boxed.flat)
     np.testing.assert_array_equal(bare.is_occupied, boxed.is_occupied)
 
 
 def test_without_beams_an_untaught_head_is_not_published(
     student_config: StudentConfig, shared_world: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    nothing = Beaten(np.zeros(0, np.int64), np.zeros(0, bool))
+    nothing = KnownVoxels(np.zeros(0, np.int64), np.zeros(0, bool))
     monkeypatch.setattr(occupancy, "votes_to_learn_from", lambda _r, _s, frames: ((f, nothing) for f in sorted(frames)))
     config = with_head(student_config, steps=5)
     shared_world.freeze("blind", config)
@@ -236,9 +236,9 @@ def test_the_error_is_a_weighted_mean_over_known_voxels() -> None:
     logits = torch.full((*OCC3D_GRID.shape, 1), 50.0)
     flat = logits.view(-1)
     flat[[3, 10, 11]] = torch.tensor([0.0, 2.0, -1.0])
-    beaten = Beaten(np.array([3, 10, 11]), np.array([True, False, False]))
+    voxels = KnownVoxels(np.array([3, 10, 11]), np.array([True, False, False]))
     terms = [4.0 * np.log(2.0), np.log1p(np.exp(2.0)), np.log1p(np.exp(-1.0))]
-    assert float(beam_error(logits, beaten, 4.0)) == pytest.approx(sum(terms) / 6.0, rel=1e-6)
+    assert float(beam_error(logits, voxels, 4.0)) == pytest.approx(sum(terms) / 6.0, rel=1e-6)
 
 
 def test_a_mirror_image_exchanges_left_and_right() -> None:
@@ -253,11 +253,11 @@ def test_a_mirror_image_exchanges_left_and_right() -> None:
     back = mirrored(there, OCC3D_GRID)
     assert torch.equal(back.held, reading.held)
     assert torch.equal(back.values, reading.values)
-    beaten = Beaten(held, random.random(500) < 0.5)
-    lesson = occupancy._mirrored(beaten)
-    np.testing.assert_array_equal(lesson.known, there.held.numpy())
-    assert lesson.is_occupied.sum() == beaten.is_occupied.sum()
-    np.testing.assert_array_equal(occupancy._mirrored(lesson).is_occupied, beaten.is_occupied)
+    voxels = KnownVoxels(held, random.random(500) < 0.5)
+    lesson = occupancy._mirrored(voxels)
+    np.testing.assert_array_equal(lesson.flat, there.held.numpy())
+    assert lesson.is_occupied.sum() == voxels.is_occupied.sum()
+    np.testing.assert_array_equal(occupancy._mirrored(lesson).is_occupied, voxels.is_occupied)
 
 
 def places(flat: np.ndarray) -> np.ndarray:
