@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from storage.errors import ErrorKind, StudentDivergedError
 from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.keys import sample_key
 from storage.kinds import Kind
@@ -101,6 +102,7 @@ def teach_occupancy(
 
     Raises:
         ValueError: If the model has no head.
+        StudentDivergedError: If a loss is not finite; its key names the frame.
         IntegrityError: If a scene's store has lost data.
     """
     head = model.occupancy_head
@@ -141,10 +143,13 @@ def teach_occupancy(
         torch.nn.utils.clip_grad_norm_(head.parameters(), _MAX_GRADIENT_NORM)
         optimizer.step()
         losses.append(float(loss.detach()))
-        if (step + 1) % _LOG_EVERY == 0 or step + 1 == config.steps:
-            tell(
-                "occupancy", (step + 1) / config.steps, {"step": step + 1, "loss": float(np.mean(losses[-_LOG_EVERY:]))}
+        if not math.isfinite(losses[-1]):
+            raise StudentDivergedError(
+                ErrorKind.DIVERGED, sample_key(*key), f"occupancy head at step {step}: loss {losses[-1]}"
             )
+        if (step + 1) % _LOG_EVERY == 0 or step + 1 == config.steps:
+            figures = {"step": step + 1, "steps": config.steps, "loss": float(np.mean(losses[-_LOG_EVERY:]))}
+            tell("occupancy", (step + 1) / config.steps, figures)
     model.eval()
     return OccupancyLesson(
         frames=len(lessons),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from storage.errors import StudentDivergedError
 from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.kinds import Kind
 from storage.scenes.schema import SceneBoxes, SceneData
@@ -129,6 +130,16 @@ def test_what_a_head_fills_is_called_what_stands_nearest(
         assert np.linalg.norm(said.points[index] - at[index]) < nearest + 0.5 * OCC3D_GRID.voxel_size
 
 
+def test_a_loss_that_is_not_finite_names_the_frame(
+    student_config: StudentConfig, shared_world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = with_head(student_config, steps=2)
+    shared_world.freeze("diverged", config)
+    monkeypatch.setattr(occupancy, "beam_error", lambda logits, *_: logits.sum() * float("nan"))
+    with pytest.raises(StudentDivergedError, match=r"yard\.a/0000.*occupancy head at step 0"):
+        fit_student(shared_world.home, "diverged", config)
+
+
 # --- what beams know --------------------------------------------------------------------------------------------------
 
 
@@ -160,7 +171,7 @@ def test_held_out_sweeps_do_not_testify(make_scene_data: Any, tmp_path: Path) ->
     plain, other = (dict(votes_to_learn_from(of[name], frozen, {0, 1, 3})) for name in ("plain", "changed"))
     assert sorted(plain) == [0, 1, 3]
     for frame, voxels in plain.items():
-        np.testing.assert_array_equal(voxels.flat, other[frame].index)
+        np.testing.assert_array_equal(voxels.flat, other[frame].flat)
         np.testing.assert_array_equal(voxels.is_occupied, other[frame].is_occupied)
     everyone = frozen_scene(4, held_out=())
     seen, changed_votes = (dict(votes_to_learn_from(of[n], everyone, {1}))[1] for n in ("plain", "changed"))
