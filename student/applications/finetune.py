@@ -236,7 +236,8 @@ class _Finetuning:
         config = self.config
         weight = self._class_weights()
         head = new_head(config.head, self.task, self._feature_width).to(self._device)
-        self._take_own_head(head)
+        if config.student != "from_nothing":
+            start_from(head, self.model.occupancy_head)
         groups = [{"params": list(head.parameters()), "share": 1.0}]
         learning = self._learning_part()
         if learning is not None:
@@ -327,14 +328,6 @@ class _Finetuning:
 
     # --- training -----------------------------------------------------------------------------------------------------
 
-    def _take_own_head(self, head: OccupancyHead) -> None:
-        """Start from the student's own head where it is as wide: it knows where things go on that no pixel shows."""
-        own = self.model.occupancy_head
-        if own is None or self.config.student == "from_nothing" or self.config.head != own.config:
-            return
-        given = own.state_dict() if self.task == "occupancy" else own.without_labels()
-        head.load_state_dict({**head.state_dict(), **given})
-
     def _learning_part(self) -> torch.nn.Module | None:
         parts = {"frozen": None, "voxels": self.model.voxel_network, "from_nothing": self.model}
         return parts[self.config.student]
@@ -415,6 +408,24 @@ class _Finetuning:
     def _own_probability(self, labelled: _Labelled, visible: Int64[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         field = self._zero_shot.encode(labelled.frames.camera_views(labelled.frame).inputs)
         return self._zero_shot.occupancy(field, visible).probability
+
+
+def start_from(head: OccupancyHead, own: OccupancyHead | None) -> bool:
+    """Start a head from the student's own where that is as wide: it knows where things go on that no pixel shows.
+
+    Args:
+        head: Head to be trained. One that tells classes keeps its last layer, for which the other has no weights.
+        own: The student's own head, if it has one.
+
+    Returns:
+        Whether anything was taken.
+    """
+    if own is None or own.config != head.config:
+        return False
+    wanted = head.state_dict()
+    given = {name: value for name, value in own.state_dict().items() if value.shape == wanted[name].shape}
+    head.load_state_dict({**wanted, **given})
+    return True
 
 
 def label_error(

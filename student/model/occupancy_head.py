@@ -140,10 +140,6 @@ class OccupancyHead(nn.Module):
         self.label = nn.Linear(width, num_labels)
         self.register_buffer("places", _places(grid), persistent=False)
 
-    def without_labels(self) -> dict[str, Tensor]:
-        """Return the weights of everything before the last layer, which says what the labels are."""
-        return {name: value for name, value in self.state_dict().items() if not name.startswith("label.")}
-
     def forward(self, reading: GridReading) -> Float[Tensor, "x y z labels"]:
         """Return the logits of every voxel."""
         x, y, z = self.grid.shape

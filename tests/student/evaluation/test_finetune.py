@@ -18,7 +18,7 @@ from storage.references.config import LidarOccupancyConfig, VoteRules
 from storage.references.lidar_occupancy import make_lidar_occupancy
 from storage.stores.versioned import Home
 from storage.taxonomy import OCC3D_FREE, OCC3D_UNNAMED
-from student.applications.finetune import finetune_head, label_error
+from student.applications.finetune import finetune_head, label_error, start_from
 from student.applications.finetuned_head import HEAD_CONFIG_FILE, HEAD_FILE, FinetunedHead, open_finetuned
 from student.config import FinetuneConfig
 from student.data.dataset import FrameDataset
@@ -121,6 +121,21 @@ def test_a_thing_without_a_class_may_be_of_any_but_is_not_free():
     assert float(label_error(logits, labels, weight)) == pytest.approx(float(-(share * chance.log()).sum()))
     named = label_error(logits[:2], labels[:2], weight)
     assert float(named) == pytest.approx(float(cross_entropy(logits[:2], labels[:2], weight=weight[:-1])))
+
+
+def test_a_head_starts_from_the_students_own_where_that_is_as_wide():
+    def head(labels, width=4):
+        config = OccupancyHeadConfig(width=width, column_width=8, num_levels=2)
+        return OccupancyHead(config, OCC3D_GRID, feature_width=6, num_labels=labels)
+
+    own = head(1)
+    same, classes, wider = head(1), head(18), head(1, width=5)
+    last = classes.label.weight.clone()
+    assert [start_from(one, own) for one in (same, classes, wider)] == [True, True, False]
+    assert not start_from(head(1), None)
+    assert all(torch.equal(value, own.state_dict()[name]) for name, value in same.state_dict().items())
+    assert torch.equal(classes.around.weight, own.around.weight)
+    assert torch.equal(classes.label.weight, last)
 
 
 def test_a_head_of_two_outcomes_names_no_class(home):
