@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from storage.geometry.in_image import points_in_image
 from storage.geometry.voxel_grid import OCC3D_GRID
@@ -51,7 +51,7 @@ def voxel_features(
     if len(asks) == 0:
         return found
     if len(lends):
-        found[asks] = found[lends[cKDTree(centres[lends]).query(centres[asks])[1]]]
+        found[asks] = found[lends[KDTree(centres[lends]).query(centres[asks])[1]]]
     else:
         found[asks] = ask_field(points[asks])
     return found
