@@ -1,7 +1,6 @@
 """Use of a student on a scene: it is opened with its words and thresholds, and reads frame by frame."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -19,7 +18,6 @@ from student.evaluation.frames import EvaluationFrames, evaluation_scenes, whole
 from student.evaluation.operating_point import OperatingPoint, operating_point_of
 from student.inference.predictor import Predictor, RenderedViews
 from student.inference.vocabulary import ClipSpace, clip_space_of, training_set_of
-from student.inference.voxel_features import voxel_features
 from student.model.types import TargetCameras
 from student.model.voxel_field import VoxelField
 
@@ -134,20 +132,6 @@ class DeployedStudent:
             is_observed=voxels.is_observed,
             occupancy=voxels.occupancy,
             points=voxels.points,
-        )
-
-    def features(
-        self, reading: FrameReading, source: str, voxels: Int64[np.ndarray, " n"]
-    ) -> Float32[np.ndarray, "n channels"]:
-        """Return reduced features of what fills voxels that are held for occupied; see :func:`voxel_features`."""
-        return voxel_features(
-            reading.batch.cameras,
-            reading.views,
-            source,
-            voxels=voxels,
-            points=reading.points[voxels],
-            is_occupied=np.ones(len(voxels), bool),
-            ask_field=partial(self.predictor.point_features, reading.field, source),
         )
 
 

@@ -1,6 +1,5 @@
 """Score a student on held-out frames, one by one, against every available reference."""
 
-import functools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,8 +44,6 @@ from student.evaluation.word_sets import TrueNames, WordSet, occ3d_names
 from student.inference.occupancy import occupancy_probability
 from student.inference.predictor import Predictor, RenderedViews
 from student.inference.vocabulary import Vocabulary, best_voxel_class
-from student.inference.voxel_features import voxel_features
-from student.model.types import TargetCameras
 from student.model.voxel_field import VoxelField
 
 
@@ -177,7 +174,7 @@ class Evaluator:
         voxels = frames.voxel_truth(frame)
         if voxels is not None:
             with self._timed("voxels"):
-                self._score_voxels(frames, frame, field, batch.cameras, views, voxels)
+                self._score_voxels(frames, frame, field, voxels)
         return ScoredFrame(batch=batch, views=views, truth=truth)
 
     def _score_images(
@@ -349,15 +346,7 @@ class Evaluator:
             is_paper_frame=is_paper_frame,
         )
 
-    def _score_voxels(
-        self,
-        frames: EvaluationFrames,
-        frame: int,
-        field: VoxelField,
-        cameras: TargetCameras,
-        views: RenderedViews,
-        truth: VoxelTruth,
-    ) -> None:
+    def _score_voxels(self, frames: EvaluationFrames, frame: int, field: VoxelField, truth: VoxelTruth) -> None:
         if self.scores.occupancy is None or self.occupancy_fit is None:
             return
         labels = truth.labels.reshape(-1)
@@ -365,7 +354,7 @@ class Evaluator:
         generator = np.random.default_rng((self.config.seed, self.scores.occupancy.num_frames + 1))
         hidden = generator.permutation(hidden)[: self.config.max_voxels_per_frame]
         rays = OccupancyRays(OCC3D_GRID, places_along(lidar_places(frames, frame), frame, OCC3D_GRID))
-        said = self._read_voxels(field, cameras, views, (visible, hidden, rays.voxels), labels)
+        said = self._read_voxels(field, (visible, hidden, rays.voxels), labels)
         seen = self._seen_otherwise(frames, frame)
         if said.is_dense is not None:
             seen[DENSITY_ALONE] = said.is_dense
@@ -396,12 +385,7 @@ class Evaluator:
             )
 
     def _read_voxels(
-        self,
-        field: VoxelField,
-        cameras: TargetCameras,
-        views: RenderedViews,
-        wanted: tuple[Int64[np.ndarray, " _"], ...],
-        truth: UInt8[np.ndarray, " voxels"],
+        self, field: VoxelField, wanted: tuple[Int64[np.ndarray, " _"], ...], truth: UInt8[np.ndarray, " voxels"]
     ) -> "_VoxelReading":
         """Read the student's voxels once, whatever they are scored for."""
         assert self.occupancy_fit is not None
@@ -423,15 +407,7 @@ class Evaluator:
         if self.vocabulary is not None:
             # No score asks for the name of what is free in both.
             named = np.flatnonzero(said.has_features & (is_occupied[read] | (truth[read] < OCC3D_FREE)))
-            clip = voxel_features(
-                cameras,
-                views,
-                "clip",
-                voxels=read[named],
-                points=said.points[named],
-                is_occupied=is_occupied[read[named]],
-                ask_field=functools.partial(self.predictor.point_features, field, "clip"),
-            )
+            clip = self.predictor.point_features(field, "clip", said.points[named])
             words[read[named]] = best_voxel_class(self.vocabulary.cosine(clip))
         return _VoxelReading(probability=probability, is_occupied=is_occupied, words=words, is_dense=is_dense)
 
