@@ -81,6 +81,7 @@ class Rehearsal:
             f"nerf.num_steps={self.field_steps}",
             f"feature_field.num_steps={self.field_steps}",
             f"student.fit.max_steps={self.student_steps}",
+            f"student.fit.occupancy.steps={self.student_steps}",
             # The same gradients, in what memory a processor has: one sample after the other.
             f"student.fit.runtime.accumulation_steps={preset.student.data.batch_size}",
             "student.fit.runtime.recompute_activations=true",

@@ -25,7 +25,7 @@ from storage.stores.versioned import Home, StoreVersion, materialize_files
 from storage.targets.images import InputImagesConfig, resize_scene_images
 from storage.taxonomy import OCC3D_FREE, OCC3D_UNKNOWN
 from student.applications.finetuned_head import FinetunedHead, new_head
-from student.config import FinetuneTask, TrainingSetConfig
+from student.config import FinetuneTask, OccupancyFitConfig, TrainingSetConfig
 from student.data.dataset import FrameDataset
 from student.data.training_set import freeze_training_set, load_training_set
 from student.data.views import all_views
@@ -58,7 +58,8 @@ def home(make_home: Any, weights: Path) -> Home:
     run = demo_student(VARIANT)
     data = replace(run.data, teacher_depth=False, sky_masks=False, views=replace(run.data.views, virtual=0))
     # From nothing: in noise, a taught student sees surfaces that a last bit of half precision moves by percents.
-    fit = replace(run.fit, initial=None, max_steps=1, max_validation_samples=0)
+    brief = OccupancyFitConfig(steps=1)
+    fit = replace(run.fit, initial=None, max_steps=1, max_validation_samples=0, occupancy=brief)
     run = replace(run, data=data, losses=replace(run.losses, teacher_depth=0.0, opacity=0.0, sky=0.0), fit=fit)
     ingest_scene(home, KEY, IngestConfig())
     resize_scene_images(home, KEY, InputImagesConfig(height=data.image_height, width=data.image_width))
