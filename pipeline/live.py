@@ -140,8 +140,7 @@ class LiveFrame:
         """Return which voxels of the Occ3D grid are occupied.
 
         Args:
-            head: Head that tells, with its own thresholds and calibration; None for what the
-                student itself says.
+            head: Head that tells, with its own thresholds and calibration; None for the student itself.
 
         Raises:
             MissingTargetError: If the student has no such head.

@@ -6,7 +6,7 @@ or what the recording's own LiDAR tells, ``lidar_occupancy``.
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +55,7 @@ from student.inference.vocabulary import training_set_of
 from student.model.distillnerf import DistillNeRF
 from student.model.occupancy_head import GridReading, KeptReadings, OccupancyHead, read_grid
 from student.model.types import to_device
+from student.training.occupancy import in_epochs
 
 KIND = Kind.FINETUNED_HEAD
 _ZERO_SHOT = "the student without labels"
@@ -244,7 +245,8 @@ class _Finetuning:
             groups.append({"params": list(learning.parameters()), "share": config.student_rate})
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
         self.model.train(learning is not None)
-        for step, labelled in enumerate(self._order()):
+        order = in_epochs(self.split.train, config.steps, np.random.default_rng(config.seed))
+        for step, labelled in enumerate(order):
             rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.steps)) * min(1, (step + 1) / 10)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["share"]
@@ -332,13 +334,6 @@ class _Finetuning:
         parts = {"frozen": None, "voxels": self.model.voxel_network, "from_nothing": self.model}
         return parts[self.config.student]
 
-    def _order(self) -> Iterator[_Labelled]:
-        generator = np.random.default_rng(self.config.seed)
-        order: list[int] = []
-        for _ in range(self.config.steps):
-            order = order or generator.permutation(len(self.split.train)).tolist()
-            yield self.split.train[order.pop()]
-
     def _class_weights(self) -> Tensor:
         """Return the weight of each label, the last one for unnamed things: rare ones count more, up to a limit.
 
@@ -383,11 +378,9 @@ class _Finetuning:
             with torch.set_grad_enabled(learns):
                 return read_grid(self.model.encode(inputs), OCC3D_GRID)
 
-        return (
-            read()
-            if self.config.student != "frozen"
-            else self._readings.get((labelled.frames.key, labelled.frame), read)
-        )
+        if self.config.student != "frozen":
+            return read()
+        return self._readings.get((labelled.frames.key, labelled.frame), read)
 
     @torch.no_grad()
     def _read(self, head: OccupancyHead, labelled: _Labelled) -> HeadReading:

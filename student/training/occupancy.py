@@ -8,9 +8,9 @@ by the beams themselves.
 
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -40,6 +40,8 @@ _WEIGHT_DECAY = 0.01
 _MAX_GRADIENT_NORM = 5.0
 _WARMUP_STEPS = 10
 _LOG_EVERY = 10
+
+Item = TypeVar("Item")
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +132,7 @@ def teach_occupancy(
     readings, losses = KeptReadings(), []
     head.requires_grad_(True).train()
     optimizer = torch.optim.AdamW(head.parameters(), lr=config.learning_rate, weight_decay=_WEIGHT_DECAY)
-    for step, key in enumerate(_order(list(lessons), config.steps, generator)):
+    for step, key in enumerate(in_epochs(list(lessons), config.steps, generator)):
         for group in optimizer.param_groups:
             group["lr"] = _rate(config, step)
         reading = readings.get(key, lambda: _read(model, dataset, index_of[key], device))  # noqa: B023 - called at once
@@ -212,11 +214,12 @@ def _share(lessons: Iterable[KnownVoxels]) -> float:
     return sum(occupied for _, occupied in known) / max(1, sum(number for number, _ in known))
 
 
-def _order(keys: list[tuple[str, int]], steps: int, generator: np.random.Generator) -> Iterator[tuple[str, int]]:
+def in_epochs(items: Sequence[Item], steps: int, generator: np.random.Generator) -> Iterator[Item]:
+    """Yield an item for each step: all of them in random order, then all in another."""
     order: list[int] = []
     for _ in range(steps):
-        order = order or generator.permutation(len(keys)).tolist()
-        yield keys[order.pop()]
+        order = order or generator.permutation(len(items)).tolist()
+        yield items[order.pop()]
 
 
 def _rate(config: OccupancyFitConfig, step: int) -> float:
