@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from storage.counted import counted
 from storage.kinds import features_kind
 from storage.stores.versioned import Home
 from student.applications.contact_sheet import Asked, write_answers
@@ -116,7 +117,7 @@ def search(home: Home, index: RegionIndex, request: Request, folder: Path, *, te
     notes = list(_caveats(home, index, request.scenes))
     if index.left_out:
         notes.append(
-            f"{len(index.left_out)} scenes are not searched, because another basis reduced their features: "
+            f"{counted(len(index.left_out), 'scene')} left out, because another basis reduced the features: "
             f"{', '.join(index.left_out[:8])}{' ...' if len(index.left_out) > 8 else ''}; extract them again"
         )
     if request.prompts is not None and hits and hits[0].score < _FAINT:

@@ -17,6 +17,7 @@ from pipeline.resources import (
     HomeResource,
     alert_channels_from_environment,
 )
+from storage.counted import counted
 from storage.errors import SourceDataError, SourceMovedError
 from storage.ingest.arrivals import arrivals
 from storage.scenes.retired import retired_scenes
@@ -53,7 +54,7 @@ def registered_scenes(context: dg.SensorEvaluationContext, home: HomeResource) -
     if not added:
         said = "; ".join(f"{key} waits: {reason}" for key, reason in list(waiting.items())[:_MAX_NAMED])
         more = f"; and {len(waiting) - _MAX_NAMED} more" if len(waiting) > _MAX_NAMED else ""
-        none = f"{len(found)} scenes registered, none of them new"
+        none = f"{counted(len(found), 'scene')} registered, none of them new"
         return dg.SensorResult(skip_reason=said + more if waiting else none, cursor=cursor)
     return dg.SensorResult(dynamic_partitions_requests=[scenes.build_add_request(added)], cursor=cursor)
 

@@ -18,6 +18,7 @@ from pipeline.display import Display
 from pipeline.run import run_tasks
 from pipeline.run_config import HomeSelection
 from pipeline.workflow import add_partitions, plan, prepare_home, publish_report, write_transfer_report
+from storage.counted import counted
 from storage.stores.versioned import Home, StoreVersion
 from student.config import FinetuneConfig, FinetunedPart, FinetuneLabels, FinetuneTask, Variant
 from student.inference.class_list import load_class_list
@@ -212,9 +213,9 @@ class Finetune(ConfiguredCommand):
             title=f"{self.task} on held-out frames",
             only=None,
         )
-        scenes = len(metrics["train_scenes"])
+        scenes = counted(len(metrics["train_scenes"]), "scene")
         console.print(
-            f"learned from {metrics['train_frames']} frames of {scenes} scenes, calibrated on "
+            f"learned from {metrics['train_frames']} frames of {scenes}, calibrated on "
             f"{metrics['calibration_frames']} others; {metrics['unlabelled_frames']} frames have no labels",
             soft_wrap=True,
         )

@@ -13,6 +13,7 @@ from rich.table import Table
 from pipeline.commands.options import ConfiguredCommand
 from pipeline.display import Display
 from pipeline.file_names import slug
+from storage.counted import counted
 from storage.digests import digest_of
 from storage.kinds import FeatureSource
 from storage.stores.versioned import Home
@@ -96,7 +97,7 @@ class Find(ConfiguredCommand):
         for note in answer.notes:
             console.print(f"[yellow]note[/yellow]  {escape(note)}", soft_wrap=True)
         console.print(
-            f"{len(answer.hits)} answers of {index.num_rows} regions in {len(index.scenes)} scenes, "
+            f"{len(answer.hits)} answers of {index.num_rows} regions in {counted(len(index.scenes), 'scene')}, "
             f"compared in {answer.seconds:.2f} s",
             soft_wrap=True,
         )

@@ -24,6 +24,7 @@ from pipeline.workflow import (
     run_everything,
     with_split,
 )
+from storage.counted import counted
 from storage.ingest.source import expand_splits, usual_source
 from storage.ingest.source_config import SourceConfig, SourceFormat
 from storage.keys import SceneKey
@@ -118,7 +119,8 @@ class Run(_SourceCommand):
         keys = self.register(home)
         source = self.source()
         held_out = [str(SceneKey(source.dataset, name)) for name in expand_splits(source, self.held_out)]
-        console.print(f"[bold]{len(keys)} scenes[/bold] of {escape(str(self.root))} in {escape(home.address)}")
+        scenes = counted(len(keys), "scene")
+        console.print(f"[bold]{scenes}[/bold] of {escape(str(self.root))} in {escape(home.address)}")
         with PeakMemory() as memory:
             split = with_split(selection, keys, held_out, follow_basis=self.follow_basis)
             return run_and_tell(home, split, keys, console, memory, environment=self.environment)

@@ -17,6 +17,7 @@ from pipeline.partitions import SCENES
 from pipeline.presets import PresetName
 from pipeline.run_config import HomeSelection
 from pipeline.workflow import add_partitions, plan, states_of
+from storage.counted import counted
 from storage.ingest.arrivals import Arrival, arrivals
 from storage.keys import SceneKey
 from storage.scenes.retired import retire, retired_scenes, take_back
@@ -51,7 +52,7 @@ class AddScenes(HomeCommand):
         new = [key for key in good if key not in known]
         for key, reason in refused.items():
             console.print(f"[yellow]not added[/yellow] {escape(key)}: {escape(reason)}", soft_wrap=True)
-        console.print(f"{len(new)} scenes added, {len(good) - len(new)} there already")
+        console.print(f"{counted(len(new), 'scene')} added, {len(good) - len(new)} there already")
         return 1 if refused and self.keys else 0
 
 
@@ -141,7 +142,7 @@ class RetireScenes(HomeCommand):
         with open_instance(home.root) as instance:
             for key in set(self.keys) & set(partitions):
                 instance.delete_dynamic_partition(SCENES, key)
-        console.print(f"{len(self.keys)} scenes retired; their stores stay, and 'scenes add' takes them back")
+        console.print(f"{counted(len(self.keys), 'scene')} retired; all stores stay, and 'scenes add' undoes it")
         return 0
 
 

@@ -16,6 +16,7 @@ from pipeline.commands.options import ConfiguredCommand
 from pipeline.presets import PresetName
 from storage.audits.scene_facts import scene_facts
 from storage.audits.stored_versions import audit_calibration
+from storage.counted import counted
 from storage.errors import SourceDataError
 from storage.ingest.raw_scene import IngestConfig
 from storage.ingest.run import ingest_scene
@@ -77,7 +78,7 @@ class Validate(ConfiguredCommand):
         failed = [r["scene"] for r in reports if any(check["outcome"] == "failed" for check in r["checks"])]
         if not self.json:
             verdict = f"[red]{len(failed)} failed[/red]" if failed else "[green]none failed[/green]"
-            console.print(f"{len(reports)} scenes, {verdict}; nothing was kept")
+            console.print(f"{counted(len(reports), 'scene')}, {verdict}; nothing was kept")
         return 1 if failed else 0
 
 

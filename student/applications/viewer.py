@@ -18,6 +18,7 @@ from storage.taxonomy import SKY
 from student.applications.deployment import DeployedStudent, FrameReading, voxel_centres
 from student.applications.weak_labels import choose_labels
 from student.evaluation.frames import EvaluationFrames, view_images
+from student.evaluation.operating_point import OperatingPoint
 from student.inference.class_list import ClassList, asked
 from student.inference.prompts import DEFAULT_TEMPLATE, occ3d_prompts
 from student.inference.vocabulary import Vocabulary
@@ -152,7 +153,7 @@ def serve_scene(
         try:
             drawn = draw_frame(server, view, int(frame.value), mode.value, text.value)
             colours = legend_of(view, mode.value, text.value, drawn)
-            status.content = describe_view(str(scene_key), variant, student.point.threshold, colours)
+            status.content = describe_view(str(scene_key), variant, student.point, colours)
         except ValueError as error:
             status.content = f"**{plain_markdown(str(error))}**"
 
@@ -175,9 +176,14 @@ def legend_of(
     return {f"{text}: {share:.0%}": tuple(table[round(255 * share)].tolist()) for share in _SHARES_OF_LEGEND}
 
 
-def describe_view(scene_key: str, variant: str, threshold: float, colours: Mapping[str, tuple[int, int, int]]) -> str:
-    """Return what stands beside a view, as Markdown: scene, student, threshold, and what each colour means."""
-    title = f"{plain_markdown(scene_key)}, student {plain_markdown(variant)}, occupied from {threshold:.3g}"
+def describe_view(
+    scene_key: str, variant: str, point: OperatingPoint, colours: Mapping[str, tuple[int, int, int]]
+) -> str:
+    """Return what stands beside a view, as Markdown: scene, student, thresholds, and what each colour means."""
+    thresholds = f"occupied from {point.threshold:.3g}"
+    if point.threshold_above_ground != point.threshold:
+        thresholds += f" at the ground, from {point.threshold_above_ground:.3g} above it"
+    title = f"{plain_markdown(scene_key)}, student {plain_markdown(variant)}, {thresholds}"
     return "\n\n".join([title, *(f"{_swatch(colour)} {plain_markdown(name)}" for name, colour in colours.items())])
 
 

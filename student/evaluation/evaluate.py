@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.code import code_digest
+from storage.counted import counted
 from storage.digests import config_digest, config_json
 from storage.kinds import Kind
 from storage.progress import ProgressCallback
@@ -138,7 +139,7 @@ def _scored_on(frames: Sequence[EvaluationFrames], config: EvaluationConfig) -> 
         if not keys:
             continue
         count = sum(len(frames_to_score(f, config)) for f in of)
-        scenes = f"{len(keys)} scene{'s' if len(keys) != 1 else ''}"
+        scenes = counted(len(keys), "scene")
         if learned:
             said.append(
                 f"{count} held-out frames of {scenes} whose other frames it learned from ({', '.join(keys)}), "

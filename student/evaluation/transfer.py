@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.code import code_digest
+from storage.counted import counted
 from storage.digests import config_digest, config_json
 from storage.errors import ErrorKind, MissingTargetError, ProvenanceMismatchError
 from storage.kinds import FEATURE_SOURCES, Kind, features_kind
@@ -232,5 +233,5 @@ def _reader(home: Home, scene: FrozenScene) -> SceneReader:
 
 def _scored_on(num_frames: int, keys: Iterable[str]) -> str:
     named = list(keys)
-    scenes = f"{len(named)} scene{'s' if len(named) != 1 else ''}"
+    scenes = counted(len(named), "scene")
     return f"{num_frames} frames of {scenes} outside the student's training set ({', '.join(named)})."

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from storage.counted import counted
 from storage.kinds import Kind
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home
@@ -72,7 +73,7 @@ def spelt_rig(rig: Rig) -> str:
     fisheyes = sum(camera.is_fisheye for camera in rig)
     heights = [camera.height_m for camera in rig]
     pixels = f" of {' and '.join(f'{width} x {height}' for height, width in sizes)} pixels" if sizes else ""
-    parts = [f"{len(rig)} camera{'s' if len(rig) != 1 else ''}{pixels}"]
+    parts = [f"{counted(len(rig), 'camera')}{pixels}"]
     parts += [f"seeing {_span(fields)} degrees"] if fields else []
     parts += [f"{fisheyes} of them fisheyes"] if fisheyes else []
     return ", ".join([*parts, f"{_span(heights, 1)} m above the ego origin"])

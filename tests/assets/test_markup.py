@@ -8,6 +8,7 @@ from assets.metadata import _gate_table, embed, table_row
 from assets.partition_runs import _joined
 from storage.stores.gate_record import GateRecord
 from student.applications.viewer import describe_view
+from student.evaluation.operating_point import OperatingPoint
 
 NASTY = "<img src=x onerror=alert(1)> | [x](javascript:alert(1)) {process.exit()}"
 SYNTAX = set("<>[]{}|")
@@ -35,7 +36,16 @@ def test_failures_of_a_batch() -> None:
 
 
 def test_what_stands_beside_a_view() -> None:
-    text = describe_view(NASTY, NASTY, 0.5, {NASTY: (1, 2, 3)})
+    point = OperatingPoint(
+        threshold=0.5,
+        threshold_above_ground=0.25,
+        calibration=None,
+        temperature=0.1,
+        temperature_source="",
+        evaluation=None,
+    )
+    text = describe_view(NASTY, NASTY, point, {NASTY: (1, 2, 3)})
+    assert "occupied from 0.5 at the ground, from 0.25 above it" in text
     swatch = '<span style="color: rgb(1, 2, 3)">&#9632;</span>'
     assert swatch in text
     assert not SYNTAX & set(text.replace(swatch, ""))

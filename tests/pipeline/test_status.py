@@ -217,7 +217,7 @@ def test_a_retired_scene_is_passed_by_until_it_is_added_again(make_home: Callabl
     assert (rows[SECOND]["state"], rows[SECOND]["reason"]) == ("retired", "a lens was dirty")
     assert (rows[FIRST]["state"], rows[FIRST]["split"]) == ("in use", "train")
     assert call(capsys, home, "scenes", "add")[1] == "0 scenes added, 1 there already\n"
-    assert call(capsys, home, "scenes", "add", SECOND)[1] == "1 scenes added, 0 there already\n"
+    assert call(capsys, home, "scenes", "add", SECOND)[1] == "1 scene added, 0 there already\n"
     assert retired_scenes(home) == {}
     assert {one.partition for one in states_of(home, ["scene"])} == {FIRST, SECOND}
 

@@ -234,7 +234,7 @@ def test_features_of_another_basis_are_left_out_and_named(own_home, world, tmp_p
     assert index.left_out == ("yard.b",)
     assert is_current(own_home, index)
     answer = search(own_home, index, request("car"), tmp_path / "answer")
-    assert any("1 scenes are not searched" in note and "yard.b" in note for note in answer.notes)
+    assert any("1 scene left out" in note and "yard.b" in note for note in answer.notes)
     assert "yard.b" in answer.page.read_text()
     with pytest.raises(ProvenanceMismatchError, match="another basis"):
         feature_at(own_home, index, Spot(scene="yard.b", frame=0, camera="CAM_0", u=1.0, v=1.0))

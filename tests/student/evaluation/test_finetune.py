@@ -205,7 +205,7 @@ def test_the_command_tells_scores_beside_what_they_should_beat(home, capsys):
     out = capsys.readouterr().out
     assert "occupancy.iou" in out
     assert "the student without labels" in " ".join(out.split())
-    assert "learned from 2 frames of 1 scenes, calibrated on 1 others; 1 frames have no labels" in out
+    assert "learned from 2 frames of 1 scene, calibrated on 1 others; 1 frames have no labels" in out
     assert home.require("finetuned_head", "clip-occupancy").digest in out
     assert main(["finetune", "occupancy", "--home", str(home.root), "--variant", "dinov2"]) == 1
     assert "student_checkpoint/dinov2" in capsys.readouterr().err
