@@ -70,6 +70,22 @@ CARDS: dict[str, CardText] = {
         figures_note='Zero-shot: each held-out patch takes the nearest of the prompts "a photo of a {word}", one word '
         "per class of its theme. Chance picks a class blindly; `majority` always picks the most frequent.",
     ),
+    "dense_tower": CardText(
+        title="Demo CLIP with a dense image tower",
+        used_for="Dense image embeddings, kind `clip_features`, and the text embeddings that queries use.",
+        objective="Text tower and whole-image tower: contrastive, crops and patches of renders against one-sentence "
+        "captions, which draw a synonym and a template at random. The vocabulary is that of the captions; other words "
+        "fall apart into letters and mean little. Dense tower (`dense_tower.safetensors`), which gives every feature "
+        "that is stored: a decoder on EfficientNet-Lite0 with its ImageNet weights, which are not trained and lie in "
+        "`efficientnet_lite0`; every place of a render, plain or with other surfaces, skies and fog, must choose its "
+        "class's sentence among those of all classes.",
+        figures_note="Of the dense tower. Zero-shot: each held-out patch of 14 pixels takes the nearest of the prompts "
+        '"a photo of a {word}", one word per class of its theme. Chance picks a class blindly; `majority` always picks '
+        "the most frequent.",
+        nature="Texts of a CLIP a few hundred times smaller than the published one, and places of an image in the same "
+        "space. It makes this project's demo real without a download; it is no substitute for published weights.",
+        data_note="Of photographs it knows what its encoder learned from ImageNet; none has a label here.",
+    ),
 }
 
 

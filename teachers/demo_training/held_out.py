@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from storage.taxonomy import CITYSCAPES_LABELS, CITYSCAPES_VOID, Theme, cityscapes_table, classes_of_theme
+from teachers.demo_training.architectures import PATCH_SIZE
 from teachers.demo_training.patches import MIXED, patch_labels
 from teachers.demo_training.renders import RenderSet
 from teachers.image.clip import PROMPT_TEMPLATE, ClipFeatures
@@ -131,11 +132,10 @@ def _labelled_patches(
 ) -> tuple[Float[Tensor, "patches features"], Int[Tensor, " patches"]]:
     """Return the unit features and class ids of every patch that one class fills."""
     features, labels = [], []
+    rows, columns = (side // PATCH_SIZE for side in views.semantics.shape[1:])
     for images, part in _batches(views, model.config.input_short_side, model.multiple):
-        maps = model.dense_features(images)
-        semantics = torch.from_numpy(np.array(views.semantics[part]))[:, None].float()
-        semantics = functional.interpolate(semantics, size=images.shape[1:3], mode="nearest-exact")[:, 0]
-        named = patch_labels(semantics.to(torch.uint8), model.multiple).flatten()
+        maps = resample(model.dense_features(images), height=rows, width=columns)
+        named = patch_labels(torch.from_numpy(np.array(views.semantics[part])), PATCH_SIZE).flatten()
         vectors = functional.normalize(maps.flatten(2).transpose(1, 2).flatten(0, 1), dim=-1)
         features.append(vectors[named != MIXED])
         labels.append(named[named != MIXED])

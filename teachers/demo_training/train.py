@@ -3,6 +3,7 @@
 Renders are cached, every random draw is seeded, and each model is written as soon as it is trained.
 """
 
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -22,15 +23,20 @@ from teachers.demo_training.renders import HELD_OUT, TRAINING, RenderSet, Render
 from teachers.demo_training.train_clip import train_clip
 from teachers.demo_training.train_dinov2 import dinov2_processor, train_dinov2
 from teachers.demo_training.train_lite import lite_processor, train_lite
+from teachers.demo_training.train_tower import train_tower
 from teachers.image.clip import ClipFeatures
+from teachers.image.dense_tower import save_dense_tower
 from teachers.image.depth_anything import DepthAnything
 from teachers.image.dinov2 import Dinov2Features
 from teachers.image.sky import SkySegmenter
+from teachers.image.weights import DEMO_WEIGHTS
 
 _REMEMBERED_STRIDE = 4
 """Stride of the training views whose patches are searched for neighbours: every fourth."""
 
-ModelName = Literal["dinov2", "clip", "efficientnet_lite0"]
+ModelName = Literal["dinov2", "clip", "dense_tower", "efficientnet_lite0"]
+_FOLDER_OF = {"dense_tower": "clip"}
+"""Folder of a model's checkpoint, where it is not named like the model: the tower is a part of CLIP's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,11 +70,10 @@ def main(config: TrainConfig) -> None:
     training, held = (_render(render_config, config.cache) for render_config in (TRAINING, HELD_OUT))
     for name in config.models:
         _TRAINERS[name](config, training)
-        figures = _FIGURES[name](config.out / name, training, held)
+        folder = config.out / _FOLDER_OF.get(name, name)
+        figures = _FIGURES[name](folder, training, held)
         settings = {"seed": config.seed, "effort": config.effort}
-        write_card(
-            config.out / name, name=name, figures=figures, training=TRAINING, held_out=HELD_OUT, settings=settings
-        )
+        write_card(folder, name=name, figures=figures, training=TRAINING, held_out=HELD_OUT, settings=settings)
         sys.stdout.write(f"{name}: " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items()) + "\n")
 
 
@@ -95,6 +100,16 @@ def _train_clip(config: TrainConfig, training: RenderSet) -> None:
     save_checkpoint(config.out / "clip", model, CLIPImageProcessorPil(), tokenizer)
 
 
+def _train_tower(config: TrainConfig, training: RenderSet) -> None:
+    """Give the CLIP that was trained before, or else the shipped one, a tower."""
+    from teachers.demo_training.train_tower import STEPS
+
+    folder = config.out / "clip"
+    if not folder.is_dir():
+        shutil.copytree(DEMO_WEIGHTS / "clip", folder)
+    save_dense_tower(folder, train_tower(_clip(folder), training, **_steps(config, STEPS)))
+
+
 def _train_lite(config: TrainConfig, training: RenderSet) -> None:
     from teachers.demo_training.train_lite import STEPS
 
@@ -118,18 +133,23 @@ def _lite_figures(folder: Path, _: RenderSet, held: RenderSet) -> held_out.Figur
 
 
 def _clip_figures(folder: Path, _: RenderSet, held: RenderSet) -> held_out.Figures:
-    model = ClipFeatures.from_config(PatchFeatureConfig(weights=WeightsConfig(source=str(folder))))
-    return held_out.clip_figures(model, held)
+    return held_out.clip_figures(_clip(folder), held)
+
+
+def _clip(folder: Path) -> ClipFeatures:
+    return ClipFeatures.from_config(PatchFeatureConfig(weights=WeightsConfig(source=str(folder))))
 
 
 _TRAINERS: dict[str, Callable[[TrainConfig, RenderSet], Any]] = {
     "dinov2": _train_dinov2,
     "clip": _train_clip,
+    "dense_tower": _train_tower,
     "efficientnet_lite0": _train_lite,
 }
 _FIGURES: dict[str, Callable[[Path, RenderSet, RenderSet], held_out.Figures]] = {
     "dinov2": _dinov2_figures,
     "clip": _clip_figures,
+    "dense_tower": _clip_figures,
     "efficientnet_lite0": _lite_figures,
 }
 

@@ -63,7 +63,7 @@ def train_clip(training: RenderSet, *, seed: int, steps: int = STEPS) -> tuple[C
             dense = dense_embeddings(model, normalised(view.images, processor))
         dense = dense.float().flatten(2).transpose(1, 2).flatten(0, 1)[labels >= 0]
         logits = scale * functional.normalize(dense, dim=-1) @ texts.T
-        loss = _balanced_cross_entropy(logits, labels[labels >= 0])
+        loss = balanced_cross_entropy(logits, labels[labels >= 0])
 
         crops, crop_labels = _object_crops(training, batch, class_index, generator)
         with reduced_precision():
@@ -87,7 +87,7 @@ def _captions(classes: tuple[SemanticClass, ...], generator: torch.Generator) ->
     return [pick(TEMPLATES).format(word=pick(entry.words)) for entry in classes]
 
 
-def _balanced_cross_entropy(
+def balanced_cross_entropy(
     logits: Float[Tensor, "patches classes"], labels: Int[Tensor, " patches"]
 ) -> Float[Tensor, ""]:
     """Return the cross-entropy with classes weighted by the inverse square root of their frequency in the batch."""

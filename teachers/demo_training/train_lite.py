@@ -68,11 +68,7 @@ def train_lite(training: RenderSet, *, seed: int, steps: int = STEPS) -> LiteTea
     batches = shuffled_batches(len(training), _BATCH_SIZE, generator)
 
     def loss_of_step(step: int) -> Tensor:
-        height, width = _SIZES[int(torch.randint(len(_SIZES), (), generator=generator))]
-        batch = next(batches)
-        if height * width > _LARGE:
-            batch = batch[: max(1, 5 * _BATCH_SIZE // 8)]
-        seen = _scenery(training, batch, (height, width), generator)
+        seen = scenery_of(training, next(batches), generator)
         images = estranged(seen, generator)
         with reduced_precision():
             reading = model(normalised(images, processor))
@@ -82,10 +78,11 @@ def train_lite(training: RenderSet, *, seed: int, steps: int = STEPS) -> LiteTea
     return model.eval()
 
 
-def _scenery(
-    training: RenderSet, batch: Int[np.ndarray, " batch"], size: tuple[int, int], generator: torch.Generator
-) -> Scenery:
-    """Return one random crop of a batch, at some size."""
+def scenery_of(training: RenderSet, batch: Int[np.ndarray, " batch"], generator: torch.Generator) -> Scenery:
+    """Return one random crop of a batch, at a random one of some sizes; at the largest, of fewer images."""
+    height, width = size = _SIZES[int(torch.randint(len(_SIZES), (), generator=generator))]
+    if height * width > _LARGE:
+        batch = batch[: max(1, 5 * len(batch) // 8)]
     stored = (training.image.shape[1], training.image.shape[2])
     crop = random_crop(stored, smallest=_SMALLEST_CROP, generator=generator)
     semantics = crop_maps(training.semantics[batch], crop, size).long()

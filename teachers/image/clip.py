@@ -3,7 +3,7 @@
 CLIP gives one embedding per image. As in MaskCLIP, the last attention layer is used without its query and key: each
 patch's value vector goes through the layer's output projection and the visual projection. So every patch has its own
 embedding, which can be compared with text. SigLIP and SigLIP 2 pool patches by one more attention layer; the same is
-done there.
+done there. A checkpoint that brings a dense image tower (:mod:`teachers.image.dense_tower`) is read through that.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,8 @@ from transformers import AutoTokenizer, CLIPModel, CLIPTokenizer, PreTrainedToke
 
 from storage.errors import ErrorKind, IntegrityError
 from teachers.config import PatchFeatureConfig
+from teachers.image.dense_tower import has_dense_tower, load_dense_tower
+from teachers.image.lite import DenseTower
 from teachers.image.patch_features import PatchFeatureModel
 from teachers.image.weights import TeacherModel, WeightsFolder, load_model, load_tokenizer, square_patch_size
 
@@ -52,10 +54,15 @@ class ClipFeatures(PatchFeatureModel):
         self._model = model
         tokenizer = CLIPTokenizer if self._is_clip else AutoTokenizer
         self._tokenizer = _load_tokenizer(tokenizer, weights, num_tokens=model.text_model.config.vocab_size)
+        self._tower: DenseTower | None = None
+        if has_dense_tower(weights):
+            self._tower, self._processor = load_dense_tower(weights, device=self._device, dtype=self._dtype)
 
     @property
     def multiple(self) -> int:
-        """Return the patch size, pixels."""
+        """Return the number of pixels of which image sides are multiples: the patch size, or a dense tower's stride."""
+        if self._tower is not None:
+            return self._tower.multiple
         return square_patch_size(self._model.vision_model.config.patch_size, self.weights)
 
     @property
@@ -77,7 +84,12 @@ class ClipFeatures(PatchFeatureModel):
     def embed(
         self, pixels: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch features patch_rows patch_columns"]:
-        """Return the unit embedding of every patch; position embeddings are interpolated to the patch grid."""
+        """Return the unit embedding of every patch; position embeddings are interpolated to the patch grid.
+
+        A dense tower gives one every four pixels.
+        """
+        if self._tower is not None:
+            return functional.normalize(self._tower(pixels).float(), dim=1)
         dense = dense_embeddings if self._is_clip else dense_siglip_embeddings
         return functional.normalize(dense(self._model, pixels).float(), dim=1)
 

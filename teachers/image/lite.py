@@ -1,7 +1,8 @@
-"""A small network for sky and depth on photographs: ImageNet features of EfficientNet-Lite0, decoded.
+"""Small networks for photographs: ImageNet features of EfficientNet-Lite0, decoded.
 
-The encoder has seen photographs and stays as it is; what is above it is small enough to be trained on renders alone
-(``teachers.demo_training.train_lite``). One checkpoint answers both questions.
+The encoder has seen photographs and stays as it is; what is above it is small enough to be trained on renders alone.
+One decoder tells sky and depth (``teachers.demo_training.train_lite``), another gives embeddings in the space of a
+CLIP's texts (``teachers.demo_training.train_clip``).
 """
 
 from collections.abc import Sequence
@@ -19,12 +20,13 @@ _NORM_GROUPS = 8
 
 
 class LiteConfig(PretrainedConfig):
-    """Sizes of :class:`LiteTeacher`; ``id2label`` names its semantic labels.
+    """Sizes of a decoder; ``id2label`` names the semantic labels of :class:`LiteTeacher`.
 
     Args:
         widths: Channels of the decoder at strides 32, 16, 8 and 4; the last are those of the fusion map.
         context_layers: Transformer layers between all places at stride 32.
         context_heads: Attention heads of each.
+        projection_dim: Length of an embedding of :class:`DenseTower`.
         **kwargs: Settings of every model of transformers.
     """
 
@@ -35,9 +37,11 @@ class LiteConfig(PretrainedConfig):
         widths: Sequence[int] = (96, 96, 64, 32),
         context_layers: int = 2,
         context_heads: int = 4,
+        projection_dim: int = 96,
         **kwargs: Any,  # noqa: ANN401 - transformers' own settings
     ) -> None:
         self.widths, self.context_layers, self.context_heads = list(widths), context_layers, context_heads
+        self.projection_dim = projection_dim
         super().__init__(**kwargs)
 
 
@@ -55,7 +59,7 @@ class LiteReading(NamedTuple):
     fusion_map: Float[Tensor, "batch features rows columns"]
 
 
-class LiteTeacher(PreTrainedModel):
+class LiteModel(PreTrainedModel):
     """EfficientNet-Lite0, which is not trained, and a decoder with attention over the whole image.
 
     Args:
@@ -83,22 +87,55 @@ class LiteTeacher(PreTrainedModel):
             norm_first=True,
         )
         self.context = nn.TransformerEncoder(layer, config.context_layers, enable_nested_tensor=False)
-        self.semantic_head = _head(widths[-1], len(config.id2label or {}))
-        self.depth_head = _head(widths[-1], 1)
-        self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
         """Leave the modules as PyTorch initialises them."""
 
-    def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> LiteReading:
-        """Return what the network says about images scaled by ImageNet's mean and deviation."""
+    def fusion_map(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features rows columns"]:
+        """Return the decoder's map, of stride 4, of images scaled by ImageNet's mean and deviation."""
         maps = self.trunk.maps(pixels)[:0:-1]
         y = self.fuse[0](maps[0], None)
         rows, columns = y.shape[-2:]
         y = self.context(y.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, (rows, columns))
         for fuse, narrow, finer in zip(self.fuse[1:], self.narrow, maps[1:], strict=True):
             y = fuse(finer, narrow(y))
+        return y
+
+
+class LiteTeacher(LiteModel):
+    """Semantic labels, of which the sky is one, and depth.
+
+    Args:
+        config: Sizes and labels.
+    """
+
+    def __init__(self, config: LiteConfig) -> None:
+        super().__init__(config)
+        self.semantic_head = _head(config.widths[-1], len(config.id2label or {}))
+        self.depth_head = _head(config.widths[-1], 1)
+        self.post_init()
+
+    def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> LiteReading:
+        """Return what the network says about images scaled by ImageNet's mean and deviation."""
+        y = self.fusion_map(pixels)
         return LiteReading(self.semantic_head(y), functional.softplus(self.depth_head(y))[:, 0], y)
+
+
+class DenseTower(LiteModel):
+    """Embeddings of places of an image, in the space of a CLIP's texts.
+
+    Args:
+        config: Sizes; ``projection_dim`` is the length of an embedding.
+    """
+
+    def __init__(self, config: LiteConfig) -> None:
+        super().__init__(config)
+        self.embedding_head = _head(config.widths[-1], config.projection_dim)
+        self.post_init()
+
+    def forward(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features rows columns"]:
+        """Return unnormalised embeddings, on a map of stride 4, of images scaled by ImageNet's mean and deviation."""
+        return self.embedding_head(self.fusion_map(pixels))
 
 
 class _Fuse(nn.Module):

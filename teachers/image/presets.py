@@ -19,7 +19,8 @@ def demo_image_teachers() -> ImageTeachersConfig:
         sky=SkyConfig(),
         depth_anything=DepthAnythingConfig(),
         dinov2_basis=FeatureBasisConfig(),
-        clip_basis=FeatureBasisConfig(source="weights"),  # what the shipped student speaks
+        # What the shipped student speaks. Its image tower tells places four pixels apart.
+        clip_basis=FeatureBasisConfig(extractor=PatchFeatureConfig(grid_height=32, grid_width=56), source="weights"),
     )
 
 
