@@ -14,9 +14,16 @@ Config = TypeVar("Config")
 _ABSENT = "absent"
 
 
-def added_later(meaning: Any) -> Any:  # noqa: ANN401 - as dataclasses.field
-    """Return a field that files from before do not have, with what its absence means in them, which is its default."""
-    return dataclasses.field(default=meaning, metadata={_ABSENT: meaning})
+def added_later(meaning: Any, default: Any = dataclasses.MISSING) -> Any:  # noqa: ANN401 - as dataclasses.field
+    """Return a field that files from before do not have.
+
+    Args:
+        meaning: What its absence means in them.
+        default: Its value in a new configuration; the same if none is given.
+    """
+    return dataclasses.field(
+        default=meaning if default is dataclasses.MISSING else default, metadata={_ABSENT: meaning}
+    )
 
 
 def config_from_json(config_type: type[Config], raw: object, key: str = "config") -> Config:
@@ -41,7 +48,7 @@ def config_from_json(config_type: type[Config], raw: object, key: str = "config"
         at = key + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
         raise IntegrityError(ErrorKind.SCHEMA_UNKNOWN, at, _told(first)) from error
     _check_fields(value, raw, key)
-    return value
+    return _as_then(value, raw)
 
 
 @functools.cache
@@ -73,3 +80,20 @@ def _check_fields(value: object, raw: Any, key: str) -> None:  # noqa: ANN401 - 
     elif isinstance(value, tuple | list):
         for index, inner in enumerate(value):
             _check_fields(inner, raw[index], f"{key}[{index}]")
+
+
+def _as_then(value: Any, raw: Any) -> Any:  # noqa: ANN401 - JSON is untyped
+    """Return a value whose absent fields have the meaning of their absence, in place of today's defaults."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        then = {
+            field.name: _as_then(getattr(value, field.name), raw[field.name])
+            if field.name in raw
+            else field.metadata[_ABSENT]
+            for field in dataclasses.fields(value)
+        }
+        changed = {name: inner for name, inner in then.items() if inner is not getattr(value, name)}
+        return dataclasses.replace(value, **changed) if changed else value
+    if isinstance(value, tuple):
+        inner = tuple(_as_then(one, part) for one, part in zip(value, raw, strict=True))
+        return value if all(new is old for new, old in zip(inner, value, strict=True)) else inner
+    return value

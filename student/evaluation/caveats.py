@@ -14,9 +14,10 @@ CLOSED_VOCABULARY = (
     "The demo CLIP was trained on captions that name these very classes: the vocabulary is closed, and what it "
     "tells is learned from labels, not zero-shot. Words that are new to it are scored apart, as unseen_words."
 )
-NEVER_A_PHOTOGRAPH = (
-    "The demo CLIP never saw a photograph: it was trained on rendered worlds alone, and what it finds in a recording "
-    "means little. Published weights know photographs (image_teachers.clip_basis.extractor.weights)."
+WORDS_OF_RENDERS = (
+    "The demo CLIP learned its words on rendered worlds alone; of photographs its encoder knows ImageNet. In a "
+    "recording it finds cars and trucks, and hardly anything smaller or rarer. Published weights know more "
+    "(image_teachers.clip_basis.extractor.weights)."
 )
 _LABELLED_DINOV2 = (
     "The demo DINOv2 was trained with class labels of rendered worlds: features that imitate it are not free of labels."
@@ -51,7 +52,7 @@ def caveats_of_words(home: Home, scene_keys: Iterable[str], weights_source: str)
     if weights_source != DEMO_SOURCE:
         return ()
     is_recording = any(home.latest(Kind.SCENE_TRUTH, key) is None for key in scene_keys)
-    return (NEVER_A_PHOTOGRAPH,) if is_recording else ()
+    return (WORDS_OF_RENDERS,) if is_recording else ()
 
 
 def caveats(learned_from: Mapping[str, str], evidence: StudentEvidence) -> tuple[str, ...]:

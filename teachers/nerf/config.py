@@ -7,6 +7,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from storage.config_json import added_later
 from storage.grid_size import check_size, settled_size
 from storage.kinds import FEATURE_SOURCES, FeatureSource
 from storage.scenes.held_out import held_out_frames
@@ -42,6 +43,7 @@ class ExecutionConfig:
 
 
 MovingSource = Literal["boxes", "lidar", "none"]
+GridGradient = Literal["exact", "stochastic"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,8 @@ class FieldConfig:
         coarsest_cell_m: Cell of the coarsest level, inside the scene's box.
         finest_cell_m: Cell of the finest level, inside the scene's box.
         hidden_width: Width of the density and of the colour network.
+        grid_gradient: Whether a sample's gradient reaches all corners of its cell (``exact``), or one that is drawn by
+            its weight (``stochastic``): a step takes a third less time and learns less, see ``docs/experiments.md``.
         appearance_width: Width of a learned code of exposure and white balance.
         appearance: Whether each ``camera`` has a code or each ``image``. Of an image that was not fitted, and of any
             other instant of its camera, the code is interpolated in time between the camera's fitted neighbours; a
@@ -87,8 +91,9 @@ class FieldConfig:
     coarsest_cell_m: float = 4.0
     finest_cell_m: float = 0.15
     hidden_width: int = 32
+    grid_gradient: GridGradient = added_later("stochastic", "exact")  # noqa: RUF009 - a field, as ``field`` makes
     appearance_width: int = 8
-    appearance: Literal["camera", "image"] = "camera"
+    appearance: Literal["camera", "image"] = "image"
     shading: Literal["deferred", "per_sample"] = "deferred"
     dynamic: bool = False
     dynamic_levels: int = 5
@@ -391,6 +396,8 @@ class NerfConfig:
         learning_rate: Rate of grids at the first step; networks take half. It decays exponentially within each phase.
         final_learning_rate_ratio: Learning rate at the last step of each phase over that at the first of all.
         whole_learning_rate_ratio: Learning rate at the first step with all frames over that at the first of all.
+        betas: Decay of Adam's averages of gradients and of their squares. Most cells of a grid are met once in tens of
+            steps, and what they remember of the last time moves them where nothing asks them to be.
         num_gaussians: Gaussians of method ``gsplat``.
         seed: Seed of initialisation and ray order.
         max_attempts: A fit that diverges is repeated with the next seed, at most so many fits in all.
@@ -422,6 +429,7 @@ class NerfConfig:
     learning_rate: float = 0.02
     final_learning_rate_ratio: float = 0.05
     whole_learning_rate_ratio: float = 0.25
+    betas: tuple[float, float] = added_later((0.9, 0.99), (0.5, 0.9))
     num_gaussians: int = 200_000
     seed: int = 0
     max_attempts: int = 3
@@ -447,6 +455,7 @@ class NerfConfig:
         _require(min(self.pixel_rays, self.lidar_pixel_rays, self.lidar_rays) >= 0, "ray counts, want >= 0")
         _require(self.pixel_rays > 0, "pixel_rays, want > 0")
         _require(self.learning_rate > 0, f"learning_rate {self.learning_rate}, want > 0")
+        _require(all(0 <= beta < 1 for beta in self.betas), f"betas {self.betas}, want in [0, 1)")
         _require(0 < self.final_learning_rate_ratio <= 1, "final_learning_rate_ratio, want in (0, 1]")
         _require(
             self.final_learning_rate_ratio <= self.whole_learning_rate_ratio <= 1,

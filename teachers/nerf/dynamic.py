@@ -210,4 +210,5 @@ def _grid(config: FieldConfig, bounds: SceneBounds, *, scale: float) -> GridEnco
         ),
         features_per_level=config.features_per_level,
         log2_table_size=config.dynamic_log2_table_size,
+        gradient=config.grid_gradient,
     )

@@ -286,4 +286,4 @@ def _static_grid(config: FieldConfig, bounds: SceneBounds) -> GridEncoding | Ner
     if config.implementation in ("tcnn", "nerfstudio"):
         backend: Backend = "tcnn" if config.implementation == "tcnn" else "torch"
         return NerfstudioGrid(resolutions, features_per_level=width, log2_table_size=rows, backend=backend)
-    return GridEncoding(resolutions, features_per_level=width, log2_table_size=rows)
+    return GridEncoding(resolutions, features_per_level=width, log2_table_size=rows, gradient=config.grid_gradient)

@@ -39,7 +39,7 @@ _PROGRESS_EVERY_S = 2.0
 class FusedAdamConfig(AdamOptimizerConfig):
     """Adam in one pass over memory: on a CPU several times faster for tables of millions of rows."""
 
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[float, float] = (0.5, 0.9)
     eps: float = 1e-15
     fused: bool = True
 
@@ -243,7 +243,10 @@ def trainer_config(
     """Return nerfstudio's configuration of one fit."""
 
     def group(learning_rate: float) -> dict[str, object]:
-        return {"optimizer": FusedAdamConfig(lr=learning_rate), "scheduler": TwoPhaseSchedulerConfig(nerf=nerf)}
+        return {
+            "optimizer": FusedAdamConfig(lr=learning_rate, betas=nerf.betas),
+            "scheduler": TwoPhaseSchedulerConfig(nerf=nerf),
+        }
 
     folder = work_folder or Path("outputs")
     return DrivingFieldTrainerConfig(

@@ -122,3 +122,25 @@ def test_a_field_that_came_later_may_be_absent_and_means_what_it_says():
         config_from_json(Grown, {"name": "a", "width": 5})
     with pytest.raises(IntegrityError, match="depth: is unknown"):
         config_from_json(Grown, {"name": "a", "height": 3, "depth": 1})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wheel:
+    name: str = "a"
+    rate: float = added_later(1.0, 2.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cart:
+    wheel: Wheel = field(default_factory=Wheel)
+    several: tuple[Wheel, ...] = ()
+
+
+def test_a_default_that_is_newer_than_a_file_does_not_change_what_the_file_means():
+    assert Wheel().rate == 2.0
+    old = {"wheel": {"name": "b"}, "several": [{"name": "c"}, {"name": "d", "rate": 3.0}]}
+    assert config_from_json(Cart, old) == Cart(
+        wheel=Wheel(name="b", rate=1.0), several=(Wheel(name="c", rate=1.0), Wheel(name="d", rate=3.0))
+    )
+    new = {"wheel": {"name": "b", "rate": 2.0}, "several": []}
+    assert config_from_json(Cart, new) == Cart(wheel=Wheel(name="b"))

@@ -4,13 +4,13 @@ import pytest
 
 from storage.kinds import Kind
 from storage.stores.versioned import Home
-from student.evaluation.caveats import DEMO_SOURCE, NEVER_A_PHOTOGRAPH, caveats_of_words
+from student.evaluation.caveats import DEMO_SOURCE, WORDS_OF_RENDERS, caveats_of_words
 
 
 @pytest.mark.parametrize(
     ("source", "has_truth", "expected"),
     [
-        (DEMO_SOURCE, False, (NEVER_A_PHOTOGRAPH,)),
+        (DEMO_SOURCE, False, (WORDS_OF_RENDERS,)),
         (DEMO_SOURCE, True, ()),
         ("openai/clip-vit-base-patch16", False, ()),
         ("", False, ()),

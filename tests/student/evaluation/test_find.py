@@ -28,7 +28,7 @@ from student.applications.region_index import (
     is_current,
     region_means,
 )
-from student.evaluation.caveats import NEVER_A_PHOTOGRAPH
+from student.evaluation.caveats import WORDS_OF_RENDERS
 from student.inference import vocabulary
 from student.inference.class_list import load_class_list
 from student.inference.open_vocabulary import StoredFeatureBasis, class_probability
@@ -116,10 +116,10 @@ def test_answers_of_the_demo_clip_in_a_recording_come_with_a_warning(indexed, tm
     like = search(home, index, request("car", number=1), tmp_path / "text")
     for asked in (request("car"), request(like=(str(like.hits[0].spot),))):
         answer = search(home, index, asked, tmp_path / "answer")
-        assert answer.notes[0] == NEVER_A_PHOTOGRAPH
-        assert "never saw a photograph" in answer.page.read_text()
+        assert answer.notes[0] == WORDS_OF_RENDERS
+        assert "learned its words on rendered worlds" in answer.page.read_text()
     elsewhere = search(home, index, request("car", scenes=("yard.a",)), tmp_path / "answer")
-    assert NEVER_A_PHOTOGRAPH not in elsewhere.notes
+    assert WORDS_OF_RENDERS not in elsewhere.notes
 
 
 def test_every_region_is_compared_and_limits_hold(indexed):

@@ -17,7 +17,7 @@ from storage.errors import IntegrityError, MissingTargetError
 from storage.previews.pictures import UNDEFINED_COLOUR
 from storage.stores.versioned import Home, StoreForm, StoreVersion
 from student.applications.camera_path import PathConfig
-from student.evaluation.caveats import DEMO_SOURCE, NEVER_A_PHOTOGRAPH
+from student.evaluation.caveats import DEMO_SOURCE, WORDS_OF_RENDERS
 from student.evaluation.companions import Companions, ModelRecord
 from student.inference.open_vocabulary import StoredFeatureBasis, TextEncoder
 from student.inference.predictor import Predictor
@@ -142,7 +142,7 @@ def test_words_of_the_demo_clip_in_a_recording_come_with_a_warning(oracle, stude
     monkeypatch.setattr(Home, "latest", lambda self, *of: None if of == ("scene_truth", SCENE) else latest(self, *of))
     demo = ModelRecord(config={}, source=DEMO_SOURCE, revision=None, digests={})
     student.companions = replace(student.companions, clip=demo)
-    for products, notes in ((("words",), (NEVER_A_PHOTOGRAPH,)), (("depth",), ())):
+    for products, notes in ((("words",), (WORDS_OF_RENDERS,)), (("depth",), ())):
         settings = config(path={"last": 0}, products=products, texts=("car",) if "words" in products else ())
         made, _ = render(oracle, student, tmp_path / products[0], settings, watch=False)
         assert made.notes == notes

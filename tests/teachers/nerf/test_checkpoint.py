@@ -172,7 +172,7 @@ def test_a_description_that_lacks_a_field_or_knows_another_is_refused(tmp_path, 
     part = json.loads(path.read_text())
     for name in place:
         part = part[name]
-    for lost in set(part) - {"schema", "metres_per_unit"}:
+    for lost in set(part) - {"schema", "metres_per_unit", "betas", "grid_gradient"}:
         with pytest.raises(IntegrityError, match=lost) as caught:
             load_description(changed(lambda part, lost=lost: part.pop(lost)))
         assert caught.value.kind == ErrorKind.SCHEMA_UNKNOWN
@@ -180,6 +180,16 @@ def test_a_description_that_lacks_a_field_or_knows_another_is_refused(tmp_path, 
     if place:  # what stands beside configuration and box is for people
         with pytest.raises(IntegrityError, match="newcomer"):
             load_description(changed(lambda part: part.update(newcomer=1)))
+
+
+def test_a_field_of_before_was_fitted_as_fields_were_then(tmp_path):
+    path = tmp_path / "field.json"
+    save_description(path, DESCRIPTION, {})
+    content = json.loads(path.read_text())
+    del content["config"]["betas"], content["config"]["field"]["grid_gradient"]
+    path.write_text(json.dumps(content))
+    config = load_description(path).config
+    assert (config.betas, config.field.grid_gradient) == ((0.9, 0.99), "stochastic")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"schema": "distillnerf.driving-field/0"}'])
