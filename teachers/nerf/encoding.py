@@ -10,9 +10,11 @@ gradients. Five choices make it an order of magnitude cheaper here:
 * The hash is additive (``x + p y + q z`` modulo the table's rows), so corners are offsets from the cell's base index.
   Cells that share a row then form a lattice, and ``p`` and ``q`` are chosen so that its nearest points are far apart.
   For a level that fits the table, the same formula with true strides is a dense grid without collisions.
-* The gradient is scattered to *one* corner per point, drawn with the interpolation weights as probabilities. The
-  estimate is unbiased (its expectation is the exact gradient, see the tests), costs a quarter, and Adam averages the
-  rest away. ``gradient="exact"`` is the reference twin.
+* Gradients are scattered channel by channel into a vector each, which is five times as fast as into rows.
+
+With ``gradient="stochastic"``, a gradient goes to *one* corner per point, drawn with the interpolation weights as
+probabilities. The estimate is unbiased (its expectation is the exact gradient, see the tests) and a step is cheaper,
+but Adam averages only part of the noise away.
 """
 
 import functools
@@ -234,14 +236,17 @@ def _position_gradient(
 
 
 def _scatter_rows(
-    table_shape: torch.Size, rows: Int[Tensor, " bags"], values: Float[Tensor, "bags channels"]
+    table_shape: torch.Size,
+    rows: Int[Tensor, "bags corners"],
+    gradient: Float[Tensor, "bags channels"],
+    weights: Float[Tensor, "bags corners"] | None = None,
 ) -> Float[Tensor, "rows channels"]:
-    channels = table_shape[1]
-    # One flat scatter beats index_add_ on rows by a factor of two to ten on a CPU.
-    flat = (rows.long()[:, None] * channels + torch.arange(channels, device=rows.device)).view(-1)
-    scattered = torch.zeros(table_shape, device=values.device)
-    scattered.view(-1).scatter_add_(0, flat, values.reshape(-1))
-    return scattered
+    """Return the sum of the gradients of each row of a table; a bag's gradient is weighted for each of its corners."""
+    index = rows.reshape(-1).long()
+    planes = torch.zeros(table_shape[1], table_shape[0], device=gradient.device)
+    for plane, of_channel in zip(planes, gradient.t(), strict=True):
+        plane.scatter_add_(0, index, of_channel if weights is None else (of_channel[:, None] * weights).view(-1))
+    return planes.t().contiguous()
 
 
 class _Gather(torch.autograd.Function):
@@ -254,7 +259,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # noqa: ANN401
         (rows,) = ctx.saved_tensors
-        return _scatter_rows(ctx.table_shape, rows, grad_output), None
+        return _scatter_rows(ctx.table_shape, rows[:, None], grad_output), None
 
 
 class _Interpolate(torch.autograd.Function):
@@ -269,26 +274,26 @@ class _Interpolate(torch.autograd.Function):
         index_mask: int,
         gradient: GradientMode,
     ) -> Tensor:
-        moving = table if ctx.needs_input_grad[1] else table.new_empty(0)
-        ctx.save_for_backward(scaled, start, strides, level_offsets, moving)
-        ctx.index_mask, ctx.gradient, ctx.table_shape = index_mask, gradient, table.shape
         rows, weights = _simplex_rows_and_weights(scaled, start, strides, level_offsets, index_mask)
+        moving = table if ctx.needs_input_grad[1] else table.new_empty(0)
+        kept = (rows, weights) if gradient == "exact" else ()
+        ctx.save_for_backward(scaled, start, strides, level_offsets, moving, *kept)
+        ctx.index_mask, ctx.table_shape = index_mask, table.shape
         return F.embedding_bag(rows, table, mode="sum", per_sample_weights=weights)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # noqa: ANN401
-        scaled, start, strides, level_offsets, table = ctx.saved_tensors
+        scaled, start, strides, level_offsets, table, *kept = ctx.saved_tensors
         of_positions = None
         if ctx.needs_input_grad[1]:
-            rows, _ = _simplex_rows_and_weights(scaled, start, strides, level_offsets, ctx.index_mask)
+            rows, _ = kept or _simplex_rows_and_weights(scaled, start, strides, level_offsets, ctx.index_mask)
             of_positions = _position_gradient(F.embedding(rows, table), scaled, grad_output)
-        if ctx.gradient == "stochastic":
+        if kept:
+            rows, weights = kept
+            of_table = _scatter_rows(ctx.table_shape, rows, grad_output, weights)
+        else:
             # Rounding every axis up against one shared threshold draws a corner of the simplex with its weight.
             threshold = torch.rand(scaled.shape[1:], device=scaled.device)
             rows = _rows((scaled + threshold).floor_(), start, strides, level_offsets, ctx.index_mask)
-            values = grad_output
-        else:
-            rows, weights = _simplex_rows_and_weights(scaled, start, strides, level_offsets, ctx.index_mask)
-            values = (grad_output[:, None, :] * weights[..., None]).reshape(-1, ctx.table_shape[1])
-            rows = rows.view(-1)
-        return _scatter_rows(ctx.table_shape, rows, values), of_positions, None, None, None, None, None
+            of_table = _scatter_rows(ctx.table_shape, rows[:, None], grad_output)
+        return of_table, of_positions, None, None, None, None, None
