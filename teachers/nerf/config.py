@@ -173,7 +173,7 @@ class SamplingConfig:
     far_m: float = 400.0
     spacing_m: float = 4.0
     proposals: tuple[ProposalConfig, ...] = dataclasses.field(default_factory=lambda: (ProposalConfig(),))
-    num_field_samples: int = 16
+    num_field_samples: int = 24
     proposal_update_every: int = 2
     histogram_padding: float = 0.002
 
