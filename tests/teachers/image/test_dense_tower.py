@@ -9,13 +9,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
+from encoders.efficientnet import imagenet_weights
 from storage.errors import IntegrityError
+from storage.taxonomy import SKY_ID
 from teachers.config import PatchFeatureConfig, WeightsConfig
+from teachers.demo_training import train_tower
 from teachers.demo_training.captions import caption_classes
-from teachers.demo_training.train_tower import Sentences
+from teachers.demo_training.renders import RenderSet
+from teachers.demo_training.train_lite import lite_processor
 from teachers.image.clip import PROMPT_TEMPLATE, ClipFeatures
 from teachers.image.dense_tower import SETTINGS, WEIGHTS, load_dense_tower, save_dense_tower
-from teachers.image.image_batches import normalise
+from teachers.image.image_batches import normalise, normalised
 from teachers.image.lite import DenseTower, LiteConfig, LiteTeacher
 from teachers.image.weights import DEMO_WEIGHTS, TeacherModel, load_model, resolve_weights
 
@@ -122,10 +126,41 @@ def test_a_tower_that_is_not_whole_is_refused(folder, damage, message):
         load_dense_tower(weights, device=CPU, dtype=torch.float32)
 
 
+def painted(count: int = 8) -> RenderSet:
+    """Views of large patches of four classes, each of one colour."""
+    classes = np.array([4, 11, 16, SKY_ID], np.uint8)  # car, road, trees, sky
+    colours = np.array([[200, 30, 30], [90, 90, 90], [30, 160, 40], [150, 190, 250]], np.uint8)
+    chosen = np.random.default_rng(0).integers(0, 4, (count, 2, 3)).repeat(32, 1).repeat(32, 2)
+    semantics = classes[chosen]
+    return RenderSet(
+        image=colours[chosen],
+        camera_depth=np.where(semantics == SKY_ID, np.float16(np.nan), np.float16(20)),
+        semantics=semantics,
+        instance=np.zeros(semantics.shape, np.uint16),
+        is_airside=np.zeros(count, bool),
+    )
+
+
+def test_training_brings_places_to_their_sentences_and_leaves_the_encoder(monkeypatch):
+    monkeypatch.setattr(train_tower, "_WIDTHS", (16, 16, 8, 8))
+    monkeypatch.setattr(train_tower, "_ESTRANGED_SHARE", 0.0)
+    clip, views = clip_of(DEMO_WEIGHTS / "clip"), painted()
+    trained = train_tower.train_tower(clip, views, seed=0, steps=30)
+    wanted = imagenet_weights()
+    assert all(torch.equal(value, wanted[name]) for name, value in trained.trunk.state_dict().items())
+    images = torch.from_numpy(views.image).permute(0, 3, 1, 2).float() / 255
+    with torch.inference_mode():
+        places = functional.normalize(trained(normalised(images, lite_processor())), dim=1)
+    words = clip.text_embeddings([PROMPT_TEMPLATE.format(word=word) for word in ("car", "road", "tree", "sky")])
+    named = torch.einsum("bchw,nc->bnhw", places, words).argmax(dim=1)
+    truth = torch.from_numpy(np.searchsorted([4, 11, 16, SKY_ID], views.semantics[:, 2::4, 2::4]))
+    assert float((named == truth).float().mean()) > 0.5  # one in four is right by chance
+
+
 def test_every_class_has_sentences_of_its_own():
     classes = caption_classes()
     clip = clip_of(DEMO_WEIGHTS / "clip")
-    sentences = Sentences(clip, classes)
+    sentences = train_tower.Sentences(clip, classes)
     drawn = sentences.draw(torch.Generator().manual_seed(0))
     assert drawn.shape == (len(classes), sentences.length)
     car = next(index for index, entry in enumerate(classes) if entry.name == "car")
