@@ -35,7 +35,7 @@ class ClipFeatures(PatchFeatureModel):
 
     Raises:
         IntegrityError: If the weights or the tokenizer cannot be loaded.
-        ValueError: If a block or a facet is asked for: embeddings have none.
+        ValueError: If a block or a facet is asked for, which embeddings do not have, or a stride of a dense tower.
     """
 
     feature_source = "clip"
@@ -56,6 +56,8 @@ class ClipFeatures(PatchFeatureModel):
         self._tokenizer = _load_tokenizer(tokenizer, weights, num_tokens=model.text_model.config.vocab_size)
         self._tower: DenseTower | None = None
         if has_dense_tower(weights):
+            if config.stride is not None:
+                raise ValueError(f"stride {config.stride}: want none, {weights.path} has a tower with its own")
             self._tower, self._processor = load_dense_tower(weights, device=self._device, dtype=self._dtype)
 
     @property

@@ -72,6 +72,12 @@ def test_texts_are_those_of_the_checkpoint_with_and_without_a_tower(folder):
     assert without.multiple == 14
 
 
+def test_a_tower_has_a_stride_of_its_own(folder):
+    config = PatchFeatureConfig(weights=WeightsConfig(source=str(folder)), stride=8)
+    with pytest.raises(ValueError, match="stride 8: want none"):
+        ClipFeatures.from_config(config)
+
+
 def test_the_encoder_is_not_stored_again(folder):
     assert not [name for name in load_file(folder / WEIGHTS) if name.startswith("trunk.")]
     assert (folder / WEIGHTS).stat().st_size < 200_000
