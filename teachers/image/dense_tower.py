@@ -76,7 +76,7 @@ def load_dense_tower(
         raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(file), f"cannot be loaded: {error}") from error
     teacher = load_model(LiteTeacher, encoder, device=torch.device("cpu"), dtype=torch.float32)
     tower.trunk.load_state_dict(teacher.trunk.state_dict())
-    tower = nn.Module.to(tower, device=device, dtype=dtype).eval().requires_grad_(False)
+    nn.Module.to(tower, device=device, dtype=dtype).eval().requires_grad_(False)
     return tower, load_processor(BitImageProcessorPil, encoder)
 
 
