@@ -108,8 +108,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(highlight=False)
     errors = Console(stderr=True, highlight=False)
     debug = "--debug" in given
+    _let_threads_sleep()
     with _terminations_as_interrupts() as received:
         return _run(given, console, errors, received, debug=debug)
+
+
+def _let_threads_sleep() -> None:
+    """Let threads that wait for each other sleep, here and in every process of a command, unless the user says how.
+
+    OpenMP's threads spin by default. Beside another program one of them has no core, and those that spin for it hold
+    the core that it needs. The variable is read when PyTorch is imported, which no command does before this.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _run(given: Sequence[str], console: Console, errors: Console, received: Sequence[int], *, debug: bool) -> int:

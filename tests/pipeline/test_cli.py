@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -394,3 +396,20 @@ def test_doctor_names_what_is_missing_and_its_cure(
     assert found["torch"]["state"] == "good"
     assert found["demo weights"]["state"] == "good"
     assert found["disk"]["found"].endswith(f"GiB free at {Path.cwd()}")
+
+
+_IMPORTS = """
+import os, sys
+from pipeline import cli
+assert "torch" not in sys.modules
+cli.main(["--help"])
+print(os.environ["OMP_WAIT_POLICY"])
+"""
+
+
+@pytest.mark.parametrize(("given", "found"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(given, found):
+    """The variable is read when PyTorch is imported: so nothing may import it before."""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+    said = subprocess.run([sys.executable, "-c", _IMPORTS], env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout.splitlines()[-1] == found
