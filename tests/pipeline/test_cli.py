@@ -403,13 +403,15 @@ import os, sys
 from pipeline import cli
 assert "torch" not in sys.modules
 cli.main(["--help"])
-print(os.environ["OMP_WAIT_POLICY"])
+print(os.environ.get("GOMP_SPINCOUNT"))
 """
 
 
-@pytest.mark.parametrize(("given", "found"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+@pytest.mark.parametrize(
+    ("given", "found"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")]
+)
 def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(given, found):
     """The variable is read when PyTorch is imported: so nothing may import it before."""
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+    environment = {n: v for n, v in os.environ.items() if n not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")} | given
     said = subprocess.run([sys.executable, "-c", _IMPORTS], env=environment, capture_output=True, text=True, check=True)
     assert said.stdout.splitlines()[-1] == found
