@@ -186,7 +186,6 @@ def _emernerf() -> NerfConfig:
         lidar_rays=8192,
         learning_rate=0.01,
         final_learning_rate_ratio=0.33**4,
-        betas=(0.9, 0.99),
         field=FieldConfig(
             num_levels=10,
             log2_table_size=20,

@@ -396,8 +396,8 @@ class NerfConfig:
         learning_rate: Rate of grids at the first step; networks take half. It decays exponentially within each phase.
         final_learning_rate_ratio: Learning rate at the last step of each phase over that at the first of all.
         whole_learning_rate_ratio: Learning rate at the first step with all frames over that at the first of all.
-        betas: Decay of Adam's averages of gradients and of their squares. Most cells of a grid are met once in tens of
-            steps, and what they remember of the last time moves them where nothing asks them to be.
+        betas: Decay of Adam's averages of gradients and of their squares. Shorter averages than the default's make what
+            stands still sharper, and build ghosts before single cameras where something moves.
         num_gaussians: Gaussians of method ``gsplat``.
         seed: Seed of initialisation and ray order.
         max_attempts: A fit that diverges is repeated with the next seed, at most so many fits in all.
@@ -429,7 +429,7 @@ class NerfConfig:
     learning_rate: float = 0.02
     final_learning_rate_ratio: float = 0.05
     whole_learning_rate_ratio: float = 0.25
-    betas: tuple[float, float] = added_later((0.9, 0.99), (0.5, 0.9))
+    betas: tuple[float, float] = added_later((0.9, 0.99))
     num_gaussians: int = 200_000
     seed: int = 0
     max_attempts: int = 3

@@ -39,7 +39,7 @@ _PROGRESS_EVERY_S = 2.0
 class FusedAdamConfig(AdamOptimizerConfig):
     """Adam in one pass over memory: on a CPU several times faster for tables of millions of rows."""
 
-    betas: tuple[float, float] = (0.5, 0.9)
+    betas: tuple[float, float] = (0.9, 0.99)
     eps: float = 1e-15
     fused: bool = True
 

@@ -64,7 +64,7 @@ def parts(base: NerfConfig) -> dict[str, NerfConfig]:
         "dynamic, boxes, flow": flow,
         "dynamic, boxes, flow, shadow": shadow,
         "static, one corner": with_field(grid_gradient="stochastic"),
-        "static, long memory": replace(base, betas=(0.9, 0.99)),
+        "static, short memory": replace(base, betas=(0.5, 0.9)),
         "static, code per camera": with_field(appearance="camera"),
         "static, 16 samples": replace(base, sampling=replace(base.sampling, num_field_samples=16)),
         "static, two proposals": replace(base, sampling=replace(base.sampling, proposals=proposals)),
