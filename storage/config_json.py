@@ -96,4 +96,6 @@ def _as_then(value: Any, raw: Any) -> Any:  # noqa: ANN401 - JSON is untyped
     if isinstance(value, tuple):
         inner = tuple(_as_then(one, part) for one, part in zip(value, raw, strict=True))
         return value if all(new is old for new, old in zip(inner, value, strict=True)) else inner
+    if isinstance(value, Mapping):
+        return {name: _as_then(inner, raw[name]) for name, inner in value.items()}
     return value

@@ -1,8 +1,8 @@
 """Train the dense image tower of the demo CLIP: every place of a render must choose its class's sentence.
 
 The texts are those of the CLIP as it is, whose text tower stays; so does the encoder, from ImageNet. The decoder
-between them learns from renders and from estranged ones in turn, so that it serves both this project's worlds and
-photographs.
+between them learns half of the time from renders and half from estranged ones, so that it serves both this project's
+worlds and photographs.
 """
 
 import torch

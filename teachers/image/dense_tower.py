@@ -8,6 +8,7 @@ and ``dense_tower.json`` states its sizes and the digest of the encoder it was t
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -26,6 +27,7 @@ WEIGHTS, SETTINGS = "dense_tower.safetensors", "dense_tower.json"
 _TRUNK = "trunk."
 _ENCODER_FILE = "efficientnet_lite0/model.safetensors"
 _SIZES = ("widths", "context_layers", "context_heads", "projection_dim")
+_LARGEST_SIZE = 4096
 
 
 def has_dense_tower(weights: WeightsFolder) -> bool:
@@ -57,7 +59,7 @@ def load_dense_tower(
     try:
         with machine_faults(str(path)):
             settings = parse_json(path.read_text())
-        tower = DenseTower(LiteConfig(**{name: settings[name] for name in _SIZES}))
+        tower = DenseTower(LiteConfig(**_checked({name: settings[name] for name in _SIZES})))
         wanted = str(settings["encoder_sha256"])
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(path), f"states no dense tower: {error}") from error
@@ -78,6 +80,15 @@ def load_dense_tower(
     tower.trunk.load_state_dict(teacher.trunk.state_dict())
     nn.Module.to(tower, device=device, dtype=dtype).eval().requires_grad_(False)
     return tower, load_processor(BitImageProcessorPil, encoder)
+
+
+def _checked(sizes: dict[str, Any]) -> dict[str, Any]:
+    """Refuse sizes that no decoder has, before memory is asked for them."""
+    for name, value in sizes.items():
+        numbers = value if isinstance(value, list) else [value]
+        if not all(isinstance(number, int) and 0 < number <= _LARGEST_SIZE for number in numbers):
+            raise ValueError(f"{name} {value}: want whole numbers from 1 to {_LARGEST_SIZE}")
+    return sizes
 
 
 def _is_decoder(name: str) -> bool:

@@ -103,6 +103,11 @@ def _wider(folder):
     (folder / SETTINGS).write_text(json.dumps(settings | {"widths": [16, 16, 8, 16]}))
 
 
+def _immense(folder):
+    settings = json.loads((folder / SETTINGS).read_text())
+    (folder / SETTINGS).write_text(json.dumps(settings | {"context_layers": 10**9}))
+
+
 def _other_encoder(folder):
     settings = json.loads((folder / SETTINGS).read_text())
     (folder / SETTINGS).write_text(json.dumps(settings | {"encoder_sha256": "0" * 64}))
@@ -118,6 +123,7 @@ def _cut_off(folder):
     [
         (_without_a_tensor, "lacks 1, such as 'embedding_head.0.weight'"),
         (_wider, "cannot be loaded"),
+        (_immense, "context_layers 1000000000: want whole numbers from 1 to 4096"),
         (_other_encoder, "was trained on the encoder 0000"),
         (_cut_off, "dense_tower.safetensors"),
         (lambda folder: (folder / SETTINGS).unlink(), "states no dense tower"),
