@@ -25,7 +25,7 @@ from teachers.demo_training.train_dinov2 import dinov2_processor, train_dinov2
 from teachers.demo_training.train_lite import lite_processor, train_lite
 from teachers.demo_training.train_tower import train_tower
 from teachers.image.clip import ClipFeatures
-from teachers.image.dense_tower import save_dense_tower
+from teachers.image.dense_tower import remove_dense_tower, save_dense_tower
 from teachers.image.depth_anything import DepthAnything
 from teachers.image.dinov2 import Dinov2Features
 from teachers.image.sky import SkySegmenter
@@ -97,6 +97,7 @@ def _train_clip(config: TrainConfig, training: RenderSet) -> None:
     from teachers.demo_training.train_clip import STEPS
 
     model, tokenizer = train_clip(training, **_steps(config, STEPS))
+    remove_dense_tower(config.out / "clip")  # one that is there was trained against other texts
     save_checkpoint(config.out / "clip", model, CLIPImageProcessorPil(), tokenizer)
 
 

@@ -20,12 +20,13 @@ from storage.errors import ErrorKind, IntegrityError
 from storage.plain_json import parse_json
 from storage.stores.integrity import machine_faults, reading_weights
 from teachers.config import WeightsConfig
-from teachers.image.lite import DenseTower, LiteConfig, LiteTeacher
-from teachers.image.weights import TeacherModel, WeightsFolder, load_model, load_processor, resolve_weights
+from teachers.image.lite import DenseTower, LiteConfig
+from teachers.image.weights import TeacherModel, WeightsFolder, load_processor, resolve_weights
 
 WEIGHTS, SETTINGS = "dense_tower.safetensors", "dense_tower.json"
 _TRUNK = "trunk."
-_ENCODER_FILE = "efficientnet_lite0/model.safetensors"
+_MODEL_FILE = "model.safetensors"
+_ENCODER_FILE = f"{TeacherModel.LITE.value}/{_MODEL_FILE}"
 _SIZES = ("widths", "context_layers", "context_heads", "projection_dim")
 _LARGEST_SIZE = 4096
 
@@ -43,6 +44,12 @@ def save_dense_tower(folder: Path, tower: DenseTower) -> None:
     settings = {name: getattr(tower.config, name) for name in _SIZES}
     settings["encoder_sha256"] = encoder.digests[_ENCODER_FILE]
     (folder / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def remove_dense_tower(folder: Path) -> None:
+    """Take the tower, if there is one, out of a checkpoint, which is then read as any CLIP is."""
+    for name in (WEIGHTS, SETTINGS):
+        (folder / name).unlink(missing_ok=True)
 
 
 def load_dense_tower(
@@ -71,13 +78,18 @@ def load_dense_tower(
     try:
         with reading_weights(file):
             decoder = load_file(file)
-        missing = set(tower.load_state_dict(decoder, strict=False).missing_keys)
-        if lacking := sorted(name for name in missing if _is_decoder(name)):
+        own = {name for name in tower.state_dict() if _is_decoder(name)}
+        if lacking := sorted(own - set(decoder)):
             raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(file), f"lacks {len(lacking)}, such as {lacking[0]!r}")
+        if unknown := sorted(set(decoder) - own):
+            message = f"has {len(unknown)} that no tower has, such as {unknown[0]!r}"
+            raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(file), message)
+        with reading_weights(encoder.path / _MODEL_FILE):
+            trunk = {n: v for n, v in load_file(encoder.path / _MODEL_FILE).items() if not _is_decoder(n)}
+        # Both in one, so that nothing is left as it was drawn and nothing is passed over.
+        tower.load_state_dict(trunk | decoder)
     except (RuntimeError, SafetensorError) as error:
         raise IntegrityError(ErrorKind.WEIGHTS_INVALID, str(file), f"cannot be loaded: {error}") from error
-    teacher = load_model(LiteTeacher, encoder, device=torch.device("cpu"), dtype=torch.float32)
-    tower.trunk.load_state_dict(teacher.trunk.state_dict())
     nn.Module.to(tower, device=device, dtype=dtype).eval().requires_grad_(False)
     return tower, load_processor(BitImageProcessorPil, encoder)
 

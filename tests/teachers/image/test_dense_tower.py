@@ -18,7 +18,7 @@ from teachers.demo_training.captions import caption_classes
 from teachers.demo_training.renders import RenderSet
 from teachers.demo_training.train_lite import lite_processor
 from teachers.image.clip import PROMPT_TEMPLATE, ClipFeatures
-from teachers.image.dense_tower import SETTINGS, WEIGHTS, load_dense_tower, save_dense_tower
+from teachers.image.dense_tower import SETTINGS, WEIGHTS, load_dense_tower, remove_dense_tower, save_dense_tower
 from teachers.image.image_batches import normalise, normalised
 from teachers.image.lite import DenseTower, LiteConfig, LiteTeacher
 from teachers.image.weights import DEMO_WEIGHTS, TeacherModel, load_model, resolve_weights
@@ -66,7 +66,7 @@ def test_features_are_those_of_the_tower_that_was_saved(folder, tower):
 
 def test_texts_are_those_of_the_checkpoint_with_and_without_a_tower(folder):
     with_tower = clip_of(folder).text_embeddings(["a photo of a car"])
-    (folder / WEIGHTS).unlink()
+    remove_dense_tower(folder)
     without = clip_of(folder)
     assert torch.equal(with_tower, without.text_embeddings(["a photo of a car"]))
     assert without.multiple == 14
@@ -98,6 +98,11 @@ def _without_a_tensor(folder):
     save_file(decoder, folder / WEIGHTS)
 
 
+def _with_a_tensor_more(folder):
+    decoder = load_file(folder / WEIGHTS)
+    save_file(decoder | {"trunk.stranger": torch.zeros(1)}, folder / WEIGHTS)
+
+
 def _wider(folder):
     settings = json.loads((folder / SETTINGS).read_text())
     (folder / SETTINGS).write_text(json.dumps(settings | {"widths": [16, 16, 8, 16]}))
@@ -122,6 +127,7 @@ def _cut_off(folder):
     ("damage", "message"),
     [
         (_without_a_tensor, "lacks 1, such as 'embedding_head.0.weight'"),
+        (_with_a_tensor_more, "has 1 that no tower has, such as 'trunk.stranger'"),
         (_wider, "cannot be loaded"),
         (_immense, "context_layers 1000000000: want whole numbers from 1 to 4096"),
         (_other_encoder, "was trained on the encoder 0000"),
