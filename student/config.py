@@ -137,6 +137,9 @@ class LossConfig:
             weights.
         lpips_weights: Local safetensors file with the backbone and linear layers of VGG LPIPS.
         feature: Absolute error of each foundation feature map.
+        surface_feature: Absolute error of each foundation feature at the place where a pixel's ray is known to end, by
+            LiDAR or else by the scene teacher, whatever the field's density there. A rendered map is a mean along rays,
+            while a word is asked of places. Ours; off in published settings.
         lidar_depth: Error of termination depth against LiDAR.
         teacher_depth: Error of termination depth against the scene teacher.
         absolute_share: Weight of the absolute error beside the squared one in both depth losses.
@@ -166,6 +169,7 @@ class LossConfig:
     perceptual: float = 1.0
     lpips_weights: Path | None = None
     feature: float = 1.0
+    surface_feature: float = added_later(0.0)
     lidar_depth: float = 10.0
     teacher_depth: float = 10.0
     absolute_share: float = 0.1

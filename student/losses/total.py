@@ -110,7 +110,7 @@ def _add_view_terms(
     perceptual: PerceptualDistance | None,
 ) -> None:
     # Every parameter takes part, whatever the coefficients: processes that share a batch wait for each other's.
-    for unpenalised in (output.opacity, output.image, *output.features.values()):
+    for unpenalised in (output.opacity, output.image, *output.features.values(), *output.surface_features.values()):
         total.total = total.total if unpenalised is None else total.total + unpenalised.sum() * 0.0
     is_present = batch.cameras.target_is_present
     if output.image is not None:
@@ -123,6 +123,13 @@ def _add_view_terms(
             is_seen = output.is_seen[:, :num_real]
             error, count = feature_error(predicted[:, :num_real], target, is_present[:, :num_real], is_seen)
             total.add(f"feature_{source}", config.feature, error, count)
+    if config.surface_feature and output.has_surface is not None:
+        num_real = batch.view_targets.num_real
+        for source, predicted in output.surface_features.items():
+            target = batch.view_targets.features[source]
+            has_surface = output.has_surface[:, :num_real]
+            error, count = feature_error(predicted[:, :num_real], target, is_present[:, :num_real], has_surface)
+            total.add(f"surface_{source}", config.surface_feature, error, count)
 
 
 def _check_grids(output: StudentOutput | CameraDepth, batch: TrainingBatch) -> None:

@@ -88,12 +88,24 @@ class DistillNeRF(nn.Module):
         edges = depth_bin_edges(config.renderer.bins, config.contraction)
         self.register_buffer("ray_edges", edges, persistent=False)
 
-    def forward(self, inputs: CameraInputs, targets: TargetCameras | None) -> StudentOutput | CameraDepth:
-        """Encode the inputs and render the targets; without targets, estimate the depth of the inputs alone."""
+    def forward(
+        self,
+        inputs: CameraInputs,
+        targets: TargetCameras | None,
+        surface_depth: Float[Tensor, "batch targets render_height render_width"] | None = None,
+    ) -> StudentOutput | CameraDepth:
+        """Encode the inputs and render the targets; without targets, estimate the depth of the inputs alone.
+
+        With the known depth of pixels, metres along unit rays and NaN where unknown, features of those places are read
+        too.
+        """
         if targets is None:
             return self._estimate(inputs).depth
         field = self.encode(inputs)
         rendering = self.render(field, targets)
+        surface, has_surface = {}, None
+        if surface_depth is not None:
+            surface, has_surface = self._surface_features(field, targets, surface_depth)
         return StudentOutput(
             image=rendering.image,
             termination_depth=rendering.termination_depth,
@@ -108,6 +120,8 @@ class DistillNeRF(nn.Module):
             coarse_edges=field.depth.coarse_edges,
             fine_termination_depth=field.depth.fine_termination_depth,
             fine_opacity=field.depth.fine_opacity,
+            surface_features=surface,
+            has_surface=has_surface,
             num_voxels={"coarse": field.grid.num_coarse, "fine": field.grid.num_fine},
         )
 
@@ -201,13 +215,7 @@ class DistillNeRF(nn.Module):
         """Render target cameras from a field."""
         is_present = targets.target_is_present
         height, width = targets.render_height, targets.render_width
-        origins, directions = camera_rays(
-            targets.intrinsics[is_present],
-            targets.camera_to_reference_ego[is_present],
-            None if targets.fisheye is None else targets.fisheye[is_present],
-            height=height,
-            width=width,
-        )
+        origins, directions = _target_rays(targets)
         num_targets, pixels = len(origins), height * width
         is_seen = torch.isfinite(directions[..., 0])
         if targets.is_valid is not None:
@@ -241,6 +249,31 @@ class DistillNeRF(nn.Module):
             samples=_renumber(rendered, pixel, is_present, pixels),
         )
 
+    def _surface_features(
+        self, field: VoxelField, targets: TargetCameras, depth: Float[Tensor, "batch targets height width"]
+    ) -> tuple[dict[str, Tensor], Bool[Tensor, "batch targets height width"]]:
+        """Read the features of the places where rays of targets are known to end."""
+        is_present = targets.target_is_present
+        origins, directions = _target_rays(targets)
+        known = depth[is_present]
+        pixel = (torch.isfinite(known) & torch.isfinite(directions[..., 0])).flatten().nonzero()[:, 0]
+        target = torch.div(pixel, known[0].numel() if len(known) else 1, rounding_mode="floor")
+        points = origins.index_select(0, target) + _seen(directions, pixel) * _seen(known, pixel)[:, None]
+        rows = field.locate(points, is_present.nonzero()[:, 0].index_select(0, target))
+        found = rows.coarse.is_occupied
+        order = torch.arange(len(points), device=points.device)
+        features = field.weighted_features(rows, found.float(), order, len(points))
+
+        def by_pixel(values: Tensor) -> Tensor:
+            full = values.new_zeros((known.numel(), *values.shape[1:])).index_copy(0, pixel, values)
+            return full.view(*known.shape, *values.shape[1:])
+
+        maps = {
+            source: _pad(by_pixel(head(features) * found[:, None]).movedim(-1, 1), is_present, 0.0)
+            for source, head in self.feature_heads.items()
+        }
+        return maps, _pad(by_pixel(found), is_present, 0.0)
+
     def foundation_features(
         self, source: str, features: Float[Tensor, "*shape channels"]
     ) -> Float[Tensor, "*shape source_channels"]:
@@ -252,6 +285,18 @@ class DistillNeRF(nn.Module):
         if source not in self.feature_heads:
             raise ValueError(f"no feature head {source!r}; there are {sorted(self.feature_heads)}")
         return self.feature_heads[source](features)
+
+
+def _target_rays(targets: TargetCameras) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n height width 3"]]:
+    """Return the rays of the render grid of every present target, in the ego frame."""
+    is_present = targets.target_is_present
+    return camera_rays(
+        targets.intrinsics[is_present],
+        targets.camera_to_reference_ego[is_present],
+        None if targets.fisheye is None else targets.fisheye[is_present],
+        height=targets.render_height,
+        width=targets.render_width,
+    )
 
 
 def _mean_sky(

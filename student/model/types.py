@@ -8,7 +8,7 @@ A *rig* is padded, never assumed: samples of one batch may have different number
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TypeVar
 
 import torch
@@ -195,6 +195,10 @@ class StudentOutput(Rendering):
         coarse_edges: See :class:`CameraDepth`.
         fine_termination_depth: See :class:`CameraDepth`.
         fine_opacity: See :class:`CameraDepth`.
+        surface_features: Foundation features by source, of the place where each pixel's ray is known to end, whatever
+            the field's density; empty if no such depth was given.
+        has_surface: Pixels whose ray is known to end in a cell that some input filled; ``surface_features`` of the
+            others are 0. None if no depth was given.
         num_voxels: Occupied cells of the whole batch by level name ("coarse", "fine").
     """
 
@@ -205,6 +209,8 @@ class StudentOutput(Rendering):
     fine_termination_depth: Float[Tensor, "batch cameras depth_height depth_width"]
     fine_opacity: Float[Tensor, "batch cameras depth_height depth_width"]
     num_voxels: Mapping[str, int]
+    surface_features: Mapping[str, Float[Tensor, "batch targets _ height width"]] = field(default_factory=dict)
+    has_surface: Bool[Tensor, "batch targets height width"] | None = None
 
     def split(self) -> tuple["StudentOutput", ...]:
         """Return the output of each sample as a batch of one. ``num_voxels`` still counts the whole batch."""
@@ -218,6 +224,10 @@ class StudentOutput(Rendering):
                 self,
                 image=None if self.image is None else self.image[index : index + 1],
                 features={source: values[index : index + 1] for source, values in self.features.items()},
+                surface_features={
+                    source: values[index : index + 1] for source, values in self.surface_features.items()
+                },
+                has_surface=None if self.has_surface is None else self.has_surface[index : index + 1],
                 samples=self.samples.between(bounds[index], bounds[index + 1], first_ray=int(edges[index])),
                 **_only(self, (*_VIEWS_BY_SAMPLE, *_DEPTH_BY_SAMPLE), index),
             )

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from encoders.efficientnet import EfficientNetLite0, imagenet_weights
 from storage.errors import ErrorKind, IntegrityError
 from student.config import SHIPPED
@@ -64,7 +66,7 @@ def take_weights(
     """Put the weights of a checkpoint into a model.
 
     Everything must fit but the heads of features. Such a head starts at random if the checkpoint has none for its
-    source, or learned it in another basis, where its outputs mean something else. A part that says nothing before it is
+    source, one of other widths, or one that was learned in another basis, where its outputs mean something else. A part that says nothing before it is
     trained may be absent too. An occupancy head that the model does not have is left behind.
 
     Args:
@@ -82,6 +84,7 @@ def take_weights(
     tensors = {name: value for name, value in found.state_dict().items() if not name.startswith(left)}
     known, given = load_feature_bases(folder), dict(bases or {})
     usable = {s for s in model.feature_heads if s in known and s in given and same_basis(known[s], given[s])}
+    usable = {s for s in usable if _shapes_of_head(tensors, s) == _shapes_of_head(wanted, s)}
     body = {name: value for name, value in tensors.items() if _head_of(name) in {"", *usable}}
     absent = {part for part in _SILENT_PARTS if not any(name.startswith(part) for name in tensors)}
     silent = {name for name in wanted if name.startswith(tuple(absent))}
@@ -111,6 +114,10 @@ def take_weights(
 def _head_of(name: str) -> str:
     """Return the feature source whose head a tensor belongs to; empty for all other tensors."""
     return name.removeprefix(_HEADS).partition(".")[0] if name.startswith(_HEADS) else ""
+
+
+def _shapes_of_head(tensors: Mapping[str, Tensor], source: str) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in tensors.items() if _head_of(name) == source}
 
 
 def _shape(tensors: Mapping[str, object], name: str) -> str:
