@@ -63,6 +63,13 @@ def reference_depth(targets: InputTargets | ViewTargets) -> Tensor:
     return torch.where(torch.isfinite(targets.lidar_depth), targets.lidar_depth, targets.teacher_depth)
 
 
+def surface_depth(targets: ViewTargets) -> Float[Tensor, "batch targets height width"]:
+    """Return where rays of camera views end, metres; NaN in virtual views, which no features were extracted from."""
+    depth = reference_depth(targets).clone()
+    depth[:, targets.num_real :] = torch.nan
+    return depth
+
+
 def lidar_depth_error(
     predicted: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"], config: LossConfig
 ) -> tuple[Tensor, int]:

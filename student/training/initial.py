@@ -66,8 +66,9 @@ def take_weights(
     """Put the weights of a checkpoint into a model.
 
     Everything must fit but the heads of features. Such a head starts at random if the checkpoint has none for its
-    source, one of other widths, or one that was learned in another basis, where its outputs mean something else. A part that says nothing before it is
-    trained may be absent too. An occupancy head that the model does not have is left behind.
+    source, one of other widths, or one that was learned in another basis, where its outputs mean something else. A part
+    that says nothing before it is trained may be absent too. An occupancy head that the model does not have is left
+    behind.
 
     Args:
         model: The model, of any variant.

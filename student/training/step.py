@@ -5,14 +5,13 @@ from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from storage.errors import ErrorKind, StudentDivergedError
 from student.config import StudentConfig
-from student.data.sample import TrainingBatch, ViewTargets
-from student.losses.depth import reference_depth
+from student.data.sample import TrainingBatch
+from student.losses.depth import surface_depth
 from student.losses.perceptual import PerceptualDistance, perceptual_distance
 from student.losses.total import Losses, merge, student_losses
 from student.model.distillnerf import DistillNeRF
@@ -119,7 +118,7 @@ class TrainingStep:
         dtype = _REDUCED.get(self.config.fit.precision)
         targets = batch.cameras if step >= self.config.fit.depth_steps else None
         wants_surface = bool(self.config.losses.surface_feature and self.config.model.feature_heads)
-        surface = _surface_depth(batch.view_targets) if targets is not None and wants_surface else None
+        surface = surface_depth(batch.view_targets) if targets is not None and wants_surface else None
         with torch.autocast(self.processes.device.type, dtype=dtype, enabled=dtype is not None):
             output = network(batch.inputs, targets, surface)
         return student_losses(output, batch, self.config.losses, perceptual=self.perceptual, step=step)
@@ -159,10 +158,3 @@ class TrainingStep:
         raise StudentDivergedError(
             ErrorKind.DIVERGED, named, f"at step {step}: {'; '.join(what for _, what in found if what)}"
         )
-
-
-def _surface_depth(targets: ViewTargets) -> Float[Tensor, "batch real+virtual height width"]:
-    """Return where rays of the camera views end; virtual views have no features to compare with."""
-    depth = reference_depth(targets).clone()
-    depth[:, targets.num_real :] = torch.nan
-    return depth

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from storage.geometry.rays import camera_rays as rays_of_pixels
 from storage.geometry.transforms import compose, invert_se3
 from student.model.config import ModelConfig
 from student.model.depth_head import CoarseDepthHead, ray_weights
@@ -257,6 +258,35 @@ def test_foundation_features_of_a_point_come_from_the_same_head(model, make_rig)
     assert model.foundation_features("clip", features).shape == (1, 10, 5)
     with pytest.raises(ValueError, match="dinov2"):
         model.foundation_features("dinov2", features)
+
+
+@torch.no_grad()
+def test_features_of_surfaces_are_read_where_rays_are_known_to_end(model, make_rig):
+    inputs, targets = make_rig(batch_size=2)
+    depth = 1.0 + 20.0 * torch.rand(2, 3, 12, 20, generator=torch.Generator().manual_seed(3))
+    depth[:, :, 0] = torch.nan
+    targets = replace(targets, target_is_present=torch.tensor([[True, True, True], [True, False, True]]))
+    output = model(inputs, targets, depth)
+    assert model(inputs, targets).surface_features == {}
+    field = model.encode(inputs)
+    number = 0
+    for scene, view, row, column in torch.cartesian_prod(*map(torch.arange, depth.shape)).tolist():
+        place = (scene, view, row, column)
+        pose = targets.camera_to_reference_ego[scene, view].numpy()
+        origins, directions = rays_of_pixels(targets.intrinsics[scene, view].numpy(), pose, height=12, width=20)
+        point = torch.from_numpy(origins[row, column] + directions[row, column] * float(depth[place])).float()
+        is_there = bool(torch.isfinite(depth[place])) and bool(targets.target_is_present[scene, view])
+        density, features = field.query(point.nan_to_num().expand(2, 1, 3))
+        is_there = is_there and float(density[scene, 0]) > 0
+        assert bool(output.has_surface[place]) == is_there, place
+        seen = output.surface_features["clip"][scene, view, :, row, column]
+        wanted = model.foundation_features("clip", features[scene, 0]) if is_there else torch.zeros(5)
+        torch.testing.assert_close(seen, wanted, atol=1e-5, rtol=1e-4)
+        number += is_there
+    assert 50 < number < depth.numel() / 2
+    for index, one in enumerate(output.split()):
+        assert torch.equal(one.has_surface[0], output.has_surface[index])
+        assert torch.equal(one.surface_features["clip"][0], output.surface_features["clip"][index])
 
 
 def test_presets_have_the_published_size():

@@ -265,7 +265,9 @@ def student_config() -> StudentConfig:
             views=ViewsConfig(same_frame=2, neighbour=1, virtual=1),
             feature_sources=("clip",),
         ),
-        losses=LossConfig(log_depth=0.5, depth_likelihood=0.1, fine_depth=1.0, perceptual=0.3, line_of_sight=0.1),
+        losses=LossConfig(
+            log_depth=0.5, depth_likelihood=0.1, fine_depth=1.0, perceptual=0.3, surface_feature=0.5, line_of_sight=0.1
+        ),
         fit=FitConfig(
             max_steps=6,
             validate_every=4,

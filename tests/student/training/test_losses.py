@@ -18,6 +18,7 @@ from student.losses.depth import (
     is_depth_edge,
     lidar_depth_error,
     log_depth_error,
+    surface_depth,
     teacher_depth_error,
 )
 from student.losses.images import feature_error, image_error
@@ -135,6 +136,33 @@ def test_pixels_without_a_ray_cost_nothing(student_config: StudentConfig, batch_
     assert losses[0].counts["entropy_rendered"] < seen.counts["entropy_rendered"]
 
 
+def test_the_error_of_surfaces_is_of_camera_pixels_that_end_somewhere(
+    student_config: StudentConfig, batch_of: Any
+) -> None:
+    batch = batch_of(student_config)
+    _, output = run(student_config, batch)
+    num_real = batch.view_targets.num_real
+    has_surface = torch.zeros_like(output.is_seen)
+    has_surface[:, :, ::2] = True
+    wrong = torch.where(has_surface[:, :, None], output.features["clip"], NAN)
+    wrong[:, num_real:] = NAN  # virtual views have no features to compare with
+    one = replace(output, surface_features={"clip": wrong}, has_surface=has_surface)
+    config = replace(student_config.losses, surface_feature=3.0)
+    losses = student_losses(one, batch, config, perceptual=MultiScaleDissimilarity())
+    errors = []
+    for sample in range(2):
+        is_present = batch.cameras.target_is_present[sample, :num_real]
+        target = batch.view_targets.features["clip"][sample][is_present]
+        size = (output.opacity.shape[-2], output.opacity.shape[-1])
+        target = torch.nn.functional.interpolate(target, size=size, mode="bilinear", antialias=True)
+        errors.append((wrong.detach()[sample, :num_real][is_present] - target)[:, :, ::2].abs().mean())
+    assert losses.terms["surface_clip"].item() == pytest.approx(3.0 * float(torch.stack(errors).mean()), rel=1e-5)
+    assert (
+        losses.counts["surface_clip"]
+        == int(has_surface[:, :num_real][batch.cameras.target_is_present[:, :num_real]].sum()) * wrong.shape[2]
+    )
+
+
 def test_line_of_sight_of_the_wanted_peak_is_zero() -> None:
     epsilon, edges = 1.5, torch.linspace(0.0, 20.0, 401)
     target = torch.tensor([10.0])
@@ -225,15 +253,16 @@ def batch_of(shared_world: Any) -> Any:
 def run(config: StudentConfig, batch: TrainingBatch) -> tuple[DistillNeRF, StudentOutput]:
     torch.manual_seed(0)
     model = DistillNeRF(config.model).train()
-    return model, model(batch.inputs, batch.cameras)
+    return model, model(batch.inputs, batch.cameras, surface_depth(batch.view_targets))
 
 
 def test_every_term_is_there_counted_and_summed(student_config: StudentConfig, batch_of: Any) -> None:
     batch = batch_of(student_config)
     model, output = run(student_config, batch)
+    output = replace(output, has_surface=torch.ones_like(output.is_seen))  # an untrained student fills cells elsewhere
     losses = student_losses(output, batch, student_config.losses, perceptual=MultiScaleDissimilarity())
     assert set(losses.terms) == {
-        *("rgb", "rgb_virtual", "perceptual", "feature_clip", "depth_likelihood"),
+        *("rgb", "rgb_virtual", "perceptual", "feature_clip", "surface_clip", "depth_likelihood"),
         *(f"{name}_{where}" for name in ("lidar", "teacher", "log") for where in ("coarse", "fine", "rendered")),
         *(f"{name}_{where}" for name in ("opacity", "sky") for where in ("coarse", "fine", "rendered")),
         *("entropy_coarse", "entropy_rendered", "line_of_sight_coarse", "line_of_sight_rendered"),
@@ -265,7 +294,7 @@ def test_nothing_known_is_finite_and_seen_to_be_empty(student_config: StudentCon
     losses = student_losses(output, batch, student_config.losses, perceptual=MultiScaleDissimilarity())
     assert torch.isfinite(losses.total)
     for name, count in losses.counts.items():
-        if name.startswith(("lidar", "teacher", "log", "depth_likelihood", "line_of_sight", "sky")):
+        if name.startswith(("lidar", "teacher", "log", "depth_likelihood", "line_of_sight", "sky", "surface")):
             assert (count, losses.terms[name].item()) == (0, 0.0), name
     losses.total.backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
@@ -307,7 +336,15 @@ def test_padding_costs_nothing(student_config: StudentConfig, batch_of: Any) -> 
     batch = replace(blank(batch), cameras=absent)
     losses = student_losses(output, batch, student_config.losses, perceptual=MultiScaleDissimilarity())
     assert torch.isfinite(losses.total)
-    for name in ("rgb", "rgb_virtual", "perceptual", "feature_clip", "opacity_rendered", "entropy_rendered"):
+    for name in (
+        "rgb",
+        "rgb_virtual",
+        "perceptual",
+        "feature_clip",
+        "surface_clip",
+        "opacity_rendered",
+        "entropy_rendered",
+    ):
         assert (losses.counts[name], losses.terms[name].item()) == (0, 0.0), name
 
 
