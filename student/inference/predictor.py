@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -25,8 +24,6 @@ from student.model.types import CameraInputs, TargetCameras, to_device
 from student.model.voxel_field import VoxelField
 
 _POINTS_PER_CHUNK = 1 << 18
-_AROUND = tuple(product((-1.0, 0.0, 1.0), repeat=3))
-"""Where a word is asked around a point, in voxels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +170,7 @@ class Predictor:
             raw = occupancy_probability(density, OCC3D_GRID.voxel_size)
             return VoxelAnswer(probability=raw, density=density, points=points, has_features=has_features)
         raw, held, places = self._read_head(field)
-        if len(held) and self.feature_sources:
+        if len(held):
             empty = np.flatnonzero(~has_features)
             points[empty] = places[_nearest(held, flat_index[empty])]
             has_features = np.ones_like(has_features)
@@ -227,27 +224,17 @@ class Predictor:
     def point_features(
         self, field: VoxelField, source: str, points_ego: Float[np.ndarray, "n 3"]
     ) -> Float32[np.ndarray, "n channels"]:
-        """Return a foundation model's reduced features around points of the ego frame; NaN in empty space.
-
-        What fills a voxel and its neighbours is averaged before it is read: one cell alone says little.
+        """Return a foundation model's reduced features at points of the ego frame; NaN in empty space.
 
         Raises:
             ValueError: If the student does not render ``source``.
         """
         parts = []
-        step = _POINTS_PER_CHUNK // len(_AROUND)
-        for start in range(0, max(1, len(points_ego)), step):
-            points = self._tensor(points_ego[start : start + step])
-            number, around = len(points), torch.tensor(_AROUND, device=self._device) * OCC3D_GRID.voxel_size
-            places = (points[:, None] + around).reshape(-1, 3)
-            rows = field.locate(places, torch.zeros(len(places), dtype=torch.int64, device=self._device))
-            is_filled = rows.coarse.is_occupied.view(number, -1)
-            weights = is_filled / is_filled.sum(1, keepdim=True).clamp(min=1)
-            owner = torch.arange(number, device=self._device).repeat_interleave(len(_AROUND))
-            features = field.weighted_features(rows, weights.reshape(-1), owner, number)
-            reduced = self.model.foundation_features(source, features)
-            own = is_filled[:, _AROUND.index((0.0, 0.0, 0.0)), None]
-            parts.append(torch.where(own, reduced, torch.nan).float().cpu().numpy())
+        for start in range(0, max(1, len(points_ego)), _POINTS_PER_CHUNK):
+            points = self._tensor(points_ego[start : start + _POINTS_PER_CHUNK])
+            density, features = field.query(points[None])
+            reduced = self.model.foundation_features(source, features[0])
+            parts.append(torch.where(density[0, :, None] > 0, reduced, torch.nan).float().cpu().numpy())
         return np.concatenate(parts)
 
     def _density(self, field: VoxelField, points_ego: Float[np.ndarray, "n 3"]) -> Float32[np.ndarray, " n"]:
