@@ -170,7 +170,7 @@ class Predictor:
             raw = occupancy_probability(density, OCC3D_GRID.voxel_size)
             return VoxelAnswer(probability=raw, density=density, points=points, has_features=has_features)
         raw, held, places = self._read_head(field)
-        if len(held):
+        if len(held) and self.feature_sources:
             empty = np.flatnonzero(~has_features)
             points[empty] = places[_nearest(held, flat_index[empty])]
             has_features = np.ones_like(has_features)
