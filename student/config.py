@@ -137,7 +137,7 @@ class LossConfig:
             weights.
         lpips_weights: Local safetensors file with the backbone and linear layers of VGG LPIPS.
         feature: Absolute error of each foundation feature map.
-        surface_feature: Absolute error of each foundation feature at the place where a pixel's ray is known to end, by
+        surface_feature: Squared error of each foundation feature at the place where a pixel's ray is known to end, by
             LiDAR or else by the scene teacher, whatever the field's density there. A rendered map is a mean along rays,
             while a word is asked of places. Ours; off in published settings.
         lidar_depth: Error of termination depth against LiDAR.

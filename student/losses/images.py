@@ -8,7 +8,7 @@ from torch import Tensor
 from student.config import LossConfig
 from student.data.sample import ViewTargets
 from student.losses.perceptual import PerceptualDistance
-from student.losses.terms import WeightedSum, absolute_error
+from student.losses.terms import WeightedSum, absolute_error, squared_error
 
 _TINY = 1e-10
 
@@ -110,11 +110,29 @@ def feature_error(
 
     The target is resized bilinearly to the render grid.
     """
+    return absolute_error(*_seen_features(predicted, target, is_present, is_seen))
+
+
+def surface_error(
+    predicted: Float[Tensor, "batch real channels height width"],
+    target: Float[Tensor, "batch real channels grid_height grid_width"],
+    is_present: Bool[Tensor, "batch real"],
+    has_surface: Bool[Tensor, "batch real height width"],
+) -> tuple[Tensor, int]:
+    """Return the mean squared error of features of places that pixels end in, and the number of values.
+
+    It is least for the mean of what a place may be. The absolute error is least for the median, in which a class that
+    is never the likeliest of all has no share.
+    """
+    return squared_error(*_seen_features(predicted, target, is_present, has_surface))
+
+
+def _seen_features(predicted: Tensor, target: Tensor, is_present: Tensor, is_seen: Tensor) -> tuple[Tensor, Tensor]:
     size = (predicted.shape[-2], predicted.shape[-1])
     guess, wanted, mask = predicted[is_present], _resized(target[is_present], size), is_seen[is_present]
-    if not bool(mask.all()):
-        guess, wanted = guess.movedim(1, -1)[mask], wanted.movedim(1, -1)[mask]
-    return absolute_error(guess, wanted)
+    if bool(mask.all()):
+        return guess, wanted
+    return guess.movedim(1, -1)[mask], wanted.movedim(1, -1)[mask]
 
 
 def _resized(images: Float[Tensor, "n channels _ _"], size: tuple[int, int]) -> Float[Tensor, "n channels _ _"]:

@@ -1,4 +1,4 @@
-"""Parts that loss terms share: the sum that they join, and the mean error."""
+"""Parts that loss terms share: the sum that they join, and mean errors."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -29,3 +29,11 @@ def absolute_error(predicted: Float[Tensor, "*shape"], target: Float[Tensor, "*s
     The error of no values is 0.
     """
     return (predicted - target).abs().sum() / max(predicted.numel(), 1), predicted.numel()
+
+
+def squared_error(predicted: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> tuple[Tensor, int]:
+    """Return the mean squared error and the number of values.
+
+    The error of no values is 0.
+    """
+    return (predicted - target).square().sum() / max(predicted.numel(), 1), predicted.numel()

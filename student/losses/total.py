@@ -14,7 +14,7 @@ from torch import Tensor
 from student.config import LossConfig
 from student.data.sample import TrainingBatch
 from student.losses.depth import add_depth_terms
-from student.losses.images import add_image_terms, feature_error, with_target_where_unseen
+from student.losses.images import add_image_terms, feature_error, surface_error, with_target_where_unseen
 from student.losses.perceptual import PerceptualDistance
 from student.losses.rays import add_ray_terms
 from student.losses.terms import WeightedSum
@@ -128,7 +128,7 @@ def _add_view_terms(
         for source, predicted in output.surface_features.items():
             target = batch.view_targets.features[source]
             has_surface = output.has_surface[:, :num_real]
-            error, count = feature_error(predicted[:, :num_real], target, is_present[:, :num_real], has_surface)
+            error, count = surface_error(predicted[:, :num_real], target, is_present[:, :num_real], has_surface)
             total.add(f"surface_{source}", config.surface_feature, error, count)
 
 

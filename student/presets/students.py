@@ -83,7 +83,7 @@ def demo_student(variant: Variant) -> StudentConfig:
             fine_depth=1.0,
             perceptual=0.3,
             feature=2.0,
-            surface_feature=2.0,
+            surface_feature=10.0,
             sky=0.1,
             opacity=0.1,
         ),
