@@ -155,7 +155,7 @@ def test_the_error_of_surfaces_is_of_camera_pixels_that_end_somewhere(
         target = batch.view_targets.features["clip"][sample][is_present]
         size = (output.opacity.shape[-2], output.opacity.shape[-1])
         target = torch.nn.functional.interpolate(target, size=size, mode="bilinear", antialias=True)
-        errors.append((wrong.detach()[sample, :num_real][is_present] - target)[:, :, ::2].abs().mean())
+        errors.append((wrong.detach()[sample, :num_real][is_present] - target)[:, :, ::2].square().mean())
     assert losses.terms["surface_clip"].item() == pytest.approx(3.0 * float(torch.stack(errors).mean()), rel=1e-5)
     assert (
         losses.counts["surface_clip"]
