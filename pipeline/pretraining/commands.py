@@ -66,6 +66,7 @@ class Fit:
         seconds: Most seconds of each; a round that this ends is not reproducible to the bit.
         depth_steps: Those of them, the first ones, that fit depth alone and are four times as fast.
         initial: Checkpoint that the first round starts from, a folder; by default from nothing.
+        anneal: Let the rate of each round fall to a twentieth, as in the last one before the student is shipped.
         threads: Number of CPU threads.
     """
 
@@ -75,13 +76,14 @@ class Fit:
     seconds: float | None = None
     depth_steps: int = 0
     initial: Path | None = None
+    anneal: bool = False
     threads: int = 1
 
     def run(self) -> None:
         """Fit, and print the last round as JSON."""
         torch.set_num_threads(self.threads)
         config = pretraining_config().student
-        fit = replace(pretraining_fit(self.steps, self.depth_steps), max_seconds=self.seconds)
+        fit = replace(pretraining_fit(self.steps, self.depth_steps, anneal=self.anneal), max_seconds=self.seconds)
         done = fit_rounds(Home(self.home), replace(config, fit=fit), rounds=self.rounds, initial=self.initial)
         sys.stdout.write(json.dumps(asdict(done[-1]), indent=1) + "\n")
 

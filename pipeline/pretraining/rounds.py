@@ -97,8 +97,15 @@ def completed_rounds(home: Home) -> list[Round]:
     return [Round(**entry) for entry in json.loads(path.read_text())] if path.is_file() else []
 
 
-def pretraining_fit(steps: int, depth_steps: int) -> FitConfig:
-    """Return the budget of one round: a constant rate, and an average of the weights that is published."""
+def pretraining_fit(steps: int, depth_steps: int, *, anneal: bool = False) -> FitConfig:
+    """Return the budget of one round: a constant rate, and an average of the weights that is published.
+
+    Args:
+        steps: Optimisation steps.
+        depth_steps: Those of them that fit depth alone.
+        anneal: Let the rate fall to a twentieth, as in the round that is shipped: heads of features that a constant
+            rate keeps moving come to rest.
+    """
     return FitConfig(
         max_steps=steps,
         depth_steps=depth_steps,
@@ -109,10 +116,10 @@ def pretraining_fit(steps: int, depth_steps: int) -> FitConfig:
             learning_rate=2.5e-3,
             betas=(0.9, 0.99),
             weight_decay=0.01,
-            schedule="constant",
+            schedule="cosine" if anneal else "constant",
             warmup_steps=50,
             max_gradient_norm=5.0,
-            ema_decay=0.995,
+            ema_decay=0.98 if anneal else 0.995,
         ),
     )
 
