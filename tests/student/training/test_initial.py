@@ -72,6 +72,18 @@ def test_a_head_of_another_basis_starts_afresh(
     assert report.fresh == sum(p.numel() for p in model.feature_heads.parameters())
 
 
+def test_a_head_of_another_width_starts_afresh(student_config: StudentConfig, tmp_path: Path) -> None:
+    wanted = write_checkpoint(tmp_path, student_config, clip=basis()).state_dict()
+    (narrow,) = student_config.model.feature_heads
+    wide = replace(narrow, hidden_width=2 * narrow.hidden_width)
+    model = other_model(student_config, feature_heads=(wide,))
+    report = take_weights(model, tmp_path, {"clip": basis()})
+    assert report.fresh_heads == ("clip",)
+    assert report.fresh == sum(p.numel() for p in model.feature_heads.parameters())
+    for name, value in model.state_dict().items():
+        assert name.startswith("feature_heads.") or torch.equal(value, wanted[name]), name
+
+
 def test_a_head_that_is_not_wanted_is_dropped(student_config: StudentConfig, tmp_path: Path) -> None:
     write_checkpoint(tmp_path, student_config, clip=basis())
     report = take_weights(other_model(student_config, feature_heads=()), tmp_path)

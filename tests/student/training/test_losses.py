@@ -143,9 +143,8 @@ def test_the_error_of_surfaces_is_of_camera_pixels_that_end_somewhere(
     _, output = run(student_config, batch)
     num_real = batch.view_targets.num_real
     has_surface = torch.zeros_like(output.is_seen)
-    has_surface[:, :, ::2] = True
+    has_surface[:, :num_real, ::2] = True
     wrong = torch.where(has_surface[:, :, None], output.features["clip"], NAN)
-    wrong[:, num_real:] = NAN  # virtual views have no features to compare with
     one = replace(output, surface_features={"clip": wrong}, has_surface=has_surface)
     config = replace(student_config.losses, surface_feature=3.0)
     losses = student_losses(one, batch, config, perceptual=MultiScaleDissimilarity())
