@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -154,7 +154,7 @@ class WordsOfPlaces:
     ) -> Places:
         version = scene.stores[Kind.SCENE]
         reader = SceneReader(home.open_arrays(version), version)
-        truth = home.open_arrays(home.require(Kind.SCENE_TRUTH, scene.key))
+        truth: Any = home.open_arrays(home.require(Kind.SCENE_TRUTH, scene.key))
         depths = read_target(truth, Kind.SCENE_TRUTH, "termination_depth", frame)
         semantics = read_target(truth, Kind.SCENE_TRUTH, "semantics", frame)
         kind, array = data.config.feature_array(_SOURCE)
