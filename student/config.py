@@ -304,6 +304,27 @@ class OccupancyFitConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureHeadFitConfig:
+    """Bringing the heads of foundation features to rest, when the field that they read does not move any more.
+
+    Attributes:
+        steps: Optimisation steps; 0 keeps the heads as the fit left them.
+        learning_rate: Peak learning rate of Adam; it falls to 0 linearly.
+        max_frames: Frames to learn from, evenly spaced over all; each is rendered once.
+    """
+
+    steps: int = 0
+    learning_rate: float = 2e-3
+    max_frames: int = 64
+
+    def __post_init__(self) -> None:
+        """Reject values out of range."""
+        _require(self.steps >= 0, f"heads.steps must not be negative, got {self.steps}")
+        _require(self.learning_rate > 0, f"heads.learning_rate must be positive, got {self.learning_rate}")
+        _require(self.max_frames >= 1, f"heads.max_frames must be at least 1, got {self.max_frames}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FitConfig:
     """Budget of a fit, its precision and its optimiser.
 
@@ -321,6 +342,7 @@ class FitConfig:
         precision: Number format of convolutions and linear layers. Weights, geometry, rendering along rays and losses
             are always float32; "float16" also scales losses, so that small gradients do not vanish.
         optimizer: Optimiser and its learning rate.
+        heads: Last steps of the heads of foundation features, alone.
         occupancy: Teaching of the occupancy head, of a model that has one.
         runtime: Settings of running and watching it.
     """
@@ -334,6 +356,7 @@ class FitConfig:
     initial: str | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    heads: FeatureHeadFitConfig = added_later(FeatureHeadFitConfig())  # noqa: RUF009 - frozen
     occupancy: OccupancyFitConfig = added_later(OccupancyFitConfig())  # noqa: RUF009 - frozen
     runtime: FitRuntime = field(default_factory=FitRuntime)
 

@@ -11,7 +11,14 @@ from typing import Any
 from pipeline.pretraining.scenes import complete_scenes, is_held_out
 from storage.kinds import Kind
 from storage.stores.versioned import Home
-from student.config import FitConfig, OccupancyFitConfig, OptimizerConfig, StudentConfig, TrainingSetConfig
+from student.config import (
+    FeatureHeadFitConfig,
+    FitConfig,
+    OccupancyFitConfig,
+    OptimizerConfig,
+    StudentConfig,
+    TrainingSetConfig,
+)
 from student.data.training_set import freeze_training_set, load_training_set
 from student.training.fit import fit_student
 
@@ -111,6 +118,7 @@ def pretraining_fit(steps: int, depth_steps: int, *, anneal: bool = False) -> Fi
         depth_steps=depth_steps,
         validate_every=steps,
         max_validation_samples=10,
+        heads=FeatureHeadFitConfig(steps=2500 if anneal else 0, max_frames=160),
         occupancy=OccupancyFitConfig(steps=500),
         optimizer=OptimizerConfig(
             learning_rate=2.5e-3,

@@ -39,8 +39,8 @@ def add_image_terms(
     virtual_predicted = image[:, num_real:][is_virtual]
     virtual_seen = is_seen[:, num_real:][is_virtual].float()
     if virtual_predicted.shape[-2:] != size:
-        virtual_predicted = _resized(virtual_predicted, size)
-        virtual_seen = _resized(virtual_seen[:, None], size)[:, 0]
+        virtual_predicted = resized(virtual_predicted, size)
+        virtual_seen = resized(virtual_seen[:, None], size)[:, 0]
     is_valid = targets.virtual_is_valid[is_virtual]
     virtual_predicted = torch.where(is_valid[:, None], virtual_predicted, virtual_wanted)
     virtual_seen = virtual_seen * is_valid
@@ -77,7 +77,7 @@ def with_target_where_unseen(
         return image, mask
     # What is not valid must not reach its neighbours when the target is resized.
     virtual = torch.where(targets.virtual_is_valid[:, :, None], targets.virtual_image, 0.0).flatten(0, 1)
-    virtual = _resized(virtual, size) if virtual.shape[-2:] != size else virtual
+    virtual = resized(virtual, size) if virtual.shape[-2:] != size else virtual
     wanted = torch.cat([targets.image, virtual.view(image.shape[0], -1, *image.shape[2:])], dim=1)
     return torch.where(mask[:, :, None], image, wanted), mask
 
@@ -129,13 +129,14 @@ def surface_error(
 
 def _seen_features(predicted: Tensor, target: Tensor, is_present: Tensor, is_seen: Tensor) -> tuple[Tensor, Tensor]:
     size = (predicted.shape[-2], predicted.shape[-1])
-    guess, wanted, mask = predicted[is_present], _resized(target[is_present], size), is_seen[is_present]
+    guess, wanted, mask = predicted[is_present], resized(target[is_present], size), is_seen[is_present]
     if bool(mask.all()):
         return guess, wanted
     return guess.movedim(1, -1)[mask], wanted.movedim(1, -1)[mask]
 
 
-def _resized(images: Float[Tensor, "n channels _ _"], size: tuple[int, int]) -> Float[Tensor, "n channels _ _"]:
+def resized(images: Float[Tensor, "n channels _ _"], size: tuple[int, int]) -> Float[Tensor, "n channels _ _"]:
+    """Return images or maps of another size, as every loss compares them: bilinear, antialiased."""
     if len(images) == 0:  # interpolate refuses it
         return images.new_zeros((0, images.shape[1], *size))
     return F.interpolate(images, size=size, mode="bilinear", antialias=True)

@@ -105,7 +105,11 @@ class DistillNeRF(nn.Module):
         rendering = self.render(field, targets)
         surface, has_surface = {}, None
         if surface_depth is not None:
-            surface, has_surface = self._surface_features(field, targets, surface_depth)
+            places, has_surface = self.surface_features(field, targets, surface_depth)
+            surface = {
+                source: (head(places) * has_surface[..., None]).movedim(-1, 2)
+                for source, head in self.feature_heads.items()
+            }
         return StudentOutput(
             image=rendering.image,
             termination_depth=rendering.termination_depth,
@@ -247,12 +251,19 @@ class DistillNeRF(nn.Module):
                 source: _pad(head(maps).movedim(-1, 1), is_present, 0.0) for source, head in self.feature_heads.items()
             },
             samples=_renumber(rendered, pixel, is_present, pixels),
+            composited=_pad(maps.movedim(-1, 1), is_present, 0.0),
         )
 
-    def _surface_features(
+    def surface_features(
         self, field: VoxelField, targets: TargetCameras, depth: Float[Tensor, "batch targets height width"]
-    ) -> tuple[dict[str, Tensor], Bool[Tensor, "batch targets height width"]]:
-        """Read the features of the places where rays of targets are known to end."""
+    ) -> tuple[Float[Tensor, "batch targets height width channels"], Bool[Tensor, "batch targets height width"]]:
+        """Return what a field holds where rays of targets are known to end, and which of these places it filled.
+
+        Args:
+            field: The field.
+            targets: The views.
+            depth: Length of each ray, metres; NaN where unknown.
+        """
         is_present = targets.target_is_present
         origins, directions = _target_rays(targets)
         known = depth[is_present]
@@ -266,13 +277,9 @@ class DistillNeRF(nn.Module):
 
         def by_pixel(values: Tensor) -> Tensor:
             full = values.new_zeros((known.numel(), *values.shape[1:])).index_copy(0, pixel, values)
-            return full.view(*known.shape, *values.shape[1:])
+            return _pad(full.view(*known.shape, *values.shape[1:]), is_present, 0.0)
 
-        maps = {
-            source: _pad(by_pixel(head(features) * found[:, None]).movedim(-1, 1), is_present, 0.0)
-            for source, head in self.feature_heads.items()
-        }
-        return maps, _pad(by_pixel(found), is_present, 0.0)
+        return by_pixel(features), by_pixel(found)
 
     def foundation_features(
         self, source: str, features: Float[Tensor, "*shape channels"]

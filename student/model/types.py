@@ -168,6 +168,7 @@ class Rendering:
         features: Foundation features in [0, 1] by source name ("clip", "dinov2"), in the space of the
             stored, basis-reduced targets.
         samples: The weights behind the depth, for losses along rays.
+        composited: What the decoder and the heads read: field features along each ray, and the sky's behind them.
     """
 
     image: Float[Tensor, "batch targets 3 image_height image_width"] | None
@@ -177,6 +178,7 @@ class Rendering:
     is_seen: Bool[Tensor, "batch targets height width"]
     features: Mapping[str, Float[Tensor, "batch targets _ height width"]]
     samples: RaySamples
+    composited: Float[Tensor, "batch targets channels height width"] | None = None
 
     @property
     def sky_probability(self) -> Float[Tensor, "batch targets height width"]:

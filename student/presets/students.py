@@ -11,6 +11,7 @@ from typing import get_args
 from student.config import (
     SHIPPED,
     DataConfig,
+    FeatureHeadFitConfig,
     FitConfig,
     FitRuntime,
     LossConfig,
@@ -92,6 +93,7 @@ def demo_student(variant: Variant) -> StudentConfig:
             max_steps=220,
             validate_every=110,
             max_validation_samples=4,
+            heads=FeatureHeadFitConfig(steps=1500),
             occupancy=OccupancyFitConfig(steps=60, max_frames=64),
             optimizer=OptimizerConfig(
                 learning_rate=3e-3,
@@ -168,6 +170,7 @@ def small_student(variant: Variant) -> StudentConfig:
         losses=LossConfig(log_depth=0.5, depth_likelihood=0.1, fine_depth=1.0, surface_feature=10.0),
         fit=FitConfig(
             max_steps=20_000,
+            heads=FeatureHeadFitConfig(steps=3000, max_frames=256),
             occupancy=OccupancyFitConfig(steps=3000, max_frames=1024),
             runtime=FitRuntime(num_workers=_NUM_WORKERS),
             optimizer=OptimizerConfig(

@@ -32,6 +32,7 @@ from student.inference.checkpoint import MODEL_FILE, save_pretrained
 from student.inference.feature_bases import FEATURE_BASES_FILE, feature_bases_of, save_feature_bases
 from student.losses.total import Losses
 from student.model.distillnerf import DistillNeRF
+from student.training.feature_heads import FeatureHeadLesson, settle_feature_heads
 from student.training.initial import initial_folder, take_imagenet_weights, take_weights
 from student.training.log import TrainingLog
 from student.training.model_card import write_records
@@ -117,10 +118,13 @@ def fit_student(
             fitted = fit()
             progress = fitted.run(on_progress)
             model = fitted.training.model
+            heads = fitted.settle_heads(on_progress)
             lesson = fitted.teach_occupancy(on_progress)
             save_pretrained(folder, model, _as_fitted(config, model), variant=variant)
             save_feature_bases(folder, fitted.bases)
             metrics = _metrics(model, progress, config)
+            if heads is not None:
+                metrics["heads"] = heads.to_json()
             if lesson is not None:
                 metrics["occupancy"] = lesson.to_json()
             if fitted.initial is not None:
@@ -238,6 +242,12 @@ class _Fit:
         if self.training.average is not None:
             self.training.average.swap(self.training.model)
         return progress
+
+    def settle_heads(self, on_progress: ProgressCallback | None) -> FeatureHeadLesson | None:
+        """Bring the heads of foundation features to rest; None if there is nothing to do."""
+        return settle_feature_heads(
+            self.training.model, self.train_data, self.config, seed=self.config.fit.seed, on_progress=on_progress
+        )
 
     def teach_occupancy(self, on_progress: ProgressCallback | None) -> OccupancyLesson | None:
         """Teach the occupancy head of the published weights; a head that nothing ever taught is taken away."""
