@@ -33,6 +33,7 @@ from student.presets.models import paper_linear_model, paper_model, tiny_model
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
 _LINEAR_FAR = 50.0
+_RATE_FROM_NOTHING = 3e-3
 _NUM_WORKERS = 4
 """Number of reading processes. A sample takes tenths of a second to read; an accelerator would wait for one process."""
 _FEATURE_SOURCES: dict[Variant, tuple[str, ...]] = {
@@ -96,7 +97,7 @@ def demo_student(variant: Variant) -> StudentConfig:
             heads=FeatureHeadFitConfig(steps=1500),
             occupancy=OccupancyFitConfig(steps=60, max_frames=64),
             optimizer=OptimizerConfig(
-                learning_rate=3e-3,
+                learning_rate=1e-3,
                 betas=(0.9, 0.99),
                 weight_decay=0.01,
                 schedule="cosine",
@@ -122,7 +123,13 @@ def tiny_student(variant: Variant) -> StudentConfig:
             depth_height=56,
             depth_width=100,
         ),
-        fit=replace(run.fit, max_steps=400, occupancy=replace(run.fit.occupancy, steps=100)),
+        fit=replace(
+            run.fit,
+            max_steps=400,
+            # Photographs are new to the shipped student, procedural drives are not.
+            optimizer=replace(run.fit.optimizer, learning_rate=_RATE_FROM_NOTHING),
+            occupancy=replace(run.fit.occupancy, steps=100),
+        ),
     )
 
 
@@ -233,9 +240,11 @@ def _in_linear_space(model: ModelConfig) -> ModelConfig:
     )
 
 
-def _from_nothing(config: OccupancyFitConfig) -> OccupancyFitConfig:
-    """Return the teaching of a head that starts at random: a few dozen steps only adapt one that was taught."""
-    return replace(config, steps=max(config.steps, 300))
+def _from_nothing(fit: FitConfig) -> FitConfig:
+    """Return the fit of a student that starts at random: it takes larger steps, and its occupancy head more of them."""
+    larger = fit.optimizer if fit.initial is None else replace(fit.optimizer, learning_rate=_RATE_FROM_NOTHING)
+    occupancy = replace(fit.occupancy, steps=max(fit.occupancy.steps, 300))
+    return replace(fit, initial=None, optimizer=larger, occupancy=occupancy)
 
 
 def _with_variant(run: StudentConfig, variant: Variant, *, linear_model: ModelConfig) -> StudentConfig:
@@ -250,7 +259,7 @@ def _with_variant(run: StudentConfig, variant: Variant, *, linear_model: ModelCo
             model=linear_model,
             data=replace(run.data, max_lidar_range=_LINEAR_FAR),
             losses=replace(run.losses, max_depth=_LINEAR_FAR, max_lidar_range=_LINEAR_FAR),
-            fit=replace(run.fit, initial=None, occupancy=_from_nothing(run.fit.occupancy)),
+            fit=_from_nothing(run.fit),
         )
     if variant == "no_distillation":
         run = replace(run, data=replace(run.data, teacher_depth=False), losses=replace(run.losses, teacher_depth=0.0))
