@@ -197,10 +197,9 @@ def _about_heads(last: dict[str, Any]) -> list[str]:
     lines = []
     if "heads" in last:
         rested = last["heads"]
-        lines += [
-            f"- Its heads of features came to rest in {rested['steps']} steps on {rested['frames']} frames, the field",
-            "  as it is.",
-        ]
+        lines.append(
+            f"- Its heads of features took their last {rested['steps']} steps alone, on {rested['frames']} frames."
+        )
     if "occupancy" in last:
         taught = last["occupancy"]
         lines += [
