@@ -95,7 +95,7 @@ def demo_student(variant: Variant) -> StudentConfig:
             validate_every=110,
             max_validation_samples=4,
             heads=FeatureHeadFitConfig(steps=1500),
-            # More steps learn the drives at hand by heart: twice as many cost the held-out apron a quarter of its IoU.
+            # Twice as many learn the drives at hand by heart: the held-out apron loses a quarter of its IoU above ground.
             occupancy=OccupancyFitConfig(steps=30, max_frames=64),
             optimizer=OptimizerConfig(
                 learning_rate=1e-3,
