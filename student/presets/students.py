@@ -95,7 +95,7 @@ def demo_student(variant: Variant) -> StudentConfig:
             validate_every=110,
             max_validation_samples=4,
             heads=FeatureHeadFitConfig(steps=1500),
-            # Twice as many learn the drives at hand by heart: the held-out apron loses a quarter of its IoU above ground.
+            # Twice as many learn the drives at hand by heart: a quarter of the IoU above the ground is lost elsewhere.
             occupancy=OccupancyFitConfig(steps=30, max_frames=64),
             optimizer=OptimizerConfig(
                 learning_rate=1e-3,
