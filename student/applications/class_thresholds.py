@@ -17,7 +17,8 @@ from storage.stores.versioned import Home, StoreVersion
 from storage.taxonomy import VOID_ID, class_named
 from student.applications.deployment import DeployedStudent
 from student.applications.label_sheet import read_verdicts
-from student.evaluation.frames import EvaluationFrames, evaluation_scenes, evenly_spaced
+from student.data.evenly_spaced import evenly_spaced
+from student.evaluation.frames import EvaluationFrames, evaluation_scenes
 from student.inference.class_list import ClassList
 from student.inference.vocabulary import Vocabulary
 from student.metrics import average_precision

@@ -16,9 +16,10 @@ from storage.kinds import Kind
 from storage.progress import ProgressCallback
 from storage.stores.provenance import Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, materialize_files
+from student.data.evenly_spaced import evenly_spaced
 from student.evaluation.caveats import caveats, caveats_of_words, sources_of_features
 from student.evaluation.config import EvaluationConfig
-from student.evaluation.frames import EvaluationFrames, evaluation_scenes, evenly_spaced
+from student.evaluation.frames import EvaluationFrames, evaluation_scenes
 from student.evaluation.protocol import frames_class, notes_of, perceptual_digests
 from student.evaluation.scoring import Scoring, frames_to_score, with_class_list
 from student.evaluation.training_evidence import TrainingEvidence

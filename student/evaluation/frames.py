@@ -404,13 +404,6 @@ def shift_views(cameras: TargetCameras, virtual_to_camera: Float[np.ndarray, "4 
     return replace(cameras, camera_to_reference_ego=moved, is_valid=None)  # the vehicle is not where the view is
 
 
-def evenly_spaced(frames: Sequence[int], wanted: int) -> tuple[int, ...]:
-    """Return at most ``wanted`` of the frames, evenly spaced and with both ends."""
-    if wanted >= len(frames):
-        return tuple(frames)
-    return tuple(frames[int(i)] for i in np.linspace(0, len(frames) - 1, wanted).round())
-
-
 def paper_frame(scene: FrozenScene) -> int:
     """Return the frame that the paper's protocol scores: the second keyframe, or the first held out."""
     return 1 if 1 in scene.validation_frames else scene.validation_frames[0]

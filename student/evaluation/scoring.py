@@ -8,11 +8,12 @@ from typing import Any
 
 from storage.progress import ProgressCallback
 from storage.stores.versioned import Home
+from student.data.evenly_spaced import evenly_spaced
 from student.evaluation.caveats import CLOSED_VOCABULARY, DEMO_SOURCE
 from student.evaluation.config import EvaluationConfig
 from student.evaluation.evaluator import Evaluator
 from student.evaluation.evidence import StudentEvidence
-from student.evaluation.frames import EvaluationFrames, evenly_spaced, paper_frame
+from student.evaluation.frames import EvaluationFrames, paper_frame
 from student.evaluation.lateral import LateralTruth
 from student.evaluation.panels import Painter, Words
 from student.evaluation.protocol import of_the_paper, perceptual_of

@@ -9,6 +9,7 @@ the student's own, the field knows more than its head tells.
 
 import json
 import logging
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 import tyro
 from jaxtyping import Float, Float32, UInt8
+from torch import Tensor
 
 from storage.geometry.rays import camera_rays
 from storage.geometry.voxel_grid import OCC3D_GRID
@@ -27,15 +29,19 @@ from storage.stores.arrays import read_target
 from storage.stores.places import store_url_from_environment
 from storage.stores.versioned import Home
 from storage.taxonomy import NUM_OCC3D_CLASSES, OCC3D_NAMES
+from student.config import FeatureHeadFitConfig
 from student.data.dataset import FrameDataset
+from student.data.evenly_spaced import evenly_spaced
 from student.data.training_set import FrozenScene, TrainingSet, load_training_set
 from student.inference.occupancy import SemanticCounts
 from student.inference.predictor import Predictor
 from student.inference.prompts import DEFAULT_TEMPLATE
 from student.inference.vocabulary import Vocabulary, best_voxel_class, clip_space_of, occ3d_vocabulary
+from student.losses.terms import squared_error
 from student.metrics import average_precision
 from student.model.config import FeatureHeadConfig
 from student.model.decoder import FeatureHead
+from student.training.feature_heads import descend
 
 logger = logging.getLogger("student.experiments.words_of_places")
 
@@ -43,7 +49,6 @@ _SOURCE = "clip"
 _MIN_PLACES = 20
 """Fewest places of a class whose average precision counts."""
 _BATCH = 4096
-_LEARNING_RATE = 2e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +127,7 @@ class WordsOfPlaces:
         heads = {"student": predictor.model.feature_heads[_SOURCE]}
         if self.widths:
             frames = [(s, f) for s in frozen.scenes for f in s.train_frames]
-            chosen = np.linspace(0, len(frames) - 1, min(self.train_frames, len(frames))).round().astype(int)
-            some = [frames[index] for index in chosen.tolist()]
+            some = list(evenly_spaced(frames, self.train_frames))
             learned = _joined(self._places(home, frozen, predictor, "train", some))
             heads |= {f"new head, {width}": fit_head(learned, width, steps=self.steps) for width in self.widths}
         features = {name: _read(head, judged.field) for name, head in heads.items()} | {"teacher": judged.teacher}
@@ -200,15 +204,13 @@ def fit_head(places: Places, hidden_width: int, *, steps: int, seed: int = 0) ->
     given, wanted = torch.from_numpy(places.field), torch.from_numpy(places.teacher)
     config = FeatureHeadConfig(source=_SOURCE, channels=wanted.shape[1], hidden_width=hidden_width)
     head = FeatureHead(config, given.shape[1])
-    optimizer = torch.optim.Adam(head.parameters(), lr=_LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
-    for _ in range(steps):
+
+    def loss() -> Tensor:
         chosen = torch.randint(len(given), (_BATCH,))
-        optimizer.zero_grad()
-        (head(given[chosen]) - wanted[chosen]).square().mean().backward()
-        optimizer.step()
-        schedule.step()
-    return head.eval()
+        return squared_error(head(given[chosen]), wanted[chosen])[0]
+
+    deque(descend(head, loss, steps=steps, learning_rate=FeatureHeadFitConfig().learning_rate), maxlen=0)
+    return head
 
 
 @torch.inference_mode()

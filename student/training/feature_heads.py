@@ -5,18 +5,20 @@ stay as they are it finds in a minute what it would not have found in hours.
 """
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from storage.errors import ErrorKind, StudentDivergedError
 from storage.progress import ProgressCallback
 from student.config import StudentConfig
 from student.data.dataset import FrameDataset
+from student.data.evenly_spaced import evenly_spaced
 from student.data.sample import TrainingBatch
 from student.losses.depth import surface_depth
 from student.losses.images import resized
@@ -95,32 +97,30 @@ def settle_feature_heads(
     tell = on_progress or (lambda *_: None)
     model.eval()
     generator = torch.Generator().manual_seed(seed)
-    chosen = np.linspace(0, len(dataset) - 1, min(budget.max_frames, len(dataset))).round().astype(int).tolist()
+    chosen = evenly_spaced(range(len(dataset)), budget.max_frames)
     parts = []
     for done, index in enumerate(chosen):
         parts.append(_read(model, dataset[index], generator))
         tell("features", (done + 1) / len(chosen), {"step": 0, "frame": index})
     pixels, places = (_joined([part[which] for part in parts]) for which in (0, 1))
-    model.feature_heads.train()
-    optimizer = torch.optim.Adam(model.feature_heads.parameters(), lr=budget.learning_rate)
     values: list[float] = []
-    for step in range(budget.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = budget.learning_rate * (1.0 - step / budget.steps)
+
+    def loss() -> Tensor:
         given, shown = _some(pixels, generator), _some(places, generator)
-        optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=given.given.device)
         for source, head in model.feature_heads.items():
             total = total + losses.feature * absolute_error(head(given.given), given.wanted[source])[0]
             total = total + losses.surface_feature * squared_error(head(shown.given), shown.wanted[source])[0]
-        total.backward()
-        optimizer.step()
-        values.append(float(total.detach()))
-        if not math.isfinite(values[-1]):
-            raise StudentDivergedError(ErrorKind.DIVERGED, "feature_heads", f"at step {step}: loss {values[-1]}")
-        if (step + 1) % _LOG_EVERY == 0 or step + 1 == budget.steps:
-            figures = {"step": step + 1, "steps": budget.steps, "loss": float(np.mean(values[-_LOG_EVERY:]))}
-            tell("heads", (step + 1) / budget.steps, figures)
+        return total
+
+    for value in descend(model.feature_heads, loss, steps=budget.steps, learning_rate=budget.learning_rate):
+        values.append(value)
+        step = len(values)
+        if not math.isfinite(value):
+            raise StudentDivergedError(ErrorKind.DIVERGED, "feature_heads", f"at step {step - 1}: loss {value}")
+        if step % _LOG_EVERY == 0 or step == budget.steps:
+            figures = {"step": step, "steps": budget.steps, "loss": float(np.mean(values[-_LOG_EVERY:]))}
+            tell("heads", step / budget.steps, figures)
     model.eval()
     return FeatureHeadLesson(
         frames=len(parts),
@@ -129,6 +129,28 @@ def settle_feature_heads(
         steps=budget.steps,
         loss=float(np.mean(values[-max(1, budget.steps // 10) :])),
     )
+
+
+def descend(heads: nn.Module, loss: Callable[[], Tensor], *, steps: int, learning_rate: float) -> Iterator[float]:
+    """Take steps of Adam on heads alone, at a rate that falls to 0 linearly, and yield the loss of each.
+
+    Args:
+        heads: What is fitted.
+        loss: Returns the loss of a step, of readings that it draws.
+        steps: Number of steps.
+        learning_rate: Rate of the first one.
+    """
+    heads.train()
+    optimizer = torch.optim.Adam(heads.parameters(), lr=learning_rate)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * (1.0 - step / steps)
+        optimizer.zero_grad(set_to_none=True)
+        value = loss()
+        value.backward()
+        optimizer.step()
+        yield float(value.detach())
+    heads.eval()
 
 
 @torch.no_grad()

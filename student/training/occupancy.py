@@ -30,6 +30,7 @@ from storage.stores.versioned import Home
 from storage.taxonomy import OCC3D_FREE, OCC3D_UNKNOWN
 from student.config import OccupancyFitConfig
 from student.data.dataset import FrameDataset
+from student.data.evenly_spaced import evenly_spaced
 from student.data.training_set import FrozenScene, TrainingSet
 from student.model.distillnerf import DistillNeRF
 from student.model.occupancy_head import GridReading, KeptReadings, mirrored, read_grid
@@ -193,8 +194,7 @@ def _lessons(
 ) -> dict[tuple[str, int], KnownVoxels]:
     """Return the votes about evenly spaced training frames, by scene and frame."""
     samples = [(scene.key, frame) for scene in frozen.scenes for frame in scene.train_frames]
-    chosen = np.linspace(0, len(samples) - 1, min(config.max_frames, len(samples))).round().astype(int)
-    wanted = {samples[index] for index in chosen.tolist()}
+    wanted = set(evenly_spaced(samples, config.max_frames))
     found: dict[tuple[str, int], KnownVoxels] = {}
     for scene in frozen.scenes:
         frames = {frame for key, frame in wanted if key == scene.key}

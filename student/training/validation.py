@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt8
 from storage.geometry.resize import resize_nearest
 from storage.previews.pictures import depth_image, to_uint8
 from student.data.dataset import FrameDataset
+from student.data.evenly_spaced import evenly_spaced
 from student.data.sample import TrainingBatch
 from student.metrics import depth_scores, peak_signal_to_noise
 from student.model.distillnerf import DistillNeRF
@@ -44,13 +45,12 @@ def validate(
     Raises:
         PipelineError: If a held-out sample cannot be read.
     """
-    indices = np.linspace(0, len(dataset) - 1, min(max_samples, len(dataset))).round().astype(int)
     was_training = model.training
     model.eval()
     figures: list[dict[str, float]] = []
     pictures: dict[str, np.ndarray] = {}
     try:
-        for index in indices.tolist():
+        for index in evenly_spaced(range(len(dataset)), max_samples):
             batch = dataset[index].to(device)
             with torch.no_grad():
                 output = model(batch.inputs, batch.cameras)
