@@ -107,24 +107,31 @@ class Ship:
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """Teach the occupancy head of the shipped student anew, on the scenes of the last round; nothing else changes.
+    """Teach the occupancy head of the shipped student, and what names voxels by it; nothing else changes.
+
+    It learns from the scenes of the last round, or, where there was no round, from all that are complete.
 
     Attributes:
-        home: Folder of the rounds.
+        home: Folder of the scenes and rounds.
         folder: Folder of the student; by default the package's own.
         steps: Optimisation steps.
+        frames: Most frames to learn from.
+        go_on: Go on from the head that is there, with drives that it never saw, in place of a random one.
         threads: Number of CPU threads.
     """
 
     home: Annotated[Path, tyro.conf.Positional]
     folder: Path = field(default_factory=lambda: initial_folder("shipped"))
     steps: int = 1500
+    frames: int = 256
+    go_on: bool = False
     threads: int = 1
 
     def run(self) -> None:
         """Teach it, and print what it learned from as JSON."""
         torch.set_num_threads(self.threads)
-        lesson = ship_head(Home(self.home), self.folder, OccupancyFitConfig(steps=self.steps))
+        config = OccupancyFitConfig(steps=self.steps, max_frames=self.frames)
+        lesson = ship_head(Home(self.home), self.folder, config, go_on=self.go_on)
         sys.stdout.write(json.dumps(lesson.to_json(), indent=1) + "\n")
 
 

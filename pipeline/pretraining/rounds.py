@@ -74,7 +74,7 @@ def fit_rounds(home: Home, config: StudentConfig, *, rounds: int, initial: Path 
             initial = home.open_files(version, verify=True)
         name = training_set_name(number)
         if home.latest(Kind.TRAINING_SET, name) is None:  # a round that was stopped keeps its scenes
-            _freeze(home, name, config)
+            freeze_round(home, name, config)
         fit = replace(config.fit, seed=number, initial=None if initial is None else str(initial))
         run = replace(config, fit=fit)
         checkpoint = fit_student(home, PARTITION, run, report, training_set=name)
@@ -135,7 +135,8 @@ def pretraining_fit(steps: int, depth_steps: int, *, anneal: bool = False) -> Fi
     )
 
 
-def _freeze(home: Home, name: str, config: StudentConfig) -> None:
+def freeze_round(home: Home, name: str, config: StudentConfig) -> None:
+    """Freeze the training set of a round: all drives that are complete by now, the held-out ones apart."""
     keys = list(complete_scenes(home, config.data.kinds))
     freeze_training_set(
         home,

@@ -9,12 +9,19 @@ from typing import Any
 
 import torch
 
-from pipeline.pretraining.rounds import PARTITION, Round, completed_rounds, report, training_set_name
+from pipeline.pretraining.rounds import (
+    PARTITION,
+    Round,
+    completed_rounds,
+    freeze_round,
+    report,
+    training_set_name,
+)
 from storage.digests import file_digest
 from storage.errors import ErrorKind, MissingTargetError
 from storage.kinds import Kind
 from storage.stores.versioned import Home
-from student.config import OccupancyFitConfig, StudentConfig, Variant
+from student.config import OccupancyFitConfig, Variant
 from student.data.dataset import FrameDataset
 from student.data.training_set import load_training_set
 from student.evaluation.companions import Companions, companions_of
@@ -26,15 +33,17 @@ from student.inference.checkpoint import (
     student_of,
 )
 from student.inference.feature_bases import load_feature_bases, save_feature_bases
-from student.model.config import OccupancyHeadConfig
 from student.model.distillnerf import DistillNeRF
-from student.training.model_card import HISTORY_FILE
+from student.presets.students import demo_student
+from student.training.model_card import HISTORY_FILE, bill_of_materials
 from student.training.occupancy import OccupancyLesson, teach_occupancy
 from teachers.image.feature_basis import FeatureBasis
 from teachers.image.weights import DEMO_WEIGHTS
 
 CURVE_FILE = "learning_curve.json"
 _MAX_BYTES = 16_000_000
+_TAUGHT = ("occupancy_head.", "voxel_feature_heads.")
+"""Parts of a student that are taught when the rest is done."""
 
 
 def ship(home: Home, folder: Path, variant: Variant) -> None:
@@ -78,47 +87,49 @@ def ship(home: Home, folder: Path, variant: Variant) -> None:
         FeatureBasis.read(home.open_arrays(version)).save(DEMO_WEIGHTS / source_name)
 
 
-def ship_head(home: Home, folder: Path, config: OccupancyFitConfig) -> OccupancyLesson:
-    """Teach the occupancy head of a shipped student anew, on the scenes of the last round; nothing else changes.
+def ship_head(home: Home, folder: Path, config: OccupancyFitConfig, *, go_on: bool = False) -> OccupancyLesson:
+    """Teach the occupancy head of a shipped student, and the heads that read its sight; nothing else changes.
+
+    It is taught on the scenes of the last round, or in a home without rounds on all that are complete.
 
     Args:
-        home: Home of the rounds.
+        home: Home of the scenes.
         folder: The shipped student, in place of which the taught one is put.
-        config: Budget of the head, which starts at random.
+        config: Budget of the heads.
+        go_on: Go on from the heads that are there, in place of random ones.
 
     Raises:
-        MissingTargetError: If no round is complete, or the folder lacks a file.
+        MissingTargetError: If the folder lacks a file, or the home has no scene.
     """
-    rounds = completed_rounds(home)
-    if not rounds:
-        raise MissingTargetError(ErrorKind.TARGET_MISSING, f"{Kind.STUDENT_CHECKPOINT}/{PARTITION}", "no round is done")
-    frozen = load_training_set(home, training_set_name(rounds[-1].number))
     variant, _ = student_of(folder)
     shipped, run = from_pretrained(folder)
-    run = replace(run, model=replace(run.model, occupancy_head=OccupancyHeadConfig()))
+    rounds = completed_rounds(home)
+    name = training_set_name(rounds[-1].number if rounds else 1)
+    if not rounds:
+        freeze_round(home, name, run)
+    frozen = load_training_set(home, name)
+    heads = demo_student(variant).model
+    run = replace(run, model=replace(run.model, occupancy_head=heads.occupancy_head, feature_heads=heads.feature_heads))
     torch.manual_seed(0)
     model = DistillNeRF(run.model)
-    body = {n: v for n, v in shipped.state_dict().items() if not n.startswith("occupancy_head.")}
-    model.load_state_dict({**model.state_dict(), **body})
+    given = {n: v for n, v in shipped.state_dict().items() if go_on or not n.startswith(_TAUGHT)}
+    model.load_state_dict({**model.state_dict(), **given})
     samples = FrameDataset(home, frozen, "train", run.data)
     lesson = teach_occupancy(model, home, frozen, samples, config, on_progress=report)
-    put_head(folder, model, run, lesson, variant=variant)
-    return lesson
-
-
-def put_head(
-    folder: Path, model: DistillNeRF, run: StudentConfig, lesson: OccupancyLesson, *, variant: Variant
-) -> None:
-    """Write a student whose head was taught anew in place of the one in a folder, and its records."""
     save_pretrained(folder, model, run, variant=variant, precision="float16")
     companions = Companions.load(folder)
     replace(companions, checkpoint=file_digest(folder / MODEL_FILE)).save(folder)
     curve = json.loads((folder / CURVE_FILE).read_text())
+    earlier = [curve[-1]["occupancy"]] if go_on and "occupancy" in curve[-1] else []
     curve[-1]["occupancy"] = lesson.to_json()
+    curve[-1]["occupancy_before"] = [*curve[-1].get("occupancy_before", []), *earlier] if go_on else []
     (folder / CURVE_FILE).write_text(json.dumps(curve, indent=1) + "\n")
     bill = json.loads((folder / BILL_OF_MATERIALS_FILE).read_text())
+    bill["stores"] |= bill_of_materials(home, frozen, run.data.kinds)["stores"]
+    (folder / BILL_OF_MATERIALS_FILE).write_text(json.dumps(bill, sort_keys=True, separators=(",", ":")) + "\n")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     (folder / "README.md").write_text(_card(curve, bill, variant, parameters))
+    return lesson
 
 
 def _earlier_curve(rounds: Sequence[Round]) -> list[dict[str, Any]]:
@@ -201,9 +212,12 @@ def _about_heads(last: dict[str, Any]) -> list[str]:
             f"- Its heads of features took their last {rested['steps']} steps alone, on {rested['frames']} frames."
         )
     if "occupancy" in last:
-        taught = last["occupancy"]
+        lessons = [*last.get("occupancy_before", []), last["occupancy"]]
+        frames, steps = (sum(lesson[name] for lesson in lessons) for name in ("frames", "steps"))
         lines += [
-            f"- Its occupancy head learned from beams about {taught['frames']} frames in {taught['steps']} steps,",
+            f"- Its occupancy head learned from beams about {frames} frames in {steps} steps,",
             "  from no box and no label.",
         ]
+        if lessons[-1].get("feature_errors"):
+            lines.append("- Voxels are named by what that head sees; they learned from image teachers where beams end.")
     return lines

@@ -1,10 +1,16 @@
 """Where a scene's LiDAR returns fall in its images."""
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 
 from storage.geometry.in_image import LIDAR_NEAR_M, PointsInImage, points_in_image
 from storage.scenes.store import SceneReader
+
+_SIGHT_ROWS = 225
+"""Rows of the image in which nearer returns hide farther ones: about as fine as the rings of a LiDAR."""
+
+_BEHIND_SHARE, _BEHIND_M = 0.05, 0.5
+"""A return that is farther than the nearest one of its pixel by more than this is hidden."""
 
 
 def returns_in_image(
@@ -33,3 +39,24 @@ def returns_in_image(
         near=LIDAR_NEAR_M,
         is_valid=reader.is_valid(camera, size=size),
     )
+
+
+def seen_returns(
+    reader: SceneReader, frame: int, camera: int, returns: Float[np.ndarray, "returns _"]
+) -> tuple[PointsInImage, tuple[int, int]]:
+    """Return the returns that a camera sees: no nearer return hides them; and the grid that they are placed on.
+
+    Args:
+        reader: The scene.
+        frame: Frame index.
+        camera: Camera index.
+        returns: See :func:`returns_in_image`.
+    """
+    height, width = reader.image_size(camera)
+    size = (_SIGHT_ROWS, max(1, round(width * _SIGHT_ROWS / height)))
+    shown = returns_in_image(reader, frame, camera, returns, size=size)
+    flat: Int64[np.ndarray, " shown"] = shown.row * size[1] + shown.column
+    nearest = np.full(size[0] * size[1], np.inf)
+    np.minimum.at(nearest, flat, shown.termination_depth)
+    is_seen = shown.termination_depth <= nearest[flat] * (1 + _BEHIND_SHARE) + _BEHIND_M
+    return PointsInImage(*(part[is_seen] for part in shown)), size

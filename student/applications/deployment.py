@@ -16,7 +16,7 @@ from student.data.sample import TrainingBatch
 from student.data.training_set import FrozenScenes, TrainingSet
 from student.evaluation.frames import EvaluationFrames, evaluation_scenes, whole_scene
 from student.evaluation.operating_point import OperatingPoint, operating_point_of
-from student.inference.predictor import Predictor, RenderedViews
+from student.inference.predictor import Predictor, RenderedViews, VoxelAnswer
 from student.inference.vocabulary import ClipSpace, clip_space_of, training_set_of
 from student.model.types import TargetCameras
 from student.model.voxel_field import VoxelField
@@ -35,7 +35,7 @@ class FrameReading:
         is_observed: True for voxels of the Occ3D grid, flat, that some camera sees before its ray ends. The others are
             unknown, which differs from free.
         occupancy: Raw probability of each voxel; 0 where not observed.
-        points: Point of each voxel where the field is densest, ego frame, metres; meaningless where not observed.
+        answer: All that was said of the observed voxels, in ascending order.
     """
 
     batch: TrainingBatch
@@ -43,7 +43,7 @@ class FrameReading:
     views: RenderedViews
     is_observed: Bool[np.ndarray, " voxels"]
     occupancy: Float[np.ndarray, " voxels"]
-    points: Float32[np.ndarray, "voxels 3"]
+    answer: VoxelAnswer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,8 +131,15 @@ class DeployedStudent:
             views=views,
             is_observed=voxels.is_observed,
             occupancy=voxels.occupancy,
-            points=voxels.points,
+            answer=voxels.answer,
         )
+
+    def clip_features(
+        self, reading: FrameReading, voxels: Int64[np.ndarray, " n"]
+    ) -> Float32[np.ndarray, "n channels"]:
+        """Return the reduced CLIP features of some observed voxels of the Occ3D grid, given by flat index."""
+        rows = np.searchsorted(np.flatnonzero(reading.is_observed), voxels)
+        return self.predictor.voxel_features(reading.field, "clip", reading.answer, rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +148,7 @@ class VoxelReading:
 
     is_observed: Bool[np.ndarray, " voxels"]
     occupancy: Float[np.ndarray, " voxels"]
-    points: Float32[np.ndarray, "voxels 3"]
+    answer: VoxelAnswer
 
 
 def read_voxels(
@@ -158,11 +165,10 @@ def read_voxels(
     """
     is_observed = observed_voxels(OCC3D_GRID, cameras, views.termination_depth, views.is_seen)
     seen = np.flatnonzero(is_observed)  # a sixth of the grid or so: nothing else is worth asking for
-    said = predictor.occupancy(field, seen, samples_per_axis=samples_per_axis)
-    occupancy, points = np.zeros(len(is_observed)), np.zeros((len(is_observed), 3), np.float32)
-    occupancy[seen] = said.probability
-    points[seen] = said.points
-    return VoxelReading(is_observed=is_observed, occupancy=occupancy, points=points)
+    answer = predictor.occupancy(field, seen, samples_per_axis=samples_per_axis)
+    occupancy = np.zeros(len(is_observed))
+    occupancy[seen] = answer.probability
+    return VoxelReading(is_observed=is_observed, occupancy=occupancy, answer=answer)
 
 
 def voxel_centres(grid: VoxelGrid, flat_index: Int64[np.ndarray, " n"]) -> Float[np.ndarray, "n 3"]:

@@ -202,7 +202,7 @@ def _occupied_voxels(
     is_asked: Bool[np.ndarray, " voxels"] | None = None,
 ) -> _Voxels:
     held = np.flatnonzero(reading.is_observed & student.point.is_occupied(reading.occupancy))
-    features = student.predictor.point_features(reading.field, "clip", reading.points[held])
+    features = student.clip_features(reading, held)
     vocabulary = Vocabulary.of(student.space, prompts)
     named = np.nan_to_num(vocabulary.probability(features, student.point.temperature)[:, 0])
     return _Voxels(

@@ -92,7 +92,7 @@ class SceneView:
         """
         reading = self.reading(frame)
         held = np.flatnonzero(reading.is_observed & self.student.point.is_occupied(reading.occupancy))
-        features = self.student.predictor.point_features(reading.field, "clip", reading.points[held])
+        features = self.student.clip_features(reading, held)
         if mode == "classes":
             probability = self._vocabulary.probability(features, self.student.point.temperature)
             solid = [i for i, name in enumerate(self._vocabulary.prompts.names) if name != SKY.name]

@@ -204,7 +204,7 @@ class _Labeller:
         labels = np.full(len(occupied), OCC3D_FREE, np.uint8)
         probability = 1.0 - occupied
         held = np.flatnonzero(reading.is_observed & point.is_occupied(reading.occupancy))
-        features = self._student.predictor.point_features(reading.field, "clip", reading.points[held])
+        features = self._student.clip_features(reading, held)
         solid = [index for index, label in enumerate(self._labels) if label != SKY_ID]  # a voxel is never sky
         named = class_probability(self._vocabulary.cosine(features)[:, solid], point.temperature)
         labels[held], best = choose_labels(

@@ -407,7 +407,7 @@ class Evaluator:
         if self.vocabulary is not None:
             # No score asks for the name of what is free in both.
             named = np.flatnonzero(said.has_features & (is_occupied[read] | (truth[read] < OCC3D_FREE)))
-            clip = self.predictor.point_features(field, "clip", said.points[named])
+            clip = self.predictor.voxel_features(field, "clip", said, named)
             words[read[named]] = best_voxel_class(self.vocabulary.cosine(clip))
         return _VoxelReading(probability=probability, is_occupied=is_occupied, words=words, is_dense=is_dense)
 

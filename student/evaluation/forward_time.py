@@ -50,6 +50,13 @@ class TimedStudent:
         with self._timed():
             return self._predictor.point_features(field, source, points_ego)
 
+    def voxel_features(
+        self, field: VoxelField, source: str, answer: VoxelAnswer, rows: Int64[np.ndarray, " n"]
+    ) -> Float32[np.ndarray, "n channels"]:
+        """See :meth:`Predictor.voxel_features`."""
+        with self._timed():
+            return self._predictor.voxel_features(field, source, answer, rows)
+
     @contextmanager
     def _timed(self) -> Iterator[None]:
         started = time.perf_counter()

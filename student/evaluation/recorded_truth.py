@@ -5,23 +5,17 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, UInt8
 
-from storage.geometry.in_image import PointsInImage
 from storage.geometry.resize import resize_nearest
 from storage.references.point_classes import NameSource, occ3d_class
 from storage.references.sweeps import NamedReturns, names_of
-from storage.scenes.lidar import returns_in_image
+from storage.scenes.lidar import returns_in_image, seen_returns
 from storage.scenes.store import SceneReader
 from storage.taxonomy import NUM_OCC3D_CLASSES, OCC3D_UNKNOWN
 
 _SKY_CLASS = "TYPE_SKY"
 _UNDEFINED_CLASS = "TYPE_UNDEFINED"
-_SIGHT_ROWS = 225
-"""Rows of the image in which nearer returns hide farther ones: about as fine as the rings of a LiDAR."""
-
-_BEHIND_SHARE, _BEHIND_M = 0.05, 0.5
-"""A return that is farther than the nearest one of its pixel by more than this is hidden."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,12 +77,7 @@ class RecordedTruth:
         points = self.sweep(frame)[:, :3].astype(np.float64)
         is_seen = np.zeros(len(points), bool)
         for camera in range(self.reader.num_cameras):
-            height, width = self.reader.image_size(camera)
-            size = (_SIGHT_ROWS, max(1, round(width * _SIGHT_ROWS / height)))
-            shown = returns_in_image(self.reader, frame, camera, points, size=size)
-            nearest = _nearest(shown, size)
-            limit = nearest[shown.row, shown.column]
-            is_seen[shown.index[shown.termination_depth <= limit * (1 + _BEHIND_SHARE) + _BEHIND_M]] = True
+            is_seen[seen_returns(self.reader, frame, camera, points)[0].index] = True
         return is_seen
 
     def pixel_labels(
@@ -130,11 +119,3 @@ class RecordedTruth:
                 is_sky[camera] = np.isin(classes, self._sky)
                 is_known[camera] = ~np.isin(classes, self._undefined)
         return (is_sky, is_known) if is_known.any() else None
-
-
-def _nearest(shown: PointsInImage, size: tuple[int, int]) -> Float[np.ndarray, "height width"]:
-    """Return the distance of the nearest return in each pixel; infinite where none fell."""
-    flat: Int64[np.ndarray, " seen"] = shown.row * size[1] + shown.column
-    nearest = np.full(size[0] * size[1], np.inf)
-    np.minimum.at(nearest, flat, shown.termination_depth)
-    return nearest.reshape(size)

@@ -1,14 +1,14 @@
 """Predictor for evaluation, queries, labels and the viewer: a trained student, deterministic, with numpy results."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from storage.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
@@ -19,7 +19,7 @@ from student.inference.checkpoint import from_pretrained
 from student.inference.input_checks import check_inputs, check_target_cameras
 from student.inference.occupancy import occupancy_probability
 from student.model.distillnerf import DistillNeRF
-from student.model.occupancy_head import READ_HEIGHTS, read_grid
+from student.model.occupancy_head import READ_HEIGHTS, GridReading, OccupancyHead, nearest_held, read_grid
 from student.model.types import CameraInputs, TargetCameras, to_device
 from student.model.voxel_field import VoxelField
 
@@ -46,6 +46,20 @@ class RenderedViews:
     features: Mapping[str, Float32[np.ndarray, "views height width _"]]
 
 
+class HeadSight(NamedTuple):
+    """What an occupancy head saw in and around some voxels.
+
+    Attributes:
+        reading: What the field holds.
+        seen: What the head sees in and around each voxel.
+        nearest: Row of the reading that is nearest to each voxel.
+    """
+
+    reading: GridReading
+    seen: Float[Tensor, "n width"]
+    nearest: Int64[np.ndarray, " n"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VoxelAnswer:
     """What a student says of some voxels.
@@ -57,12 +71,14 @@ class VoxelAnswer:
         points: Place to ask for the features of what fills each voxel, ego frame, metres: the densest point inside.
             Where a voxel is empty and a head may fill it nevertheless, it lies in the nearest voxel that is not.
         has_features: Whether there is such a place.
+        sight: What the occupancy head saw; None for a student without one, or where the field holds nothing at all.
     """
 
     probability: Float64[np.ndarray, " n"]
     density: Float32[np.ndarray, " n"]
     points: Float32[np.ndarray, "n 3"]
     has_features: Bool[np.ndarray, " n"]
+    sight: HeadSight | None = None
 
 
 class Predictor:
@@ -169,26 +185,53 @@ class Predictor:
         if self.model.occupancy_head is None:
             raw = occupancy_probability(density, OCC3D_GRID.voxel_size)
             return VoxelAnswer(probability=raw, density=density, points=points, has_features=has_features)
-        raw, held, places = self._read_head(field)
-        if len(held) and self.feature_sources:
+        raw, sight = self._look(self.model.occupancy_head, field, flat_index)
+        if sight is not None and self.feature_sources:
             empty = np.flatnonzero(~has_features)
-            points[empty] = places[_nearest(held, flat_index[empty])]
+            points[empty] = _filled_points(sight.reading)[sight.nearest[empty]]
             has_features = np.ones_like(has_features)
-        return VoxelAnswer(probability=raw[flat_index], density=density, points=points, has_features=has_features)
+        return VoxelAnswer(probability=raw, density=density, points=points, has_features=has_features, sight=sight)
 
     @torch.inference_mode()
-    def _read_head(
-        self, field: VoxelField
-    ) -> tuple[Float64[np.ndarray, " voxels"], Int64[np.ndarray, " held"], Float32[np.ndarray, "held 3"]]:
-        """Return the head's probability of all voxels; the voxels that hold something, and a filled point in each."""
-        assert self.model.occupancy_head is not None
+    def _look(
+        self, head: OccupancyHead, field: VoxelField, flat_index: Int64[np.ndarray, " n"]
+    ) -> tuple[Float64[np.ndarray, " n"], HeadSight | None]:
+        """Return the head's probability of some voxels, and what it saw there."""
         reading = read_grid(field, OCC3D_GRID)
-        raw = torch.sigmoid(self.model.occupancy_head(reading).reshape(-1).double()).cpu().numpy()
-        held = reading.held.cpu().numpy()
-        centres = OCC3D_GRID.centres(np.stack(np.unravel_index(held, OCC3D_GRID.shape), axis=1))
-        densest = reading.values[:, : len(READ_HEIGHTS)].argmax(dim=1).cpu().numpy()
-        centres[:, 2] += np.array(READ_HEIGHTS)[densest] * OCC3D_GRID.voxel_size
-        return raw, held, centres.astype(np.float32)
+        wanted = torch.from_numpy(flat_index).to(self._device)
+        seen = head.look(reading).flatten(0, 2).index_select(0, wanted)
+        raw = torch.sigmoid(head.label(seen)[:, 0].double()).cpu().numpy()
+        if not len(reading.held):
+            return raw, None
+        nearest = nearest_held(reading.held.cpu().numpy(), flat_index, OCC3D_GRID)
+        return raw, HeadSight(reading=reading, seen=seen, nearest=nearest)
+
+    @torch.inference_mode()
+    def voxel_features(
+        self, field: VoxelField, source: str, answer: VoxelAnswer, rows: Int64[np.ndarray, " n"]
+    ) -> Float32[np.ndarray, "n channels"]:
+        """Return a foundation model's reduced features of what fills some voxels; NaN where nothing does.
+
+        A student with a head for them tells them by what that head sees, any other by the field at ``answer.points``.
+
+        Args:
+            field: Field of one frame.
+            source: Foundation model.
+            answer: What was said of voxels of the same field.
+            rows: Which of these voxels.
+
+        Raises:
+            ValueError: If the student does not render ``source``.
+        """
+        sight = answer.sight
+        if sight is None or source not in self.model.voxel_feature_heads:
+            return self.point_features(field, source, answer.points[rows])
+        parts = []
+        for chunk in np.array_split(rows, max(1, math.ceil(len(rows) / _POINTS_PER_CHUNK))):
+            seen = sight.seen.index_select(0, torch.from_numpy(chunk).to(self._device))
+            nearest = torch.from_numpy(sight.nearest[chunk]).to(self._device)
+            parts.append(self.model.voxel_features(source, sight.reading, seen, nearest).cpu().numpy())
+        return np.concatenate(parts)
 
     @torch.inference_mode()
     def voxel_density(
@@ -246,11 +289,9 @@ class Predictor:
         return torch.from_numpy(np.ascontiguousarray(points_ego, dtype=np.float32)).to(self._device)
 
 
-def _nearest(held: Int64[np.ndarray, " held"], wanted: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    """Return which of the held voxels of the Occ3D grid, given in ascending order, is nearest to each wanted one."""
-    is_empty = np.ones(OCC3D_GRID.num_voxels, bool)
-    is_empty[held] = False
-    grid = is_empty.reshape(OCC3D_GRID.shape)
-    index = np.asarray(distance_transform_edt(grid, return_distances=False, return_indices=True))
-    nearest = np.ravel_multi_index(tuple(index.reshape(3, -1)[:, wanted]), OCC3D_GRID.shape)
-    return np.asarray(np.searchsorted(held, nearest))
+def _filled_points(reading: GridReading) -> Float32[np.ndarray, "held 3"]:
+    """Return a point inside each voxel that holds something, where it does."""
+    centres = OCC3D_GRID.centres(np.stack(np.unravel_index(reading.held.cpu().numpy(), OCC3D_GRID.shape), axis=1))
+    densest = reading.values[:, : len(READ_HEIGHTS)].argmax(dim=1).cpu().numpy()
+    centres[:, 2] += np.array(READ_HEIGHTS)[densest] * OCC3D_GRID.voxel_size
+    return centres.astype(np.float32)

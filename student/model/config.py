@@ -276,11 +276,14 @@ class FeatureHeadConfig:
         source: Foundation model whose features it renders, one of ``storage.kinds.FEATURE_SOURCES``.
         channels: Channels of the basis-reduced target.
         hidden_width: Width of the head's two hidden layers.
+        voxel_width: Hidden width of a second head, which tells the features of voxels by what the occupancy head sees
+            around them; 0 for none.
     """
 
     source: str
     channels: int = 64
     hidden_width: int = 64
+    voxel_width: int = added_later(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -348,6 +351,8 @@ class ModelConfig:
         width, needed = self.voxels.feature_width, 15 if self.fine_depth.lift_detail else 3
         _require(width >= needed, f"feature_width {width} cannot hold the {needed} values of lifted colour")
         sources = [head.source for head in self.feature_heads]
+        blind = [head.source for head in self.feature_heads if head.voxel_width and self.occupancy_head is None]
+        _require(not blind, f"voxel_width of {blind} needs an occupancy head, whose sight it reads")
         _require(len(set(sources)) == len(sources), f"feature sources must differ, got {sources}")
         _require(self.decoder is not None or bool(sources), "a model needs a decoder or a feature head")
         _check_sizes(self, "")

@@ -83,7 +83,43 @@ class FeatureHead(nn.Module):
 
     def forward(self, features: Float[Tensor, "*shape channels"]) -> Float[Tensor, "*shape source_channels"]:
         """Map features, channels last."""
-        return torch.sigmoid(self.layers(features)).float()
+        return torch.sigmoid(self.logits(features)).float()
+
+    def logits(self, features: Float[Tensor, "*shape channels"]) -> Float[Tensor, "*shape source_channels"]:
+        """Return what the result is the sigmoid of."""
+        return self.layers(features)
+
+
+class VoxelFeatureHead(nn.Module):
+    """Corrects what a feature head says of a voxel by what the occupancy head sees around it.
+
+    A field holds nothing where no pixel ends, and little between the rows of its pixels. The nearest cell then speaks
+    for a voxel, and that may be the road before a car. Until it is taught, it corrects nothing.
+    """
+
+    def __init__(self, config: FeatureHeadConfig, *, seen_width: int, reading_width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(seen_width + reading_width, config.voxel_width),
+            nn.ReLU(),
+            nn.Linear(config.voxel_width, config.voxel_width),
+            nn.ReLU(),
+            nn.Linear(config.voxel_width, config.channels),
+        )
+        for parameter in self.layers[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(
+        self, seen: Float[Tensor, "n seen"], nearest: Float[Tensor, "n reading"], logits: Float[Tensor, "n channels"]
+    ) -> Float[Tensor, "n channels"]:
+        """Return features in [0, 1].
+
+        Args:
+            seen: What the occupancy head sees in and around each voxel.
+            nearest: What the nearest voxel holds that holds anything.
+            logits: What the feature head says of that one.
+        """
+        return torch.sigmoid(logits + self.layers(torch.cat([seen, nearest], dim=1))).float()
 
 
 class SkyHead(nn.Module):

@@ -17,10 +17,10 @@ from storage.geometry.cameras import scale_intrinsics
 from storage.geometry.voxel_grid import OCC3D_GRID
 from student.model.config import ModelConfig
 from student.model.contraction import depth_bin_edges
-from student.model.decoder import FeatureHead, ImageDecoder, SkyHead
+from student.model.decoder import FeatureHead, ImageDecoder, SkyHead, VoxelFeatureHead
 from student.model.depth_head import CoarseDepth, CoarseDepthHead, FineDepth, FineDepthHead
 from student.model.lifting import camera_rays, points_on_candidates, pool_points
-from student.model.occupancy_head import OccupancyHead
+from student.model.occupancy_head import READ_HEIGHTS, GridReading, OccupancyHead, reading_width
 from student.model.precision import full_precision
 from student.model.renderer import Rays, RenderedRays, render_rays
 from student.model.sparse_voxels import GridShape, build_grid
@@ -51,6 +51,7 @@ class DistillNeRF(nn.Module):
 
     Attributes:
         occupancy_head: Reader of a finished field, no part of :meth:`forward`: it is taught when the rest is done.
+        voxel_feature_heads: Readers of what the occupancy head sees, by source, taught together with it.
         recomputes_activations: Whether the depth heads and the voxel network forget what they computed on the way, and
             compute it again for their gradients: the same gradients, for less memory and more time.
     """
@@ -84,6 +85,14 @@ class DistillNeRF(nn.Module):
             None
             if config.occupancy_head is None
             else OccupancyHead(config.occupancy_head, OCC3D_GRID, feature_width=width, num_labels=1)
+        )
+        sight = 0 if config.occupancy_head is None else config.occupancy_head.width
+        self.voxel_feature_heads = nn.ModuleDict(
+            {
+                head.source: VoxelFeatureHead(head, seen_width=sight, reading_width=reading_width(width))
+                for head in config.feature_heads
+                if head.voxel_width
+            }
         )
         edges = depth_bin_edges(config.renderer.bins, config.contraction)
         self.register_buffer("ray_edges", edges, persistent=False)
@@ -292,6 +301,28 @@ class DistillNeRF(nn.Module):
         if source not in self.feature_heads:
             raise ValueError(f"no feature head {source!r}; there are {sorted(self.feature_heads)}")
         return self.feature_heads[source](features)
+
+    def voxel_features(
+        self,
+        source: str,
+        reading: GridReading,
+        seen: Float[Tensor, "n width"],
+        nearest: Int64[Tensor, " n"],
+    ) -> Float[Tensor, "n source_channels"]:
+        """Tell a foundation model's features of voxels, in [0, 1]; differentiable in what tells them from the field.
+
+        Args:
+            source: Foundation model; one of ``voxel_feature_heads``.
+            reading: What the field holds.
+            seen: What the occupancy head sees in and around each voxel.
+            nearest: Row of the reading that is nearest to each voxel.
+        """
+        held = reading.values.index_select(0, nearest)
+        head = self.feature_heads[source]
+        assert isinstance(head, FeatureHead)
+        with torch.no_grad():
+            logits = head.logits(held[:, len(READ_HEIGHTS) :])
+        return self.voxel_feature_heads[source](seen, held, logits)
 
 
 def _target_rays(targets: TargetCameras) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n height width 3"]]:

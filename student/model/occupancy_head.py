@@ -10,8 +10,10 @@ So the head looks around each voxel: along the ground through columns at falling
 from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, leaky_relu, linear
 
@@ -104,6 +106,19 @@ class KeptReadings:
         return GridReading(held, values.float())
 
 
+def nearest_held(
+    held: Int64[np.ndarray, " held"], wanted: Int64[np.ndarray, " n"], grid: VoxelGrid
+) -> Int64[np.ndarray, " n"]:
+    """Return which of the held voxels, given by flat index in ascending order, is nearest to each wanted one."""
+    is_empty = np.ones(grid.num_voxels, bool)
+    is_empty[held] = False
+    index = np.asarray(
+        distance_transform_edt(is_empty.reshape(grid.shape), return_distances=False, return_indices=True)
+    )
+    nearest = np.ravel_multi_index(tuple(index.reshape(3, -1)[:, wanted]), grid.shape)
+    return np.asarray(np.searchsorted(held, nearest))
+
+
 def reading_width(feature_width: int) -> int:
     """Return the number of channels of a reading of a field with features of this width."""
     return len(READ_HEIGHTS) + feature_width
@@ -142,6 +157,10 @@ class OccupancyHead(nn.Module):
 
     def forward(self, reading: GridReading) -> Float[Tensor, "x y z labels"]:
         """Return the logits of every voxel."""
+        return self.label(self.look(reading))
+
+    def look(self, reading: GridReading) -> Float[Tensor, "x y z width"]:
+        """Return what it sees in and around every voxel, from which the logits are read."""
         x, y, z = self.grid.shape
         cells = self.of_place(self.places).index_add(0, reading.held, self.of_cell(reading.values))
         voxels = leaky_relu(cells, LEAKY_SLOPE).view(x, y, z, -1)
@@ -157,7 +176,7 @@ class OccupancyHead(nn.Module):
             found = leaky_relu(across(found), LEAKY_SLOPE)
         voxels = voxels + _pointwise(self.leave, found[0].permute(1, 2, 0)).reshape(x, y, z, -1)
         around = self.around(voxels.permute(3, 0, 1, 2)[None])[0].permute(1, 2, 3, 0)
-        return self.label(leaky_relu(voxels + around, LEAKY_SLOPE))
+        return leaky_relu(voxels + around, LEAKY_SLOPE)
 
 
 def _pointwise(convolution: nn.Conv2d, values: Float[Tensor, "x y channels"]) -> Float[Tensor, "x y out"]:

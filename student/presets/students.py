@@ -61,11 +61,12 @@ def demo_student(variant: Variant) -> StudentConfig:
     number of steps, so that a busy machine takes longer and learns as much.
     """
     # With hidden layers of 32 channels the head, and not the field, bounds what words find.
-    heads = _heads(variant, channels=32, hidden_width=128)
+    heads = _heads(variant, channels=32, hidden_width=128, voxel_width=128)
     run = StudentConfig(
         model=replace(
-            tiny_model(depth_feature_channels=32, feature_heads=heads, encoder="efficientnet-lite0"),
+            tiny_model(depth_feature_channels=32, encoder="efficientnet-lite0"),
             occupancy_head=OccupancyHeadConfig(),
+            feature_heads=heads,
         ),
         data=DataConfig(
             image_height=72,
@@ -169,7 +170,7 @@ def small_student(variant: Variant) -> StudentConfig:
         # With the published 32 groups, of three channels each here, single spots of a map grow without bound.
         decoder=None if model.decoder is None else replace(model.decoder, width=96, norm_groups=8),
         occupancy_head=OccupancyHeadConfig(),
-        feature_heads=_heads(variant, channels=64, hidden_width=128),
+        feature_heads=_heads(variant, channels=64, hidden_width=128, voxel_width=128),
     )
     run = replace(
         paper_student(variant),
@@ -222,9 +223,18 @@ def _sources(variant: Variant) -> tuple[str, ...]:
     return _FEATURE_SOURCES.get(variant, ())
 
 
-def _heads(variant: Variant, *, channels: int, hidden_width: int) -> tuple[FeatureHeadConfig, ...]:
+def _heads(
+    variant: Variant, *, channels: int, hidden_width: int, voxel_width: int = 0
+) -> tuple[FeatureHeadConfig, ...]:
+    """Return the heads of a variant; voxels are named by CLIP alone, so only its head has a ``voxel_width``."""
     return tuple(
-        FeatureHeadConfig(source=source, channels=channels, hidden_width=hidden_width) for source in _sources(variant)
+        FeatureHeadConfig(
+            source=source,
+            channels=channels,
+            hidden_width=hidden_width,
+            voxel_width=voxel_width if source == "clip" else 0,
+        )
+        for source in _sources(variant)
     )
 
 

@@ -265,7 +265,7 @@ class _Fit:
         )
         was_taught = self.initial is not None and "occupancy_head" not in self.initial.fresh_parts
         if not lesson.steps and not was_taught:
-            model.occupancy_head = None
+            model.occupancy_head, model.voxel_feature_heads = None, torch.nn.ModuleDict()
         return lesson
 
     def _validate(self, log: TrainingLog) -> None:
@@ -303,7 +303,8 @@ def _as_fitted(config: StudentConfig, model: DistillNeRF) -> StudentConfig:
     """Return the run with a model that has the parts that were published."""
     if model.occupancy_head is not None:
         return config
-    return replace(config, model=replace(config.model, occupancy_head=None))
+    heads = tuple(replace(head, voxel_width=0) for head in config.model.feature_heads)
+    return replace(config, model=replace(config.model, occupancy_head=None, feature_heads=heads))
 
 
 def _device(fit: FitConfig) -> torch.device:

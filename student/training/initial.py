@@ -17,9 +17,11 @@ from student.model.distillnerf import DistillNeRF
 
 _SHIPPED_FOLDER = Path(__file__).resolve().parent.parent / "pretrained"
 _HEADS = "feature_heads."
+_VOXEL_HEADS = "voxel_feature_heads."
 _OCCUPANCY = "occupancy_head."
 _SILENT_PARTS = ("coarse_depth.rays.", _OCCUPANCY)
-"""Parts that say nothing before they are trained, so that a checkpoint without them starts as it was."""
+"""Parts that say nothing before they are trained, so that a checkpoint without them starts as it was. Heads of voxel
+features are such parts too, each by itself."""
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +70,7 @@ def take_weights(
     Everything must fit but the heads of features. Such a head starts at random if the checkpoint has none for its
     source, one of other widths, or one that was learned in another basis, where its outputs mean something else. A part
     that says nothing before it is trained may be absent too. An occupancy head that the model does not have is left
-    behind.
+    behind, and a head of voxel features goes with the head that it corrects.
 
     Args:
         model: The model, of any variant.
@@ -81,13 +83,18 @@ def take_weights(
     """
     found, _ = from_pretrained(folder)
     wanted = model.state_dict()
-    left = () if model.occupancy_head is not None else (_OCCUPANCY,)
+    left = (_VOXEL_HEADS,) if model.occupancy_head is not None else (_VOXEL_HEADS, _OCCUPANCY)
     tensors = {name: value for name, value in found.state_dict().items() if not name.startswith(left)}
     known, given = load_feature_bases(folder), dict(bases or {})
     usable = {s for s in model.feature_heads if s in known and s in given and same_basis(known[s], given[s])}
     usable = {s for s in usable if _shapes_of_head(tensors, s) == _shapes_of_head(wanted, s)}
+    for part in (f"{_VOXEL_HEADS}{source}." for source in usable):
+        of_voxels = {name: value for name, value in found.state_dict().items() if name.startswith(part)}
+        if all(name in wanted and wanted[name].shape == value.shape for name, value in of_voxels.items()):
+            tensors |= of_voxels
     body = {name: value for name, value in tensors.items() if _head_of(name) in {"", *usable}}
-    absent = {part for part in _SILENT_PARTS if not any(name.startswith(part) for name in tensors)}
+    silent_parts = (*_SILENT_PARTS, *(f"{_VOXEL_HEADS}{source}." for source in model.voxel_feature_heads))
+    absent = {part for part in silent_parts if not any(name.startswith(part) for name in tensors)}
     silent = {name for name in wanted if name.startswith(tuple(absent))}
     wrong = {name for name in wanted if _head_of(name) in {"", *usable}} - silent ^ set(body)
     wrong |= {name for name in set(body) & set(wanted) if body[name].shape != wanted[name].shape}

@@ -1,5 +1,7 @@
 """Teach a student's occupancy head when the rest of the student is done: occupied or free, by LiDAR beams alone.
 
+Heads of voxel features are taught with it, by what image teachers say where beams end.
+
 The field says little between the rows of its pixels, which are metres of road apart, and nothing behind what it sees.
 Beams of many sweeps know both (:mod:`storage.references.occupancy_votes`). The votes are taken here, from the scenes of
 the training set. Sweeps of held-out frames do not testify, and no box and no label is read, so that what moves is told
@@ -8,8 +10,8 @@ by the beams themselves.
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -33,8 +35,15 @@ from student.data.dataset import FrameDataset
 from student.data.evenly_spaced import evenly_spaced
 from student.data.training_set import FrozenScene, TrainingSet
 from student.model.distillnerf import DistillNeRF
-from student.model.occupancy_head import GridReading, KeptReadings, mirrored, read_grid
+from student.model.occupancy_head import GridReading, KeptReadings, mirrored, nearest_held, read_grid
 from student.model.types import to_device
+from student.training.voxel_features import (
+    FeatureWitnesses,
+    KnownFeatures,
+    feature_error,
+    mirrored_features,
+    mirrored_voxels,
+)
 
 _MAX_WEIGHT = 10.0
 _WEIGHT_DECAY = 0.01
@@ -59,6 +68,18 @@ class KnownVoxels(NamedTuple):
     is_occupied: Bool[np.ndarray, " known"]
 
 
+class Lesson(NamedTuple):
+    """What one frame teaches.
+
+    Attributes:
+        voxels: What beams know.
+        features: What image teachers say of some occupied voxels, by source.
+    """
+
+    voxels: KnownVoxels
+    features: Mapping[str, KnownFeatures]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OccupancyLesson:
     """What a head learned from.
@@ -69,6 +90,7 @@ class OccupancyLesson:
         occupied_share: Share of the known voxels that are occupied; None without any.
         steps: Steps taken.
         loss: Mean loss of the last tenth of the steps; None without a step.
+        feature_errors: Mean squared error of the features of voxels in the same steps, by source.
     """
 
     frames: int
@@ -76,6 +98,7 @@ class OccupancyLesson:
     occupied_share: float | None
     steps: int
     loss: float | None
+    feature_errors: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -92,7 +115,7 @@ def teach_occupancy(
     seed: int = 0,
     on_progress: ProgressCallback | None = None,
 ) -> OccupancyLesson:
-    """Teach a model's occupancy head; nothing else of the model changes.
+    """Teach a model's occupancy head, and the heads that read its sight; nothing else of the model changes.
 
     Args:
         model: The student; it must have a head. It is left in evaluation mode.
@@ -113,9 +136,11 @@ def teach_occupancy(
         raise ValueError("the model has no occupancy head")
     tell = on_progress or (lambda *_: None)
     model.eval()
-    found = _lessons(home, frozen, config, tell) if config.steps else {}
-    lessons = {key: voxels for key, voxels in found.items() if len(voxels.flat)}
-    share = _share(lessons.values())
+    sources = tuple(model.voxel_feature_heads) if config.feature_weight else ()
+    arrays = {source: dataset.config.feature_array(source) for source in sources}
+    found = _lessons(home, frozen, config, arrays, tell) if config.steps else {}
+    lessons = {key: lesson for key, lesson in found.items() if len(lesson.voxels.flat)}
+    share = _share(lesson.voxels for lesson in lessons.values())
     if not lessons or not 0.0 < share < 1.0:
         if config.steps:
             logger.warning("no LiDAR beam of %d frames tells occupied from free: the head stays as it is", len(found))
@@ -130,36 +155,48 @@ def teach_occupancy(
     device = next(model.parameters()).device
     weight = min(_MAX_WEIGHT, math.sqrt((1.0 - share) / share))
     generator = np.random.default_rng((seed, 1))
-    readings, losses = KeptReadings(), []
-    head.requires_grad_(True).train()
-    optimizer = torch.optim.AdamW(head.parameters(), lr=config.learning_rate, weight_decay=_WEIGHT_DECAY)
+    readings, losses, errors = KeptReadings(), [], []
+    taught = torch.nn.ModuleList([head, model.voxel_feature_heads]).requires_grad_(True).train()
+    optimizer = torch.optim.AdamW(taught.parameters(), lr=config.learning_rate, weight_decay=_WEIGHT_DECAY)
     for step, key in enumerate(in_epochs(list(lessons), config.steps, generator)):
         for group in optimizer.param_groups:
             group["lr"] = _rate(config, step)
         reading = readings.get(key, lambda: _read(model, dataset, index_of[key], device))  # noqa: B023 - called at once
-        voxels = lessons[key]
+        lesson = lessons[key]
         if generator.random() < 0.5:
-            reading, voxels = mirrored(reading, OCC3D_GRID), _mirrored(voxels)
+            reading, lesson = mirrored(reading, OCC3D_GRID), _mirrored(lesson)
         optimizer.zero_grad(set_to_none=True)
-        loss = beam_error(head(reading), voxels, weight)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(head.parameters(), _MAX_GRADIENT_NORM)
-        optimizer.step()
+        seen = head.look(reading)
+        loss = beam_error(head.label(seen), lesson.voxels, weight)
+        told = {source: _feature_error(model, source, reading, seen, of) for source, of in lesson.features.items()}
         losses.append(float(loss.detach()))
+        errors.append({source: float(error.detach()) for source, error in told.items()})
+        for error in told.values():
+            loss = loss + config.feature_weight * error
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(taught.parameters(), _MAX_GRADIENT_NORM)
+        optimizer.step()
         if not math.isfinite(losses[-1]):
             raise StudentDivergedError(
                 ErrorKind.DIVERGED, sample_key(*key), f"occupancy head at step {step}: loss {losses[-1]}"
             )
         if (step + 1) % _LOG_EVERY == 0 or step + 1 == config.steps:
-            figures = {"step": step + 1, "steps": config.steps, "loss": float(np.mean(losses[-_LOG_EVERY:]))}
+            figures = {
+                "step": step + 1,
+                "steps": config.steps,
+                "loss": float(np.mean(losses[-_LOG_EVERY:])),
+                **{f"{source}_error": mean for source, mean in _means(errors[-_LOG_EVERY:]).items()},
+            }
             tell("occupancy", (step + 1) / config.steps, figures)
     model.eval()
+    last = slice(-max(1, config.steps // 10), None)
     return OccupancyLesson(
         frames=len(lessons),
         frames_without_beams=len(found) - len(lessons),
         occupied_share=share,
         steps=config.steps,
-        loss=float(np.mean(losses[-max(1, config.steps // 10) :])),
+        loss=float(np.mean(losses[last])),
+        feature_errors=_means(errors[last]),
     )
 
 
@@ -190,20 +227,37 @@ def votes_to_learn_from(scene: SceneReader, frozen: FrozenScene, frames: set[int
 
 
 def _lessons(
-    home: Home, frozen: TrainingSet, config: OccupancyFitConfig, tell: ProgressCallback
-) -> dict[tuple[str, int], KnownVoxels]:
-    """Return the votes about evenly spaced training frames, by scene and frame."""
+    home: Home,
+    frozen: TrainingSet,
+    config: OccupancyFitConfig,
+    arrays: Mapping[str, tuple[Kind, str]],
+    tell: ProgressCallback,
+) -> dict[tuple[str, int], Lesson]:
+    """Return what evenly spaced training frames teach, by scene and frame.
+
+    Args:
+        home: Home of the scenes.
+        frozen: Their exact versions.
+        config: Budget.
+        arrays: Kind of store, and array in it, of the features that voxels are taught, by source.
+        tell: Called with the share done.
+    """
     samples = [(scene.key, frame) for scene in frozen.scenes for frame in scene.train_frames]
     wanted = set(evenly_spaced(samples, config.max_frames))
-    found: dict[tuple[str, int], KnownVoxels] = {}
+    found: dict[tuple[str, int], Lesson] = {}
     for scene in frozen.scenes:
         frames = {frame for key, frame in wanted if key == scene.key}
         if not frames:
             continue
         version = scene.stores[Kind.SCENE]
         reader = SceneReader(home.open_arrays(version), version)
+        witnesses = {
+            source: FeatureWitnesses(reader, home.open_arrays(scene.stores[kind]), kind, array, scene.train_frames)
+            for source, (kind, array) in arrays.items()
+        }
         for frame, voxels in votes_to_learn_from(reader, scene, frames):
-            found[scene.key, frame] = voxels
+            occupied = voxels.flat[voxels.is_occupied]
+            found[scene.key, frame] = Lesson(voxels, {s: of.at(frame, occupied) for s, of in witnesses.items()})
             figures = {"step": 0, "frame": sample_key(scene.key, frame), "known": len(voxels.flat)}
             tell("beams", len(found) / len(wanted), figures)
     return found
@@ -232,8 +286,27 @@ def _read(model: DistillNeRF, dataset: FrameDataset, index: int, device: torch.d
     return read_grid(model.encode(to_device(dataset.inputs(index), device)), OCC3D_GRID)
 
 
-def _mirrored(voxels: KnownVoxels) -> KnownVoxels:
-    x, y, z = np.unravel_index(voxels.flat, OCC3D_GRID.shape)
-    there = np.ravel_multi_index((x, OCC3D_GRID.shape[1] - 1 - y, z), OCC3D_GRID.shape)
-    order = there.argsort()
-    return KnownVoxels(there[order], voxels.is_occupied[order])
+def _mirrored(lesson: Lesson) -> Lesson:
+    there, order = mirrored_voxels(lesson.voxels.flat)
+    return Lesson(KnownVoxels(there, lesson.voxels.is_occupied[order]), mirrored_features(lesson.features))
+
+
+def _feature_error(
+    model: DistillNeRF,
+    source: str,
+    reading: GridReading,
+    seen: Float[Tensor, "x y z width"],
+    known: KnownFeatures,
+) -> Float[Tensor, ""]:
+    """Return the error of a source's voxel features in one frame."""
+    if not len(reading.held):
+        return seen.sum() * 0.0
+    nearest = nearest_held(reading.held.cpu().numpy(), known.flat, OCC3D_GRID)
+    device = seen.device
+    of_known = seen.flatten(0, 2).index_select(0, torch.from_numpy(known.flat).to(device))
+    return feature_error(model.voxel_features(source, reading, of_known, torch.from_numpy(nearest).to(device)), known)
+
+
+def _means(errors: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of each entry; the same ones are in all of them."""
+    return {name: float(np.mean([error[name] for error in errors])) for name in errors[0]}

@@ -37,8 +37,9 @@ class TrainingStep:
         torch.manual_seed(config.fit.seed)
         self.model = DistillNeRF(config.model).to(processes.device).train()
         self.model.recomputes_activations = config.fit.runtime.recompute_activations
-        if self.model.occupancy_head is not None:
+        if self.model.occupancy_head is not None:  # it is taught afterwards, with what reads its sight
             self.model.occupancy_head.requires_grad_(False)
+            self.model.voxel_feature_heads.requires_grad_(False)
         self.optimizer = build_optimizer(self.model, config.fit.optimizer)
         decay = config.fit.optimizer.ema_decay
         self.average = None if decay is None else WeightAverage(self.model, decay)

@@ -28,14 +28,16 @@ from student.model.occupancy_head import GridReading, KeptReadings, mirrored, re
 from student.training import occupancy
 from student.training.fit import fit_student
 from student.training.initial import take_weights
-from student.training.occupancy import KnownVoxels, beam_error, votes_to_learn_from
+from student.training.occupancy import KnownVoxels, Lesson, beam_error, votes_to_learn_from
+from student.training.voxel_features import FeatureWitnesses, KnownFeatures
 
 HEAD = OccupancyHeadConfig(width=4, column_width=8, num_levels=2)
 
 
 def with_head(config: StudentConfig, **occupancy: Any) -> StudentConfig:
     fit = replace(config.fit, occupancy=OccupancyFitConfig(**occupancy))
-    return replace(config, model=replace(config.model, occupancy_head=HEAD), fit=fit)
+    heads = tuple(replace(head, voxel_width=16) for head in config.model.feature_heads)
+    return replace(config, model=replace(config.model, occupancy_head=HEAD, feature_heads=heads), fit=fit)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def test_the_rest_of_the_student_is_what_it_is_without_a_head(
     alone = fit_student(shared_world.home, "headless", student_config)
     wanted = load_file(shared_world.home.open_files(alone.version) / "model.safetensors")
     found = load_file(taught(student_config)["folder"] / "model.safetensors")
-    assert {name for name in found if not name.startswith("occupancy_head.")} == set(wanted)
+    assert {name for name in found if not name.startswith(("occupancy_head.", "voxel_feature_heads."))} == set(wanted)
     assert all(torch.equal(found[name], value) for name, value in wanted.items())
 
 
@@ -93,6 +95,31 @@ def test_tells_occupied_from_free_in_a_scene_it_never_saw(
     assert above > 0.8  # the area under its ROC curve; a guess has 0.5
 
 
+def test_names_voxels_better_than_the_nearest_cell_does_in_a_scene_it_never_saw(
+    taught: Any, student_config: StudentConfig, shared_world: Any
+) -> None:
+    state = taught(student_config)
+    assert 0 < state["done"].metrics["occupancy"]["feature_errors"]["clip"] < 0.1
+    predictor = Predictor.from_folder(state["folder"])
+    frozen, home = load_training_set(shared_world.home, "taught"), shared_world.home
+    scene = frozen.scenes[1]
+    reader = SceneReader(home.open_arrays(scene.stores[Kind.SCENE]), scene.stores[Kind.SCENE])
+    maps = home.open_arrays(scene.stores[Kind.CLIP_FEATURES])
+    (_, voxels), *_ = votes_to_learn_from(reader, replace(scene, train_frames=(1,), validation_frames=()), {1})
+    witnesses = FeatureWitnesses(reader, maps, Kind.CLIP_FEATURES, "features", (1,))
+    known = witnesses.at(1, voxels.flat[voxels.is_occupied])
+    assert len(known.flat) > 200
+    held_out = FrameDataset(home, frozen, "validation", predictor.config.data)
+    field = predictor.encode(held_out.inputs(1))
+    answer = predictor.occupancy(field, known.flat)
+    told = predictor.voxel_features(field, "clip", answer, np.arange(len(known.flat)))
+    nearest = predictor.point_features(field, "clip", answer.points)
+    error, before = (np.square(values - known.features).mean() for values in (told, nearest))
+    assert error < 0.9 * before
+    some = np.arange(0, len(known.flat), 7)
+    np.testing.assert_allclose(predictor.voxel_features(field, "clip", answer, some), told[some], atol=1e-5)
+
+
 def test_a_student_without_a_head_goes_by_its_density(student_config: StudentConfig, shared_world: Any) -> None:
     shared_world.freeze("density", student_config)
     torch.manual_seed(0)
@@ -107,6 +134,10 @@ def test_a_student_without_a_head_goes_by_its_density(student_config: StudentCon
     np.testing.assert_array_equal(said.probability, occupancy_probability(density, OCC3D_GRID.voxel_size))
     np.testing.assert_array_equal(said.points, points)
     np.testing.assert_array_equal(said.has_features, density > 0)
+    np.testing.assert_array_equal(
+        predictor.voxel_features(field, "clip", said, np.arange(50, 90)),
+        predictor.point_features(field, "clip", points[50:90]),
+    )
 
 
 def test_what_a_head_fills_is_called_what_stands_nearest(
@@ -211,9 +242,11 @@ def test_without_beams_an_untaught_head_is_not_published(
         "occupied_share": None,
         "steps": 0,
         "loss": None,
+        "feature_errors": {},
     }
     model, stored = from_pretrained(shared_world.home.open_files(done.version))
     assert model.occupancy_head is None
+    assert not model.voxel_feature_heads
     assert stored.model.occupancy_head is None
     # One that an earlier student was taught stays, as it was.
     torch.manual_seed(3)
@@ -230,13 +263,13 @@ def test_without_beams_an_untaught_head_is_not_published(
 def test_a_checkpoint_may_lack_the_head_or_bring_one_that_is_not_wanted(
     student_config: StudentConfig, tmp_path: Path
 ) -> None:
-    headed = replace(student_config.model, occupancy_head=HEAD)
+    headed = with_head(student_config).model
     for name, config in (("without", student_config.model), ("with", headed)):
         run = replace(student_config, model=config)
         save_pretrained(tmp_path / name, DistillNeRF(config), run, variant="clip")
-    assert "occupancy_head" in take_weights(DistillNeRF(headed), tmp_path / "without").fresh_parts
-    report = take_weights(DistillNeRF(headed), tmp_path / "with")
-    assert report.fresh_parts == ()
+    report = take_weights(DistillNeRF(headed), tmp_path / "without")
+    assert report.fresh_parts == ("occupancy_head", "voxel_feature_heads.clip")
+    assert take_weights(DistillNeRF(headed), tmp_path / "with").fresh_parts == ("voxel_feature_heads.clip",)
     assert take_weights(DistillNeRF(student_config.model), tmp_path / "with").fresh_parts == ()
 
 
@@ -264,11 +297,18 @@ def test_a_mirror_image_exchanges_left_and_right() -> None:
     back = mirrored(there, OCC3D_GRID)
     assert torch.equal(back.held, reading.held)
     assert torch.equal(back.values, reading.values)
-    voxels = KnownVoxels(held, random.random(500) < 0.5)
-    lesson = occupancy._mirrored(voxels)
-    np.testing.assert_array_equal(lesson.flat, there.held.numpy())
-    assert lesson.is_occupied.sum() == voxels.is_occupied.sum()
-    np.testing.assert_array_equal(occupancy._mirrored(lesson).is_occupied, voxels.is_occupied)
+    lesson = Lesson(
+        KnownVoxels(held, random.random(500) < 0.5),
+        {"clip": KnownFeatures(held[::2], reading.values[::2].numpy().astype(np.float16))},
+    )
+    other = occupancy._mirrored(lesson)
+    np.testing.assert_array_equal(other.voxels.flat, there.held.numpy())
+    assert other.voxels.is_occupied.sum() == lesson.voxels.is_occupied.sum()
+    for place, value in zip(places(other.features["clip"].flat), other.features["clip"].features, strict=True):
+        np.testing.assert_array_equal(value, values[tuple(np.round(place, 3))].astype(np.float16))
+    again = occupancy._mirrored(other)
+    np.testing.assert_array_equal(again.voxels.is_occupied, lesson.voxels.is_occupied)
+    np.testing.assert_array_equal(again.features["clip"].flat, held[::2])
 
 
 def places(flat: np.ndarray) -> np.ndarray:
