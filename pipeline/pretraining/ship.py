@@ -125,7 +125,8 @@ def ship_head(home: Home, folder: Path, config: OccupancyFitConfig, *, go_on: bo
     curve[-1]["occupancy_before"] = [*curve[-1].get("occupancy_before", []), *earlier] if go_on else []
     (folder / CURVE_FILE).write_text(json.dumps(curve, indent=1) + "\n")
     bill = json.loads((folder / BILL_OF_MATERIALS_FILE).read_text())
-    bill["stores"] |= bill_of_materials(home, frozen, run.data.kinds)["stores"]
+    learned = bill_of_materials(home, frozen, run.data.kinds)
+    bill |= {name: bill[name] | learned[name] for name in ("stores", "samples")}
     (folder / BILL_OF_MATERIALS_FILE).write_text(json.dumps(bill, sort_keys=True, separators=(",", ":")) + "\n")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     (folder / "README.md").write_text(_card(curve, bill, variant, parameters))
