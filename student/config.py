@@ -291,20 +291,17 @@ class OccupancyFitConfig:
         steps: Optimisation steps, one frame each; 0 keeps the head that the fit started from.
         learning_rate: Peak learning rate; it falls to 0 as a cosine.
         max_frames: Frames to learn from, evenly spaced over all; each costs about a second to prepare.
-        feature_weight: Weight of the squared error of a source's voxel features beside the cross-entropy of beams.
     """
 
     steps: int = 100
     learning_rate: float = 2e-3
     max_frames: int = 256
-    feature_weight: float = added_later(0.0, default=50.0)
 
     def __post_init__(self) -> None:
         """Reject values out of range."""
         _require(self.steps >= 0, f"occupancy.steps must not be negative, got {self.steps}")
         _require(self.learning_rate > 0, f"occupancy.learning_rate must be positive, got {self.learning_rate}")
         _require(self.max_frames >= 1, f"occupancy.max_frames must be at least 1, got {self.max_frames}")
-        _require(self.feature_weight >= 0, f"occupancy.feature_weight must not be negative, got {self.feature_weight}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -116,7 +116,7 @@ class Head:
         folder: Folder of the student; by default the package's own.
         steps: Optimisation steps.
         frames: Most frames to learn from.
-        go_on: Go on from the head that is there, with drives that it never saw, in place of a random one.
+        features_only: Leave the occupancy head as it is, and teach anew only what names voxels by it.
         threads: Number of CPU threads.
     """
 
@@ -124,14 +124,14 @@ class Head:
     folder: Path = field(default_factory=lambda: initial_folder("shipped"))
     steps: int = 1500
     frames: int = 256
-    go_on: bool = False
+    features_only: bool = False
     threads: int = 1
 
     def run(self) -> None:
         """Teach it, and print what it learned from as JSON."""
         torch.set_num_threads(self.threads)
         config = OccupancyFitConfig(steps=self.steps, max_frames=self.frames)
-        lesson = ship_head(Home(self.home), self.folder, config, go_on=self.go_on)
+        lesson = ship_head(Home(self.home), self.folder, config, features_only=self.features_only)
         sys.stdout.write(json.dumps(lesson.to_json(), indent=1) + "\n")
 
 

@@ -42,8 +42,7 @@ from teachers.image.weights import DEMO_WEIGHTS
 
 CURVE_FILE = "learning_curve.json"
 _MAX_BYTES = 16_000_000
-_TAUGHT = ("occupancy_head.", "voxel_feature_heads.")
-"""Parts of a student that are taught when the rest is done."""
+_READERS = "voxel_feature_heads."
 
 
 def ship(home: Home, folder: Path, variant: Variant) -> None:
@@ -87,16 +86,17 @@ def ship(home: Home, folder: Path, variant: Variant) -> None:
         FeatureBasis.read(home.open_arrays(version)).save(DEMO_WEIGHTS / source_name)
 
 
-def ship_head(home: Home, folder: Path, config: OccupancyFitConfig, *, go_on: bool = False) -> OccupancyLesson:
+def ship_head(home: Home, folder: Path, config: OccupancyFitConfig, *, features_only: bool = False) -> OccupancyLesson:
     """Teach the occupancy head of a shipped student, and the heads that read its sight; nothing else changes.
 
-    It is taught on the scenes of the last round, or in a home without rounds on all that are complete.
+    They are taught on the scenes of the last round, or in a home without rounds on all that are complete. They start at
+    random.
 
     Args:
         home: Home of the scenes.
         folder: The shipped student, in place of which the taught one is put.
         config: Budget of the heads.
-        go_on: Go on from the heads that are there, in place of random ones.
+        features_only: Leave the occupancy head as it is, and teach those that read its sight alone.
 
     Raises:
         MissingTargetError: If the folder lacks a file, or the home has no scene.
@@ -112,17 +112,16 @@ def ship_head(home: Home, folder: Path, config: OccupancyFitConfig, *, go_on: bo
     run = replace(run, model=replace(run.model, occupancy_head=heads.occupancy_head, feature_heads=heads.feature_heads))
     torch.manual_seed(0)
     model = DistillNeRF(run.model)
-    given = {n: v for n, v in shipped.state_dict().items() if go_on or not n.startswith(_TAUGHT)}
-    model.load_state_dict({**model.state_dict(), **given})
+    anew = _READERS if features_only else ("occupancy_head.", _READERS)
+    kept = {name: value for name, value in shipped.state_dict().items() if not name.startswith(anew)}
+    model.load_state_dict({**model.state_dict(), **kept})
     samples = FrameDataset(home, frozen, "train", run.data)
-    lesson = teach_occupancy(model, home, frozen, samples, config, on_progress=report)
+    lesson = teach_occupancy(model, home, frozen, samples, config, features_only=features_only, on_progress=report)
     save_pretrained(folder, model, run, variant=variant, precision="float16")
     companions = Companions.load(folder)
     replace(companions, checkpoint=file_digest(folder / MODEL_FILE)).save(folder)
     curve = json.loads((folder / CURVE_FILE).read_text())
-    earlier = [curve[-1]["occupancy"]] if go_on and "occupancy" in curve[-1] else []
-    curve[-1]["occupancy"] = lesson.to_json()
-    curve[-1]["occupancy_before"] = [*curve[-1].get("occupancy_before", []), *earlier] if go_on else []
+    curve[-1]["voxel_features" if features_only else "occupancy"] = lesson.to_json()
     (folder / CURVE_FILE).write_text(json.dumps(curve, indent=1) + "\n")
     bill = json.loads((folder / BILL_OF_MATERIALS_FILE).read_text())
     learned = bill_of_materials(home, frozen, run.data.kinds)
@@ -213,12 +212,15 @@ def _about_heads(last: dict[str, Any]) -> list[str]:
             f"- Its heads of features took their last {rested['steps']} steps alone, on {rested['frames']} frames."
         )
     if "occupancy" in last:
-        lessons = [*last.get("occupancy_before", []), last["occupancy"]]
-        frames, steps = (sum(lesson[name] for lesson in lessons) for name in ("frames", "steps"))
+        taught = last["occupancy"]
         lines += [
-            f"- Its occupancy head learned from beams about {frames} frames in {steps} steps,",
+            f"- Its occupancy head learned from beams about {taught['frames']} frames in {taught['steps']} steps,",
             "  from no box and no label.",
         ]
-        if lessons[-1].get("feature_errors"):
-            lines.append("- Voxels are named by what that head sees; they learned from image teachers where beams end.")
+    taught = last.get("voxel_features", last.get("occupancy", {}))
+    if taught.get("feature_errors"):
+        lines += [
+            "- Voxels are named by what that head sees. That was learned from the image teacher's features where beams",
+            f"  end, of {taught['frames']} frames in {taught['steps']} steps.",
+        ]
     return lines

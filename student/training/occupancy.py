@@ -113,9 +113,12 @@ def teach_occupancy(
     config: OccupancyFitConfig,
     *,
     seed: int = 0,
+    features_only: bool = False,
     on_progress: ProgressCallback | None = None,
 ) -> OccupancyLesson:
     """Teach a model's occupancy head, and the heads that read its sight; nothing else of the model changes.
+
+    Occupancy is what it would be without those heads: they learn from what it sees, and do not shape it.
 
     Args:
         model: The student; it must have a head. It is left in evaluation mode.
@@ -124,20 +127,22 @@ def teach_occupancy(
         dataset: The training samples of the same scenes.
         config: Budget.
         seed: Seed of the order of frames and of their mirror images.
+        features_only: Leave the occupancy head as it is, and teach the heads that read its sight alone.
         on_progress: Called with a stage, the share done, and figures.
 
     Raises:
-        ValueError: If the model has no head.
+        ValueError: If the model has no head, or none of those that are to be taught.
         StudentDivergedError: If a loss is not finite; its key names the frame.
         IntegrityError: If a scene's store has lost data.
     """
     head = model.occupancy_head
     if head is None:
         raise ValueError("the model has no occupancy head")
+    if features_only and not model.voxel_feature_heads:
+        raise ValueError("the model has no head of voxel features")
     tell = on_progress or (lambda *_: None)
     model.eval()
-    sources = tuple(model.voxel_feature_heads) if config.feature_weight else ()
-    arrays = {source: dataset.config.feature_array(source) for source in sources}
+    arrays = {source: dataset.config.feature_array(source) for source in model.voxel_feature_heads}
     found = _lessons(home, frozen, config, arrays, tell) if config.steps else {}
     lessons = {key: lesson for key, lesson in found.items() if len(lesson.voxels.flat)}
     share = _share(lesson.voxels for lesson in lessons.values())
@@ -156,7 +161,8 @@ def teach_occupancy(
     weight = min(_MAX_WEIGHT, math.sqrt((1.0 - share) / share))
     generator = np.random.default_rng((seed, 1))
     readings, losses, errors = KeptReadings(), [], []
-    taught = torch.nn.ModuleList([head, model.voxel_feature_heads]).requires_grad_(True).train()
+    parts = [*([] if features_only else [head]), *model.voxel_feature_heads.values()]
+    taught = torch.nn.ModuleList(parts).requires_grad_(True).train()
     optimizer = torch.optim.AdamW(taught.parameters(), lr=config.learning_rate, weight_decay=_WEIGHT_DECAY)
     for step, key in enumerate(in_epochs(list(lessons), config.steps, generator)):
         for group in optimizer.param_groups:
@@ -167,18 +173,18 @@ def teach_occupancy(
             reading, lesson = mirrored(reading, OCC3D_GRID), _mirrored(lesson)
         optimizer.zero_grad(set_to_none=True)
         seen = head.look(reading)
-        loss = beam_error(head.label(seen), lesson.voxels, weight)
-        told = {source: _feature_error(model, source, reading, seen, of) for source, of in lesson.features.items()}
-        losses.append(float(loss.detach()))
+        beams = beam_error(head.label(seen), lesson.voxels, weight)
+        told = {s: _feature_error(model, s, reading, seen.detach(), of) for s, of in lesson.features.items()}
+        losses.append(float(beams.detach()))
         errors.append({source: float(error.detach()) for source, error in told.items()})
-        for error in told.values():
-            loss = loss + config.feature_weight * error
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(taught.parameters(), _MAX_GRADIENT_NORM)
+        torch.stack([*told.values()] if features_only else [beams, *told.values()]).sum().backward()
+        for part in parts:
+            torch.nn.utils.clip_grad_norm_(part.parameters(), _MAX_GRADIENT_NORM)
         optimizer.step()
-        if not math.isfinite(losses[-1]):
+        if not math.isfinite(losses[-1] + sum(errors[-1].values())):
+            found_loss = f"loss {losses[-1]}, errors of features {errors[-1]}"
             raise StudentDivergedError(
-                ErrorKind.DIVERGED, sample_key(*key), f"occupancy head at step {step}: loss {losses[-1]}"
+                ErrorKind.DIVERGED, sample_key(*key), f"occupancy head at step {step}: {found_loss}"
             )
         if (step + 1) % _LOG_EVERY == 0 or step + 1 == config.steps:
             figures = {

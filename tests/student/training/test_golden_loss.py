@@ -22,8 +22,8 @@ from student.training.step import TrainingStep
 
 NUM_STEPS = 40
 # Candidates that cross into another voxel blow up a last bit: weights that differ by 1e-6 give losses 0.2 % apart
-# within ten steps and 1 % within forty, and means 0.02 % apart; another processor 0.6 % within ten. A sky coefficient of
-# 0.09 instead of 0.1 moves the first two losses by 1 %, a rate of 2.9e-4 instead of 3e-4 the mean by 0.4 %.
+# within ten steps and 1 % within forty, and means 0.02 % apart; another processor 0.6 % within ten. A sky coefficient
+# of 0.09 instead of 0.1 moves the first two losses by 1 %, a rate of 2.9e-4 instead of 3e-4 the mean by 0.4 %.
 FIRST, EARLY, LATE, MEAN = 0.002, 0.01, 0.03, 0.002
 
 

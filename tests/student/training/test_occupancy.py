@@ -68,6 +68,22 @@ def test_the_rest_of_the_student_is_what_it_is_without_a_head(
     assert all(torch.equal(found[name], value) for name, value in wanted.items())
 
 
+def test_occupancy_is_what_it_is_without_a_head_that_names_voxels(
+    student_config: StudentConfig, shared_world: Any
+) -> None:
+    found = []
+    for width in (16, 0):
+        config = with_head(student_config, steps=3, max_frames=2)
+        heads = tuple(replace(head, voxel_width=width) for head in config.model.feature_heads)
+        config = replace(config, model=replace(config.model, feature_heads=heads))
+        shared_world.freeze("named", config)
+        folder = shared_world.home.open_files(fit_student(shared_world.home, "named", config).version)
+        found.append(load_file(folder / "model.safetensors"))
+    named, alone = found
+    assert {name.partition(".")[0] for name in set(named) - set(alone)} == {"voxel_feature_heads"}
+    assert all(torch.equal(named[name], value) for name, value in alone.items())
+
+
 def test_says_what_it_learned_from(taught: Any, student_config: StudentConfig) -> None:
     state = taught(student_config)
     lesson = state["done"].metrics["occupancy"]

@@ -107,9 +107,9 @@ def test_only_training_frames_near_in_time_testify(
 ) -> None:
     monkeypatch.setattr("student.training.voxel_features._NUM_WITNESSES", 2)
     reader = reader_of(tmp_path, make_scene_data(0))
-    of_frame = witnesses(reader, (0, 1, 3)).at(0, ALL).features[:, 0]
-    assert {0.0, 0.1} <= set(np.round(of_frame.astype(float), 3).tolist())
-    assert of_frame.max() <= np.float16(0.1)  # frame 3 is too far, and frame 2 is held out
+    of_frame = witnesses(reader, (0, 2, 3)).at(0, ALL).features[:, 0]
+    assert {0.0, 0.2} <= set(np.round(of_frame.astype(float), 3).tolist())
+    assert of_frame.max() <= np.float16(0.2)  # frame 3 is too far, and frame 1 is held out
 
 
 def test_pixels_without_a_feature_testify_nothing(make_scene_data: Callable[[int], SceneData], tmp_path: Path) -> None:
