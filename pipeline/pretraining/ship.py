@@ -99,7 +99,8 @@ def ship_head(home: Home, folder: Path, config: OccupancyFitConfig, *, features_
         features_only: Leave the occupancy head as it is, and teach those that read its sight alone.
 
     Raises:
-        MissingTargetError: If the folder lacks a file, or the home has no scene.
+        MissingTargetError: If the folder lacks a file.
+        ValueError: If no drive of the home is complete.
     """
     variant, _ = student_of(folder)
     shipped, run = from_pretrained(folder)
@@ -113,7 +114,7 @@ def ship_head(home: Home, folder: Path, config: OccupancyFitConfig, *, features_
     torch.manual_seed(0)
     model = DistillNeRF(run.model)
     anew = _READERS if features_only else ("occupancy_head.", _READERS)
-    kept = {name: value for name, value in shipped.state_dict().items() if not name.startswith(anew)}
+    kept = {tensor: value for tensor, value in shipped.state_dict().items() if not tensor.startswith(anew)}
     model.load_state_dict({**model.state_dict(), **kept})
     samples = FrameDataset(home, frozen, "train", run.data)
     lesson = teach_occupancy(model, home, frozen, samples, config, features_only=features_only, on_progress=report)
@@ -125,7 +126,7 @@ def ship_head(home: Home, folder: Path, config: OccupancyFitConfig, *, features_
     (folder / CURVE_FILE).write_text(json.dumps(curve, indent=1) + "\n")
     bill = json.loads((folder / BILL_OF_MATERIALS_FILE).read_text())
     learned = bill_of_materials(home, frozen, run.data.kinds)
-    bill |= {name: bill[name] | learned[name] for name in ("stores", "samples")}
+    bill |= {part: bill[part] | learned[part] for part in ("stores", "samples")}
     (folder / BILL_OF_MATERIALS_FILE).write_text(json.dumps(bill, sort_keys=True, separators=(",", ":")) + "\n")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     (folder / "README.md").write_text(_card(curve, bill, variant, parameters))
