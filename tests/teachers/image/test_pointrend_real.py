@@ -1,4 +1,4 @@
-"""PointRend of the real detectron2, where it is built (``make pointrend``): what is converted answers as the original."""
+"""The real detectron2, where it is built (``make pointrend``): what is converted answers as the original does."""
 
 import pickle
 from pathlib import Path
