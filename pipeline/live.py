@@ -94,7 +94,7 @@ class Occupancy:
             from free.
         probability: Calibrated probability of each voxel where the student has a calibration, else raw; 0 where not
             observed.
-        is_occupied: Whether a voxel counts as occupied, by the student's threshold.
+        is_occupied: Whether a voxel counts as occupied. A frame is cut where its probabilities promise the largest IoU.
     """
 
     is_observed: Bool[np.ndarray, "200 200 16"]
@@ -156,7 +156,7 @@ class LiveFrame:
             )
         point = self.student.companions.point
         probability = np.where(voxels.is_observed, point.occupied(voxels.occupancy), 0.0)
-        is_occupied = voxels.is_observed & point.is_occupied(voxels.occupancy)
+        is_occupied = point.is_occupied(voxels.occupancy, voxels.is_observed)
         return Occupancy(
             is_observed=voxels.is_observed.reshape(OCC3D_GRID.shape),
             probability=probability.reshape(OCC3D_GRID.shape),

@@ -7,8 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
 
 from storage.errors import ErrorKind, MissingTargetError
-from storage.geometry.in_image import points_in_image
-from storage.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
+from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.keys import SceneKey
 from storage.kinds import Kind
 from storage.stores.versioned import Home, StoreVersion
@@ -16,12 +15,11 @@ from student.data.sample import TrainingBatch
 from student.data.training_set import FrozenScenes, TrainingSet
 from student.evaluation.frames import EvaluationFrames, evaluation_scenes, whole_scene
 from student.evaluation.operating_point import OperatingPoint, operating_point_of
+from student.inference.observed_voxels import observed_voxels
 from student.inference.predictor import Predictor, RenderedViews, VoxelAnswer
 from student.inference.vocabulary import ClipSpace, clip_space_of, training_set_of
 from student.model.types import TargetCameras
 from student.model.voxel_field import VoxelField
-
-_NEAR_M = 0.1  # of a voxel's centre to a camera
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,37 +167,3 @@ def read_voxels(
     occupancy = np.zeros(len(is_observed))
     occupancy[seen] = answer.probability
     return VoxelReading(is_observed=is_observed, occupancy=occupancy, answer=answer)
-
-
-def voxel_centres(grid: VoxelGrid, flat_index: Int64[np.ndarray, " n"]) -> Float[np.ndarray, "n 3"]:
-    """Return the centres of voxels, ego frame, metres, by flat, row-major index."""
-    return grid.centres(np.stack(np.unravel_index(flat_index, grid.shape), axis=1))
-
-
-def observed_voxels(
-    grid: VoxelGrid,
-    cameras: TargetCameras,
-    termination_depth: Float[np.ndarray, "views height width"],
-    is_seen: Bool[np.ndarray, "views height width"],
-) -> Bool[np.ndarray, " voxels"]:
-    """Return True for voxels that lie in some camera's view, in front of the surface that it sees.
-
-    A voxel counts up to one diagonal behind the surface, so that surfaces themselves are observed.
-
-    Args:
-        grid: Voxels in the ego frame.
-        cameras: The views, one scene, all present.
-        termination_depth: Distance along unit rays, metres; NaN where a ray ends nowhere, so that it hides no voxel.
-        is_seen: True for pixels that have a ray; only they observe voxels.
-    """
-    centres = voxel_centres(grid, np.arange(int(np.prod(grid.shape))))
-    margin = grid.voxel_size * np.sqrt(3.0)
-    is_observed = np.zeros(len(centres), dtype=bool)
-    poses = cameras.camera_to_reference_ego[0].double().numpy()
-    matrices = cameras.intrinsics[0].double().numpy()
-    lenses = [None] * len(poses) if cameras.fisheye is None else cameras.fisheye[0].double().numpy()
-    for pose, intrinsics, lens, depth, seen in zip(poses, matrices, lenses, termination_depth, is_seen, strict=True):
-        found = points_in_image(centres, pose, intrinsics, lens, size=depth.shape, near=_NEAR_M, is_valid=seen)
-        end = depth[found.row, found.column]
-        is_observed[found.index] |= ~(found.termination_depth > end + margin)  # a NaN end compares false
-    return is_observed

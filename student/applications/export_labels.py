@@ -23,8 +23,8 @@ from storage.stores.arrays import open_target, read_target
 from storage.stores.versioned import Home, StoreVersion
 from storage.taxonomy import NUM_OCC3D_CLASSES, OCC3D_FREE, OCC3D_UNKNOWN, SKY, SKY_ID, VOID_ID
 from student.applications.answers import write_ply
-from student.applications.deployment import voxel_centres
 from student.applications.export_occupancy import RECORD_FILE, label_attributes, write_record
+from student.inference.observed_voxels import voxel_centres
 
 PANOPTIC_FILE = "panoptic.json"
 

@@ -134,7 +134,15 @@ def write_record(path: Path, home: Home, version: StoreVersion, about: Mapping[s
 
 def label_attributes(group: zarr.Group) -> dict[str, Any]:
     """Return what a store of a student's labels says about them; nothing of other stores."""
-    names = ("prompts", "template", "checkpoint", "text_encoder_digest", "occupancy_threshold", "temperature")
+    names = (
+        "prompts",
+        "template",
+        "checkpoint",
+        "text_encoder_digest",
+        "occupancy_threshold",
+        "occupancy_cuts",
+        "temperature",
+    )
     names = (*names, "temperature_source", "evaluation_digest", "class_list", "thresholds", "occ3d_labels")
     return {name: group.attrs[name] for name in names if name in group.attrs}
 

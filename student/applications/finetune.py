@@ -281,7 +281,7 @@ class _Finetuning:
             reading = self._read(head.head, labelled)
             probability, is_above = reading.occupancy[visible], is_above_ground(visible)
             others = {
-                _ZERO_SHOT: zero_shot.is_occupied(self._own_probability(labelled, visible), is_above),
+                _ZERO_SHOT: zero_shot.thresholds.is_occupied(self._own_probability(labelled, visible), is_above),
                 "all occupied": np.ones(len(visible), dtype=bool),
                 "training prior per voxel": self._prior.occupied_share(visible) > 0.5,
             }
@@ -292,7 +292,7 @@ class _Finetuning:
                     key,
                     labels,
                     reading.best_class[visible],
-                    is_occupied=fit.is_occupied(probability, is_above),
+                    is_occupied=fit.thresholds.is_occupied(probability, is_above),
                     has_all_names=labelled.truth().has_all_names,
                     others={"training prior per voxel": self._prior.label(visible)},
                 )

@@ -82,7 +82,7 @@ class FinetunedHead:
         reading = self.read(field)
         classes = np.zeros(len(reading.occupancy), np.uint8) if reading.best_class is None else reading.best_class
         is_above = is_above_ground(np.arange(len(classes)))
-        labels = np.where(self.fit.is_occupied(reading.occupancy, is_above), classes, np.uint8(OCC3D_FREE))
+        labels = np.where(self.fit.thresholds.is_occupied(reading.occupancy, is_above), classes, np.uint8(OCC3D_FREE))
         return labels.reshape(OCC3D_GRID.shape)
 
     def save(self, folder: Path) -> None:

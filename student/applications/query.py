@@ -34,9 +34,10 @@ from student.applications.answers import (
     write_heat_maps,
     write_ply,
 )
-from student.applications.deployment import DeployedStudent, FrameReading, voxel_centres
+from student.applications.deployment import DeployedStudent, FrameReading
 from student.evaluation.caveats import caveats_of_words
 from student.inference.class_list import ClassList, asked, part_prompts
+from student.inference.observed_voxels import voxel_centres
 from student.inference.prompts import DEFAULT_TEMPLATE, PromptSet
 from student.inference.vocabulary import Vocabulary
 
@@ -201,7 +202,7 @@ def _occupied_voxels(
     threshold: float | None,
     is_asked: Bool[np.ndarray, " voxels"] | None = None,
 ) -> _Voxels:
-    held = np.flatnonzero(reading.is_observed & student.point.is_occupied(reading.occupancy))
+    held = np.flatnonzero(student.point.is_occupied(reading.occupancy, reading.is_observed))
     features = student.clip_features(reading, held)
     vocabulary = Vocabulary.of(student.space, prompts)
     named = np.nan_to_num(vocabulary.probability(features, student.point.temperature)[:, 0])

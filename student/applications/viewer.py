@@ -15,11 +15,12 @@ from storage.plain_markdown import plain_markdown
 from storage.previews.pictures import UNDEFINED_COLOUR, colour_map, label_colour, resize_smoothly, to_uint8
 from storage.stores.versioned import Home
 from storage.taxonomy import SKY
-from student.applications.deployment import DeployedStudent, FrameReading, voxel_centres
+from student.applications.deployment import DeployedStudent, FrameReading
 from student.applications.weak_labels import choose_labels
 from student.evaluation.frames import EvaluationFrames, view_images
 from student.evaluation.operating_point import OperatingPoint
 from student.inference.class_list import ClassList, asked
+from student.inference.observed_voxels import voxel_centres
 from student.inference.prompts import DEFAULT_TEMPLATE, occ3d_prompts
 from student.inference.vocabulary import Vocabulary
 
@@ -91,7 +92,7 @@ class SceneView:
             ValueError: If the mode shows no voxels, or a query has no words.
         """
         reading = self.reading(frame)
-        held = np.flatnonzero(reading.is_observed & self.student.point.is_occupied(reading.occupancy))
+        held = np.flatnonzero(self.student.point.is_occupied(reading.occupancy, reading.is_observed))
         features = self.student.clip_features(reading, held)
         if mode == "classes":
             probability = self._vocabulary.probability(features, self.student.point.temperature)
@@ -180,9 +181,11 @@ def describe_view(
     scene_key: str, variant: str, point: OperatingPoint, colours: Mapping[str, tuple[int, int, int]]
 ) -> str:
     """Return what stands beside a view, as Markdown: scene, student, thresholds, and what each colour means."""
-    thresholds = f"occupied from {point.threshold:.3g}"
-    if point.threshold_above_ground != point.threshold:
-        thresholds += f" at the ground, from {point.threshold_above_ground:.3g} above it"
+    thresholds = "each frame cut where it promises the largest IoU"
+    if point.calibration is None:
+        thresholds = f"occupied from {point.threshold:.3g}"
+        if point.threshold_above_ground != point.threshold:
+            thresholds += f" at the ground, from {point.threshold_above_ground:.3g} above it"
     title = f"{plain_markdown(scene_key)}, student {plain_markdown(variant)}, {thresholds}"
     return "\n\n".join([title, *(f"{_swatch(colour)} {plain_markdown(name)}" for name, colour in colours.items())])
 

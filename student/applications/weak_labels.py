@@ -134,7 +134,7 @@ class _Labeller:
         config: WeakLabelConfig,
         classes: ClassList | None,
     ) -> None:
-        self._student, self._frames, self._config = student, frames, config
+        self._group, self._student, self._frames, self._config = group, student, frames, config
         if classes is None:
             prompts = occ3d_prompts(with_sky=True, template=config.prompt_template)
             self._labels: tuple[int, ...] = (*range(NUM_OCC3D_CLASSES), SKY_ID)
@@ -178,9 +178,11 @@ class _Labeller:
     def run(self, on_progress: ProgressCallback | None) -> dict[str, Any]:
         """Label every frame and return the counts of labels."""
         num_frames = self._frames.scene.frozen.num_frames
+        cuts: list[dict[str, float]] = []
         for frame in range(num_frames):
             reading = self._student.read(self._frames, frame, samples_per_axis=self._config.voxel_samples_per_axis)
             labels, probability = self._voxels(reading)
+            cuts.append(self._student.point.cuts(reading.occupancy, reading.is_observed)._asdict())
             self._voxel_counts += np.bincount(labels, minlength=256)
             self._arrays["voxel_label"][frame] = labels.reshape(OCC3D_GRID.shape)
             self._arrays["voxel_probability"][frame] = probability.reshape(OCC3D_GRID.shape)
@@ -188,6 +190,7 @@ class _Labeller:
                 self._arrays["pixel_label"][frame], self._arrays["pixel_probability"][frame] = self._pixels(reading)
             if on_progress is not None:
                 on_progress("weak labels", (frame + 1) / num_frames, {"frame": frame})
+        self._group.attrs["occupancy_cuts"] = cuts
         total = int(self._voxel_counts.sum())
         counts = {name: int(self._voxel_counts[i]) for i, name in enumerate(self._names) if i != OCC3D_FREE}
         return {
@@ -203,7 +206,7 @@ class _Labeller:
         occupied = point.occupied(reading.occupancy)
         labels = np.full(len(occupied), OCC3D_FREE, np.uint8)
         probability = 1.0 - occupied
-        held = np.flatnonzero(reading.is_observed & point.is_occupied(reading.occupancy))
+        held = np.flatnonzero(point.is_occupied(reading.occupancy, reading.is_observed))
         features = self._student.clip_features(reading, held)
         solid = [index for index, label in enumerate(self._labels) if label != SKY_ID]  # a voxel is never sky
         named = class_probability(self._vocabulary.cosine(features)[:, solid], point.temperature)

@@ -31,6 +31,7 @@ from student.evaluation.frames import (
     view_images,
 )
 from student.evaluation.lateral import LateralTruth
+from student.evaluation.occupancy_cuts import FrameCuts, best_cuts
 from student.evaluation.occupancy_rays import OWN_PLACE, OccupancyRays, RayCounts, RayHits, places_along
 from student.evaluation.recorded_truth import NamedPoints
 from student.evaluation.results import Section
@@ -41,6 +42,7 @@ from student.evaluation.sections.queries import QueryScores
 from student.evaluation.sections.voxels import score_classes, score_occupancy
 from student.evaluation.surfaces import Surfaces, by_material, by_reflectance, by_texture, intensity_in_images
 from student.evaluation.word_sets import TrueNames, WordSet, occ3d_names
+from student.inference.observed_voxels import observed_voxels
 from student.inference.occupancy import occupancy_probability
 from student.inference.predictor import Predictor, RenderedViews
 from student.inference.vocabulary import Vocabulary, best_voxel_class
@@ -68,12 +70,14 @@ class _VoxelReading:
 
     Attributes:
         probability: Raw probability of occupancy; NaN where it was not asked.
+        cuts: Where its probabilities are cut in this frame.
         is_occupied: Voxels that it calls occupied, of those that it was asked about.
         words: Nearest class of voxels that it or the truth calls occupied; 17 elsewhere.
         is_dense: Voxels that its density alone would call occupied; None for a student whose occupancy is its density.
     """
 
     probability: Float32[np.ndarray, " voxels"]
+    cuts: FrameCuts
     is_occupied: Bool[np.ndarray, " voxels"]
     words: UInt8[np.ndarray, " voxels"]
     is_dense: Bool[np.ndarray, " voxels"] | None
@@ -174,7 +178,8 @@ class Evaluator:
         voxels = frames.voxel_truth(frame)
         if voxels is not None:
             with self._timed("voxels"):
-                self._score_voxels(frames, frame, field, voxels)
+                seen = observed_voxels(OCC3D_GRID, batch.cameras, views.termination_depth, views.is_seen)
+                self._score_voxels(frames, frame, field, voxels, np.flatnonzero(seen))
         return ScoredFrame(batch=batch, views=views, truth=truth)
 
     def _score_images(
@@ -346,7 +351,15 @@ class Evaluator:
             is_paper_frame=is_paper_frame,
         )
 
-    def _score_voxels(self, frames: EvaluationFrames, frame: int, field: VoxelField, truth: VoxelTruth) -> None:
+    def _score_voxels(
+        self,
+        frames: EvaluationFrames,
+        frame: int,
+        field: VoxelField,
+        truth: VoxelTruth,
+        observed: Int64[np.ndarray, " observed"],
+    ) -> None:
+        """Score voxels; ``observed`` are those that the student itself sees, by which its frame is cut."""
         if self.scores.occupancy is None or self.occupancy_fit is None:
             return
         labels = truth.labels.reshape(-1)
@@ -354,7 +367,7 @@ class Evaluator:
         generator = np.random.default_rng((self.config.seed, self.scores.occupancy.num_frames + 1))
         hidden = generator.permutation(hidden)[: self.config.max_voxels_per_frame]
         rays = OccupancyRays(OCC3D_GRID, places_along(lidar_places(frames, frame), frame, OCC3D_GRID))
-        said = self._read_voxels(field, (visible, hidden, rays.voxels), labels)
+        said = self._read_voxels(field, (visible, hidden, rays.voxels), labels, observed)
         seen = self._seen_otherwise(frames, frame)
         if said.is_dense is not None:
             seen[DENSITY_ALONE] = said.is_dense
@@ -365,12 +378,14 @@ class Evaluator:
             labels[visible],
             said.probability[visible],
             others=self._occupied_by_others(visible, seen),
+            cuts=said.cuts,
         )
         if len(hidden):
             self.scores.occupancy.add_hidden(
                 said.probability[hidden],
                 labels[hidden] != OCC3D_FREE,
                 baselines=self._occupied_by_others(hidden, seen),
+                cuts=said.cuts,
             )
         self._score_rays(rays, said, truth, seen)
         if self.vocabulary is not None:
@@ -385,12 +400,16 @@ class Evaluator:
             )
 
     def _read_voxels(
-        self, field: VoxelField, wanted: tuple[Int64[np.ndarray, " _"], ...], truth: UInt8[np.ndarray, " voxels"]
+        self,
+        field: VoxelField,
+        wanted: tuple[Int64[np.ndarray, " _"], ...],
+        truth: UInt8[np.ndarray, " voxels"],
+        observed: Int64[np.ndarray, " observed"],
     ) -> "_VoxelReading":
         """Read the student's voxels once, whatever they are scored for."""
         assert self.occupancy_fit is not None
         is_wanted = np.zeros(OCC3D_GRID.num_voxels, bool)
-        for voxels in wanted:
+        for voxels in (*wanted, observed):
             is_wanted[voxels] = True
         read = np.flatnonzero(is_wanted)
         said = self.predictor.occupancy(field, read, samples_per_axis=self.config.voxel_samples_per_axis)
@@ -399,17 +418,22 @@ class Evaluator:
         is_dense: np.ndarray | None = None
         if self.evidence.density is not None:
             is_dense = np.zeros(OCC3D_GRID.num_voxels, bool)
-            raw = occupancy_probability(said.density, OCC3D_GRID.voxel_size)
-            is_dense[read] = self.evidence.density.is_occupied(raw, is_above_ground(read))
+            raw = np.zeros(OCC3D_GRID.num_voxels)
+            raw[read] = occupancy_probability(said.density, OCC3D_GRID.voxel_size)
+            of_density = best_cuts(raw[observed], is_above_ground(observed), self.evidence.density.calibration)
+            is_dense[read] = of_density.is_occupied(raw[read], is_above_ground(read))
+        cuts = best_cuts(probability[observed], is_above_ground(observed), self.occupancy_fit.calibration)
         is_occupied = np.zeros(OCC3D_GRID.num_voxels, bool)
-        is_occupied[read] = self.occupancy_fit.is_occupied(probability[read], is_above_ground(read))
+        is_occupied[read] = cuts.is_occupied(probability[read], is_above_ground(read))
         words = np.full(OCC3D_GRID.num_voxels, OCC3D_FREE, np.uint8)
         if self.vocabulary is not None:
             # No score asks for the name of what is free in both.
             named = np.flatnonzero(said.has_features & (is_occupied[read] | (truth[read] < OCC3D_FREE)))
             clip = self.predictor.voxel_features(field, "clip", said, named)
             words[read[named]] = best_voxel_class(self.vocabulary.cosine(clip))
-        return _VoxelReading(probability=probability, is_occupied=is_occupied, words=words, is_dense=is_dense)
+        return _VoxelReading(
+            probability=probability, cuts=cuts, is_occupied=is_occupied, words=words, is_dense=is_dense
+        )
 
     def _seen_otherwise(self, frames: EvaluationFrames, frame: int) -> dict[str, Bool[np.ndarray, " voxels"]]:
         """Return the voxels that others than a student hold for occupied at a frame, who saw the frame itself."""

@@ -15,6 +15,7 @@ from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.kinds import Kind
 from storage.stores.versioned import Home, StoreVersion
 from student.evaluation.calibration import CalibrationMap, calibration_from_json
+from student.evaluation.occupancy_cuts import FrameCuts, best_cuts
 from student.evaluation.results import EvaluationResult
 from student.evaluation.sections.occupancy import is_above_ground
 
@@ -24,7 +25,7 @@ class OperatingPoint:
     """Values that turn a student's scores into decisions.
 
     Attributes:
-        threshold: Raw probability from which a voxel counts as occupied.
+        threshold: Raw probability from which a voxel counts as occupied where there is no calibration.
         threshold_above_ground: The same for voxels out of reach of flat ground, which all but chooses the other one.
         calibration: Map from raw to calibrated probability; None if none could be fitted.
         temperature: Temperature of the softmax over words.
@@ -43,10 +44,24 @@ class OperatingPoint:
         """Return the probability of occupancy, calibrated if there is a calibration map."""
         return raw if self.calibration is None else self.calibration.apply(raw)
 
-    def is_occupied(self, raw: Float[np.ndarray, " voxels"]) -> Bool[np.ndarray, " voxels"]:
-        """Decide about all voxels of the Occ3D grid, flat, each by the threshold for its place."""
+    def cuts(self, raw: Float[np.ndarray, " voxels"], is_observed: Bool[np.ndarray, " voxels"]) -> FrameCuts:
+        """Return where a frame is cut: where it promises the largest IoU, or without a calibration at the thresholds.
+
+        Args:
+            raw: Raw probability of all voxels of the Occ3D grid, flat.
+            is_observed: Voxels that the frame's cameras see.
+        """
+        if self.calibration is None:
+            return FrameCuts(self.threshold, self.threshold_above_ground)
+        seen = np.flatnonzero(is_observed)
+        return best_cuts(raw[seen], is_above_ground(seen), self.calibration)
+
+    def is_occupied(
+        self, raw: Float[np.ndarray, " voxels"], is_observed: Bool[np.ndarray, " voxels"]
+    ) -> Bool[np.ndarray, " voxels"]:
+        """Decide about the observed voxels of the Occ3D grid, flat, each by the cut for its place."""
         is_above = is_above_ground(np.arange(OCC3D_GRID.num_voxels))
-        return raw >= np.where(is_above, self.threshold_above_ground, self.threshold)
+        return is_observed & self.cuts(raw, is_observed).is_occupied(raw, is_above)
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "OperatingPoint":

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from storage.errors import ErrorKind, IntegrityError
 from storage.geometry.voxel_grid import OCC3D_GRID
 from student.evaluation.calibration import CalibrationMap, calibration_from_json, fit_calibration, reliability
+from student.evaluation.occupancy_cuts import FrameCuts
 from student.evaluation.occupancy_rays import ONE_PLACE, RAY_THRESHOLDS_M, RayCounts, ray_figure
 from student.evaluation.results import NO_GROUND_TRUTH, Baseline, Figure, Section, figure_of, finite_or_none
 from student.inference.occupancy import BinaryCounts, best_iou_threshold
@@ -71,11 +72,10 @@ class OccupancyFit:
     calibration: CalibrationMap
     num_voxels: int
 
-    def is_occupied(
-        self, probability: Float[np.ndarray, " n"], is_above_ground: Bool[np.ndarray, " n"]
-    ) -> Bool[np.ndarray, " n"]:
-        """Decide about voxels, each by the threshold for its place."""
-        return probability >= np.where(is_above_ground, self.threshold_above_ground, self.threshold)
+    @property
+    def thresholds(self) -> FrameCuts:
+        """Return the same cuts for every frame."""
+        return FrameCuts(self.threshold, self.threshold_above_ground)
 
     def to_json(self) -> dict[str, Any]:
         """Return everything that is needed to apply it again."""
@@ -183,6 +183,7 @@ class OccupancyScores:
     seed: int = 0
     _counts: _Counts = field(default_factory=dict)
     _counts_above: _Counts = field(default_factory=dict)
+    _counts_decided: _Counts = field(default_factory=dict)
     _counts_in_band: dict[int, _Counts] = field(default_factory=dict)
     _counts_hidden: _Counts = field(default_factory=dict)
     _rays: dict[str, list[RayCounts]] = field(default_factory=dict)
@@ -198,6 +199,7 @@ class OccupancyScores:
         is_above_ground: Bool[np.ndarray, " n"],
         horizontal_range: Float[np.ndarray, " n"],
         baselines: Mapping[str, Bool[np.ndarray, " n"]],
+        cuts: FrameCuts | None = None,
     ) -> None:
         """Score the visible voxels of one frame.
 
@@ -208,15 +210,20 @@ class OccupancyScores:
             is_above_ground: Whether the voxel's centre lies above ``ABOVE_GROUND_M``.
             horizontal_range: Horizontal distance of the voxel, metres.
             baselines: Occupancy by trivial predictors, by label; every call has the same labels.
+            cuts: Where the frame's probabilities are cut; None for the thresholds of the fit.
         """
         self._scenes.append(scene)
-        for label, predicted in {"": probability >= self.fit.threshold, **baselines}.items():
+        cuts = cuts or self.fit.thresholds
+        decided = cuts.is_occupied(probability, is_above_ground)
+        for label, predicted in {"": decided, **baselines}.items():
+            self._counts_decided.setdefault(label, []).append(BinaryCounts.of(predicted, is_occupied))
+        for label, predicted in {"": probability >= cuts.everywhere, **baselines}.items():
             self._counts.setdefault(label, []).append(BinaryCounts.of(predicted, is_occupied))
             for band, (low, high) in enumerate(RANGE_BANDS_M):
                 inside = (horizontal_range >= low) & (horizontal_range < high)
                 counts = BinaryCounts.of(predicted[inside], is_occupied[inside])
                 self._counts_in_band.setdefault(band, {}).setdefault(label, []).append(counts)
-        for label, predicted in {"": probability >= self.fit.threshold_above_ground, **baselines}.items():
+        for label, predicted in {"": probability >= cuts.above_ground, **baselines}.items():
             above = BinaryCounts.of(predicted[is_above_ground], is_occupied[is_above_ground])
             self._counts_above.setdefault(label, []).append(above)
         self.sample.add(probability, is_occupied, is_above_ground)
@@ -227,9 +234,11 @@ class OccupancyScores:
         is_occupied: Bool[np.ndarray, " n"],
         *,
         baselines: Mapping[str, Bool[np.ndarray, " n"]],
+        cuts: FrameCuts | None = None,
     ) -> None:
         """Score voxels of the frame last added that no camera sees."""
-        for label, predicted in {"": probability >= self.fit.threshold, **baselines}.items():
+        cuts = cuts or self.fit.thresholds
+        for label, predicted in {"": probability >= cuts.everywhere, **baselines}.items():
             counts = self._counts_hidden.setdefault(label, [])
             counts += [BinaryCounts()] * (len(self._scenes) - 1 - len(counts))
             counts.append(BinaryCounts.of(predicted, is_occupied))
@@ -259,7 +268,14 @@ class OccupancyScores:
             name="iou_above_ground",
             label="IoU above the ground",
             definition=f"{above.definition} Only those whose centre lies above {ABOVE_GROUND_M} m in the ego frame, "
-            "with a threshold that was chosen for such voxels.",
+            "with a cut that was chosen for such voxels.",
+        )
+        decided = replace(
+            self._figure("iou", self._counts_decided),
+            name="iou_decided",
+            label="IoU, as exported",
+            definition="Occupied in both, over occupied in either, by the decision that labels, queries and the viewer "
+            f"make: a cut of its own for voxels above the ground. {_INSIDE}",
         )
         bands = tuple(
             replace(
@@ -270,7 +286,7 @@ class OccupancyScores:
             )
             for (low, high), counts in zip(RANGE_BANDS_M, self._counts_in_band.values(), strict=True)
         )
-        return (whole[0], above, *whole[1:], *self._hidden_figure(), *self._ray_figures(), *bands)
+        return (whole[0], above, decided, *whole[1:], *self._hidden_figure(), *self._ray_figures(), *bands)
 
     def _ray_figures(self) -> tuple[Figure, ...]:
         if not self._rays:
@@ -383,13 +399,14 @@ def occupancy_sections(scores: OccupancyScores | None, *, reference: str) -> tup
     chosen = ""
     if scores is not None and scores.num_frames > 0:
         figures, calibration_figures = scores.figures(), scores.calibration_figures()
-        chosen = f" It reached an IoU of {scores.fit.training_iou:.3f} there."
+        chosen = f" The best threshold reached an IoU of {scores.fit.training_iou:.3f} on the training scenes."
     binary = Section(
         name="occupancy",
         title="Binary occupancy",
         quality="occupancy",
         reference=reference,
-        note=f"{_INSIDE} The density threshold was chosen on training scenes.{chosen}",
+        note=f"{_INSIDE} The calibration was chosen on training scenes; each frame is cut where its own calibrated "
+        f"probabilities promise the largest IoU.{chosen}",
         unavailable="" if figures else NO_GROUND_TRUTH,
         figures=figures,
     )

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8
 
 from storage.taxonomy import OCC3D_FREE, OCC3D_UNNAMED
+from student.evaluation.occupancy_cuts import FrameCuts
 from student.evaluation.sections.occupancy import OccupancyScores, horizontal_range, is_above_ground
 from student.evaluation.sections.semantics import SemanticScores
 
@@ -18,6 +19,7 @@ def score_occupancy(
     probability: Float[np.ndarray, " n"],
     *,
     others: Mapping[str, Bool[np.ndarray, " n"]],
+    cuts: FrameCuts | None = None,
 ) -> None:
     """Score which voxels of a frame are occupied.
 
@@ -28,6 +30,7 @@ def score_occupancy(
         labels: True labels; 17 for free.
         probability: Raw probability of occupancy.
         others: Occupancy by other predictors, by label.
+        cuts: Where the frame's probabilities are cut; None for the thresholds of the fit.
     """
     scores.add(
         scene,
@@ -36,6 +39,7 @@ def score_occupancy(
         is_above_ground=is_above_ground(voxels),
         horizontal_range=horizontal_range(voxels),
         baselines=others,
+        cuts=cuts,
     )
 
 

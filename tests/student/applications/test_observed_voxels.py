@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from storage.geometry.voxel_grid import VoxelGrid
-from student.applications.deployment import observed_voxels, voxel_centres
+from student.inference.observed_voxels import observed_voxels, voxel_centres
 from student.model.types import TargetCameras
 
 GRID = VoxelGrid(minimum=(-8.0, -8.0, -8.0), voxel_size=0.8, shape=(20, 20, 20))

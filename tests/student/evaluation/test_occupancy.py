@@ -6,7 +6,17 @@ from sklearn.metrics import jaccard_score, precision_score, recall_score
 
 from storage.geometry.voxel_grid import OCC3D_GRID, VoxelGrid
 from storage.taxonomy import OCC3D_FOREGROUND, OCC3D_FREE, OCC3D_WITHOUT_OTHERS
-from student.inference.occupancy import BinaryCounts, SemanticCounts, best_iou_threshold, occupancy_probability
+from student.evaluation.calibration import IsotonicMap
+from student.evaluation.occupancy_cuts import FrameCuts, best_cuts
+from student.evaluation.operating_point import OperatingPoint
+from student.evaluation.sections.occupancy import is_above_ground
+from student.inference.occupancy import (
+    BinaryCounts,
+    SemanticCounts,
+    best_iou_threshold,
+    expected_iou_cut,
+    occupancy_probability,
+)
 
 SEEDS = st.integers(min_value=0, max_value=2**32 - 1)
 
@@ -113,3 +123,66 @@ def test_the_threshold_found_is_the_best_of_all(seed, levels):
 def test_a_threshold_without_an_occupied_voxel_is_refused():
     with pytest.raises(ValueError, match="occupied"):
         best_iou_threshold(np.array([0.5]), np.array([False]))
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=SEEDS, levels=st.integers(2, 40))
+def test_no_other_cut_promises_a_larger_iou(seed, levels):
+    generator = np.random.default_rng(seed)
+    raw = np.round(generator.random(60) ** 2 * levels) / levels
+    probability = 0.9 * raw**2 + 0.05
+
+    def promised(cut):
+        return probability[raw >= cut].sum() / ((raw >= cut).sum() + probability[raw < cut].sum())
+
+    found = promised(expected_iou_cut(raw, probability, at_least=0.0))
+    assert found == pytest.approx(max(promised(cut) for cut in np.unique(raw)))
+    bounded = expected_iou_cut(raw, probability, at_least=0.5)
+    assert (probability[raw >= bounded] >= 0.5).all()
+
+
+def test_what_is_promised_is_what_comes_true_on_average():
+    generator = np.random.default_rng(0)
+    raw = np.concatenate([generator.beta(6, 2, 300), generator.beta(1, 8, 1700)])
+    truths = generator.random((200, len(raw))) < raw
+
+    def mean_iou(cut):
+        return np.mean([BinaryCounts.of(raw >= cut, truth).iou for truth in truths])
+
+    found = mean_iou(expected_iou_cut(raw, raw, at_least=0.0))
+    assert found > max(mean_iou(cut) for cut in np.linspace(0.05, 0.95, 40)) - 0.002
+    assert found > mean_iou(0.5) + 0.005
+
+
+def test_where_nothing_is_likely_nothing_is_called_occupied():
+    raw = np.full(1000, 0.02)
+    assert not (raw >= expected_iou_cut(raw, raw, at_least=0.1)).any()
+    assert (raw >= expected_iou_cut(raw, raw, at_least=0.0)).all()  # all of it promises 0.02, any part less
+    assert expected_iou_cut(np.zeros(0), np.zeros(0), at_least=0.1) > 0.0
+
+
+def test_each_place_is_cut_by_what_is_seen_there():
+    doubling = IsotonicMap(knots=(0.0, 0.5), values=(0.0, 1.0))
+    raw = np.array([0.5, 0.49, 0.48, 0.3, 0.29, 0.01, 0.01])
+    is_above = np.arange(7) > 2
+    cuts = best_cuts(raw, is_above, doubling)
+    assert cuts == FrameCuts(everywhere=0.29, above_ground=0.29)
+    cuts = best_cuts(np.append(raw, np.full(40, 0.2)), np.append(is_above, np.zeros(40, bool)), doubling)
+    assert (cuts.everywhere, cuts.above_ground) == (0.2, 0.29)
+    np.testing.assert_array_equal(
+        FrameCuts(0.4, 0.2).is_occupied(np.array([0.3, 0.3, 0.4]), np.array([True, False, False])), [True, False, True]
+    )
+
+
+def test_an_operating_point_looks_at_observed_voxels_alone():
+    raw, is_observed = np.full(OCC3D_GRID.num_voxels, 0.35), np.zeros(OCC3D_GRID.num_voxels, bool)
+    above = np.flatnonzero(is_above_ground(np.arange(OCC3D_GRID.num_voxels)))
+    is_observed[above[:10]] = True
+    raw[above[:10]] = [0.5] * 4 + [0.36] * 6
+    values = {"temperature": 1.0, "temperature_source": "", "evaluation": None}
+    knots = IsotonicMap(knots=(0.3, 0.5), values=(0.01, 0.95))
+    point = OperatingPoint(threshold=0.9, threshold_above_ground=0.4, calibration=knots, **values)
+    np.testing.assert_array_equal(np.flatnonzero(point.is_occupied(raw, is_observed)), above[:4])
+    point = OperatingPoint(threshold=0.9, threshold_above_ground=0.2, calibration=None, **values)
+    assert point.cuts(raw, is_observed) == FrameCuts(0.9, 0.2)
+    np.testing.assert_array_equal(np.flatnonzero(point.is_occupied(raw, is_observed)), above[:10])

@@ -5,6 +5,7 @@ from storage.geometry.voxel_grid import VoxelGrid
 from storage.taxonomy import OCC3D_FREE, OCC3D_NAMES
 from student.evaluation.baselines import RunningMean, VoxelPrior, ground_plane_depth
 from student.evaluation.config import EvaluationConfig
+from student.evaluation.occupancy_cuts import FrameCuts
 from student.evaluation.sections.all_sections import AllSections
 from student.evaluation.sections.depth import DepthReference
 from student.evaluation.sections.images import FeatureScores, ImageScores
@@ -252,6 +253,23 @@ def test_voxels_above_the_ground_are_scored_on_their_own_too():
     assert section.figure("iou_above_ground").value == pytest.approx(0.5)
     assert section.figure("iou_above_ground").count == 2
     assert section.figure("iou_above_ground").baselines[0].value == 0.0
+
+
+def test_a_frame_may_be_cut_elsewhere():
+    training = OccupancySample(max_per_frame=10, seed=0)
+    training.add(np.array([0.1, 0.9]), np.array([False, True]), np.ones(2, bool))
+    scores = OccupancyScores(fit=training.fit("isotonic"), sample=training)
+    probability, truth = np.array([0.5, 0.7, 0.3, 0.3, 0.2]), np.array([True, True, True, False, False])
+    is_above = np.arange(5) > 1
+    near = {"is_above_ground": is_above, "horizontal_range": np.full(5, 5.0), "baselines": {}}
+    scores.add("s", probability, truth, cuts=FrameCuts(everywhere=0.6, above_ground=0.25), **near)
+    hidden = {"baselines": {}, "cuts": FrameCuts(everywhere=0.4, above_ground=0.0)}
+    scores.add_hidden(np.array([0.5, 0.3]), np.array([True, False]), **hidden)
+    section, _ = occupancy_sections(scores, reference="r")
+    assert section.figure("iou").value == pytest.approx(1 / 3)
+    assert section.figure("iou_above_ground").value == pytest.approx(1 / 2)
+    assert section.figure("iou_decided").value == pytest.approx(2 / 4)
+    assert section.figure("iou_hidden").value == 1.0
 
 
 def test_falsely_free_and_hidden_voxels_are_counted_on_their_own():

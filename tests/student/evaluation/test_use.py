@@ -16,12 +16,13 @@ from storage.keys import SceneKey
 from storage.stores.arrays import read_target
 from storage.taxonomy import OCC3D_FREE, OCC3D_UNKNOWN, VOID_ID
 from student.applications.answers import HEAT_MAP_WIDTH
-from student.applications.deployment import DeployedStudent, observed_voxels
+from student.applications.deployment import DeployedStudent
 from student.applications.query import query_scene
 from student.applications.weak_labels import choose_labels, export_weak_labels
 from student.evaluation.config import WeakLabelConfig
 from student.evaluation.evaluate import evaluate_checkpoint
 from student.inference.class_list import load_class_list
+from student.inference.observed_voxels import observed_voxels
 from student.inference.prompts import PromptSet
 from student.inference.vocabulary import Vocabulary
 from tests.student.evaluation.conftest import (
@@ -178,6 +179,7 @@ def test_labels_without_an_evaluation_say_that_they_are_uncalibrated(world):
     )
     attributes = world.home.open_arrays(made.version).attrs.asdict()
     assert made.metrics["is_calibrated"] is False
+    assert attributes["occupancy_cuts"] == [{"everywhere": 0.3, "above_ground": 0.3}] * made.metrics["frames"]
     assert attributes["occupancy_threshold"] == 0.3
     assert attributes["calibration"] is None
     assert attributes["temperature_source"] == "CLIP checkpoint"
