@@ -13,6 +13,9 @@ from jaxtyping import Bool, Float, Integer, UInt8
 
 from storage.taxonomy import OCC3D_FREE, OCC3D_UNNAMED
 
+_NEVER = float(np.nextafter(1.0, 2.0))
+"""Cut that no probability reaches."""
+
 _OTHER = OCC3D_FREE + 1
 SEMANTIC_SIDE = _OTHER + 1
 """Rows and columns of a confusion matrix: 17 classes, free space, and things of another class."""
@@ -193,14 +196,14 @@ def expected_iou_cut(raw: Float[np.ndarray, " n"], probability: Float[np.ndarray
             expected IoU is had by calling everything occupied.
 
     Returns:
-        Cut, to be used as ``raw >= cut``. It is above all of ``raw`` if no voxel is likely enough.
+        Cut, to be used as ``raw >= cut``. It is above 1 if no voxel is likely enough, or none is given.
     """
     order = np.argsort(-raw.astype(np.float64), kind="stable")
     ranked, likely = raw[order].astype(np.float64), probability[order].astype(np.float64)
     expected = np.cumsum(likely)
     is_cut = np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)] & (likely >= at_least)
     if not is_cut.any():
-        return float(np.nextafter(ranked.max(initial=0.0), np.inf))
+        return _NEVER
     iou = expected / (np.arange(1, len(ranked) + 1) + expected[-1] - expected)
     return float(ranked[int(np.argmax(np.where(is_cut, iou, -1.0)))])
 
