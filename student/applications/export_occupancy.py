@@ -142,8 +142,12 @@ def label_attributes(group: zarr.Group) -> dict[str, Any]:
         "occupancy_threshold",
         "occupancy_cuts",
         "temperature",
+        "temperature_source",
+        "evaluation_digest",
+        "class_list",
+        "thresholds",
+        "occ3d_labels",
     )
-    names = (*names, "temperature_source", "evaluation_digest", "class_list", "thresholds", "occ3d_labels")
     return {name: group.attrs[name] for name in names if name in group.attrs}
 
 

@@ -178,8 +178,7 @@ class Evaluator:
         voxels = frames.voxel_truth(frame)
         if voxels is not None:
             with self._timed("voxels"):
-                seen = observed_voxels(OCC3D_GRID, batch.cameras, views.termination_depth, views.is_seen)
-                self._score_voxels(frames, frame, field, voxels, np.flatnonzero(seen))
+                self._score_voxels(frames, frame, field, voxels, batch, views)
         return ScoredFrame(batch=batch, views=views, truth=truth)
 
     def _score_images(
@@ -357,9 +356,9 @@ class Evaluator:
         frame: int,
         field: VoxelField,
         truth: VoxelTruth,
-        observed: Int64[np.ndarray, " observed"],
+        batch: TrainingBatch,
+        views: RenderedViews,
     ) -> None:
-        """Score voxels; ``observed`` are those that the student itself sees, by which its frame is cut."""
         if self.scores.occupancy is None or self.occupancy_fit is None:
             return
         labels = truth.labels.reshape(-1)
@@ -367,7 +366,9 @@ class Evaluator:
         generator = np.random.default_rng((self.config.seed, self.scores.occupancy.num_frames + 1))
         hidden = generator.permutation(hidden)[: self.config.max_voxels_per_frame]
         rays = OccupancyRays(OCC3D_GRID, places_along(lidar_places(frames, frame), frame, OCC3D_GRID))
-        said = self._read_voxels(field, (visible, hidden, rays.voxels), labels, observed)
+        # What is occupied is decided by what the student itself sees, not by what the truth calls visible.
+        own = observed_voxels(OCC3D_GRID, batch.cameras, views.termination_depth, views.is_seen)
+        said = self._read_voxels(field, (visible, hidden, rays.voxels), labels, np.flatnonzero(own))
         seen = self._seen_otherwise(frames, frame)
         if said.is_dense is not None:
             seen[DENSITY_ALONE] = said.is_dense

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from student.evaluation.calibration import CalibrationMap
 from student.inference.occupancy import expected_iou_cut
 
-_MIN_PROBABILITY = 0.1
+_MIN_PROBABILITY = 0.05
 
 
 class FrameCuts(NamedTuple):

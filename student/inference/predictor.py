@@ -71,7 +71,8 @@ class VoxelAnswer:
         points: Place to ask for the features of what fills each voxel, ego frame, metres: the densest point inside.
             Where a voxel is empty and a head may fill it nevertheless, it lies in the nearest voxel that is not.
         has_features: Whether there is such a place.
-        sight: What the occupancy head saw; None for a student without one, or where the field holds nothing at all.
+        sight: What the occupancy head saw; None for a student without one or without features, and where the field
+            holds nothing at all.
     """
 
     probability: Float64[np.ndarray, " n"]
@@ -186,7 +187,7 @@ class Predictor:
             raw = occupancy_probability(density, OCC3D_GRID.voxel_size)
             return VoxelAnswer(probability=raw, density=density, points=points, has_features=has_features)
         raw, sight = self._look(self.model.occupancy_head, field, flat_index)
-        if sight is not None and self.feature_sources:
+        if sight is not None:
             empty = np.flatnonzero(~has_features)
             points[empty] = _filled_points(sight.reading)[sight.nearest[empty]]
             has_features = np.ones_like(has_features)
@@ -201,7 +202,7 @@ class Predictor:
         wanted = torch.from_numpy(flat_index).to(self._device)
         seen = head.look(reading).flatten(0, 2).index_select(0, wanted)
         raw = torch.sigmoid(head.label(seen)[:, 0].double()).cpu().numpy()
-        if not len(reading.held):
+        if not len(reading.held) or not self.feature_sources:
             return raw, None
         nearest = nearest_held(reading.held.cpu().numpy(), flat_index, OCC3D_GRID)
         return raw, HeadSight(reading=reading, seen=seen, nearest=nearest)

@@ -9,7 +9,13 @@ from student.evaluation.frames import NameReference, VoxelReference
 from student.evaluation.results import NO_GROUND_TRUTH, Section
 from student.evaluation.sections.depth import DepthReference
 from student.evaluation.sections.images import FeatureScores, ImageScores, Perceptual
-from student.evaluation.sections.occupancy import OccupancyFit, OccupancySample, OccupancyScores, occupancy_sections
+from student.evaluation.sections.occupancy import (
+    BY_CUTS,
+    OccupancyFit,
+    OccupancySample,
+    OccupancyScores,
+    occupancy_sections,
+)
 from student.evaluation.sections.queries import QueryScores
 from student.evaluation.sections.semantics import SemanticScores
 from student.evaluation.sections.sky import SkyScores
@@ -158,7 +164,7 @@ class AllSections:
             self.depth_truth.section(),
             self.depth_teacher.section(),
             self.sky.section(),
-            *occupancy_sections(self.occupancy, reference=self._voxel_reference),
+            *occupancy_sections(self.occupancy, reference=self._voxel_reference, decided_by=BY_CUTS),
             self.semantics.section(unavailable=no_words, reference=self._voxel_reference),
             self.queries.section(unavailable=no_words),
             *(scores.section(unavailable=no_words) for scores in self.of_word_sets),

@@ -23,7 +23,12 @@ _INSIDE = "Voxels of the Occ3D grid that some input camera can see."
 ABOVE_GROUND_M = 0.3
 """Height of a voxel's centre in the ego frame, metres, above which flat ground is out of reach."""
 DENSITY_ALONE = "its density alone, as published"
-"""How a student with an occupancy head would be judged without it, by a threshold of its own."""
+"""How a student with an occupancy head would be judged without it, by cuts of its own."""
+BY_THRESHOLDS = "Thresholds and calibration were chosen on training scenes."
+BY_CUTS = (
+    "The calibration was chosen on training scenes; each frame is cut where its own calibrated probabilities promise "
+    "the largest IoU."
+)
 
 _DEFINITIONS: dict[str, tuple[str, str]] = {
     "iou": ("IoU", "Occupied in both, over occupied in either."),
@@ -183,7 +188,7 @@ class OccupancyScores:
     seed: int = 0
     _counts: _Counts = field(default_factory=dict)
     _counts_above: _Counts = field(default_factory=dict)
-    _counts_decided: _Counts = field(default_factory=dict)
+    _decided: list[BinaryCounts] = field(default_factory=list)
     _counts_in_band: dict[int, _Counts] = field(default_factory=dict)
     _counts_hidden: _Counts = field(default_factory=dict)
     _rays: dict[str, list[RayCounts]] = field(default_factory=dict)
@@ -214,9 +219,7 @@ class OccupancyScores:
         """
         self._scenes.append(scene)
         cuts = cuts or self.fit.thresholds
-        decided = cuts.is_occupied(probability, is_above_ground)
-        for label, predicted in {"": decided, **baselines}.items():
-            self._counts_decided.setdefault(label, []).append(BinaryCounts.of(predicted, is_occupied))
+        self._decided.append(BinaryCounts.of(cuts.is_occupied(probability, is_above_ground), is_occupied))
         for label, predicted in {"": probability >= cuts.everywhere, **baselines}.items():
             self._counts.setdefault(label, []).append(BinaryCounts.of(predicted, is_occupied))
             for band, (low, high) in enumerate(RANGE_BANDS_M):
@@ -271,11 +274,11 @@ class OccupancyScores:
             "with a cut that was chosen for such voxels.",
         )
         decided = replace(
-            self._figure("iou", self._counts_decided),
+            self._figure("iou", {**self._counts, "": self._decided}),
             name="iou_decided",
             label="IoU, as exported",
-            definition="Occupied in both, over occupied in either, by the decision that labels, queries and the viewer "
-            f"make: a cut of its own for voxels above the ground. {_INSIDE}",
+            definition="Occupied in both, over occupied in either, by the decision that is exported and named: voxels "
+            f"above the ground have a cut of their own. {_INSIDE}",
         )
         bands = tuple(
             replace(
@@ -387,12 +390,15 @@ class OccupancyScores:
         )
 
 
-def occupancy_sections(scores: OccupancyScores | None, *, reference: str) -> tuple[Section, Section]:
+def occupancy_sections(
+    scores: OccupancyScores | None, *, reference: str, decided_by: str = BY_THRESHOLDS
+) -> tuple[Section, Section]:
     """Return the sections on binary occupancy and on its calibration.
 
     Args:
         scores: Scores; None without true voxels.
         reference: What they were judged by, in words.
+        decided_by: How it was decided what is occupied, in words.
     """
     figures: tuple[Figure, ...] = ()
     calibration_figures: tuple[Figure, ...] = ()
@@ -405,8 +411,7 @@ def occupancy_sections(scores: OccupancyScores | None, *, reference: str) -> tup
         title="Binary occupancy",
         quality="occupancy",
         reference=reference,
-        note=f"{_INSIDE} The calibration was chosen on training scenes; each frame is cut where its own calibrated "
-        f"probabilities promise the largest IoU.{chosen}",
+        note=f"{_INSIDE} {decided_by}{chosen}",
         unavailable="" if figures else NO_GROUND_TRUTH,
         figures=figures,
     )
