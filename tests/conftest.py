@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jaxtyping import install_import_hook
 
-from storage.stores.versioned import Home
+import tests.typechecker
 
+# Before any project code is imported; this file imports some only where it is used.
+install_import_hook(("encoders", "storage", "teachers", "student"), f"{tests.typechecker.__name__}.first_calls")
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -25,9 +28,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    # A shell may have started this deaf to SIGTERM, which programs would inherit; a handler does the same, here alone.
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
-        signal.signal(signal.SIGTERM, lambda *_: None)
+    # A shell may have started this deaf to these, as what runs in its background: programs would inherit it and wait
+    # out every grace period. A handler does the same, here alone.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 @pytest.fixture
@@ -95,8 +100,10 @@ def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def any_home(request: pytest.FixtureRequest, tmp_path: Path) -> Home:
+def any_home(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     """A home in a folder, or in a bucket."""
+    from storage.stores.versioned import Home
+
     if request.param == "folder":
         return Home(tmp_path / "home")
     return Home(f"s3://{request.getfixturevalue('bucket').name}/runs/one")

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from beartype.roar import BeartypeCallHintViolation
 from jaxtyping import TypeCheckError
 
 from storage.geometry.transforms import invert_se3
+from tests.typechecker import FIRST_CALLS, SHARE_OF_THE_REST, first_calls
 
 
 def test_a_wrong_shape_is_refused() -> None:
@@ -15,3 +17,18 @@ def test_a_wrong_shape_is_refused() -> None:
 def test_a_wrong_dtype_is_refused() -> None:
     with pytest.raises(TypeCheckError):
         invert_se3(np.eye(4, dtype=np.int64))
+
+
+def test_a_function_is_checked_in_its_first_calls_and_in_a_share_of_the_rest() -> None:
+    @first_calls
+    def double(number: int) -> int:
+        return 2 * number
+
+    refused = []
+    for call in range(1, FIRST_CALLS + 2 * SHARE_OF_THE_REST + 1):
+        try:
+            assert double(1.5) == 3.0
+        except BeartypeCallHintViolation:
+            refused.append(call)
+    rest = [FIRST_CALLS + SHARE_OF_THE_REST, FIRST_CALLS + 2 * SHARE_OF_THE_REST]
+    assert refused == [*range(1, FIRST_CALLS + 1), *rest]

@@ -34,17 +34,22 @@ def make_home(recording: Any, tmp_path: Path) -> Callable[..., Home]:
     """Make a home that has the recording registered and its choices made."""
 
     def make(root: Path | None = None) -> Home:
-        home = Home(root or tmp_path / "home")
-        register_source(home, SourceConfig(dataset="tiny", root=recording.root, version="v1.0-mini", licence="CC0-1.0"))
-        HomeSelection(
-            preset="demo",
-            overrides=("input_images.height=8", "input_images.width=16"),
-            train_scenes=SCENES[:1],
-            validation_scenes=SCENES[1:],
-        ).save(home.root)
-        return home
+        return home_that_knows(recording.root, root or tmp_path / "home")
 
     return make
+
+
+def home_that_knows(recording: Path, root: Path) -> Home:
+    """Return a new home that has a tiny recording registered and its choices made."""
+    home = Home(root)
+    register_source(home, SourceConfig(dataset="tiny", root=recording, version="v1.0-mini", licence="CC0-1.0"))
+    HomeSelection(
+        preset="demo",
+        overrides=("input_images.height=8", "input_images.width=16"),
+        train_scenes=SCENES[:1],
+        validation_scenes=SCENES[1:],
+    ).save(home.root)
+    return home
 
 
 @pytest.fixture

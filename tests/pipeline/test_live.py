@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from storage.stores.versioned import Home, StoreVersion, materialize_files
 from storage.targets.images import InputImagesConfig, resize_scene_images
 from storage.taxonomy import OCC3D_FREE, OCC3D_UNKNOWN
 from student.applications.finetuned_head import FinetunedHead, new_head
-from student.config import FinetuneTask, OccupancyFitConfig, TrainingSetConfig
+from student.config import FeatureHeadFitConfig, FinetuneTask, OccupancyFitConfig, TrainingSetConfig
 from student.data.dataset import FrameDataset
 from student.data.training_set import freeze_training_set, load_training_set
 from student.data.views import all_views
@@ -37,29 +38,34 @@ from student.training.fit import fit_student
 from teachers.config import DepthAnythingConfig, FeatureBasisConfig, PatchFeatureConfig, WeightsConfig
 from teachers.image.run import extract_depth_anything, extract_patch_features, fit_feature_basis
 from teachers.image.weights import DEMO_WEIGHTS, TeacherModel
+from tests.pipeline.conftest import home_that_knows
+from tests.storage.conftest import write_tiny_nuscenes
 
 KEY = SceneKey("tiny", "scene-0001")
 VARIANT = "clip"
 
 
-@pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    """Copies of the depth model and of CLIP that can be tampered with."""
+def copy_weights(to: Path) -> None:
     for name in (TeacherModel.LITE.value, "clip"):
-        shutil.copytree(DEMO_WEIGHTS / name, tmp_path / "weights" / name)
-    return tmp_path / "weights"
+        shutil.copytree(DEMO_WEIGHTS / name, to / name, dirs_exist_ok=True)
 
 
-@pytest.fixture
-def home(make_home: Any, weights: Path) -> Home:
-    """A home with a student of one step that reads Depth Anything features and renders CLIP's."""
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a recording, weights, and a home with a student of one step.
+
+    The student reads Depth Anything features and renders CLIP's.
+    """
+    folder = tmp_path_factory.mktemp("trained")
+    weights = folder / "weights"
+    copy_weights(weights)
     torch.set_num_threads(1)
-    home = make_home()
+    home = home_that_knows(write_tiny_nuscenes(folder / "recording").root, folder / "home")
     run = demo_student(VARIANT)
     data = replace(run.data, teacher_depth=False, sky_masks=False, views=replace(run.data.views, virtual=0))
     # From nothing: in noise, a taught student sees surfaces that a last bit of half precision moves by percents.
-    brief = OccupancyFitConfig(steps=1)
-    fit = replace(run.fit, initial=None, max_steps=1, max_validation_samples=0, occupancy=brief)
+    heads = replace(run.fit, heads=FeatureHeadFitConfig(steps=2), occupancy=OccupancyFitConfig(steps=1))
+    fit = replace(heads, initial=None, max_steps=1, max_validation_samples=0)
     run = replace(run, data=data, losses=replace(run.losses, teacher_depth=0.0, opacity=0.0, sky=0.0), fit=fit)
     ingest_scene(home, KEY, IngestConfig())
     resize_scene_images(home, KEY, InputImagesConfig(height=data.image_height, width=data.image_width))
@@ -76,7 +82,20 @@ def home(make_home: Any, weights: Path) -> Home:
     taken = TrainingSetConfig(train_scenes=(str(KEY),), kinds=data.kinds, allow_ungated=(*data.kinds, "scene_audit"))
     freeze_training_set(home, VARIANT, taken)
     fit_student(home, VARIANT, run)
-    return home
+    return folder
+
+
+@pytest.fixture
+def weights(trained: Path) -> Iterator[Path]:
+    """The student's depth model and CLIP, to be tampered with."""
+    yield trained / "weights"
+    copy_weights(trained / "weights")
+
+
+@pytest.fixture
+def home(trained: Path, tmp_path: Path) -> Home:
+    """A home with a student, to be broken at will."""
+    return Home(shutil.copytree(trained / "home", tmp_path / "home"))
 
 
 def moment(reader: SceneReader, frame: int) -> tuple[list[np.ndarray], list[CalibratedCamera]]:
