@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,6 @@ from storage.ingest.run import ingest_scene
 from storage.ingest.source import register_source
 from storage.ingest.source_config import SourceConfig
 from storage.keys import SceneKey
-from storage.previews.pictures import encode_image
 from storage.procedural.sensing.render import render_camera
 from storage.procedural.sensing.sensors import CAMERAS, lidar_to_ego, simulate_lidar
 from storage.procedural.world.world import build_world
@@ -217,14 +217,19 @@ def test_distortion_given_for_rectified_images_is_found(procedural):
     assert name.endswith("farther out")
 
 
+def uncompressed(image: np.ndarray, **_: Any) -> bytes:
+    """Encode an image without loss, which as PNG of this size takes two seconds."""
+    encoded = io.BytesIO()
+    Image.fromarray(image).save(encoded, "bmp")
+    return encoded.getvalue()
+
+
 @pytest.mark.parametrize("camera", [None, "CAM_FRONT"])
 def test_the_picture_shows_the_change_that_puts_an_error_right(procedural, monkeypatch, camera):
     """What is drawn below of a wrong calibration is what is drawn above of the right one."""
     reader, name = procedural[0], "turn y +0.75 degree"
     suspect = Suspect(camera="CAM_FRONT", change=name, is_of_rig=camera is None, gain=1.1)
-    monkeypatch.setattr(
-        "storage.audits.calibration_picture.encode_image", lambda image, **_: encode_image(image, quality=None)
-    )
+    monkeypatch.setattr("storage.audits.calibration_picture.encode_image", uncompressed)
 
     def panels() -> np.ndarray:
         with Image.open(io.BytesIO(calibration_picture(reader, suspect))) as picture:
