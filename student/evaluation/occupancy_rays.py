@@ -89,16 +89,19 @@ class OccupancyRays:
         reach = np.linalg.norm(np.array(grid.maximum) - grid.minimum)
         self._step = _STEP * grid.voxel_size
         along = (np.arange(int(reach / self._step)) + 0.5) * self._step
-        ways = directions.reshape(-1, 1, 3) * along[:, None]
-        outside = grid.num_voxels
+        ways = directions.reshape(-1, 3).T[..., None] * along
+        num_rays, outside = ways.shape[1], grid.num_voxels
         self._voxels: Int32[np.ndarray, "rays steps"] = np.full(
-            (len(origins) * len(ways), len(along)), outside, np.int32
+            (len(origins) * num_rays, len(along)), outside, np.int32
         )
         for place, origin in enumerate(origins):
-            voxel = np.floor(grid.in_voxels(ways + origin)).astype(np.int32)
-            is_inside = np.all((voxel >= 0) & (voxel < grid.shape), axis=-1)
-            flat = (voxel[..., 0] * grid.shape[1] + voxel[..., 1]) * grid.shape[2] + voxel[..., 2]
-            self._voxels[place * len(ways) : (place + 1) * len(ways)] = np.where(is_inside, flat, outside)
+            flat, is_inside = np.zeros(ways.shape[1:]), np.ones(ways.shape[1:], bool)
+            # Axis by axis: with three numbers side by side, it took more than twice the time.
+            for way, start, low, count in zip(ways, origin, grid.minimum, grid.shape, strict=True):
+                voxel = np.floor((way + (start - low)) / grid.voxel_size)
+                is_inside &= (voxel >= 0) & (voxel < count)
+                flat = flat * count + voxel
+            self._voxels[place * num_rays : (place + 1) * num_rays] = np.where(is_inside, flat, outside)
         # Past the last ray's way out nothing is left to look at.
         self._voxels = self._voxels[:, : 1 + int(np.flatnonzero((self._voxels != outside).any(axis=0)).max(initial=0))]
         self._outside = outside
