@@ -43,6 +43,8 @@ from teachers.image.weights import DEMO_WEIGHTS
 CURVE_FILE = "learning_curve.json"
 _MAX_BYTES = 16_000_000
 _READERS = "voxel_feature_heads."
+_WITHOUT_ROUNDS = f"{PARTITION}-head"
+"""Training set of a head in a home without rounds: under a round's name, the first round would take its scenes."""
 
 
 def ship(home: Home, folder: Path, variant: Variant) -> None:
@@ -105,7 +107,7 @@ def ship_head(home: Home, folder: Path, config: OccupancyFitConfig, *, features_
     variant, _ = student_of(folder)
     shipped, run = from_pretrained(folder)
     rounds = completed_rounds(home)
-    name = training_set_name(rounds[-1].number if rounds else 1)
+    name = training_set_name(rounds[-1].number) if rounds else _WITHOUT_ROUNDS
     if not rounds:
         freeze_round(home, name, run)
     frozen = load_training_set(home, name)

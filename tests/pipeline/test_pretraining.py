@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,8 @@ from student.evaluation.companions import Companions
 from student.inference.checkpoint import from_pretrained
 from student.inference.feature_bases import load_feature_bases, same_basis
 from student.inference.open_vocabulary import StoredFeatureBasis
+from student.training.initial import initial_folder
+from student.training.occupancy import OccupancyLesson
 from teachers.exact import ExactTeacherConfig, exact_depth
 from teachers.image.feature_basis import FeatureBasis
 
@@ -95,6 +98,18 @@ def test_a_scene_without_an_exact_world_is_refused(made: Any) -> None:
     exact = ExactTeacherConfig(depth_size=config.teacher_depth.size, view_size=config.virtual_views.size)
     with pytest.raises(MissingTargetError, match="nowhere"):
         exact_depth(home, "recorded.nowhere", exact)
+
+
+def test_a_head_that_is_taught_first_does_not_choose_the_scenes_of_the_first_round(
+    made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, _ = made
+    lesson = OccupancyLesson(frames=0, frames_without_beams=0, occupied_share=None, steps=0, loss=None)
+    monkeypatch.setattr(ship, "teach_occupancy", lambda *_, **__: lesson)
+    folder = shutil.copytree(initial_folder("shipped"), tmp_path / "student")
+    ship.ship_head(home, folder, OccupancyFitConfig(steps=1), features_only=True)
+    assert home.latest(Kind.TRAINING_SET, rounds.training_set_name(1)) is None
+    assert {s.key for s in load_training_set(home, "pretrained-head").scenes} == {KEY, HELD_OUT}
 
 
 def short(depth_steps: int) -> FitConfig:
