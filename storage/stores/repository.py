@@ -334,20 +334,21 @@ class ArrayRepository:
         def add(message: str) -> None:
             found.append(IntegrityError(ErrorKind.STORE_CORRUPT, self.key, message))
 
-        main = None
+        main, current, hint = None, None, "; the next write mends it"
         try:
-            self._branch(CURRENT)
+            current = self._branch(CURRENT)
             self._repository()
             main = self._branch(_MAIN)
         except IntegrityError as error:
-            hint = "; the next write mends it"
             add(error.message.removesuffix(hint) + hint)
+        versions = self.versions()
+        if current not in {None, *versions, *self._set_aside_before()}:
+            add(f"lost or damaged: the branch {CURRENT} leads to {current}, no version{hint}")
         if main is not None:
             reached, is_whole = self._chain(main)
             others = {name for branch in self._other_branches() for name in self._chain(branch)[0]}
             if not is_whole:
                 add(f"lost or damaged: the history of main ends after {len(reached)} snapshots")
-            versions = self.versions()
             unreached = sorted(
                 digest[:12] for snapshot, digest in versions.items() if snapshot not in {*reached, *others}
             )

@@ -61,12 +61,13 @@ NAMES_LOST: dict[str, Callable[[Home, list[StoreVersion]], object]] = {
     "main names the first": lambda home, v: write_ref(home, "main", json.dumps({"snapshot": v[0].snapshot_id})),
     "main names nothing": lambda home, _: write_ref(home, "main", '{"snapshot": "AAAAAAAAAAAAAAAAAAAA"}'),
     "current is empty": lambda home, _: write_ref(home, "current", ""),
+    "current names nothing": lambda home, _: write_ref(home, "current", '{"snapshot": "AAAAAAAAAAAAAAAAAAAA"}'),
 }
 
 
 @pytest.mark.parametrize("damage", NAMES_LOST.values(), ids=NAMES_LOST)
 def test_lost_names_are_told_and_mended_by_the_next_write(home, three, damage) -> None:
-    asked = 2 if damage is NAMES_LOST["main is empty"] else 3
+    asked = 2 if damage in (NAMES_LOST["main is empty"], NAMES_LOST["current names nothing"]) else 3
     damage(home, three)
     assert "store at fault" in {found.finding for found in verify_home(home)}
     assert publish(home, asked).reused == (asked < 3)
