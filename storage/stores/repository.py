@@ -342,6 +342,8 @@ class ArrayRepository:
         except IntegrityError as error:
             add(error.message.removesuffix(hint) + hint)
         versions = self.versions()
+        if current is None and versions and not found:
+            add(f"lost or damaged: the branch {CURRENT} is lost{hint}")
         if current not in {None, *versions, *self._set_aside_before()}:
             add(f"lost or damaged: the branch {CURRENT} leads to {current}, no version{hint}")
         if main is not None:

@@ -60,6 +60,7 @@ NAMES_LOST: dict[str, Callable[[Home, list[StoreVersion]], object]] = {
     "main names the root": lambda home, _: write_ref(home, "main", f'{{"snapshot": "{ROOT_SNAPSHOT}"}}'),
     "main names the first": lambda home, v: write_ref(home, "main", json.dumps({"snapshot": v[0].snapshot_id})),
     "main names nothing": lambda home, _: write_ref(home, "main", '{"snapshot": "AAAAAAAAAAAAAAAAAAAA"}'),
+    "current is gone": lambda home, _: shutil.rmtree(store(home) / "refs" / "branch.current"),
     "current is empty": lambda home, _: write_ref(home, "current", ""),
     "current names nothing": lambda home, _: write_ref(home, "current", '{"snapshot": "AAAAAAAAAAAAAAAAAAAA"}'),
 }
