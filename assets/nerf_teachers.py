@@ -5,9 +5,9 @@ One worker process does all selected steps of a scene, because starting nerfstud
 
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import dagster as dg
 from dagster._core.errors import DagsterPipesExecutionError  # not exported, but what PipesSubprocessClient raises
@@ -15,11 +15,13 @@ from dagster._core.errors import DagsterPipesExecutionError  # not exported, but
 from assets.declarations import GPU_POOL, declare, kubernetes_tags
 from assets.failures import INFRASTRUCTURE_RETRIES, stops_retries
 from assets.metadata import describe
+from assets.partition_runs import LOOK_UPS, LookUp
 from pipeline.presets import PipelineConfig
 from pipeline.process_tree import ends_children
 from pipeline.progress import ProgressLog
 from pipeline.resources import HomeResource, NerfstudioEnvironment
 from pipeline.run_config import TrainingSetSelector
+from storage.errors import ErrorKind, NothingBuiltError
 from storage.kinds import FEATURE_SOURCES, features_kind
 from storage.stores import catalog
 from storage.stores.versioned import Home, Materialized
@@ -151,6 +153,20 @@ def _do_selected(
         catalog.release(home.open().objects, context.partition_key, catalog.FAULTS_OF_FITS)
     for action, materialized in results.items():
         yield _result(home.open(), KIND_OF[action], materialized)
+
+
+def _look_up(action: Action) -> LookUp:
+    def look_up(home: Home, key: str, choices: Mapping[str, Any]) -> str:
+        settings = TrainingSetSelector(**choices).resolve(home.root, by_command=True)
+        found = find_existing(home, key, [_step(action, settings)])
+        if found is None:
+            raise NothingBuiltError(ErrorKind.TARGET_MISSING, f"{KIND_OF[action]}/{key}", "lacks what it is made from")
+        return found[action].version.digest
+
+    return look_up
+
+
+LOOK_UPS.update({str(KIND_OF[action]): _look_up(action) for action in get_args(Action)})
 
 
 def run_worker(

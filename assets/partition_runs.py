@@ -35,6 +35,19 @@ Build = Callable[[Home, str, ProgressCallback], Materialized]
 """Function that finds or builds one partition: the home, the partition's key, a progress callback."""
 
 
+LookUp = Callable[[Home, str, Mapping[str, Any]], str]
+"""Function that looks one partition up and returns its data version.
+
+It takes a home that builds nothing, the partition's key, and the configuration of the asset's step. It raises
+``NothingBuiltError`` if anything is to be done.
+"""
+
+LOOK_UPS: dict[str, LookUp] = {}
+"""How each asset is looked up without Dagster, by name; filled where assets are defined.
+
+It is the asset's own function, on a home that builds nothing: what it finds is what a run of the asset would find.
+"""
+
 Make = Callable[[Home, str, HomeSelection, ProgressCallback], Materialized]
 """``Build`` with the selection of the run: the home, the partition's key, the selection, a progress callback."""
 
@@ -67,6 +80,11 @@ def partitioned_asset(
                 selection = config.selection(home.open().root, by_command=home.by_command)
             yield from materialize_each(context, home, progress, lambda at, key, tell: make(at, key, selection, tell))
 
+        def look_up(home: Home, key: str, choices: Mapping[str, Any]) -> str:
+            selection = selector(**choices).selection(home.root, by_command=True)
+            return make(home, key, selection, lambda *_: None).version.digest
+
+        LOOK_UPS[make.__name__] = look_up
         return cast("dg.AssetsDefinition", asset)
 
     return decorate

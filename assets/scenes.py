@@ -1,18 +1,22 @@
 """Recordings and scenes, from which everything else is made."""
 
 import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
 from assets.declarations import declare, shown_only
 from assets.failures import stops_retries
-from assets.partition_runs import event_of, partitioned_asset
+from assets.partition_runs import LOOK_UPS, event_of, partitioned_asset
 from pipeline.partitions import add_scene_partitions, scenes
 from pipeline.progress import ProgressLog
 from pipeline.resources import HomeResource
 from pipeline.run_config import HomeSelection, RunSelector
 from storage.keys import SceneKey
 from storage.kinds import Kind
+from storage.procedural.config import ProceduralConfig
 from storage.progress import ProgressCallback
 from storage.stores.versioned import Home, Materialized
 
@@ -49,7 +53,7 @@ def procedural_recordings(
     with stops_retries(opened, "procedural_recordings"):
         settings = config.resolve(opened.root, by_command=home.by_command).procedural
     report = progress.reporter(context.log, "procedural_recordings", settings.dataset)
-    root, workers = opened.root / "recordings" / settings.dataset, min(os.cpu_count() or 1, settings.num_scenes)
+    root, workers = _folder_of(opened, settings), min(os.cpu_count() or 1, settings.num_scenes)
     with stops_retries(opened, "procedural_recordings"):
         keys = [str(k) for k in generate_dataset(opened, root, settings, on_progress=report, num_workers=workers)]
     add_scene_partitions(context.instance, keys)
@@ -57,6 +61,21 @@ def procedural_recordings(
         context.log_event(event_of(opened, opened.require("scene_truth", key)))
     metadata = {"root": dg.MetadataValue.path(str(root)), "scenes": dg.MetadataValue.json(keys)}
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(dataset_digest(settings)))
+
+
+def _folder_of(home: Home, settings: ProceduralConfig) -> Path:
+    return home.root / "recordings" / settings.dataset
+
+
+def _look_up_recordings(home: Home, _: str, choices: Mapping[str, Any]) -> str:
+    from storage.procedural.run import dataset_digest, generate_dataset
+
+    settings = RunSelector(**choices).resolve(home.root, by_command=True).procedural
+    generate_dataset(home, _folder_of(home, settings), settings)
+    return dataset_digest(settings)
+
+
+LOOK_UPS["procedural_recordings"] = _look_up_recordings
 
 
 scene_truth = dg.AssetSpec(

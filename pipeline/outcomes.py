@@ -1,6 +1,6 @@
 """The outcome of a Dagster run, as plain JSON values."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import dagster as dg
@@ -12,15 +12,21 @@ def read_outcome(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
     Each materialisation has its asset, partition, digest, whether it existed already, and the seconds of its step in
     this run; several assets of one step share its seconds.
     """
+    return {"succeeded": result.success, "run_id": result.run_id, **read_events(result.all_events)}
+
+
+def read_events(events: Iterable[dg.DagsterEvent]) -> dict[str, Any]:
+    """Return the materialisations, check results and failures that events report; see ``read_outcome``."""
+    events = list(events)
     seconds = {
         event.step_key: event.event_specific_data.duration_ms / 1000  # type: ignore[union-attr]
-        for event in result.all_events
+        for event in events
         if event.is_step_success
     }
     materializations: dict[tuple[str, str], dict[str, Any]] = {}
     checks: list[dict[str, Any]] = []
     failures: list[dict[str, Any]] = []
-    for event in result.all_events:
+    for event in events:
         if event.event_type == dg.DagsterEventType.ASSET_MATERIALIZATION:
             found = event.step_materialization_data.materialization
             entry = _materialization(found)
@@ -39,13 +45,7 @@ def read_outcome(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
             )
         elif event.event_type == dg.DagsterEventType.STEP_FAILURE:
             failures.append(read_failure(event))
-    return {
-        "succeeded": result.success,
-        "run_id": result.run_id,
-        "materializations": list(materializations.values()),
-        "checks": checks,
-        "failures": failures,
-    }
+    return {"materializations": list(materializations.values()), "checks": checks, "failures": failures}
 
 
 def _materialization(found: dg.AssetMaterialization) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from assets.declarations import Work
 from pipeline.display import Display
 from pipeline.instance import open_instance, pool_waits
 from pipeline.liveness import end_abandoned_runs
+from pipeline.look_up import look_up_tasks
 from pipeline.process_tree import end_trees
 from pipeline.resources import dagster_environment, devices_from_environment
 from pipeline.tasks import Task, blocked, ready
@@ -167,11 +168,16 @@ def run_tasks(
     outcome = RunOutcome()
     started_at = time.perf_counter()
     inbox: queue.Queue[tuple[int, Mapping[str, Any]]] = queue.Queue()
-    count = max(1, min(num_workers or usual_workers(), len(tasks)))
     start = partial(_Worker, home=home, inbox=inbox, environment=environment or {})
-    with _workers(count, start) as workers, Display(console, len(tasks)) as display:
-        finished: dict[str, bool] = {}
-        begun: list[str] = []
+    with Display(console, len(tasks)) as display, contextlib.ExitStack() as stack:
+        for name, found in look_up_tasks(tasks, home, environment=environment):
+            outcome.outcomes[name] = found
+            display.begin(name)
+            display.finish(name, succeeded=True, note=_note(found))
+        finished = dict.fromkeys(outcome.outcomes, True)
+        begun = list(finished)
+        count = min(num_workers or usual_workers(), len(tasks) - len(finished))
+        workers = stack.enter_context(_workers(count, start))
         deaths = [0] * count
         while True:
             for worker, task, threads in _assign(workers, tasks, finished, begun):

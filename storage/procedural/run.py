@@ -15,7 +15,7 @@ import zarr
 
 from storage.code import code_digest
 from storage.digests import config_digest, config_json, digest_of
-from storage.errors import ErrorKind, SourceDataError
+from storage.errors import ErrorKind, NothingBuiltError, SourceDataError
 from storage.ingest.manifest.manifest import RigScene
 from storage.ingest.source import register_source
 from storage.ingest.source_config import SourceConfig
@@ -65,12 +65,15 @@ def generate_dataset(
 
     Raises:
         SourceDataError: If ``root`` holds files that this generator did not write.
+        NothingBuiltError: If the data set is not there, and the home builds nothing.
     """
     root = root.absolute()
     keys = [SceneKey(config.dataset, config.scene_name(i)) for i in range(config.num_scenes)]
     digest = dataset_digest(config)
     tell = on_progress or _ignore
     if not _is_current(root, digest) or any(_find_truth(home, key, config) is None for key in keys):
+        if not home.builds:
+            raise NothingBuiltError(ErrorKind.FILE_MISSING, str(root), "the procedural data set is not there")
         _generate(home, root, config, digest, tell, num_workers)
     else:
         tell("procedural data set is already there", 1.0, {"digest": digest})

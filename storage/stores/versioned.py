@@ -20,7 +20,7 @@ from typing import Any
 import zarr
 
 from storage.digests import canonical_json, undefined_as_null
-from storage.errors import ErrorKind, IntegrityError, MissingTargetError, PipelineError
+from storage.errors import ErrorKind, IntegrityError, MissingTargetError, NothingBuiltError, PipelineError
 from storage.keys import check_name
 from storage.kinds import KINDS, StoreForm
 from storage.stores import catalog
@@ -99,6 +99,8 @@ class Home:
             region and endpoint of S3 come from the AWS_* environment variables.
         store_url: Place of array stores if they live elsewhere: ``s3://bucket/prefix``.
         lock_timeout_s: Longest wait for another writer, seconds; by default what the environment says, or no limit.
+        builds: Whether a version that is asked for and is not the current one is built, or made the current one. If
+            not, that is a ``NothingBuiltError``.
 
     Raises:
         ValueError: If a URL has another form.
@@ -108,7 +110,15 @@ class Home:
         objects: Everything that the home is made of, by name.
     """
 
-    def __init__(self, place: Path | str, *, store_url: str | None = None, lock_timeout_s: float | None = None) -> None:
+    def __init__(
+        self,
+        place: Path | str,
+        *,
+        store_url: str | None = None,
+        lock_timeout_s: float | None = None,
+        builds: bool = True,
+    ) -> None:
+        self.builds = builds
         self.lock_timeout_s = lock_timeout_from_environment() if lock_timeout_s is None else lock_timeout_s
         self.root, self.objects = home_place(place)
         self.store_url = store_url
@@ -361,6 +371,8 @@ def reuse(home: Home, provenance: Provenance) -> Materialized | None:
 
 
 def _reuse(home: Home, provenance: Provenance) -> Materialized | None:
+    if not home.builds:
+        return _look_up(home, provenance)
     repository = home.repository(provenance.kind, provenance.partition)
     if repository is not None:
         repository.prepare()
@@ -378,6 +390,23 @@ def _reuse(home: Home, provenance: Provenance) -> Materialized | None:
     if not catalog.is_listed(home.objects, found.digest):  # its writer died between publishing and recording it
         catalog.record(home.objects, home.catalog_entry(found))
     return Materialized(found, True, metrics)
+
+
+def _look_up(home: Home, provenance: Provenance) -> Materialized:
+    """Return the version with this provenance if there is nothing to do about it.
+
+    Raises:
+        NothingBuiltError: If it is not there, not whole, not the current one, or not in the catalogue.
+    """
+    kind, partition, digest = provenance.kind, provenance.partition, provenance.digest
+    found = home.latest(kind, partition)
+    if found is None or found.digest != digest or not catalog.is_listed(home.objects, digest):
+        raise NothingBuiltError(ErrorKind.TARGET_MISSING, f"{kind}/{partition}", f"version {digest[:12]} is not in use")
+    try:
+        check_readable(home, found)
+        return Materialized(found, True, home.metrics(found))
+    except (IntegrityError, MissingTargetError) as error:
+        raise NothingBuiltError(error.kind, error.key, error.message) from error
 
 
 def check_readable(home: Home, version: StoreVersion) -> None:

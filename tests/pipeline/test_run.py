@@ -80,7 +80,7 @@ def test_a_run_materialises_reports_and_is_found_again(prepared_home: Home, monk
         (name, False, home.require(name, FIRST).digest) for name in ("scene", "input_images")
     ]
     assert all(m["step_s"] > 0 for m in made)
-    # The UI of this home shows the same runs, and a second run builds nothing.
+    # The UI of this home shows the same runs. A second run builds nothing, and starts none of Dagster's.
     with open_instance(home.root) as instance:
         runs = instance.get_runs()
         assert [r.status for r in runs] == [dg.DagsterRunStatus.SUCCESS] * 2
@@ -90,6 +90,8 @@ def test_a_run_materialises_reports_and_is_found_again(prepared_home: Home, monk
     assert again.succeeded
     assert home.versions() == before
     assert "already there" in said
+    with open_instance(home.root) as instance:
+        assert instance.get_runs_count() == 2
 
 
 def test_two_commands_on_one_home_keep_their_own_settings(prepared_home: Home) -> None:
