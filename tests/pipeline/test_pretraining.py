@@ -204,6 +204,7 @@ class TestRounds:
         assert not (tmp_path / "student").exists()
 
 
+@pytest.mark.nightly
 def test_a_student_is_judged_by_a_rig_that_it_never_saw(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     _, config = made
     monkeypatch.setattr(rigs, "unseen_rig", lambda index: small(unseen_rig(index)))

@@ -224,7 +224,7 @@ def uncompressed(image: np.ndarray, **_: Any) -> bytes:
     return encoded.getvalue()
 
 
-@pytest.mark.parametrize("camera", [None, "CAM_FRONT"])
+@pytest.mark.parametrize("camera", [pytest.param(None, marks=[pytest.mark.slow, pytest.mark.nightly]), "CAM_FRONT"])
 def test_the_picture_shows_the_change_that_puts_an_error_right(procedural, monkeypatch, camera):
     """What is drawn below of a wrong calibration is what is drawn above of the right one."""
     reader, name = procedural[0], "turn y +0.75 degree"

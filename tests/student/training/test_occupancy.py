@@ -57,31 +57,25 @@ def taught(shared_world: Any) -> Any:
     return make
 
 
-def test_the_rest_of_the_student_is_what_it_is_without_a_head(
-    taught: Any, student_config: StudentConfig, shared_world: Any
-) -> None:
-    shared_world.freeze("headless", student_config)
-    alone = fit_student(shared_world.home, "headless", student_config)
-    wanted = load_file(shared_world.home.open_files(alone.version) / "model.safetensors")
-    found = load_file(taught(student_config)["folder"] / "model.safetensors")
-    assert {name for name in found if not name.startswith(("occupancy_head.", "voxel_feature_heads."))} == set(wanted)
-    assert all(torch.equal(found[name], value) for name, value in wanted.items())
+def test_the_rest_of_the_student_is_what_it_is_without_heads(student_config: StudentConfig, shared_world: Any) -> None:
+    """Without the occupancy head, and without what names voxels by it."""
 
+    def fitted(config: StudentConfig) -> dict[str, Any]:
+        shared_world.freeze("named", config)
+        done = fit_student(shared_world.home, "named", config)
+        return load_file(shared_world.home.open_files(done.version) / "model.safetensors")
 
-def test_occupancy_is_what_it_is_without_a_head_that_names_voxels(
-    student_config: StudentConfig, shared_world: Any
-) -> None:
-    found = []
-    for width in (16, 0):
+    def with_names(width: int) -> StudentConfig:
         config = with_head(student_config, steps=3, max_frames=2)
         heads = tuple(replace(head, voxel_width=width) for head in config.model.feature_heads)
-        config = replace(config, model=replace(config.model, feature_heads=heads))
-        shared_world.freeze("named", config)
-        folder = shared_world.home.open_files(fit_student(shared_world.home, "named", config).version)
-        found.append(load_file(folder / "model.safetensors"))
-    named, alone = found
-    assert {name.partition(".")[0] for name in set(named) - set(alone)} == {"voxel_feature_heads"}
-    assert all(torch.equal(named[name], value) for name, value in alone.items())
+        return replace(config, model=replace(config.model, feature_heads=heads))
+
+    named, unnamed, headless = (fitted(config) for config in (with_names(16), with_names(0), student_config))
+    assert {name.partition(".")[0] for name in set(named) - set(unnamed)} == {"voxel_feature_heads"}
+    assert {name.partition(".")[0] for name in set(unnamed) - set(headless)} == {"occupancy_head"}
+    assert set(headless) < set(unnamed) < set(named)
+    assert all(torch.equal(named[name], value) for name, value in unnamed.items())
+    assert all(torch.equal(unnamed[name], value) for name, value in headless.items())
 
 
 def test_says_what_it_learned_from(taught: Any, student_config: StudentConfig) -> None:

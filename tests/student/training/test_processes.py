@@ -43,7 +43,7 @@ def train_by_hand(home: Home, config: StudentConfig, folder: Path, repository_ro
     assert "published: student_checkpoint/clip" in done.stderr
 
 
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("parts", [1, pytest.param(2, marks=[pytest.mark.slow, pytest.mark.nightly])])
 def test_two_processes_are_one_of_twice_the_batch(
     shared_world: Any, student_config: StudentConfig, repository_root: Path, tmp_path: Path, parts: int
 ) -> None:

