@@ -32,6 +32,7 @@ from pipeline.log_files import open_log
 from pipeline.outcomes import read_events
 from pipeline.resources import dagster_environment
 from pipeline.tasks import Task
+from storage.stores.places import store_url_from_environment
 from storage.stores.versioned import Home
 
 _PROGRAM = (sys.executable, "-m", "pipeline.look_up")
@@ -120,7 +121,7 @@ def look_up(
         graph: Graph of all assets, with their checks.
         tasks: Tasks, each after its predecessors.
     """
-    opened = Home(home, lock_timeout_s=0.0, builds=False)
+    opened = Home(home, store_url=store_url_from_environment(), lock_timeout_s=0.0, builds=False)
     found: set[str] = set()
     for task in tasks:
         if not found.issuperset(task.after):
