@@ -16,7 +16,7 @@ from pipeline.commands.options import CommandGroup, HomeCommand
 from pipeline.commands.references import find_version
 from storage.errors import PipelineError
 from storage.stores import catalog
-from storage.stores.verification import Finding, verify_home
+from storage.stores.verification import Finding, mend_stores, verify_home
 from storage.stores.versioned import check_readable, give_up, rebuild_catalog
 
 
@@ -101,7 +101,8 @@ class Verify(HomeCommand):
     Attributes:
         kind: Take versions of this kind only.
         partition: Take versions of this partition only.
-        set_aside: Set damaged versions aside, so that asking for them builds them again. Nothing is deleted.
+        set_aside: Set damaged versions aside, so that asking for them builds them again, after stores that lost a
+            branch were mended. Nothing is deleted.
         record: Record the content of versions of earlier releases that have no record, as it is now.
     """
 
@@ -115,6 +116,8 @@ class Verify(HomeCommand):
         home = self.open_home(must_exist=True)
         counts: Counter[Finding] = Counter()
         num_versions = 0
+        for error in mend_stores(home, self.kind, self.partition) if self.set_aside else ():
+            console.print(f"[red]not mended[/red] {escape(error.key)}: {escape(error.message)}", soft_wrap=True)
         for verdict in verify_home(home, self.kind, self.partition):
             finding = verdict.finding
             if verdict.version is not None:

@@ -1,7 +1,8 @@
 """Check boxes against LiDAR: returns of an object lie in its box, not in the same box turned or reshaped.
 
 A box whose yaw has the wrong sign, or whose length and width are exchanged, holds fewer of the returns around it than
-the box put right. Both have one volume, so that the comparison is fair.
+the box put right. Both have one volume, so that the comparison is fair. What is wrong in another way, such as boxes in
+the ego frame, shows by how little the boxes hold at all.
 """
 
 import math
@@ -18,9 +19,12 @@ from storage.scenes.store import SceneReader
 
 _MIN_RETURNS, _MAX_RANGE_M = 5, 40.0
 _MIN_OBJECTS = 5
+_MIN_ANNOTATED = 100  # boxes that are said to hold returns; those far away are not looked for
 _RISK = 0.001
 _OFF_GROUND = 0.1  # share of a box's height that is left out below: the ground lies in every box
 _MAX_FRAMES = 12
+_MIN_INSIDE = 0.5
+_LEAST_UPRIGHT, _MAX_LYING = 0.5, 0.1  # cosine to the world's z axis; share of boxes: few things lie on their side
 
 
 def audit_boxes(reader: SceneReader) -> list[Finding]:
@@ -39,6 +43,8 @@ def audit_boxes(reader: SceneReader) -> list[Finding]:
     is_measured = len(stated) >= _MIN_OBJECTS
     where = f"{best}; {np.mean(stated):.0%} of returns inside as stated" if is_measured else ""
     return [
+        _upright(boxes),
+        _inside_at_all(boxes, stated),
         Finding(
             name="returns_gained_by_other_boxes",
             value=gains[best] if is_measured else math.nan,
@@ -46,8 +52,43 @@ def audit_boxes(reader: SceneReader) -> list[Finding]:
             wanted="at_most",
             where=where or f"{len(stated)} objects with returns, want {_MIN_OBJECTS}",
             otherwise="failed" if is_measured else "undecided",
-        )
+        ),
     ]
+
+
+def _upright(boxes: SceneBoxes) -> Finding:
+    """Return the share of boxes that lie on their side: most do where quaternions are read in another order."""
+    upright = np.asarray(quat_wxyz_to_rotation(boxes.quat_wxyz))[:, 2, 2]
+    lying = upright < _LEAST_UPRIGHT
+    where = f"the first is {boxes.category[int(lying.argmax())]} in frame {boxes.frame_index[int(lying.argmax())]}"
+    return Finding(
+        name="boxes_on_their_side_share",
+        value=float(lying.mean()),
+        threshold=_MAX_LYING,
+        wanted="at_most",
+        where=where if lying.any() else "",
+    )
+
+
+def _inside_at_all(boxes: SceneBoxes, stated: Float[np.ndarray, " objects"]) -> Finding:
+    """Return the share of the returns around objects that their boxes hold.
+
+    No object with returns is evidence too, where the annotations say that they hold returns.
+    """
+    said_to_hold = int((boxes.num_lidar_points >= _MIN_RETURNS).sum())
+    is_measured, contradicts = len(stated) >= _MIN_OBJECTS, said_to_hold >= _MIN_ANNOTATED and not len(stated)
+    where = f"{len(stated)} objects with returns"
+    if contradicts:
+        where += f" near them, and {said_to_hold} boxes are annotated with {_MIN_RETURNS} or more: another frame?"
+    value = float(np.mean(stated)) if is_measured else 0.0 if contradicts else math.nan
+    return Finding(
+        name="returns_inside_boxes_share",
+        value=value,
+        threshold=_MIN_INSIDE,
+        wanted="at_least",
+        where=where,
+        otherwise="undecided" if math.isnan(value) else "failed",
+    )
 
 
 def shares_by_convention(reader: SceneReader, boxes: SceneBoxes) -> Mapping[str, Float[np.ndarray, " objects"]]:

@@ -41,7 +41,7 @@ def audit_axes(reader: SceneReader) -> list[Finding]:
             value=180.0 if backwards and off_axis <= _MAX_OFF_X_DEG else off_axis,
             threshold=_MAX_OFF_X_DEG,
             wanted="at_most",
-            where=f"{where}, all of it backwards" if backwards else where,
+            where=f"{where}, all of it backwards" if backwards and off_axis <= _MAX_OFF_X_DEG else where,
             otherwise="undecided" if math.isnan(off_axis) or off_axis <= _MAX_OFF_X_DEG else "failed",
         ),
         Finding(

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from storage.audits.boxes import audit_boxes
 from storage.audits.calibration import MAX_AWAY_GAIN, CalibrationFit, RigFit, calibration_frames, fit_rig
@@ -38,11 +39,13 @@ def audit_calibration(home: Home, version: StoreVersion, fit: RigFit | None = No
     worst = int(np.argmax(rotations))
     off_centre = [_principal_point_offset(reader, camera) for camera in cameras]
     farthest = int(np.argmax(off_centre))
-    frame = reader.num_frames // 2
-    seen = _share_of_lidar_seen(reader, frame)
+    shares = np.array([_shares_of_lidar_seen(reader, frame) for frame in spread(reader.num_frames)])
+    seen, wanted = float(np.nanmean(shares[:, -1])) if np.isfinite(shares).any() else math.nan, _wanted_share(reader)
     steps = np.array([reader.timestamp_us(i) for i in range(reader.num_frames)], dtype=np.int64)
-    exposure = max(
-        abs(reader.camera_timestamp_us(frame, camera) - reader.timestamp_us(frame)) * 1e-6 for camera in cameras
+    exposure, late = max(
+        (abs(reader.camera_timestamp_us(frame, camera) - reader.timestamp_us(frame)) * 1e-6, frame)
+        for camera in cameras
+        for frame in range(reader.num_frames)
     )
     findings = [
         *audit_axes(reader),
@@ -65,17 +68,22 @@ def audit_calibration(home: Home, version: StoreVersion, fit: RigFit | None = No
         Finding(
             name="lidar_seen_by_cameras",
             value=seen,
-            threshold=0.1,
+            threshold=wanted,
             wanted="at_least",
-            where=f"frame {frame}",
+            where=f"{len(shares)} frames",
             otherwise=_if_measured(seen),
         ),
-        Finding(name="exposure_offset_s", value=exposure, threshold=0.25, wanted="at_most", where=f"frame {frame}"),
+        _blind_camera(reader, shares[:, :-1]),
+        _smallest_sweep(reader),
+        Finding(name="exposure_offset_s", value=exposure, threshold=0.25, wanted="at_most", where=f"frame {late}"),
         Finding(name="backward_time_steps", value=float((np.diff(steps) <= 0).sum()), threshold=0.0, wanted="at_most"),
         *audit_geometry(reader, fit),
     ]
     return [*findings, decided_evidence(findings, otherwise=_if_measured(seen))]
 
+
+_MIN_SEEN, _MIN_SEEN_BY_ONE = 0.1, 0.001
+_MIN_SWEEP_SHARE = 0.1  # of the median: a sweep that was cut short keeps its first beams only
 
 _EVIDENCE = (
     "ground_tilt_deg",
@@ -212,12 +220,59 @@ def _principal_point_offset(reader: SceneReader, camera: int) -> float:
     return principal_point_offset(reader.intrinsics(camera), height=height, width=width)
 
 
-def _share_of_lidar_seen(reader: SceneReader, frame: int) -> float:
-    """Return the share of LiDAR returns that at least one camera sees."""
+def _shares_of_lidar_seen(reader: SceneReader, frame: int) -> list[float]:
+    """Return the share of LiDAR returns that each camera sees, and the share that at least one sees; NaN without."""
     returns = reader.lidar_points(frame)
     if not len(returns):
-        return math.nan
-    seen = np.zeros(len(returns), dtype=bool)
+        return [math.nan] * (reader.num_cameras + 1)
+    seen = np.zeros((reader.num_cameras, len(returns)), dtype=bool)
     for camera in range(reader.num_cameras):
-        seen[returns_in_image(reader, frame, camera, returns).index] = True
-    return float(seen.mean())
+        seen[camera, returns_in_image(reader, frame, camera, returns).index] = True
+    return [*seen.mean(axis=1).tolist(), float(seen.any(axis=0).mean())]
+
+
+def _wanted_share(reader: SceneReader) -> float:
+    """Return the share of a full turn of returns that the cameras should see between them.
+
+    Six cameras that look around see half of the returns and more, one sees as much less as its field of view is
+    narrower.
+    """
+    angles = [
+        2.0 * math.atan(0.5 * reader.image_size(camera)[1] / float(reader.intrinsics(camera)[0, 0]))
+        for camera in range(reader.num_cameras)
+    ]
+    return min(_MIN_SEEN, 0.25 * sum(angles) / (2.0 * math.pi))
+
+
+def _blind_camera(reader: SceneReader, shares: Float[np.ndarray, "frames cameras"]) -> Finding:
+    """Return the smallest share of returns that a camera sees over all frames looked at.
+
+    One that sees none is not where it is said to be, or looks at the sky; nothing else could judge it.
+    """
+    is_measured = np.isfinite(shares).all(axis=1)
+    of_camera = shares[is_measured].mean(axis=0) if is_measured.any() else np.full(reader.num_cameras, math.nan)
+    worst = int(np.argmin(of_camera))
+    return Finding(
+        name="lidar_seen_by_each_camera",
+        value=float(of_camera[worst]),
+        threshold=_MIN_SEEN_BY_ONE,
+        wanted="at_least",
+        where=f"camera {reader.camera_names[worst]}",
+        otherwise=_if_measured(float(of_camera[worst])),
+    )
+
+
+def _smallest_sweep(reader: SceneReader) -> Finding:
+    """Return the returns of the smallest sweep, as a share of the median sweep's; frames without one are left out."""
+    counts = np.array([reader.num_lidar_points(frame) for frame in range(reader.num_frames)])
+    swept = np.flatnonzero(counts)
+    smallest = int(swept[counts[swept].argmin()]) if len(swept) else 0
+    share = float(counts[smallest] / np.median(counts[swept])) if len(swept) else math.nan
+    return Finding(
+        name="returns_of_smallest_sweep_share",
+        value=share,
+        threshold=_MIN_SWEEP_SHARE,
+        wanted="at_least",
+        where=f"frame {smallest}: {counts[smallest]} returns" if len(swept) else "",
+        otherwise=_if_measured(share),
+    )

@@ -1,5 +1,6 @@
 """Strict readers of raw files: a path may leave its root, an image may be cut short or be a decompression bomb."""
 
+import errno
 import io
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -15,6 +16,7 @@ from storage.stores.integrity import machine_faults
 
 NUSCENES_POINT_FIELDS = 5  # x, y, z, intensity, ring index: float32 each
 _MAX_RING = 255
+_LONG_PATH = 200
 _EXIF_ORIENTATION = 0x0112
 _END_OF_IMAGE = b"\xff\xd9"
 _OTHER_IMAGES = {
@@ -36,8 +38,20 @@ def resolve_inside(root: Path, relative: str, link_roots: Sequence[Path] = ()) -
         link_roots: Further folders that links under the root may lead into.
 
     Raises:
-        SourceDataError: If the path is absolute, leaves the root by ``..`` or a link, or names no file.
+        SourceDataError: If the path is absolute, leaves the root by ``..`` or a link, no file system could hold it, or
+            it names no file.
     """
+    try:
+        relative.encode()  # not half of a character
+        return _resolve_inside(root, relative, link_roots)
+    except (OSError, RuntimeError, UnicodeError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise  # the machine
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise SourceDataError(ErrorKind.FILE_UNSAFE, ascii(relative[:_LONG_PATH]), f"is no path: {reason}") from error
+
+
+def _resolve_inside(root: Path, relative: str, link_roots: Sequence[Path]) -> Path:
     pure = PurePosixPath(relative)
     if not relative or pure.is_absolute() or ".." in pure.parts or "\\" in relative or "\0" in relative:
         message = "want a plain path below the source's root, without '..'"

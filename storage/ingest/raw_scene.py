@@ -16,6 +16,17 @@ from storage.scenes.schema import SceneBoxes
 
 MAX_LIDAR_WINDOW_S = 10.0
 MAX_ROTATION_ERROR = 1e-6  # of a matrix built in float64 from a quaternion that was normalised
+MAX_MOUNTING_M = 50.0
+"""Distance from the ego frame's origin at which no sensor of a vehicle sits."""
+
+MAX_BOX_M = 150.0
+"""Size that no annotated object has; the longest aircraft are half of it."""
+
+_LEAST_UPRIGHT = 0.5  # cosine between up in the ego frame and up in the world: no vehicle leans by 60 degrees
+# A jump is what remains beyond these: poses of sensors that fire within milliseconds may differ by their noise.
+_POSE_NOISE_M, _POSE_NOISE_RAD = 0.5, 0.35
+_MAX_TURN_RAD_PER_S = 3.0
+_MAX_ACCELERATION_MPS2 = 15.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,22 +160,40 @@ def check_raw_scene(scene: RawScene, config: IngestConfig) -> None:
     """Check the rules that hold for every format.
 
     Raises:
-        SourceDataError: If intrinsics are singular, a pose jumps or is no rigid transform, or time stands still, runs
-            back or counts in another unit than microseconds.
+        SourceDataError: If intrinsics are singular, an image claims too many pixels, a sensor sits far off the vehicle,
+            a pose jumps, lies on its side or is no rigid transform, or time stands still, runs back or counts in
+            another unit than microseconds.
     """
     for name, intrinsics, size in zip(scene.camera_names, scene.intrinsics, scene.image_sizes, strict=True):
+        if size[0] * size[1] > config.max_image_pixels:
+            message = f"claims {size[1]} x {size[0]} pixels, want at most {config.max_image_pixels}"
+            raise SourceDataError(ErrorKind.IMAGE_INVALID, f"{scene.name}/{name}", message)
         _check_intrinsics(intrinsics, size, f"{scene.name}/{name}")
     if scene.fisheye is not None:
         for name, lens in zip(scene.camera_names, scene.fisheye, strict=True):
             _check_fisheye(lens, f"{scene.name}/{name}")
     _check_rigid(scene.camera_to_ego, ErrorKind.CALIBRATION_INVALID, f"{scene.name}: camera_to_ego")
     _check_rigid(scene.lidar_to_ego, ErrorKind.CALIBRATION_INVALID, f"{scene.name}: lidar_to_ego")
+    for name, mounting in (*zip(scene.camera_names, scene.camera_to_ego, strict=True), ("LiDAR", scene.lidar_to_ego)):
+        _check_mounting(mounting, f"{scene.name}/{name}")
     _check_rigid(scene.ego_to_world, ErrorKind.POSE_INVALID, f"{scene.name}: ego_to_world")
     _check_rigid(scene.camera_ego_to_world, ErrorKind.POSE_INVALID, f"{scene.name}: camera_ego_to_world")
-    _check_advances(scene.timestamp_us, f"{scene.name}/{config.lidar}")
+    _check_advances(scene.timestamp_us, f"{scene.name}: reference instants", scene.lidar_files)
     for index, name in enumerate(scene.camera_names):
         _check_advances(scene.camera_timestamp_us[:, index], f"{scene.name}/{name}")
-    _check_speed(scene, config.max_speed_mps)
+    _check_upright(scene)
+    _check_motion(scene, config.max_speed_mps)
+
+
+def check_box_size(size: Float[np.ndarray, "3"], key: str) -> None:
+    """Check the size of a box, metres.
+
+    Raises:
+        SourceDataError: If it is not that of an object.
+    """
+    if not ((size > 0) & (size <= MAX_BOX_M)).all():
+        message = f"is {size.tolist()}, want all above 0 and at most {MAX_BOX_M:g} m"
+        raise SourceDataError(ErrorKind.TABLE_INVALID, key, message)
 
 
 def _check_intrinsics(intrinsics: Float[np.ndarray, "3 3"], size: tuple[int, int], key: str) -> None:
@@ -193,25 +222,94 @@ def _check_rigid(a_to_b: Float[np.ndarray, "*batch 4 4"], kind: ErrorKind, key: 
         raise SourceDataError(kind, f"{key}{list(index)}", message)
 
 
-def _check_advances(timestamp_us: Int64[np.ndarray, " frames"], key: str) -> None:
+def _check_advances(timestamp_us: Int64[np.ndarray, " frames"], key: str, files: tuple[str, ...] = ()) -> None:
     check_time_unit(timestamp_us, key)
     backwards = np.flatnonzero(np.diff(timestamp_us) <= 0)
     if len(backwards):
         frame = int(backwards[0]) + 1
         message = f"frame {frame} is at {timestamp_us[frame]} us, want later than {timestamp_us[frame - 1]}"
-        raise SourceDataError(ErrorKind.TIME_INVALID, key, message)
+        of_file = f" of {files[frame]}" if files and files[frame] else ""
+        raise SourceDataError(ErrorKind.TIME_INVALID, f"{key}{of_file}", message)
 
 
-def _check_speed(scene: RawScene, max_speed_mps: float) -> None:
+def _check_mounting(sensor_to_ego: Float[np.ndarray, "4 4"], key: str) -> None:
+    distance = float(np.linalg.norm(sensor_to_ego[:3, 3]))
+    if distance > MAX_MOUNTING_M:
+        message = (
+            f"sits {distance:.4g} m from the ego frame's origin, want at most {MAX_MOUNTING_M:g}: is it given in mm?"
+        )
+        raise SourceDataError(ErrorKind.CALIBRATION_INVALID, key, message)
+
+
+def _check_upright(scene: RawScene) -> None:
+    """Check that the vehicle stands on its wheels, by its source's own world where the scene tells of it."""
+    to_global = scene.attributes.get("world_to_global")
+    up = np.asarray(to_global, np.float64)[2, :3] if isinstance(to_global, list) else np.array([0.0, 0.0, 1.0])
+    for name, poses in (("ego_to_world", scene.ego_to_world), ("camera_ego_to_world", scene.camera_ego_to_world)):
+        upright = poses[..., :3, 2] @ up
+        if (upright < _LEAST_UPRIGHT).any():
+            index = tuple(int(i) for i in np.argwhere(upright < _LEAST_UPRIGHT)[0])
+            lean = np.degrees(np.arccos(np.clip(upright[index], -1.0, 1.0)))
+            message = (
+                f"leans {lean:.0f} degrees away from the world's z axis, want at most "
+                f"{np.degrees(np.arccos(_LEAST_UPRIGHT)):.0f}: are its quaternions in the order x, y, z, w, or does z "
+                "point down?"
+            )
+            raise SourceDataError(ErrorKind.POSE_INVALID, f"{scene.name}: {name}{list(index)}", message)
+
+
+def _check_motion(scene: RawScene, max_speed_mps: float) -> None:
+    """Check that the poses of all sensors are those of one vehicle that moves as vehicles do."""
     tracks = [("ego_to_world", scene.ego_to_world, scene.timestamp_us)]
     for index, name in enumerate(scene.camera_names):
         tracks.append(
             (f"{name}.ego_to_world", scene.camera_ego_to_world[:, index], scene.camera_timestamp_us[:, index])
         )
-    for name, poses, instants in tracks:
-        distance = np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=-1)
-        speed = distance / (np.diff(instants) * 1e-6)
-        if (speed > max_speed_mps).any():
-            frame = int(np.argmax(speed)) + 1
-            message = f"pose jumps at {speed.max():.1f} m/s before frame {frame}, want at most {max_speed_mps} m/s"
-            raise SourceDataError(ErrorKind.POSE_INVALID, f"{scene.name}: {name}[{frame}]", message)
+    named = [(name, frame) for name, poses, _ in tracks for frame in range(len(poses))]
+    poses, instants = np.concatenate([t[1] for t in tracks]), np.concatenate([t[2] for t in tracks])
+    order = np.argsort(instants, kind="stable")
+    _check_steps(poses[order], instants[order], [named[i] for i in order], max_speed_mps, scene.name)
+    for name, track, times in tracks:
+        _check_acceleration(track, times, name, scene.name)
+
+
+def _check_steps(
+    poses: Float[np.ndarray, "poses 4 4"],
+    instants: Int64[np.ndarray, " poses"],
+    named: list[tuple[str, int]],
+    max_speed_mps: float,
+    scene_name: str,
+) -> None:
+    seconds = np.diff(instants) * 1e-6
+    distance = np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=-1)
+    turns = np.swapaxes(poses[:-1, :3, :3], -1, -2) @ poses[1:, :3, :3]
+    angle = np.arccos(np.clip(0.5 * (np.trace(turns, axis1=-2, axis2=-1) - 1.0), -1.0, 1.0))
+    excess = np.maximum(
+        (distance - _POSE_NOISE_M) / max_speed_mps - seconds, (angle - _POSE_NOISE_RAD) / _MAX_TURN_RAD_PER_S - seconds
+    )
+    if len(excess) and excess.max() > 0:
+        at = int(excess.argmax())
+        (before, frame_before), (after, frame_after) = named[at], named[at + 1]
+        message = (
+            f"pose jumps by {distance[at]:.2f} m and {np.degrees(angle[at]):.0f} degrees within {seconds[at]:.4f} s of "
+            f"{before}[{frame_before}], want at most {max_speed_mps:g} m/s and {_MAX_TURN_RAD_PER_S:g} rad/s"
+        )
+        raise SourceDataError(ErrorKind.POSE_INVALID, f"{scene_name}: {after}[{frame_after}]", message)
+
+
+def _check_acceleration(
+    poses: Float[np.ndarray, "frames 4 4"], instants: Int64[np.ndarray, " frames"], name: str, scene_name: str
+) -> None:
+    if len(poses) < 3:
+        return
+    seconds, place = np.diff(instants) * 1e-6, poses[:, :3, 3]
+    share = (seconds[:-1] / (seconds[:-1] + seconds[1:]))[:, None]
+    astray = np.linalg.norm(place[1:-1] - (1.0 - share) * place[:-2] - share * place[2:], axis=-1)
+    allowed = _POSE_NOISE_M + 0.5 * _MAX_ACCELERATION_MPS2 * seconds[:-1] * seconds[1:]
+    if (astray > allowed).any():
+        frame = int(np.argmax(astray - allowed))
+        message = (
+            f"lies {astray[frame]:.2f} m from the way between the poses before and after it, want at most "
+            f"{allowed[frame]:.2f}: no vehicle accelerates like that"
+        )
+        raise SourceDataError(ErrorKind.POSE_INVALID, f"{scene_name}: {name}[{frame + 1}]", message)

@@ -304,6 +304,10 @@ class SceneReader:
         """Return x, y, z in the ego frame of the reference instant (metres) and intensity, float32."""
         return self.lidar_points_of(range(frame_index, frame_index + 1))[0]
 
+    def num_lidar_points(self, frame_index: int) -> int:
+        """Return the number of points of a frame."""
+        return int(self._lidar_offsets[frame_index + 1] - self._lidar_offsets[frame_index])
+
     def lidar_points_of(self, frames: range) -> list[Float[np.ndarray, "points 4"]]:
         """Return the points of consecutive frames, as :meth:`lidar_points` does; shared chunks are read once."""
         offsets = self._lidar_offsets[frames.start : frames.stop + 1]

@@ -37,6 +37,8 @@ _UNAVAILABLE = {
     errno.ETIMEDOUT: ErrorKind.IO_FAILED,
 }
 _OS_ERROR = re.compile(r"os error (\d+)")  # how Rust, and so Icechunk and safetensors, spells a number of the system
+_TORCH_ERROR = re.compile(r": [A-Z][^:\n]* \((\d+)\)$", re.MULTILINE)  # how torch does: "...: Too many open files (24)"
+_TORCH_MEMORY = "DefaultCPUAllocator: "  # it could not allocate
 _BROKEN_LINE = re.compile(
     r"\s*\n *\| (?=\S)"
 )  # Icechunk breaks its lines as a terminal would, within a number's name too
@@ -59,7 +61,7 @@ def machine_fault(key: str, error: BaseException) -> PipelineError | None:
     while seen is not None:
         if isinstance(seen, PipelineError):
             return None
-        if isinstance(seen, MemoryError):
+        if isinstance(seen, MemoryError) or type(seen).__name__ == "OutOfMemoryError" or _TORCH_MEMORY in str(seen):
             return OutOfCapacityError(ErrorKind.OUT_OF_CAPACITY, key, "the memory is full")
         number = _system_number(seen)
         if number in _CAPACITY:
@@ -171,6 +173,8 @@ def _system_number(error: BaseException) -> int | None:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
     found = _OS_ERROR.search(_text(error))
+    if found is None and isinstance(error, RuntimeError):
+        found = _TORCH_ERROR.search(str(error))
     return int(found[1]) if found else None
 
 

@@ -26,7 +26,7 @@ import zarr
 from zarr.core.sync import sync
 
 from storage.digests import bytes_digest
-from storage.errors import ErrorKind, IntegrityError
+from storage.errors import ErrorKind, HomeUnavailableError, IntegrityError
 from storage.stores.content_record import (
     FOLDER,
     ArraySeals,
@@ -121,16 +121,19 @@ class ArrayRepository:
             raise
 
     def _doubt_folder(self, key: str, error: BaseException) -> None:
-        """Raise if a snapshot that Icechunk calls missing cannot be opened: it says so for want of descriptors too.
+        """Raise if a snapshot that Icechunk calls missing is there: it says so of any that it cannot open.
 
         Raises:
             OutOfCapacityError: If nothing can be opened.
-            HomeUnavailableError: If the disk does not give it.
+            HomeUnavailableError: If the disk does not give it, or did not a moment ago.
         """
+        if "not found" not in str(error):
+            return
         with reading(key):
             for name in self.objects.sizes("snapshots"):
                 if name in str(error):
                     self.objects.read(f"snapshots/{name}")
+                    raise _of_a_moment(key, f"snapshots/{name}") from error
 
     def _doubt(self, key: str, error: BaseException, record: ContentRecord | None = None) -> None:
         """Raise unless a bucket answers and lacks an object: Icechunk calls a snapshot missing whose server is down.
@@ -148,7 +151,7 @@ class ArrayRepository:
 
     def _repository(self) -> icechunk.Repository:
         if self._opened is None:
-            if self._branch_is_lost():
+            if self.is_branch_lost():
                 message = "lost or damaged: its branch main is lost or torn; the next write mends it"
                 raise IntegrityError(ErrorKind.STORE_CORRUPT, self.key, message)
             with self._reading(self.key):
@@ -278,15 +281,23 @@ class ArrayRepository:
 
         Raises:
             IntegrityError: If the record, the snapshot or a manifest is lost or damaged.
+            OutOfCapacityError: If nothing can be opened.
+            HomeUnavailableError: If the disk does not give it, or did not a moment ago.
         """
         record = self.record(digest, snapshot_id, key)
         if record is not None:
             self._check_objects(record, key, ("snapshots", "manifests"))
         repository = self._repository()
-        with self._reading(key):
-            store = repository.readonly_session(snapshot_id=snapshot_id).store
-            checked = store if record is None else CheckedStore(store, record, key, self._on_failure(record, key))
-            group = zarr.open_group(checked, mode="r")
+        try:
+            with self._reading(key):
+                store = repository.readonly_session(snapshot_id=snapshot_id).store
+                checked = store if record is None else CheckedStore(store, record, key, self._on_failure(record, key))
+                group = zarr.open_group(checked, mode="r")
+        except IntegrityError as error:  # Zarr too calls missing what cannot be opened
+            if record is not None and isinstance(error.__cause__, zarr.errors.GroupNotFoundError):
+                self._check_objects(record, key, ("snapshots", "manifests"))
+                raise _of_a_moment(key, "its group") from error
+            raise
         if record is None and _has_record(group.attrs):
             raise IntegrityError(ErrorKind.STORE_CORRUPT, key, "lost or damaged: the record of its content is lost")
         return group
@@ -368,6 +379,10 @@ class ArrayRepository:
                 if self._readable_metadata(snapshot_id) is None:
                     add(f"lost or damaged: snapshot {snapshot_id} cannot be read")
         return found
+
+    def is_branch_lost(self) -> bool:
+        """Return whether the branch that leads to every version is lost or torn; ``prepare`` mends it in a folder."""
+        return isinstance(self.objects, LocalObjects) and self._whole_branch(_MAIN) is None
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
@@ -646,9 +661,6 @@ class ArrayRepository:
         with self._reading(self.key):
             return [repository.lookup_branch(name) for name in repository.list_branches() if name != _MAIN]
 
-    def _branch_is_lost(self) -> bool:
-        return isinstance(self.objects, LocalObjects) and self._whole_branch(_MAIN) is None
-
     def _whole_branch(self, name: str) -> str | None:
         try:
             return self._branch(name)
@@ -667,15 +679,26 @@ class ArrayRepository:
             self._repository().delete_branch(branch)
 
     def _chain(self, snapshot_id: str) -> tuple[list[str], bool]:
-        """Return the snapshots from this one back to the first, and whether none of them is lost."""
+        """Return the snapshots from this one back to the first, and whether none of them is lost.
+
+        Raises:
+            OutOfCapacityError: If nothing can be opened.
+            HomeUnavailableError: If the disk does not give one, or did not a moment ago.
+        """
         repository, found = self._repository(), []
         try:
-            with reading(self.key):
+            with self._reading(self.key):
                 for info in repository.ancestry(snapshot_id=snapshot_id):
                     found.append(info.id)
         except IntegrityError:
             return found, False
         return found, True
+
+
+def _of_a_moment(key: str, what: str) -> HomeUnavailableError:
+    """Return the error of something that could not be opened, and is there when it is asked for again."""
+    message = f"{what} could not be opened for a moment, and is there; ask again"
+    return HomeUnavailableError(ErrorKind.IO_FAILED, key, message)
 
 
 def _is_conflict(error: icechunk.IcechunkError) -> bool:

@@ -80,11 +80,42 @@ def _verify(home: Home, version: StoreVersion) -> Verified:
         verify_version(home, version)
         is_recorded = version.form is StoreForm.FILES or home.repository_of(version).has_record(version.snapshot_id)
     except PipelineError as error:
-        return Verified("not read" if _is_of_machine(error) else "damaged", str(version), error.message, version)
+        found: Finding = "not read" if _is_of_machine(error) else "damaged"
+        if found == "damaged" and _is_headless(home, version):
+            found = "store at fault"  # which is mended with all that it holds
+        return Verified(found, str(version), error.message, version)
     if is_recorded:
         return Verified("whole", str(version), version=version)
     message = "only its chunks are checked, not where they stand; 'distillnerf catalog verify --record' records it"
     return Verified("without record", str(version), message, version)
+
+
+def _is_headless(home: Home, version: StoreVersion) -> bool:
+    """Return whether a version cannot be opened because its store has lost a branch."""
+    repository = None if version.form is StoreForm.FILES else home.repository(version.kind, version.partition)
+    return repository is not None and repository.is_branch_lost()
+
+
+def mend_stores(home: Home, kind: str | None = None, partition: str | None = None) -> list[PipelineError]:
+    """Mend the branches of stores as the next write would, and return the errors of those that cannot be mended.
+
+    Nothing is built. A store of which nothing can be read is set aside whole.
+
+    Args:
+        home: Home of the stores.
+        kind: Mend stores of this kind only.
+        partition: Mend stores of this partition only.
+    """
+    errors = []
+    for owner in home.array_partitions(kind, partition):
+        try:
+            repository = home.repository(*owner)
+            if repository is not None and repository.is_branch_lost():
+                with home.lock(*owner):
+                    repository.prepare()
+        except PipelineError as error:
+            errors.append(error)
+    return errors
 
 
 def verify_version(home: Home, version: StoreVersion) -> int:

@@ -27,7 +27,7 @@ from storage.ingest.manifest.tables import (
     transforms_of,
 )
 from storage.ingest.raw_files import check_jpeg
-from storage.ingest.raw_scene import IngestConfig, RawScene
+from storage.ingest.raw_scene import MAX_BOX_M, IngestConfig, RawScene, check_box_size
 from storage.ingest.read_ahead import read_ahead
 from storage.ingest.recording import FramePayload, Sweep
 from storage.ingest.source_config import SourceConfig
@@ -123,7 +123,8 @@ class RigManifestRecording:
 
     def _read_tables(self, version: str) -> RawScene:
         scene, cameras = self._scene, self._cameras
-        frames = self._frames()
+        recorded = self._frames()
+        frames = {name: values[: self._config.max_frames] for name, values in recorded.items()}
         instants = frames["timestamp_us"]
         check_time_unit(instants, f"{scene.frames}: timestamp_us")
         images = read_columns(self._files.read(scene.images), scene.images, IMAGES)
@@ -149,7 +150,7 @@ class RigManifestRecording:
             camera_ego_to_world=global_to_world @ camera_poses,
             image_files=tuple(tuple(str(f) for f in row) for row in images["file"][rows]),
             lidar_files=sweeps,
-            boxes=self._boxes(global_to_world, len(instants)),
+            boxes=self._boxes(global_to_world, len(instants), len(recorded["frame"])),
             attributes={
                 "source_format": "rig_manifest",
                 "version": version,
@@ -178,7 +179,7 @@ class RigManifestRecording:
             at = int(wrong[0]) if len(wrong) else 0
             message = f"is {seen[at]}, want {at}: frames are numbered from 0" if len(seen) else "holds no frame"
             raise SourceDataError(ErrorKind.TABLE_INVALID, f"{self._scene.frames}: frame[{at}]", message)
-        return {name: values[: self._config.max_frames] for name, values in frames.items()}
+        return frames
 
     def _image_rows(self, images: Columns, num_frames: int) -> Int64[np.ndarray, "frames cameras"]:
         """Return the image-table row of each frame and camera."""
@@ -233,6 +234,9 @@ class RigManifestRecording:
             message = f"claims {camera.width} x {camera.height} pixels, want at most {self._config.max_image_pixels}"
             raise SourceDataError(ErrorKind.IMAGE_INVALID, camera.valid_mask, message)
         mask = _decode_mask(self._files.read(camera.valid_mask), camera.valid_mask, (camera.height, camera.width))
+        if not mask.any():
+            message = f"leaves no pixel of {camera.name}, want what shows the world above 0"
+            raise SourceDataError(ErrorKind.IMAGE_INVALID, camera.valid_mask, message)
         plan = self._plans[camera.name]
         if plan is None:
             return mask
@@ -240,20 +244,23 @@ class RigManifestRecording:
         spread = np.repeat(np.where(mask, np.uint8(255), np.uint8(0))[..., None], 3, axis=-1)
         return plan.build_map().apply(spread)[..., 0] == 255
 
-    def _boxes(self, global_to_world: Float[np.ndarray, "4 4"], num_frames: int) -> SceneBoxes:
+    def _boxes(self, global_to_world: Float[np.ndarray, "4 4"], num_frames: int, num_recorded: int) -> SceneBoxes:
         file = self._scene.boxes
         if file is None:
             return SceneBoxes.none()
         columns = read_columns(self._files.read(file), file, BOXES)
         sizes = np.stack([columns[name] for name in ("length", "width", "height")], axis=-1)
-        if len(wrong := np.flatnonzero((columns["frame"] < 0) | ~(sizes > 0).all(axis=-1))):
+        of_frame = columns["frame"]
+        if len(wrong := np.flatnonzero((of_frame < 0) | (of_frame >= num_recorded))):
             row = int(wrong[0])
-            message = f"is of frame {columns['frame'][row]} and size {sizes[row].tolist()}, want >= 0 and all above 0"
+            message = f"is of frame {of_frame[row]}, and the scene has frames 0 to {num_recorded - 1}"
             raise SourceDataError(ErrorKind.TABLE_INVALID, f"{file}: row {row}", message)
-        kept = columns["frame"] < num_frames
+        for row in np.flatnonzero(~((sizes > 0) & (sizes <= MAX_BOX_M)).all(axis=-1)):
+            check_box_size(sizes[row], f"{file}: row {row}, size")
+        kept = of_frame < num_frames
         box_to_world = global_to_world @ transforms_of(columns, file, ErrorKind.TABLE_INVALID)[kept]
         return SceneBoxes(
-            frame_index=columns["frame"][kept],
+            frame_index=of_frame[kept],
             centre=box_to_world[:, :3, 3].copy(),
             size=sizes[kept],
             quat_wxyz=rotation_to_quat_wxyz(box_to_world[:, :3, :3]),

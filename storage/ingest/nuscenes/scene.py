@@ -6,6 +6,7 @@ length, width, height. Principal points are taken as they are: nuScenes does not
 integers, and half a pixel of 1600 is less than the error of its calibration.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -26,7 +27,7 @@ from storage.ingest.nuscenes.splits import splits_of_scene
 from storage.ingest.nuscenes.sweeps import choose_frames, walk_chain
 from storage.ingest.nuscenes.tables import TABLES, NuScenesTables, Row, as_in_file, find_scene
 from storage.ingest.raw_files import number_list
-from storage.ingest.raw_scene import IngestConfig, OtherSweep, RawScene
+from storage.ingest.raw_scene import IngestConfig, OtherSweep, RawScene, check_box_size
 from storage.keys import check_name
 from storage.scenes.schema import SceneBoxes
 
@@ -183,17 +184,25 @@ class _SceneRows:
 
     def _row_digests(self) -> dict[str, str]:
         return {
-            f"{self.tables.name(table)}#{self.scene_name}": digest_of([rows[token] for token in sorted(rows)])
+            f"{self.tables.name(table)}#{self.scene_name}": self._digest(table, rows)
             for table, rows in sorted(self.used.items())
         }
+
+    def _digest(self, table: str, rows: Mapping[str, Any]) -> str:
+        try:
+            return digest_of([rows[token] for token in sorted(rows)])
+        except (RecursionError, UnicodeError) as error:
+            fault = "is nested too deeply" if isinstance(error, RecursionError) else "holds text that is no Unicode"
+            message = f"a row of scene {self.scene_name} {fault}"
+            raise SourceDataError(ErrorKind.TABLE_INVALID, self.tables.name(table), message) from error
 
     def _samples(self, max_frames: int | None) -> list[Row]:
         token = self.tables.value("scene", self.scene, "first_sample_token")
         named_by, samples = f"scene {self.scene_name}", []
-        wanted = self.tables.value("scene", self.scene, "nbr_samples")
+        wanted = self._integer("scene", self.scene, "nbr_samples", ErrorKind.TABLE_INVALID)
         while token:
             sample = self._row("sample", token, named_by)
-            if sample["scene_token"] != self.scene["token"] or len(samples) >= wanted:
+            if self.tables.value("sample", sample, "scene_token") != self.scene["token"] or len(samples) >= wanted:
                 message = f"leads out of scene {self.scene_name} after {len(samples)} of its {wanted} samples"
                 raise SourceDataError(ErrorKind.TABLE_INVALID, self._key("sample", sample, "next"), message)
             samples.append(sample)
@@ -224,6 +233,9 @@ class _SceneRows:
     def _keyframe_token(self, sample: Row, channel: str) -> object:
         if channel not in sample["data"]:
             message = f"sample {sample['token']} has no keyframe of {channel!r}, only of {sorted(sample['data'])}"
+            raise SourceDataError(ErrorKind.TABLE_INVALID, self.tables.name("sample_data"), message)
+        if (sample["token"], channel) in self.tables.second_keyframes:
+            message = f"sample {sample['token']} has several keyframes of {channel!r}, want one"
             raise SourceDataError(ErrorKind.TABLE_INVALID, self.tables.name("sample_data"), message)
         return sample["data"][channel]
 
@@ -257,10 +269,10 @@ class _SceneRows:
             raise SourceDataError(ErrorKind.TABLE_INVALID, self._key("sample_data", row, "filename"), message)
         return value
 
-    def _integer(self, table: str, row: Row, column: str, kind: ErrorKind) -> int:
+    def _integer(self, table: str, row: Row, column: str, kind: ErrorKind, *, at_least: int = 0) -> int:
         value = self.tables.value(table, row, column)
-        if type(value) is not int or not 0 <= value < 2**63:
-            raise SourceDataError(kind, self._key(table, row, column), f"is {value!r}, want an integer >= 0")
+        if type(value) is not int or not at_least <= value < 2**63:
+            raise SourceDataError(kind, self._key(table, row, column), f"is {value!r}, want an integer >= {at_least}")
         return value
 
     def _transform(self, table: str, row: Row, kind: ErrorKind) -> Float[np.ndarray, "4 4"]:
@@ -322,9 +334,10 @@ class _SceneRows:
                 key = self._key("sample_annotation", row, column)
                 raw = self.tables.value("sample_annotation", row, column)
                 values.append(number_list(raw, (3,), ErrorKind.TABLE_INVALID, key))
+            check_box_size(sizes[-1], self._key("sample_annotation", row, "size"))
             instance = self._row("instance", row["instance_token"], f"row {row['token']}")
             categories.append(str(self._row("category", instance["category_token"], "an instance")["name"]))
-            num_points.append(int(row.get("num_lidar_pts", -1)))
+            num_points.append(self._num_points(row))
         world_rotations = global_to_world[:3, :3] @ quat_wxyz_to_rotation(np.stack(quaternions))
         return SceneBoxes(
             frame_index=np.array([frame for frame, _ in rows], np.int64),
@@ -337,11 +350,19 @@ class _SceneRows:
             attributes=tuple(self._attribute_names(row) for _, row in rows),
         )
 
+    def _num_points(self, row: Row) -> int:
+        if "num_lidar_pts" not in row:
+            return -1
+        return self._integer("sample_annotation", row, "num_lidar_pts", ErrorKind.TABLE_INVALID, at_least=-1)
+
     def _attribute_names(self, row: Row) -> tuple[str, ...]:
         """Return an annotated object's attributes, such as ``vehicle.parked``; empty without the attribute table."""
         if "attribute" in self.tables.missing:
             return ()
-        tokens = row.get("attribute_tokens", ())
+        tokens = row.get("attribute_tokens", [])
+        if not isinstance(tokens, list):
+            key = self._key("sample_annotation", row, "attribute_tokens")
+            raise SourceDataError(ErrorKind.TABLE_INVALID, key, f"is {tokens!r}, want a list of tokens")
         return tuple(str(self._row("attribute", token, f"row {row['token']}")["name"]) for token in tokens)
 
     def _attributes(

@@ -8,7 +8,7 @@ import difflib
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,14 @@ _ADDED_BY_DEVKIT = {
     "sample_data": {"sensor_modality", "channel"},
     "sample_annotation": {"category_name"},
 }
+# (table, field): every other field that the devkit reads while it loads.
+_READ_BY_DEVKIT = (
+    ("category", "name"),
+    ("sample", "timestamp"),
+    ("sample_data", "is_key_frame"),
+    ("sensor", "channel"),
+    ("sensor", "modality"),
+)
 # (table, field, table that the field points into): every reference that the devkit follows while it loads.
 _REFERENCES = (
     ("sample_annotation", "instance_token", "instance"),
@@ -67,12 +75,16 @@ class NuScenesTables:
         version: Release name, which is the folder of the tables inside the root.
         devkit: The devkit's ``NuScenes`` object.
         missing: Optional tables that the release lacks; they count as empty.
+        repeated: Tokens that several rows of a table have, by table; the devkit takes the last row.
+        second_keyframes: Samples and channels that have several keyframes; likewise.
     """
 
     root: Path
     version: str
     devkit: Any
     missing: tuple[str, ...] = ()
+    repeated: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    second_keyframes: frozenset[tuple[str, str]] = frozenset()
 
     def name(self, table: str) -> str:
         """Return a table's file name relative to the root."""
@@ -90,8 +102,12 @@ class NuScenesTables:
         """Return the row with this token.
 
         Raises:
-            SourceDataError: If the table has no such row; the message names ``named_by``, the referring row.
+            SourceDataError: If the table has no such row, or several; the message names ``named_by``, the referring
+                row.
         """
+        if token in self.repeated.get(table, ()):
+            message = f"has several rows with token {token!r}, which {named_by} names, want one"
+            raise SourceDataError(ErrorKind.TABLE_INVALID, self.name(table), message)
         try:
             return self.devkit.get(table, token)
         except (KeyError, TypeError) as error:
@@ -135,7 +151,14 @@ def load_tables(root: Path, version: str) -> NuScenesTables:
         if cached is not None and cached[0] == stamp:
             return cached[1]
         devkit = _load_devkit(root, version, missing)
-        tables = NuScenesTables(root=root, version=version, devkit=devkit, missing=missing)
+        tables = NuScenesTables(
+            root=root,
+            version=version,
+            devkit=devkit,
+            missing=missing,
+            repeated=_repeated_tokens(devkit),
+            second_keyframes=_second_keyframes(devkit),
+        )
         _cache.pop((root, version), None)
         while len(_cache) >= _MAX_CACHED:
             _cache.pop(next(iter(_cache)))
@@ -247,11 +270,31 @@ def _load_devkit(root: Path, version: str, missing: tuple[str, ...]) -> Any:  # 
         raise SourceDataError(ErrorKind.TABLE_INVALID, version, message) from error
 
 
+def _repeated_tokens(devkit: Any) -> dict[str, frozenset[str]]:  # noqa: ANN401 - the devkit is not typed
+    repeated = {}
+    for table in TABLES:
+        rows = getattr(devkit, table)
+        if len({row["token"] for row in rows}) < len(rows):
+            counts = Counter(row["token"] for row in rows)
+            repeated[table] = frozenset(token for token, count in counts.items() if count > 1)
+    return repeated
+
+
+def _second_keyframes(devkit: Any) -> frozenset[tuple[str, str]]:  # noqa: ANN401 - the devkit is not typed
+    counts = Counter((row["sample_token"], row["channel"]) for row in devkit.sample_data if row["is_key_frame"])
+    return frozenset(key for key, count in counts.items() if count > 1)
+
+
 def _explain(root: Path, version: str, missing: tuple[str, ...]) -> None:
     """Raise the typed error that says why these tables do not load, if the reason is found."""
     rows = {table: [] if table in missing else _read_table(root, version, table) for table in TABLES}
     if (root / version / f"{_LABELS}.json").is_file():
         _read_table(root, version, _LABELS)
+    for table, column in _READ_BY_DEVKIT:
+        for row in rows[table]:
+            if column not in row:
+                message = f"row {row['token']!r} has no field {column!r}, only {sorted(row)}"
+                raise SourceDataError(ErrorKind.TABLE_INVALID, f"{version}/{table}.json", message)
     tokens = {table: {row["token"] for row in rows[table]} for table in TABLES}
     for table, column, target in _REFERENCES:
         for row in rows[table]:

@@ -1,6 +1,7 @@
 """Axes and boxes that are wrong are found; those that are right pass, and what shows nothing is undecided."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -122,15 +123,55 @@ def test_an_ego_frame_whose_z_is_not_up_fails(degrees):
     assert found.value == pytest.approx(degrees, abs=2)
 
 
+def of_boxes(drive: Drive) -> dict[str, Finding]:
+    return {finding.name: finding for finding in audit_boxes(drive)}
+
+
 def test_boxes_that_fit_pass():
-    (found,) = audit_boxes(Drive())
-    assert found.outcome == "passed"
+    assert {found.outcome for found in of_boxes(Drive()).values()} == {"passed"}
+
+
+def test_boxes_elsewhere_fail():
+    """As boxes in another frame: they hold little of what is around them."""
+    drive = Drive()
+    drive.centres += [1.8, 1.8, 0.0]
+    found = of_boxes(drive)["returns_inside_boxes_share"]
+    assert found.outcome == "failed"
+    assert found.value < 0.5
+
+
+@pytest.mark.parametrize(("counted", "outcome"), [(-1, "undecided"), (7, "undecided"), (7, "failed")])
+def test_boxes_far_from_everything_fail_if_they_are_said_to_hold_returns(counted, outcome):
+    drive = Drive()
+    drive.centres += [0.0, 0.0, 500.0]
+    stated, repeats = drive.boxes(), 9 if outcome == "failed" else 1  # so many more boxes
+    boxes = SceneBoxes(
+        frame_index=np.tile(stated.frame_index, repeats),
+        centre=np.tile(stated.centre, (repeats, 1)),
+        size=np.tile(stated.size, (repeats, 1)),
+        quat_wxyz=np.tile(stated.quat_wxyz, (repeats, 1)),
+        category=stated.category * repeats,
+        instance=stated.instance * repeats,
+        num_lidar_points=np.full(len(stated.frame_index) * repeats, counted),
+    )
+    drive.boxes = lambda: boxes
+    found = of_boxes(drive)["returns_inside_boxes_share"]
+    assert found.outcome == outcome
+    assert ("another frame?" in found.where) == (outcome == "failed")
+
+
+def test_boxes_whose_quaternions_are_read_in_another_order_fail():
+    drive, stated = Drive(), Drive().boxes()
+    drive.boxes = lambda: replace(stated, quat_wxyz=np.roll(stated.quat_wxyz, -1, axis=1))
+    found = of_boxes(drive)["boxes_on_their_side_share"]
+    assert found.outcome == "failed"
+    assert found.where.startswith("the first is car in frame 0")
 
 
 def test_boxes_with_the_other_sign_of_yaw_fail():
     drive = Drive()
     drive.stated["yaw"] = -drive.yaws
-    (found,) = audit_boxes(drive)
+    found = of_boxes(drive)["returns_gained_by_other_boxes"]
     assert found.outcome == "failed"
     assert found.where.startswith("yaw of the other sign;")
 
@@ -138,7 +179,7 @@ def test_boxes_with_the_other_sign_of_yaw_fail():
 def test_boxes_with_length_and_width_exchanged_fail():
     drive = Drive()
     drive.stated["size"] = drive.stated["size"][:, [1, 0, 2]]
-    (found,) = audit_boxes(drive)
+    found = of_boxes(drive)["returns_gained_by_other_boxes"]
     assert found.outcome == "failed"
     assert found.where.startswith("length and width exchanged")
 
@@ -146,7 +187,7 @@ def test_boxes_with_length_and_width_exchanged_fail():
 def test_boxes_without_returns_are_undecided():
     drive = Drive()
     drive._points = [np.zeros((0, 4), np.float32)] * NUM_FRAMES
-    (found,) = audit_boxes(drive)
+    found = of_boxes(drive)["returns_gained_by_other_boxes"]
     assert found.outcome == "undecided"
 
 

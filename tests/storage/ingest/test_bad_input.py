@@ -134,6 +134,46 @@ def _in_unit(factor: float) -> Callable:
     return change
 
 
+def _second_row(table: str, of: str, **values: object) -> Callable:
+    """Append a row again, with other values."""
+
+    def change(tiny) -> None:
+        row = next(row for row in tiny.rows(table) if row["token"] == of)
+        tiny.edit(table, lambda rows: rows.append({**row, **values}))
+
+    return change
+
+
+def _annotate(**values: object) -> Callable:
+    """Give the first annotation of scene-0001 other values."""
+
+    def change(tiny) -> None:
+        token = next(r["token"] for r in tiny.rows("sample_annotation") if r["token"].startswith("scene-0001"))
+        tiny.set("sample_annotation", token, **values)
+
+    return change
+
+
+def _shift_frame(tiny) -> None:
+    """Put all poses of the middle frame five metres ahead, as a matching that failed does."""
+    for sensor in ("LIDAR_TOP", "CAM_FRONT", "CAM_BACK"):
+        row = next(r for r in tiny.rows("ego_pose") if r["token"] == f"scene-0001/1/{sensor}")
+        tiny.set("ego_pose", row["token"], translation=[row["translation"][0] + 5.0, *row["translation"][1:]])
+
+
+def _loop(tiny) -> None:
+    (tiny.root / IMAGE).unlink()
+    (tiny.root / IMAGE).symlink_to(tiny.root / IMAGE)
+
+
+def _nested(depth: int) -> list:
+    inner: list = []
+    for _ in range(depth):
+        inner = [inner]
+    return inner
+
+
+CAMERA = "scene-0001/calibration-CAM_FRONT"
 SPREAD = np.random.default_rng(0).uniform(-30, 30, (400, 5)).astype("<f4")
 SPREAD[:, 3:] = np.arange(400)[:, None] % 32
 
@@ -142,7 +182,20 @@ FAULTS = [
     # what decodes, and is wrong
     Fault("float64 sweep", _write(SWEEP, SPREAD.astype("<f8").tobytes()), E.LIDAR_INVALID, SWEEP, "no ring"),
     Fault("four columns", _write(SWEEP, SPREAD[:, :4].tobytes()), E.LIDAR_INVALID, SWEEP, "no ring"),
-    Fault("all zero", _write(SWEEP, np.zeros((400, 5), "<f4").tobytes()), E.LIDAR_INVALID, SWEEP, "lie at 1 places"),
+    Fault(
+        "all zero",
+        _write(SWEEP, np.zeros((400, 5), "<f4").tobytes()),
+        E.LIDAR_INVALID,
+        SWEEP,
+        "lie in the sensor itself",
+    ),
+    Fault(
+        "beams without a return",
+        _write(SWEEP, (SPREAD * (np.arange(400) > 40)[:, None]).astype("<f4").tobytes()),
+        E.LIDAR_INVALID,
+        SWEEP,
+        "41 of its 400 points lie in the sensor itself",
+    ),
     Fault(
         "point far away",
         _write(SWEEP, np.where(np.arange(2000).reshape(400, 5) == 7, np.float32(1e30), SPREAD).tobytes()),
@@ -191,6 +244,14 @@ FAULTS = [
     Fault("climbing path", _set("sample_data", CAMERA_ROW, filename="samples/../../x.jpg"), E.FILE_UNSAFE, ".."),
     Fault("absolute path", _set("sample_data", CAMERA_ROW, filename="/etc/passwd"), E.FILE_UNSAFE, "/etc/passwd"),
     Fault("path that is a number", _set("sample_data", CAMERA_ROW, filename=7), E.FILE_UNSAFE, CAMERA_ROW, "7"),
+    Fault("link to itself", _loop, E.FILE_UNSAFE, IMAGE, "loop"),
+    Fault(
+        "path of 300 letters",
+        _set("sample_data", CAMERA_ROW, filename="samples/" + 300 * "a"),
+        E.FILE_UNSAFE,
+        "aaa",
+        "too long",
+    ),
     Fault("link out of the root", _link_outside, E.FILE_UNSAFE, IMAGE, "outside.jpg"),
     # poses and calibration
     Fault(
@@ -255,6 +316,28 @@ FAULTS = [
         "calibration-CAM_FRONT",
         "unit quaternion",
     ),
+    Fault(
+        "mounting in mm",
+        _set("calibrated_sensor", CAMERA, translation=[1700.0, 0, 1500]),
+        E.CALIBRATION_INVALID,
+        "scene-0001/CAM_FRONT",
+        "is it given in mm",
+    ),
+    Fault(
+        "quaternion in the order x, y, z, w",
+        _set("ego_pose", LIDAR_ROW, rotation=[0.0, 0.0, 0.8, 0.6]),
+        E.POSE_INVALID,
+        "[1]",
+        "order x, y, z, w",
+    ),
+    Fault(
+        "one sensor's pose turned",
+        _set("ego_pose", LIDAR_ROW, rotation=[0.0, 0.0, 0.0, 1.0]),
+        E.POSE_INVALID,
+        "[1]",
+        "degrees within",
+    ),
+    Fault("a frame five metres ahead", _shift_frame, E.POSE_INVALID, "ego_to_world[1]", "no vehicle accelerates"),
     Fault("calibration changes midway", _recalibrate_midway, E.CALIBRATION_INVALID, "recalibrated", "1.6"),
     # time
     Fault(
@@ -268,6 +351,42 @@ FAULTS = [
     Fault(
         "field missing", _drop_field("sample_data", CAMERA_ROW, "filename"), E.TABLE_INVALID, "sample_data", "filename"
     ),
+    Fault(
+        "pose twice",
+        _second_row("ego_pose", LIDAR_ROW, translation=[603.0, 1600.0, 0.0]),
+        E.TABLE_INVALID,
+        "ego_pose",
+        "several rows",
+    ),
+    Fault(
+        "second keyframe",
+        _second_row("sample_data", CAMERA_ROW, token="another"),
+        E.TABLE_INVALID,
+        "sample_data",
+        "several keyframes of 'CAM_FRONT'",
+    ),
+    Fault(
+        "number of samples in quotes",
+        lambda t: t.edit(
+            "scene", lambda rows: [r.update(nbr_samples="3") for r in rows if r["name"] == "scene-0001"] and None
+        ),
+        E.TABLE_INVALID,
+        "nbr_samples",
+        "'3'",
+    ),
+    Fault(
+        "sample of no scene",
+        _drop_field("sample", "scene-0001/1", "scene_token"),
+        E.TABLE_INVALID,
+        "sample",
+        "no field 'scene_token'",
+    ),
+    Fault("negative box", _annotate(size=[-1.8, 4.2, 1.5]), E.TABLE_INVALID, "size", "above 0"),
+    Fault("box in cm", _annotate(size=[180.0, 420.0, 150.0]), E.TABLE_INVALID, "size", "at most 150 m"),
+    Fault("points counted by nobody", _annotate(num_lidar_pts=None), E.TABLE_INVALID, "num_lidar_pts", "None"),
+    Fault("attributes are null", _annotate(attribute_tokens=None), E.TABLE_INVALID, "attribute_tokens", "None"),
+    Fault("deep field", _set("sample", "scene-0001/1", note=_nested(500)), E.TABLE_INVALID, "sample", "too deeply"),
+    Fault("half of a character", _set("sample", "scene-0001/1", note="\ud800"), E.TABLE_INVALID, "sample", "Unicode"),
     Fault("chain too short", _set("sample", "scene-0001/1", next=""), E.TABLE_INVALID, "scene-0001", "holds 2"),
     Fault("chain in a circle", _set("sample", "scene-0001/1", next="scene-0001/0"), E.TABLE_INVALID, "scene", "3"),
     Fault(

@@ -37,7 +37,27 @@ class PanicException(BaseException):
     """What Rust code that gives up is met as."""
 
 
+class OutOfMemoryError(RuntimeError):
+    """What torch raises of a device."""
+
+
 MACHINE = [
+    (OutOfMemoryError("CUDA out of memory"), OutOfCapacityError, ErrorKind.OUT_OF_CAPACITY),
+    (
+        RuntimeError("[enforce fail at alloc_cpu.cpp:118] . DefaultCPUAllocator: can't allocate memory: you tried to"),
+        OutOfCapacityError,
+        ErrorKind.OUT_OF_CAPACITY,
+    ),
+    (
+        RuntimeError("unable to open file </a/model.safetensors> in read-only mode: Too many open files (24)"),
+        OutOfCapacityError,
+        ErrorKind.OUT_OF_CAPACITY,
+    ),
+    (
+        RuntimeError("unable to mmap 4096 bytes from file </a/b>: Cannot allocate memory (12)"),
+        OutOfCapacityError,
+        ErrorKind.OUT_OF_CAPACITY,
+    ),
     (OSError(errno.ENOSPC, "full"), OutOfCapacityError, ErrorKind.OUT_OF_CAPACITY),
     (OSError(errno.EMFILE, "files"), OutOfCapacityError, ErrorKind.OUT_OF_CAPACITY),
     (MemoryError(), OutOfCapacityError, ErrorKind.OUT_OF_CAPACITY),

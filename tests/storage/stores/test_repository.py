@@ -1,6 +1,7 @@
 """A store whose branches, snapshots or manifests are lost: that is said, mended if it can be, and never made worse."""
 
 import errno
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -9,7 +10,10 @@ from pathlib import Path
 import icechunk
 import numpy as np
 import pytest
+import zarr
+from rich.console import Console
 
+from pipeline.commands.catalog import Verify
 from storage.errors import HomeUnavailableError, IntegrityError, OutOfCapacityError, PipelineError
 from storage.stores.objects import LocalObjects
 from storage.stores.provenance import Provenance
@@ -76,6 +80,54 @@ def test_lost_names_are_told_and_mended_by_the_next_write(home, three, damage) -
     for config, version in enumerate(three):
         np.testing.assert_array_equal(home.open_arrays(version)["numbers"][...], numbers(config))
     assert home.latest(KIND, PARTITION) == publish(home, asked).version
+
+
+@pytest.mark.parametrize("damage", ["main is gone", "main is cut"])
+def test_versions_of_a_store_that_lost_its_branch_are_not_given_up(home, three, damage) -> None:
+    NAMES_LOST[damage](home, three)
+    found = list(verify_home(home))
+    assert {f.version for f in found if f.finding == "store at fault"} >= set(three)
+    assert "damaged" not in {f.finding for f in found}
+    said = Console(file=io.StringIO(), width=200)
+    assert Verify(home=str(home.root), set_aside=True).run(said) == 0
+    assert all(publish(home, config).reused for config in range(3))
+    assert not (home.root / "aside").exists()
+
+
+def once(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, error: BaseException) -> None:
+    """Let the next call of a function fail."""
+    original, left = getattr(owner, name), [error]
+
+    def call(*args: object, **named: object) -> object:
+        if left:
+            raise left.pop()
+        return original(*args, **named)
+
+    monkeypatch.setattr(owner, name, call)
+
+
+def test_what_cannot_be_opened_for_a_moment_is_no_damage(home, three, monkeypatch) -> None:
+    """Icechunk and Zarr call missing what they cannot open."""
+    lost = icechunk.IcechunkError(f"snapshot not found: {three[1].snapshot_id}")
+    for owner, name, error in (
+        (icechunk.Repository, "readonly_session", lost),
+        (zarr, "open_group", zarr.errors.GroupNotFoundError("no group found")),
+    ):
+        with monkeypatch.context() as patched:
+            once(patched, owner, name, error)
+            with pytest.raises(HomeUnavailableError, match="could not be opened for a moment, and is there; ask again"):
+                home.open_arrays(three[1])
+            np.testing.assert_array_equal(home.open_arrays(three[1])["numbers"][...], numbers(1))
+    once(monkeypatch, icechunk.Repository, "readonly_session", lost)
+    assert [f.finding for f in verify_home(home)].count("not read") == 1
+
+
+def test_a_history_that_cannot_be_followed_for_a_moment_is_not_begun_anew(home, three, monkeypatch) -> None:
+    once(monkeypatch, icechunk.Repository, "ancestry", icechunk.IcechunkError(f"snapshot not found: {ROOT_SNAPSHOT}"))
+    with pytest.raises(HomeUnavailableError, match="ask again"):
+        publish(home, 1)
+    assert not (home.root / "aside").exists()
+    assert publish(home, 1).reused
 
 
 @pytest.mark.parametrize(
@@ -192,7 +244,7 @@ def test_a_recorded_version_outlives_an_error_on_its_way_to_a_branch(home, three
     assert {f.finding for f in verify_home(home)} == {"whole"}
 
 
-@pytest.mark.parametrize(("can_open", "wanted"), [(False, OutOfCapacityError), (True, IntegrityError)])
+@pytest.mark.parametrize(("can_open", "wanted"), [(False, OutOfCapacityError), (True, HomeUnavailableError)])
 def test_a_snapshot_that_cannot_be_opened_is_not_called_lost(home, monkeypatch, can_open, wanted):
     """Icechunk says of a parent that it cannot open for want of file descriptors that there is none."""
     publish(home, 0)

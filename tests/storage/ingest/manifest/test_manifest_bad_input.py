@@ -277,7 +277,7 @@ SCENE_FAULTS: dict[str, tuple[Callable[[Path], object], ErrorKind, str]] = {
     "jumping pose": (
         lambda r: change_table(r, "poses", put("x", 7, 5000.0)),
         ErrorKind.POSE_INVALID,
-        "pose jumps at",
+        "pose jumps by",
     ),
     "time that does not advance": (
         lambda r: change_table(r, "poses", put("timestamp_us", 4, 0)),
@@ -379,6 +379,21 @@ SCENE_FAULTS: dict[str, tuple[Callable[[Path], object], ErrorKind, str]] = {
         lambda r: change_table(r, "boxes", put("width", 2, 0.0)),
         ErrorKind.TABLE_INVALID,
         "boxes.parquet: row 2",
+    ),
+    "box as long as a street": (
+        lambda r: change_table(r, "boxes", put("length", 1, 480.0)),
+        ErrorKind.TABLE_INVALID,
+        "boxes.parquet: row 1, size: is [480.0",
+    ),
+    "box of no frame": (
+        lambda r: change_table(r, "boxes", put("frame", 0, 1_000_000)),
+        ErrorKind.TABLE_INVALID,
+        "boxes.parquet: row 0: is of frame 1000000, and the scene has frames 0 to",
+    ),
+    "mask that hides all": (
+        lambda r: Image.new("L", (32, 24)).save(r / "masks" / "left.png"),
+        ErrorKind.IMAGE_INVALID,
+        "masks/left.png: leaves no pixel of left",
     ),
 }
 
