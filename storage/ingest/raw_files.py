@@ -1,6 +1,5 @@
 """Strict readers of raw files: a path may leave its root, an image may be cut short or be a decompression bomb."""
 
-import errno
 import io
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -42,11 +41,10 @@ def resolve_inside(root: Path, relative: str, link_roots: Sequence[Path] = ()) -
             it names no file.
     """
     try:
-        relative.encode()  # not half of a character
-        return _resolve_inside(root, relative, link_roots)
-    except (OSError, RuntimeError, UnicodeError) as error:
-        if isinstance(error, OSError) and error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
-            raise  # the machine
+        relative.encode()
+        with machine_faults(relative):
+            return _resolve_inside(root, relative, link_roots)
+    except (OSError, RuntimeError, UnicodeError) as error:  # too long, links in a circle, half of a character
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise SourceDataError(ErrorKind.FILE_UNSAFE, ascii(relative[:_LONG_PATH]), f"is no path: {reason}") from error
 

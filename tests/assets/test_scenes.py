@@ -102,7 +102,9 @@ def test_an_audit_that_fails_is_a_failed_gate_with_its_value_and_place(make_home
     # The tiny rig looks ahead and behind, its LiDAR all around: the audit can fail, and says where.
     assert (check.asset_key.path[-1], check.check_name, check.passed) == ("scene_audit", "quality_gate", False)
     assert check.severity is dg.AssetCheckSeverity.WARN
-    assert "| lidar_seen_by_cameras | 0.02 | 0.1 | frame 1 | ✗ | look at camera.jpg" in str(check.metadata[FIRST].value)
+    assert "| lidar_seen_by_cameras | 0.05333 | 0.09061 | 3 frames | ✗ | look at camera.jpg" in str(
+        check.metadata[FIRST].value
+    )
     assert str(latest(instance, "scene_audit", FIRST).metadata["preview"].value).startswith("![scene_audit](data:image")
     folder = home.open_files(home.require("scene_audit", FIRST))
     with Image.open(folder / "camera.jpg") as picture:
@@ -110,7 +112,7 @@ def test_an_audit_that_fails_is_a_failed_gate_with_its_value_and_place(make_home
         scale = picture.size[0] // width  # what is as small as these images is enlarged
         assert picture.size[0] == scale * width > 1000
         assert picture.size[1] > 2 * scale * height
-    assert "lidar_seen_by_cameras is 0.02, wanted 0.1" in str(check.metadata["why"].value).split("; ")
+    assert "lidar_seen_by_cameras is 0.05333, wanted 0.09061" in str(check.metadata["why"].value).split("; ")
 
 
 @pytest.fixture
