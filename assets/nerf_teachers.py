@@ -21,10 +21,10 @@ from pipeline.process_tree import ends_children
 from pipeline.progress import ProgressLog
 from pipeline.resources import HomeResource, NerfstudioEnvironment
 from pipeline.run_config import TrainingSetSelector
-from storage.errors import ErrorKind, NothingBuiltError
+from storage.errors import ErrorKind
 from storage.kinds import FEATURE_SOURCES, features_kind
 from storage.stores import catalog
-from storage.stores.versioned import Home, Materialized
+from storage.stores.versioned import Home, Materialized, NothingBuiltError
 from teachers.nerf.provenance import MODULE_OF, find_existing
 from teachers.nerf.task import KIND_OF, Action, NerfStep, NerfTask, read_result
 

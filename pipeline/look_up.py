@@ -173,7 +173,8 @@ def _events_of(instance: dg.DagsterInstance, run_id: str, task: Task) -> Iterato
         data: Any = event.event_specific_data
         is_check = event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION
         asset, partition = (data.asset_key, data.partition) if is_check else (event.asset_key, event.partition)
-        if task.partition is None or (partition == task.partition and asset.to_user_string() in task.assets):
+        is_ours = asset is not None and asset.to_user_string() in task.assets
+        if task.partition is None or (partition == task.partition and is_ours):
             yield event
 
 

@@ -82,10 +82,6 @@ class MissingTargetError(PipelineError, KeyError):
     __str__ = PipelineError.__str__  # KeyError would show the repr of its arguments
 
 
-class NothingBuiltError(PipelineError):
-    """A version that was asked for would have to be built, or chosen anew, of a home that was opened to look only."""
-
-
 class IntegrityError(PipelineError):
     """Stored data was read and is damaged, or is of an unknown form: set it aside and build it again."""
 

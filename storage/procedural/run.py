@@ -15,7 +15,7 @@ import zarr
 
 from storage.code import code_digest
 from storage.digests import config_digest, config_json, digest_of
-from storage.errors import ErrorKind, NothingBuiltError, SourceDataError
+from storage.errors import ErrorKind, SourceDataError
 from storage.ingest.manifest.manifest import RigScene
 from storage.ingest.source import register_source
 from storage.ingest.source_config import SourceConfig
@@ -31,7 +31,7 @@ from storage.procedural.writers.recorder import RecordedScene, Recorder, truth_o
 from storage.procedural.writers.truth import KIND, FrameTruth, WorldRecipe, write_truth
 from storage.progress import ProgressCallback
 from storage.stores.provenance import Provenance, package_versions
-from storage.stores.versioned import Home, materialize_arrays
+from storage.stores.versioned import Home, NothingBuiltError, materialize_arrays
 
 logger = logging.getLogger(__name__)
 

@@ -24,6 +24,7 @@ from typing import Any
 import icechunk
 import zarr
 from zarr.core.sync import sync
+from zarr.errors import GroupNotFoundError
 
 from storage.digests import bytes_digest
 from storage.errors import ErrorKind, HomeUnavailableError, IntegrityError
@@ -294,7 +295,7 @@ class ArrayRepository:
                 checked = store if record is None else CheckedStore(store, record, key, self._on_failure(record, key))
                 group = zarr.open_group(checked, mode="r")
         except IntegrityError as error:  # Zarr too calls missing what cannot be opened
-            if record is not None and isinstance(error.__cause__, zarr.errors.GroupNotFoundError):
+            if record is not None and isinstance(error.__cause__, GroupNotFoundError):
                 self._check_objects(record, key, ("snapshots", "manifests"))
                 raise _of_a_moment(key, "its group") from error
             raise

@@ -20,7 +20,7 @@ from typing import Any
 import zarr
 
 from storage.digests import canonical_json, undefined_as_null
-from storage.errors import ErrorKind, IntegrityError, MissingTargetError, NothingBuiltError, PipelineError
+from storage.errors import ErrorKind, IntegrityError, MissingTargetError, PipelineError
 from storage.keys import check_name
 from storage.kinds import KINDS, StoreForm
 from storage.stores import catalog
@@ -89,6 +89,13 @@ class Materialized:
     version: StoreVersion
     reused: bool
     metrics: dict[str, Any]
+
+
+class NothingBuiltError(PipelineError):
+    """A version that was asked for would have to be built, or chosen anew, of a home that was opened to look only.
+
+    Nobody is shown it: whoever looks goes the usual way then.
+    """
 
 
 class Home:

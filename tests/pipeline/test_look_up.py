@@ -23,8 +23,7 @@ from pipeline.resources import HomeResource
 from pipeline.run_config import HomeSelection
 from pipeline.status import executable_assets
 from pipeline.tasks import Task, run_config
-from storage.errors import NothingBuiltError
-from storage.stores.versioned import Home
+from storage.stores.versioned import Home, NothingBuiltError
 from tests.pipeline.conftest import home_that_knows
 from tests.storage.conftest import write_tiny_nuscenes
 
