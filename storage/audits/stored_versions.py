@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from storage.audits.boxes import audit_boxes
 from storage.audits.calibration import MAX_AWAY_GAIN, CalibrationFit, RigFit, calibration_frames, fit_rig
+from storage.audits.exchanged_cameras import exchanged_images
 from storage.audits.finding import Finding, Shortfall
 from storage.audits.frames_and_axes import audit_axes
 from storage.audits.sampling import rotation_error, spread
@@ -51,6 +52,7 @@ def audit_calibration(home: Home, version: StoreVersion, fit: RigFit | None = No
         *audit_axes(reader),
         *audit_boxes(reader),
         blank_images(reader),
+        exchanged_images(reader),
         Finding(
             name="rotation_error",
             value=max(rotations),
