@@ -14,7 +14,10 @@ NUM_FRAMES = 8
 
 
 class Drive(SceneReader):
-    """Three cameras along streets of random houses, in another light each; the images of the first two may be exchanged in some frames."""
+    """Three cameras along streets of random houses, in another light each.
+
+    The images of the first two may be exchanged in some frames.
+    """
 
     def __init__(self, exchanged: tuple[int, ...] = (), sizes: tuple[int, ...] = (64, 64, 64)) -> None:
         rng = np.random.default_rng(0)
