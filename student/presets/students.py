@@ -92,8 +92,8 @@ def demo_student(variant: Variant) -> StudentConfig:
         ),
         fit=FitConfig(
             initial=SHIPPED,
-            max_steps=220,
-            validate_every=110,
+            max_steps=150,
+            validate_every=75,
             max_validation_samples=4,
             heads=FeatureHeadFitConfig(steps=1500),
             # Twice as many learn the drives at hand by heart: a quarter of the IoU above the ground is lost elsewhere.
