@@ -128,6 +128,7 @@ def tiny_student(variant: Variant) -> StudentConfig:
         fit=replace(
             run.fit,
             max_steps=400,
+            validate_every=110,
             # Photographs are new to the shipped student, procedural drives are not.
             optimizer=replace(run.fit.optimizer, learning_rate=_RATE_FROM_NOTHING),
             occupancy=replace(run.fit.occupancy, steps=100),
