@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
+from storage.config_json import added_later
 from storage.digests import digest_of
 from storage.errors import ErrorKind, SourceDataError
 from storage.geometry.cameras import focal_fault
@@ -23,8 +24,7 @@ MAX_BOX_M = 150.0
 """Size that no annotated object has; the longest aircraft are half of it."""
 
 _LEAST_UPRIGHT = 0.5  # cosine between up in the ego frame and up in the world: no vehicle leans by 60 degrees
-# A jump is what remains beyond these: poses of sensors that fire within milliseconds may differ by their noise.
-_POSE_NOISE_M, _POSE_NOISE_RAD = 0.5, 0.35
+_POSE_NOISE_RAD = 0.35  # poses of sensors that fire within milliseconds may differ by their noise
 _MAX_TURN_RAD_PER_S = 3.0
 _MAX_ACCELERATION_MPS2 = 15.0
 
@@ -40,6 +40,8 @@ class IngestConfig:
         max_frames: Number of frames to read; None for the whole scene.
         max_image_pixels: Area above which an image is refused as a decompression bomb.
         max_speed_mps: Ego speed between two frames above which a pose counts as a jump, metres a second.
+        max_pose_jump_m: Distance by which poses may contradict each other beyond any speed and acceleration of a vehicle,
+            metres: the noise of the trajectory.
         max_pose_gap_s: Longest time between two poses of a trajectory that is interpolated, seconds (rig manifest).
         frames: Choice of frames (nuScenes): the annotated keyframes at 2 Hz, or every exposure of the cameras at 12 Hz
             if the release holds the sweeps between keyframes.
@@ -54,6 +56,7 @@ class IngestConfig:
     max_frames: int | None = None
     max_image_pixels: int = 50_000_000
     max_speed_mps: float = 100.0
+    max_pose_jump_m: float = added_later(0.5)  # noqa: RUF009 - a field, as ``field`` makes
     max_pose_gap_s: float = 0.5
     frames: Literal["keyframes", "sweeps"] = "keyframes"
     lidar_window_s: float = 0.0
@@ -68,6 +71,8 @@ class IngestConfig:
             raise ValueError(f"max_image_pixels is {self.max_image_pixels}, want at least 1")
         if not self.max_speed_mps > 0:
             raise ValueError(f"max_speed_mps is {self.max_speed_mps}, want more than 0")
+        if not self.max_pose_jump_m > 0:
+            raise ValueError(f"max_pose_jump_m is {self.max_pose_jump_m}, want more than 0")
         if not self.max_pose_gap_s > 0:
             raise ValueError(f"max_pose_gap_s is {self.max_pose_gap_s}, want more than 0")
         if self.frames not in ("keyframes", "sweeps"):
@@ -182,7 +187,7 @@ def check_raw_scene(scene: RawScene, config: IngestConfig) -> None:
     for index, name in enumerate(scene.camera_names):
         _check_advances(scene.camera_timestamp_us[:, index], f"{scene.name}/{name}")
     _check_upright(scene)
-    _check_motion(scene, config.max_speed_mps)
+    _check_motion(scene, config)
 
 
 def check_box_size(size: Float[np.ndarray, "3"], key: str) -> None:
@@ -258,7 +263,7 @@ def _check_upright(scene: RawScene) -> None:
             raise SourceDataError(ErrorKind.POSE_INVALID, f"{scene.name}: {name}{list(index)}", message)
 
 
-def _check_motion(scene: RawScene, max_speed_mps: float) -> None:
+def _check_motion(scene: RawScene, config: IngestConfig) -> None:
     """Check that the poses of all sensors are those of one vehicle that moves as vehicles do."""
     tracks = [("ego_to_world", scene.ego_to_world, scene.timestamp_us)]
     for index, name in enumerate(scene.camera_names):
@@ -268,16 +273,16 @@ def _check_motion(scene: RawScene, max_speed_mps: float) -> None:
     named = [(name, frame) for name, poses, _ in tracks for frame in range(len(poses))]
     poses, instants = np.concatenate([t[1] for t in tracks]), np.concatenate([t[2] for t in tracks])
     order = np.argsort(instants, kind="stable")
-    _check_steps(poses[order], instants[order], [named[i] for i in order], max_speed_mps, scene.name)
+    _check_steps(poses[order], instants[order], [named[i] for i in order], config, scene.name)
     for name, track, times in tracks:
-        _check_acceleration(track, times, name, scene.name)
+        _check_acceleration(track, times, config.max_pose_jump_m, f"{scene.name}: {name}")
 
 
 def _check_steps(
     poses: Float[np.ndarray, "poses 4 4"],
     instants: Int64[np.ndarray, " poses"],
     named: list[tuple[str, int]],
-    max_speed_mps: float,
+    config: IngestConfig,
     scene_name: str,
 ) -> None:
     seconds = np.diff(instants) * 1e-6
@@ -285,31 +290,32 @@ def _check_steps(
     turns = np.swapaxes(poses[:-1, :3, :3], -1, -2) @ poses[1:, :3, :3]
     angle = np.arccos(np.clip(0.5 * (np.trace(turns, axis1=-2, axis2=-1) - 1.0), -1.0, 1.0))
     excess = np.maximum(
-        (distance - _POSE_NOISE_M) / max_speed_mps - seconds, (angle - _POSE_NOISE_RAD) / _MAX_TURN_RAD_PER_S - seconds
+        (distance - config.max_pose_jump_m) / config.max_speed_mps - seconds,
+        (angle - _POSE_NOISE_RAD) / _MAX_TURN_RAD_PER_S - seconds,
     )
     if len(excess) and excess.max() > 0:
         at = int(excess.argmax())
         (before, frame_before), (after, frame_after) = named[at], named[at + 1]
         message = (
             f"pose jumps by {distance[at]:.2f} m and {np.degrees(angle[at]):.0f} degrees within {seconds[at]:.4f} s of "
-            f"{before}[{frame_before}], want at most {max_speed_mps:g} m/s and {_MAX_TURN_RAD_PER_S:g} rad/s"
+            f"{before}[{frame_before}], want at most {config.max_speed_mps:g} m/s and {_MAX_TURN_RAD_PER_S:g} rad/s"
         )
         raise SourceDataError(ErrorKind.POSE_INVALID, f"{scene_name}: {after}[{frame_after}]", message)
 
 
 def _check_acceleration(
-    poses: Float[np.ndarray, "frames 4 4"], instants: Int64[np.ndarray, " frames"], name: str, scene_name: str
+    poses: Float[np.ndarray, "frames 4 4"], instants: Int64[np.ndarray, " frames"], max_jump_m: float, key: str
 ) -> None:
     if len(poses) < 3:
         return
     seconds, place = np.diff(instants) * 1e-6, poses[:, :3, 3]
     share = (seconds[:-1] / (seconds[:-1] + seconds[1:]))[:, None]
     astray = np.linalg.norm(place[1:-1] - (1.0 - share) * place[:-2] - share * place[2:], axis=-1)
-    allowed = _POSE_NOISE_M + 0.5 * _MAX_ACCELERATION_MPS2 * seconds[:-1] * seconds[1:]
+    allowed = max_jump_m + 0.5 * _MAX_ACCELERATION_MPS2 * seconds[:-1] * seconds[1:]
     if (astray > allowed).any():
         frame = int(np.argmax(astray - allowed))
         message = (
             f"lies {astray[frame]:.2f} m from the way between the poses before and after it, want at most "
             f"{allowed[frame]:.2f}: no vehicle accelerates like that"
         )
-        raise SourceDataError(ErrorKind.POSE_INVALID, f"{scene_name}: {name}[{frame + 1}]", message)
+        raise SourceDataError(ErrorKind.POSE_INVALID, f"{key}[{frame + 1}]", message)
