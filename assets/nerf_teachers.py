@@ -161,6 +161,8 @@ def _look_up(action: Action) -> LookUp:
         found = find_existing(home, key, [_step(action, settings)])
         if found is None:
             raise NothingBuiltError(ErrorKind.TARGET_MISSING, f"{KIND_OF[action]}/{key}", "lacks what it is made from")
+        if action == "fit":
+            catalog.release(home.objects, key, catalog.FAULTS_OF_FITS)
         return found[action].version.digest
 
     return look_up

@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -73,7 +74,10 @@ def look_up_tasks(
                 process.stdin.write(json.dumps([dataclasses.asdict(task) for task in candidates]))
                 process.stdin.close()
             for line in process.stdout:
-                found = json.loads(line)
+                try:
+                    found = json.loads(line)
+                except ValueError:  # cut off: what is left takes the usual way
+                    return
                 yield found["task"], found
         finally:
             process.kill()
@@ -97,13 +101,16 @@ def _made_before(instance: dg.DagsterInstance, tasks: Sequence[Task]) -> list[Ta
 
 def main() -> int:
     """Read tasks from standard input, and write a line for each that has nothing to do."""
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever libraries print goes to the log
+
     from pipeline.definitions import build_definitions
     from storage.parent_process import end_with_parent
 
     end_with_parent()
-    home, replies = Path(sys.argv[1]), sys.stdout
+    home = Path(sys.argv[1])
     tasks = [Task(**raw) for raw in json.load(sys.stdin)]
-    with contextlib.redirect_stdout(sys.stderr), open_instance(home) as instance:
+    with open_instance(home) as instance:
         for outcome in look_up(home, instance, build_definitions().resolve_asset_graph(), tasks):
             replies.write(json.dumps(outcome, default=str) + "\n")
             replies.flush()
@@ -142,7 +149,8 @@ def _look_up(home: Home, instance: dg.DagsterInstance, graph: AssetGraph, task: 
     Raises:
         NothingBuiltError: If a version is not there, not whole or not in use.
     """
-    run_ids: dict[str, None] = {}
+    told: dict[str, list[Any]] = {"materializations": [], "checks": [], "failures": []}
+    run_id = ""
     for asset in task.assets:
         key, op = dg.AssetKey(asset), graph.get(dg.AssetKey(asset)).assets_def.node_def.name
         choices = task.config.get("ops", {}).get(op, {}).get("config", {})
@@ -154,27 +162,30 @@ def _look_up(home: Home, instance: dg.DagsterInstance, graph: AssetGraph, task: 
             return None
         if tags.get(CODE_VERSION_TAG) != graph.get(key).code_version:
             return None
-        run_ids[made[0].run_id] = None
-    events = [event for run_id in run_ids for event in _events_of(instance, run_id, task)]
-    told = read_events(events)
-    judged = {(check["asset"], check["check"]) for check in told["checks"]}
-    keys = graph.get_check_keys_for_assets({dg.AssetKey(asset) for asset in task.assets})
-    if not judged.issuperset((key.asset_key.to_user_string(), key.name) for key in keys):
-        return None
-    for made_before in told["materializations"]:
-        made_before |= {"reused": True, "step_s": 0.0}
-    return {"task": task.name, "succeeded": True, "run_id": list(run_ids)[-1], "wall_time_s": 0.0, **told}
+        run_id = made[0].run_id
+        found = read_events(_events_of(instance, run_id, asset, task.partition))
+        if not any(entry["asset"] == asset for entry in found["materializations"]):
+            return None  # reported without a run
+        checks = {check.name for check in graph.get_check_keys_for_assets({key})}
+        if not checks <= {check["check"] for check in found["checks"] if check["asset"] == asset}:
+            return None
+        for name, entries in found.items():
+            told[name] += entries
+    for entry in told["materializations"]:
+        entry |= {"reused": True, "step_s": 0.0}
+    return {"task": task.name, "succeeded": True, "run_id": run_id, "wall_time_s": 0.0, **told}
 
 
-def _events_of(instance: dg.DagsterInstance, run_id: str, task: Task) -> Iterator[dg.DagsterEvent]:
-    """Yield what a run told of a task's assets and partition; of a task without one, all that it told."""
+def _events_of(
+    instance: dg.DagsterInstance, run_id: str, asset: str, partition: str | None
+) -> Iterator[dg.DagsterEvent]:
+    """Yield what a run told of a partition of an asset; of an asset without partitions, all that it told."""
     for entry in instance.all_logs(run_id, of_type=set(_TOLD)):
         event = entry.get_dagster_event()
         data: Any = event.event_specific_data
         is_check = event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION
-        asset, partition = (data.asset_key, data.partition) if is_check else (event.asset_key, event.partition)
-        is_ours = asset is not None and asset.to_user_string() in task.assets
-        if task.partition is None or (partition == task.partition and is_ours):
+        key, of = (data.asset_key, data.partition) if is_check else (event.asset_key, event.partition)
+        if partition is None or (of == partition and key is not None and key.to_user_string() == asset):
             yield event
 
 

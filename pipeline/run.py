@@ -1,4 +1,4 @@
-"""Drive a whole run: execute every task through Dagster on a few workers, and show progress.
+"""Drive a whole run: execute every task that has work through Dagster on a few workers, and show progress.
 
 A scene that fails stops only the tasks that depend on it. Every asset finds existing versions, so an interrupted run
 goes on where it was, and a complete one costs only look-ups.
@@ -50,7 +50,8 @@ class RunOutcome:
     """Outcome of a run.
 
     Attributes:
-        outcomes: Outcome of each task, by name, from ``pipeline.outcomes.read_outcome``.
+        outcomes: Outcome of each task, by name, from ``pipeline.outcomes.read_outcome``; of one that had nothing to do,
+            that of the run before.
         blocked: Tasks that could not start because a predecessor failed.
         wall_time_s: Time from the first task to the last, seconds.
     """

@@ -22,6 +22,10 @@ from storage.scenes.lidar import returns_in_image
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home, StoreVersion
 
+_MIN_SEEN, _MIN_SEEN_BY_ONE = 0.1, 0.001  # shares of the returns
+_LEVEL_DEG, _SECTOR_DEG = 25.0, 15.0
+_MIN_SWEEP_SHARE = 0.1  # of the sweeps around it: one that was cut short keeps its first beams only
+
 
 def audit_calibration(home: Home, version: StoreVersion, fit: RigFit | None = None) -> list[Finding]:
     """Check a scene's geometry: frames and axes first, then boxes, images, cameras against LiDAR, sweeps against poses.
@@ -83,9 +87,6 @@ def audit_calibration(home: Home, version: StoreVersion, fit: RigFit | None = No
     ]
     return [*findings, decided_evidence(findings, otherwise=_if_measured(seen))]
 
-
-_MIN_SEEN, _MIN_SEEN_BY_ONE = 0.1, 0.001
-_MIN_SWEEP_SHARE = 0.1  # of the median: a sweep that was cut short keeps its first beams only
 
 _EVIDENCE = (
     "ground_tilt_deg",
@@ -249,32 +250,50 @@ def _wanted_share(reader: SceneReader) -> float:
 def _blind_camera(reader: SceneReader, shares: Float[np.ndarray, "frames cameras"]) -> Finding:
     """Return the smallest share of returns that a camera sees over all frames looked at.
 
-    One that sees none is not where it is said to be, or looks at the sky; nothing else could judge it.
+    One that looks level to where beams return, and sees none, is not where it is said to be; nothing else could judge
+    it. One that looks up, down or where the LiDAR does not reach is undecided.
     """
     is_measured = np.isfinite(shares).all(axis=1)
     of_camera = shares[is_measured].mean(axis=0) if is_measured.any() else np.full(reader.num_cameras, math.nan)
     worst = int(np.argmin(of_camera))
+    value = float(of_camera[worst])
+    is_wrong = not math.isnan(value) and _faces_returns(reader, worst)
     return Finding(
         name="lidar_seen_by_each_camera",
-        value=float(of_camera[worst]),
+        value=value,
         threshold=_MIN_SEEN_BY_ONE,
         wanted="at_least",
         where=f"camera {reader.camera_names[worst]}",
-        otherwise=_if_measured(float(of_camera[worst])),
+        otherwise="failed" if is_wrong else "undecided",
     )
 
 
+def _faces_returns(reader: SceneReader, camera: int) -> bool:
+    """Return whether a camera looks level into directions from which beams return in the middle frame."""
+    axis = reader.camera_to_ego(camera)[:3, 2]
+    returns = reader.lidar_points(reader.num_frames // 2)[:, :3] - reader.lidar_to_ego[:3, 3]
+    if not len(returns) or abs(math.degrees(math.asin(float(np.clip(axis[2], -1.0, 1.0))))) > _LEVEL_DEG:
+        return False
+    aside = np.arctan2(returns[:, 1], returns[:, 0]) - math.atan2(axis[1], axis[0])
+    return bool((np.cos(aside) > math.cos(math.radians(_SECTOR_DEG))).mean() > _MIN_SEEN_BY_ONE)
+
+
 def _smallest_sweep(reader: SceneReader) -> Finding:
-    """Return the returns of the smallest sweep, as a share of the median sweep's; frames without one are left out."""
+    """Return the least that a sweep has of the returns of the sweeps around it; frames without one are left out."""
     counts = np.array([reader.num_lidar_points(frame) for frame in range(reader.num_frames)])
     swept = np.flatnonzero(counts)
-    smallest = int(swept[counts[swept].argmin()]) if len(swept) else 0
-    share = float(counts[smallest] / np.median(counts[swept])) if len(swept) else math.nan
+    shares = [
+        counts[frame] / np.median(counts[np.setdiff1d(swept[max(0, i - 2) : i + 3], frame)])
+        for i, frame in enumerate(swept)
+        if len(swept) > 1
+    ]
+    worst = int(np.argmin(shares)) if shares else 0
+    value = float(shares[worst]) if shares else math.nan
     return Finding(
         name="returns_of_smallest_sweep_share",
-        value=share,
+        value=value,
         threshold=_MIN_SWEEP_SHARE,
         wanted="at_least",
-        where=f"frame {smallest}: {counts[smallest]} returns" if len(swept) else "",
-        otherwise=_if_measured(share),
+        where=f"frame {swept[worst]}: {counts[swept[worst]]} returns" if shares else "",
+        otherwise=_if_measured(value),
     )

@@ -26,7 +26,7 @@ _MIN_RETURNS, _MIN_INTENSITIES = 100, 8  # fewer may agree by chance
 # Where a driver writes beams without a return. Of a nuScenes sweep, 54 returns off the sensor's own housing lay within
 # a millimetre, none of them at zero.
 _MAX_AT_ORIGIN, _AT_ORIGIN_M = 20, 1e-5
-_MOVED_M = 0.1
+_MOVED_M, _CREPT_M = 0.1, 0.5  # since the frame before, and since the first of several that are the same
 _START_OF_SCAN = b"\xff\xda"  # what comes before it in a JPEG may tell the time
 _BLANK_LEVELS = 8  # between the 1st and 99th percentile of every channel, as the scene field counts
 
@@ -75,7 +75,7 @@ class FrameChecks:
     def _repeated_image(self, camera: int, jpeg: bytes) -> None:
         raw, frame, since = self._raw, self._frame, self._seen_since[camera]
         moved = _travel(raw.camera_ego_to_world[:, camera], since, frame)
-        if moved < _MOVED_M:
+        if _stood_still(raw.camera_ego_to_world[:, camera], since, frame):
             self.repeated_at_rest += 1
         elif not is_blank(jpeg):
             message = f"is the image of frame {since} again, but the vehicle moved {moved:.2f} m: its camera froze"
@@ -84,7 +84,7 @@ class FrameChecks:
     def _repeated_sweep(self) -> None:
         raw, frame, since = self._raw, self._frame, self._swept_since
         moved = _travel(raw.ego_to_world, since, frame)
-        if moved < _MOVED_M:
+        if _stood_still(raw.ego_to_world, since, frame):
             self.repeated_at_rest += 1
             return
         message = f"is the sweep of frame {since} again, but the vehicle moved {moved:.2f} m"
@@ -147,6 +147,11 @@ def _scan(jpeg: bytes) -> bytes:
     """Return a JPEG from its first scan on: the image without the notes before it."""
     start = jpeg.find(_START_OF_SCAN)
     return jpeg if start < 0 else jpeg[start:]
+
+
+def _stood_still(poses: np.ndarray, first: int, last: int) -> bool:
+    """Return whether a sensor may have seen the same: poses at rest have noise, which adds up over many frames."""
+    return _travel(poses, last - 1, last) < _MOVED_M and _travel(poses, first, last) < _CREPT_M
 
 
 def _travel(poses: np.ndarray, first: int, last: int) -> float:

@@ -20,8 +20,8 @@ MAX_ROTATION_ERROR = 1e-6  # of a matrix built in float64 from a quaternion that
 MAX_MOUNTING_M = 50.0
 """Distance from the ego frame's origin at which no sensor of a vehicle sits."""
 
-MAX_BOX_M = 150.0
-"""Size that no annotated object has; the longest aircraft are half of it."""
+MAX_BOX_M = 450.0
+"""Size that no annotated object has, trains included."""
 
 _LEAST_UPRIGHT = 0.5  # cosine between up in the ego frame and up in the world: no vehicle leans by 60 degrees
 _POSE_NOISE_RAD = 0.35  # poses of sensors that fire within milliseconds may differ by their noise
@@ -40,8 +40,8 @@ class IngestConfig:
         max_frames: Number of frames to read; None for the whole scene.
         max_image_pixels: Area above which an image is refused as a decompression bomb.
         max_speed_mps: Ego speed between two frames above which a pose counts as a jump, metres a second.
-        max_pose_jump_m: Distance by which poses may contradict each other beyond any speed and acceleration of a vehicle,
-            metres: the noise of the trajectory.
+        max_pose_jump_m: Distance by which poses may contradict each other beyond any speed and acceleration of a
+            vehicle, metres: the noise of the trajectory.
         max_pose_gap_s: Longest time between two poses of a trajectory that is interpolated, seconds (rig manifest).
         frames: Choice of frames (nuScenes): the annotated keyframes at 2 Hz, or every exposure of the cameras at 12 Hz
             if the release holds the sweeps between keyframes.
@@ -56,7 +56,7 @@ class IngestConfig:
     max_frames: int | None = None
     max_image_pixels: int = 50_000_000
     max_speed_mps: float = 100.0
-    max_pose_jump_m: float = added_later(0.5)  # noqa: RUF009 - a field, as ``field`` makes
+    max_pose_jump_m: float = added_later(0.5)
     max_pose_gap_s: float = 0.5
     frames: Literal["keyframes", "sweeps"] = "keyframes"
     lidar_window_s: float = 0.0
@@ -186,6 +186,8 @@ def check_raw_scene(scene: RawScene, config: IngestConfig) -> None:
     _check_advances(scene.timestamp_us, f"{scene.name}: reference instants", scene.lidar_files)
     for index, name in enumerate(scene.camera_names):
         _check_advances(scene.camera_timestamp_us[:, index], f"{scene.name}/{name}")
+    for size, frame in zip(scene.boxes.size, scene.boxes.frame_index, strict=True):
+        check_box_size(size, f"{scene.name}: size of a box of frame {frame}")
     _check_upright(scene)
     _check_motion(scene, config)
 
@@ -241,7 +243,8 @@ def _check_mounting(sensor_to_ego: Float[np.ndarray, "4 4"], key: str) -> None:
     distance = float(np.linalg.norm(sensor_to_ego[:3, 3]))
     if distance > MAX_MOUNTING_M:
         message = (
-            f"sits {distance:.4g} m from the ego frame's origin, want at most {MAX_MOUNTING_M:g}: is it given in mm?"
+            f"sits {distance:.4g} m from the ego frame's origin, want at most {MAX_MOUNTING_M:g}: "
+            "is it given in mm, or in the world frame?"
         )
         raise SourceDataError(ErrorKind.CALIBRATION_INVALID, key, message)
 

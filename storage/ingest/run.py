@@ -67,7 +67,8 @@ def ingest_scene(
         if stored is not None:
             message = f"{error.message}; {stored} stays in use, 'distillnerf home reroot OLD NEW' names a new place"
             raise SourceMovedError(ErrorKind.SOURCE_MOVED, error.key, message) from error
-        catalog.quarantine(home.objects, str(scene_key), error)
+        if home.builds:
+            catalog.quarantine(home.objects, str(scene_key), error)
         raise
     catalog.release(home.objects, str(scene_key), catalog.FAULTS_OF_SOURCES)
     return made

@@ -37,7 +37,9 @@ _UNAVAILABLE = {
     errno.ETIMEDOUT: ErrorKind.IO_FAILED,
 }
 _OS_ERROR = re.compile(r"os error (\d+)")  # how Rust, and so Icechunk and safetensors, spells a number of the system
-_TORCH_ERROR = re.compile(r": [A-Z][^:\n]* \((\d+)\)$", re.MULTILINE)  # how torch does: "...: Too many open files (24)"
+_TORCH_ERROR = re.compile(
+    r": ([A-Z][^:\n]*) \((\d+)\)$", re.MULTILINE
+)  # how torch does: "...: Too many open files (24)"
 _TORCH_MEMORY = "DefaultCPUAllocator: "  # it could not allocate
 _BROKEN_LINE = re.compile(
     r"\s*\n *\| (?=\S)"
@@ -68,7 +70,7 @@ def machine_fault(key: str, error: BaseException) -> PipelineError | None:
             return OutOfCapacityError(ErrorKind.OUT_OF_CAPACITY, key, _of_system(seen, number))
         if number in _UNAVAILABLE:
             return HomeUnavailableError(_UNAVAILABLE[number], key, _of_system(seen, number))
-        if isinstance(seen, icechunk.IcechunkError) and _OUTAGE.search(_text(seen)):
+        if isinstance(seen, icechunk.IcechunkError) and _OUTAGE.search(one_line_text(seen)):
             return unreachable(key, seen)
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return None
@@ -162,19 +164,21 @@ def unreachable(key: str, error: BaseException) -> StoreUnreachableError:
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text that says anything."""
-    return next((line.strip() for line in _text(error).splitlines() if line.strip()), type(error).__name__)
+    return next((line.strip() for line in one_line_text(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _text(error: BaseException) -> str:
+def one_line_text(error: BaseException) -> str:
+    """Return an error's text without the breaks that Icechunk puts into its lines."""
     return _BROKEN_LINE.sub(" ", str(error))
 
 
 def _system_number(error: BaseException) -> int | None:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    found = _OS_ERROR.search(_text(error))
-    if found is None and isinstance(error, RuntimeError):
-        found = _TORCH_ERROR.search(str(error))
+    found = _OS_ERROR.search(one_line_text(error))
+    if found is None and isinstance(error, RuntimeError) and (of_torch := _TORCH_ERROR.search(str(error))):
+        number = int(of_torch[2])
+        return number if of_torch[1] == os.strerror(number) else None
     return int(found[1]) if found else None
 
 

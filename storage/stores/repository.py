@@ -39,7 +39,7 @@ from storage.stores.content_record import (
     seals_of,
 )
 from storage.stores.durable import ASIDE
-from storage.stores.integrity import reading, unreachable, writing
+from storage.stores.integrity import one_line_text, reading, unreachable, writing
 from storage.stores.objects import LocalObjects
 from storage.stores.places import ArrayPlace
 
@@ -128,11 +128,12 @@ class ArrayRepository:
             OutOfCapacityError: If nothing can be opened.
             HomeUnavailableError: If the disk does not give it, or did not a moment ago.
         """
-        if "not found" not in str(error):
+        told = one_line_text(error)
+        if "not found" not in told:
             return
         with reading(key):
             for name in self.objects.sizes("snapshots"):
-                if name in str(error):
+                if name in told:
                     self.objects.read(f"snapshots/{name}")
                     raise _of_a_moment(key, f"snapshots/{name}") from error
 

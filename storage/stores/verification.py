@@ -92,8 +92,11 @@ def _verify(home: Home, version: StoreVersion) -> Verified:
 
 def _is_headless(home: Home, version: StoreVersion) -> bool:
     """Return whether a version cannot be opened because its store has lost a branch."""
-    repository = None if version.form is StoreForm.FILES else home.repository(version.kind, version.partition)
-    return repository is not None and repository.is_branch_lost()
+    try:
+        repository = None if version.form is StoreForm.FILES else home.repository(version.kind, version.partition)
+        return repository is not None and repository.is_branch_lost()
+    except PipelineError:
+        return False
 
 
 def mend_stores(home: Home, kind: str | None = None, partition: str | None = None) -> list[PipelineError]:

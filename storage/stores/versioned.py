@@ -372,7 +372,11 @@ class Home:
 
 
 def reuse(home: Home, provenance: Provenance) -> Materialized | None:
-    """Return the version with this provenance and make it the current one; None if it has to be built."""
+    """Return the version with this provenance and make it the current one; None if it has to be built.
+
+    Raises:
+        NothingBuiltError: If the home builds nothing, and the version is not there, whole and the current one.
+    """
     with home.lock(provenance.kind, provenance.partition):
         return _reuse(home, provenance)
 

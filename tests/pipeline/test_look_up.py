@@ -23,6 +23,7 @@ from pipeline.resources import HomeResource
 from pipeline.run_config import HomeSelection
 from pipeline.status import executable_assets
 from pipeline.tasks import Task, run_config
+from storage.stores import catalog
 from storage.stores.versioned import Home, NothingBuiltError
 from tests.pipeline.conftest import home_that_knows
 from tests.storage.conftest import write_tiny_nuscenes
@@ -158,8 +159,11 @@ def test_what_changed_since_takes_the_usual_way(made: Made, change: Callable[[Ho
 
 def test_a_changed_or_lost_raw_file_takes_the_usual_way(made: Made, broken_sweep: Path) -> None:
     assert found(made.home, made.task) == {}
+    broken_sweep.write_bytes(b"")
+    assert found(made.home, made.task) == {}
     broken_sweep.unlink()
     assert found(made.home, made.task) == {}
+    assert catalog.quarantined(made.home.objects).num_rows == 0  # it looked only
 
 
 def test_other_settings_are_not_there(made: Made) -> None:
@@ -178,6 +182,19 @@ def test_what_was_not_judged_takes_the_usual_way(prepared_home: Home) -> None:
     task = task_of(prepared_home)
     assert execute(prepared_home, task, with_checks=False)["succeeded"]
     assert found(prepared_home, task) == {}
+
+
+def test_what_is_told_is_of_the_run_that_made_each_version(made: Made) -> None:
+    """One of the assets was asked for in two runs, and is of the later one."""
+    apart = [task_of(made.home, [name]) for name in SCENE]
+    again = execute(made.home, apart[1])
+    assert again["succeeded"]
+    told = found(made.home, made.task)[made.task.name]
+    assert [entry["asset"] for entry in told["materializations"]] == list(SCENE)
+    assert [check["check"] for check in told["checks"]] == ["images_are_recorded"]
+    assert told["run_id"] == again["run_id"]
+    assert execute(made.home, apart[1], with_checks=False)["succeeded"]
+    assert found(made.home, made.task) == {}  # the run that made it last did not judge it
 
 
 def test_a_task_after_one_that_has_work_takes_the_usual_way(made: Made) -> None:

@@ -140,24 +140,36 @@ def test_boxes_elsewhere_fail():
     assert found.value < 0.5
 
 
-@pytest.mark.parametrize(("counted", "outcome"), [(-1, "undecided"), (7, "undecided"), (7, "failed")])
-def test_boxes_far_from_everything_fail_if_they_are_said_to_hold_returns(counted, outcome):
+def said_to_hold(drive: Drive, num_points: int) -> Finding:
+    stated = drive.boxes()
+    drive.boxes = lambda: replace(stated, num_lidar_points=np.full(len(stated.frame_index), num_points))
+    return of_boxes(drive)["returns_inside_boxes_share"]
+
+
+def test_boxes_far_from_every_return_fail_if_they_are_said_to_hold_some():
     drive = Drive()
     drive.centres += [0.0, 0.0, 500.0]
-    stated, repeats = drive.boxes(), 9 if outcome == "failed" else 1  # so many more boxes
-    boxes = SceneBoxes(
-        frame_index=np.tile(stated.frame_index, repeats),
-        centre=np.tile(stated.centre, (repeats, 1)),
-        size=np.tile(stated.size, (repeats, 1)),
-        quat_wxyz=np.tile(stated.quat_wxyz, (repeats, 1)),
-        category=stated.category * repeats,
-        instance=stated.instance * repeats,
-        num_lidar_points=np.full(len(stated.frame_index) * repeats, counted),
-    )
-    drive.boxes = lambda: boxes
-    found = of_boxes(drive)["returns_inside_boxes_share"]
-    assert found.outcome == outcome
-    assert ("another frame?" in found.where) == (outcome == "failed")
+    assert said_to_hold(drive, -1).outcome == "undecided"
+    found = said_to_hold(drive, 7)
+    assert (found.outcome, found.value) == ("failed", 0.0)
+    assert "no return near 72 boxes" in found.where
+
+
+def test_boxes_that_are_far_away_with_their_returns_are_undecided():
+    """As aircraft across an apron: too far to be judged, and where they are said to be."""
+    drive = Drive()
+    drive.centres += [90.0, 0.0, 0.0]
+    for frame, points in enumerate(drive._points):
+        points[1500:, 0] += 90.0 * math.cos(0.03 * frame)
+        points[1500:, 1] -= 90.0 * math.sin(0.03 * frame)
+    assert said_to_hold(drive, 7).outcome == "undecided"
+
+
+def test_few_boxes_on_their_side_are_undecided():
+    drive, stated = Drive(), Drive().boxes()
+    lying = np.tile([math.sqrt(0.5), math.sqrt(0.5), 0.0, 0.0], (len(stated.frame_index), 1))
+    drive.boxes = lambda: replace(stated, quat_wxyz=lying, instance=("cone",) * len(stated.frame_index))
+    assert of_boxes(drive)["boxes_on_their_side_share"].outcome == "undecided"
 
 
 def test_boxes_whose_quaternions_are_read_in_another_order_fail():

@@ -382,7 +382,7 @@ FAULTS = [
         "no field 'scene_token'",
     ),
     Fault("negative box", _annotate(size=[-1.8, 4.2, 1.5]), E.TABLE_INVALID, "size", "above 0"),
-    Fault("box in cm", _annotate(size=[180.0, 420.0, 150.0]), E.TABLE_INVALID, "size", "at most 150 m"),
+    Fault("box in cm", _annotate(size=[186.0, 492.0, 158.0]), E.TABLE_INVALID, "size", "at most 450 m"),
     Fault("points counted by nobody", _annotate(num_lidar_pts=None), E.TABLE_INVALID, "num_lidar_pts", "None"),
     Fault("attributes are null", _annotate(attribute_tokens=None), E.TABLE_INVALID, "attribute_tokens", "None"),
     Fault("deep field", _set("sample", "scene-0001/1", note=_nested(500)), E.TABLE_INVALID, "sample", "too deeply"),

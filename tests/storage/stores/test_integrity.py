@@ -18,6 +18,11 @@ def test_damage_is_told_by_the_key_of_what_was_read(error):
     assert caught.value.__cause__ is error
 
 
+def test_a_number_that_is_none_of_the_system_is_damage():
+    with pytest.raises(IntegrityError), reading("a"):
+        raise RuntimeError("codec: Wrong length (5)")
+
+
 def test_only_the_first_line_of_a_report_is_kept():
     with pytest.raises(IntegrityError) as caught, reading("a"):
         raise OSError("\n  object not found\n  context:\n  frames")
