@@ -40,7 +40,7 @@ _OS_ERROR = re.compile(r"os error (\d+)")  # how Rust, and so Icechunk and safet
 _TORCH_ERROR = re.compile(
     r": ([A-Z][^:\n]*) \((\d+)\)$", re.MULTILINE
 )  # how torch does: "...: Too many open files (24)"
-_TORCH_MEMORY = "DefaultCPUAllocator: "  # it could not allocate
+_TORCH_MEMORY = re.compile(r"DefaultCPUAllocator: .* tried to allocate (\d+) bytes")
 _BROKEN_LINE = re.compile(
     r"\s*\n *\| (?=\S)"
 )  # Icechunk breaks its lines as a terminal would, within a number's name too
@@ -63,7 +63,7 @@ def machine_fault(key: str, error: BaseException) -> PipelineError | None:
     while seen is not None:
         if isinstance(seen, PipelineError):
             return None
-        if isinstance(seen, MemoryError) or type(seen).__name__ == "OutOfMemoryError" or _TORCH_MEMORY in str(seen):
+        if _is_full_memory(seen):
             return OutOfCapacityError(ErrorKind.OUT_OF_CAPACITY, key, "the memory is full")
         number = _system_number(seen)
         if number in _CAPACITY:
@@ -74,6 +74,14 @@ def machine_fault(key: str, error: BaseException) -> PipelineError | None:
             return unreachable(key, seen)
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return None
+
+
+def _is_full_memory(error: BaseException) -> bool:
+    """Return whether memory ran out; more than the machine has is asked for by nobody but a file that is wrong."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, of a device
+        return True
+    asked = _TORCH_MEMORY.search(str(error))
+    return asked is not None and int(asked[1]) <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @contextmanager

@@ -18,9 +18,16 @@ def test_damage_is_told_by_the_key_of_what_was_read(error):
     assert caught.value.__cause__ is error
 
 
-def test_a_number_that_is_none_of_the_system_is_damage():
+@pytest.mark.parametrize(
+    "told",
+    [
+        "codec: Wrong length (5)",
+        "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000000000 bytes. Error code 12",
+    ],
+)
+def test_what_only_looks_like_a_fault_of_the_machine_is_damage(told):
     with pytest.raises(IntegrityError), reading("a"):
-        raise RuntimeError("codec: Wrong length (5)")
+        raise RuntimeError(told)
 
 
 def test_only_the_first_line_of_a_report_is_kept():
@@ -49,7 +56,10 @@ class OutOfMemoryError(RuntimeError):
 MACHINE = [
     (OutOfMemoryError("CUDA out of memory"), OutOfCapacityError, ErrorKind.OUT_OF_CAPACITY),
     (
-        RuntimeError("[enforce fail at alloc_cpu.cpp:118] . DefaultCPUAllocator: can't allocate memory: you tried to"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:118] . DefaultCPUAllocator: can't allocate memory: you tried to "
+            "allocate 64000 bytes. Error code 12 (Cannot allocate memory)"
+        ),
         OutOfCapacityError,
         ErrorKind.OUT_OF_CAPACITY,
     ),
