@@ -23,6 +23,7 @@ from jaxtyping import Float, Float32
 from scipy.spatial.transform import Rotation
 
 from storage.audits.calibration_evidence import Evidence, JumpView
+from storage.audits.sampling import spread
 from storage.audits.simultaneous_means import simultaneous_means
 from storage.scenes.store import SceneReader
 
@@ -206,7 +207,7 @@ def change_of(name: str) -> tuple[Change, float]:
 
 def calibration_frames(reader: SceneReader) -> list[int]:
     """Return the frames that an audit looks at: a few, evenly spaced, as each one costs time."""
-    return sorted({int(i) for i in np.linspace(0, reader.num_frames - 1, min(reader.num_frames, _MAX_FRAMES))})
+    return spread(reader.num_frames, _MAX_FRAMES)
 
 
 def small_changes(scale: float = 1.0) -> dict[str, Change]:

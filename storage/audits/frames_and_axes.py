@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from storage.audits.finding import Finding
+from storage.audits.sampling import spread
 from storage.geometry.transforms import invert_se3
 from storage.scenes.store import SceneReader
 
 _MIN_TRAVEL_M = 3.0
 _STRAIGHT_RAD_PER_M = 0.02  # steps that turn less: a point off the axle moves sideways while the vehicle turns
-_MAX_FRAMES = 8
 _NEAR_M, _MIN_GROUND_POINTS = 15.0, 100
 _CELL_M, _ON_PLANE_M = 1.0, 0.1
 _NUM_PLANES = 200
@@ -30,7 +30,7 @@ def audit_axes(reader: SceneReader) -> list[Finding]:
     """
     direction, travelled = driving_direction(reader)
     off_axis = abs(math.degrees(math.remainder(direction, math.pi)))
-    backwards = math.cos(direction) < 0 if math.isfinite(direction) else False
+    backwards = math.isfinite(direction) and math.cos(direction) < 0 and off_axis <= _MAX_OFF_X_DEG
     where = f"{travelled:.1f} m driven straight on"
     if math.isnan(direction):
         where = f"stands still, or only turns: {where}"
@@ -38,10 +38,10 @@ def audit_axes(reader: SceneReader) -> list[Finding]:
     return [
         Finding(
             name="driving_direction_off_x_deg",
-            value=180.0 if backwards and off_axis <= _MAX_OFF_X_DEG else off_axis,
+            value=180.0 if backwards else off_axis,
             threshold=_MAX_OFF_X_DEG,
             wanted="at_most",
-            where=f"{where}, all of it backwards" if backwards and off_axis <= _MAX_OFF_X_DEG else where,
+            where=f"{where}, all of it backwards" if backwards else where,
             otherwise="undecided" if math.isnan(off_axis) or off_axis <= _MAX_OFF_X_DEG else "failed",
         ),
         Finding(
@@ -84,7 +84,7 @@ def up_of_ground(reader: SceneReader) -> tuple[float, float, int]:
     its sensor, at 180 degrees.
     """
     tilts, heights = [], []
-    for frame in sorted({int(i) for i in np.linspace(0, reader.num_frames - 1, min(reader.num_frames, _MAX_FRAMES))}):
+    for frame in spread(reader.num_frames):
         points = reader.lidar_points(frame)
         plane = _ground(points, reader.lidar_to_ego[:3, 3])
         if plane is not None:

@@ -7,6 +7,7 @@ import numpy as np
 
 from storage.audits.finding import Finding
 from storage.audits.frames_and_axes import up_of_ground
+from storage.audits.sampling import spread
 from storage.scenes.moving import MovingBoxes
 from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home, StoreVersion
@@ -48,7 +49,7 @@ def scene_facts(home: Home, version: StoreVersion) -> list[Finding]:
 
 
 def _lidar_facts(reader: SceneReader) -> list[Finding]:
-    frames = sorted({int(i) for i in np.linspace(0, reader.num_frames - 1, min(reader.num_frames, _MAX_FRAMES))})
+    frames = spread(reader.num_frames, _MAX_FRAMES)
     sweeps = [points for frame in frames if len(points := reader.lidar_points(frame))]
     if not sweeps:
         return [_fact("returns_per_sweep", 0.0, 1000.0, "at_least", "no LiDAR: no scene field, so no student")]
@@ -60,9 +61,9 @@ def _lidar_facts(reader: SceneReader) -> list[Finding]:
     height = origin[2] - ground if seen else float("nan")
     low, high = np.percentile(points[:, 3], [1, 99])
     own = float(((level < _NEAR_VEHICLE_M) & (points[:, 2] > ground + 0.3)).mean()) if seen else float("nan")
-    spread = f"median {np.median(ranges):.1f} m, at most {ranges.max():.0f} m; intensity {low:.3g} to {high:.3g}"
+    told = f"median {np.median(ranges):.1f} m, at most {ranges.max():.0f} m; intensity {low:.3g} to {high:.3g}"
     return [
-        _fact("returns_per_sweep", len(points) / len(sweeps), 1000.0, "at_least", spread),
+        _fact("returns_per_sweep", len(points) / len(sweeps), 1000.0, "at_least", told),
         _fact("lidar_height_over_ground_m", height, 0.3, "at_least", f"ground at z = {ground:.2f} m of the ego frame"),
         _fact(
             "ground_off_ego_z0_m",

@@ -45,7 +45,7 @@ def audit_calibration(home: Home, version: StoreVersion, fit: RigFit | None = No
     off_centre = [_principal_point_offset(reader, camera) for camera in cameras]
     farthest = int(np.argmax(off_centre))
     shares = np.array([_shares_of_lidar_seen(reader, frame) for frame in spread(reader.num_frames)])
-    seen, wanted = float(np.nanmean(shares[:, -1])) if np.isfinite(shares).any() else math.nan, _wanted_share(reader)
+    seen = float(np.nanmean(shares[:, -1])) if np.isfinite(shares).any() else math.nan
     steps = np.array([reader.timestamp_us(i) for i in range(reader.num_frames)], dtype=np.int64)
     exposure, late = max(
         (abs(reader.camera_timestamp_us(frame, camera) - reader.timestamp_us(frame)) * 1e-6, frame)
@@ -74,7 +74,7 @@ def audit_calibration(home: Home, version: StoreVersion, fit: RigFit | None = No
         Finding(
             name="lidar_seen_by_cameras",
             value=seen,
-            threshold=wanted,
+            threshold=_wanted_share(reader),
             wanted="at_least",
             where=f"{len(shares)} frames",
             otherwise=_if_measured(seen),
@@ -257,7 +257,7 @@ def _blind_camera(reader: SceneReader, shares: Float[np.ndarray, "frames cameras
     of_camera = shares[is_measured].mean(axis=0) if is_measured.any() else np.full(reader.num_cameras, math.nan)
     worst = int(np.argmin(of_camera))
     value = float(of_camera[worst])
-    is_wrong = not math.isnan(value) and _faces_returns(reader, worst)
+    is_wrong = value < _MIN_SEEN_BY_ONE and _faces_returns(reader, worst)
     return Finding(
         name="lidar_seen_by_each_camera",
         value=value,
@@ -281,19 +281,17 @@ def _faces_returns(reader: SceneReader, camera: int) -> bool:
 def _smallest_sweep(reader: SceneReader) -> Finding:
     """Return the least that a sweep has of the returns of the sweeps around it; frames without one are left out."""
     counts = np.array([reader.num_lidar_points(frame) for frame in range(reader.num_frames)])
-    swept = np.flatnonzero(counts)
-    shares = [
-        counts[frame] / np.median(counts[np.setdiff1d(swept[max(0, i - 2) : i + 3], frame)])
-        for i, frame in enumerate(swept)
-        if len(swept) > 1
-    ]
-    worst = int(np.argmin(shares)) if shares else 0
-    value = float(shares[worst]) if shares else math.nan
+    swept, value, where = np.flatnonzero(counts), math.nan, ""
+    if len(swept) > 1:
+        around = [np.setdiff1d(swept[max(0, i - 2) : i + 3], frame) for i, frame in enumerate(swept)]
+        shares = [counts[frame] / np.median(counts[others]) for frame, others in zip(swept, around, strict=True)]
+        worst = swept[int(np.argmin(shares))]
+        value, where = float(min(shares)), f"frame {worst}: {counts[worst]} returns"
     return Finding(
         name="returns_of_smallest_sweep_share",
         value=value,
         threshold=_MIN_SWEEP_SHARE,
         wanted="at_least",
-        where=f"frame {swept[worst]}: {counts[swept[worst]]} returns" if shares else "",
+        where=where,
         otherwise=_if_measured(value),
     )

@@ -74,19 +74,20 @@ class FrameChecks:
 
     def _repeated_image(self, camera: int, jpeg: bytes) -> None:
         raw, frame, since = self._raw, self._frame, self._seen_since[camera]
-        moved = _travel(raw.camera_ego_to_world[:, camera], since, frame)
-        if _stood_still(raw.camera_ego_to_world[:, camera], since, frame):
+        poses = raw.camera_ego_to_world[:, camera]
+        if _stood_still(poses, since, frame):
             self.repeated_at_rest += 1
         elif not is_blank(jpeg):
+            moved = _travel(poses, since, frame)
             message = f"is the image of frame {since} again, but the vehicle moved {moved:.2f} m: its camera froze"
             raise SourceDataError(ErrorKind.IMAGE_INVALID, f"{raw.name}: {raw.image_files[frame][camera]}", message)
 
     def _repeated_sweep(self) -> None:
         raw, frame, since = self._raw, self._frame, self._swept_since
-        moved = _travel(raw.ego_to_world, since, frame)
         if _stood_still(raw.ego_to_world, since, frame):
             self.repeated_at_rest += 1
             return
+        moved = _travel(raw.ego_to_world, since, frame)
         message = f"is the sweep of frame {since} again, but the vehicle moved {moved:.2f} m"
         raise SourceDataError(ErrorKind.LIDAR_INVALID, f"{raw.name}: {raw.lidar_files[frame]}", message)
 

@@ -186,8 +186,6 @@ def check_raw_scene(scene: RawScene, config: IngestConfig) -> None:
     _check_advances(scene.timestamp_us, f"{scene.name}: reference instants", scene.lidar_files)
     for index, name in enumerate(scene.camera_names):
         _check_advances(scene.camera_timestamp_us[:, index], f"{scene.name}/{name}")
-    for size, frame in zip(scene.boxes.size, scene.boxes.frame_index, strict=True):
-        check_box_size(size, f"{scene.name}: size of a box of frame {frame}")
     _check_upright(scene)
     _check_motion(scene, config)
 

@@ -37,9 +37,8 @@ _UNAVAILABLE = {
     errno.ETIMEDOUT: ErrorKind.IO_FAILED,
 }
 _OS_ERROR = re.compile(r"os error (\d+)")  # how Rust, and so Icechunk and safetensors, spells a number of the system
-_TORCH_ERROR = re.compile(
-    r": ([A-Z][^:\n]*) \((\d+)\)$", re.MULTILINE
-)  # how torch does: "...: Too many open files (24)"
+# How torch does: "...: Too many open files (24)".
+_TORCH_ERROR = re.compile(r": ([A-Z][^:\n]*) \((\d+)\)$", re.MULTILINE)
 _TORCH_MEMORY = re.compile(r"DefaultCPUAllocator: .* tried to allocate (\d+) bytes")
 _BROKEN_LINE = re.compile(
     r"\s*\n *\| (?=\S)"

@@ -27,7 +27,7 @@ from storage.ingest.manifest.tables import (
     transforms_of,
 )
 from storage.ingest.raw_files import check_jpeg
-from storage.ingest.raw_scene import MAX_BOX_M, IngestConfig, RawScene, check_box_size
+from storage.ingest.raw_scene import IngestConfig, RawScene, check_box_size
 from storage.ingest.read_ahead import read_ahead
 from storage.ingest.recording import FramePayload, Sweep
 from storage.ingest.source_config import SourceConfig
@@ -255,8 +255,8 @@ class RigManifestRecording:
             row = int(wrong[0])
             message = f"is of frame {of_frame[row]}, and the scene has frames 0 to {num_recorded - 1}"
             raise SourceDataError(ErrorKind.TABLE_INVALID, f"{file}: row {row}", message)
-        for row in np.flatnonzero(~((sizes > 0) & (sizes <= MAX_BOX_M)).all(axis=-1)):
-            check_box_size(sizes[row], f"{file}: row {row}, size")
+        for row, size in enumerate(sizes):
+            check_box_size(size, f"{file}: row {row}, size")
         kept = of_frame < num_frames
         box_to_world = global_to_world @ transforms_of(columns, file, ErrorKind.TABLE_INVALID)[kept]
         return SceneBoxes(

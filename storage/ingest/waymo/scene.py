@@ -13,6 +13,7 @@ from jaxtyping import Float, Float32, Int32
 
 from storage.errors import ErrorKind, SourceDataError
 from storage.geometry.distortion import LensDistortion
+from storage.ingest.raw_scene import check_box_size
 
 # Waymo's numbers of cameras and lasers, as in its CameraName and LaserName enumerations.
 CAMERAS = {1: "FRONT", 2: "FRONT_LEFT", 3: "FRONT_RIGHT", 4: "SIDE_LEFT", 5: "SIDE_RIGHT"}
@@ -279,14 +280,16 @@ def box_of(*, values: list[float], category: str, instance: str, num_lidar_point
     """Return a box from centre, length, width, height and heading.
 
     Raises:
-        SourceDataError: If a value is not finite or a size is negative.
+        SourceDataError: If a value is not finite, or the size is that of no object.
     """
     if not np.isfinite(values).all() or min(values[3:6]) < 0:
         message = f"is {values}, want a finite centre, a size >= 0 and a finite heading"
         raise SourceDataError(ErrorKind.TABLE_INVALID, key, message)
+    size = np.array(values[3:6], np.float64)
+    check_box_size(size, f"{key}: size")
     return WaymoBox(
         centre=np.array(values[:3], np.float64),
-        size=np.array(values[3:6], np.float64),
+        size=size,
         heading=float(values[6]),
         category=category,
         instance=instance,

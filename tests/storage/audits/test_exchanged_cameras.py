@@ -21,6 +21,7 @@ class Drive(SceneReader):
 
     def __init__(self, exchanged: tuple[int, ...] = (), sizes: tuple[int, ...] = (64, 64, 64)) -> None:
         rng = np.random.default_rng(0)
+        self.version = None
         self.camera_names, self.sizes = ["left", "right", "back"][: len(sizes)], sizes
         self._arrays = {"timestamp_us": np.arange(NUM_FRAMES) * 500_000}
         lights = [rng.integers(70 * i, 70 * i + 100, (6, 24), np.uint8) for i in range(len(sizes))]

@@ -254,6 +254,10 @@ def _no_return(frame) -> None:
             one.range_image_compressed = _matrix(-np.ones(shape))
 
 
+def _flat_box(frame) -> None:
+    frame.laser_labels[0].box.height = 0.0
+
+
 def _nan_box(frame) -> None:
     frame.laser_labels[0].box.center_x = float("nan")
 
@@ -373,6 +377,7 @@ V1_FAULTS = [
     Fault("two divisors", _edit_first(_divisor(500)), K.TABLE_INVALID, "#record0/", "want one for each segment"),
     Fault("missing beams", _edit_frames(_missing_beams), K.CALIBRATION_INVALID, "laser TOP", "lists 23 beams"),
     Fault("no return at all", _edit_second(_no_return), K.LIDAR_INVALID, "#record1", "hold no return"),
+    Fault("flat box", _edit_second(_flat_box), K.TABLE_INVALID, "#record1.laser_labels[actor-", "all above 0"),
     Fault("NaN box", _edit_second(_nan_box), K.TABLE_INVALID, "#record1.laser_labels[actor-", "finite centre"),
     Fault("frame of another segment", _edit_second(_other_segment), K.TABLE_INVALID, "#record1", "'another'"),
     Fault("infinite image time", _edit_second(_infinite_time), K.TIME_INVALID, "scene-0001", "inf"),
