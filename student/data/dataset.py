@@ -106,6 +106,12 @@ class FrameDataset(Dataset[TrainingBatch]):
         assembler = _Assembler(self._open(scene_key), self.config, frame, range(frame, frame + 1))
         return assembler.inputs(self._num_cameras)
 
+    def with_depth(self, index: int) -> tuple[CameraInputs, InputTargets]:
+        """Return what the student sees of a sample, and what its teachers say of the depth there."""
+        scene_key, frame = self.samples[index]
+        assembler = _Assembler(self._open(scene_key), self.config, frame, range(frame, frame + 1))
+        return assembler.inputs(self._num_cameras), assembler.input_targets(self._num_cameras)
+
     def _open(self, scene_key: str) -> Frames:
         if scene_key not in self._frames:
             frames = self._open_frames(self._home, self._scenes[scene_key])

@@ -332,7 +332,7 @@ class ModelConfig:
         sky: Sky head.
         decoder: RGB decoder, or None for a model of features only.
         feature_heads: Foundation features rendered beside the image.
-        occupancy_head: Head that tells which voxels are occupied, taught by LiDAR beams after all else; None for a
+        occupancy_head: Head that tells which voxels are occupied, taught by beams and sight after all else; None for a
             model whose occupancy is its density, as published.
     """
 

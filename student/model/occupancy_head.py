@@ -1,7 +1,7 @@
 """A head that reads a student's field as voxels: occupied or free, or labelled.
 
-One that tells occupied from free is part of a student and learns from LiDAR beams. One that tells classes learns from
-labels, which the student never does.
+One that tells occupied from free is part of a student and learns from LiDAR beams, and from what cameras see through.
+One that tells classes learns from labels, which the student never does.
 
 A student's cells lie where its pixels end. Between two image rows, tens of metres away, there is road without a cell.
 So the head looks around each voxel: along the ground through columns at falling resolution, and at its neighbours.

@@ -1,16 +1,17 @@
-"""Teach a student's occupancy head when the rest of the student is done: occupied or free, by LiDAR beams alone.
+"""Teach a student's occupancy head when the rest of the student is done: occupied or free, by beams and by sight.
 
 Heads of voxel features are taught with it, by what image teachers say where beams end.
 
 The field says little between the rows of its pixels, which are metres of road apart, and nothing behind what it sees.
 Beams of many sweeps know both (:mod:`storage.references.occupancy_votes`). The votes are taken here, from the scenes of
 the training set. Sweeps of held-out frames do not testify, and no box and no label is read, so that what moves is told
-by the beams themselves.
+by the beams themselves. Of what no beam tells, the frame's own cameras say what they see through
+(:mod:`student.training.seen_through`).
 """
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -37,6 +38,7 @@ from student.data.training_set import FrozenScene, TrainingSet
 from student.model.distillnerf import DistillNeRF
 from student.model.occupancy_head import GridReading, KeptReadings, mirrored, nearest_held, read_grid
 from student.model.types import to_device
+from student.training.seen_through import seen_through
 from student.training.voxel_features import (
     FeatureWitnesses,
     KnownFeatures,
@@ -57,7 +59,7 @@ logger = logging.getLogger(__name__)
 
 
 class KnownVoxels(NamedTuple):
-    """What beams know of one frame.
+    """What is known of one frame.
 
     Attributes:
         flat: Flat indices of the voxels of the Occ3D grid that are known, ascending.
@@ -67,17 +69,27 @@ class KnownVoxels(NamedTuple):
     flat: Int64[np.ndarray, " known"]
     is_occupied: Bool[np.ndarray, " known"]
 
+    def also_free(self, is_free: Bool[np.ndarray, " voxels"]) -> "KnownVoxels":
+        """Return what is known if those voxels of the grid are free of which nothing was known."""
+        is_known, is_occupied = is_free.copy(), np.zeros_like(is_free)
+        is_known[self.flat] = True
+        is_occupied[self.flat] = self.is_occupied
+        flat = np.flatnonzero(is_known)
+        return KnownVoxels(flat, is_occupied[flat])
+
 
 class Lesson(NamedTuple):
     """What one frame teaches.
 
     Attributes:
-        voxels: What beams know.
+        voxels: What beams know, and of the rest what cameras see through.
         features: What image teachers say of some occupied voxels, by source.
+        num_seen_through: Number of the voxels that cameras know, and no beam.
     """
 
     voxels: KnownVoxels
     features: Mapping[str, KnownFeatures]
+    num_seen_through: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +103,7 @@ class OccupancyLesson:
         steps: Steps taken.
         loss: Mean loss of the last tenth of the steps; None without a step.
         feature_errors: Mean squared error of the features of voxels in the same steps, by source.
+        seen_through_share: Share of the known voxels that no beam knew, and that cameras see through; None without any.
     """
 
     frames: int
@@ -99,6 +112,7 @@ class OccupancyLesson:
     steps: int
     loss: float | None
     feature_errors: Mapping[str, float] = field(default_factory=dict)
+    seen_through_share: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -143,7 +157,13 @@ def teach_occupancy(
     tell = on_progress or (lambda *_: None)
     model.eval()
     arrays = {source: dataset.config.feature_array(source) for source in model.voxel_feature_heads}
-    found = _lessons(home, frozen, config, arrays, tell) if config.steps else {}
+    index_of = {sample: index for index, sample in enumerate(dataset.samples)}
+
+    def through(key: tuple[str, int]) -> Bool[np.ndarray, " voxels"]:
+        return seen_through(*dataset.with_depth(index_of[key]))
+
+    asked = through if config.seen_through else None
+    found = _lessons(home, frozen, config, arrays, asked, tell) if config.steps else {}
     lessons = {key: lesson for key, lesson in found.items() if len(lesson.voxels.flat)}
     share = _share(lesson.voxels for lesson in lessons.values())
     if not lessons or not 0.0 < share < 1.0:
@@ -156,7 +176,6 @@ def teach_occupancy(
             steps=0,
             loss=None,
         )
-    index_of = {dataset.samples[index]: index for index in range(len(dataset))}
     device = next(model.parameters()).device
     weight = min(_MAX_WEIGHT, math.sqrt((1.0 - share) / share))
     generator = np.random.default_rng((seed, 1))
@@ -203,6 +222,8 @@ def teach_occupancy(
         steps=config.steps,
         loss=float(np.mean(losses[last])),
         feature_errors=_means(errors[last]),
+        seen_through_share=sum(of.num_seen_through for of in lessons.values())
+        / sum(len(of.voxels.flat) for of in lessons.values()),
     )
 
 
@@ -237,6 +258,7 @@ def _lessons(
     frozen: TrainingSet,
     config: OccupancyFitConfig,
     arrays: Mapping[str, tuple[Kind, str]],
+    through: Callable[[tuple[str, int]], Bool[np.ndarray, " voxels"]] | None,
     tell: ProgressCallback,
 ) -> dict[tuple[str, int], Lesson]:
     """Return what evenly spaced training frames teach, by scene and frame.
@@ -246,6 +268,7 @@ def _lessons(
         frozen: Their exact versions.
         config: Budget.
         arrays: Kind of store, and array in it, of the features that voxels are taught, by source.
+        through: Which voxels the cameras of a frame see through; None to learn from beams alone.
         tell: Called with the share done.
     """
     samples = [(scene.key, frame) for scene in frozen.scenes for frame in scene.train_frames]
@@ -263,8 +286,12 @@ def _lessons(
         }
         for frame, voxels in votes_to_learn_from(reader, scene, frames):
             occupied = voxels.flat[voxels.is_occupied]
-            found[scene.key, frame] = Lesson(voxels, {s: of.at(frame, occupied) for s, of in witnesses.items()})
-            figures = {"step": 0, "frame": sample_key(scene.key, frame), "known": len(voxels.flat)}
+            known = voxels
+            if through is not None and len(voxels.flat):  # free space alone would teach that all is free
+                known = voxels.also_free(through((scene.key, frame)))
+            features = {source: of.at(frame, occupied) for source, of in witnesses.items()}
+            found[scene.key, frame] = Lesson(known, features, len(known.flat) - len(voxels.flat))
+            figures = {"step": 0, "frame": sample_key(scene.key, frame), "known": len(known.flat)}
             tell("beams", len(found) / len(wanted), figures)
     return found
 
@@ -294,7 +321,8 @@ def _read(model: DistillNeRF, dataset: FrameDataset, index: int, device: torch.d
 
 def _mirrored(lesson: Lesson) -> Lesson:
     there, order = mirrored_voxels(lesson.voxels.flat)
-    return Lesson(KnownVoxels(there, lesson.voxels.is_occupied[order]), mirrored_features(lesson.features))
+    voxels = KnownVoxels(there, lesson.voxels.is_occupied[order])
+    return lesson._replace(voxels=voxels, features=mirrored_features(lesson.features))
 
 
 def _feature_error(

@@ -168,7 +168,7 @@ class TestRounds:
         card = (tmp_path / "student" / "README.md").read_text()
         assert "exact world" in card
         assert "in 4 steps, 1 of them on depth.\nThe last 2 were on 1 procedural scenes" in card
-        assert "beams about 2 frames in 2 steps" in card
+        assert "learned in 4 steps, the last 2 of\n  them from beams about 2 frames" in card
         assert sum(path.stat().st_size for path in (tmp_path / "student").iterdir()) < 16_000_000
 
     def test_a_head_is_taught_anew_without_touching_the_rest(
@@ -188,15 +188,38 @@ class TestRounds:
         assert {name.partition(".")[0] for name in changed} == {"occupancy_head", "voxel_feature_heads"}
         assert (lesson.steps, lesson.frames) == (3, 2)
         assert 0 < lesson.feature_errors["clip"] < 0.1
-        assert "beams about 2 frames in 3 steps" in (folder / "README.md").read_text()
+        assert (
+            "learned in 3 steps, the last 3 of\n  them from beams about 2 frames" in (folder / "README.md").read_text()
+        )
         assert Companions.load(folder).checkpoint == file_digest(folder / "model.safetensors")
         assert (folder / "bill_of_materials.json").read_text() == kept
         ship.ship_head(home, folder, OccupancyFitConfig(steps=2), features_only=True)
         further = from_pretrained(folder)[0].state_dict()
         moved = {name for name, value in further.items() if not torch.equal(value, after.state_dict()[name])}
         assert {name.partition(".")[0] for name in moved} == {"voxel_feature_heads"}
-        assert "beams about 2 frames in 3 steps" in (folder / "README.md").read_text()
+        assert (
+            "learned in 3 steps, the last 3 of\n  them from beams about 2 frames" in (folder / "README.md").read_text()
+        )
         assert "end, of 2 frames in 2 steps" in (folder / "README.md").read_text()
+
+    def test_a_head_goes_on_from_where_it_is(
+        self, fitted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        home, _ = fitted
+        monkeypatch.setattr(ship, "DEMO_WEIGHTS", tmp_path)
+        (tmp_path / "clip").mkdir()
+        folder = tmp_path / "student"
+        ship.ship(home, folder, "clip")
+        before = from_pretrained(folder)[0].state_dict()
+        tiny_steps = OccupancyFitConfig(steps=1, learning_rate=1e-6)
+        ship.ship_head(home, folder, tiny_steps, further=True)
+        after = from_pretrained(folder)[0].state_dict()
+        assert all(torch.allclose(value, before[name], atol=1e-3) for name, value in after.items())
+        assert "learned in 5 steps, the last 1 of" in (folder / "README.md").read_text()
+        ship.ship_head(home, folder, tiny_steps)
+        anew = from_pretrained(folder)[0].state_dict()
+        assert not all(torch.allclose(value, before[name], atol=1e-3) for name, value in anew.items())
+        assert "learned in 1 steps, the last 1 of" in (folder / "README.md").read_text()
 
     def test_nothing_is_shipped_before_a_round_is_done(self, tmp_path: Path) -> None:
         with pytest.raises(MissingTargetError, match="no round"):

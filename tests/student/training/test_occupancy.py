@@ -29,6 +29,7 @@ from student.training import occupancy
 from student.training.fit import fit_student
 from student.training.initial import take_weights
 from student.training.occupancy import KnownVoxels, Lesson, beam_error, votes_to_learn_from
+from student.training.seen_through import seen_through
 from student.training.voxel_features import FeatureWitnesses, KnownFeatures
 
 HEAD = OccupancyHeadConfig(width=4, column_width=8, num_levels=2)
@@ -83,6 +84,7 @@ def test_says_what_it_learned_from(taught: Any, student_config: StudentConfig) -
     lesson = state["done"].metrics["occupancy"]
     assert (lesson["frames"], lesson["frames_without_beams"], lesson["steps"]) == (4, 0, 36)
     assert 0.01 < lesson["occupied_share"] < 0.5
+    assert 0.1 < lesson["seen_through_share"] < 0.9
     stages = [(stage, share) for stage, share, _ in state["calls"] if stage in {"beams", "occupancy"}]
     assert stages[:4] == [("beams", 0.25), ("beams", 0.5), ("beams", 0.75), ("beams", 1.0)]
     assert stages[-1] == ("occupancy", 1.0)
@@ -128,6 +130,44 @@ def test_names_voxels_better_than_the_nearest_cell_does_in_a_scene_it_never_saw(
     assert error < 0.9 * before
     some = np.arange(0, len(known.flat), 7)
     np.testing.assert_allclose(predictor.voxel_features(field, "clip", answer, some), told[some], atol=1e-5)
+
+
+def test_what_no_beam_tells_cameras_tell_and_only_what_no_beam_tells() -> None:
+    beams = KnownVoxels(np.array([2, 5]), np.array([True, False]))
+    is_free = np.zeros(9, bool)
+    is_free[[0, 2, 5, 8]] = True
+    known = beams.also_free(is_free)
+    assert known.flat.tolist() == [0, 2, 5, 8]
+    assert known.is_occupied.tolist() == [False, True, False, False]
+    assert is_free.sum() == 4
+
+
+def test_air_that_no_beam_crosses_is_free_to_a_student_that_learned_by_sight_too(
+    taught: Any, student_config: StudentConfig, shared_world: Any
+) -> None:
+    """The yard's scanner looks up no higher than its wall, and returns nothing from beyond it."""
+    config = with_head(student_config, steps=36, learning_rate=1e-2, seen_through=False)
+    shared_world.freeze("by-beams", config)
+    by_beams = fit_student(shared_world.home, "by-beams", config)
+    assert by_beams.metrics["occupancy"]["seen_through_share"] == 0.0
+    frozen = load_training_set(shared_world.home, "by-beams")
+    samples = FrameDataset(shared_world.home, frozen, "validation", student_config.data)
+    version = frozen.scenes[1].stores[Kind.SCENE]
+    reader = SceneReader(shared_world.home.open_arrays(version), version)
+    own = replace(frozen.scenes[1], train_frames=(1,), validation_frames=())
+    (_, voxels), *_ = votes_to_learn_from(reader, own, {1})
+    is_free = seen_through(*samples.with_depth(1))
+    is_free[voxels.flat] = False
+    air = np.flatnonzero(is_free)
+    assert len(air) > 1_000
+    wrong = {}
+    for name, folder in (
+        ("both", taught(student_config)["folder"]),
+        ("beams", shared_world.home.open_files(by_beams.version)),
+    ):
+        predictor = Predictor.from_folder(folder)
+        wrong[name] = predictor.occupancy(predictor.encode(samples.inputs(1)), air).probability.mean()
+    assert wrong["both"] < 0.7 * wrong["beams"]
 
 
 def test_a_student_without_a_head_goes_by_its_density(student_config: StudentConfig, shared_world: Any) -> None:
@@ -253,6 +293,7 @@ def test_without_beams_an_untaught_head_is_not_published(
         "steps": 0,
         "loss": None,
         "feature_errors": {},
+        "seen_through_share": None,
     }
     model, stored = from_pretrained(shared_world.home.open_files(done.version))
     assert model.occupancy_head is None
