@@ -23,8 +23,9 @@ from storage.kinds import Kind
 from storage.stores.versioned import Home
 from student.config import OccupancyFitConfig, Variant
 from student.data.dataset import FrameDataset
-from student.data.training_set import load_training_set
-from student.evaluation.companions import Companions, companions_of
+from student.data.training_set import TrainingSet, load_training_set
+from student.evaluation.companions import COMPANIONS_FILE, Companions, companions_of
+from student.evaluation.sections.occupancy import OccupancySample, is_above_ground
 from student.inference.checkpoint import (
     BILL_OF_MATERIALS_FILE,
     MODEL_FILE,
@@ -33,15 +34,18 @@ from student.inference.checkpoint import (
     student_of,
 )
 from student.inference.feature_bases import load_feature_bases, save_feature_bases
+from student.inference.predictor import Predictor
 from student.model.distillnerf import DistillNeRF
 from student.presets.students import demo_student
 from student.training.model_card import HISTORY_FILE, bill_of_materials
-from student.training.occupancy import OccupancyLesson, teach_occupancy
+from student.training.occupancy import OccupancyLesson, lessons_of, teach_occupancy
 from teachers.image.feature_basis import FeatureBasis
 from teachers.image.weights import DEMO_WEIGHTS
 
 CURVE_FILE = "learning_curve.json"
 _MAX_BYTES = 16_000_000
+_CALIBRATION_FRAMES = 24
+_MAX_VOXELS = 100_000
 _READERS = "voxel_feature_heads."
 _WITHOUT_ROUNDS = f"{PARTITION}-head"
 """Training set of a head in a home without rounds: under a round's name, the first round would take its scenes."""
@@ -69,6 +73,9 @@ def ship(home: Home, folder: Path, variant: Variant) -> None:
     save_feature_bases(aside, load_feature_bases(source))
     # Its own file says which student it is: half precision is not what the home holds.
     companions = replace(companions_of(home, version), variant=str(variant), checkpoint=file_digest(aside / MODEL_FILE))
+    if model.occupancy_head is not None and companions.operating_point["calibration"] is None:
+        learned_from = load_training_set(home, training_set_name(rounds[-1].number))
+        companions = replace(companions, operating_point=companions.operating_point | _cuts(home, learned_from, aside))
     companions.save(aside)
     bill = json.loads((source / BILL_OF_MATERIALS_FILE).read_text())
     (aside / BILL_OF_MATERIALS_FILE).write_text(json.dumps(bill, sort_keys=True, separators=(",", ":")) + "\n")
@@ -115,6 +122,7 @@ def ship_head(
     frozen = load_training_set(home, name)
     heads = demo_student(variant).model
     run = replace(run, model=replace(run.model, occupancy_head=heads.occupancy_head, feature_heads=heads.feature_heads))
+    run = run if features_only else replace(run, fit=replace(run.fit, occupancy=config))
     torch.manual_seed(0)
     model = DistillNeRF(run.model)
     anew = () if further else (_READERS,) if features_only else ("occupancy_head.", _READERS)
@@ -123,8 +131,10 @@ def ship_head(
     samples = FrameDataset(home, frozen, "train", run.data)
     lesson = teach_occupancy(model, home, frozen, samples, config, features_only=features_only, on_progress=report)
     save_pretrained(folder, model, run, variant=variant, precision="float16")
-    companions = Companions.load(folder)
-    replace(companions, checkpoint=file_digest(folder / MODEL_FILE)).save(folder)
+    companions = replace(Companions.load(folder), checkpoint=file_digest(folder / MODEL_FILE))
+    if not features_only:
+        companions = replace(companions, operating_point=companions.operating_point | _cuts(home, frozen, folder))
+    companions.save(folder)
     curve = json.loads((folder / CURVE_FILE).read_text())
     part = "voxel_features" if features_only else "occupancy"
     curve[-1][part] = lesson.to_json() | {"earlier_steps": _steps_of_head(curve, part) if further else 0}
@@ -166,6 +176,30 @@ def _curve(home: Home, rounds: Sequence[Round]) -> list[dict[str, Any]]:
             }
         )
     return curve
+
+
+def _cuts(home: Home, frozen: TrainingSet, folder: Path) -> dict[str, Any]:
+    """Return how the probabilities of a student's occupancy head are read, for its operating point.
+
+    They are chosen by what beams and cameras know of some training frames, because whoever loads a shipped student has
+    no evaluation of it.
+    """
+    predictor = Predictor.from_folder(folder)
+    dataset = FrameDataset(home, frozen, "train", predictor.config.data)
+    sample = OccupancySample(max_per_frame=_MAX_VOXELS, seed=0)
+    for key, lesson in lessons_of(home, frozen, dataset, OccupancyFitConfig(max_frames=_CALIBRATION_FRAMES)).items():
+        flat, is_occupied = lesson.voxels
+        field = predictor.encode(dataset.inputs(dataset.samples.index(key)))
+        raw = predictor.occupancy(field, flat, samples_per_axis=1).probability
+        sample.add(raw, is_occupied, is_above_ground(flat))
+    fit = sample.fit("temperature")
+    if fit is None:
+        return {"occupancy_threshold": 0.5, "occupancy_threshold_above_ground": 0.5, "calibration": None}
+    return {
+        "occupancy_threshold": fit.threshold,
+        "occupancy_threshold_above_ground": fit.threshold_above_ground,
+        "calibration": dict(fit.calibration.to_json()),
+    }
 
 
 def _steps_of_head(curve: Sequence[dict[str, Any]], part: str) -> int:
@@ -235,6 +269,8 @@ def _about_heads(curve: Sequence[dict[str, Any]]) -> list[str]:
         lines += [
             f"- Its occupancy head learned in {steps} steps, the last {taught['steps']} of",
             f"  them from beams about {taught['frames']} frames{sight}; from no box and no label.",
+            f"  Its probabilities are calibrated by what the same tell of {_CALIBRATION_FRAMES} frames or fewer",
+            f"  (`{COMPANIONS_FILE}`).",
         ]
     taught = last.get("voxel_features", last.get("occupancy", {}))
     if taught.get("feature_errors"):

@@ -11,7 +11,7 @@ by the beams themselves. Of what no beam tells, the frame's own cameras say what
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -156,14 +156,8 @@ def teach_occupancy(
         raise ValueError("the model has no head of voxel features")
     tell = on_progress or (lambda *_: None)
     model.eval()
-    arrays = {source: dataset.config.feature_array(source) for source in model.voxel_feature_heads}
     index_of = {sample: index for index, sample in enumerate(dataset.samples)}
-
-    def through(key: tuple[str, int]) -> Bool[np.ndarray, " voxels"]:
-        return seen_through(*dataset.with_depth(index_of[key]))
-
-    asked = through if config.seen_through else None
-    found = _lessons(home, frozen, config, arrays, asked, tell) if config.steps else {}
+    found = lessons_of(home, frozen, dataset, config, list(model.voxel_feature_heads), tell) if config.steps else {}
     lessons = {key: lesson for key, lesson in found.items() if len(lesson.voxels.flat)}
     share = _share(lesson.voxels for lesson in lessons.values())
     if not lessons or not 0.0 < share < 1.0:
@@ -253,26 +247,30 @@ def votes_to_learn_from(scene: SceneReader, frozen: FrozenScene, frames: set[int
         yield frame, KnownVoxels(known, label[known] != OCC3D_FREE)
 
 
-def _lessons(
+def lessons_of(
     home: Home,
     frozen: TrainingSet,
+    dataset: FrameDataset,
     config: OccupancyFitConfig,
-    arrays: Mapping[str, tuple[Kind, str]],
-    through: Callable[[tuple[str, int]], Bool[np.ndarray, " voxels"]] | None,
-    tell: ProgressCallback,
+    sources: Sequence[str] = (),
+    on_progress: ProgressCallback | None = None,
 ) -> dict[tuple[str, int], Lesson]:
     """Return what evenly spaced training frames teach, by scene and frame.
 
     Args:
         home: Home of the scenes.
         frozen: Their exact versions.
-        config: Budget.
-        arrays: Kind of store, and array in it, of the features that voxels are taught, by source.
-        through: Which voxels the cameras of a frame see through; None to learn from beams alone.
-        tell: Called with the share done.
+        dataset: The training samples of the same scenes.
+        config: Number of frames, and who testifies.
+        sources: Sources of the features that voxels are taught.
+        on_progress: Called with the share done.
+
+    Raises:
+        IntegrityError: If a scene's store has lost data.
     """
-    samples = [(scene.key, frame) for scene in frozen.scenes for frame in scene.train_frames]
-    wanted = set(evenly_spaced(samples, config.max_frames))
+    wanted = set(evenly_spaced(dataset.samples, config.max_frames))
+    index_of = {sample: index for index, sample in enumerate(dataset.samples)}
+    arrays = {source: dataset.config.feature_array(source) for source in sources}
     found: dict[tuple[str, int], Lesson] = {}
     for scene in frozen.scenes:
         frames = {frame for key, frame in wanted if key == scene.key}
@@ -287,12 +285,13 @@ def _lessons(
         for frame, voxels in votes_to_learn_from(reader, scene, frames):
             occupied = voxels.flat[voxels.is_occupied]
             known = voxels
-            if through is not None and len(voxels.flat):  # free space alone would teach that all is free
-                known = voxels.also_free(through((scene.key, frame)))
+            if config.seen_through and len(voxels.flat):  # free space alone would teach that all is free
+                known = voxels.also_free(seen_through(*dataset.with_depth(index_of[scene.key, frame])))
             features = {source: of.at(frame, occupied) for source, of in witnesses.items()}
             found[scene.key, frame] = Lesson(known, features, len(known.flat) - len(voxels.flat))
-            figures = {"step": 0, "frame": sample_key(scene.key, frame), "known": len(known.flat)}
-            tell("beams", len(found) / len(wanted), figures)
+            if on_progress is not None:
+                figures = {"step": 0, "frame": sample_key(scene.key, frame), "known": len(known.flat)}
+                on_progress("beams", len(found) / len(wanted), figures)
     return found
 
 

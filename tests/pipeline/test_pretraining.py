@@ -163,6 +163,7 @@ class TestRounds:
         companions = Companions.load(tmp_path / "student")
         assert companions.variant == "clip"
         assert companions.checkpoint == file_digest(tmp_path / "student" / "model.safetensors")
+        assert companions.point.calibration is not None
         curve = json.loads((tmp_path / "student" / ship.CURVE_FILE).read_text())
         assert [(entry["steps"], entry["depth_steps"]) for entry in curve] == [(2, 1), (2, 0)]
         card = (tmp_path / "student" / "README.md").read_text()
@@ -187,11 +188,15 @@ class TestRounds:
         assert changed
         assert {name.partition(".")[0] for name in changed} == {"occupancy_head", "voxel_feature_heads"}
         assert (lesson.steps, lesson.frames) == (3, 2)
+        assert config.fit.occupancy == OccupancyFitConfig(steps=3)
         assert 0 < lesson.feature_errors["clip"] < 0.1
         assert (
             "learned in 3 steps, the last 3 of\n  them from beams about 2 frames" in (folder / "README.md").read_text()
         )
         assert Companions.load(folder).checkpoint == file_digest(folder / "model.safetensors")
+        point = Companions.load(folder).point
+        assert point.calibration is not None
+        assert 0 < point.occupied(np.array([0.5]))[0] < 0.5  # occupied voxels weigh more in a lesson than free ones
         assert (folder / "bill_of_materials.json").read_text() == kept
         ship.ship_head(home, folder, OccupancyFitConfig(steps=2), features_only=True)
         further = from_pretrained(folder)[0].state_dict()
