@@ -102,15 +102,16 @@ class FrameDataset(Dataset[TrainingBatch]):
 
     def inputs(self, index: int) -> CameraInputs:
         """Return what the student sees of a sample, without any target."""
-        scene_key, frame = self.samples[index]
-        assembler = _Assembler(self._open(scene_key), self.config, frame, range(frame, frame + 1))
-        return assembler.inputs(self._num_cameras)
+        return self._of_one_frame(index).inputs(self._num_cameras)
 
     def with_depth(self, index: int) -> tuple[CameraInputs, InputTargets]:
         """Return what the student sees of a sample, and what its teachers say of the depth there."""
-        scene_key, frame = self.samples[index]
-        assembler = _Assembler(self._open(scene_key), self.config, frame, range(frame, frame + 1))
+        assembler = self._of_one_frame(index)
         return assembler.inputs(self._num_cameras), assembler.input_targets(self._num_cameras)
+
+    def _of_one_frame(self, index: int) -> "_Assembler":
+        scene_key, frame = self.samples[index]
+        return _Assembler(self._open(scene_key), self.config, frame, range(frame, frame + 1))
 
     def _open(self, scene_key: str) -> Frames:
         if scene_key not in self._frames:

@@ -10,7 +10,7 @@ import pytest
 
 from storage.audits.finding import Finding
 from storage.audits.scene_audit import gate_of
-from storage.errors import IntegrityError, MissingTargetError, ProvenanceMismatchError
+from storage.errors import ErrorKind, IntegrityError, MissingTargetError, ProvenanceMismatchError
 from storage.stores.provenance import InputVersion, Provenance
 from storage.stores.versioned import materialize_files, reuse
 from student.config import StudentConfig, TrainingSetConfig
@@ -45,6 +45,55 @@ def test_freezing_again_reuses(shared_world: Any, student_config: StudentConfig)
     second = freeze_training_set(shared_world.home, "again", config)
     assert second.reused
     assert second.version == first.version
+
+
+def test_what_was_seen_to_be_sound_is_not_looked_at_again(
+    make_world: Callable[[], Any], student_config: StudentConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world()
+    looked_at: list[str] = []
+
+    def look(_home: Any, version: Any, **_: Any) -> list[Finding]:
+        looked_at.append(version.kind)
+        return []
+
+    monkeypatch.setattr("student.data.training_set.check_physics", look)
+    config = world.training_set(student_config, validation_scenes=(), allow_ungated=("clip_features",))
+
+    def freeze(name: str = "sound", **changes: Any) -> list[str]:
+        looked_at.clear()
+        freeze_training_set(world.home, name, replace(config, **changes))
+        return sorted(looked_at)
+
+    everything = sorted({"scene_audit", *config.kinds} - {"clip_features"})
+    assert freeze() == everything
+    assert freeze() == []
+    assert freeze("another") == everything  # of which nothing was frozen yet
+    # What was let through unseen is looked at as soon as it must be sound.
+    assert freeze(allow_ungated=()) == ["clip_features"]
+    world.publish("clip_features", "yard.a", {"features": FEATURES}, code="2")
+    assert freeze(allow_ungated=()) == ["clip_features"]
+    monkeypatch.setattr("student.data.training_set.code_digest", lambda *_, **__: "2" * 64)
+    assert freeze(allow_ungated=()) == sorted({"scene_audit", *config.kinds})
+
+
+def test_a_damaged_training_set_vouches_for_nothing(
+    make_world: Callable[[], Any], student_config: StudentConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world()
+    config = world.training_set(student_config, validation_scenes=())
+    freeze_training_set(world.home, "damaged", config)
+    looked_at: list[str] = []
+    monkeypatch.setattr("student.data.training_set.check_physics", lambda _h, v, **_: looked_at.append(v.kind) or [])
+    freeze_training_set(world.home, "damaged", config)
+    assert not looked_at
+
+    def damaged(*_: Any) -> Any:
+        raise IntegrityError(ErrorKind.STORE_CORRUPT, "training_set/damaged", "its manifest is torn")
+
+    monkeypatch.setattr("student.data.training_set.load_training_set", damaged)
+    freeze_training_set(world.home, "damaged", config)
+    assert sorted(looked_at) == sorted({"scene_audit", *config.kinds})
 
 
 def test_a_new_version_of_a_store_makes_another_training_set(
