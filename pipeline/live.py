@@ -29,7 +29,7 @@ from storage.scenes.store import SceneReader, shrink_valid
 from storage.stores.integrity import machine_faults
 from storage.stores.versioned import Home
 from storage.taxonomy import OCC3D_FREE, OCC3D_UNKNOWN
-from student.applications.deployment import read_voxels
+from student.applications.deployment import VoxelReading, read_voxels
 from student.applications.finetuned_head import FinetunedHead, heads_of, packed_heads
 from student.config import SHIPPED, FinetuneTask
 from student.evaluation.companions import Companions, ModelRecord, companions_of, words_of
@@ -90,8 +90,7 @@ class Occupancy:
     """Which voxels of the Occ3D grid are occupied.
 
     Attributes:
-        is_observed: True for voxels that some camera sees before its ray ends; the others are unknown, which differs
-            from free.
+        is_observed: True for voxels that some camera sees; the others are unknown, which differs from free.
         probability: Calibrated probability of each voxel where the student has a calibration, else raw; 0 where not
             observed.
         is_occupied: Whether a voxel counts as occupied. A frame is cut where its probabilities promise the largest IoU.
@@ -145,7 +144,7 @@ class LiveFrame:
         Raises:
             MissingTargetError: If the student has no such head.
         """
-        voxels = read_voxels(self.student.predictor, self.field, self.cameras, self.views)
+        voxels = self._voxels()
         if head is not None:
             own = self.student.head(head)
             raw = own.read(self.field).occupancy
@@ -156,11 +155,10 @@ class LiveFrame:
             )
         point = self.student.companions.point
         probability = np.where(voxels.is_observed, point.occupied(voxels.occupancy), 0.0)
-        is_occupied = point.is_occupied(voxels.occupancy, voxels.is_observed)
         return Occupancy(
             is_observed=voxels.is_observed.reshape(OCC3D_GRID.shape),
             probability=probability.reshape(OCC3D_GRID.shape),
-            is_occupied=is_occupied.reshape(OCC3D_GRID.shape),
+            is_occupied=voxels.is_occupied.reshape(OCC3D_GRID.shape),
         )
 
     def label(self) -> UInt8[np.ndarray, "200 200 16"]:
@@ -170,8 +168,12 @@ class LiveFrame:
             MissingTargetError: If the student has no head for segmentation.
         """
         labels = self.student.head("segmentation").label(self.field)
-        is_observed = read_voxels(self.student.predictor, self.field, self.cameras, self.views).is_observed
+        is_observed = self._voxels().is_observed
         return np.where(is_observed.reshape(OCC3D_GRID.shape), labels, np.uint8(OCC3D_UNKNOWN))
+
+    def _voxels(self) -> VoxelReading:
+        student = self.student
+        return read_voxels(student.predictor, student.companions.point, self.field, self.cameras, self.views)
 
 
 class Student:

@@ -14,12 +14,35 @@ from storage.stores.versioned import Home, StoreVersion
 from student.data.sample import TrainingBatch
 from student.data.training_set import FrozenScenes, TrainingSet
 from student.evaluation.frames import EvaluationFrames, evaluation_scenes, whole_scene
+from student.evaluation.occupancy_cuts import FrameCuts
 from student.evaluation.operating_point import OperatingPoint, operating_point_of
-from student.inference.observed_voxels import observed_voxels
+from student.evaluation.sections.occupancy import is_above_ground
+from student.inference.observed_voxels import VoxelSight
 from student.inference.predictor import Predictor, RenderedViews, VoxelAnswer
 from student.inference.vocabulary import ClipSpace, clip_space_of, training_set_of
 from student.model.types import TargetCameras
 from student.model.voxel_field import VoxelField
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoxelReading:
+    """What a student says of the Occ3D grid, flat.
+
+    Attributes:
+        is_observed: True for voxels that some camera sees. The others are unknown, which differs from free.
+        is_occupied: Observed voxels that count as occupied.
+        occupancy: Raw probability of each voxel; 0 where no camera looks.
+        cuts: Raw probabilities from which the frame's voxels count as occupied.
+        in_view: Voxels where some camera looks, whatever may hide them, by flat index, ascending.
+        answer: All that was said of them.
+    """
+
+    is_observed: Bool[np.ndarray, " voxels"]
+    is_occupied: Bool[np.ndarray, " voxels"]
+    occupancy: Float[np.ndarray, " voxels"]
+    cuts: FrameCuts
+    in_view: Int64[np.ndarray, " in_view"]
+    answer: VoxelAnswer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,18 +53,13 @@ class FrameReading:
         batch: Inputs, and every camera of the frame as target.
         field: The voxel field, in the ego frame of the reference time.
         views: Rendered views of the cameras.
-        is_observed: True for voxels of the Occ3D grid, flat, that some camera sees before its ray ends. The others are
-            unknown, which differs from free.
-        occupancy: Raw probability of each voxel; 0 where not observed.
-        answer: All that was said of the observed voxels, in ascending order.
+        voxels: What it says of the Occ3D grid.
     """
 
     batch: TrainingBatch
     field: VoxelField
     views: RenderedViews
-    is_observed: Bool[np.ndarray, " voxels"]
-    occupancy: Float[np.ndarray, " voxels"]
-    answer: VoxelAnswer
+    voxels: VoxelReading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,48 +140,55 @@ class DeployedStudent:
         batch = frames.camera_views(frame)
         field = self.predictor.encode(batch.inputs)
         views = self.predictor.render(field, batch.cameras)
-        voxels = read_voxels(self.predictor, field, batch.cameras, views, samples_per_axis=samples_per_axis)
-        return FrameReading(
-            batch=batch,
-            field=field,
-            views=views,
-            is_observed=voxels.is_observed,
-            occupancy=voxels.occupancy,
-            answer=voxels.answer,
-        )
+        voxels = read_voxels(self.predictor, self.point, field, batch.cameras, views, samples_per_axis=samples_per_axis)
+        return FrameReading(batch=batch, field=field, views=views, voxels=voxels)
 
     def clip_features(
         self, reading: FrameReading, voxels: Int64[np.ndarray, " n"]
     ) -> Float32[np.ndarray, "n channels"]:
-        """Return the reduced CLIP features of some observed voxels of the Occ3D grid, given by flat index."""
-        rows = np.searchsorted(np.flatnonzero(reading.is_observed), voxels)
-        return self.predictor.voxel_features(reading.field, "clip", reading.answer, rows)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VoxelReading:
-    """What a student says of the Occ3D grid, flat; see :class:`FrameReading`."""
-
-    is_observed: Bool[np.ndarray, " voxels"]
-    occupancy: Float[np.ndarray, " voxels"]
-    answer: VoxelAnswer
+        """Return the reduced CLIP features of some voxels in view of the Occ3D grid, given by flat index."""
+        rows = np.searchsorted(reading.voxels.in_view, voxels)
+        return self.predictor.voxel_features(reading.field, "clip", reading.voxels.answer, rows)
 
 
 def read_voxels(
-    predictor: Predictor, field: VoxelField, cameras: TargetCameras, views: RenderedViews, *, samples_per_axis: int = 2
+    predictor: Predictor,
+    point: OperatingPoint,
+    field: VoxelField,
+    cameras: TargetCameras,
+    views: RenderedViews,
+    *,
+    samples_per_axis: int = 2,
 ) -> VoxelReading:
-    """Ask a field for the voxels that its cameras see.
+    """Ask a field for the voxels of its frame, and decide which are observed and which occupied.
+
+    A voxel is observed before the depth that its pixel renders, and wherever a camera sees it past the voxels that
+    count as occupied. Depth alone would lose half of the road: a metre of error is an arm's length of height there, and
+    a few voxels of distance.
 
     Args:
         predictor: The student.
+        point: Where it is cut.
         field: Field of one frame.
         cameras: Cameras of the frame, all present.
         views: What they show, rendered from the field.
         samples_per_axis: Points per voxel and axis that the field is asked at.
     """
-    is_observed = observed_voxels(OCC3D_GRID, cameras, views.termination_depth, views.is_seen)
-    seen = np.flatnonzero(is_observed)  # a sixth of the grid or so: nothing else is worth asking for
-    answer = predictor.occupancy(field, seen, samples_per_axis=samples_per_axis)
-    occupancy = np.zeros(len(is_observed))
-    occupancy[seen] = answer.probability
-    return VoxelReading(is_observed=is_observed, occupancy=occupancy, answer=answer)
+    sight = VoxelSight(OCC3D_GRID, cameras, views.is_seen)
+    in_view = np.flatnonzero(sight.in_view)
+    answer = predictor.occupancy(field, in_view, samples_per_axis=samples_per_axis)
+    occupancy = np.zeros(OCC3D_GRID.num_voxels)
+    occupancy[in_view] = answer.probability
+    before = sight.before(views.termination_depth)
+    cuts = point.cuts(occupancy, before)
+    is_occupied = np.zeros(OCC3D_GRID.num_voxels, bool)
+    is_occupied[in_view] = cuts.is_occupied(answer.probability, is_above_ground(in_view))
+    is_observed = before | sight.past(is_occupied, ~before)
+    return VoxelReading(
+        is_observed=is_observed,
+        is_occupied=is_occupied & is_observed,
+        occupancy=occupancy,
+        cuts=cuts,
+        in_view=in_view,
+        answer=answer,
+    )

@@ -202,13 +202,13 @@ def _occupied_voxels(
     threshold: float | None,
     is_asked: Bool[np.ndarray, " voxels"] | None = None,
 ) -> _Voxels:
-    held = np.flatnonzero(student.point.is_occupied(reading.occupancy, reading.is_observed))
+    held = np.flatnonzero(reading.voxels.is_occupied)
     features = student.clip_features(reading, held)
     vocabulary = Vocabulary.of(student.space, prompts)
     named = np.nan_to_num(vocabulary.probability(features, student.point.temperature)[:, 0])
     return _Voxels(
         positions=voxel_centres(OCC3D_GRID, held),
-        occupancy=student.point.occupied(reading.occupancy[held]),
+        occupancy=student.point.occupied(reading.voxels.occupancy[held]),
         named=named if is_asked is None else np.where(is_asked, named, np.nan),
         threshold=threshold,
     )

@@ -92,7 +92,7 @@ class SceneView:
             ValueError: If the mode shows no voxels, or a query has no words.
         """
         reading = self.reading(frame)
-        held = np.flatnonzero(self.student.point.is_occupied(reading.occupancy, reading.is_observed))
+        held = np.flatnonzero(reading.voxels.is_occupied)
         features = self.student.clip_features(reading, held)
         if mode == "classes":
             probability = self._vocabulary.probability(features, self.student.point.temperature)

@@ -23,8 +23,6 @@ from storage.taxonomy import NUM_OCC3D_CLASSES, OCC3D_FREE, OCC3D_NAMES, OCC3D_U
 from student.applications.deployment import DeployedStudent, FrameReading
 from student.evaluation.config import WeakLabelConfig
 from student.evaluation.frames import EvaluationFrames
-from student.evaluation.occupancy_cuts import FrameCuts
-from student.evaluation.sections.occupancy import is_above_ground
 from student.inference.class_list import ClassList, load_class_list
 from student.inference.open_vocabulary import class_probability
 from student.inference.prompts import occ3d_prompts
@@ -183,9 +181,8 @@ class _Labeller:
         cuts: list[dict[str, float]] = []
         for frame in range(num_frames):
             reading = self._student.read(self._frames, frame, samples_per_axis=self._config.voxel_samples_per_axis)
-            of_frame = self._student.point.cuts(reading.occupancy, reading.is_observed)
-            labels, probability = self._voxels(reading, of_frame)
-            cuts.append(of_frame._asdict())
+            labels, probability = self._voxels(reading)
+            cuts.append(reading.voxels.cuts._asdict())
             self._voxel_counts += np.bincount(labels, minlength=256)
             self._arrays["voxel_label"][frame] = labels.reshape(OCC3D_GRID.shape)
             self._arrays["voxel_probability"][frame] = probability.reshape(OCC3D_GRID.shape)
@@ -204,15 +201,12 @@ class _Labeller:
             "is_calibrated": self._student.point.calibration is not None,
         }
 
-    def _voxels(
-        self, reading: FrameReading, cuts: FrameCuts
-    ) -> tuple[UInt8[np.ndarray, " voxels"], Float16[np.ndarray, " voxels"]]:
-        point = self._student.point
-        occupied = point.occupied(reading.occupancy)
+    def _voxels(self, reading: FrameReading) -> tuple[UInt8[np.ndarray, " voxels"], Float16[np.ndarray, " voxels"]]:
+        point, voxels = self._student.point, reading.voxels
+        occupied = point.occupied(voxels.occupancy)
         labels = np.full(len(occupied), OCC3D_FREE, np.uint8)
         probability = 1.0 - occupied
-        seen = np.flatnonzero(reading.is_observed)
-        held = seen[cuts.is_occupied(reading.occupancy[seen], is_above_ground(seen))]
+        held = np.flatnonzero(voxels.is_occupied)
         features = self._student.clip_features(reading, held)
         solid = [index for index, label in enumerate(self._labels) if label != SKY_ID]  # a voxel is never sky
         named = class_probability(self._vocabulary.cosine(features)[:, solid], point.temperature)
@@ -220,8 +214,8 @@ class _Labeller:
             named, [self._labels[i] for i in solid], [self._thresholds[i] for i in solid]
         )
         probability[held] = occupied[held] * best
-        labels[~reading.is_observed] = OCC3D_UNKNOWN
-        probability[~reading.is_observed] = np.nan
+        labels[~voxels.is_observed] = OCC3D_UNKNOWN
+        probability[~voxels.is_observed] = np.nan
         return labels, probability.astype(np.float16)
 
     def _pixels(

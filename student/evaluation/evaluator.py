@@ -42,7 +42,7 @@ from student.evaluation.sections.queries import QueryScores
 from student.evaluation.sections.voxels import score_classes, score_occupancy
 from student.evaluation.surfaces import Surfaces, by_material, by_reflectance, by_texture, intensity_in_images
 from student.evaluation.word_sets import TrueNames, WordSet, occ3d_names
-from student.inference.observed_voxels import observed_voxels
+from student.inference.observed_voxels import VoxelSight
 from student.inference.occupancy import occupancy_probability
 from student.inference.predictor import Predictor, RenderedViews
 from student.inference.vocabulary import Vocabulary, best_voxel_class
@@ -367,7 +367,7 @@ class Evaluator:
         hidden = generator.permutation(hidden)[: self.config.max_voxels_per_frame]
         rays = OccupancyRays(OCC3D_GRID, places_along(lidar_places(frames, frame), frame, OCC3D_GRID))
         # What is occupied is decided by what the student itself sees, not by what the truth calls visible.
-        own = observed_voxels(OCC3D_GRID, batch.cameras, views.termination_depth, views.is_seen)
+        own = VoxelSight(OCC3D_GRID, batch.cameras, views.is_seen).before(views.termination_depth)
         said = self._read_voxels(field, (visible, hidden, rays.voxels), labels, np.flatnonzero(own))
         seen = self._seen_otherwise(frames, frame)
         if said.is_dense is not None:

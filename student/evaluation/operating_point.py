@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.kinds import Kind
 from storage.stores.versioned import Home, StoreVersion
 from student.evaluation.calibration import CalibrationMap, calibration_from_json
@@ -55,13 +54,6 @@ class OperatingPoint:
             return FrameCuts(self.threshold, self.threshold_above_ground)
         seen = np.flatnonzero(is_observed)
         return best_cuts(raw[seen], is_above_ground(seen), self.calibration)
-
-    def is_occupied(
-        self, raw: Float[np.ndarray, " voxels"], is_observed: Bool[np.ndarray, " voxels"]
-    ) -> Bool[np.ndarray, " voxels"]:
-        """Decide about the observed voxels of the Occ3D grid, flat, each by the cut for its place."""
-        is_above = is_above_ground(np.arange(OCC3D_GRID.num_voxels))
-        return is_observed & self.cuts(raw, is_observed).is_occupied(raw, is_above)
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "OperatingPoint":

@@ -1,10 +1,11 @@
-"""Which voxels the cameras of a frame see, by what a student renders."""
+"""Which voxels the cameras of a frame see, by what a student says of it."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
 from storage.geometry.in_image import points_in_image
 from storage.geometry.voxel_grid import VoxelGrid
+from storage.references.camera_visibility import is_in_sight
 from student.model.types import TargetCameras
 
 _NEAR_M = 0.1  # of a voxel's centre to a camera
@@ -15,30 +16,63 @@ def voxel_centres(grid: VoxelGrid, flat_index: Int64[np.ndarray, " n"]) -> Float
     return grid.centres(np.stack(np.unravel_index(flat_index, grid.shape), axis=1))
 
 
-def observed_voxels(
-    grid: VoxelGrid,
-    cameras: TargetCameras,
-    termination_depth: Float[np.ndarray, "views height width"],
-    is_seen: Bool[np.ndarray, "views height width"],
-) -> Bool[np.ndarray, " voxels"]:
-    """Return True for voxels that lie in some camera's view, in front of the surface that it sees.
-
-    A voxel counts up to one diagonal behind the surface, so that surfaces themselves are observed.
+class VoxelSight:
+    """Lines of sight from the cameras of one frame to the voxels of a grid.
 
     Args:
         grid: Voxels in the ego frame.
         cameras: The views, one scene, all present.
-        termination_depth: Distance along unit rays, metres; NaN where a ray ends nowhere, so that it hides no voxel.
         is_seen: True for pixels that have a ray; only they observe voxels.
     """
-    centres = voxel_centres(grid, np.arange(int(np.prod(grid.shape))))
-    margin = grid.voxel_size * np.sqrt(3.0)
-    is_observed = np.zeros(len(centres), dtype=bool)
-    poses = cameras.camera_to_reference_ego[0].double().numpy()
-    matrices = cameras.intrinsics[0].double().numpy()
-    lenses = [None] * len(poses) if cameras.fisheye is None else cameras.fisheye[0].double().numpy()
-    for pose, intrinsics, lens, depth, seen in zip(poses, matrices, lenses, termination_depth, is_seen, strict=True):
-        found = points_in_image(centres, pose, intrinsics, lens, size=depth.shape, near=_NEAR_M, is_valid=seen)
-        end = depth[found.row, found.column]
-        is_observed[found.index] |= ~(found.termination_depth > end + margin)  # a NaN end compares false
-    return is_observed
+
+    def __init__(
+        self, grid: VoxelGrid, cameras: TargetCameras, is_seen: Bool[np.ndarray, "views height width"]
+    ) -> None:
+        self._grid = grid
+        self._poses = cameras.camera_to_reference_ego[0].double().numpy()
+        matrices = cameras.intrinsics[0].double().numpy()
+        lenses = [None] * len(matrices) if cameras.fisheye is None else cameras.fisheye[0].double().numpy()
+        centres = voxel_centres(grid, np.arange(grid.num_voxels))
+        self._shown = [
+            points_in_image(centres, pose, intrinsics, lens, size=seen.shape, near=_NEAR_M, is_valid=seen)
+            for pose, intrinsics, lens, seen in zip(self._poses, matrices, lenses, is_seen, strict=True)
+        ]
+
+    @property
+    def in_view(self) -> Bool[np.ndarray, " voxels"]:
+        """Return True for voxels whose centre some camera has in its image, whatever may hide them."""
+        in_view = np.zeros(self._grid.num_voxels, bool)
+        for shown in self._shown:
+            in_view[shown.index] = True
+        return in_view
+
+    def before(self, termination_depth: Float[np.ndarray, "views height width"]) -> Bool[np.ndarray, " voxels"]:
+        """Return True for voxels that lie in some camera's view, in front of the surface that it sees.
+
+        A voxel counts up to one diagonal behind the surface, so that surfaces themselves are observed.
+
+        Args:
+            termination_depth: Distance along unit rays, metres; NaN where a ray ends nowhere, so that it hides no
+                voxel.
+        """
+        margin = self._grid.voxel_size * np.sqrt(3.0)
+        is_observed = np.zeros(self._grid.num_voxels, bool)
+        for shown, depth in zip(self._shown, termination_depth, strict=True):
+            end = depth[shown.row, shown.column]
+            is_observed[shown.index] |= ~(shown.termination_depth > end + margin)  # a NaN end compares false
+        return is_observed
+
+    def past(
+        self, is_occupied: Bool[np.ndarray, " voxels"], candidates: Bool[np.ndarray, " voxels"]
+    ) -> Bool[np.ndarray, " voxels"]:
+        """Return which candidates some camera sees past the voxels that are occupied.
+
+        Args:
+            is_occupied: What hides the rest.
+            candidates: Voxels to ask about; the others are called unseen.
+        """
+        seen, solid = np.zeros(self._grid.num_voxels, bool), is_occupied.reshape(self._grid.shape)
+        for pose, shown in zip(self._poses, self._shown, strict=True):
+            asked = shown.index[candidates[shown.index] & ~seen[shown.index]]
+            seen[asked] = is_in_sight(self._grid, solid, pose[:3, 3], asked)
+        return seen

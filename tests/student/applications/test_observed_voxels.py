@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from storage.geometry.voxel_grid import VoxelGrid
-from student.inference.observed_voxels import observed_voxels, voxel_centres
+from student.inference.observed_voxels import VoxelSight, voxel_centres
 from student.model.types import TargetCameras
 
 GRID = VoxelGrid(minimum=(-8.0, -8.0, -8.0), voxel_size=0.8, shape=(20, 20, 20))
@@ -59,7 +59,7 @@ PINHOLE = np.full(4, np.nan)
 @pytest.mark.parametrize("lens", [PINHOLE, LENS], ids=["pinhole", "fisheye"])
 def test_a_camera_observes_up_to_the_surface_along_its_own_rays(lens):
     depth = np.full((1, HEIGHT, WIDTH), REACH, np.float32)
-    observed = observed_voxels(GRID, cameras(lens), depth, EVERYWHERE[None])
+    observed = VoxelSight(GRID, cameras(lens), EVERYWHERE[None]).before(depth)
     distance = places(lens)[2]
     expected = in_pixels(lens, EVERYWHERE) & (distance <= REACH + GRID.voxel_size * np.sqrt(3))
     np.testing.assert_array_equal(observed, expected)
@@ -68,7 +68,7 @@ def test_a_camera_observes_up_to_the_surface_along_its_own_rays(lens):
 
 def test_a_fisheye_observes_beside_and_behind_its_plane_and_a_pinhole_beside_it_does_not_change():
     depth = np.full((2, HEIGHT, WIDTH), np.nan, np.float32)
-    both = observed_voxels(GRID, cameras(PINHOLE, LENS), depth, np.stack([EVERYWHERE, EVERYWHERE]))
+    both = VoxelSight(GRID, cameras(PINHOLE, LENS), np.stack([EVERYWHERE, EVERYWHERE])).before(depth)
     np.testing.assert_array_equal(both, in_pixels(PINHOLE, EVERYWHERE) | in_pixels(LENS, EVERYWHERE))
     assert both[CENTRES[:, 0] < POSE[0, 3] - 0.5].any()
 
@@ -78,8 +78,33 @@ def test_a_pixel_without_a_ray_observes_nothing_and_one_that_ends_nowhere_observ
     is_seen = np.ones((HEIGHT, WIDTH), bool)
     is_seen[HEIGHT // 2 :] = False  # the vehicle itself: no ray, so no depth
     nowhere = np.full((1, HEIGHT, WIDTH), np.nan, np.float32)
-    observed = observed_voxels(GRID, cameras(lens), nowhere, is_seen[None])
+    observed = VoxelSight(GRID, cameras(lens), is_seen[None]).before(nowhere)
     np.testing.assert_array_equal(observed, in_pixels(lens, is_seen))
-    sky = observed_voxels(GRID, cameras(lens), nowhere, EVERYWHERE[None])
+    sky = VoxelSight(GRID, cameras(lens), EVERYWHERE[None]).before(nowhere)
     np.testing.assert_array_equal(sky, in_pixels(lens, EVERYWHERE))
     assert observed.sum() < 0.8 * sky.sum()
+
+
+@pytest.mark.parametrize("lens", [PINHOLE, LENS], ids=["pinhole", "fisheye"])
+def test_in_view_is_what_some_pixel_with_a_ray_looks_at(lens):
+    is_seen = np.ones((HEIGHT, WIDTH), bool)
+    is_seen[HEIGHT // 2 :] = False
+    sight = VoxelSight(GRID, cameras(lens), is_seen[None])
+    np.testing.assert_array_equal(sight.in_view, in_pixels(lens, is_seen))
+
+
+def test_a_voxel_is_seen_past_what_is_occupied_and_not_behind_it():
+    """A wall two voxels thick across half of the view: its face is seen, and what lies before and beside it."""
+    sight = VoxelSight(GRID, cameras(PINHOLE), EVERYWHERE[None])
+    wall = np.zeros(GRID.shape, bool)
+    wall[14:16, 10:] = True
+    seen = sight.past(wall.reshape(-1), np.ones(GRID.num_voxels, bool)).reshape(GRID.shape)
+    in_view = sight.in_view.reshape(GRID.shape)
+    np.testing.assert_array_equal(seen[:14], in_view[:14])
+    assert seen[14, 10:][in_view[14, 10:]].all()
+    assert not seen[16:, 12:].any()
+    np.testing.assert_array_equal(seen[:, :8], in_view[:, :8])
+    only = np.zeros(GRID.shape, bool)
+    only[13] = True
+    asked = sight.past(wall.reshape(-1), only.reshape(-1)).reshape(GRID.shape)
+    np.testing.assert_array_equal(asked, seen & only)

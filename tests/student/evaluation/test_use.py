@@ -22,7 +22,7 @@ from student.applications.weak_labels import choose_labels, export_weak_labels
 from student.evaluation.config import WeakLabelConfig
 from student.evaluation.evaluate import evaluate_checkpoint
 from student.inference.class_list import load_class_list
-from student.inference.observed_voxels import observed_voxels
+from student.inference.observed_voxels import VoxelSight
 from student.inference.prompts import PromptSet
 from student.inference.vocabulary import Vocabulary
 from tests.student.evaluation.conftest import (
@@ -32,6 +32,7 @@ from tests.student.evaluation.conftest import (
     NUM_CAMERAS,
     NUM_FRAMES,
     RIG,
+    ROAD,
     SKY_CLASS,
     SMALL_EVALUATION,
     Oracle,
@@ -195,7 +196,7 @@ def test_a_voxel_behind_a_surface_or_outside_every_image_is_not_observed(world):
     cameras = frames.camera_views(0).cameras
     wall_at_10 = np.full((NUM_CAMERAS, *GRID), 10.0, np.float32)
     everywhere = np.ones(wall_at_10.shape, bool)
-    seen = observed_voxels(OCC3D_GRID, cameras, wall_at_10, everywhere).reshape(OCC3D_GRID.shape)
+    seen = VoxelSight(OCC3D_GRID, cameras, everywhere).before(wall_at_10).reshape(OCC3D_GRID.shape)
     row = seen[:, 100, 5]  # along x, straight ahead of both cameras
     x = -40 + 0.4 * (np.arange(200) + 0.5)
     assert row[(x > 2) & (x < 9)].all()
@@ -203,9 +204,30 @@ def test_a_voxel_behind_a_surface_or_outside_every_image_is_not_observed(world):
     assert not row[np.abs(x) > 12].any()
     assert not seen[100, 150:].any()  # beside the car, where neither camera looks
     nowhere = np.full(wall_at_10.shape, np.nan, np.float32)
-    open_sky = observed_voxels(OCC3D_GRID, cameras, nowhere, everywhere)
+    open_sky = VoxelSight(OCC3D_GRID, cameras, everywhere).before(nowhere)
     assert open_sky.reshape(OCC3D_GRID.shape)[199, 100, 5]
     assert OCC3D_FREE != OCC3D_UNKNOWN
+
+
+def test_ground_stays_observed_where_depth_is_short(oracle, monkeypatch):
+    """Far away, little height is many voxels of road. What hides a voxel is what is occupied."""
+    render = Oracle.render
+
+    def short(*arguments):
+        views = render(*arguments)
+        return replace(views, termination_depth=0.6 * views.termination_depth)
+
+    monkeypatch.setattr(Oracle, "render", short)
+    student = DeployedStudent.open(oracle.home, "oracle")
+    reading = student.read(student.frames(SCENE), 0)
+    sight = VoxelSight(OCC3D_GRID, reading.batch.cameras, reading.views.is_seen)
+    truly, shortly = (sight.before(depth * reading.views.termination_depth) for depth in (1 / 0.6, 1.0))
+    road = truly & (voxel_labels(shift_of(1, 0)) == ROAD)
+    assert road.sum() > 1_000
+    assert shortly[road].mean() < 0.7
+    assert reading.voxels.is_observed[road].mean() > 0.95
+    assert not (reading.voxels.is_occupied & ~reading.voxels.is_observed).any()
+    assert reading.voxels.is_observed.mean() < 0.9 * sight.in_view.mean()
 
 
 def test_pixels_without_a_ray_get_no_label_no_heat_and_let_no_voxel_be_seen(oracle, monkeypatch, tmp_path):
