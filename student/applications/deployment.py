@@ -183,7 +183,7 @@ def read_voxels(
     cuts = point.cuts(occupancy, before)
     is_occupied = np.zeros(OCC3D_GRID.num_voxels, bool)
     is_occupied[in_view] = cuts.is_occupied(answer.probability, is_above_ground(in_view))
-    is_observed = before | sight.past(is_occupied, ~before)
+    is_observed = sight.observed(before, is_occupied)
     return VoxelReading(
         is_observed=is_observed,
         is_occupied=is_occupied & is_observed,

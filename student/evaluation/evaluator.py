@@ -367,8 +367,10 @@ class Evaluator:
         hidden = generator.permutation(hidden)[: self.config.max_voxels_per_frame]
         rays = OccupancyRays(OCC3D_GRID, places_along(lidar_places(frames, frame), frame, OCC3D_GRID))
         # What is occupied is decided by what the student itself sees, not by what the truth calls visible.
-        own = VoxelSight(OCC3D_GRID, batch.cameras, views.is_seen).before(views.termination_depth)
-        said = self._read_voxels(field, (visible, hidden, rays.voxels), labels, np.flatnonzero(own))
+        sight = VoxelSight(OCC3D_GRID, batch.cameras, views.is_seen)
+        before = sight.before(views.termination_depth)
+        said = self._read_voxels(field, (visible, hidden, rays.voxels), labels, sight.in_view, np.flatnonzero(before))
+        is_observed = sight.observed(before, said.is_occupied & sight.in_view)
         seen = self._seen_otherwise(frames, frame)
         if said.is_dense is not None:
             seen[DENSITY_ALONE] = said.is_dense
@@ -380,6 +382,7 @@ class Evaluator:
             said.probability[visible],
             others=self._occupied_by_others(visible, seen),
             cuts=said.cuts,
+            is_observed=is_observed[visible],
         )
         if len(hidden):
             self.scores.occupancy.add_hidden(
@@ -405,14 +408,15 @@ class Evaluator:
         field: VoxelField,
         wanted: tuple[Int64[np.ndarray, " _"], ...],
         truth: UInt8[np.ndarray, " voxels"],
+        in_view: Bool[np.ndarray, " voxels"],
         observed: Int64[np.ndarray, " observed"],
     ) -> "_VoxelReading":
         """Read the student's voxels once, whatever they are scored for."""
         assert self.occupancy_fit is not None
         is_wanted = np.zeros(OCC3D_GRID.num_voxels, bool)
-        for voxels in (*wanted, observed):
+        for voxels in wanted:
             is_wanted[voxels] = True
-        read = np.flatnonzero(is_wanted)
+        read = np.flatnonzero(is_wanted | in_view)
         said = self.predictor.occupancy(field, read, samples_per_axis=self.config.voxel_samples_per_axis)
         probability = np.full(OCC3D_GRID.num_voxels, np.nan, np.float32)
         probability[read] = said.probability
@@ -428,8 +432,9 @@ class Evaluator:
         is_occupied[read] = cuts.is_occupied(probability[read], is_above_ground(read))
         words = np.full(OCC3D_GRID.num_voxels, OCC3D_FREE, np.uint8)
         if self.vocabulary is not None:
-            # No score asks for the name of what is free in both.
-            named = np.flatnonzero(said.has_features & (is_occupied[read] | (truth[read] < OCC3D_FREE)))
+            # No score asks for the name of what is free in both, or of what only hides others.
+            has_name = said.has_features & (is_occupied[read] | (truth[read] < OCC3D_FREE))
+            named = np.flatnonzero(has_name & is_wanted[read])
             clip = self.predictor.voxel_features(field, "clip", said, named)
             words[read[named]] = best_voxel_class(self.vocabulary.cosine(clip))
         return _VoxelReading(

@@ -62,17 +62,17 @@ class VoxelSight:
             is_observed[shown.index] |= ~(shown.termination_depth > end + margin)  # a NaN end compares false
         return is_observed
 
-    def past(
-        self, is_occupied: Bool[np.ndarray, " voxels"], candidates: Bool[np.ndarray, " voxels"]
+    def observed(
+        self, before: Bool[np.ndarray, " voxels"], is_occupied: Bool[np.ndarray, " voxels"]
     ) -> Bool[np.ndarray, " voxels"]:
-        """Return which candidates some camera sees past the voxels that are occupied.
+        """Return the voxels before the surfaces, and all others that some camera sees past what is occupied.
 
         Args:
+            before: Those before the surfaces that the cameras see; see :meth:`before`.
             is_occupied: What hides the rest.
-            candidates: Voxels to ask about; the others are called unseen.
         """
-        seen, solid = np.zeros(self._grid.num_voxels, bool), is_occupied.reshape(self._grid.shape)
+        seen, solid = before.copy(), is_occupied.reshape(self._grid.shape)
         for pose, shown in zip(self._poses, self._shown, strict=True):
-            asked = shown.index[candidates[shown.index] & ~seen[shown.index]]
+            asked = shown.index[~seen[shown.index]]
             seen[asked] = is_in_sight(self._grid, solid, pose[:3, 3], asked)
         return seen

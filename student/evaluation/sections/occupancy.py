@@ -205,6 +205,7 @@ class OccupancyScores:
         horizontal_range: Float[np.ndarray, " n"],
         baselines: Mapping[str, Bool[np.ndarray, " n"]],
         cuts: FrameCuts | None = None,
+        is_observed: Bool[np.ndarray, " n"] | None = None,
     ) -> None:
         """Score the visible voxels of one frame.
 
@@ -216,10 +217,14 @@ class OccupancyScores:
             horizontal_range: Horizontal distance of the voxel, metres.
             baselines: Occupancy by trivial predictors, by label; every call has the same labels.
             cuts: Where the frame's probabilities are cut; None for the thresholds of the fit.
+            is_observed: Whether the student itself holds the voxel for seen; what it does not is exported as unknown.
+                None if it holds all for seen.
         """
         self._scenes.append(scene)
         cuts = cuts or self.fit.thresholds
-        self._decided.append(BinaryCounts.of(cuts.is_occupied(probability, is_above_ground), is_occupied))
+        decided = cuts.is_occupied(probability, is_above_ground)
+        exported = decided if is_observed is None else decided & is_observed
+        self._decided.append(BinaryCounts.of(exported, is_occupied))
         for label, predicted in {"": probability >= cuts.everywhere, **baselines}.items():
             self._counts.setdefault(label, []).append(BinaryCounts.of(predicted, is_occupied))
             for band, (low, high) in enumerate(RANGE_BANDS_M):
@@ -278,7 +283,8 @@ class OccupancyScores:
             name="iou_decided",
             label="IoU, as exported",
             definition="Occupied in both, over occupied in either, by the decision that is exported and named: voxels "
-            f"above the ground have a cut of their own. {_INSIDE}",
+            "above the ground have a cut of their own, and none is occupied that the student itself holds for unseen. "
+            f"{_INSIDE}",
         )
         bands = tuple(
             replace(

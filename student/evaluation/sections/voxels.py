@@ -20,6 +20,7 @@ def score_occupancy(
     *,
     others: Mapping[str, Bool[np.ndarray, " n"]],
     cuts: FrameCuts | None = None,
+    is_observed: Bool[np.ndarray, " n"] | None = None,
 ) -> None:
     """Score which voxels of a frame are occupied.
 
@@ -31,6 +32,7 @@ def score_occupancy(
         probability: Raw probability of occupancy.
         others: Occupancy by other predictors, by label.
         cuts: Where the frame's probabilities are cut; None for the thresholds of the fit.
+        is_observed: Whether the student itself holds each for seen; None if it holds all for seen.
     """
     scores.add(
         scene,
@@ -40,6 +42,7 @@ def score_occupancy(
         horizontal_range=horizontal_range(voxels),
         baselines=others,
         cuts=cuts,
+        is_observed=is_observed,
     )
 
 

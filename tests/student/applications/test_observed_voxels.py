@@ -98,13 +98,14 @@ def test_a_voxel_is_seen_past_what_is_occupied_and_not_behind_it():
     sight = VoxelSight(GRID, cameras(PINHOLE), EVERYWHERE[None])
     wall = np.zeros(GRID.shape, bool)
     wall[14:16, 10:] = True
-    seen = sight.past(wall.reshape(-1), np.ones(GRID.num_voxels, bool)).reshape(GRID.shape)
+    nothing = np.zeros(GRID.num_voxels, bool)
+    seen = sight.observed(nothing, wall.reshape(-1)).reshape(GRID.shape)
     in_view = sight.in_view.reshape(GRID.shape)
     np.testing.assert_array_equal(seen[:14], in_view[:14])
     assert seen[14, 10:][in_view[14, 10:]].all()
     assert not seen[16:, 12:].any()
     np.testing.assert_array_equal(seen[:, :8], in_view[:, :8])
-    only = np.zeros(GRID.shape, bool)
-    only[13] = True
-    asked = sight.past(wall.reshape(-1), only.reshape(-1)).reshape(GRID.shape)
-    np.testing.assert_array_equal(asked, seen & only)
+    behind = nothing.copy()
+    behind[-1] = True
+    np.testing.assert_array_equal(sight.observed(behind, wall.reshape(-1)), seen.reshape(-1) | behind)
+    assert behind.sum() == 1

@@ -272,6 +272,18 @@ def test_a_frame_may_be_cut_elsewhere():
     assert section.figure("iou_hidden").value == 1.0
 
 
+def test_what_is_exported_as_unknown_is_not_found():
+    training = OccupancySample(max_per_frame=10, seed=0)
+    training.add(np.array([0.1, 0.9]), np.array([False, True]), np.ones(2, bool))
+    scores = OccupancyScores(fit=training.fit("isotonic"), sample=training)
+    near = {"is_above_ground": np.zeros(4, bool), "horizontal_range": np.full(4, 5.0), "baselines": {}}
+    truth, is_observed = np.array([True, True, True, False]), np.array([True, False, True, False])
+    scores.add("s", np.full(4, 0.95), truth, is_observed=is_observed, **near)
+    section, _ = occupancy_sections(scores, reference="r")
+    assert section.figure("iou").value == pytest.approx(3 / 4)
+    assert section.figure("iou_decided").value == pytest.approx(2 / 3)
+
+
 def test_falsely_free_and_hidden_voxels_are_counted_on_their_own():
     training = OccupancySample(max_per_frame=10, seed=0)
     training.add(np.array([0.1, 0.9]), np.array([False, True]), np.ones(2, bool))
