@@ -172,14 +172,16 @@ class TestRounds:
         assert "learned in 4 steps, the last 2 of\n  them from beams about 2 frames" in card
         assert sum(path.stat().st_size for path in (tmp_path / "student").iterdir()) < 16_000_000
 
-    def test_a_head_is_taught_anew_without_touching_the_rest(
-        self, fitted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    @pytest.fixture
+    def shipped(self, fitted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Home, Path]:
         home, _ = fitted
         monkeypatch.setattr(ship, "DEMO_WEIGHTS", tmp_path)
         (tmp_path / "clip").mkdir()
-        folder = tmp_path / "student"
-        ship.ship(home, folder, "clip")
+        ship.ship(home, tmp_path / "student", "clip")
+        return home, tmp_path / "student"
+
+    def test_a_head_is_taught_anew_without_touching_the_rest(self, shipped: tuple[Home, Path]) -> None:
+        home, folder = shipped
         before, kept = from_pretrained(folder)[0].state_dict(), (folder / "bill_of_materials.json").read_text()
         lesson = ship.ship_head(home, folder, OccupancyFitConfig(steps=3))
         after, config = from_pretrained(folder)
@@ -208,14 +210,8 @@ class TestRounds:
         )
         assert "end, of 2 frames in 2 steps" in (folder / "README.md").read_text()
 
-    def test_a_head_goes_on_from_where_it_is(
-        self, fitted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        home, _ = fitted
-        monkeypatch.setattr(ship, "DEMO_WEIGHTS", tmp_path)
-        (tmp_path / "clip").mkdir()
-        folder = tmp_path / "student"
-        ship.ship(home, folder, "clip")
+    def test_a_head_goes_on_from_where_it_is(self, shipped: tuple[Home, Path]) -> None:
+        home, folder = shipped
         before = from_pretrained(folder)[0].state_dict()
         tiny_steps = OccupancyFitConfig(steps=1, learning_rate=1e-6)
         ship.ship_head(home, folder, tiny_steps, further=True)
