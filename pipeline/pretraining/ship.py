@@ -189,7 +189,7 @@ def _cuts(home: Home, frozen: TrainingSet, folder: Path) -> dict[str, Any]:
     sample = OccupancySample(max_per_frame=_MAX_VOXELS, seed=0)
     for key, lesson in lessons_of(home, frozen, dataset, OccupancyFitConfig(max_frames=_CALIBRATION_FRAMES)).items():
         flat, is_occupied = lesson.voxels
-        field = predictor.encode(dataset.inputs(dataset.samples.index(key)))
+        field = predictor.encode(dataset.inputs(dataset.index_of[key]))
         raw = predictor.occupancy(field, flat, samples_per_axis=1).probability
         sample.add(raw, is_occupied, is_above_ground(flat))
     fit = sample.fit("temperature")

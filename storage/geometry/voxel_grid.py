@@ -61,6 +61,10 @@ class VoxelGrid:
         """Return the centres of the voxels with the given x, y, z indices, metres."""
         return np.asarray(self.minimum) + (index + 0.5) * self.voxel_size
 
+    def centres_of(self, flat_index: Integer[np.ndarray, " n"]) -> Float[np.ndarray, "n 3"]:
+        """Return the centres of the voxels with the given flat, row-major indices, metres."""
+        return self.centres(np.stack(np.unravel_index(flat_index, self.shape), axis=1))
+
     def index_of(self, points: Float[np.ndarray, "n 3"]) -> tuple[Integer[np.ndarray, "n 3"], Bool[np.ndarray, " n"]]:
         """Return the voxel index of each point, and whether it lies inside the grid.
 

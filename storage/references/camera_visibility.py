@@ -30,7 +30,7 @@ def seen_by_cameras(
     """
     seen = np.zeros(grid.shape, bool)
     asked = np.flatnonzero(candidates)
-    centres = grid.centres(np.stack(np.unravel_index(asked, grid.shape), axis=1))
+    centres = grid.centres_of(asked)
     for camera in range(scene.num_cameras):
         pose = scene.camera_to_reference_ego(frame, camera)
         shown = points_in_image(

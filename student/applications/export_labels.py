@@ -24,7 +24,6 @@ from storage.stores.versioned import Home, StoreVersion
 from storage.taxonomy import NUM_OCC3D_CLASSES, OCC3D_FREE, OCC3D_UNKNOWN, SKY, SKY_ID, VOID_ID
 from student.applications.answers import write_ply
 from student.applications.export_occupancy import RECORD_FILE, label_attributes, write_record
-from student.inference.observed_voxels import voxel_centres
 
 PANOPTIC_FILE = "panoptic.json"
 
@@ -206,7 +205,7 @@ def export_point_clouds(
         held = np.flatnonzero((labels != OCC3D_FREE) & (labels != OCC3D_UNKNOWN))
         write_ply(
             folder / f"{frame:06d}.ply",
-            voxel_centres(OCC3D_GRID, held),
+            OCC3D_GRID.centres_of(held),
             colours[labels[held]],
             probability=probability[held].astype(np.float64),
             label=labels[held].astype(np.int64),

@@ -37,7 +37,6 @@ from student.applications.answers import (
 from student.applications.deployment import DeployedStudent, FrameReading
 from student.evaluation.caveats import caveats_of_words
 from student.inference.class_list import ClassList, asked, part_prompts
-from student.inference.observed_voxels import voxel_centres
 from student.inference.prompts import DEFAULT_TEMPLATE, PromptSet
 from student.inference.vocabulary import Vocabulary
 
@@ -207,7 +206,7 @@ def _occupied_voxels(
     vocabulary = Vocabulary.of(student.space, prompts)
     named = np.nan_to_num(vocabulary.probability(features, student.point.temperature)[:, 0])
     return _Voxels(
-        positions=voxel_centres(OCC3D_GRID, held),
+        positions=OCC3D_GRID.centres_of(held),
         occupancy=student.point.occupied(reading.voxels.occupancy[held]),
         named=named if is_asked is None else np.where(is_asked, named, np.nan),
         threshold=threshold,

@@ -20,7 +20,6 @@ from student.applications.weak_labels import choose_labels
 from student.evaluation.frames import EvaluationFrames, view_images
 from student.evaluation.operating_point import OperatingPoint
 from student.inference.class_list import ClassList, asked
-from student.inference.observed_voxels import voxel_centres
 from student.inference.prompts import DEFAULT_TEMPLATE, occ3d_prompts
 from student.inference.vocabulary import Vocabulary
 
@@ -108,7 +107,7 @@ class SceneView:
             colours = colour_map("inferno")[np.round(255 * probability).astype(np.int64)]
         else:
             raise ValueError(f"mode {mode!r} shows no voxels; want one of {MODES[1:]}")
-        return voxel_centres(OCC3D_GRID, held), colours
+        return OCC3D_GRID.centres_of(held), colours
 
 
 def serve_scene(

@@ -74,6 +74,7 @@ class FrameDataset(Dataset[TrainingBatch]):
             for scene in training_set.scenes
             for frame in (scene.train_frames if split == "train" else scene.validation_frames)
         )
+        self.index_of: dict[tuple[str, int], int] = {sample: index for index, sample in enumerate(self.samples)}
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -148,9 +148,8 @@ class WordsOfPlaces:
         frames: list[tuple[FrozenScene, int]],
     ) -> Iterator[Places]:
         data = FrameDataset(home, frozen, split, predictor.config.data)
-        index_of = {sample: index for index, sample in enumerate(data.samples)}
         for scene, frame in frames:
-            yield self._places_of(home, scene, frame, predictor, data, index_of[scene.key, frame])
+            yield self._places_of(home, scene, frame, predictor, data, data.index_of[scene.key, frame])
 
     @torch.inference_mode()
     def _places_of(

@@ -1,7 +1,7 @@
 """Which voxels the cameras of a frame see, by what a student says of it."""
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 
 from storage.geometry.in_image import points_in_image
 from storage.geometry.voxel_grid import VoxelGrid
@@ -9,11 +9,6 @@ from storage.references.camera_visibility import is_in_sight
 from student.model.types import TargetCameras
 
 _NEAR_M = 0.1  # of a voxel's centre to a camera
-
-
-def voxel_centres(grid: VoxelGrid, flat_index: Int64[np.ndarray, " n"]) -> Float[np.ndarray, "n 3"]:
-    """Return the centres of voxels, ego frame, metres, by flat, row-major index."""
-    return grid.centres(np.stack(np.unravel_index(flat_index, grid.shape), axis=1))
 
 
 class VoxelSight:
@@ -32,7 +27,7 @@ class VoxelSight:
         self._poses = cameras.camera_to_reference_ego[0].double().numpy()
         matrices = cameras.intrinsics[0].double().numpy()
         lenses = [None] * len(matrices) if cameras.fisheye is None else cameras.fisheye[0].double().numpy()
-        centres = voxel_centres(grid, np.arange(grid.num_voxels))
+        centres = grid.centres_of(np.arange(grid.num_voxels))
         self._shown = [
             points_in_image(centres, pose, intrinsics, lens, size=seen.shape, near=_NEAR_M, is_valid=seen)
             for pose, intrinsics, lens, seen in zip(self._poses, matrices, lenses, is_seen, strict=True)

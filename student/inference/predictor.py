@@ -292,7 +292,7 @@ class Predictor:
 
 def _filled_points(reading: GridReading) -> Float32[np.ndarray, "held 3"]:
     """Return a point inside each voxel that holds something, where it does."""
-    centres = OCC3D_GRID.centres(np.stack(np.unravel_index(reading.held.cpu().numpy(), OCC3D_GRID.shape), axis=1))
+    centres = OCC3D_GRID.centres_of(reading.held.cpu().numpy())
     densest = reading.values[:, : len(READ_HEIGHTS)].argmax(dim=1).cpu().numpy()
     centres[:, 2] += np.array(READ_HEIGHTS)[densest] * OCC3D_GRID.voxel_size
     return centres.astype(np.float32)

@@ -156,7 +156,6 @@ def teach_occupancy(
         raise ValueError("the model has no head of voxel features")
     tell = on_progress or (lambda *_: None)
     model.eval()
-    index_of = {sample: index for index, sample in enumerate(dataset.samples)}
     found = lessons_of(home, frozen, dataset, config, list(model.voxel_feature_heads), tell) if config.steps else {}
     lessons = {key: lesson for key, lesson in found.items() if len(lesson.voxels.flat)}
     share = _share(lesson.voxels for lesson in lessons.values())
@@ -180,7 +179,7 @@ def teach_occupancy(
     for step, key in enumerate(in_epochs(list(lessons), config.steps, generator)):
         for group in optimizer.param_groups:
             group["lr"] = _rate(config, step)
-        reading = readings.get(key, lambda: _read(model, dataset, index_of[key], device))  # noqa: B023 - called at once
+        reading = readings.get(key, lambda: _read(model, dataset, dataset.index_of[key], device))  # noqa: B023 - called at once
         lesson = lessons[key]
         if generator.random() < 0.5:
             reading, lesson = mirrored(reading, OCC3D_GRID), _mirrored(lesson)
@@ -269,7 +268,6 @@ def lessons_of(
         IntegrityError: If a scene's store has lost data.
     """
     wanted = set(evenly_spaced(dataset.samples, config.max_frames))
-    index_of = {sample: index for index, sample in enumerate(dataset.samples)}
     arrays = {source: dataset.config.feature_array(source) for source in sources}
     found: dict[tuple[str, int], Lesson] = {}
     for scene in frozen.scenes:
@@ -286,7 +284,7 @@ def lessons_of(
             occupied = voxels.flat[voxels.is_occupied]
             known = voxels
             if config.seen_through and len(voxels.flat):  # free space alone would teach that all is free
-                known = voxels.also_free(seen_through(*dataset.with_depth(index_of[scene.key, frame])))
+                known = voxels.also_free(seen_through(*dataset.with_depth(dataset.index_of[scene.key, frame])))
             features = {source: of.at(frame, occupied) for source, of in witnesses.items()}
             found[scene.key, frame] = Lesson(known, features, len(known.flat) - len(voxels.flat))
             if on_progress is not None:

@@ -36,8 +36,7 @@ def seen_through(inputs: CameraInputs, targets: InputTargets) -> Bool[np.ndarray
         targets: What the teachers say of them.
     """
     is_free = np.zeros(OCC3D_GRID.num_voxels, bool)
-    index = np.stack(np.unravel_index(np.arange(OCC3D_GRID.num_voxels), OCC3D_GRID.shape), axis=1)
-    centres = OCC3D_GRID.centres(index).astype(np.float32)
+    centres = OCC3D_GRID.centres_of(np.arange(OCC3D_GRID.num_voxels)).astype(np.float32)
     far, is_known = _free_distance(targets)
     size = (far.shape[1], far.shape[2])
     image_size = (inputs.images.shape[-2], inputs.images.shape[-1])

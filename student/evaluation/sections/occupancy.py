@@ -46,16 +46,12 @@ _HIDDEN = "Voxels whose state is known, and which no input camera can see."
 
 def is_above_ground(flat_index: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
     """Return whether voxels of the Occ3D grid are out of reach of flat ground."""
-    return _centres(flat_index)[:, 2] > ABOVE_GROUND_M
+    return OCC3D_GRID.centres_of(flat_index)[:, 2] > ABOVE_GROUND_M
 
 
 def horizontal_range(flat_index: Int64[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Return the horizontal distance of voxels of the Occ3D grid from the ego frame's origin, metres."""
-    return np.linalg.norm(_centres(flat_index)[:, :2], axis=1)
-
-
-def _centres(flat_index: Int64[np.ndarray, " n"]) -> Float[np.ndarray, "n 3"]:
-    return OCC3D_GRID.centres(np.stack(np.unravel_index(flat_index, OCC3D_GRID.shape), axis=1))
+    return np.linalg.norm(OCC3D_GRID.centres_of(flat_index)[:, :2], axis=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from storage.geometry.voxel_grid import VoxelGrid
-from student.inference.observed_voxels import VoxelSight, voxel_centres
+from student.inference.observed_voxels import VoxelSight
 from student.model.types import TargetCameras
 
 GRID = VoxelGrid(minimum=(-8.0, -8.0, -8.0), voxel_size=0.8, shape=(20, 20, 20))
-CENTRES = voxel_centres(GRID, np.arange(20**3))
+CENTRES = GRID.centres_of(np.arange(20**3))
 HEIGHT, WIDTH = 24, 32
 FOCAL = 9.0
 LENS = np.array([-0.05, 0.002, 0.0, 0.0])  # sees behind its own plane
