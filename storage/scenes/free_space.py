@@ -48,8 +48,10 @@ def find_moving_returns(
 
     Args:
         origins: Position of the LiDAR in world at each frame, metres.
-        points: Returns in world, metres.
+        points: Returns in world, metres. A recording without LiDAR has none.
     """
+    if not any(map(len, points)):
+        return [np.zeros(0, bool) for _ in points]
     low, high = np.min(origins, axis=0) - _MAX_RANGE_M, np.max(origins, axis=0) + _MAX_RANGE_M
     low[2], high[2] = np.min(origins, axis=0)[2] - 4.0, np.max(origins, axis=0)[2] + 6.0
     grid = _VoxelGrid(low, high)
