@@ -10,6 +10,8 @@ the lowest return of a column down, so the ground is a low percentile; the vehic
 let some beams through, so a vote counts where most of its surroundings agree.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
@@ -20,6 +22,9 @@ _CLEARANCE_M = 1.2
 
 _WINDOW = 4
 """Frames on either side that testify."""
+
+_APART_S = 0.4
+"""Frames that testify are so far apart in time: at 10 Hz, a car that creeps is still where it was four frames ago."""
 
 _MIN_FREE = 2
 """Frames that must have seen through the place of a return that moves."""
@@ -42,13 +47,16 @@ _MIN_CLUSTER_SHARE = 0.5
 
 
 def find_moving_returns(
-    origins: list[Float[np.ndarray, "3"]], points: list[Float[np.ndarray, "_ 3"]]
+    origins: Sequence[Float[np.ndarray, "3"]],
+    points: Sequence[Float[np.ndarray, "_ 3"]],
+    seconds: Sequence[float],
 ) -> list[Bool[np.ndarray, " _"]]:
     """Return, per frame, which returns belong to something that moves.
 
     Args:
         origins: Position of the LiDAR in world at each frame, metres.
         points: Returns in world, metres. A recording without LiDAR has none.
+        seconds: Time of each frame, ascending.
     """
     if not any(map(len, points)):
         return [np.zeros(0, bool) for _ in points]
@@ -64,14 +72,25 @@ def find_moving_returns(
     moving = []
     for frame, (origin, returns) in enumerate(zip(origins, points, strict=True)):
         cell, inside = grid.cells_and_validity(returns)
-        near = range(max(0, frame - _WINDOW), min(len(points), frame + _WINDOW + 1))
-        num_free, num_hit = (
-            sum(was[f, cell].astype(np.int16) for f in near if f != frame) for was in (was_free, was_hit)
-        )
+        witnesses = _witnesses(seconds, frame)
+        num_free, num_hit = (sum(was[f, cell].astype(np.int16) for f in witnesses) for was in (was_free, was_hit))
         votes = inside & (num_free >= _MIN_FREE) & (num_free >= _FREE_PER_HIT * num_hit) & ~was_free[frame, cell]
         is_candidate = ~is_low(returns) & (np.linalg.norm(returns - origin, axis=-1) > _OWN_VEHICLE_M)
         moving.append(_agreed(returns, votes & is_candidate, is_candidate))
     return moving
+
+
+def _witnesses(seconds: Sequence[float], frame: int) -> list[int]:
+    """Return the frames that testify about one: the nearest on either side that are far enough apart in time."""
+    chosen = []
+    for side in (range(frame - 1, -1, -1), range(frame + 1, len(seconds))):
+        last, found = seconds[frame], []
+        for other in side:
+            if len(found) < _WINDOW and abs(seconds[other] - last) >= _APART_S:
+                last = seconds[other]
+                found.append(other)
+        chosen += found
+    return sorted(chosen)
 
 
 def _agreed(
@@ -119,7 +138,7 @@ def _samples_before(
 class _LowPoints:
     """Whether points lie near the ground: within a hand of a low percentile of their column over all frames."""
 
-    def __init__(self, points: list[Float[np.ndarray, "_ 3"]]) -> None:
+    def __init__(self, points: Sequence[Float[np.ndarray, "_ 3"]]) -> None:
         everything = np.concatenate(points)
         self.low = everything[:, :2].min(axis=0)
         self.shape = np.floor((everything[:, :2].max(axis=0) - self.low) / _GROUND_CELL_M).astype(np.int64) + 1

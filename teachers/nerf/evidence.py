@@ -24,6 +24,9 @@ _SHIFTS = SHIFT_M * np.concatenate([np.eye(3), -np.eye(3)])
 _MAX_LOG_RATIO = 0.5
 """Larger errors count as this much: which of two wrong depths is nearer says nothing."""
 
+_NEARER = math.log(1.12)
+"""A return this much nearer than the surface of a view may be of a car that drove by, which a field rightly lacks."""
+
 _MAX_SAMPLED, _MIN_COMPARED = 600, 40
 
 _RIVAL_FRAMES = 3
@@ -110,8 +113,11 @@ class RenderEvidence:
         contradicted: Share of returns whose depth differs by more than a factor, or where the view shows sky.
         depth_error: Mean absolute logarithm of rendered over measured depth, from the view's own pose first.
         colour_error: Mean absolute difference of rendered and recorded colour, likewise.
-        depth_rival: Least such error over the poses of other cameras, frames and views.
-        colour_rival: Least error of colour over the same poses.
+        depth_own: The error of depth at the view's own pose, without returns that are nearer than what the view shows:
+            what drove by in one frame is explained best by a frame in which it was gone.
+        colour_own: The error of colour over the same returns.
+        depth_rival: Least such error of depth over the poses of other cameras, frames and views.
+        colour_rival: Least such error of colour over the same poses.
         colour_range: Mean absolute difference of recorded colours from their median.
     """
 
@@ -125,6 +131,7 @@ class RenderEvidence:
         self.pairs: list[Float[np.ndarray, "2 _"]] = []
         self.bias, self.contradicted = np.full(shape, np.nan), np.full(shape, np.nan)
         self.depth_error, self.colour_error = (np.full((*shape, 1 + len(_SHIFTS)), np.nan) for _ in range(2))
+        self.depth_own, self.colour_own = np.full(shape, np.nan), np.full(shape, np.nan)
         self.depth_rival, self.colour_rival = np.full(shape, np.inf), np.full(shape, np.inf)
         self.colour_range = np.full(shape, np.nan)
         self._last: deque[FrameViews] = deque(maxlen=_RIVAL_FRAMES)
@@ -148,6 +155,8 @@ class RenderEvidence:
             for pose in range(1 + len(_SHIFTS)):
                 errors = self._errors(views, camera, view, own, pose)
                 self.depth_error[(*place, pose)], self.colour_error[(*place, pose)] = errors
+            standing = self._errors(views, camera, view, own, 0, standing=True)
+            self.depth_own[place], self.colour_own[place] = standing
             self._compare(place, views.distance[camera, view], own)
             for rival in self._rivals(views, camera, view):
                 self._challenge(place, views, rival)
@@ -167,15 +176,22 @@ class RenderEvidence:
             yield last.returns[camera][view]
 
     def _challenge(self, place: tuple[int, int, int], views: FrameViews, rival: SampledReturns) -> None:
-        depth, colour = self._errors(views, place[1], place[2], rival, 0)
+        depth, colour = self._errors(views, place[1], place[2], rival, 0, standing=True)
         self.depth_rival[place] = np.fmin(self.depth_rival[place], depth)
         self.colour_rival[place] = np.fmin(self.colour_rival[place], colour)
 
     @staticmethod
-    def _errors(views: FrameViews, camera: int, view: int, returns: SampledReturns, pose: int) -> tuple[float, float]:
+    def _errors(
+        views: FrameViews, camera: int, view: int, returns: SampledReturns, pose: int, *, standing: bool = False
+    ) -> tuple[float, float]:
+        """Return the errors of depth and colour at returns; ``standing`` leaves out those that may be passers-by."""
         inside = np.isfinite(returns.termination_depth[pose])
         pixels = returns.pixels[pose][inside]
         log_ratio = log_depth_ratio(pixels, returns.termination_depth[pose][inside], views.distance[camera, view])
+        if standing:
+            may_pass = log_ratio > _NEARER
+            inside[np.flatnonzero(inside)[may_pass]] = False
+            pixels, log_ratio = pixels[~may_pass], log_ratio[~may_pass]
         log_ratio = np.abs(log_ratio[np.isfinite(log_ratio)]).clip(max=_MAX_LOG_RATIO)
         depth = float(log_ratio.mean()) if len(log_ratio) >= _MIN_COMPARED else math.nan
         if len(pixels) < _MIN_COMPARED:

@@ -82,12 +82,12 @@ def worst_figures(evidence: RenderEvidence) -> dict[str, Worst]:
         that records next to none is judged as if it recorded a little, because grain alone is as large.
     """
     found = {"depth_bias": _worst(np.abs(_nanmedian(evidence.bias)), evidence)}
-    for name, errors, rival in (
-        ("depth", evidence.depth_error, evidence.depth_rival),
-        ("colour", evidence.colour_error, evidence.colour_rival),
+    for name, errors, of_own, rival in (
+        ("depth", evidence.depth_error, evidence.depth_own, evidence.depth_rival),
+        ("colour", evidence.colour_error, evidence.colour_own, evidence.colour_rival),
     ):
-        is_compared = np.isfinite(errors[..., 0]) & np.isfinite(rival)
-        own, other = (np.where(is_compared, e, np.nan) for e in (errors[..., 0], rival))
+        is_compared = np.isfinite(of_own) & np.isfinite(rival)
+        own, other = (np.where(is_compared, e, np.nan) for e in (of_own, rival))
         found[f"{name}_misplaced"] = _worst(_gain(_nanmean(own), _nanmean(other)), evidence)
         found[f"{name}_misplaced_once"] = _worst(_gain(own, other), evidence)
         found[f"{name}_shifted"] = _worst(_gain_beyond_chance(errors), evidence)
