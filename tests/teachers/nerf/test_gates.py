@@ -23,6 +23,10 @@ SHIFTS[:, :3, 3] = VirtualViewsConfig().camera_shifts_m
 
 @pytest.fixture(scope="module")
 def recorded(wall_home, wall_scene, render_wall) -> RecordedViews:
+    return _recorded(wall_home, wall_scene, render_wall)
+
+
+def _recorded(wall_home, wall_scene, render_wall) -> RecordedViews:
     return RecordedViews(
         wall_scene,
         render_wall,
@@ -117,6 +121,23 @@ def test_a_pose_that_is_off_by_a_hand_is_caught(
     rendered = render(np.eye(4)[None] if is_recorded else SHIFTS, shifted(axis))
     checks = judge(recorded, rendered, is_recorded=is_recorded)["quality"]["checks"]
     assert not (checks["depth_shifted"]["passed"] and checks["colour_shifted"]["passed"])
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_a_van_that_drives_by_does_not_misplace_a_view(
+    wall_scene, render_wall, render: Callable[..., Rendered], monkeypatch, wall_home, is_recorded: bool
+) -> None:
+    """In one frame a van hides the wall from the beams; the field, rightly, has the wall alone."""
+    returns = [wall_scene.lidar_points(frame).copy() for frame in range(5)]
+    origin, van = wall_scene.lidar_to_ego[:3, 3], returns[2]
+    hidden = (van[:, 1] > 5.9) & (np.abs(van[:, 0]) < 3.0)
+    van[hidden, :3] = origin + (van[hidden, :3] - origin) * 0.6
+    monkeypatch.setattr(wall_scene, "lidar_points", lambda frame: returns[frame])
+    recorded = _recorded(wall_home, wall_scene, render_wall)
+    metrics = judge(recorded, render(np.eye(4)[None] if is_recorded else SHIFTS), is_recorded=is_recorded)
+    assert metrics["depth_shifted"] < 0.05
+    assert metrics["depth_misplaced_once"] < 0.2
+    assert metrics["quality"]["passed"], metrics["quality"]
 
 
 def test_the_worst_camera_and_frame_are_named(recorded: RecordedViews, render: Callable[..., Rendered]) -> None:
