@@ -38,9 +38,10 @@ READS = "distillnerf/reads"
 Reads = Literal[
     "scenes",
     "recorded_scenes",
-    "judged_scenes",
+    "judged_scenes_with_field",
     "scenes_of_basis",
     "variants",
+    "scenes_with_field",
     "scenes_with_field_features",
     "evaluated_scenes",
 ]

@@ -38,7 +38,7 @@ from student.config import Variant
         *TARGETS,
         all_of("scene_truth", reads="scenes"),
         all_of("occupancy_labels", reads="scenes"),
-        all_of("teacher_occupancy", reads="judged_scenes"),
+        all_of("teacher_occupancy", reads="judged_scenes_with_field"),
         all_of("lidar_occupancy", reads="recorded_scenes"),  # the others have their exact truth
     ],
     description=(

@@ -14,8 +14,12 @@ from student.config import Variant
 
 ONE_VARIANT_A_RUN = dg.BackfillPolicy.multi_run(max_partitions_per_run=1)
 
-READ_OF: dict[Kind, Reads] = {Kind.TEACHER_FEATURES: "scenes_with_field_features"}
-"""Targets that a student waits for only if it is to learn from them."""
+READ_OF: dict[Kind, Reads] = {
+    Kind.TEACHER_DEPTH: "scenes_with_field",
+    Kind.VIRTUAL_VIEWS: "scenes_with_field",
+    Kind.TEACHER_FEATURES: "scenes_with_field_features",
+}
+"""Targets that a student waits for only if it is to learn from them, or from what is rendered beside them."""
 
 TARGETS = tuple(all_of(kind, reads=READ_OF.get(kind, "scenes")) for kind in trainable_kinds())
 """What a student learns from."""

@@ -31,6 +31,16 @@ _SOURCE_PIXELS = 1600 * 900
 _NOT_OF_EVERY_SCENE = (Kind.SCENE_TRUTH, Kind.OCCUPANCY_LABELS, Kind.WEAK_LABELS)
 """Kinds that only some scenes have or fill: procedural ones, those with labels, and those that a student labels."""
 
+_OF_FIELDS = (
+    Kind.NERF_TEACHER,
+    Kind.TEACHER_DEPTH,
+    Kind.VIRTUAL_VIEWS,
+    Kind.TEACHER_OCCUPANCY,
+    Kind.FEATURE_FIELD,
+    Kind.TEACHER_FEATURES,
+)
+"""Kinds that a run makes only if its student learns from fields."""
+
 _ONCE = (Kind.FEATURE_BASIS, Kind.TRAINING_SET, Kind.STUDENT_CHECKPOINT, Kind.STUDENT_EVALUATION, Kind.REPORT)
 """Kinds that a run makes once for all scenes, the basis once for each feature source."""
 
@@ -95,8 +105,9 @@ def price_run(config: PipelineConfig, planned: Workload, *, measured_in: Home | 
     measured = {} if measured_in is None else measure_rates(measured_in)
     sizes, prices = bytes_per_frame(config, planned.cameras), []
     settings = _settings(config)
-    of_scenes = [kind for kind, spec in KINDS.items() if spec.partitioned_by == "scene"]
-    for kind in (*(kind for kind in of_scenes if kind not in _NOT_OF_EVERY_SCENE), *_ONCE):
+    left_out = _NOT_OF_EVERY_SCENE if config.student.data.reads_field else (*_NOT_OF_EVERY_SCENE, *_OF_FIELDS)
+    of_scenes = [k for k, spec in KINDS.items() if spec.partitioned_by == "scene" and k not in left_out]
+    for kind in (*of_scenes, *_ONCE):
         is_shared = kind in of_scenes or kind == Kind.FEATURE_BASIS
         times = planned.scenes if kind in of_scenes else len(FEATURE_SOURCES) if kind == Kind.FEATURE_BASIS else 1
         size, rate = sizes.get(Kind(kind)), measured.get(kind)

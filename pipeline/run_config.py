@@ -151,11 +151,6 @@ class HomeSelection:
         return tuple(key for key in self.scenes if SceneKey.parse(key).dataset != generated)
 
     @property
-    def judged_scenes(self) -> tuple[str, ...]:
-        """Return the scenes with frames that a student is judged on."""
-        return self.validation_scenes or self.train_scenes
-
-    @property
     def scenes_of_basis(self) -> tuple[str, ...]:
         """Return the scenes that feature bases are fitted on: those kept, as long as all of them are learned from.
 
@@ -163,6 +158,17 @@ class HomeSelection:
         """
         is_kept = self.basis_scenes and set(self.basis_scenes) <= set(self.train_scenes)
         return self.basis_scenes if is_kept else self.train_scenes
+
+    @property
+    def scenes_with_field(self) -> tuple[str, ...]:
+        """Return the scenes that are given a field: all, or none if the student learns nothing that fields render."""
+        return self.scenes if self.resolve().student.data.reads_field else ()
+
+    @property
+    def judged_scenes_with_field(self) -> tuple[str, ...]:
+        """Return those of them with frames that a student is judged on."""
+        judged = self.validation_scenes or self.train_scenes
+        return tuple(key for key in self.scenes_with_field if key in judged)
 
     @property
     def scenes_with_field_features(self) -> tuple[str, ...]:
@@ -447,7 +453,7 @@ class TransferSelector(RunSelector):
 class WeakLabelSelector(RunSelector):
     """Choice of the student that labels a scene, in addition to the configuration."""
 
-    variant: Literal["of_home", "clip", "clip_dinov2"] = Field(
+    variant: Literal["of_home", "clip", "clip_dinov2", "clip_without_field"] = Field(
         default="of_home", description="The student; it must render CLIP features to know classes by their names."
     )
 

@@ -126,7 +126,7 @@ def plan_everything(selection: HomeSelection) -> list[Task]:
     labelled: Sequence[str] = selection.validation_scenes or selection.train_scenes
     if "clip" not in selection.resolve().student.data.feature_sources:
         labelled = ()  # words need a student that renders CLIP
-    goals = {"teacher_features": selection.scenes, "report": selection.variants, "weak_labels": labelled}
+    goals = {"teacher_features": selection.scenes_with_field, "report": selection.variants, "weak_labels": labelled}
     return plan(goals, selection, with_upstream=True)
 
 

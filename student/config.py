@@ -17,10 +17,18 @@ OnFailedGate = Literal["refuse", "leave_out"]
 """Effect of a train scene whose target failed a quality gate: the set is refused, or the scene is left out."""
 
 Variant = Literal[
-    "no_distillation", "depth", "depth_contracted", "depth_contracted_virtual", "clip", "dinov2", "clip_dinov2"
+    "no_distillation",
+    "depth",
+    "depth_contracted",
+    "depth_contracted_virtual",
+    "clip",
+    "dinov2",
+    "clip_dinov2",
+    "clip_without_field",
 ]
-"""Name of what a student is taught. The first four are the paper's ablation. The last three add foundation features,
-rendered together with the image, to the fourth."""
+"""Name of what a student is taught. The first four are the paper's ablation. The next three add foundation features,
+rendered together with the image, to the fourth. The last is "clip" without anything that a per-scene field renders: for
+drives without LiDAR, whose fields nothing vouches for, and where there is no time to fit fields."""
 
 SHIPPED = "shipped"
 """Name of the student that comes with this package, to start from."""
@@ -121,6 +129,11 @@ class DataConfig:
             **{kind: True for kind, _ in map(self.feature_array, self.feature_sources)},
         }
         return tuple(kind for kind, is_read in wanted.items() if is_read)
+
+    @property
+    def reads_field(self) -> bool:
+        """Return whether the run reads anything that per-scene fields render."""
+        return not {Kind.TEACHER_DEPTH, Kind.VIRTUAL_VIEWS, Kind.TEACHER_FEATURES}.isdisjoint(self.kinds)
 
     def feature_array(self, source: str) -> tuple[Kind, str]:
         """Return the kind of store, and the array in it, that holds the features of a foundation model."""

@@ -40,6 +40,7 @@ _FEATURE_SOURCES: dict[Variant, tuple[str, ...]] = {
     "clip": ("clip",),
     "dinov2": ("dinov2",),
     "clip_dinov2": ("clip", "dinov2"),
+    "clip_without_field": ("clip",),
 }
 
 
@@ -263,7 +264,7 @@ def _with_variant(run: StudentConfig, variant: Variant, *, linear_model: ModelCo
     """Take away from ``depth_contracted_virtual`` what a variant does without."""
     if variant not in VARIANTS:
         raise ValueError(f"variant {variant!r}, want one of {', '.join(VARIANTS)}")
-    if variant in {"no_distillation", "depth", "depth_contracted"}:
+    if variant in {"no_distillation", "depth", "depth_contracted", "clip_without_field"}:
         run = replace(run, data=replace(run.data, views=replace(run.data.views, virtual=0)))
     if variant in {"no_distillation", "depth"}:
         run = replace(
@@ -273,6 +274,6 @@ def _with_variant(run: StudentConfig, variant: Variant, *, linear_model: ModelCo
             losses=replace(run.losses, max_depth=_LINEAR_FAR, max_lidar_range=_LINEAR_FAR),
             fit=_from_nothing(run.fit),
         )
-    if variant == "no_distillation":
+    if variant in {"no_distillation", "clip_without_field"}:
         run = replace(run, data=replace(run.data, teacher_depth=False), losses=replace(run.losses, teacher_depth=0.0))
     return run

@@ -112,13 +112,16 @@ def _worst_checks(worst: dict[str, Worst], limits: GateConfig) -> dict[str, dict
 
 
 def _as_far_as_known(checks: dict[str, dict[str, Any]], evidence: RenderEvidence) -> dict[str, dict[str, Any]]:
-    """Return the checks, those of LiDAR undecided if the scene has no return at all."""
-    if evidence.num_returns.sum() > 0:
+    """Return the checks; if the scene has no return at all, only that of the fit, and that beams are wanted.
+
+    All figures are taken where beams ended, colours too. A field of images alone may agree with itself and be wrong.
+    """
+    num_returns = int(evidence.num_returns.sum())
+    if num_returns:
         return checks
-    return {
-        name: undecided(check["threshold"], "no LiDAR") if name.startswith(("lidar_", "depth_")) else check
-        for name, check in checks.items()
-    }
+    wanted = at_least(num_returns, 1, hint=_HINTS["lidar_returns"])
+    judged = {n: c if n == "fit_passed" else undecided(c["threshold"], "no LiDAR") for n, c in checks.items()}
+    return {"lidar_returns": wanted, **judged}
 
 
 def _fit_check(fit_passed: bool) -> dict[str, Any]:
@@ -126,6 +129,7 @@ def _fit_check(fit_passed: bool) -> dict[str, Any]:
 
 
 _HINTS = {
+    "lidar_returns": "Nothing vouches for depth without LiDAR: teach the student by images, --variant clip_without_field.",
     "lidar_abs_rel": "The depth is wrong all over: fit for longer, or look at the poses of the recording.",
     "lidar_contradicted_share": "Much of the depth ends elsewhere than the beams: fit for longer, or let things move.",
     "lidar_coverage": "Surfaces that the beams met are fog: fit for longer.",

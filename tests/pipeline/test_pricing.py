@@ -10,6 +10,7 @@ from pipeline.run_config import HomeSelection
 from storage.digests import config_json
 from storage.stores.provenance import Provenance
 from storage.stores.versioned import Home, StoreVersion, materialize_files
+from student.config import Variant
 
 SCENE = "a.one"
 
@@ -69,6 +70,21 @@ def test_what_was_never_built_is_unknown_and_every_kind_is_there(measured: Home)
     assert OVERHEAD not in found, "no command has run on this home"
     assert measure_rates(measured)["nerf_teacher"].builds == 1
     assert set(hours(None, Workload(scenes=2, frames=4, cameras=6)).values()) == {None}  # type: ignore[arg-type]
+
+
+def test_no_field_is_priced_for_a_student_that_learns_from_none() -> None:
+    def kinds(variant: Variant) -> set[str]:
+        config = HomeSelection(preset="demo").resolve(variant)
+        return {price.kind for price in price_run(config, Workload(scenes=2, frames=4, cameras=6))}
+
+    assert kinds("clip") - kinds("clip_without_field") == {
+        "nerf_teacher",
+        "teacher_depth",
+        "virtual_views",
+        "teacher_occupancy",
+        "feature_field",
+        "teacher_features",
+    }
 
 
 def test_workers_share_the_scenes_and_the_student_is_alone() -> None:

@@ -70,6 +70,22 @@ def test_references_are_made_of_the_scenes_that_are_judged_by_them() -> None:
     assert scenes_of("lidar_occupancy", elsewhere) == {"procedural.scene-0001"}
 
 
+def test_no_field_is_fitted_for_a_student_that_learns_from_none() -> None:
+    def made(variant: Any) -> set[str]:
+        return {a for task in plan_everything(dataclasses.replace(SELECTION, variant=variant)) for a in task.assets}
+
+    of_fields = {
+        "nerf_teacher",
+        "teacher_depth",
+        "virtual_views",
+        "teacher_occupancy",
+        "feature_field",
+        "teacher_features",
+    }
+    assert of_fields <= made("clip")
+    assert made("clip") - made("clip_without_field") == of_fields
+
+
 def test_all_tasks_run_each_after_its_predecessors() -> None:
     tasks = everything()
     ran, never = run(tasks, set())

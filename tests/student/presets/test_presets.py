@@ -61,6 +61,10 @@ def test_variants_read_what_their_names_say() -> None:
         assert kinds["depth_contracted_virtual"] - kinds["depth_contracted"] == {"virtual_views"}
         assert kinds["clip"] - kinds["depth_contracted_virtual"] == {"clip_features"}
         assert kinds["clip_dinov2"] - kinds["clip"] == {"dinov2_features"}
+        assert kinds["clip"] - kinds["clip_without_field"] == {"teacher_depth", "virtual_views"}
+        assert student_preset(preset, "clip_without_field").model == student_preset(preset, "clip").model
+        learn_from_fields = {v for v in VARIANTS if student_preset(preset, v).data.reads_field}
+        assert set(VARIANTS) - learn_from_fields == {"no_distillation", "clip_without_field"}
         linear, contracted = (student_preset(preset, v).model for v in ("depth", "depth_contracted"))
         assert linear.contraction.inner_ratio == 0.999
         assert contracted.contraction.inner_ratio == 0.8

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from storage.scenes.store import SceneReader
 from teachers.nerf.config import ConfidenceConfig, TeacherDepthConfig, VirtualViewsConfig
 from teachers.nerf.evidence import RenderEvidence
 from teachers.nerf.experiments.gate_power import power
@@ -121,6 +122,20 @@ def test_a_pose_that_is_off_by_a_hand_is_caught(
     rendered = render(np.eye(4)[None] if is_recorded else SHIFTS, shifted(axis))
     checks = judge(recorded, rendered, is_recorded=is_recorded)["quality"]["checks"]
     assert not (checks["depth_shifted"]["passed"] and checks["colour_shifted"]["passed"])
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_nothing_vouches_for_depth_without_lidar(
+    wall_home, lacking_home, render_wall, render: Callable[..., Rendered], is_recorded: bool
+) -> None:
+    """Even exact renderings do not pass: a field of images alone that agrees with itself looks just as good."""
+    recorded = _recorded(wall_home, SceneReader.open(lacking_home, "test.no-lidar"), render_wall)
+    quality = judge(recorded, render(np.eye(4)[None] if is_recorded else SHIFTS), is_recorded=is_recorded)["quality"]
+    assert not quality["passed"]
+    decided = {name: check for name, check in quality["checks"].items() if "undecided" not in check}
+    assert {name: check["passed"] for name, check in decided.items()} == {"lidar_returns": False, "fit_passed": True}
+    assert decided["lidar_returns"]["value"] == 0
+    assert "clip_without_field" in decided["lidar_returns"]["hint"]
 
 
 @pytest.mark.parametrize("is_recorded", [True, False])
