@@ -59,7 +59,8 @@ class Evaluate(ConfiguredCommand):
 
     Attributes:
         checkpoint: Student to score on --scenes: a variant or student_checkpoint/<variant>@<digest> of this home, the
-            folder of a checkpoint in another home, or a packed student's folder or hub id. By default the home's own.
+            folder of a checkpoint in another home, a packed student's folder or hub id, or "shipped" for the one that
+            comes with this package. By default the home's own.
         scenes: Scenes outside the student's training set, by key. By default the frames that its training held out.
         protocol: full scores all held-out frames; paper one frame per scene, against images resized as published, and
             shows the figures that the paper defines.

@@ -30,7 +30,7 @@ from student.applications.finetuned_head import FinetunedHead, HeadReading, new_
 from student.config import FinetuneConfig, FinetuneLabels, FinetuneTask
 from student.data.lineage import check_consistent
 from student.data.training_set import TrainingSet
-from student.evaluation.baselines import VoxelPrior
+from student.evaluation.baselines import PRIOR_PER_VOXEL, VoxelPrior
 from student.evaluation.frames import (
     EvaluationFrames,
     EvaluationScene,
@@ -283,7 +283,7 @@ class _Finetuning:
             others = {
                 _ZERO_SHOT: zero_shot.thresholds.is_occupied(self._own_probability(labelled, visible), is_above),
                 "all occupied": np.ones(len(visible), dtype=bool),
-                "training prior per voxel": self._prior.occupied_share(visible) > 0.5,
+                PRIOR_PER_VOXEL: self._prior.occupied_share(visible) > 0.5,
             }
             score_occupancy(occupancy, key, visible, labels, probability, others=others)
             if reading.best_class is not None:
@@ -294,7 +294,7 @@ class _Finetuning:
                     reading.best_class[visible],
                     is_occupied=fit.thresholds.is_occupied(probability, is_above),
                     has_all_names=labelled.truth().has_all_names,
-                    others={"training prior per voxel": self._prior.label(visible)},
+                    others={PRIOR_PER_VOXEL: self._prior.label(visible)},
                 )
             self._tell("held-out frames", 0.8 + 0.2 * (number + 1) / len(self.split.held_out), {"scene": key})
         reference = VOXEL_REFERENCES[self.config.labels]

@@ -8,6 +8,9 @@ from jaxtyping import Float, Float32, Int32, Int64, UInt8, UInt16
 from storage.geometry.voxel_grid import VoxelGrid
 from storage.taxonomy import OCC3D_FREE, OCC3D_UNNAMED
 
+PRIOR_PER_VOXEL = "training prior per voxel"
+"""Name of what :class:`VoxelPrior` predicts, beside a student's figures."""
+
 _NUM_LABELS = OCC3D_FREE + 2
 _UNNAMED_COLUMN = OCC3D_FREE + 1
 
@@ -71,6 +74,11 @@ class VoxelPrior:
     def add(self, flat_index: Int64[np.ndarray, " n"], labels: UInt8[np.ndarray, " n"]) -> None:
         """Count the visible voxels of one training frame; each may occur only once."""
         self._counts[flat_index, np.where(labels == OCC3D_UNNAMED, _UNNAMED_COLUMN, labels)] += 1
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether nothing was counted: such a prior predicts nothing."""
+        return not self._counts.any()
 
     def sparse(
         self,

@@ -14,6 +14,7 @@ from storage.geometry.resize import resize_nearest
 from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.taxonomy import OCC3D_FREE, OCC3D_UNKNOWN, OCC3D_UNNAMED, SKY_ID, VOID_ID
 from student.data.sample import TrainingBatch
+from student.evaluation.baselines import PRIOR_PER_VOXEL
 from student.evaluation.config import EvaluationConfig
 from student.evaluation.evidence import StudentEvidence, above_horizon
 from student.evaluation.forward_time import TimedStudent
@@ -400,7 +401,7 @@ class Evaluator:
                 said.words[visible],
                 is_occupied=said.is_occupied[visible],
                 has_all_names=truth.has_all_names,
-                others={"training prior per voxel": self.evidence.prior.label(visible)},
+                others=self._named_by_prior(visible),
             )
 
     def _read_voxels(
@@ -487,7 +488,7 @@ class Evaluator:
         if not truth.has_all_names:
             met = replace(met, is_known=met.is_known & (met.label != OCC3D_UNNAMED))
         named = np.where(said.is_occupied[voxels], said.words[voxels], np.uint8(OCC3D_FREE))
-        by_class = {"": named, "training prior per voxel": self.evidence.prior.label(voxels)}
+        by_class = {"": named, **self._named_by_prior(voxels)}
         self.scores.semantics.add_rays(
             {of: RayCounts.of(hits(grid), met, num_classes=OCC3D_FREE) for of, grid in by_class.items()}
         )
@@ -496,11 +497,16 @@ class Evaluator:
         self, voxels: Int64[np.ndarray, " n"], seen: Mapping[str, Bool[np.ndarray, " voxels"]]
     ) -> dict[str, Bool[np.ndarray, " n"]]:
         """Return the occupancy of voxels by predictors that are no student."""
+        prior = self.evidence.prior
         return {
             "all occupied": np.ones(len(voxels), dtype=bool),
-            "training prior per voxel": self.evidence.prior.occupied_share(voxels) > 0.5,
+            **({} if prior.is_empty else {PRIOR_PER_VOXEL: prior.occupied_share(voxels) > 0.5}),
             **{of: everywhere[voxels] for of, everywhere in seen.items()},
         }
+
+    def _named_by_prior(self, voxels: Int64[np.ndarray, " n"]) -> dict[str, UInt8[np.ndarray, " n"]]:
+        """Return the label of each voxel that training frames had most often; empty if none were counted."""
+        return {} if self.evidence.prior.is_empty else {PRIOR_PER_VOXEL: self.evidence.prior.label(voxels)}
 
     def _score_queries(
         self,

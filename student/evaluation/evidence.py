@@ -20,6 +20,7 @@ from storage.geometry.rays import camera_rays
 from storage.geometry.voxel_grid import OCC3D_GRID
 from storage.stores.integrity import reading_weights
 from student.evaluation.baselines import VoxelPrior, ground_plane_depth
+from student.evaluation.operating_point import OperatingPoint
 from student.evaluation.sections.occupancy import OccupancyFit
 from student.model.types import TargetCameras
 
@@ -50,6 +51,20 @@ class StudentEvidence:
     mean_features: Mapping[str, Float32[np.ndarray, " channels"]] = field(default_factory=dict)
     prior: VoxelPrior = field(default_factory=lambda: VoxelPrior(grid=OCC3D_GRID))
     frames: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of_operating_point(cls, point: OperatingPoint) -> "StudentEvidence":
+        """Return the evidence of a student that brings its calibration and no statistics of its training frames."""
+        if point.calibration is None:
+            return cls()
+        occupancy = OccupancyFit(
+            threshold=point.threshold,
+            threshold_above_ground=point.threshold_above_ground,
+            training_iou=None,
+            calibration=point.calibration,
+            num_voxels=0,
+        )
+        return cls(occupancy=occupancy)
 
     def mean_image(self, shape: tuple[int, ...]) -> Float32[np.ndarray, "views height width 3"] | None:
         """Return each camera's mean training image; None if no training frame had this shape."""

@@ -47,7 +47,8 @@ class Subject:
     Attributes:
         checkpoint: Version of the student; its home need not be that of the scenes.
         predictor: The student.
-        evidence: What its own training frames say: threshold, calibration, temperature, trivial predictors.
+        evidence: What its own training frames say: threshold, calibration, temperature, trivial predictors. A packed
+            student without a file of them brings its calibration alone.
         bases: Basis of each of its foundation features.
         space: CLIP space of its own features; None for a student without them.
         learned_from: Scenes that it learned from, by key.
@@ -141,7 +142,7 @@ def open_subject(
         device: Device of the student.
 
     Raises:
-        MissingTargetError: If there is no such student, or it brings no evidence from its own training.
+        MissingTargetError: If there is no such student, or it is of a home that has no evidence from its training.
         IntegrityError: If a file of it is damaged.
     """
     if not checkpoint:
@@ -165,13 +166,15 @@ def open_subject(
 
 def _packed(folder: Path, encoder_folder: EncoderFinder, device: Literal["auto", "cpu", "cuda"]) -> Subject:
     companions = Companions.load(folder)
+    # A student that was taught for days on drives that nobody keeps, as the shipped one, brings its calibration alone.
+    has_evidence = (folder / EVIDENCE_FILE).is_file()
     predictor = Predictor.from_folder(folder, device=device)
     bases = load_feature_bases(folder)
     has_words = "clip" in predictor.feature_sources
     return Subject(
         checkpoint=InputVersion(Kind.STUDENT_CHECKPOINT, companions.variant, companions.checkpoint),
         predictor=predictor,
-        evidence=StudentEvidence.load(folder),
+        evidence=StudentEvidence.load(folder) if has_evidence else StudentEvidence.of_operating_point(companions.point),
         bases=bases,
         space=words_of(companions, bases, encoder_folder) if has_words else None,
         learned_from=_scenes_of_bill(folder / BILL_OF_MATERIALS_FILE),
@@ -180,7 +183,7 @@ def _packed(folder: Path, encoder_folder: EncoderFinder, device: Literal["auto",
         feature_weights={} if companions.clip is None else {"clip": companions.clip.source},
         licence=companions.licence,
         weights_digest=file_digest(folder / MODEL_FILE),
-        evidence_digest=file_digest(folder / EVIDENCE_FILE),
+        evidence_digest=file_digest(folder / (EVIDENCE_FILE if has_evidence else COMPANIONS_FILE)),
     )
 
 

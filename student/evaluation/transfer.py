@@ -37,6 +37,16 @@ _SAME_RECORDING = 0.5
 """Share of a scene's raw files that another has too, above which both are one recording: all scenes share tables."""
 
 
+_CHOSEN_BEFORE = (
+    "Threshold, calibration, temperature and trivial predictors come from the student's own training scenes; nothing "
+    "was fitted to the scenes scored here."
+)
+_CALIBRATION_ALONE = (
+    "The student brings its calibration and no statistics of its training frames, so trivial predictors drawn from those "
+    "are missing; nothing was fitted to the scenes scored here."
+)
+
+
 def evaluate_elsewhere(
     home: Home,
     subject: Subject,
@@ -95,8 +105,7 @@ def evaluate_elsewhere(
     )
     changes = [rig_change(subject.rigs, rig_of(_reader(home, scene))) for scene in frozen]
     notes = (
-        "Threshold, calibration, temperature and trivial predictors come from the student's own training scenes; "
-        "nothing was fitted to the scenes scored here.",
+        _CHOSEN_BEFORE if subject.evidence.frames else _CALIBRATION_ALONE,
         *dict.fromkeys(change for change in changes if change),
         *dict.fromkeys(note for one in judged for note in one.notes),
         *notes_of(config.protocol),

@@ -129,7 +129,7 @@ def _fit_check(fit_passed: bool) -> dict[str, Any]:
 
 
 _HINTS = {
-    "lidar_returns": "Nothing vouches for depth without LiDAR: teach the student by images, --variant clip_without_field.",
+    "lidar_returns": "Nothing vouches for depth without LiDAR: teach by images, with --variant clip_without_field.",
     "lidar_abs_rel": "The depth is wrong all over: fit for longer, or look at the poses of the recording.",
     "lidar_contradicted_share": "Much of the depth ends elsewhere than the beams: fit for longer, or let things move.",
     "lidar_coverage": "Surfaces that the beams met are fog: fit for longer.",

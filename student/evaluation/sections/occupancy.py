@@ -62,14 +62,14 @@ class OccupancyFit:
         threshold: Raw probability from which a voxel counts as occupied.
         threshold_above_ground: The same, chosen for the voxels that flat ground cannot reach alone. The other one is
             all but chosen by the ground, which makes up most of what is occupied.
-        training_iou: IoU that the threshold reaches on the voxels it was chosen on.
+        training_iou: IoU that the threshold reaches on the voxels it was chosen on; None if nobody kept it.
         calibration: Map from raw to calibrated probability.
         num_voxels: Number of training voxels that it was fitted on.
     """
 
     threshold: float
     threshold_above_ground: float
-    training_iou: float
+    training_iou: float | None
     calibration: CalibrationMap
     num_voxels: int
 
@@ -407,7 +407,8 @@ def occupancy_sections(
     chosen = ""
     if scores is not None and scores.num_frames > 0:
         figures, calibration_figures = scores.figures(), scores.calibration_figures()
-        chosen = f" The best threshold reached an IoU of {scores.fit.training_iou:.3f} on the training scenes."
+        if scores.fit.training_iou is not None:
+            chosen = f" The best threshold reached an IoU of {scores.fit.training_iou:.3f} on the training scenes."
     binary = Section(
         name="occupancy",
         title="Binary occupancy",
