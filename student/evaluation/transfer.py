@@ -42,8 +42,8 @@ _CHOSEN_BEFORE = (
     "was fitted to the scenes scored here."
 )
 _CALIBRATION_ALONE = (
-    "The student brings its calibration and no statistics of its training frames, so trivial predictors drawn from those "
-    "are missing; nothing was fitted to the scenes scored here."
+    "The student brings its calibration and no statistics of its training frames, so predictors drawn from those are "
+    "missing; nothing was fitted to the scenes scored here."
 )
 
 

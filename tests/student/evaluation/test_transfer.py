@@ -10,15 +10,19 @@ from storage.errors import IntegrityError, MissingTargetError, ProvenanceMismatc
 from storage.stores.arrays import write_target
 from storage.stores.provenance import InputVersion, Provenance
 from storage.stores.versioned import Home, materialize_arrays
+from student.config import SHIPPED
 from student.evaluation.config import EvaluationConfig
 from student.evaluation.evaluate import evaluate_checkpoint
 from student.evaluation.evidence import EVIDENCE_FILE, StudentEvidence
 from student.evaluation.frames import whole_scene
+from student.evaluation.operating_point import operating_point_of
 from student.evaluation.results import EvaluationResult
 from student.evaluation.subject import Subject, open_subject
 from student.evaluation.transfer import check_depth_model, check_unseen, evaluate_elsewhere, unseen_scenes
 from student.inference.open_vocabulary import StoredFeatureBasis
 from student.inference.rigs import rig_change
+from student.training.initial import initial_folder
+from teachers.image.weights import clip_folder
 
 SMALL_EVALUATION = EvaluationConfig(max_lateral_frames=0, num_training_frames=1, panel_frames=0, max_frames_per_scene=1)
 
@@ -60,6 +64,34 @@ def test_a_student_is_scored_on_a_whole_scene_by_what_its_own_training_chose(hom
     assert "nothing was fitted" in result.notes[0]
     assert not any("rig" in note.split() or "basis" in note for note in result.notes)  # both are the student's own
     assert any("never exceeds 0." in note for note in result.notes)  # it was never trained
+
+
+def test_a_student_that_brings_its_calibration_alone_is_scored_without_statistics(home, subject):
+    """As the shipped one, whose drives nobody keeps: its own figures are the same, and no prior is invented."""
+    point = operating_point_of(home, home.require("student_checkpoint", "clip"), clip_temperature=0.07)
+    alone = replace(subject, evidence=StudentEvidence.of_operating_point(point), evidence_digest="c" * 64)
+    config = replace(SMALL_EVALUATION, seed=4)
+    result, whole = (result_of(evaluate_elsewhere(home, of, ["yard.b"], config)) for of in (alone, subject))
+    assert "no statistics of its training frames" in result.notes[0]
+    for name in ("reconstruction.psnr", "depth_truth.abs_rel", "occupancy.iou", "calibration.ece"):
+        section, figure = name.split(".")
+        assert result.section(section).figure(figure).value == whole.section(section).figure(figure).value
+
+    def beside(of: EvaluationResult) -> set[str]:
+        return {b.label for section in of.sections for figure in section.figures for b in figure.baselines}
+
+    drawn_from_frames = {"training prior per voxel", "mean training image", "median training return"}
+    assert drawn_from_frames <= beside(whole)
+    assert not drawn_from_frames & beside(result)
+    assert "all occupied" in beside(result)
+
+
+def test_the_shipped_student_is_one_to_be_judged(tmp_path):
+    found = open_subject(Home(tmp_path), str(initial_folder(SHIPPED)), "clip", encoder_folder=clip_folder)
+    assert found.evidence.occupancy is not None
+    assert found.evidence.prior.is_empty
+    assert len(found.learned_from) > 50
+    assert found.space is not None
 
 
 def test_the_artefact_names_the_student_and_every_scene(home, subject):
