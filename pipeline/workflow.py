@@ -19,7 +19,7 @@ from pipeline.run import RunOutcome, run_tasks, usual_workers
 from pipeline.run_config import HomeSelection, choose_split
 from pipeline.summary import build_summary, report_page, write_summary
 from pipeline.tasks import Task, plan_tasks
-from storage.errors import ErrorKind, SourceDataError
+from storage.errors import EnvironmentMissingError, ErrorKind, SourceDataError
 from storage.ingest.source import expand_splits, list_scenes, register_source
 from storage.ingest.source_config import SourceConfig
 from storage.keys import SceneKey
@@ -162,10 +162,18 @@ def run_everything(
         command=shlex.join(["distillnerf", *sys.argv[1:]]),
         wall_time_s=memory.elapsed_s,
         peak_memory_bytes=memory.peak_bytes,
-        nerfstudio_version=installed_version(nerfstudio_from_environment().interpreter(), "nerfstudio"),
+        nerfstudio_version=_nerfstudio_version(),
     )
     write_summary(home.root / "summary.json", summary)
     return outcome, summary
+
+
+def _nerfstudio_version() -> str | None:
+    """Return the version in nerfstudio's environment; None without one, which a run that fits no field needs not."""
+    try:
+        return installed_version(nerfstudio_from_environment().interpreter(), "nerfstudio")
+    except EnvironmentMissingError:
+        return None
 
 
 def write_transfer_report(home: Home, evaluation: StoreVersion) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli
+from pipeline import cli, workflow
 from pipeline.commands import runs
 from pipeline.commands.options import ConfiguredCommand
 from pipeline.commands.runs import Run
@@ -384,6 +384,19 @@ def test_ingest_of_a_broken_scene_says_which_file_and_takes_the_others(
     assert [row["partition"] for row in json.loads(out)] == ["tiny.scene-0002"]
 
 
+def test_a_run_ends_well_where_nerfstudio_is_not_installed(
+    recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A student that learns from no field needs none."""
+    monkeypatch.setenv("DISTILLNERF_NERFSTUDIO_PYTHON", str(tmp_path / "python"))
+    monkeypatch.setattr(workflow, "plan_everything", lambda _: [])
+    home = tmp_path / "new"
+    run = ("run", "nuscenes", str(recording.root), "--dataset", "tiny", "--scenes", "scene-0001", "--home", str(home))
+    code, out, err = call(capsys, *run, "--preset", "tiny", "--variant", "clip_without_field")
+    assert code == 0, out + err
+    assert json.loads((home / "summary.json").read_text())["versions"]["nerfstudio"] is None
+
+
 def test_doctor_names_what_is_missing_and_its_cure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -400,7 +413,7 @@ def test_doctor_names_what_is_missing_and_its_cure(
 
 _IMPORTS = """
 import os, sys
-from pipeline import cli
+from pipeline import cli, workflow
 assert "torch" not in sys.modules
 cli.main(["--help"])
 print(os.environ.get("GOMP_SPINCOUNT"))
