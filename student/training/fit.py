@@ -20,6 +20,7 @@ from storage.digests import config_digest, config_json, file_digest
 from storage.errors import ErrorKind, MissingTargetError
 from storage.kinds import Kind
 from storage.progress import ProgressCallback
+from storage.scenes.store import SceneReader
 from storage.stores.provenance import InputVersion, Provenance, package_versions
 from storage.stores.shared_work import SharedWork
 from storage.stores.versioned import Home, Materialized, materialize_files, reuse
@@ -122,7 +123,7 @@ def fit_student(
             lesson = fitted.teach_occupancy(on_progress)
             save_pretrained(folder, model, _as_fitted(config, model), variant=variant)
             save_feature_bases(folder, fitted.bases)
-            metrics = _metrics(model, progress, config)
+            metrics = _metrics(model, progress, config) | {"keeps_depth": fitted.keeps_depth}
             if heads is not None:
                 metrics["heads"] = heads.to_json()
             if lesson is not None:
@@ -175,7 +176,12 @@ class _Fit:
         self.work = work
         self.shared_work = SharedWork(home, work, last=MANIFEST)
         self.logs = logs
-        self.training = TrainingStep(config, processes)
+        self.keeps_depth = config.fit.initial is not None and not _is_depth_told(home, frozen, config)
+        if self.keeps_depth:
+            logger.warning(
+                "nothing tells depth, neither LiDAR nor a field: its network keeps the weights it starts from"
+            )
+        self.training = TrainingStep(config, processes, keeps_depth=self.keeps_depth)
         training = self.training
         self.bases = feature_bases_of(home, frozen, config.data.feature_sources)
         self.initial = None
@@ -293,6 +299,15 @@ class _Fit:
         values = torch.stack([torch.as_tensor(value, dtype=torch.float64) for value in (*named.values(), elapsed_s)])
         means = (self.processes.total(values.to(self.processes.device)) / self.processes.count).tolist()
         return dict(zip(named, means[:-1], strict=True)), means[-1]
+
+
+def _is_depth_told(home: Home, frozen: TrainingSet, config: StudentConfig) -> bool:
+    """Return whether anything tells a student depth: the scene teacher, or a LiDAR return in a training frame."""
+    if config.data.teacher_depth:
+        return True
+    versions = ((scene, scene.stores[Kind.SCENE]) for scene in frozen.scenes if scene.train_frames)
+    readers = ((scene, SceneReader(home.open_arrays(version), version)) for scene, version in versions)
+    return any(reader.num_lidar_points(frame) for scene, reader in readers for frame in scene.train_frames)
 
 
 def _is_over(fit: FitConfig, progress: FitProgress) -> bool:

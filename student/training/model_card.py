@@ -78,6 +78,7 @@ def _card(
 ) -> str:
     licences = sorted({store["licence"] or "not stated" for store in bill["stores"].values()})
     kinds = sorted({name.partition("/")[0] for name in bill["stores"]})
+    kept = metrics["keeps_depth"]
     failed = sorted(name for name, store in bill["stores"].items() if store["passed_gate"] is False)
     figures = [
         f"| {name} | {value:.3f} |" if isinstance(value, float) else f"| {name} | {value} |"
@@ -103,6 +104,7 @@ def _card(
         f"The exact version of every store is in `{BILL_OF_MATERIALS_FILE}`; the training set is "
         f"`{frozen.version.partition}`, digest `{frozen.version.digest}`.",
         "",
+        *(["Nothing told depth: its network has the weights that the fit started from.", ""] if kept else []),
         *([f"Taken though they did not pass their quality gate: {', '.join(failed)}.", ""] if failed else []),
         "## Held-out frames",
         "",

@@ -29,9 +29,11 @@ class TrainingStep:
     Args:
         config: The run.
         processes: Processes that train together; all start from the same weights.
+        keeps_depth: Whether the network of the first depth keeps its weights. Images alone pull it anywhere that
+            explains them.
     """
 
-    def __init__(self, config: StudentConfig, processes: Processes) -> None:
+    def __init__(self, config: StudentConfig, processes: Processes, *, keeps_depth: bool = False) -> None:
         self.config = config
         self.processes = processes
         torch.manual_seed(config.fit.seed)
@@ -40,6 +42,8 @@ class TrainingStep:
         if self.model.occupancy_head is not None:  # it is taught afterwards, with what reads its sight
             self.model.occupancy_head.requires_grad_(False)
             self.model.voxel_feature_heads.requires_grad_(False)
+        if keeps_depth:
+            self.model.coarse_depth.requires_grad_(False)
         self.optimizer = build_optimizer(self.model, config.fit.optimizer)
         decay = config.fit.optimizer.ema_decay
         self.average = None if decay is None else WeightAverage(self.model, decay)

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from storage.errors import IntegrityError, MissingTargetError
-from student.config import SHIPPED, StudentConfig, Variant
+from storage.scenes.store import SceneReader
+from student.config import SHIPPED, OptimizerConfig, StudentConfig, Variant, ViewsConfig
 from student.inference.checkpoint import save_pretrained
 from student.inference.feature_bases import load_feature_bases, same_basis, save_feature_bases
 from student.inference.open_vocabulary import StoredFeatureBasis
@@ -167,6 +168,33 @@ class TestFit:
         second = fit_student(home, "initial", replace(short, fit=fit)).version
         assert second.digest != first.digest
         assert first.as_input in home.provenance(second).inputs
+
+    @pytest.mark.parametrize("has_lidar", [False, True])
+    def test_depth_that_nothing_tells_stays_what_it_was(
+        self,
+        student_config: StudentConfig,
+        shared_world: Any,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        has_lidar: bool,
+    ) -> None:
+        """Images of one drive pull depth anywhere that explains them: without LiDAR and field it is not learned."""
+        if not has_lidar:
+            monkeypatch.setattr(SceneReader, "num_lidar_points", lambda *_: 0)
+        data = replace(student_config.data, teacher_depth=False, views=ViewsConfig(same_frame=2, neighbour=1))
+        fit = replace(student_config.fit, initial=str(tmp_path), max_steps=2, optimizer=OptimizerConfig())
+        config = replace(student_config, data=data, fit=fit)
+        name = f"untold-{has_lidar}"
+        shared_world.freeze(name, config)
+        before = write_checkpoint(tmp_path, student_config).state_dict()
+        made = fit_student(shared_world.home, name, config)
+        after = load_file(shared_world.home.open_files(made.version) / "model.safetensors")
+        changed = {part.partition(".")[0] for part, value in before.items() if not torch.equal(after[part], value)}
+        assert ("coarse_depth" in changed) == has_lidar
+        assert {"fine_depth", "voxel_network", "feature_heads"} <= changed
+        assert made.metrics["keeps_depth"] != has_lidar
+        card = (shared_world.home.open_files(made.version) / "README.md").read_text()
+        assert ("Nothing told depth" in card) != has_lidar
 
 
 class TestShipped:
