@@ -24,7 +24,7 @@ _SHIFTS = SHIFT_M * np.concatenate([np.eye(3), -np.eye(3)])
 _MAX_LOG_RATIO = 0.5
 """Larger errors count as this much: which of two wrong depths is nearer says nothing."""
 
-_NEARER = math.log(1.12)
+_MAY_PASS = math.log(1.12)
 """A return this much nearer than the surface of a view may be of a car that drove by, which a field rightly lacks."""
 
 _MAX_SAMPLED, _MIN_COMPARED = 600, 40
@@ -113,8 +113,8 @@ class RenderEvidence:
         contradicted: Share of returns whose depth differs by more than a factor, or where the view shows sky.
         depth_error: Mean absolute logarithm of rendered over measured depth, from the view's own pose first.
         colour_error: Mean absolute difference of rendered and recorded colour, likewise.
-        depth_own: The error of depth at the view's own pose, without returns that are nearer than what the view shows:
-            what drove by in one frame is explained best by a frame in which it was gone.
+        depth_own: The error of depth at the view's own pose, mirrored: what is nearer than the view's surface is judged
+            by what is farther. What drove by in one frame is explained best by a frame in which it was gone.
         colour_own: The error of colour over the same returns.
         depth_rival: Least such error of depth over the poses of other cameras, frames and views.
         colour_rival: Least such error of colour over the same poses.
@@ -155,8 +155,7 @@ class RenderEvidence:
             for pose in range(1 + len(_SHIFTS)):
                 errors = self._errors(views, camera, view, own, pose)
                 self.depth_error[(*place, pose)], self.colour_error[(*place, pose)] = errors
-            standing = self._errors(views, camera, view, own, 0, standing=True)
-            self.depth_own[place], self.colour_own[place] = standing
+            self.depth_own[place], self.colour_own[place] = self._errors(views, camera, view, own, 0, mirrored=True)
             self._compare(place, views.distance[camera, view], own)
             for rival in self._rivals(views, camera, view):
                 self._challenge(place, views, rival)
@@ -176,29 +175,36 @@ class RenderEvidence:
             yield last.returns[camera][view]
 
     def _challenge(self, place: tuple[int, int, int], views: FrameViews, rival: SampledReturns) -> None:
-        depth, colour = self._errors(views, place[1], place[2], rival, 0, standing=True)
+        """Hold a rival against a view, strictly: it must explain what is nearer, too."""
+        either = [self._errors(views, place[1], place[2], rival, 0, mirrored=mirrored) for mirrored in (False, True)]
+        depth, colour = np.max(either, axis=0)
         self.depth_rival[place] = np.fmin(self.depth_rival[place], depth)
         self.colour_rival[place] = np.fmin(self.colour_rival[place], colour)
 
     @staticmethod
     def _errors(
-        views: FrameViews, camera: int, view: int, returns: SampledReturns, pose: int, *, standing: bool = False
+        views: FrameViews, camera: int, view: int, returns: SampledReturns, pose: int, *, mirrored: bool = False
     ) -> tuple[float, float]:
-        """Return the errors of depth and colour at returns; ``standing`` leaves out those that may be passers-by."""
+        """Return the errors of depth and colour at returns.
+
+        With ``mirrored``, returns that may be of passers-by, nearer than the view's surface, are left out, and those as
+        much farther count twice. Where two different places are compared, there are as many of either.
+        """
         inside = np.isfinite(returns.termination_depth[pose])
         pixels = returns.pixels[pose][inside]
         log_ratio = log_depth_ratio(pixels, returns.termination_depth[pose][inside], views.distance[camera, view])
-        if standing:
-            may_pass = log_ratio > _NEARER
-            inside[np.flatnonzero(inside)[may_pass]] = False
-            pixels, log_ratio = pixels[~may_pass], log_ratio[~may_pass]
-        log_ratio = np.abs(log_ratio[np.isfinite(log_ratio)]).clip(max=_MAX_LOG_RATIO)
-        depth = float(log_ratio.mean()) if len(log_ratio) >= _MIN_COMPARED else math.nan
-        if len(pixels) < _MIN_COMPARED:
+        weight = np.ones(len(log_ratio))
+        if mirrored:
+            weight = np.where(log_ratio > _MAY_PASS, 0.0, np.where(log_ratio < -_MAY_PASS, 2.0, 1.0))
+        is_known, depth = np.isfinite(log_ratio), math.nan
+        if weight[is_known].sum() >= _MIN_COMPARED:
+            depth = float(np.average(np.abs(log_ratio[is_known]).clip(max=_MAX_LOG_RATIO), weights=weight[is_known]))
+        if weight.sum() < _MIN_COMPARED:
             return depth, math.nan
         image = views.rgb[camera, view]
         rgb = sample_image(image, pixels, (image.shape[0], image.shape[1]))
-        return depth, float(np.abs(rgb - returns.rgb[inside]).mean())
+        differs = np.abs(rgb - returns.rgb[inside]).mean(axis=-1)
+        return depth, float(np.average(differs, weights=weight))
 
     def _compare(self, place: tuple[int, int, int], distance: np.ndarray, returns: SampledReturns) -> None:
         inside = np.isfinite(returns.termination_depth[0])
