@@ -52,8 +52,8 @@ def read_sweeps(
     if len(frames) > 1 and not boxed.issuperset(frames):
         poses = [scene.ego_to_world(frame) for frame in frames]
         origins = [apply_se3(pose, origin[None])[0] for pose in poses]
-        seconds = [scene.frame_seconds()[frame] for frame in frames]
-        by_lidar = find_moving_returns(origins, [apply_se3(p, c) for p, c in zip(poses, clouds, strict=True)], seconds)
+        in_world, seconds = [apply_se3(p, c) for p, c in zip(poses, clouds, strict=True)], scene.frame_seconds()
+        by_lidar = find_moving_returns(origins, in_world, [seconds[frame] for frame in frames])
     sweeps = []
     for index, frame in enumerate(frames):
         points, pose = clouds[index], scene.ego_to_world(frame)

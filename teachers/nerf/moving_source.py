@@ -59,8 +59,8 @@ def find_moving(scene: SceneReader, frames: Sequence[int], bounds: SceneBounds, 
     if source == "none" or not any(len(r) for r in returns):
         return FoundMoving(returns_move=[np.zeros(len(r), bool) for r in returns], points=None, places=None)
     if source == "lidar":
-        seconds = [scene.frame_seconds()[f] for f in frames]
-        returns_move = find_moving_returns([lidar_origin_world(scene, f) for f in frames], returns, seconds)
+        origins, seconds = [lidar_origin_world(scene, f) for f in frames], scene.frame_seconds()
+        returns_move = find_moving_returns(origins, returns, [seconds[f] for f in frames])
         moving = [points[moves] for points, moves in zip(returns, returns_move, strict=True)]
         return FoundMoving(returns_move=returns_move, points=None, places=_in_all(moving, frames, scene.num_frames))
     boxes = scene.boxes()
