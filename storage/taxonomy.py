@@ -262,6 +262,12 @@ OCC3D_FOREGROUND = tuple(
 )
 """The 12 foreground classes over which F-mIoU is the mean."""
 
+OCC3D_STUFF = tuple(
+    OCC3D_NAMES.index(name)
+    for name in ("driveable_surface", "other_flat", "sidewalk", "terrain", "manmade", "vegetation")
+)
+"""The classes that no box is drawn around."""
+
 SKY = _entry(SKY_ID, "sky", 255, 10, _BOTH, "sky, clouds")
 
 _BY_NAME = {entry.name: entry for entry in (*CLASSES, SKY)}

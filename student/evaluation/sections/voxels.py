@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8
 
-from storage.taxonomy import OCC3D_FREE, OCC3D_UNNAMED
+from storage.taxonomy import OCC3D_FREE, OCC3D_STUFF, OCC3D_UNNAMED
 from student.evaluation.occupancy_cuts import FrameCuts
 from student.evaluation.sections.occupancy import OccupancyScores, horizontal_range, is_above_ground
 from student.evaluation.sections.semantics import SemanticScores
@@ -64,14 +64,21 @@ def score_classes(
         labels: True labels; 17 for free, 254 for something without a class.
         classes: Best class of each voxel, occupied or free.
         is_occupied: Voxels that the predictor calls occupied.
-        has_all_names: Whether 254 tells that a voxel is of none of the named classes. Otherwise it is left out.
+        has_all_names: Whether 254 tells that a voxel is of none of the named classes, as where boxes name things.
+            Otherwise it is left out.
         others: Labels by other predictors.
     """
-    scored = np.flatnonzero(labels != OCC3D_UNNAMED) if not has_all_names else np.arange(len(labels))
+    scored = np.arange(len(labels)) if has_all_names else np.flatnonzero(labels != OCC3D_UNNAMED)
+
+    def as_named(predicted: UInt8[np.ndarray, " n"]) -> UInt8[np.ndarray, " _"]:
+        # Boxes never say where a wall is: to call free space one is an error of occupancy, and tells nothing of walls.
+        is_out_of_reach = np.isin(predicted, OCC3D_STUFF) & has_all_names
+        return np.where(is_out_of_reach, np.uint8(OCC3D_UNNAMED), predicted)[scored]
+
     scores.add(
         scene,
-        np.where(is_occupied, classes, np.uint8(OCC3D_FREE))[scored],
-        classes[scored],
+        as_named(np.where(is_occupied, classes, np.uint8(OCC3D_FREE))),
+        as_named(classes),
         labels[scored],
-        baselines={name: of[scored] for name, of in others.items()},
+        baselines={name: as_named(of) for name, of in others.items()},
     )

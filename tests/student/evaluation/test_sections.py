@@ -13,6 +13,7 @@ from student.evaluation.sections.occupancy import OccupancySample, OccupancyScor
 from student.evaluation.sections.queries import QueryScores
 from student.evaluation.sections.semantics import SemanticScores
 from student.evaluation.sections.sky import SkyScores
+from student.evaluation.sections.voxels import score_classes
 
 
 def test_image_scores_name_both_protocols_and_tell_them_apart():
@@ -396,3 +397,20 @@ def test_things_of_another_class_count_against_the_words_for_them():
     assert section.figure("iou.car").value == pytest.approx(2 / 3)
     assert section.figure("miou_17").count == 1
     assert section.figure("accuracy_where_occupied").count == 4  # only where the class is known
+
+
+@pytest.mark.parametrize("names_from_boxes", [True, False])
+def test_a_class_that_boxes_cannot_name_has_no_iou_by_them(names_from_boxes):
+    scores = SemanticScores()
+    truth = np.array([4, 4, 254, 17, 17, 17], dtype=np.uint8)
+    words = np.array([4, 15, 15, 15, 15, 3], dtype=np.uint8)  # a car, walls where nothing stands, and a bus there
+    others = {"prior": np.full(6, 4, np.uint8)}
+    everywhere = np.ones(6, bool)
+    score_classes(scores, "s", truth, words, is_occupied=everywhere, has_all_names=names_from_boxes, others=others)
+    section = scores.section(unavailable="", reference="r")
+    assert section.figure("iou.car").value == pytest.approx(0.5), "a car that is called a wall is lost"
+    assert section.figure("iou.bus").value == 0.0, "boxes would name it"
+    assert section.figure("iou.manmade").value == (None if names_from_boxes else 0.0)
+    assert section.figure("miou_17").value == pytest.approx(0.5 / (2 if names_from_boxes else 3))
+    # Unnamed by boxes, it is no car; unnamed otherwise, nobody knows.
+    assert section.figure("iou.car").baselines[0].value == pytest.approx(2 / (6 if names_from_boxes else 5))
