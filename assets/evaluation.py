@@ -6,6 +6,7 @@ from typing import cast
 import dagster as dg
 
 from assets.declarations import TEAM, all_of, declare
+from assets.failures import ends_when_told
 from assets.image_targets import CLIP_BASIS
 from assets.partition_runs import LOOK_UPS, materialize_each, partitioned_asset
 from assets.scenes import LIGHT_BACKFILL
@@ -111,7 +112,8 @@ def report(
     progress: dg.ResourceParam[ProgressLog],
 ) -> Iterator[dg.MaterializeResult]:
     """Write the report page of an evaluation."""
-    yield from materialize_each(context, home, progress, _build_report)
+    with ends_when_told("report"):
+        yield from materialize_each(context, home, progress, _build_report)
 
 
 def _build_report(home: Home, key: str, tell: ProgressCallback) -> Materialized:

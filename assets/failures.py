@@ -58,6 +58,23 @@ class InterruptedStepError(dg.DagsterError, DagsterExecutionInterruptedError):  
 
 
 @contextmanager
+def ends_when_told(step: str) -> Iterator[None]:
+    """Let an interrupt end a step for good; Dagster would ask the retry policy.
+
+    It goes around the whole of a step, since an interrupt may come before its work has begun.
+
+    Raises:
+        InterruptedStepError: If the run was cancelled or its process told to end.
+    """
+    try:
+        yield
+    except InterruptedStepError:
+        raise
+    except (KeyboardInterrupt, DagsterExecutionInterruptedError) as error:
+        raise InterruptedStepError(f"{step}: interrupted; what was finished is stored") from error
+
+
+@contextmanager
 def stops_retries(home: Home, partition: str) -> Iterator[None]:
     """Turn errors that a retry cannot mend into a ``dagster.Failure`` without retries.
 
@@ -69,9 +86,8 @@ def stops_retries(home: Home, partition: str) -> Iterator[None]:
         InterruptedStepError: If the run was cancelled or its process told to end.
     """
     try:
-        yield
-    except (KeyboardInterrupt, DagsterExecutionInterruptedError) as error:
-        raise InterruptedStepError(f"{partition}: interrupted; what was finished is stored") from error
+        with ends_when_told(partition):
+            yield
     except TeacherDivergedError as error:
         catalog.quarantine(home.objects, partition, error)
         raise failure_of(error) from error

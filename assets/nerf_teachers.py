@@ -13,7 +13,7 @@ import dagster as dg
 from dagster._core.errors import DagsterPipesExecutionError  # not exported, but what PipesSubprocessClient raises
 
 from assets.declarations import GPU_POOL, declare, kubernetes_tags
-from assets.failures import INFRASTRUCTURE_RETRIES, stops_retries
+from assets.failures import INFRASTRUCTURE_RETRIES, ends_when_told, stops_retries
 from assets.metadata import describe
 from assets.partition_runs import LOOK_UPS, LookUp
 from pipeline.presets import PipelineConfig
@@ -144,15 +144,16 @@ def _do_selected(
     nerfstudio: NerfstudioEnvironment,
     pipes: dg.PipesSubprocessClient,
 ) -> Iterator[dg.MaterializeResult]:
-    with stops_retries(home.open(), context.partition_key):
-        settings = config.resolve(home.open().root, by_command=home.by_command)
-    selected = {key.path[-1] for key in context.selected_asset_keys}
-    steps = tuple(_step(action, settings) for action in actions if KIND_OF[action] in selected)
-    results = run_worker(context, home.open(), steps, nerfstudio, pipes, progress)
-    if "fit" in results:
-        catalog.release(home.open().objects, context.partition_key, catalog.FAULTS_OF_FITS)
-    for action, materialized in results.items():
-        yield _result(home.open(), KIND_OF[action], materialized)
+    with ends_when_told(context.partition_key):
+        with stops_retries(home.open(), context.partition_key):
+            settings = config.resolve(home.open().root, by_command=home.by_command)
+        selected = {key.path[-1] for key in context.selected_asset_keys}
+        steps = tuple(_step(action, settings) for action in actions if KIND_OF[action] in selected)
+        results = run_worker(context, home.open(), steps, nerfstudio, pipes, progress)
+        if "fit" in results:
+            catalog.release(home.open().objects, context.partition_key, catalog.FAULTS_OF_FITS)
+        for action, materialized in results.items():
+            yield _result(home.open(), KIND_OF[action], materialized)
 
 
 def _look_up(action: Action) -> LookUp:

@@ -13,7 +13,7 @@ from dagster._core.definitions.data_version import (  # not exported, but what D
     get_input_event_pointer_tag,
 )
 
-from assets.failures import stops_retries
+from assets.failures import ends_when_told, stops_retries
 from assets.metadata import describe
 from pipeline.progress import ProgressLog
 from pipeline.resources import HomeResource
@@ -76,9 +76,12 @@ def partitioned_asset(
             home: HomeResource,
             progress: dg.ResourceParam[ProgressLog],
         ) -> Iterator[dg.MaterializeResult]:
-            with stops_retries(home.open(), make.__name__):
-                selection = config.selection(home.open().root, by_command=home.by_command)
-            yield from materialize_each(context, home, progress, lambda at, key, tell: make(at, key, selection, tell))
+            with ends_when_told(make.__name__):
+                with stops_retries(home.open(), make.__name__):
+                    selection = config.selection(home.open().root, by_command=home.by_command)
+                yield from materialize_each(
+                    context, home, progress, lambda at, key, tell: make(at, key, selection, tell)
+                )
 
         def look_up(home: Home, key: str, choices: Mapping[str, Any]) -> str:
             selection = selector(**choices).selection(home.root, by_command=True)

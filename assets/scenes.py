@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from assets.declarations import declare, shown_only
-from assets.failures import stops_retries
+from assets.failures import ends_when_told, stops_retries
 from assets.partition_runs import LOOK_UPS, event_of, partitioned_asset
 from pipeline.partitions import add_scene_partitions, scenes
 from pipeline.progress import ProgressLog
@@ -49,16 +49,17 @@ def procedural_recordings(
     """Generate drives, register them as a source and add a partition for each scene."""
     from storage.procedural.run import dataset_digest, generate_dataset
 
-    opened = home.open()
-    with stops_retries(opened, "procedural_recordings"):
-        settings = config.resolve(opened.root, by_command=home.by_command).procedural
-    report = progress.reporter(context.log, "procedural_recordings", settings.dataset)
-    root, workers = _folder_of(opened, settings), min(os.cpu_count() or 1, settings.num_scenes)
-    with stops_retries(opened, "procedural_recordings"):
-        keys = [str(k) for k in generate_dataset(opened, root, settings, on_progress=report, num_workers=workers)]
-    add_scene_partitions(context.instance, keys)
-    for key in keys:
-        context.log_event(event_of(opened, opened.require("scene_truth", key)))
+    with ends_when_told("procedural_recordings"):
+        opened = home.open()
+        with stops_retries(opened, "procedural_recordings"):
+            settings = config.resolve(opened.root, by_command=home.by_command).procedural
+        report = progress.reporter(context.log, "procedural_recordings", settings.dataset)
+        root, workers = _folder_of(opened, settings), min(os.cpu_count() or 1, settings.num_scenes)
+        with stops_retries(opened, "procedural_recordings"):
+            keys = [str(k) for k in generate_dataset(opened, root, settings, on_progress=report, num_workers=workers)]
+        add_scene_partitions(context.instance, keys)
+        for key in keys:
+            context.log_event(event_of(opened, opened.require("scene_truth", key)))
     metadata = {"root": dg.MetadataValue.path(str(root)), "scenes": dg.MetadataValue.json(keys)}
     return dg.MaterializeResult(metadata=metadata, data_version=dg.DataVersion(dataset_digest(settings)))
 

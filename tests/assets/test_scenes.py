@@ -4,6 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.errors import DagsterExecutionInterruptedError
 from PIL import Image
 
 from assets.failures import INFRASTRUCTURE_RETRIES
@@ -159,6 +160,21 @@ def test_a_configuration_that_is_missing_is_not_retried(name: str, make_home, in
     result = materialise(home, instance, [name], FIRST)
     description, _ = failure_of(result)
     assert "name a preset" in description
+    assert not [event for event in result.all_events if event.is_step_up_for_retry]
+
+
+@pytest.mark.parametrize("name", ["scene", "nerf_teacher", "teacher_features"])
+def test_an_interrupt_before_the_work_has_begun_ends_the_step(
+    name: str, make_home, instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = make_home()
+
+    def is_told_to_end(_: HomeResource) -> Home:
+        raise DagsterExecutionInterruptedError
+
+    monkeypatch.setattr(HomeResource, "open", is_told_to_end)
+    result = materialise(home, instance, [name], FIRST)
+    assert not result.success
     assert not [event for event in result.all_events if event.is_step_up_for_retry]
 
 
