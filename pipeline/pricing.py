@@ -23,6 +23,7 @@ from storage.kinds import FEATURE_SOURCES, KINDS, Kind, features_kind
 from storage.stores import catalog
 from storage.stores.provenance import Provenance
 from storage.stores.versioned import Home
+from teachers.nerf.task import KIND_OF
 
 _BYTES_PER_LIDAR_POINT = 4 * 4
 _LIDAR_POINTS_PER_FRAME = 35_000  # a nuScenes sweep
@@ -31,14 +32,7 @@ _SOURCE_PIXELS = 1600 * 900
 _NOT_OF_EVERY_SCENE = (Kind.SCENE_TRUTH, Kind.OCCUPANCY_LABELS, Kind.WEAK_LABELS)
 """Kinds that only some scenes have or fill: procedural ones, those with labels, and those that a student labels."""
 
-_OF_FIELDS = (
-    Kind.NERF_TEACHER,
-    Kind.TEACHER_DEPTH,
-    Kind.VIRTUAL_VIEWS,
-    Kind.TEACHER_OCCUPANCY,
-    Kind.FEATURE_FIELD,
-    Kind.TEACHER_FEATURES,
-)
+_OF_FIELDS = tuple(KIND_OF.values())
 """Kinds that a run makes only if its student learns from fields."""
 
 _ONCE = (Kind.FEATURE_BASIS, Kind.TRAINING_SET, Kind.STUDENT_CHECKPOINT, Kind.STUDENT_EVALUATION, Kind.REPORT)

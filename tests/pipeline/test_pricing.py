@@ -11,6 +11,7 @@ from storage.digests import config_json
 from storage.stores.provenance import Provenance
 from storage.stores.versioned import Home, StoreVersion, materialize_files
 from student.config import Variant
+from teachers.nerf.task import KIND_OF
 
 SCENE = "a.one"
 
@@ -77,14 +78,7 @@ def test_no_field_is_priced_for_a_student_that_learns_from_none() -> None:
         config = HomeSelection(preset="demo").resolve(variant)
         return {price.kind for price in price_run(config, Workload(scenes=2, frames=4, cameras=6))}
 
-    assert kinds("clip") - kinds("clip_without_field") == {
-        "nerf_teacher",
-        "teacher_depth",
-        "virtual_views",
-        "teacher_occupancy",
-        "feature_field",
-        "teacher_features",
-    }
+    assert kinds("clip") - kinds("clip_without_field") == {*KIND_OF.values()}
 
 
 def test_workers_share_the_scenes_and_the_student_is_alone() -> None:

@@ -16,6 +16,7 @@ from pipeline.run_config import HomeSelection
 from pipeline.tasks import Task, blocked, plan_tasks, ready
 from pipeline.workflow import plan, plan_everything
 from storage.kinds import trainable_kinds
+from teachers.nerf.task import KIND_OF
 
 SELECTION = HomeSelection(preset="demo", train_scenes=("d.a", "d.b"), validation_scenes=("d.c",))
 
@@ -74,14 +75,7 @@ def test_no_field_is_fitted_for_a_student_that_learns_from_none() -> None:
     def made(variant: Any) -> set[str]:
         return {a for task in plan_everything(dataclasses.replace(SELECTION, variant=variant)) for a in task.assets}
 
-    of_fields = {
-        "nerf_teacher",
-        "teacher_depth",
-        "virtual_views",
-        "teacher_occupancy",
-        "feature_field",
-        "teacher_features",
-    }
+    of_fields = {*KIND_OF.values()}
     assert of_fields <= made("clip")
     assert made("clip") - made("clip_without_field") == of_fields
 
