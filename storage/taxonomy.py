@@ -262,10 +262,7 @@ OCC3D_FOREGROUND = tuple(
 )
 """The 12 foreground classes over which F-mIoU is the mean."""
 
-OCC3D_STUFF = tuple(
-    OCC3D_NAMES.index(name)
-    for name in ("driveable_surface", "other_flat", "sidewalk", "terrain", "manmade", "vegetation")
-)
+OCC3D_STUFF = tuple(sorted({*range(NUM_OCC3D_CLASSES)} - {c.occ3d_index for c in CLASSES if c.nuscenes_category}))
 """The classes that no box is drawn around."""
 
 SKY = _entry(SKY_ID, "sky", 255, 10, _BOTH, "sky, clouds")

@@ -305,9 +305,12 @@ def _is_depth_told(home: Home, frozen: TrainingSet, config: StudentConfig) -> bo
     """Return whether anything tells a student depth: the scene teacher, or a LiDAR return in a training frame."""
     if config.data.teacher_depth:
         return True
-    versions = ((scene, scene.stores[Kind.SCENE]) for scene in frozen.scenes if scene.train_frames)
-    readers = ((scene, SceneReader(home.open_arrays(version), version)) for scene, version in versions)
-    return any(reader.num_lidar_points(frame) for scene, reader in readers for frame in scene.train_frames)
+    for scene in frozen.scenes:
+        version = scene.stores[Kind.SCENE]
+        reader = SceneReader(home.open_arrays(version), version)
+        if any(map(reader.num_lidar_points, scene.train_frames)):
+            return True
+    return False
 
 
 def _is_over(fit: FitConfig, progress: FitProgress) -> bool:
