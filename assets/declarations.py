@@ -44,6 +44,7 @@ Reads = Literal[
     "scenes_with_field",
     "scenes_with_field_features",
     "evaluated_scenes",
+    "evaluated_recordings",
 ]
 """Fields of ``pipeline.run_config.HomeSelection`` that name partitions."""
 

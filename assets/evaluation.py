@@ -68,6 +68,8 @@ def student_evaluation(home: Home, key: str, selection: HomeSelection, tell: Pro
         "student_evaluation",  # chose threshold, calibration and temperature
         all_of("input_images", reads="evaluated_scenes"),
         all_of("depth_anything_features", reads="evaluated_scenes"),
+        all_of("occupancy_labels", reads="evaluated_scenes"),
+        all_of("lidar_occupancy", reads="evaluated_recordings"),
     ],
     description=(
         "Scores of a student on scenes outside its training set: new drives of this home, another rig, another data "

@@ -147,8 +147,16 @@ class HomeSelection:
     @property
     def recorded_scenes(self) -> tuple[str, ...]:
         """Return the scenes that were not generated: those of another data set than the procedural one."""
+        return self._recorded(self.scenes)
+
+    @property
+    def evaluated_recordings(self) -> tuple[str, ...]:
+        """Return those of the scenes outside a student's training that were not generated."""
+        return self._recorded(self.evaluated_scenes)
+
+    def _recorded(self, scene_keys: tuple[str, ...]) -> tuple[str, ...]:
         generated = self.choices().procedural.dataset
-        return tuple(key for key in self.scenes if SceneKey.parse(key).dataset != generated)
+        return tuple(key for key in scene_keys if SceneKey.parse(key).dataset != generated)
 
     @property
     def scenes_of_basis(self) -> tuple[str, ...]:

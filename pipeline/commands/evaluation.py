@@ -97,7 +97,7 @@ class Evaluate(ConfiguredCommand):
         return 0 if outcome.succeeded else 1
 
     def _elsewhere(self, home: Home, selection: HomeSelection, console: Console) -> int:
-        """Make what the student reads of the scenes, at its own sizes, and score it on them."""
+        """Make what the student reads of the scenes, at its own sizes, and what judges it there, and score it."""
         folder = self._folder(home, selection.variant)
         from student.evaluation.evidence import EVIDENCE_FILE
         from student.evaluation.operating_point import evaluation_of
@@ -114,7 +114,12 @@ class Evaluate(ConfiguredCommand):
             checkpoint=str(folder),
             evaluated_scenes=self.scenes,
         )
-        goals: dict[str, list[str | None]] = {"input_images": [*self.scenes], "transfer_evaluation": [variant]}
+        goals: dict[str, list[str | None]] = {
+            "input_images": [*self.scenes],
+            "occupancy_labels": [*self.scenes],
+            "lidar_occupancy": [*here.evaluated_recordings],
+            "transfer_evaluation": [variant],
+        }
         if data.depth_anything:
             goals["depth_anything_features"] = [*self.scenes]
         own = home.latest("student_checkpoint", variant)

@@ -108,6 +108,9 @@ def test_packed_and_in_its_folder_a_student_is_judged_alike(origin: Home, elsewh
     assert any(note.startswith("Another rig than the student learned from: 5 cameras") for note in away.notes)
     assert away.section("reconstruction").figure("psnr").value > 5.0
     assert away.section("depth_lidar").figure("abs_rel").count > 100
+    occupancy = away.section("occupancy")  # beams judge it, though nothing but an ingest was made of the drive
+    assert "beams" in occupancy.reference
+    assert occupancy.figure("iou").count > 1_000
     own = EvaluationResult.from_json(origin.metrics(origin.require("student_evaluation", VARIANT)))
     assert away.settings["occupancy"] == own.settings["occupancy"]  # nothing was chosen here
     (page,) = (elsewhere.root / "report").glob("transfer-*.html")
