@@ -116,7 +116,7 @@ class Testimony:
     """What witnesses say about points.
 
     Attributes:
-        num_confirming: How many fitted images have the point at the distance where the field renders it from there.
+        num_confirming: From how many places fitted images have the point where the field renders it from there.
         rgb: Its recorded colour in the first image that shows it, NaN where none does.
     """
 
@@ -144,12 +144,13 @@ def ask_witnesses(
         frame: Frame of the points.
         origins: From where each point was rendered, world, metres.
         tolerance: Relative difference of distances that still is agreement.
-        min_parallax: A confirmation counts only from so far aside, radians: who looks along the same ray cannot tell
-            how far it goes. Sky is confirmed from anywhere.
+        min_parallax: A confirmation counts only from so far aside, radians, of the origin and of who confirmed before:
+            who looks along the same ray cannot tell how far it goes. Sky is confirmed from anywhere.
         enough: Confirmations after which a point is no longer asked about.
     """
     num_confirming = np.zeros(len(points), np.int64)
     rgb = np.full((len(points), 3), np.nan, np.float32)
+    confirmed_from = np.full((enough, len(points), 3), np.nan)
     for witness in witnesses:
         is_open = num_confirming < enough
         if witness.frame != frame:
@@ -165,9 +166,13 @@ def ask_witnesses(
         agrees = agrees_with_map(seen.pixels, seen.termination_depth, witness.termination_depth, tolerance=tolerance)
         confirmed = asked[seen.index[agrees]]
         if witness.is_fitted:
-            is_aside = parallax(points[confirmed], origins[confirmed], witness.camera_to_world[:3, 3]) >= min_parallax
-            is_sky = np.linalg.norm(points[confirmed] - origins[confirmed], axis=-1) > 0.5 * SKY_DISTANCE_M
-            num_confirming[confirmed[is_aside | is_sky]] += 1
+            at, place = points[confirmed], witness.camera_to_world[:3, 3]
+            known = (origins[confirmed], *confirmed_from[:, confirmed])
+            looks_along = np.any([parallax(at, other, place) < min_parallax for other in known], axis=0)
+            is_sky = np.linalg.norm(at - origins[confirmed], axis=-1) > 0.5 * SKY_DISTANCE_M
+            counting = confirmed[~looks_along | is_sky]
+            confirmed_from[num_confirming[counting], counting] = place
+            num_confirming[counting] += 1
         is_first = np.isnan(rgb[confirmed, 0])
         rgb[confirmed[is_first]] = sample_image(witness.image, seen.pixels[agrees][is_first], size)
     return Testimony(num_confirming=num_confirming, rgb=rgb)
@@ -249,21 +254,22 @@ def beside_return(
     own: KDTree,
     others: Sequence[KDTree],
     *,
-    reach_m: float,
+    reach_m: Float[np.ndarray, " points"],
 ) -> Bool[np.ndarray, " points"]:
-    """Return which points in world have a LiDAR return within ``reach_m``.
+    """Return which points in world have a LiDAR return within reach.
 
     Args:
         points: World, metres.
         moves: Points on rays that meet something that moves: only returns of the same frame count.
         own: Returns of the same frame.
         others: Returns of its neighbours.
-        reach_m: Distance within which a return proves a surface, metres.
+        reach_m: Distance within which a return proves each surface, metres.
     """
-    is_beside = np.isfinite(own.query(points, distance_upper_bound=reach_m)[0])
+    farthest = float(reach_m.max(initial=0.0))
+    is_beside = own.query(points, distance_upper_bound=farthest)[0] <= reach_m
     for returns in others:
         asked = np.flatnonzero(~is_beside & ~moves)
-        is_beside[asked] = np.isfinite(returns.query(points[asked], distance_upper_bound=reach_m)[0])
+        is_beside[asked] = returns.query(points[asked], distance_upper_bound=farthest)[0] <= reach_m[asked]
     return is_beside
 
 

@@ -491,10 +491,13 @@ class ConfidenceConfig:
         max_depth_m: Largest distance of a surface.
         neighbour_frames: Frames before and after a pixel's own whose cameras and returns are asked about its surface.
         min_witnesses: Images of fitted frames that must agree on a surface, the pixel's own included if it is one.
-        min_parallax_deg: Angle between the rays of a pixel and of a witness from which its word counts: who looks along
-            the same ray cannot tell how far it goes.
+        min_parallax_deg: Angle between the rays of a pixel and of its witnesses, and of any two of them, from which
+            their word counts: who looks along the same ray cannot tell how far it goes. Ten frames of a vehicle that
+            stands are one witness.
         depth_tolerance: Relative difference of two images' distances to a surface on which they still agree.
         lidar_reach_m: A return within this distance proves a surface on which too few images agree.
+        lidar_reach: The same as a share of the surface's own distance, which bounds it: beside the vehicle, 0.3 m are a
+            tenth of the depth and more.
         contradiction_ratio: Rendered and measured depth that differ by more than this factor contradict each other.
         contradiction_reach_px: A pixel within so many pixels of a LiDAR return that contradicts it is not valid, as far
             as no other return is nearer: what moves is missing from frames that the field was not fitted to.
@@ -510,6 +513,7 @@ class ConfidenceConfig:
     min_parallax_deg: float = 1.5
     depth_tolerance: float = 0.03
     lidar_reach_m: float = 0.3
+    lidar_reach: float = added_later(1.0, 0.05)
     contradiction_ratio: float = 1.12
     contradiction_reach_px: float = 6.0
     colour_tolerance: float = 0.08
@@ -526,6 +530,7 @@ class ConfidenceConfig:
         _require(0 <= self.min_parallax_deg < 90, f"min_parallax_deg {self.min_parallax_deg}, want in [0, 90)")
         _require(self.depth_tolerance > 0, f"depth_tolerance {self.depth_tolerance}, want > 0")
         _require(self.lidar_reach_m > 0, f"lidar_reach_m {self.lidar_reach_m}, want > 0")
+        _require(self.lidar_reach > 0, f"lidar_reach {self.lidar_reach}, want > 0")
         _require(self.contradiction_ratio > 1, f"contradiction_ratio {self.contradiction_ratio}, want > 1")
         _require(self.contradiction_reach_px >= 0, f"contradiction_reach_px {self.contradiction_reach_px}, want >= 0")
         _require(self.colour_tolerance > 0, f"colour_tolerance {self.colour_tolerance}, want > 0")

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32, Int64, UInt8
 
 from storage.geometry.in_image import points_in_image
 from storage.scenes.store import SceneReader
@@ -99,12 +99,30 @@ def sample_returns(
     return SampledReturns(pixels=pixels, termination_depth=depth, rgb=rgb)
 
 
+def places_of(positions: Float[np.ndarray, "frames 3"]) -> Int64[np.ndarray, " frames"]:
+    """Return the number of each frame's place: a new one begins :data:`SHIFT_M` from where the last one began.
+
+    Frames of one place show one view. What is wrong in one is wrong in all of them.
+
+    Args:
+        positions: Of the vehicle, world, metres.
+    """
+    places = np.zeros(len(positions), np.int64)
+    begin = positions[0]
+    for frame, position in enumerate(positions[1:], start=1):
+        has_moved = np.linalg.norm(position - begin) >= SHIFT_M
+        places[frame] = places[frame - 1] + has_moved
+        begin = position if has_moved else begin
+    return places
+
+
 class RenderEvidence:
     """Compares the views of a scene with its LiDAR and its images, frame by frame.
 
     Figures are arrays with an axis for each of frames, cameras and views; NaN where too little was there to compare.
 
     Attributes:
+        places: Number of each frame's place, see :func:`places_of`.
         num_pixels: Pixels by ``PixelVerdict``.
         num_returns: Returns that are compared.
         num_covered: Those of them where the view has a surface.
@@ -122,9 +140,16 @@ class RenderEvidence:
     """
 
     def __init__(
-        self, shape: tuple[int, int, int], *, camera_names: Sequence[str], view_names: Sequence[str], ratio: float
+        self,
+        places: Int64[np.ndarray, " frames"],
+        *,
+        camera_names: Sequence[str],
+        view_names: Sequence[str],
+        ratio: float,
     ) -> None:
         self.camera_names, self.view_names, self._log_ratio = tuple(camera_names), tuple(view_names), math.log(ratio)
+        self.places = places
+        shape = (len(places), len(camera_names), len(view_names))
         self.num_pixels = np.zeros((*shape, len(PixelVerdict)), np.int64)
         self.num_returns = np.zeros(shape, np.int64)
         self.num_covered = np.zeros(shape, np.int64)
@@ -140,7 +165,7 @@ class RenderEvidence:
     def of_scene(cls, scene: SceneReader, view_names: Sequence[str], *, ratio: float) -> "RenderEvidence":
         """Return the empty evidence about views of a scene; ``ratio`` is the factor of ``contradicted``."""
         return cls(
-            (scene.num_frames, scene.num_cameras, len(view_names)),
+            places_of(np.stack([scene.ego_to_world(frame)[:3, 3] for frame in range(scene.num_frames)])),
             camera_names=scene.camera_names,
             view_names=view_names,
             ratio=ratio,
@@ -159,10 +184,14 @@ class RenderEvidence:
             self._compare(place, views.distance[camera, view], own)
             for rival in self._rivals(views, camera, view):
                 self._challenge(place, views, rival)
-        for last in self._last:
+        for last in self._elsewhere(views):
             for camera, view in np.ndindex(views.distance.shape[:2]):
                 self._challenge((last.frame, camera, view), last, views.returns[camera][view])
         self._last.append(views)
+
+    def _elsewhere(self, views: FrameViews) -> Iterator[FrameViews]:
+        """Yield the frames before these views that were taken from another place: from the same, they are no rivals."""
+        return (last for last in self._last if self.places[last.frame] != self.places[views.frame])
 
     def _rivals(self, views: FrameViews, camera: int, view: int) -> Iterator[SampledReturns]:
         for other in range(len(self.camera_names)):
@@ -171,7 +200,7 @@ class RenderEvidence:
         for other in range(len(self.view_names)):
             if other != view:
                 yield views.returns[camera][other]
-        for last in self._last:
+        for last in self._elsewhere(views):
             yield last.returns[camera][view]
 
     def _challenge(self, place: tuple[int, int, int], views: FrameViews, rival: SampledReturns) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from scipy.stats import t as student_t
 
 from teachers.nerf.confidence import PixelVerdict
@@ -76,7 +76,7 @@ def worst_figures(evidence: RenderEvidence) -> dict[str, Worst]:
     ``depth_misplaced_once``, ``colour_misplaced_once``
         The same of a single frame.
     ``depth_shifted``, ``colour_shifted``
-        The same of a pose 0.3 m aside, over all frames, as far as frames agree on it.
+        The same of a pose 0.3 m aside, over all frames, as far as the places that they were taken from agree on it.
     ``colour_explained``
         Share of the variety of recorded colours that a camera's views reproduce; a black image has none of it. A camera
         that records next to none is judged as if it recorded a little, because grain alone is as large.
@@ -90,7 +90,7 @@ def worst_figures(evidence: RenderEvidence) -> dict[str, Worst]:
         own, other = (np.where(is_compared, e, np.nan) for e in (of_own, rival))
         found[f"{name}_misplaced"] = _worst(_gain(_nanmean(own), _nanmean(other)), evidence)
         found[f"{name}_misplaced_once"] = _worst(_gain(own, other), evidence)
-        found[f"{name}_shifted"] = _worst(_gain_beyond_chance(errors), evidence)
+        found[f"{name}_shifted"] = _worst(_gain_beyond_chance(errors, evidence.places), evidence)
     explained = 1 - _nanmean(evidence.colour_error[..., 0]) / np.maximum(_nanmean(evidence.colour_range), _MIN_VARIETY)
     return found | {"colour_explained": _worst(explained, evidence, sign=-1)}
 
@@ -112,16 +112,22 @@ def _worst_checks(worst: dict[str, Worst], limits: GateConfig) -> dict[str, dict
 
 
 def _as_far_as_known(checks: dict[str, dict[str, Any]], evidence: RenderEvidence) -> dict[str, dict[str, Any]]:
-    """Return the checks; if the scene has no return at all, only that of the fit, and that beams are wanted.
+    """Return the checks, undecided where the recording cannot tell.
 
-    All figures are taken where beams ended, colours too. A field of images alone may agree with itself and be wrong.
+    All figures are taken where beams ended, colours too: without a return, only the check of the fit stays, and beams
+    are wanted. A field of images alone may agree with itself and be wrong. From one place, errors of all frames are one
+    error, and nothing says how far chance explains it.
     """
     num_returns = int(evidence.num_returns.sum())
-    if num_returns:
+    if not num_returns:
+        wanted = at_least(num_returns, 1, hint=_HINTS["lidar_returns"])
+        judged = {n: c if n == "fit_passed" else undecided(c["threshold"], "no LiDAR") for n, c in checks.items()}
+        return {"lidar_returns": wanted, **judged}
+    is_compared = np.isfinite(evidence.depth_error[..., 0]).any(axis=(1, 2))
+    if len(np.unique(evidence.places[is_compared])) != 1:
         return checks
-    wanted = at_least(num_returns, 1, hint=_HINTS["lidar_returns"])
-    judged = {n: c if n == "fit_passed" else undecided(c["threshold"], "no LiDAR") for n, c in checks.items()}
-    return {"lidar_returns": wanted, **judged}
+    one_place = "the vehicle stands: all frames show one view"
+    return {n: undecided(c["threshold"], one_place) if n.endswith("_shifted") else c for n, c in checks.items()}
 
 
 def _fit_check(fit_passed: bool) -> dict[str, Any]:
@@ -179,20 +185,23 @@ def _gain(own: Float[np.ndarray, "*shape"], rival: Float[np.ndarray, "*shape"]) 
 
 
 def _gain_beyond_chance(
-    errors: Float[np.ndarray, "frames cameras views poses"],
+    errors: Float[np.ndarray, "frames cameras views poses"], places: Int64[np.ndarray, " frames"]
 ) -> Float[np.ndarray, "cameras views"]:
-    """Return the share of error that the best other pose explains, as far as frames agree on it.
+    """Return the share of error that the best other pose explains, as far as places agree on it.
 
-    It is the lower end of a one-sided 99 % interval of the mean over frames, by Student's distribution.
+    It is the lower end of a one-sided 99 % interval of the mean over places, by Student's distribution. Frames of one
+    place share their errors, and count once. NaN where only one place was compared.
     """
     errors = np.where(np.isfinite(errors).all(axis=-1, keepdims=True), errors, np.nan)
+    errors = np.stack([_nanmean(errors[places == place]) for place in np.unique(places)])
     own, gained = _nanmean(errors[..., 0]), errors[..., :1] - errors[..., 1:]
     count = np.isfinite(gained).sum(axis=0)
     mean = _nanmean(gained)
     variance = np.nansum((gained - mean) ** 2, axis=0) / np.maximum(count - 1, 1)
     quantile = student_t.ppf(_CONFIDENCE, np.maximum(count - 1, 1))
     beyond = (mean - quantile * np.sqrt(variance / np.maximum(count, 1))).max(axis=-1)
-    return np.maximum(0.0, beyond) / np.maximum(own, _MIN_SCALE)
+    gain = np.maximum(0.0, beyond) / np.maximum(own, _MIN_SCALE)
+    return np.where(count.min(axis=-1) > 1, gain, np.nan)
 
 
 def _worst(figures: Float[np.ndarray, "*shape"], evidence: RenderEvidence, *, sign: int = 1) -> Worst:

@@ -272,7 +272,11 @@ def judge_views(
     doubtful = np.flatnonzero(~is_seen)
     neighbours = [recorded.tree(f) for f in recorded.neighbours(views.frame)]
     is_seen[doubtful] = beside_return(
-        points[doubtful], moves[doubtful], recorded.tree(views.frame), neighbours, reach_m=config.lidar_reach_m
+        points[doubtful],
+        moves[doubtful],
+        recorded.tree(views.frame),
+        neighbours,
+        reach_m=np.minimum(config.lidar_reach_m, config.lidar_reach * distance[asked][doubtful]),
     )
     unseen = np.zeros(shape, bool)
     unseen[asked] = ~is_seen

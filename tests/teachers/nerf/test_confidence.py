@@ -102,7 +102,7 @@ def test_testimony_is_that_of_asking_everybody_about_every_point(seed: int) -> N
         points, moves, witnesses, frame=0, origins=origins, tolerance=0.02, min_parallax=0.1, enough=len(witnesses) + 1
     )
     for index, point in enumerate(points):
-        count, rgb = 0, None
+        count, rgb, places = 0, None, [origins[index]]
         for witness in witnesses:
             if moves[index] and witness.frame != 0:
                 continue
@@ -115,8 +115,10 @@ def test_testimony_is_that_of_asking_everybody_about_every_point(seed: int) -> N
             if not agrees_with_map(pixel, distance, witness.termination_depth, tolerance=0.02)[0]:
                 continue
             rgb = witness.image[int(v), int(u)] if rgb is None else rgb
-            aside = parallax(point[None], origins[index][None], witness.camera_to_world[:3, 3])[0]
-            count += witness.is_fitted and aside >= 0.1
+            place = witness.camera_to_world[:3, 3]
+            if witness.is_fitted and all(parallax(point[None], p[None], place)[0] >= 0.1 for p in places):
+                count += 1
+                places.append(place)
         assert found.num_confirming[index] == count
         assert np.isnan(found.rgb[index]).all() if rgb is None else (found.rgb[index] == rgb).all()
 
@@ -131,11 +133,31 @@ def test_sky_needs_no_parallax_and_a_surface_does() -> None:
     assert ask_witnesses(sky, still, [above], **settings).num_confirming.tolist() == [1]
 
 
+def test_who_stands_where_another_stood_is_no_second_witness() -> None:
+    """Frames of a vehicle that stands agree with each other, right or wrong: they are one view of one field."""
+    point, still = np.array([[0.1, 0.1, 10.0]]), np.zeros(1, bool)
+    settings = {"frame": 0, "origins": np.zeros((1, 3)), "tolerance": 0.02, "min_parallax": 0.02, "enough": 3}
+    aside, again, farther = wall_of(0.5), wall_of(0.5, frame=1), wall_of(1.0, frame=1)
+    for witnesses, count in (((aside, again), 1), ((aside, farther), 2), ((aside, again, farther), 2)):
+        assert ask_witnesses(point, still, witnesses, **settings).num_confirming.tolist() == [count]
+
+
 def test_a_return_of_another_frame_proves_nothing_about_what_moves() -> None:
     points, moves = np.zeros((2, 3)), np.array([False, True])
     far, near = KDTree(np.full((1, 3), 9.0)), KDTree(np.full((1, 3), 0.1))
-    assert beside_return(points, moves, far, [near], reach_m=0.3).tolist() == [True, False]
-    assert beside_return(points, moves, near, [far], reach_m=0.3).tolist() == [True, True]
+    reach = np.full(2, 0.3)
+    assert beside_return(points, moves, far, [near], reach_m=reach).tolist() == [True, False]
+    assert beside_return(points, moves, near, [far], reach_m=reach).tolist() == [True, True]
+
+
+def test_each_surface_has_a_reach_of_its_own() -> None:
+    """Beside the vehicle a return 0.2 m away is another surface; at six metres it is the same."""
+    points, still = np.zeros((2, 3)), np.zeros(2, bool)
+    returns = KDTree(np.array([[0.2, 0.0, 0.0]]))
+    nothing = KDTree(np.full((1, 3), 9.0))
+    reach = np.array([0.05 * 2.0, 0.3])
+    assert beside_return(points, still, returns, [], reach_m=reach).tolist() == [False, True]
+    assert beside_return(points, still, nothing, [returns], reach_m=reach).tolist() == [False, True]
 
 
 def test_parallax_is_the_angle_at_the_point() -> None:

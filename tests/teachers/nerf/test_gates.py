@@ -9,7 +9,7 @@ import pytest
 
 from storage.scenes.store import SceneReader
 from teachers.nerf.config import ConfidenceConfig, TeacherDepthConfig, VirtualViewsConfig
-from teachers.nerf.evidence import RenderEvidence
+from teachers.nerf.evidence import FrameViews, RenderEvidence, SampledReturns, places_of
 from teachers.nerf.experiments.gate_power import power
 from teachers.nerf.experiments.poisons import POISONS, Rendered
 from teachers.nerf.gates import depth_metrics, view_metrics
@@ -27,11 +27,11 @@ def recorded(wall_home, wall_scene, render_wall) -> RecordedViews:
     return _recorded(wall_home, wall_scene, render_wall)
 
 
-def _recorded(wall_home, wall_scene, render_wall) -> RecordedViews:
+def _recorded(wall_home, wall_scene, render_wall, scene_key: str = "test.wall") -> RecordedViews:
     return RecordedViews(
         wall_scene,
         render_wall,
-        is_sky=read_sky_mask(wall_home, "test.wall", None),
+        is_sky=read_sky_mask(wall_home, scene_key, None),
         fitted_frames=range(5),
         max_lidar_m=50.0,
         map_size=SIZE,
@@ -73,6 +73,30 @@ def shifted(axis: int) -> np.ndarray:
     aside = np.eye(4)
     aside[axis, 3] = 0.3
     return aside
+
+
+def test_frames_of_a_vehicle_that_stands_are_one_piece_of_evidence(lacking_home, render_wall) -> None:
+    """What one view has wrong, all have: a pose aside may explain it better by chance, and no number of frames tells."""
+    scene = SceneReader.open(lacking_home, "test.still")
+    recorded = _recorded(lacking_home, scene, render_wall, scene_key="test.still")
+    aside = shifted(0)
+    rendered = [
+        [
+            replace(render_wall(f, c, (pose @ aside)[None], SIZE), poses=pose[None])
+            for c, pose in enumerate(scene.camera_to_world(f, c) for c in range(2))
+        ]
+        for f in range(5)
+    ]
+    quality = judge(recorded, rendered, is_recorded=True)["quality"]
+    for name in ("depth_shifted", "colour_shifted"):
+        assert "stands" in quality["checks"][name]["undecided"]
+        assert np.isnan(quality["checks"][name]["value"])
+    assert quality["checks"]["depth_misplaced_once"]["value"] < 0.75
+
+
+def test_a_new_place_begins_a_hand_away() -> None:
+    along = np.array([0.0, 0.1, 0.25, 0.31, 0.5, 0.62, 5.0, 5.0])
+    assert places_of(np.stack([along, 0 * along, 0 * along], axis=1)).tolist() == [0, 0, 0, 1, 1, 2, 3, 3]
 
 
 # A drive along an even wall looks the same in depth from frame to frame; only its colours tell frames apart.
@@ -153,6 +177,28 @@ def test_a_van_that_drives_by_does_not_misplace_a_view(
     assert metrics["depth_shifted"] < 0.05
     assert metrics["depth_misplaced_once"] < 0.2
     assert metrics["quality"]["passed"], metrics["quality"]
+
+
+def test_another_pose_must_explain_what_is_nearer_too() -> None:
+    """A passer-by excuses a view at its own pose alone: a rival that is right but for what it hides explains nothing."""
+
+    def seen(depth_m: np.ndarray) -> list[SampledReturns]:
+        pixels = np.tile([32.0, 18.0], (7, len(depth_m), 1))
+        depth = np.tile(depth_m, (7, 1))
+        return [SampledReturns(pixels=pixels, termination_depth=depth, rgb=np.full((len(depth_m), 3), 0.5, np.float32))]
+
+    own, rival = np.full(100, 10.5), np.where(np.arange(100) < 60, 5.0, 10.0)
+    views = FrameViews(
+        frame=0,
+        verdict=np.zeros((2, 1, *SIZE), np.uint8),
+        distance=np.full((2, 1, *SIZE), 10.0, np.float32),
+        rgb=np.full((2, 1, *SIZE, 3), 0.5, np.float32),
+        returns=[seen(own), seen(rival)],
+    )
+    evidence = RenderEvidence(np.zeros(1, np.int64), camera_names=("A", "B"), view_names=("recorded",), ratio=1.3)
+    evidence.add(views)
+    assert evidence.depth_own[0, 0, 0] == pytest.approx(np.log(1.05), abs=1e-3)
+    assert evidence.depth_rival[0, 0, 0] == pytest.approx(0.6 * 0.5)
 
 
 def test_the_worst_camera_and_frame_are_named(recorded: RecordedViews, render: Callable[..., Rendered]) -> None:
