@@ -76,7 +76,7 @@ def shifted(axis: int) -> np.ndarray:
 
 
 def test_frames_of_a_vehicle_that_stands_are_one_piece_of_evidence(lacking_home, render_wall) -> None:
-    """What one view has wrong, all have: a pose aside may explain it better by chance, and no number of frames tells."""
+    """What one view has wrong, all have: a pose aside may explain it better by chance, however many frames there are."""
     scene = SceneReader.open(lacking_home, "test.still")
     recorded = _recorded(lacking_home, scene, render_wall, scene_key="test.still")
     aside = shifted(0)
@@ -180,7 +180,7 @@ def test_a_van_that_drives_by_does_not_misplace_a_view(
 
 
 def test_another_pose_must_explain_what_is_nearer_too() -> None:
-    """A passer-by excuses a view at its own pose alone: a rival that is right but for what it hides explains nothing."""
+    """A passer-by excuses a view at its own pose alone: a rival that misses what is nearer explains nothing."""
 
     def seen(depth_m: np.ndarray) -> list[SampledReturns]:
         pixels = np.tile([32.0, 18.0], (7, len(depth_m), 1))
