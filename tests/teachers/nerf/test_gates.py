@@ -76,7 +76,7 @@ def shifted(axis: int) -> np.ndarray:
 
 
 def test_frames_of_a_vehicle_that_stands_are_one_piece_of_evidence(lacking_home, render_wall) -> None:
-    """What one view has wrong, all have: a pose aside may explain it better by chance, however many frames there are."""
+    """What one view has wrong, all have: by chance a pose aside may explain it better, in every frame."""
     scene = SceneReader.open(lacking_home, "test.still")
     recorded = _recorded(lacking_home, scene, render_wall, scene_key="test.still")
     aside = shifted(0)
