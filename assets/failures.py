@@ -44,6 +44,16 @@ _ADVICE: dict[type[PipelineError], str] = {
     EnvironmentMissingError: "Install what is named here: 'make environments' builds both environments.",
 }
 
+_ADVICE_ON_A_GATE = (
+    "Look at its picture and mend the cause, or hold out other scenes (--held-out), or take it although it failed "
+    "(--split.allow-ungated, with the kind named here)."
+)
+_ADVICE_BY_KIND = {
+    ErrorKind.TARGET_GATE_FAILED: _ADVICE_ON_A_GATE,
+    ErrorKind.TARGET_UNSOUND: _ADVICE_ON_A_GATE,
+}
+"""Advice where that of the error's type does not help: what failed its gate is there already."""
+
 
 _MAY_BE_BACK = (ErrorKind.IO_FAILED, ErrorKind.STORE_UNREACHABLE)
 """Faults of a disk or a network, which may be gone in a moment."""
@@ -105,7 +115,7 @@ def failure_of(error: PipelineError) -> dg.Failure:
 
     Only a failing disk and a store that does not answer are left to the retry policy.
     """
-    advice = next((text for kind, text in _ADVICE.items() if isinstance(error, kind)), "")
+    of_type = next((text for kind, text in _ADVICE.items() if isinstance(error, kind)), "")
     return dg.Failure(
         str(error),
         metadata={
@@ -113,7 +123,7 @@ def failure_of(error: PipelineError) -> dg.Failure:
             "error_kind": str(error.kind),
             "key": error.key,
             "message": error.message,
-            "advice": advice,
+            "advice": _ADVICE_BY_KIND.get(error.kind, of_type),
         },
         allow_retries=error.kind in _MAY_BE_BACK,
     )
