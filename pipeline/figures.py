@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -25,11 +26,14 @@ def tell_figures(
     shown = list(found) if only is None else [name for name in only if name in found]
     if not shown:
         shown = list(found)
-    table = Table("figure", "value", "95 %", "beside it", title=title, title_justify="left")
+    table = Table(
+        "figure", "value\n95 %", "beside it", title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 1, 0)
+    )
     table.columns[0].no_wrap = table.columns[1].no_wrap = True
     for name in shown:
         figure = found[name]
-        table.add_row(escape(name), _value(figure), _interval(figure), escape(figure.spelt_baselines()))
+        beside = "\n".join(f"{b.value:.4g} {escape(b.label)}" for b in figure.baselines if b.value is not None)
+        table.add_row(escape(name), f"{_value(figure)}\n{_interval(figure)}".rstrip(), beside)
     if shown:
         console.print(table)
         console.print("[green]green[/green]: better than every predictor that ignores the input; [red]red[/red]: not")
