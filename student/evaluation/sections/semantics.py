@@ -23,6 +23,7 @@ _MEANS: dict[str, tuple[str, tuple[int, ...], str]] = {
 }
 PER_CLASS = "IoU per class"
 WITHOUT_LABELS = "No label was trained on."
+WITHOUT_NAMES = "not available: nothing that a camera sees is named by boxes or labels"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -74,7 +75,9 @@ class SemanticScores:
             reference: What the scores were judged by, in words.
         """
         figures: tuple[Figure, ...] = ()
-        if self._scenes:
+        if self._scenes and not self._total("").matrix[:NUM_OCC3D_CLASSES].any():
+            unavailable = WITHOUT_NAMES
+        elif self._scenes:
             classes = tuple(self._class_figure(index) for index in range(NUM_OCC3D_CLASSES))
             means = tuple(self._mean_figure(name) for name in _MEANS)
             figures = (*means, *self._ray_figure(), self._accuracy_figure(), *classes)

@@ -400,6 +400,17 @@ def test_things_of_another_class_count_against_the_words_for_them():
 
 
 @pytest.mark.parametrize("names_from_boxes", [True, False])
+def test_where_nothing_is_named_no_mean_is_zero(names_from_boxes):
+    """A drive without boxes or labelled points knows what is free: every name there would count as wrong."""
+    scores = SemanticScores()
+    truth, words = np.array([254, 17, 17], np.uint8), np.array([4, 4, 3], np.uint8)
+    score_classes(scores, "s", truth, words, is_occupied=np.ones(3, bool), has_all_names=names_from_boxes, others={})
+    section = scores.section(unavailable="", reference="r")
+    assert section.figures == ()
+    assert "named" in section.unavailable
+
+
+@pytest.mark.parametrize("names_from_boxes", [True, False])
 def test_a_class_that_boxes_cannot_name_has_no_iou_by_them(names_from_boxes):
     scores = SemanticScores()
     truth = np.array([4, 4, 254, 17, 17, 17], dtype=np.uint8)
