@@ -44,6 +44,13 @@ class GateCheck:
         """Return whether it was decided, and missed."""
         return not self.passed and not self.undecided
 
+    @property
+    def side(self) -> str:
+        """Return the side of the threshold that passes, "≥" or "≤", as the outcome tells; empty where it does not."""
+        if self.undecided or math.isnan(self.value) or self.value == self.threshold:
+            return ""
+        return "≥" if self.passed == (self.value > self.threshold) else "≤"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateRecord:
@@ -100,7 +107,7 @@ class GateRecord:
             return
         missed = [check for check in self.checks if check.failed]
         failed = [
-            f"{check.name} is {_spell(check.value)}, want {_spell(check.threshold)}"
+            f"{check.name} is {_spell(check.value)}, want {check.side} {_spell(check.threshold)}".replace("  ", " ")
             + (f" ({check.where})" if check.where else "")
             for check in missed
         ]

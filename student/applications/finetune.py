@@ -295,6 +295,7 @@ class _Finetuning:
                     is_occupied=fit.thresholds.is_occupied(probability, is_above),
                     has_all_names=labelled.truth().has_all_names,
                     others={PRIOR_PER_VOXEL: self._prior.label(visible)},
+                    words_of_others={PRIOR_PER_VOXEL: self._prior.name(visible)},
                 )
             self._tell("held-out frames", 0.8 + 0.2 * (number + 1) / len(self.split.held_out), {"scene": key})
         reference = VOXEL_REFERENCES[self.config.labels]

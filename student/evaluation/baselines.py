@@ -106,6 +106,13 @@ class VoxelPrior:
         most = np.where(counts.any(axis=1), counts.argmax(axis=1), OCC3D_FREE).astype(np.uint8)
         return np.where(most == _UNNAMED_COLUMN, np.uint8(OCC3D_UNNAMED), most)
 
+    def name(self, flat_index: Int64[np.ndarray, " n"]) -> UInt8[np.ndarray, " n"]:
+        """Return each voxel's most frequent class when it was occupied; free where it never was."""
+        counts = self._counts[flat_index].copy()
+        counts[:, OCC3D_FREE] = 0
+        most = np.where(counts.any(axis=1), counts.argmax(axis=1), OCC3D_FREE).astype(np.uint8)
+        return np.where(most == _UNNAMED_COLUMN, np.uint8(OCC3D_UNNAMED), most)
+
     def occupied_share(self, flat_index: Int64[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Return the share of frames, of those that saw the voxel, in which it was occupied; 0 if none saw it."""
         counts = self._counts[flat_index]

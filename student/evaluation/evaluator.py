@@ -31,6 +31,7 @@ from student.evaluation.frames import (
     valid_of,
     view_images,
 )
+from student.evaluation.from_above import VoxelsOfFrame
 from student.evaluation.lateral import LateralTruth
 from student.evaluation.occupancy_cuts import FrameCuts, best_cuts
 from student.evaluation.occupancy_rays import OWN_PLACE, OccupancyRays, RayCounts, RayHits, places_along
@@ -38,7 +39,7 @@ from student.evaluation.recorded_truth import NamedPoints
 from student.evaluation.results import Section
 from student.evaluation.sections.all_sections import AllSections
 from student.evaluation.sections.images import ImageScores, Perceptual
-from student.evaluation.sections.occupancy import DENSITY_ALONE, is_above_ground
+from student.evaluation.sections.occupancy import DENSITY_ALONE, TEACHER_DENSITY, is_above_ground
 from student.evaluation.sections.queries import QueryScores
 from student.evaluation.sections.voxels import score_classes, score_occupancy
 from student.evaluation.surfaces import Surfaces, by_material, by_reflectance, by_texture, intensity_in_images
@@ -58,11 +59,13 @@ class ScoredFrame:
         batch: Inputs, and every camera of the frame as target.
         views: Views of the same cameras, rendered by the student.
         truth: The true world; None for a recording.
+        voxels: What is said of the frame's voxels; None where nothing judges them.
     """
 
     batch: TrainingBatch
     views: RenderedViews
     truth: EvaluationTruth | None
+    voxels: VoxelsOfFrame | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,11 +179,11 @@ class Evaluator:
                 named = None if truth is not None else frames.recorded.points(frame, names.of_category)
                 if named is not None:
                     self._score_points(scores, vocabulary, field, named)
-        voxels = frames.voxel_truth(frame)
-        if voxels is not None:
+        true_voxels, voxels = frames.voxel_truth(frame), None
+        if true_voxels is not None:
             with self._timed("voxels"):
-                self._score_voxels(frames, frame, field, voxels, batch, views)
-        return ScoredFrame(batch=batch, views=views, truth=truth)
+                voxels = self._score_voxels(frames, frame, field, true_voxels, batch, views)
+        return ScoredFrame(batch=batch, views=views, truth=truth, voxels=voxels)
 
     def _score_images(
         self,
@@ -359,9 +362,9 @@ class Evaluator:
         truth: VoxelTruth,
         batch: TrainingBatch,
         views: RenderedViews,
-    ) -> None:
+    ) -> VoxelsOfFrame | None:
         if self.scores.occupancy is None or self.occupancy_fit is None:
-            return
+            return None
         labels = truth.labels.reshape(-1)
         visible, hidden = np.flatnonzero(truth.is_visible), np.flatnonzero(truth.is_hidden)
         generator = np.random.default_rng((self.config.seed, self.scores.occupancy.num_frames + 1))
@@ -373,6 +376,7 @@ class Evaluator:
         said = self._read_voxels(field, (visible, hidden, rays.voxels), labels, sight.in_view, np.flatnonzero(before))
         is_observed = sight.observed(before, said.is_occupied & sight.in_view)
         seen = self._seen_otherwise(frames, frame)
+        teacher = seen.get(TEACHER_DENSITY)
         if said.is_dense is not None:
             seen[DENSITY_ALONE] = said.is_dense
         score_occupancy(
@@ -394,6 +398,7 @@ class Evaluator:
             )
         self._score_rays(rays, said, truth, seen)
         if self.vocabulary is not None:
+            prior = self.evidence.prior
             score_classes(
                 self.scores.semantics,
                 frames.key,
@@ -402,7 +407,15 @@ class Evaluator:
                 is_occupied=said.is_occupied[visible],
                 has_all_names=truth.has_all_names,
                 others=self._named_by_prior(visible),
+                words_of_others={} if prior.is_empty else {PRIOR_PER_VOXEL: prior.name(visible)},
             )
+        return VoxelsOfFrame(
+            labels=labels,
+            is_visible=truth.is_visible.reshape(-1),
+            is_occupied=said.is_occupied,
+            is_observed=is_observed,
+            teacher=teacher,
+        )
 
     def _read_voxels(
         self,
@@ -449,7 +462,7 @@ class Evaluator:
         if swept is not None:
             found["one LiDAR sweep"] = swept
         if self._has_teacher_voxels:
-            found["teacher's own density"] = frames.held_opaque(frame)
+            found[TEACHER_DENSITY] = frames.held_opaque(frame)
         return found
 
     def _score_rays(

@@ -26,6 +26,8 @@ from student.model.types import TargetCameras
 
 EVIDENCE_FILE = "training_evidence.safetensors"
 _FORMAT = "distillnerf.evidence/1"
+_USUAL_RETURN_M = 15.0
+"""Where flat ground ends for a student that knows no training return: about the median on nuScenes' drives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +79,13 @@ class StudentEvidence:
     def depths(self, cameras: TargetCameras) -> dict[str, Float32[np.ndarray, "views height width"]]:
         """Return the depth of two baselines in these cameras, metres: flat ground, and the median training return.
 
-        The result is empty if no training frame had a LiDAR return.
+        Flat ground ends at that median, or at a usual one if no training frame had a LiDAR return.
         """
         median = self.median_return
+        elsewhere = _USUAL_RETURN_M if median is None else median
+        plane = np.stack([ground_plane_depth(*rays, elsewhere=elsewhere) for rays in _rays(cameras)]).astype(np.float32)
         if median is None:
-            return {}
-        plane = np.stack([ground_plane_depth(*rays, elsewhere=median) for rays in _rays(cameras)]).astype(np.float32)
+            return {f"flat ground, else {_USUAL_RETURN_M:.0f} m": plane}
         return {"flat ground, else the median": plane, "median training return": np.full_like(plane, median)}
 
     def save(self, folder: Path) -> None:

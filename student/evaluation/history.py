@@ -25,6 +25,7 @@ CHIEF_FIGURES = (
     "occupancy.iou",
     "occupancy.iou_above_ground",
     "semantic_occupancy.miou_17",
+    "calibration.brier",
     "calibration.ece",
     "text_query.mean_average_precision",
     "features.psnr_clip",

@@ -20,10 +20,13 @@ from storage.previews.pictures import (
 from storage.taxonomy import NUM_OCC3D_CLASSES, SKY_ID
 from student.data.sample import TrainingBatch
 from student.evaluation.frames import EvaluationFrames, EvaluationTruth, channels_last, view_images
+from student.evaluation.from_above import VoxelsOfFrame, pictures_from_above
 from student.evaluation.results import Panel, Tile
 from student.inference.predictor import RenderedViews
 from student.inference.prompts import ids_of_word
 from student.inference.vocabulary import Vocabulary
+
+_FROM_ABOVE = "Occupancy from above"
 
 COLUMNS = ("image", "depth", "sky", "semantics", "features", "query")
 
@@ -124,11 +127,18 @@ class Painter:
         )
         return Panel(scene=frames.key, frame=frame, camera=frames.camera_names[camera], rows=tiles)
 
+    def paint_from_above(self, frames: EvaluationFrames, frame: int, voxels: VoxelsOfFrame) -> Panel:
+        """Write the pictures of a frame's occupancy and return their arrangement."""
+        pictures = pictures_from_above(voxels)
+        name = f"{frames.key}-{frame:06d}-{_FROM_ABOVE}".replace(" ", "-")
+        tiles = tuple(self._tile(name, column, pictures, self.width) for column in pictures)
+        return Panel(scene=frames.key, frame=frame, camera=_FROM_ABOVE, rows=(("occupancy", tiles),))
+
     def _tile(self, name: str, column: str, pictures: dict[str, tuple[Picture, str]], height: int) -> Tile:
         if column not in pictures:
             return Tile(column=column, path="", caption="not available")
         picture, caption = pictures[column]
-        path = Path("panels") / f"{name}-{column}.jpg"
+        path = Path("panels") / f"{name}-{column.replace(' ', '-')}.jpg"
         (self.folder / path).parent.mkdir(exist_ok=True)
         resize = resize_smoothly if column in {"image", "query"} else resize_nearest
         (self.folder / path).write_bytes(encode_image(resize(picture, height, self.width)))
@@ -150,13 +160,24 @@ class Painter:
         }
 
 
+def cameras_around(camera_to_ego: Float[np.ndarray, "cameras 4 4"], count: int) -> list[int]:
+    """Return up to so many cameras of a rig, evenly around it; the one that looks most straight ahead comes first."""
+    heading = np.arctan2(camera_to_ego[:, 1, 2], camera_to_ego[:, 0, 2])
+    ahead = heading[np.abs(heading).argmin()]
+    around = np.argsort(np.mod(heading - ahead + 1e-9, 2 * np.pi), kind="stable")
+    count = min(count, len(around))
+    return [int(around[place * len(around) // count]) for place in range(count)]
+
+
 def _truth_pictures(
     batch: TrainingBatch, camera: int, image: Picture, truth: EvaluationTruth | None, words: Words | None
 ) -> dict[str, tuple[Picture, str]]:
     pictures = {"image": (image, "camera")}
     if truth is None:
         lidar = batch.view_targets.lidar_depth[0, camera].numpy()
-        return pictures | {"depth": (depth_image(_thickened(lidar)), "LiDAR returns")}
+        if not np.isfinite(lidar).any():
+            return pictures
+        return pictures | {"depth": (depth_image(_thickened(lidar)), "LiDAR returns, each drawn larger")}
     semantics = truth.semantics[camera]
     pictures |= {
         "depth": (depth_image(truth.termination_depth[camera]), "exact"),

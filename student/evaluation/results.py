@@ -17,6 +17,12 @@ from student.metrics import Interval
 SCHEMA = "distillnerf.evaluation/2"
 _SCHEMA_1 = "distillnerf.evaluation/1"
 NO_GROUND_TRUTH = "not available: no ground truth"
+RAW = "raw"
+"""Label of what a student says before it is calibrated."""
+
+ONE_SIDED = frozenset({"returns_called_sky"})
+"""Figures that see errors of one kind only."""
+
 TOO_NARROW = "by frame, too narrow"
 """Warning beside an interval of resampled frames: frames of one scene resemble each other."""
 
@@ -41,10 +47,10 @@ class Baseline:
     def is_trivial(self) -> bool:
         """Return whether it ignores the frame, so that a student has to beat it.
 
-        A label that names a teacher, a sweep, or a density is of a predictor that saw the frame itself and only stands
-        beside it.
+        A label that names a teacher, a sweep, a density, or what the student itself says before it is calibrated, is of
+        a predictor that saw the frame and only stands beside it.
         """
-        return not any(word in self.label for word in ("teacher", "sweep", "density"))
+        return self.label != RAW and not any(word in self.label for word in ("teacher", "sweep", "density"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +97,10 @@ class Figure:
     def best_baseline(self) -> "Baseline | None":
         """Return the trivial predictor that is hardest to beat, of those that are defined; None without any.
 
-        A teacher is none: it saw the very frame.
+        A teacher is none: it saw the very frame. A one-sided figure has none: who says nothing at all would win it.
         """
+        if self.name in ONE_SIDED:
+            return None
         rivals = [b for b in self.baselines if b.value is not None and b.is_trivial]
         best = max if self.better == "higher" else min
         return best(rivals, key=lambda b: b.value or 0.0) if rivals else None

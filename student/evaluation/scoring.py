@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from storage.progress import ProgressCallback
 from storage.stores.versioned import Home
 from student.data.evenly_spaced import evenly_spaced
@@ -15,7 +17,7 @@ from student.evaluation.evaluator import Evaluator
 from student.evaluation.evidence import StudentEvidence
 from student.evaluation.frames import EvaluationFrames, paper_frame
 from student.evaluation.lateral import LateralTruth
-from student.evaluation.panels import Painter, Words
+from student.evaluation.panels import Painter, Words, cameras_around
 from student.evaluation.protocol import of_the_paper, perceptual_of
 from student.evaluation.results import EvaluationResult, Panel, Section
 from student.evaluation.sections.semantics import WITHOUT_LABELS
@@ -155,10 +157,14 @@ class Scoring:
             )
             worst.offer(frames.key, frame, frames.camera_names, scored)
             if frame in with_pictures:
+                reader = frames.stores.reader
+                rig = np.stack([reader.camera_to_ego(camera) for camera in range(scene.num_cameras)])
                 panels += [
                     painter.paint(frames, frame, camera, batch=scored.batch, views=scored.views, truth=scored.truth)
-                    for camera in evenly_spaced(range(scene.num_cameras), self.config.panel_cameras)
+                    for camera in cameras_around(rig, self.config.panel_cameras)
                 ]
+                if scored.voxels is not None:
+                    panels.append(painter.paint_from_above(frames, frame, scored.voxels))
             self._tell({"scene": frames.key, "frame": frame})
         return panels
 

@@ -1,5 +1,6 @@
 """Rigs as a student sees them: number, height, field of view and resolution of the cameras."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from storage.scenes.store import SceneReader
 from storage.stores.versioned import Home
 from student.data.training_set import TrainingSet
 
-_SAME_HEIGHT_M, _SAME_FIELD_DEG = 0.1, 2.0
+_SAME_HEIGHT_M, _SAME_FIELD_DEG, _SAME_ASPECT = 0.1, 2.0, 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,10 +81,15 @@ def spelt_rig(rig: Rig) -> str:
 
 
 def rig_change(learned: Sequence[Rig], rig: Rig) -> str:
-    """Say how a rig differs from those that a student learned from; empty if it is one of them."""
-    if any(_alike(known, rig) for known in learned):
+    """Say how a rig differs from those that a student learned from; empty if it is one of them.
+
+    Pixels do not matter as long as images keep their shape: a student reads them at its own size.
+    """
+    if not learned or any(_alike(known, rig) for known in learned):
         return ""
-    known = "; or ".join(dict.fromkeys(spelt_rig(one) for one in learned))
+    nearest = spelt_rig(min(learned, key=lambda known: abs(len(known) - len(rig))))
+    others = len({spelt_rig(one) for one in learned} - {nearest})
+    known = nearest + (f"; and from {counted(others, 'other rig')}" if others else "")
     return f"Another rig than the student learned from: {spelt_rig(rig)}. It learned from {known}."
 
 
@@ -96,10 +102,15 @@ def _alike_camera(one: CameraRecord, other: CameraRecord) -> bool:
     sizes = (one.image_size, other.image_size)
     return (
         one.is_fisheye == other.is_fisheye
-        and (None in sizes or sizes[0] == sizes[1])
+        and (None in sizes or abs(math.log(_aspect(sizes[0]) / _aspect(sizes[1]))) <= _SAME_ASPECT)
         and abs(one.height_m - other.height_m) <= _SAME_HEIGHT_M
         and (fields[0] is None or fields[1] is None or abs(fields[0] - fields[1]) <= _SAME_FIELD_DEG)
     )
+
+
+def _aspect(image_size: tuple[int, int]) -> float:
+    height, width = image_size
+    return width / height
 
 
 def _span(values: Sequence[float], digits: int = 0) -> str:

@@ -39,6 +39,7 @@ class Gate:
         check: Name of the check.
         value: Measured value.
         threshold: Threshold of the check.
+        side: Side of it that passes, "≥" or "≤"; empty where the outcome does not tell.
         passed: True if the check passed.
         undecided: Why nothing could decide it; empty if something did.
         where: Place of the worst value.
@@ -50,6 +51,7 @@ class Gate:
     value: float | int | None
     threshold: float | int | None
     passed: bool
+    side: str = ""
     undecided: str = ""
     where: str = ""
 
@@ -122,6 +124,7 @@ def _gates(item: InputVersion, record: GateRecord | None) -> list[Gate]:
             value=None if math.isnan(check.value) else check.value,
             threshold=None if math.isnan(check.threshold) else check.threshold,
             passed=check.passed,
+            side=check.side,
             undecided=check.undecided,
             where=check.where,
         )

@@ -188,7 +188,7 @@ def few_shot_plot(rows: Sequence[Mapping[str, Any]], figures: Sequence[str]) -> 
 def _mark_undefined(axis: Axes, position: np.ndarray, numbers: np.ndarray) -> None:
     for place in position[~np.isfinite(numbers)]:
         style: dict[str, Any] = {"va": "center", "fontsize": 7, "color": "#8b949e"}
-        axis.annotate("not in the truth", (0.0, place), (4, 0), textcoords="offset points", **style)
+        axis.annotate("undefined", (0.0, place), (4, 0), textcoords="offset points", **style)
 
 
 def _colours(labels: Sequence[str]) -> dict[str, str]:

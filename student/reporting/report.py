@@ -175,11 +175,12 @@ def _summary(answers: Sequence[Mapping[str, Any]]) -> str:
         by_outcome.setdefault(answer["outcome"], []).append(answer["section"].title.lower())
     judged = sum(len(titles) for name, titles in by_outcome.items() if name != "no rival")
     if not judged:
-        return "Nothing here stands beside a predictor that ignores the input."
+        return "No figure here stands beside a predictor that ignores the input."
     better = by_outcome.get("better", [])
     parts = [f"Better than every predictor that ignores the input in {len(better)} of {judged} sections"]
     parts += [f"worse in {', '.join(by_outcome['worse'])}"] if "worse" in by_outcome else []
     parts += [f"not told apart in {', '.join(by_outcome['not told apart'])}"] if "not told apart" in by_outcome else []
+    parts += [f"beside no such predictor: {', '.join(by_outcome['no rival'])}"] if "no rival" in by_outcome else []
     return "; ".join(parts) + "."
 
 
@@ -230,7 +231,8 @@ def _plots(section: Section, result: EvaluationResult) -> list[dict[str, str]]:
         series: dict[str, list[float | None]] = {"student": [figure.value for figure in bars]}
         for label in dict.fromkeys(baseline.label for figure in bars for baseline in figure.baselines):
             series[label] = [next((b.value for b in f.baselines if b.label == label), None) for f in bars]
-        drawn.append((plots.class_bars([f.label for f in bars], series, quantity=group.split()[0]), group))
+        names = [f"{figure.label} ({figure.count:,})" for figure in bars]
+        drawn.append((plots.class_bars(names, series, quantity=group.split()[0]), f"{group}, and how many are true"))
     return [{"image": _svg_uri(svg), "caption": caption} for svg, caption in drawn]
 
 
@@ -250,7 +252,7 @@ def _training(checkpoint: StoreVersion | None, home: Home) -> dict[str, Any]:
     """Return the start of a fit, its curves as a plot, and the last number of targets behind each loss term."""
     path = None if checkpoint is None else home.open_files(checkpoint) / HISTORY_FILE
     if checkpoint is None or path is None or not path.is_file():
-        return {"plot": "", "counts": [], "start": None}
+        return {"plot": "", "counts": [], "start": None, "is_here": checkpoint is not None}
     history = parse_json(path.read_text())
     curves = training_series(history)
     last = history["history"][-1] if history["history"] else {}
@@ -259,6 +261,7 @@ def _training(checkpoint: StoreVersion | None, home: Home) -> dict[str, Any]:
         "plot": _svg_uri(plots.training_curves(curves)) if curves else "",
         "counts": sorted(counts),
         "start": home.metrics(checkpoint).get("initial"),
+        "is_here": True,
     }
 
 

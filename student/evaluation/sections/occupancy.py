@@ -15,7 +15,7 @@ from storage.geometry.voxel_grid import OCC3D_GRID
 from student.evaluation.calibration import CalibrationMap, calibration_from_json, fit_calibration, reliability
 from student.evaluation.occupancy_cuts import FrameCuts
 from student.evaluation.occupancy_rays import ONE_PLACE, RAY_THRESHOLDS_M, RayCounts, ray_figure
-from student.evaluation.results import NO_GROUND_TRUTH, Baseline, Figure, Section, figure_of, finite_or_none
+from student.evaluation.results import NO_GROUND_TRUTH, RAW, Baseline, Figure, Section, figure_of, finite_or_none
 from student.inference.occupancy import BinaryCounts, best_iou_threshold
 from student.metrics import bootstrap_statistic
 
@@ -23,6 +23,7 @@ _INSIDE = "Voxels of the Occ3D grid that some input camera can see."
 ABOVE_GROUND_M = 0.3
 """Height of a voxel's centre in the ego frame, metres, above which flat ground is out of reach."""
 DENSITY_ALONE = "its density alone, as published"
+TEACHER_DENSITY = "teacher's own density"
 """How a student with an occupancy head would be judged without it, by cuts of its own."""
 BY_THRESHOLDS = "Thresholds and calibration were chosen on training scenes."
 BY_CUTS = (
@@ -380,14 +381,14 @@ class OccupancyScores:
                 baselines=rivals,
             )
             for name, label, value, definition, rivals in (
+                ("brier", "Brier, calibrated", calibrated.brier, brier, (base, Baseline(label=RAW, value=raw.brier))),
                 (
                     "ece",
                     "ECE, calibrated",
                     calibrated.expected_calibration_error,
                     ece,
-                    (Baseline(label="raw", value=finite_or_none(raw.expected_calibration_error)),),
+                    (Baseline(label=RAW, value=finite_or_none(raw.expected_calibration_error)),),
                 ),
-                ("brier", "Brier, calibrated", calibrated.brier, brier, (base, Baseline(label="raw", value=raw.brier))),
             )
         )
 

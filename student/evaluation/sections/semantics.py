@@ -44,6 +44,7 @@ class SemanticScores:
         truth: UInt8[np.ndarray, " n"],
         *,
         baselines: Mapping[str, UInt8[np.ndarray, " n"]],
+        baseline_words: Mapping[str, UInt8[np.ndarray, " n"]],
     ) -> None:
         """Score the visible voxels of one frame.
 
@@ -53,12 +54,13 @@ class SemanticScores:
             words: Best class of each voxel, occupied or free; 17 where the student has no feature.
             truth: True label, 17 where free, 254 for a class that is not among the named ones.
             baselines: Labels by trivial predictors; every call has the same names.
+            baseline_words: Their best class of each voxel, occupied or free.
         """
         self._scenes.append(scene)
         for label, labels in {"": predicted, **baselines}.items():
             self._matrices.setdefault(label, []).append(SemanticCounts.of(labels, truth).matrix)
         is_occupied = truth < OCC3D_FREE
-        for label, labels in {"": words, **baselines}.items():
+        for label, labels in {"": words, **baseline_words}.items():
             hits = float(np.sum(labels[is_occupied] == truth[is_occupied]))
             self._accuracy.setdefault(label, []).append((hits, float(is_occupied.sum())))
 
@@ -79,7 +81,8 @@ class SemanticScores:
             unavailable = WITHOUT_NAMES
         elif self._scenes:
             classes = tuple(self._class_figure(index) for index in range(NUM_OCC3D_CLASSES))
-            means = tuple(self._mean_figure(name) for name in _MEANS)
+            of_true = ("mIoU, true classes", self._true_classes(), "the classes that are true, the same for everybody")
+            means = tuple(self._mean_figure(name, *of) for name, of in {**_MEANS, "miou_true_classes": of_true}.items())
             figures = (*means, *self._ray_figure(), self._accuracy_figure(), *classes)
         return Section(
             name="semantic_occupancy",
@@ -105,8 +108,10 @@ class SemanticScores:
     def _total(self, label: str) -> SemanticCounts:
         return SemanticCounts(matrix=np.sum(self._matrices[label], axis=0))
 
-    def _mean_figure(self, name: str) -> Figure:
-        label, classes, which = _MEANS[name]
+    def _true_classes(self) -> tuple[int, ...]:
+        return tuple(np.flatnonzero(self._total("").matrix[:NUM_OCC3D_CLASSES].sum(axis=1)).tolist())
+
+    def _mean_figure(self, name: str, label: str, classes: tuple[int, ...], which: str) -> Figure:
         flat = np.array([matrix.ravel() for matrix in self._matrices[""]], dtype=np.float64)
         interval = bootstrap_statistic(flat, self._scenes, lambda total: _mean_iou(total, classes), seed=self.seed)
         total = self._total("")

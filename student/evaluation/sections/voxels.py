@@ -55,6 +55,7 @@ def score_classes(
     is_occupied: Bool[np.ndarray, " n"],
     has_all_names: bool,
     others: Mapping[str, UInt8[np.ndarray, " n"]],
+    words_of_others: Mapping[str, UInt8[np.ndarray, " n"]],
 ) -> None:
     """Score which class the voxels of a frame have.
 
@@ -67,6 +68,7 @@ def score_classes(
         has_all_names: Whether 254 tells that a voxel is of none of the named classes, as where boxes name things.
             Otherwise it is left out.
         others: Labels by other predictors.
+        words_of_others: Their best class of each voxel, occupied or free.
     """
     scored = np.arange(len(labels)) if has_all_names else np.flatnonzero(labels != OCC3D_UNNAMED)
 
@@ -81,4 +83,5 @@ def score_classes(
         as_named(classes),
         labels[scored],
         baselines={name: as_named(of) for name, of in others.items()},
+        baseline_words={name: as_named(of) for name, of in words_of_others.items()},
     )

@@ -113,13 +113,17 @@ def test_an_untrained_student_is_scored_and_reported(world, tmp_path):
     for _, tiles in panel.rows:
         assert [tile.column for tile in tiles] == ["image", "depth", "sky", "semantics", "features", "query"]
         assert all((folder / tile.path).is_file() for tile in tiles if tile.path)
+    (above,) = [panel for panel in result.panels if panel.camera == "Occupancy from above"]
+    ((_, tiles),) = above.rows
+    assert {"truth", "student", "found and missed"} <= {tile.column for tile in tiles}
+    assert all((folder / tile.path).is_file() for tile in tiles)
     psnr = [record.figures["reconstruction.psnr"] for record in result.worst]
     assert len(psnr) == result.num_frames
     assert psnr == sorted(psnr)
     assert np.mean(psnr) == pytest.approx(result.section("reconstruction").figure("psnr").value, abs=1e-3)
     assert all((folder / record.picture).is_file() for record in result.worst)
     page = (world.home.open_files(build_report(world.home, "clip", ReportConfig()).version) / PAGE).read_text()
-    assert f"frame {result.worst[0].frame}, {result.worst[0].camera}: PSNR {psnr[0]:.1f} dB" in page
+    assert f"frame {result.worst[0].frame}: PSNR {psnr[0]:.1f} dB" in page
     for expected in ("yard.b", "student_checkpoint", "CC0-1.0", "Semantic occupancy by words", "2 raw files"):
         assert expected in page
     assert "training curves" in page

@@ -148,7 +148,7 @@ def test_the_report_is_one_page_that_loads_nothing(home):
     assert "https://" not in page
     for expected in (
         "24.50", "23.10", "14.25 dB", "not available: no ground truth", "What psnr means.", "CC0-1.0", "1,234",
-        "teacher_thing", "density_threshold", "2.13.0", "1 raw files", "not in the truth", "no truth",
+        "teacher_thing", "density_threshold", "2.13.0", "1 raw files", "undefined", "no truth",
         "4,321", "held out: psnr",
     ):  # fmt: skip
         assert expected in page or expected.encode() in decoded_images(page), expected

@@ -227,7 +227,9 @@ def test_occupancy_threshold_and_calibration_come_from_training_voxels():
     assert section.figure("iou").count == 30_000
     assert [section.figure(f"iou_{band}_m").count for band in ("0_10", "10_20", "20_40")] == [6000, 6000, 12_000]
     assert calibration.figure("ece").value < 0.02
-    assert calibration.figure("ece").beats_baselines
+    assert calibration.figure("ece").value < calibration.figure("ece").baselines[0].value
+    assert calibration.figure("ece").beats_baselines is None, "uncalibrated, it is the student itself"
+    assert calibration.figure("brier").beats_baselines
     assert sum(scores.calibration_curve()["raw"]["count"]) == 24_000
 
 
@@ -318,7 +320,8 @@ def test_semantics_and_geometry_are_scored_apart():
     words = np.array([4, 4, 4, 11, 4, 4, 11, 4], dtype=np.uint8)
     nothing = np.full(8, OCC3D_FREE, dtype=np.uint8)
     for _ in range(5):
-        scores.add("s", nothing, words, truth, baselines={"training majority": np.full(8, 4, dtype=np.uint8)})
+        others = {"training majority": np.full(8, 4, dtype=np.uint8)}
+        scores.add("s", nothing, words, truth, baselines=others, baseline_words=others)
     section = scores.section(unavailable="", reference="r")
     # Blind geometry: nothing is called occupied, yet the words are right for four voxels of five.
     assert section.figure("miou_17").value == 0.0
@@ -327,6 +330,9 @@ def test_semantics_and_geometry_are_scored_apart():
     assert section.figure("miou_17").count == 2
     assert section.figure("iou.bus").value is None
     assert section.figure("iou.car").count == 15
+    true = section.figure("miou_true_classes")
+    assert true.count == 2
+    assert true.baselines[0].value == pytest.approx(0.375 / 2), "the missing barrier counts for it too"
     assert len([f for f in section.figures if f.group]) == len(OCC3D_NAMES)
 
 
@@ -392,7 +398,7 @@ def test_things_of_another_class_count_against_the_words_for_them():
     truth = np.array([4, 4, 254, 254, 17], dtype=np.uint8)
     words = np.array([4, 4, 4, 11, 17], dtype=np.uint8)
     for _ in range(2):
-        scores.add("s", words, words, truth, baselines={})
+        scores.add("s", words, words, truth, baselines={}, baseline_words={})
     section = scores.section(unavailable="", reference="r")
     assert section.figure("iou.car").value == pytest.approx(2 / 3)
     assert section.figure("miou_17").count == 1
@@ -404,7 +410,16 @@ def test_where_nothing_is_named_no_mean_is_zero(names_from_boxes):
     """A drive without boxes or labelled points knows what is free: every name there would count as wrong."""
     scores = SemanticScores()
     truth, words = np.array([254, 17, 17], np.uint8), np.array([4, 4, 3], np.uint8)
-    score_classes(scores, "s", truth, words, is_occupied=np.ones(3, bool), has_all_names=names_from_boxes, others={})
+    score_classes(
+        scores,
+        "s",
+        truth,
+        words,
+        is_occupied=np.ones(3, bool),
+        has_all_names=names_from_boxes,
+        others={},
+        words_of_others={},
+    )
     section = scores.section(unavailable="", reference="r")
     assert section.figures == ()
     assert "named" in section.unavailable
@@ -417,7 +432,16 @@ def test_a_class_that_boxes_cannot_name_has_no_iou_by_them(names_from_boxes):
     words = np.array([4, 15, 15, 15, 15, 3], dtype=np.uint8)  # a car, walls where nothing stands, and a bus there
     others = {"prior": np.full(6, 4, np.uint8)}
     everywhere = np.ones(6, bool)
-    score_classes(scores, "s", truth, words, is_occupied=everywhere, has_all_names=names_from_boxes, others=others)
+    score_classes(
+        scores,
+        "s",
+        truth,
+        words,
+        is_occupied=everywhere,
+        has_all_names=names_from_boxes,
+        others=others,
+        words_of_others=others,
+    )
     section = scores.section(unavailable="", reference="r")
     assert section.figure("iou.car").value == pytest.approx(0.5), "a car that is called a wall is lost"
     assert section.figure("iou.bus").value == 0.0, "boxes would name it"

@@ -134,6 +134,10 @@ def test_another_rig_is_named(home, subject):
     assert any(note.startswith(changed) and "It learned from 1 camera" in note for note in result.notes)
     assert rig_change((low, subject.rigs[0]), subject.rigs[0]) == ""
     assert rig_change((low,), subject.rigs[0]) != ""
+    small = tuple(replace(c, image_size=(c.image_size[0] // 2, c.image_size[1] // 2)) for c in subject.rigs[0])
+    assert rig_change((small,), subject.rigs[0]) == "", "a student reads images at its own size"
+    tall = tuple(replace(c, image_size=(2 * c.image_size[0], c.image_size[1])) for c in subject.rigs[0])
+    assert "from 1 other rig" in rig_change((low, tall), subject.rigs[0])
 
 
 def test_features_of_another_basis_are_no_reference(home, subject):
