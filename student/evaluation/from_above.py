@@ -13,7 +13,7 @@ from student.evaluation.sections.occupancy import is_above_ground
 COLUMNS = ("truth", "teacher", "student", "found and missed")
 """Columns of the panel, in their order."""
 
-_UNSEEN, _FREE = (208, 212, 218), (255, 255, 255)
+_UNSEEN, _FREE = np.array([208, 212, 218], np.uint8), np.array([255, 255, 255], np.uint8)
 _FOUND, _MISSED, _INVENTED = (26, 127, 55), (9, 105, 218), (207, 34, 46)
 _VEHICLE = (0, 0, 0)
 _VEHICLE_HALF_M = (2.0, 0.9)
@@ -62,7 +62,7 @@ def _by_height(is_occupied: Bool[np.ndarray, " voxels"], is_seen: Bool[np.ndarra
     layers = OCC3D_GRID.shape[2]
     highest = layers - 1 - occupied[..., ::-1].argmax(axis=-1)
     colours = colour_map("turbo")[np.linspace(20, 235, layers).astype(np.int64)]
-    picture = np.where(seen.any(axis=-1)[..., None], np.uint8(_FREE), np.uint8(_UNSEEN))
+    picture = np.where(seen.any(axis=-1)[..., None], _FREE, _UNSEEN)
     return _upright(np.where(occupied.any(axis=-1)[..., None], colours[highest], picture))
 
 
@@ -75,7 +75,7 @@ def _compared(
         for which in (truth & student, truth & ~student, student & ~truth)
     )
     seen = counts.reshape(OCC3D_GRID.shape).any(axis=-1)
-    picture = np.where(seen[..., None], np.uint8(_FREE), np.uint8(_UNSEEN))
+    picture = np.where(seen[..., None], _FREE, _UNSEEN)
     for which, colour in ((invented, _INVENTED), (missed, _MISSED), (right, _FOUND)):
         picture[which] = colour
     return _upright(picture)

@@ -102,15 +102,15 @@ def _alike_camera(one: CameraRecord, other: CameraRecord) -> bool:
     sizes = (one.image_size, other.image_size)
     return (
         one.is_fisheye == other.is_fisheye
-        and (None in sizes or abs(math.log(_aspect(sizes[0]) / _aspect(sizes[1]))) <= _SAME_ASPECT)
+        and (sizes[0] is None or sizes[1] is None or _same_shape(sizes[0], sizes[1]))
         and abs(one.height_m - other.height_m) <= _SAME_HEIGHT_M
         and (fields[0] is None or fields[1] is None or abs(fields[0] - fields[1]) <= _SAME_FIELD_DEG)
     )
 
 
-def _aspect(image_size: tuple[int, int]) -> float:
-    height, width = image_size
-    return width / height
+def _same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Return whether images have one shape, whatever their pixels."""
+    return abs(math.log(one[0] * other[1] / (one[1] * other[0]))) <= _SAME_ASPECT
 
 
 def _span(values: Sequence[float], digits: int = 0) -> str:

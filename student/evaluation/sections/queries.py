@@ -22,6 +22,8 @@ _POINTS: dict[bool, tuple[str, str, str]] = {
     False: ("hidden", "AP per class, points that no camera sees", "LiDAR returns that no input camera sees"),
 }
 _TEACHER = "teacher's own features"
+_FEW = 100
+"""True pixels or points below which the figure of a class tells little."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -235,11 +237,14 @@ def _mean(name: str, label: str, figures: list[Figure], quantity: str) -> Figure
     for position, baseline in enumerate(figures[0].baselines):
         values = [v for figure in present if (v := figure.baselines[position].value) is not None]
         rivals.append(Baseline(label=baseline.label, value=float(np.mean(values)) if values else None))
+    thin = [f"{figure.label} ({figure.count})" for figure in present if figure.count < _FEW]
+    warning = f" Of {', '.join(thin)} there is too little to tell much." if thin else ""
     return Figure(
         name=name,
         label=label,
         value=float(np.mean([f.value for f in present if f.value is not None])) if present else None,
-        definition=f"Mean {quantity} over the {len(present)} of {len(figures)} classes that occur in the truth.",
+        definition=f"Mean {quantity} over the {len(present)} of {len(figures)} classes that occur in the truth."
+        f"{warning}",
         better="higher",
         count=len(present),
         counted="classes present",
