@@ -102,16 +102,13 @@ class VoxelPrior:
 
     def label(self, flat_index: Int64[np.ndarray, " n"]) -> UInt8[np.ndarray, " n"]:
         """Return each voxel's most frequent label; free where the voxel was never visible, 254 for no named class."""
-        counts = self._counts[flat_index]
-        most = np.where(counts.any(axis=1), counts.argmax(axis=1), OCC3D_FREE).astype(np.uint8)
-        return np.where(most == _UNNAMED_COLUMN, np.uint8(OCC3D_UNNAMED), most)
+        return _most_frequent(self._counts[flat_index])
 
     def name(self, flat_index: Int64[np.ndarray, " n"]) -> UInt8[np.ndarray, " n"]:
         """Return each voxel's most frequent class when it was occupied; free where it never was."""
         counts = self._counts[flat_index].copy()
         counts[:, OCC3D_FREE] = 0
-        most = np.where(counts.any(axis=1), counts.argmax(axis=1), OCC3D_FREE).astype(np.uint8)
-        return np.where(most == _UNNAMED_COLUMN, np.uint8(OCC3D_UNNAMED), most)
+        return _most_frequent(counts)
 
     def occupied_share(self, flat_index: Int64[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """Return the share of frames, of those that saw the voxel, in which it was occupied; 0 if none saw it."""
@@ -119,3 +116,8 @@ class VoxelPrior:
         seen = counts.sum(axis=1, dtype=np.int64)
         occupied = seen - counts[:, OCC3D_FREE]
         return np.where(seen > 0, occupied / np.maximum(seen, 1), 0.0)
+
+
+def _most_frequent(counts: UInt16[np.ndarray, "n labels"]) -> UInt8[np.ndarray, " n"]:
+    most = np.where(counts.any(axis=1), counts.argmax(axis=1), OCC3D_FREE).astype(np.uint8)
+    return np.where(most == _UNNAMED_COLUMN, np.uint8(OCC3D_UNNAMED), most)

@@ -105,7 +105,7 @@ def places_of(positions: Float[np.ndarray, "frames 3"]) -> Int64[np.ndarray, " f
     Frames of one place show one view. What is wrong in one is wrong in all of them.
 
     Args:
-        positions: Of the vehicle, world, metres.
+        positions: Places of the vehicle, world, metres.
     """
     places = np.zeros(len(positions), np.int64)
     begin = positions[0]

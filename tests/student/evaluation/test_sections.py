@@ -192,6 +192,7 @@ def test_the_voxel_prior_is_the_majority_of_what_was_seen():
         prior.add(np.array([0, 1]), np.array(labels, dtype=np.uint8))
     index = np.array([0, 1, 3])
     assert prior.label(index).tolist() == [4, 17, 17]
+    assert prior.name(index).tolist() == [4, 16, 17], "free most of the time, but a class when it was not"
     np.testing.assert_allclose(prior.occupied_share(index), [1.0, 1 / 3, 0.0])
 
 
@@ -423,6 +424,18 @@ def test_where_nothing_is_named_no_mean_is_zero(names_from_boxes):
     section = scores.section(unavailable="", reference="r")
     assert section.figures == ()
     assert "named" in section.unavailable
+
+
+def test_words_of_a_rival_are_judged_where_it_would_say_free() -> None:
+    """Where words alone are asked for, a prior that says free most of the time still has a word."""
+    scores = SemanticScores()
+    truth = np.array([4, 4, 17], np.uint8)
+    free, cars = np.full(3, OCC3D_FREE, np.uint8), np.full(3, 4, np.uint8)
+    for _ in range(5):
+        scores.add("s", cars, cars, truth, baselines={"prior": free}, baseline_words={"prior": cars})
+    section = scores.section(unavailable="", reference="r")
+    assert section.figure("accuracy_where_occupied").baselines[0].value == 1.0
+    assert section.figure("iou.car").baselines[0].value == 0.0
 
 
 @pytest.mark.parametrize("names_from_boxes", [True, False])

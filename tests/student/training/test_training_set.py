@@ -188,7 +188,7 @@ def test_a_scene_whose_audit_failed_is_taken_by_name_alone(
         return world.freeze("audit", student_config, validation_scenes=(), allow_ungated=allowed)
 
     world.publish_audit("yard.a", FAILED_AUDIT)
-    with pytest.raises(MissingTargetError, match=r"gain_of_changing_rig is 1\.07, want 1") as caught:
+    with pytest.raises(MissingTargetError, match=r"gain_of_changing_rig is 1\.07, want ≤ 1") as caught:
         freeze()
     assert (caught.value.kind, caught.value.key) == ("target_gate_failed", "scene_audit/yard.a")
     made = freeze("scene_audit")
@@ -217,7 +217,7 @@ def test_a_failed_audit_leaves_a_scene_out_with_the_value(shared_world: Any, stu
     scenes = {"train_scenes": ("yard.a", "yard.b"), "validation_scenes": ()}
     made = shared_world.freeze("audited", student_config, **scenes, on_failed_gate="leave_out")
     reuse(shared_world.home, shared_world.home.provenance(sound))
-    reason = "did not pass its quality gate: gain_of_changing_rig is 1.07, want 1 (turn z +0.75 degree)"
+    reason = "did not pass its quality gate: gain_of_changing_rig is 1.07, want ≤ 1 (turn z +0.75 degree)"
     (left_out,) = made.metrics["left_out"].items()
     assert left_out[0] == "yard.b"
     assert left_out[1].startswith(f"scene_audit {reason}; look at camera.jpg")
@@ -237,7 +237,7 @@ def test_ungated_target_is_refused_unless_allowed_by_name(
         world.freeze("gate", student_config, validation_scenes=())
     assert caught.value.key == "clip_features/yard.a"
     if metrics:
-        assert "psnr is 9, want 18" in caught.value.message
+        assert "psnr is 9, want ≥ 18" in caught.value.message
     world.freeze("gate", student_config, validation_scenes=(), allow_ungated=("clip_features",))
     assert load_training_set(world.home, "gate").num_train_samples == 4
 
@@ -257,7 +257,7 @@ def test_a_scene_that_failed_its_gate_is_left_out_and_named(
     assert [scene.key for scene in frozen.scenes] == ["yard.b"]
     assert frozen.left_out == made.metrics["left_out"]
     assert frozen.left_out.keys() == {"yard.a"}
-    assert "clip_features did not pass its quality gate: psnr is 9, want 18" in frozen.left_out["yard.a"]
+    assert "clip_features did not pass its quality gate: psnr is 9, want ≥ 18" in frozen.left_out["yard.a"]
 
 
 def test_leaving_out_never_leaves_nothing_nor_a_held_out_scene_nor_what_was_not_judged(
