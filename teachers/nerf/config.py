@@ -496,8 +496,8 @@ class ConfidenceConfig:
             stands are one witness.
         depth_tolerance: Relative difference of two images' distances to a surface on which they still agree.
         lidar_reach_m: A return within this distance proves a surface on which too few images agree.
-        lidar_reach: The same as a share of the surface's own distance, which bounds it: beside the vehicle, 0.3 m are a
-            tenth of the depth and more.
+        lidar_reach: Largest share of the surface's own distance that ``lidar_reach_m`` may be. Beside the vehicle,
+            0.3 m are a tenth of the depth and more.
         contradiction_ratio: Rendered and measured depth that differ by more than this factor contradict each other.
         contradiction_reach_px: A pixel within so many pixels of a LiDAR return that contradicts it is not valid, as far
             as no other return is nearer: what moves is missing from frames that the field was not fitted to.
