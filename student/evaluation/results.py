@@ -23,6 +23,9 @@ RAW = "raw"
 ONE_SIDED = frozenset({"returns_called_sky"})
 """Figures that see errors of one kind only."""
 
+IMITATIONS = frozenset({"lateral_teacher", "depth_teacher", "features"})
+"""Sections that measure how well a teacher is imitated, and no truth."""
+
 TOO_NARROW = "by frame, too narrow"
 """Warning beside an interval of resampled frames: frames of one scene resemble each other."""
 

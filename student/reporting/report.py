@@ -21,7 +21,7 @@ from storage.stores.provenance import Provenance, package_versions
 from storage.stores.versioned import Home, Materialized, StoreVersion, materialize_files
 from storage.taxonomy import CLASSES, SKY
 from student.data.training_set import KIND as TRAINING_SET
-from student.evaluation.results import Baseline, EvaluationResult, Figure, FrameRecord, Panel, Section
+from student.evaluation.results import IMITATIONS, Baseline, EvaluationResult, Figure, FrameRecord, Panel, Section
 from student.evaluation.worst import ABS_REL, PSNR
 from student.reporting import plots
 from student.reporting.lineage import Ancestry, trace_lineage
@@ -116,7 +116,7 @@ def render_report(home: Home, evaluation: StoreVersion, config: ReportConfig) ->
         result=result,
         evaluation_digest=evaluation.digest,
         answers=answers,
-        summary=_summary(answers),
+        summary=answer_of(result),
         absent=[
             f"{s.title.lower()} ({s.unavailable.removeprefix('not available: ')})"
             for s in result.sections
@@ -168,20 +168,32 @@ def outcome(figure: Figure) -> Literal["better", "worse", "not told apart", "no 
     return "better" if figure.beats_baselines else "worse"
 
 
-def _summary(answers: Sequence[Mapping[str, Any]]) -> str:
-    """Return the sentence that answers whether the student is any good."""
+def answer_of(result: EvaluationResult) -> str:
+    """Return the sentence that answers whether the student is any good; how well it imitates teachers is told apart."""
+    answers = _answers(result)
+    of_truth = [answer for answer in answers if answer["section"].name not in IMITATIONS]
+    imitated = [answer for answer in answers if answer["section"].name in IMITATIONS]
+    told = _verdicts(of_truth)
+    if not told:
+        return "No figure here stands beside a predictor that ignores the input."
+    parts = [f"Better than every predictor that ignores the input in {told}"]
+    if found := _verdicts(imitated):
+        parts.append(f"As an imitation of its teachers, better in {found}")
+    return ". ".join(parts) + "."
+
+
+def _verdicts(answers: Sequence[Mapping[str, Any]]) -> str:
+    """Return in how many sections the student is better, and which are not; empty if none is judged."""
     by_outcome: dict[str, list[str]] = {}
     for answer in answers:
         by_outcome.setdefault(answer["outcome"], []).append(answer["section"].title.lower())
     judged = sum(len(titles) for name, titles in by_outcome.items() if name != "no rival")
     if not judged:
-        return "No figure here stands beside a predictor that ignores the input."
-    better = by_outcome.get("better", [])
-    parts = [f"Better than every predictor that ignores the input in {len(better)} of {judged} sections"]
-    parts += [f"worse in {', '.join(by_outcome['worse'])}"] if "worse" in by_outcome else []
-    parts += [f"not told apart in {', '.join(by_outcome['not told apart'])}"] if "not told apart" in by_outcome else []
+        return ""
+    parts = [f"{len(by_outcome.get('better', []))} of {judged} sections"]
+    parts += [f"{name} in {', '.join(by_outcome[name])}" for name in ("worse", "not told apart") if name in by_outcome]
     parts += [f"beside no such predictor: {', '.join(by_outcome['no rival'])}"] if "no rival" in by_outcome else []
-    return "; ".join(parts) + "."
+    return "; ".join(parts)
 
 
 def _panel_view(folder: Path, panel: Panel) -> dict[str, Any]:

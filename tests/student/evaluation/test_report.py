@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from storage.stores.provenance import InputVersion, Provenance
 from storage.stores.versioned import Home, materialize_arrays, materialize_files
 from student.evaluation.results import Baseline, EvaluationResult, Figure, Panel, Section, Tile
 from student.reporting.lineage import trace_lineage
-from student.reporting.report import PAGE, ReportConfig, build_report
+from student.reporting.report import PAGE, ReportConfig, answer_of, build_report
 
 
 def figure(name, value, **more):
@@ -124,6 +125,28 @@ def test_a_result_round_trips_through_json():
     }
     with pytest.raises(IntegrityError, match="schema"):
         EvaluationResult.from_json({"schema": "other"})
+
+
+def test_the_answer_tells_truth_from_imitation():
+    def section(name, value, *, better="higher", rival="the prior"):
+        beside = (Baseline(label=rival, value=0.5),)
+        one = Figure(name=name, label=name, value=value, definition="d", better=better, baselines=beside)
+        return Section(name=name, title=name, quality="image", reference="r", figures=(one,))
+
+    result = replace(
+        make_result(()),
+        sections=(
+            section("reconstruction", 0.9),
+            section("occupancy", 0.4),
+            section("returns_called_sky", 0.1, better="lower"),
+            section("depth_lidar", 0.1, rival="the scene teacher"),
+            section("features", 0.9),
+        ),
+    )
+    assert answer_of(result) == (
+        "Better than every predictor that ignores the input in 1 of 2 sections; worse in occupancy; beside no such "
+        "predictor: returns_called_sky, depth_lidar. As an imitation of its teachers, better in 1 of 1 sections."
+    )
 
 
 def test_a_section_has_figures_or_a_reason_and_a_figure_knows_what_it_beats():
